@@ -1,0 +1,14 @@
+//! Heliostat keeps SQL views over event streams, exactly and live, as tables in ClickHouse.
+//!
+//! The modules stand in the order of an event's path, and dependencies point one way only, from
+//! a later module to an earlier one (`tests/architecture.rs` checks it):
+//!
+//! ```text
+//! model ◄─ log ◄─ decode ◄─ plan ◄─ dataflow ◄─ sink ◄─ http ◄─ engine ◄─ cli
+//!
+//! POST /v1/events ─► http ─► log ─► decode ─► dataflow ─► sink ─► ClickHouse
+//!                           (fsync)  (Arrow)     ▲
+//!                                   queries/*.sql ─► plan
+//! ```
+
+pub mod model;

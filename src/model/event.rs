@@ -1,0 +1,62 @@
+//! Events, as they are accepted and as they are read back.
+
+use super::{Position, Tick};
+
+/// An event that was checked and is ready to be appended to the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewEvent {
+    /// Together with `source` the event's identity; at most 255 bytes, never empty.
+    pub id: String,
+    /// Where the event comes from; empty when the client did not say.
+    pub source: String,
+    /// The event's type, `OrderPlaced` say. Never empty.
+    pub event_type: String,
+    /// The version of the payload's schema, from 1.
+    pub version: u32,
+    /// The aggregate that the event belongs to, if any.
+    pub stream: Option<String>,
+    /// When it happened, in microseconds since the Unix epoch.
+    pub time_us: i64,
+    /// The payload: the text of one JSON object, as the client wrote it.
+    pub data: Vec<u8>,
+    /// The text of a JSON object, or empty.
+    pub metadata: Vec<u8>,
+}
+
+/// An event in the log, borrowed from the frame that holds it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EventRef<'a> {
+    /// The event's place in the log.
+    pub position: Position,
+    /// The tick of the commit that wrote it.
+    pub tick: Tick,
+    /// See [`NewEvent::id`].
+    pub id: &'a str,
+    /// See [`NewEvent::source`].
+    pub source: &'a str,
+    /// See [`NewEvent::event_type`].
+    pub event_type: &'a str,
+    /// See [`NewEvent::version`].
+    pub version: u32,
+    /// See [`NewEvent::stream`].
+    pub stream: Option<&'a str>,
+    /// The event's number in its stream, from 1; 0 where none was assigned.
+    pub stream_version: u64,
+    /// See [`NewEvent::time_us`].
+    pub time_us: i64,
+    /// See [`NewEvent::data`].
+    pub data: &'a [u8],
+    /// See [`NewEvent::metadata`].
+    pub metadata: &'a [u8],
+}
+
+/// What the log says once a request's events are on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The position of the request's first event; its events are consecutive.
+    pub first_position: Position,
+    /// The position of the request's last event.
+    pub last_position: Position,
+    /// The tick of the commit.
+    pub tick: Tick,
+}

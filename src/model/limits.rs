@@ -1,0 +1,47 @@
+//! Every limit of the server with its default, in one place. Sizes are bytes, times milliseconds.
+
+/// The limits that a server runs with.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// The largest request body, after decompression.
+    pub body_bytes_max: usize,
+    /// The most events in one request.
+    pub request_events_max: usize,
+    /// The largest single event, its envelope included.
+    pub event_bytes_max: usize,
+    /// How deep the JSON of an event may nest.
+    pub json_depth_max: usize,
+    /// The longest event id.
+    pub id_bytes_max: usize,
+    /// The longest event type, source or stream name.
+    pub name_bytes_max: usize,
+    /// How many connections may be open at once.
+    pub connections_max: usize,
+    /// How long a client may take to send its request.
+    pub request_read_ms_max: u64,
+    /// How many bytes of events may wait for the disk before clients get 429.
+    pub append_queue_bytes_max: usize,
+    /// The longest that `wait` and `timeout` may ask for.
+    pub wait_ms_max: u64,
+    /// The most rows or events that one read answers with.
+    pub read_rows_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            body_bytes_max: 16 << 20,
+            request_events_max: 100_000,
+            event_bytes_max: 1 << 20,
+            json_depth_max: 64,
+            id_bytes_max: 255,
+            name_bytes_max: 1024,
+            connections_max: 1024,
+            request_read_ms_max: 30_000,
+            append_queue_bytes_max: 64 << 20,
+            wait_ms_max: 60_000,
+            read_rows_max: 10_000,
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! SQL types and their Arrow forms, and the tables that event types are declared as.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field as ArrowField, Fields, TimeUnit};
+
+/// The metadata key under which an Arrow field remembers what Arrow has no type for.
+const SQL_TYPE_KEY: &str = "heliostat.type";
+
+/// A type of the SQL dialect.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SqlType {
+    Boolean,
+    SmallInt,
+    Int,
+    BigInt,
+    SmallIntUnsigned,
+    IntUnsigned,
+    BigIntUnsigned,
+    Real,
+    Double,
+    /// `precision` digits in all (1 to 76), `scale` of them after the point.
+    Decimal { precision: u8, scale: i8 },
+    Text,
+    Bytea,
+    Date,
+    /// `precision` digits of a second (0 to 9); with a zone the instant is kept in UTC.
+    Timestamp { precision: u8, with_time_zone: bool },
+    Uuid,
+    Json,
+    Array(Box<SqlField>),
+    Struct(Vec<SqlField>),
+}
+
+/// A named, typed column or member of a struct.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SqlField {
+    pub name: String,
+    pub sql_type: SqlType,
+    pub nullable: bool,
+}
+
+impl SqlField {
+    /// A field from its parts.
+    pub fn new(name: impl Into<String>, sql_type: SqlType, nullable: bool) -> Self {
+        SqlField { name: name.into(), sql_type, nullable }
+    }
+
+    /// The Arrow field, whose metadata keeps what the Arrow type alone would forget.
+    pub fn to_arrow(&self) -> ArrowField {
+        let field = ArrowField::new(&self.name, self.sql_type.to_arrow(), self.nullable);
+        match self.sql_type.arrow_note() {
+            Some(note) => {
+                field.with_metadata(HashMap::from([(SQL_TYPE_KEY.to_string(), note)]))
+            }
+            None => field,
+        }
+    }
+
+    /// The SQL field that an Arrow field stands for, or the Arrow type that SQL has no name for.
+    pub fn from_arrow(field: &ArrowField) -> Result<Self, DataType> {
+        let note = field.metadata().get(SQL_TYPE_KEY).map(String::as_str);
+        let sql_type = SqlType::from_arrow(field.data_type(), note)?;
+        Ok(SqlField::new(field.name(), sql_type, field.is_nullable()))
+    }
+}
+
+impl SqlType {
+    /// The Arrow type in which values travel.
+    pub fn to_arrow(&self) -> DataType {
+        match self {
+            SqlType::Boolean => DataType::Boolean,
+            SqlType::SmallInt => DataType::Int16,
+            SqlType::Int => DataType::Int32,
+            SqlType::BigInt => DataType::Int64,
+            SqlType::SmallIntUnsigned => DataType::UInt16,
+            SqlType::IntUnsigned => DataType::UInt32,
+            SqlType::BigIntUnsigned => DataType::UInt64,
+            SqlType::Real => DataType::Float32,
+            SqlType::Double => DataType::Float64,
+            SqlType::Decimal { precision, scale } if *precision <= 38 => {
+                DataType::Decimal128(*precision, *scale)
+            }
+            SqlType::Decimal { precision, scale } => DataType::Decimal256(*precision, *scale),
+            SqlType::Text | SqlType::Uuid | SqlType::Json => DataType::Utf8,
+            SqlType::Bytea => DataType::Binary,
+            SqlType::Date => DataType::Date32,
+            SqlType::Timestamp { precision, with_time_zone } => {
+                let unit = match precision {
+                    0 => TimeUnit::Second,
+                    1..=3 => TimeUnit::Millisecond,
+                    4..=6 => TimeUnit::Microsecond,
+                    _ => TimeUnit::Nanosecond,
+                };
+                DataType::Timestamp(unit, with_time_zone.then(|| Arc::from("UTC")))
+            }
+            SqlType::Array(item) => DataType::List(Arc::new(item.to_arrow())),
+            SqlType::Struct(fields) => {
+                DataType::Struct(fields.iter().map(SqlField::to_arrow).collect::<Fields>())
+            }
+        }
+    }
+
+    /// What has to be remembered beside the Arrow type to get this type back.
+    fn arrow_note(&self) -> Option<String> {
+        match self {
+            SqlType::Uuid => Some("uuid".into()),
+            SqlType::Json => Some("json".into()),
+            SqlType::Timestamp { precision, .. } if !matches!(precision, 0 | 3 | 6 | 9) => {
+                Some(format!("timestamp({precision})"))
+            }
+            _ => None,
+        }
+    }
+
+    fn from_arrow(data_type: &DataType, note: Option<&str>) -> Result<Self, DataType> {
+        Ok(match data_type {
+            DataType::Boolean => SqlType::Boolean,
+            DataType::Int8 | DataType::Int16 => SqlType::SmallInt,
+            DataType::Int32 => SqlType::Int,
+            DataType::Int64 => SqlType::BigInt,
+            DataType::UInt8 | DataType::UInt16 => SqlType::SmallIntUnsigned,
+            DataType::UInt32 => SqlType::IntUnsigned,
+            DataType::UInt64 => SqlType::BigIntUnsigned,
+            DataType::Float32 => SqlType::Real,
+            DataType::Float64 => SqlType::Double,
+            DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => {
+                SqlType::Decimal { precision: *precision, scale: *scale }
+            }
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => match note {
+                Some("uuid") => SqlType::Uuid,
+                Some("json") => SqlType::Json,
+                _ => SqlType::Text,
+            },
+            DataType::Binary | DataType::LargeBinary | DataType::BinaryView => SqlType::Bytea,
+            DataType::Date32 => SqlType::Date,
+            DataType::Timestamp(unit, zone) => {
+                let noted = note
+                    .and_then(|n| n.strip_prefix("timestamp(")?.strip_suffix(')')?.parse().ok());
+                let precision = noted.unwrap_or(match unit {
+                    TimeUnit::Second => 0,
+                    TimeUnit::Millisecond => 3,
+                    TimeUnit::Microsecond => 6,
+                    TimeUnit::Nanosecond => 9,
+                });
+                SqlType::Timestamp { precision, with_time_zone: zone.is_some() }
+            }
+            DataType::List(item) => SqlType::Array(Box::new(SqlField::from_arrow(item)?)),
+            DataType::Struct(fields) => SqlType::Struct(
+                fields.iter().map(|f| SqlField::from_arrow(f)).collect::<Result<_, _>>()?,
+            ),
+            other => return Err(other.clone()),
+        })
+    }
+}
+
+impl fmt::Display for SqlType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SqlType::Boolean => f.write_str("BOOLEAN"),
+            SqlType::SmallInt => f.write_str("SMALLINT"),
+            SqlType::Int => f.write_str("INT"),
+            SqlType::BigInt => f.write_str("BIGINT"),
+            SqlType::SmallIntUnsigned => f.write_str("SMALLINT UNSIGNED"),
+            SqlType::IntUnsigned => f.write_str("INT UNSIGNED"),
+            SqlType::BigIntUnsigned => f.write_str("BIGINT UNSIGNED"),
+            SqlType::Real => f.write_str("REAL"),
+            SqlType::Double => f.write_str("DOUBLE"),
+            SqlType::Decimal { precision, scale } => write!(f, "DECIMAL({precision},{scale})"),
+            SqlType::Text => f.write_str("TEXT"),
+            SqlType::Bytea => f.write_str("BYTEA"),
+            SqlType::Date => f.write_str("DATE"),
+            SqlType::Timestamp { precision, with_time_zone } => {
+                write!(f, "TIMESTAMP({precision})")?;
+                if *with_time_zone { f.write_str(" WITH TIME ZONE") } else { Ok(()) }
+            }
+            SqlType::Uuid => f.write_str("UUID"),
+            SqlType::Json => f.write_str("JSON"),
+            SqlType::Array(item) => write!(f, "ARRAY<{}>", item.sql_type),
+            SqlType::Struct(fields) => {
+                f.write_str("STRUCT<")?;
+                for (i, field) in fields.iter().enumerate() {
+                    let comma = if i == 0 { "" } else { ", " };
+                    write!(f, "{comma}{} {}", field.name, field.sql_type)?;
+                }
+                f.write_str(">")
+            }
+        }
+    }
+}
+
+/// A declared event table: one type and version of events, read as columns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventTable {
+    /// The table's name in SQL.
+    pub name: String,
+    /// The `type` of the events that it reads.
+    pub event_type: String,
+    /// The `version` of the events that it reads.
+    pub version: u32,
+    /// The declared columns, with the field of `data` that each reads.
+    pub columns: Vec<TableColumn>,
+    /// How the rows follow from the events.
+    pub mode: TableMode,
+    /// What happens with an event that does not fit.
+    pub on_invalid: OnInvalid,
+}
+
+/// A column of an [`EventTable`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableColumn {
+    /// Name, type and nullability in SQL.
+    pub field: SqlField,
+    /// How the names of JSON members follow from SQL names, nested ones too.
+    pub naming: FieldNaming,
+}
+
+/// How a column's name becomes the name of a JSON member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FieldNaming {
+    /// The very name of the column.
+    #[default]
+    Same,
+    /// `order_id` reads `orderId`.
+    CamelCase,
+}
+
+impl FieldNaming {
+    /// The JSON member that a column or struct member of this name reads.
+    pub fn json_name(self, sql_name: &str) -> String {
+        match self {
+            FieldNaming::Same => sql_name.to_string(),
+            FieldNaming::CamelCase => {
+                let mut name = String::with_capacity(sql_name.len());
+                let mut upper = false;
+                for c in sql_name.chars() {
+                    if c == '_' && !name.is_empty() {
+                        upper = true;
+                    } else if upper {
+                        name.extend(c.to_uppercase());
+                        upper = false;
+                    } else {
+                        name.push(c);
+                    }
+                }
+                name
+            }
+        }
+    }
+}
+
+/// How the rows of an event table follow from its events.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TableMode {
+    /// One row per event, for ever.
+    Append,
+    /// The latest event per key is the row.
+    Upsert {
+        /// Indexes into [`EventTable::columns`].
+        key: Vec<usize>,
+        /// The SQL text of the condition under which the latest event means "deleted".
+        delete_when: Option<String>,
+    },
+}
+
+/// What happens with an event whose `data` does not fit its table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnInvalid {
+    /// The request is refused with 422.
+    #[default]
+    Reject,
+    /// The event is stored and listed as a dead letter.
+    Quarantine,
+}

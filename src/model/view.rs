@@ -1,0 +1,73 @@
+//! What a materialized view looks like from outside, and the messages that carry its changes from
+//! the dataflow to the sink.
+
+use std::sync::Arc;
+
+use super::row::Row;
+use super::schema::SqlField;
+use super::{Position, Tick};
+
+/// The shape of a materialized view and the options that its table in ClickHouse follows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ViewSchema {
+    /// The view's name, which is also its name in ClickHouse.
+    pub name: String,
+    /// The hash (16 hex digits) of everything that decides the view's content and table.
+    pub generation: String,
+    /// The columns, in the order of the SELECT list.
+    pub columns: Vec<SqlField>,
+    /// Indexes of the key's columns: at most one row per key. `None`: rows may repeat.
+    pub key: Option<Vec<usize>>,
+    /// Indexes of the columns that lead the sorting key; the key's columns follow.
+    pub order_by: Vec<usize>,
+    /// A ClickHouse expression over columns of the sorting key.
+    pub partition_by: Option<String>,
+    /// A ClickHouse TTL expression over columns of the sorting key.
+    pub ttl: Option<String>,
+    /// False when the view is kept and readable over HTTP but not written to ClickHouse.
+    pub clickhouse: bool,
+}
+
+impl ViewSchema {
+    /// Indexes of the columns that an update's `key` encodes: the key, or all columns without one.
+    pub fn key_columns(&self) -> Vec<usize> {
+        self.key.clone().unwrap_or_else(|| (0..self.columns.len()).collect())
+    }
+
+    /// Indexes of the columns that an update's `value` encodes: those that are not in the key.
+    pub fn value_columns(&self) -> Vec<usize> {
+        let key = self.key_columns();
+        (0..self.columns.len()).filter(|i| !key.contains(i)).collect()
+    }
+}
+
+/// One change of a view: `diff` more (or fewer) of the row that `key` and `value` encode together.
+///
+/// Both are in the format of [`RowCodec`](super::row::RowCodec) over the schema's `key_columns()`
+/// and `value_columns()`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    pub key: Row,
+    pub value: Row,
+    pub diff: i64,
+}
+
+/// What a view's consumer is told, in this order per worker: changes, then the frontier that closes
+/// them.
+#[derive(Clone, Debug)]
+pub enum ViewMessage {
+    /// Net changes at one tick, from one worker.
+    Changes { worker: usize, tick: Tick, updates: Vec<Update> },
+    /// This worker will send nothing more at ticks below `frontier`.
+    Frontier { worker: usize, frontier: Tick },
+    /// The content at `tick` is the view over all events up to `position`. Sent by the feeder once
+    /// those events are on their way to the workers, so before the frontiers pass `tick`.
+    Mark { tick: Tick, position: Position },
+    /// The number of rows that are failing now, after a change.
+    Errors { count: u64 },
+    /// Everything up to `tick` has been sent that was in the log when the view started.
+    Live { tick: Tick },
+}
+
+/// A view, shared between the threads that serve it.
+pub type ViewRef = Arc<ViewSchema>;
