@@ -11,5 +11,6 @@
 //!                                   queries/*.sql ─► plan
 //! ```
 
+pub mod decode;
 pub mod model;
 pub mod plan;

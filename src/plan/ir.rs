@@ -70,7 +70,13 @@ pub enum Op {
     /// One row per key: its columns, then the aggregates. No aggregates: DISTINCT.
     Reduce { input: NodeId, key: Vec<usize>, aggregates: Vec<Aggregate> },
     /// Of each group the rows `offset .. offset + limit` in order; ties go by the whole row.
-    TopK { input: NodeId, key: Vec<usize>, order: Vec<OrderColumn>, offset: u64, limit: Option<u64> },
+    TopK {
+        input: NodeId,
+        key: Vec<usize>,
+        order: Vec<OrderColumn>,
+        offset: u64,
+        limit: Option<u64>,
+    },
     /// The first row of each group, of an input that only grows: only the winner is kept.
     First { input: NodeId, key: Vec<usize>, order: Vec<OrderColumn> },
     /// The input's rows; those that share their key with another row are errors.
@@ -151,7 +157,10 @@ pub enum AggregateFunction {
     BoolAnd,
     BoolOr,
     /// The variance (or its root), of a sample or of a whole population.
-    Variance { sample: bool, root: bool },
+    Variance {
+        sample: bool,
+        root: bool,
+    },
     /// Only over an input that only grows.
     Min,
     /// Only over an input that only grows.

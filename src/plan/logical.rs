@@ -31,7 +31,7 @@ use super::context::{Functions, PlannedRelation, ScannedTable, Scope};
 use super::push_filter::PushFilterThroughJoin;
 use super::unnest;
 use crate::model::schema::{EventTable, TableMode};
-use crate::model::source::{EVENTS_TABLE, SYSTEM_COLUMNS, SourceTable, SystemColumn};
+use crate::model::source::{SYSTEM_COLUMNS, SourceTable, SystemColumn};
 
 /// Plans the queries of one set of files.
 pub struct QueryPlanner {
@@ -223,11 +223,6 @@ pub fn system_columns_of(query: &Query) -> BTreeSet<SystemColumn> {
     let mut names = Names(BTreeSet::new());
     let _ = query.visit(&mut names);
     names.0
-}
-
-/// True for names that stand for no table of the user's.
-pub fn is_builtin_relation(name: &str) -> bool {
-    name == EVENTS_TABLE
 }
 
 /// A planner's error that names a place in the SQL, when it knows one.

@@ -135,11 +135,6 @@ impl UnnestRows {
         let schema = Arc::new(input.schema().join(&element)?);
         Ok(UnnestRows { input, array, outer, element, schema })
     }
-
-    /// How many columns an element has.
-    pub fn element_width(&self) -> usize {
-        self.element.fields().len()
-    }
 }
 
 impl PartialOrd for UnnestRows {
