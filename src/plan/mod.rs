@@ -7,6 +7,7 @@ pub mod explain;
 pub mod ir;
 mod logical;
 mod lower;
+pub use lower::{column, relaxed};
 mod names;
 mod parse;
 mod push_filter;
