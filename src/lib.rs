@@ -13,5 +13,6 @@
 
 pub mod dataflow;
 pub mod decode;
+pub mod log;
 pub mod model;
 pub mod plan;

@@ -8,5 +8,6 @@ mod exact;
 mod failure;
 mod groups;
 mod layout;
+mod output;
 mod render;
 mod results;

@@ -85,7 +85,7 @@ impl<'scope> Renderer<'scope, '_> {
 }
 
 /// Encodes rows for an arrangement.
-pub(super) fn keyed<'scope>(
+pub fn keyed<'scope>(
     stream: Deltas<'scope>,
     layout: RowLayout,
     skip_null_keys: bool,

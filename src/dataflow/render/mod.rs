@@ -6,6 +6,8 @@ mod linear;
 mod reduce;
 mod topk;
 
+pub use join::keyed;
+
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
