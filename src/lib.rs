@@ -13,6 +13,7 @@
 
 pub mod dataflow;
 pub mod decode;
+pub mod engine;
 pub mod http;
 pub mod log;
 pub mod model;

@@ -11,3 +11,10 @@ mod layout;
 mod output;
 mod render;
 mod results;
+mod runtime;
+mod worker;
+
+pub use failure::{Failure, Failures};
+pub use output::EncodedRow;
+pub use runtime::{Read, Runtime, RuntimeError};
+pub use worker::Installation;

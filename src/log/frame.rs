@@ -328,7 +328,7 @@ mod tests {
             let mut bytes = Vec::new();
             Frame::new(7, 1, [event].iter()).unwrap().write(&mut bytes);
             let at = at.index(bytes.len());
-            bytes[at] ^= 1 << bit;
+            bytes[at] ^= 1_u8 << bit;
             // The length is checked by the segment: a frame is cut out by it.
             if at >= 4 {
                 prop_assert!(Frame::read(&Bytes::from(bytes)).is_err());

@@ -85,7 +85,7 @@ pub(super) fn grouped<'scope>(
 ) -> Stream<'scope, Tick, Vec<GroupUpdate>> {
     stream.unary(Pipeline, "Group", move |_, _| {
         move |input, output| {
-            input.for_each_time(|time, containers| {
+            input.for_each_stamp(|time, containers| {
                 let mut updates = Vec::new();
                 for delta in containers.flat_map(|c| c.drain(..)) {
                     sound(grouper.push(&delta, &mut updates));
