@@ -171,10 +171,10 @@ fn read_all(
     }
 }
 
-/// A frame may ask its reader for a window of gigabytes. One that is larger than the largest body
-/// is of use to nobody.
+/// A frame may ask its reader for a window of gigabytes. RFC 8878 wants 8 MiB to be taken; one that
+/// is larger than the largest body is of use to nobody.
 fn window_log_max(bytes_max: usize) -> u32 {
-    bytes_max.next_power_of_two().ilog2().clamp(10, 27)
+    bytes_max.next_power_of_two().ilog2().clamp(23, 27)
 }
 
 /// Reads on for a moment without keeping anything. A connection that is closed while the client
