@@ -11,6 +11,7 @@
 //!                                   queries/*.sql ─► plan
 //! ```
 
+pub mod cli;
 pub mod dataflow;
 pub mod decode;
 pub mod engine;

@@ -15,6 +15,6 @@ mod runtime;
 mod worker;
 
 pub use failure::{Failure, Failures};
-pub use output::EncodedRow;
+pub use output::{EncodedRow, read_order};
 pub use runtime::{Read, Runtime, RuntimeError};
 pub use worker::Installation;
