@@ -136,6 +136,13 @@ const VIEWS: &[(&str, &str)] = &[
     ("v_guard", "SELECT auction, 100 / price AS q FROM bids WHERE price <> 0 AND 100 / price > 1"),
 ];
 
+/// Where the oracle has to be asked in other words: it tests conditions in an order of its own, so
+/// that a guard does not guard.
+const ORACLE_WORDS: &[(&str, &str)] = &[(
+    "v_guard",
+    "SELECT auction, q FROM (SELECT auction, 100 / nullif(price, 0) AS q FROM bids) WHERE q > 1",
+)];
+
 /// A small generator that needs no crate: xorshift64*.
 struct Rng(u64);
 
@@ -251,6 +258,8 @@ async fn oracle(set: &QuerySet, events: &[NewEvent]) -> SessionContext {
         }
     }
     for (name, sql) in VIEWS {
+        let words = ORACLE_WORDS.iter().find(|(n, _)| n == name);
+        let sql = words.map_or(sql, |(_, sql)| sql);
         context.sql(&format!("CREATE VIEW {name} AS {sql}")).await.unwrap();
     }
     context
