@@ -290,7 +290,7 @@ fn records(text: &str) -> Vec<Row> {
     let mut row: Row = Vec::new();
     let (mut field, mut quoted, mut inside) = (String::new(), false, false);
     let mut chars = text.chars().peekable();
-    let mut end_field = |field: &mut String, quoted: &mut bool, row: &mut Row| {
+    let end_field = |field: &mut String, quoted: &mut bool, row: &mut Row| {
         let text = std::mem::take(field);
         row.push((*quoted || !text.is_empty()).then_some(text));
         *quoted = false;

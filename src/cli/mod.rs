@@ -1,8 +1,11 @@
 //! The command line: flags over environment over file; one file per command.
 
 mod check;
+mod clickhouse_child;
+mod config;
 mod explain;
 mod golden;
+mod serve;
 mod test;
 
 use std::path::PathBuf;
@@ -27,12 +30,17 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the server.
+    Serve(Box<serve::ServeArgs>),
     /// Parse, type-check and plan every query file; report all errors at once.
     Check(check::CheckArgs),
     /// Show the plan that will run, with keys, monotonicity and state per operator.
     Explain(explain::ExplainArgs),
     /// Run the views' golden tests, in process.
     Test(test::TestArgs),
+    /// The process in which our own ClickHouse runs.
+    #[command(hide = true)]
+    ClickhouseChild { library: PathBuf, config: PathBuf },
 }
 
 /// Where the query files are.
@@ -47,9 +55,19 @@ pub struct QueriesArg {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let code = match cli.command {
+        Command::Serve(args) => serve::run(*args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::ClickhouseChild { library, config } => {
+            match clickhouse_child::run(&library, &config) {
+                Ok(()) => DONE,
+                Err(error) => {
+                    eprintln!("error: {error}");
+                    ENVIRONMENT
+                }
+            }
+        }
     };
     ExitCode::from(code)
 }

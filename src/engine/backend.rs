@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
-use arrow::compute::{CastOptions, cast_with_options, concat_batches, filter_record_batch};
 use arrow::compute::kernels::cmp;
+use arrow::compute::{CastOptions, cast_with_options, concat_batches, filter_record_batch};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt;
@@ -91,9 +91,10 @@ impl EngineBackend {
             lag_dataflow_s: lag_s(complete, head),
             lag_clickhouse_s: written.map(|written| lag_s(written, complete)),
             lag_events: head.position.saturating_sub(complete.position),
-            sink_retries: view.sink.as_ref().map_or(0, |sink| {
-                sink.retries.load(std::sync::atomic::Ordering::Relaxed)
-            }),
+            sink_retries: view
+                .sink
+                .as_ref()
+                .map_or(0, |sink| sink.retries.load(std::sync::atomic::Ordering::Relaxed)),
         }
     }
 
@@ -112,10 +113,11 @@ impl EngineBackend {
             let (position, reached) = (request.min_position, view.complete().position);
             return Err(RowsError::Timeout { position, reached });
         }
-        let (position, tick, rows) = self.collect(index, &query, deadline).await.ok_or_else(|| {
-            let (position, reached) = (request.min_position, view.complete().position);
-            RowsError::Timeout { position, reached }
-        })?;
+        let (position, tick, rows) =
+            self.collect(index, &query, deadline).await.ok_or_else(|| {
+                let (position, reached) = (request.min_position, view.complete().position);
+                RowsError::Timeout { position, reached }
+            })?;
         query.answer(position, tick, rows, request.limit)
     }
 
@@ -171,7 +173,8 @@ impl RowsQuery {
             };
             filters.push((index, value_of(schema, index, value)?));
         }
-        let unsound = |error: arrow::error::ArrowError| RowsError::BadCursor { reason: error.to_string() };
+        let unsound =
+            |error: arrow::error::ArrowError| RowsError::BadCursor { reason: error.to_string() };
         let codec = ViewCodec::new(schema).map_err(unsound)?;
         let key = match &schema.key {
             Some(columns) => {
@@ -210,7 +213,8 @@ impl RowsQuery {
         rows: Vec<EncodedRow>,
         limit: usize,
     ) -> Result<RowsAnswer, RowsError> {
-        let unsound = |error: arrow::error::ArrowError| RowsError::BadCursor { reason: error.to_string() };
+        let unsound =
+            |error: arrow::error::ArrowError| RowsError::BadCursor { reason: error.to_string() };
         let mut batches = Vec::new();
         let mut count = 0;
         let mut cursor = None;
@@ -221,10 +225,8 @@ impl RowsQuery {
                 cursor = last.map(|(key, _, _)| URL_SAFE_NO_PAD.encode(&key[..]));
                 break;
             }
-            let pairs: Vec<(&[u8], &[u8])> = chunk
-                .iter()
-                .flat_map(|(k, v, n)| (0..*n).map(move |_| (&k[..], &v[..])))
-                .collect();
+            let pairs: Vec<(&[u8], &[u8])> =
+                chunk.iter().flat_map(|(k, v, n)| (0..*n).map(move |_| (&k[..], &v[..]))).collect();
             let batch = self.codec.decode(pairs.iter().copied()).map_err(unsound)?;
             let batch = self.matching(batch).map_err(unsound)?;
             count += batch.num_rows();
@@ -302,9 +304,11 @@ impl Backend for EngineBackend {
     }
 
     fn clickhouse(&self) -> ClickHouseStatus {
-        let failing = self.trackers().iter().filter_map(|view| view.sink.as_ref()).find(|sink| {
-            sink.is_failing.load(std::sync::atomic::Ordering::Relaxed)
-        });
+        let failing = self
+            .trackers()
+            .iter()
+            .filter_map(|view| view.sink.as_ref())
+            .find(|sink| sink.is_failing.load(std::sync::atomic::Ordering::Relaxed));
         if let Some(sink) = failing {
             return ClickHouseStatus::Away { reason: sink.last_error().unwrap_or_default() };
         }

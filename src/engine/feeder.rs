@@ -132,12 +132,8 @@ impl Feeder {
         let stop = &mut self.stop;
         self.tokio.block_on(async {
             tokio::select! {
-                changed = head.changed() => {
-                    if changed.is_err() {
-                        // The log is gone: so are we, soon.
-                        let _ = stop.wait_for(|stop| *stop).await;
-                    }
-                }
+                // The log outlives us, so this is news and not its end.
+                _ = head.changed() => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         });
@@ -166,7 +162,9 @@ impl Progress {
         let rate = position as f64 / self.started.elapsed().as_secs_f64();
         if std::io::stderr().is_terminal() {
             let percent = position * 100 / target.max(1);
-            eprint!("\rreplaying: {position} of {target} events ({percent} %), {rate:.0} events/s ");
+            eprint!(
+                "\rreplaying: {position} of {target} events ({percent} %), {rate:.0} events/s "
+            );
         } else {
             tracing::info!(position, target, events_per_s = rate as u64, "replaying");
         }

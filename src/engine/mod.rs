@@ -177,7 +177,10 @@ async fn run_views(task: ViewsTask) -> Result<(), EngineError> {
                 .map(|plan| plan.schema.name.as_str())
                 .collect();
             for gone in sink.retire_all_but(&names).await? {
-                tracing::info!(view = gone, "the view is gone from the queries, and from ClickHouse");
+                tracing::info!(
+                    view = gone,
+                    "the view is gone from the queries, and from ClickHouse"
+                );
             }
             janitor = Some(tokio::spawn(sink.clone().run_janitor(stopping.clone())));
             Some(sink)
@@ -200,7 +203,13 @@ async fn run_views(task: ViewsTask) -> Result<(), EngineError> {
             let (sender, receiver) = mpsc::unbounded_channel();
             let status = Arc::new(ViewSinkStatus::default());
             let name = plan.schema.name.clone();
-            sinks.push(tokio::spawn(write(name, view, receiver, Arc::clone(&status), stopping.clone())));
+            sinks.push(tokio::spawn(write(
+                name,
+                view,
+                receiver,
+                Arc::clone(&status),
+                stopping.clone(),
+            )));
             (status, sender)
         });
         trackers.push(Arc::new(ViewTracker::new(plan, runtime.workers(), sink)));
