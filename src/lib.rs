@@ -11,4 +11,6 @@
 //!                                   queries/*.sql ─► plan
 //! ```
 
+pub mod cli;
 pub mod model;
+pub mod sink;

@@ -143,12 +143,12 @@ impl RowCodec {
 /// Makes values that SQL calls equal equal in bytes: `-0.0` becomes `0.0`, every NaN the same NaN.
 fn normalize_floats(column: &ArrayRef) -> ArrayRef {
     match column.data_type() {
-        DataType::Float32 => map_floats::<Float32Type>(column, |v| {
-            if v.is_nan() { f32::NAN } else { v + 0.0 }
-        }),
-        DataType::Float64 => map_floats::<Float64Type>(column, |v| {
-            if v.is_nan() { f64::NAN } else { v + 0.0 }
-        }),
+        DataType::Float32 => {
+            map_floats::<Float32Type>(column, |v| if v.is_nan() { f32::NAN } else { v + 0.0 })
+        }
+        DataType::Float64 => {
+            map_floats::<Float64Type>(column, |v| if v.is_nan() { f64::NAN } else { v + 0.0 })
+        }
         DataType::Struct(_) | DataType::List(_) => {
             let data = column.to_data();
             let children = data

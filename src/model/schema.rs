@@ -22,12 +22,18 @@ pub enum SqlType {
     Real,
     Double,
     /// `precision` digits in all (1 to 76), `scale` of them after the point.
-    Decimal { precision: u8, scale: i8 },
+    Decimal {
+        precision: u8,
+        scale: i8,
+    },
     Text,
     Bytea,
     Date,
     /// `precision` digits of a second (0 to 9); with a zone the instant is kept in UTC.
-    Timestamp { precision: u8, with_time_zone: bool },
+    Timestamp {
+        precision: u8,
+        with_time_zone: bool,
+    },
     Uuid,
     Json,
     Array(Box<SqlField>),
@@ -52,9 +58,7 @@ impl SqlField {
     pub fn to_arrow(&self) -> ArrowField {
         let field = ArrowField::new(&self.name, self.sql_type.to_arrow(), self.nullable);
         match self.sql_type.arrow_note() {
-            Some(note) => {
-                field.with_metadata(HashMap::from([(SQL_TYPE_KEY.to_string(), note)]))
-            }
+            Some(note) => field.with_metadata(HashMap::from([(SQL_TYPE_KEY.to_string(), note)])),
             None => field,
         }
     }
