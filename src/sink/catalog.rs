@@ -128,13 +128,13 @@ impl Catalog {
         }
         if !self.has_table(&table.name()).await? {
             self.progress.forget(view, generation).await?;
-            self.clickhouse.execute(&table.create_sql()).await?;
+            self.create(table, &table.create_sql()).await?;
         }
         if !found {
             self.record(&mut last_change, (view, generation, State::Building), 0).await?;
         }
         if published {
-            self.clickhouse.execute(&table.publish_sql()).await?;
+            self.create(table, &table.publish_sql()).await?;
         }
         let progress = self.progress.read(view, generation).await?;
         let query = format!("SELECT max({VERSION_COLUMN}) AS number FROM {}", table.path());
@@ -148,7 +148,7 @@ impl Catalog {
     pub(super) async fn publish(&self, table: &Table) -> Result<(), SinkError> {
         let mut last_change = self.last_change.lock().await;
         let (view, generation) = (&table.schema.name, &table.schema.generation);
-        self.clickhouse.execute(&table.publish_sql()).await?;
+        self.create(table, &table.publish_sql()).await?;
         self.record(&mut last_change, (view, generation, State::Public), 0).await?;
         let others = format!(
             "view = {} AND generation != {} AND state = 'public'",
@@ -203,6 +203,10 @@ impl Catalog {
             dropped.push(table);
         }
         Ok(dropped)
+    }
+
+    async fn create(&self, table: &Table, sql: &str) -> Result<(), SinkError> {
+        self.clickhouse.execute_with(sql, table.create_settings()).await
     }
 
     async fn record(

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeBinaryArray, ListArray, RecordBatch, StructArray,
-    UInt8Array, UInt64Array, make_array,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, FixedSizeBinaryArray, ListArray, PrimitiveArray,
+    RecordBatch, StructArray, UInt8Array, UInt64Array, make_array,
 };
+use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{DataType, Field, Schema};
+use arrow::downcast_primitive_array;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
@@ -155,8 +157,25 @@ fn storable(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
             });
             Ok(Arc::new(StructArray::try_new(fields.collect(), stored, nulls)?))
         }
-        _ => Ok(Arc::clone(column)),
+        _ => {
+            let array = column.as_ref();
+            Ok(downcast_primitive_array!(
+                array => Arc::new(with_plain_nulls(array)),
+                _ => Arc::clone(column),
+            ))
+        }
     }
+}
+
+/// The array with zeroes where it is NULL. ClickHouse checks the range of those values too, and
+/// decoding leaves whatever the encoding has there.
+fn with_plain_nulls<T: ArrowPrimitiveType>(array: &PrimitiveArray<T>) -> PrimitiveArray<T> {
+    if array.null_count() == 0 {
+        return array.clone();
+    }
+    let values = array.iter().map(|value| value.unwrap_or_default());
+    let values = ScalarBuffer::from_iter(values);
+    PrimitiveArray::new(values, array.nulls().cloned()).with_data_type(array.data_type().clone())
 }
 
 fn without_nulls(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {

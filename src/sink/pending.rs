@@ -69,11 +69,6 @@ impl Pending {
         self.changes.is_empty()
     }
 
-    /// How many keys have changed.
-    pub(super) fn len(&self) -> usize {
-        self.changes.len()
-    }
-
     /// About how much memory the changes take.
     pub(super) fn bytes(&self) -> usize {
         self.changes.len() * ENTRY_BYTES + self.heap_bytes

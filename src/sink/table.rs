@@ -124,7 +124,7 @@ impl Table {
     /// parts that it replaces go; without fsync a power cut could keep the later and lose the
     /// earlier. The clean-up settings let tombstones go once a partition is merged into one part.
     fn settings_sql(&self) -> String {
-        let mut settings = format!(
+        format!(
             "allow_nullable_key = 1, \
              non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}, \
              fsync_after_insert = 1, fsync_part_directory = 1, \
@@ -133,11 +133,16 @@ impl Table {
              enable_replacing_merge_with_cleanup_for_min_age_to_force_merge = 1, \
              min_age_to_force_merge_on_partition_only = 1, \
              min_age_to_force_merge_seconds = {CLEANUP_AGE_S}"
-        );
-        if self.schema.columns.iter().any(has_nullable_tuple) {
-            settings.push_str(", enable_nullable_tuple_type = 1");
+        )
+    }
+
+    /// The settings that `create_sql` and `publish_sql` need. A setting that is not needed is not
+    /// given, because an older ClickHouse refuses what it does not know.
+    pub(super) fn create_settings(&self) -> &'static [(&'static str, &'static str)] {
+        match self.schema.columns.iter().any(has_nullable_tuple) {
+            true => &[("enable_nullable_tuple_type", "1")],
+            false => &[],
         }
-        settings
     }
 
     /// `INSERT` by column name; data follows as an Arrow stream.

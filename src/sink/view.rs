@@ -67,7 +67,7 @@ impl Runner {
     /// Runs until told to end or until the dataflow has hung up.
     pub(super) async fn run(
         mut self,
-        mut messages: mpsc::UnboundedReceiver<ViewMessage>,
+        mut messages: mpsc::Receiver<ViewMessage>,
         mut shutdown: watch::Receiver<bool>,
     ) -> Result<(), SinkError> {
         loop {
