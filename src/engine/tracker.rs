@@ -18,7 +18,7 @@ pub struct ViewTracker {
     pub failures: Failures,
     /// `None` for a view that is not written to ClickHouse.
     pub sink: Option<Arc<ViewSinkStatus>>,
-    to_sink: Mutex<Option<mpsc::UnboundedSender<ViewMessage>>>,
+    to_sink: Option<mpsc::UnboundedSender<ViewMessage>>,
     frontiers: Vec<AtomicU64>,
     rows: AtomicI64,
     live: AtomicBool,
@@ -39,7 +39,7 @@ impl ViewTracker {
             plan,
             failures: Failures::default(),
             sink,
-            to_sink: Mutex::new(to_sink),
+            to_sink,
             frontiers: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             rows: AtomicI64::new(0),
             live: AtomicBool::new(false),
@@ -68,11 +68,10 @@ impl ViewTracker {
         };
         // The sink is told first: what it shows is never behind what we say is complete by more
         // than its own work.
-        let to_sink = self.to_sink.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = to_sink.as_ref() {
+        if let Some(sender) = &self.to_sink {
+            // A sink that is gone has said why.
             let _ = sender.send(message);
         }
-        drop(to_sink);
         if let Some((worker, frontier)) = frontier {
             self.frontiers[worker].store(frontier, Ordering::Release);
             self.advance();
@@ -90,11 +89,6 @@ impl ViewTracker {
         if let Some(reached) = reached {
             self.complete.send_replace(reached);
         }
-    }
-
-    /// No more messages go to the sink.
-    pub fn close_sink(&self) {
-        self.to_sink.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// The view's state is complete up to here.

@@ -67,7 +67,7 @@ impl Runner {
     /// Runs until told to end or until the dataflow has hung up.
     pub(super) async fn run(
         mut self,
-        mut messages: mpsc::Receiver<ViewMessage>,
+        mut messages: mpsc::UnboundedReceiver<ViewMessage>,
         mut shutdown: watch::Receiver<bool>,
     ) -> Result<(), SinkError> {
         loop {
@@ -187,7 +187,9 @@ impl Runner {
             }
             let Some(mut task) = self.in_flight.take() else { continue };
             match tokio::time::timeout_at(deadline, &mut task).await {
-                Ok(done) => drop(joined(done)?),
+                Ok(done) => {
+                    let _flushed = joined(done)?;
+                }
                 Err(_) => {
                     task.abort();
                     return Ok(());
