@@ -11,6 +11,7 @@
 //!                                   queries/*.sql ─► plan
 //! ```
 
+pub mod cli;
 pub mod dataflow;
 pub mod decode;
 pub mod engine;
@@ -18,3 +19,4 @@ pub mod http;
 pub mod log;
 pub mod model;
 pub mod plan;
+pub mod sink;

@@ -38,7 +38,7 @@ const VIEWS: &[(&str, &str)] = &[
     ),
     (
         "v_floats",
-        "SELECT auction, sum(rate) AS s, avg(rate) AS a, stddev(rate) AS sd, var_pop(rate) AS vp, min(rate) AS lo, max(channel) AS hi FROM bids GROUP BY auction",
+        "SELECT auction, sum(rate) AS s, avg(rate) AS a, stddev(rate) AS sd, var_pop(rate) AS vp, min(amount) AS lo, max(channel) AS hi FROM bids GROUP BY auction",
     ),
     (
         "v_decimal",
@@ -135,6 +135,13 @@ const VIEWS: &[(&str, &str)] = &[
     ),
     ("v_guard", "SELECT auction, 100 / price AS q FROM bids WHERE price <> 0 AND 100 / price > 1"),
 ];
+
+/// Where the oracle has to be asked in other words: it tests conditions in an order of its own, so
+/// that a guard does not guard.
+const ORACLE_WORDS: &[(&str, &str)] = &[(
+    "v_guard",
+    "SELECT auction, q FROM (SELECT auction, 100 / nullif(price, 0) AS q FROM bids) WHERE q > 1",
+)];
 
 /// A small generator that needs no crate: xorshift64*.
 struct Rng(u64);
@@ -251,36 +258,75 @@ async fn oracle(set: &QuerySet, events: &[NewEvent]) -> SessionContext {
         }
     }
     for (name, sql) in VIEWS {
+        let words = ORACLE_WORDS.iter().find(|(n, _)| n == name);
+        let sql = words.map_or(sql, |(_, sql)| sql);
         context.sql(&format!("CREATE VIEW {name} AS {sql}")).await.unwrap();
     }
     context
 }
 
-/// Rows as sorted text; floats to 12 significant digits, which is closer than the engines' own
-/// summation orders agree.
-fn canonical(batches: &[RecordBatch]) -> Vec<String> {
+/// A value to compare by: floats within a relative 1e-9, since the oracle's sums depend on order.
+#[derive(Clone, Debug)]
+enum Cell {
+    Text(String),
+    Float(f64),
+}
+
+impl Cell {
+    fn agrees(&self, other: &Cell) -> bool {
+        match (self, other) {
+            (Cell::Text(a), Cell::Text(b)) => a == b,
+            (Cell::Float(a), Cell::Float(b)) => {
+                a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
+            }
+            _ => false,
+        }
+    }
+
+    fn order(&self, other: &Cell) -> std::cmp::Ordering {
+        match (self, other) {
+            (Cell::Text(a), Cell::Text(b)) => a.cmp(b),
+            (Cell::Float(a), Cell::Float(b)) if self.agrees(other) => {
+                let _ = (a, b);
+                std::cmp::Ordering::Equal
+            }
+            (Cell::Float(a), Cell::Float(b)) => a.total_cmp(b),
+            (Cell::Text(_), Cell::Float(_)) => std::cmp::Ordering::Less,
+            (Cell::Float(_), Cell::Text(_)) => std::cmp::Ordering::Greater,
+        }
+    }
+}
+
+/// Rows in an order that depends on their values alone.
+fn canonical(batches: &[RecordBatch]) -> Vec<Vec<Cell>> {
     let mut rows = Vec::new();
     for batch in batches {
         for index in 0..batch.num_rows() {
-            let cells: Vec<String> = batch.columns().iter().map(|c| cell(c, index)).collect();
-            rows.push(cells.join(" | "));
+            rows.push(batch.columns().iter().map(|c| cell(c, index)).collect::<Vec<_>>());
         }
     }
-    rows.sort();
+    rows.sort_by(|a, b| {
+        let cells = a.iter().zip(b).map(|(a, b)| a.order(b));
+        cells.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
+    });
     rows
 }
 
-fn cell(column: &ArrayRef, row: usize) -> String {
+fn same(ours: &[Vec<Cell>], theirs: &[Vec<Cell>]) -> bool {
+    ours.len() == theirs.len()
+        && ours.iter().zip(theirs).all(|(a, b)| a.iter().zip(b).all(|(a, b)| a.agrees(b)))
+}
+
+fn cell(column: &ArrayRef, row: usize) -> Cell {
     use arrow::array::{Array, AsArray};
     use arrow::datatypes::{DataType, Float64Type};
     if column.is_null(row) {
-        return "NULL".to_string();
+        return Cell::Text("NULL".to_string());
     }
     if column.data_type() == &DataType::Float64 {
-        let value = column.as_primitive::<Float64Type>().value(row) + 0.0;
-        return format!("{value:.11e}");
+        return Cell::Float(column.as_primitive::<Float64Type>().value(row));
     }
-    arrow::util::display::array_value_to_string(column, row).unwrap()
+    Cell::Text(arrow::util::display::array_value_to_string(column, row).unwrap())
 }
 
 async fn compare(set: &QuerySet, run: &LocalRun, events: &[NewEvent], what: &str) {
@@ -292,7 +338,7 @@ async fn compare(set: &QuerySet, run: &LocalRun, events: &[NewEvent], what: &str
         let expected = expected.unwrap_or_else(|error| panic!("{name}: {error}"));
         let (ours, theirs) = (canonical(std::slice::from_ref(&rows)), canonical(&expected));
         assert!(
-            ours == theirs,
+            same(&ours, &theirs),
             "{what}: {name} differs\nours:\n{}\noracle:\n{}\n{}",
             pretty_format_batches(&[rows]).unwrap(),
             pretty_format_batches(&expected).unwrap(),

@@ -1,6 +1,7 @@
 //! Expressions over whole batches. A batch that fails is halved until the rows that fail are alone;
 //! those are recorded as failures and taken out.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -11,11 +12,23 @@ use super::delta::Delta;
 use super::failure::Failures;
 use crate::plan::ir::Scalar;
 
+thread_local! {
+    static EVALUATING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is evaluating an expression, so that a panic in it is caught.
+pub fn is_evaluating() -> bool {
+    EVALUATING.get()
+}
+
 /// The values of an expression for every row, or why it has none.
 fn evaluate(scalar: &Scalar, rows: &RecordBatch) -> Result<ArrayRef, String> {
     let run = || scalar.expr.evaluate(rows).and_then(|value| value.into_array(rows.num_rows()));
     // A panic in the evaluation of a row is that row's failure.
-    match catch_unwind(AssertUnwindSafe(run)) {
+    EVALUATING.set(true);
+    let result = catch_unwind(AssertUnwindSafe(run));
+    EVALUATING.set(false);
+    match result {
         Ok(Ok(array)) => Ok(array),
         Ok(Err(error)) => Err(reason(&error)),
         Err(_) => Err("the expression panicked".to_string()),

@@ -10,7 +10,7 @@ const SAMPLES_MAX: usize = 100;
 /// How many pairs of expression and reason are told apart; further ones share an entry.
 const ENTRIES_MAX: usize = 1_000;
 
-/// The failing rows of one view on one worker. Shared with whoever reports them.
+/// The failing rows of one view. Its workers share it, and whoever reports them.
 #[derive(Clone, Debug, Default)]
 pub struct Failures(Arc<Mutex<HashMap<(Arc<str>, String), Entry>>>);
 
@@ -26,7 +26,7 @@ pub struct Failure {
     /// The expression, as SQL or near to it.
     pub expression: String,
     pub reason: String,
-    /// How many rows fail now. On one worker of many it can be negative: only the sum counts.
+    /// How many rows fail now. Between two ticks it may pass through other numbers.
     pub count: i64,
     /// Some of the rows' events, where rows were still events.
     pub positions: Vec<Position>,

@@ -14,7 +14,8 @@ mod results;
 mod runtime;
 mod worker;
 
+pub use eval::is_evaluating;
 pub use failure::{Failure, Failures};
-pub use output::EncodedRow;
+pub use output::{EncodedRow, read_order};
 pub use runtime::{Read, Runtime, RuntimeError};
 pub use worker::Installation;

@@ -28,6 +28,11 @@ pub struct ViewRows {
     trace: RowTrace,
 }
 
+/// The place of an encoded key among all that are read: reads go in this order.
+pub fn read_order(key: &Row) -> impl Ord + use<> {
+    Key::new(key)
+}
+
 /// A row of a view, as its encoded key and value, with its multiplicity.
 pub type EncodedRow = (Row, Row, i64);
 
@@ -76,7 +81,7 @@ fn follow(arranged: Arranged<'_, RowTrace>, worker: usize, follower: Follower, f
                         let count = failures.count();
                         if count != failing {
                             failing = count;
-                            follower(ViewMessage::Errors { worker, count });
+                            follower(ViewMessage::Errors { count: count.max(0) as u64 });
                         }
                         follower(ViewMessage::Frontier { worker, frontier: now });
                         told = now;

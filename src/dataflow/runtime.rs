@@ -10,7 +10,7 @@ use timely::communication::WorkerGuards;
 use super::output::EncodedRow;
 use super::worker::{Command, Installation, ReadRequest, WorkerState};
 use crate::log::Frame;
-use crate::model::Tick;
+use crate::model::{Head, Tick};
 
 /// Why the workers do not run.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +43,8 @@ pub struct Runtime {
 
 struct State {
     handles: Vec<WorkerHandle>,
-    /// The last tick that was fed.
-    fed: Tick,
+    /// The end of what was fed.
+    fed: Head,
     /// Which worker gets the next frame.
     next: usize,
 }
@@ -78,7 +78,7 @@ impl Runtime {
             .zip(threads)
             .map(|(commands, (_, thread))| WorkerHandle { commands, thread })
             .collect();
-        let state = Mutex::new(State { handles, fed: 0, next: 0 });
+        let state = Mutex::new(State { handles, fed: Head::default(), next: 0 });
         Ok(Runtime { state, guards: Mutex::new(Some(guards)), workers })
     }
 
@@ -98,26 +98,28 @@ impl Runtime {
         let mut state = lock(&self.state);
         let mut shares: Vec<Vec<Frame>> = vec![Vec::new(); self.workers];
         for frame in frames {
+            state.fed.position = frame.last_position();
             let next = state.next;
             shares[next].push(frame);
             state.next = (next + 1) % self.workers;
         }
-        state.fed = tick;
+        state.fed.tick = tick;
         state.broadcast(|index| Command::Feed { frames: std::mem::take(&mut shares[index]), tick });
     }
 
     /// Asks for a view's rows as of everything fed so far.
     ///
     /// Each worker's rows go to `answer` once it has caught up with that tick, `None` where the
-    /// view is gone. Returns the tick.
+    /// view is gone. Returns up to where the rows will be.
     pub fn read(
         &self,
         read: &Read,
         answer: impl Fn(Option<Vec<EncodedRow>>) + Send + Sync + 'static,
-    ) -> Tick {
+    ) -> Head {
         let answer = Arc::new(answer);
         let state = lock(&self.state);
-        let tick = state.fed;
+        let fed = state.fed;
+        let tick = fed.tick;
         state.broadcast(|_| {
             let answer = Arc::clone(&answer);
             Command::Read(ReadRequest {
@@ -129,7 +131,7 @@ impl Runtime {
                 answer: Box::new(move |rows| answer(rows)),
             })
         });
-        tick
+        fed
     }
 
     /// Stops a view and forgets its state.

@@ -67,9 +67,8 @@ pub enum ViewMessage {
     /// The content at `tick` is the view over all events up to `position`. Sent by the feeder once
     /// those events are on their way to the workers, so before the frontiers pass `tick`.
     Mark { tick: Tick, position: Position },
-    /// The number of rows that fail on this worker, after a change; only the sum over all workers
-    /// counts, since one may add what another takes away.
-    Errors { worker: usize, count: i64 },
+    /// The number of rows that are failing now, on all workers together, after a change.
+    Errors { count: u64 },
     /// Everything up to `tick` has been sent that was in the log when the view started.
     Live { tick: Tick },
 }

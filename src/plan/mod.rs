@@ -31,6 +31,7 @@ use crate::model::source::EVENTS_TABLE;
 use catalog::{Catalog, ViewDef};
 use diagnostic::{Diagnostic, Refusal, SourceFile};
 use logical::QueryPlanner;
+pub use parse::read_files;
 pub use view::ViewPlan;
 
 /// Raised by hand when the same SQL comes to mean other rows, so that every view is built anew.

@@ -40,7 +40,7 @@ impl RelationPlanner for UnnestPlanner {
         };
         let array = context.sql_expr_to_logical_expr(array, &DFSchema::empty())?;
         let name = alias.as_ref().map(|a| context.normalize_ident(a.name.clone()));
-        let element_name = name.clone().unwrap_or_else(|| "unnest".to_string());
+        let element_name = name.unwrap_or_else(|| "unnest".to_string());
         let node = UnnestRelation::new(array, &element_name)?;
         let alias = alias.or_else(|| Some(unnamed_alias()));
         let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });

@@ -43,7 +43,7 @@ impl Lowering {
         let mut calls = Vec::new();
         for (index, expr) in plan.aggr_expr.iter().enumerate() {
             let output = plan.schema.as_arrow().field(width + index).clone();
-            calls.push(call(expr, output, &mut prepared, global)?);
+            calls.push(call(expr, output, &mut prepared, global, input_schema)?);
         }
         let schema = prepared_schema(&prepared, input_schema)?;
         let mut node = self.project(input, &prepared, input_schema, Arc::clone(&schema))?;
@@ -176,9 +176,21 @@ fn prepared_schema(exprs: &[Expr], input: &DFSchema) -> Result<SchemaRef> {
     Ok(Arc::new(Schema::new(fields)))
 }
 
-fn call(expr: &Expr, output: Field, prepared: &mut Vec<Expr>, global: bool) -> Result<Call> {
+/// The average of integers, which the planner casts to floats, is their exact sum over their
+/// count: it shares its state with the sum.
+fn is_integer(expr: &Expr, schema: &DFSchema) -> bool {
+    expr.get_type(schema).is_ok_and(|data_type| data_type.is_integer())
+}
+
+fn call(
+    expr: &Expr,
+    output: Field,
+    prepared: &mut Vec<Expr>,
+    global: bool,
+    input_schema: &DFSchema,
+) -> Result<Call> {
     let aggregate = match expr {
-        Expr::Alias(alias) => return call(&alias.expr, output, prepared, global),
+        Expr::Alias(alias) => return call(&alias.expr, output, prepared, global, input_schema),
         Expr::AggregateFunction(aggregate) => aggregate,
         other => return refuse(format!("{other} is not an aggregate")),
     };
@@ -201,6 +213,10 @@ fn call(expr: &Expr, output: Field, prepared: &mut Vec<Expr>, global: bool) -> R
     let argument = match params.args.as_slice() {
         [one] => one.clone(),
         _ => return refuse(format!("{name} of {} arguments is not supported", params.args.len())),
+    };
+    let argument = match argument {
+        Expr::Cast(cast) if name == "avg" && is_integer(&cast.expr, input_schema) => *cast.expr,
+        other => other,
     };
     let constant = matches!(&argument, Expr::Literal(value, _) if !value.is_null());
     let count_rows = name == "count" && constant && !params.distinct;

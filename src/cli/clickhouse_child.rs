@@ -1,0 +1,55 @@
+//! `heliostat clickhouse-child LIBRARY CONFIG`, not for people: the process in which ClickHouse as
+//! a shared library runs. It brings its own allocator and signal handlers, so it must not share a
+//! process with anything else.
+
+use std::ffi::{CStr, CString, OsStr, c_char, c_int};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Opens the listeners and keeps the call from returning; SIGTERM ends it.
+const SERVE: &str = "--query=SYSTEM START LISTEN HTTP; SYSTEM START LISTEN TCP; \
+    SELECT sleepEachRow(1) FROM system.numbers SETTINGS max_block_size = 1, \
+    function_sleep_max_microseconds_per_block = 10000000 FORMAT Null";
+
+/// The library's answer, as its header declares it.
+#[repr(C)]
+struct LocalResult {
+    buffer: *mut c_char,
+    len: usize,
+    vector: *mut std::ffi::c_void,
+    elapsed: f64,
+    rows_read: u64,
+    bytes_read: u64,
+    error_message: *mut c_char,
+}
+
+type QueryStable = unsafe extern "C" fn(c_int, *mut *mut c_char) -> *mut LocalResult;
+
+/// Runs ClickHouse until it is told to end. An error names what failed.
+pub fn run(library: &Path, config: &Path) -> Result<(), String> {
+    let mut config_file = b"--config-file=".to_vec();
+    config_file.extend_from_slice(OsStr::as_bytes(config.as_os_str()));
+    let arguments = [b"clickhouse".to_vec(), config_file, SERVE.as_bytes().to_vec()]
+        .map(|argument| CString::new(argument).map_err(|_| "a path with a NUL byte".to_string()));
+    let mut pointers = Vec::with_capacity(arguments.len());
+    for argument in arguments {
+        // ClickHouse may keep and change them, so they live as long as the process.
+        pointers.push(argument?.into_raw());
+    }
+    let failed = |error: libloading::Error| format!("{}: {error}", library.display());
+    // SAFETY: loading runs the library's own initialisers; its place says that it is ClickHouse.
+    let loaded = unsafe { libloading::Library::new(library) }.map_err(failed)?;
+    // SAFETY: the signature is the one that the library's header declares.
+    let query = unsafe { loaded.get::<QueryStable>(b"query_stable_v2\0") }.map_err(failed)?;
+    // SAFETY: the arguments are as many NUL-terminated strings as is said.
+    let result = unsafe { query(pointers.len() as c_int, pointers.as_mut_ptr()) };
+    // SAFETY: the result is null or one that the library has allocated and nobody frees.
+    let message = unsafe { result.as_ref() }.map(|result| result.error_message);
+    match message {
+        Some(text) if !text.is_null() => {
+            // SAFETY: not null, so a NUL-terminated string.
+            Err(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,281 @@
+//! Which generations of which views have tables, which one each view's name reads from, and when
+//! the others go. Kept in ClickHouse, so that it is known after a restart and goes with the tables.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clickhouse::Row;
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use crate::model::{Head, Tick};
+
+use super::client::ClickHouse;
+use super::error::SinkError;
+use super::progress::ProgressStore;
+use super::status::now_ms;
+use super::table::{Table, VERSION_COLUMN, table_name};
+use super::types::{quote_name, quote_text};
+
+/// The table that holds the states.
+pub(super) const GENERATIONS_TABLE: &str = "_heliostat_generations";
+
+/// How long tables stay when nothing reads from them any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// A generation that another one has replaced. Queries that started before need it.
+    pub replaced: Duration,
+    /// A view that is gone from the queries. It may come back.
+    pub gone: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        let minute = Duration::from_secs(60);
+        Retention { replaced: 10 * minute, gone: 24 * 60 * minute }
+    }
+}
+
+/// Where a generation's table stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// The end of the last flush whose data and progress are both in ClickHouse. The dataflow may
+    /// feed everything from the log's start; what is at or below this tick is left out.
+    pub progress: Option<Head>,
+    /// The end of a flush whose progress is missing: the feeder must end a chunk exactly here, and
+    /// mark it, as it must at `progress`.
+    pub boundary: Option<Tick>,
+    /// The view's name reads from this generation.
+    pub published: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Building,
+    Public,
+    Retired,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            State::Building => "building",
+            State::Public => "public",
+            State::Retired => "retired",
+        }
+    }
+}
+
+#[derive(Row, Deserialize)]
+struct Generation {
+    view: String,
+    generation: String,
+    state: String,
+}
+
+#[derive(Row, Deserialize)]
+struct Number {
+    number: u64,
+}
+
+/// Changes of the catalogue, one at a time.
+pub(super) struct Catalog {
+    clickhouse: Arc<ClickHouse>,
+    progress: ProgressStore,
+    retention: Retention,
+    /// The last version given to a row; rows' versions must grow even if the clock does not.
+    last_change: Mutex<u64>,
+}
+
+impl Catalog {
+    /// Creates its table if it is missing.
+    pub(super) async fn open(
+        clickhouse: Arc<ClickHouse>,
+        progress: ProgressStore,
+        retention: Retention,
+    ) -> Result<Self, SinkError> {
+        let catalog = Catalog { clickhouse, progress, retention, last_change: Mutex::new(0) };
+        let create = format!(
+            "CREATE TABLE IF NOT EXISTS {} (view String, generation String, state String, \
+             drop_at_ms UInt64, changed UInt64, _deleted UInt8) \
+             ENGINE = ReplacingMergeTree(changed, _deleted) ORDER BY (view, generation) \
+             SETTINGS fsync_after_insert = 1, fsync_part_directory = 1",
+            catalog.path()
+        );
+        catalog.clickhouse.execute(&create).await?;
+        let query = format!("SELECT max(changed) AS number FROM {}", catalog.path());
+        *catalog.last_change.lock().await = catalog.number(&query).await?;
+        Ok(catalog)
+    }
+
+    /// Makes the generation's table, if it is not there, and reads how far it has got. Other
+    /// generations of the view that never answered are given up.
+    pub(super) async fn open_generation(&self, table: &Table) -> Result<Recovered, SinkError> {
+        let mut last_change = self.last_change.lock().await;
+        let (view, generation) = (&table.schema.name, &table.schema.generation);
+        let known = self.generations(&format!("view = {}", quote_text(view))).await?;
+        let mut published = false;
+        let mut found = false;
+        for other in &known {
+            if other.generation == *generation {
+                found = other.state != State::Retired.name();
+                published = other.state == State::Public.name();
+            } else if other.state == State::Building.name() {
+                let drop_at = now_ms() + millis(self.retention.replaced);
+                let retired = (view.as_str(), other.generation.as_str(), State::Retired);
+                self.record(&mut last_change, retired, drop_at).await?;
+            }
+        }
+        if !self.has_table(&table.name()).await? {
+            self.progress.forget(view, generation).await?;
+            self.create(table, &table.create_sql()).await?;
+        }
+        if !found {
+            self.record(&mut last_change, (view, generation, State::Building), 0).await?;
+        }
+        if published {
+            self.create(table, &table.publish_sql()).await?;
+        }
+        let progress = self.progress.read(view, generation).await?;
+        let query = format!("SELECT max({VERSION_COLUMN}) AS number FROM {}", table.path());
+        let last_version = self.number(&query).await?;
+        let recorded = progress.map_or(0, |head| head.tick);
+        let boundary = (last_version > recorded).then_some(last_version);
+        Ok(Recovered { progress, boundary, published })
+    }
+
+    /// Lets the view's name read from this table, and retires what it read from before.
+    pub(super) async fn publish(&self, table: &Table) -> Result<(), SinkError> {
+        let mut last_change = self.last_change.lock().await;
+        let (view, generation) = (&table.schema.name, &table.schema.generation);
+        self.create(table, &table.publish_sql()).await?;
+        self.record(&mut last_change, (view, generation, State::Public), 0).await?;
+        let others = format!(
+            "view = {} AND generation != {} AND state = 'public'",
+            quote_text(view),
+            quote_text(generation)
+        );
+        let drop_at = now_ms() + millis(self.retention.replaced);
+        for other in self.generations(&others).await? {
+            let retired = (view.as_str(), other.generation.as_str(), State::Retired);
+            self.record(&mut last_change, retired, drop_at).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops the names of all views but these, and retires their tables.
+    pub(super) async fn retire_all_but(&self, views: &[&str]) -> Result<Vec<String>, SinkError> {
+        let mut last_change = self.last_change.lock().await;
+        let mut gone = Vec::new();
+        let drop_at = now_ms() + millis(self.retention.gone);
+        for generation in self.generations("state != 'retired'").await? {
+            if views.contains(&generation.view.as_str()) {
+                continue;
+            }
+            let name = quote_name(&generation.view);
+            let database = quote_name(self.clickhouse.database());
+            self.clickhouse.execute(&format!("DROP VIEW IF EXISTS {database}.{name}")).await?;
+            let retired =
+                (generation.view.as_str(), generation.generation.as_str(), State::Retired);
+            self.record(&mut last_change, retired, drop_at).await?;
+            gone.push(generation.view);
+        }
+        gone.dedup();
+        Ok(gone)
+    }
+
+    /// Drops the tables whose time has come; returns their names.
+    pub(super) async fn drop_due(&self) -> Result<Vec<String>, SinkError> {
+        let mut last_change = self.last_change.lock().await;
+        let mut dropped = Vec::new();
+        let due = format!("state = 'retired' AND drop_at_ms <= {}", now_ms());
+        for due in self.generations(&due).await? {
+            self.progress.forget(&due.view, &due.generation).await?;
+            let table = table_name(&due.view, &due.generation);
+            let drop = format!(
+                "DROP TABLE IF EXISTS {}.{} SETTINGS max_table_size_to_drop = 0",
+                quote_name(self.clickhouse.database()),
+                quote_name(&table)
+            );
+            self.clickhouse.execute(&drop).await?;
+            let row = (due.view.as_str(), due.generation.as_str(), State::Retired);
+            self.insert(&mut last_change, row, 0, true).await?;
+            dropped.push(table);
+        }
+        Ok(dropped)
+    }
+
+    async fn create(&self, table: &Table, sql: &str) -> Result<(), SinkError> {
+        self.clickhouse.execute_with(sql, table.create_settings()).await
+    }
+
+    async fn record(
+        &self,
+        last_change: &mut u64,
+        row: (&str, &str, State),
+        drop_at_ms: u64,
+    ) -> Result<(), SinkError> {
+        self.insert(last_change, row, drop_at_ms, false).await
+    }
+
+    async fn insert(
+        &self,
+        last_change: &mut u64,
+        (view, generation, state): (&str, &str, State),
+        drop_at_ms: u64,
+        deleted: bool,
+    ) -> Result<(), SinkError> {
+        *last_change = now_ms().max(*last_change + 1);
+        let sql = format!(
+            "INSERT INTO {} (view, generation, state, drop_at_ms, changed, _deleted) \
+             VALUES ({}, {}, '{}', {drop_at_ms}, {last_change}, {})",
+            self.path(),
+            quote_text(view),
+            quote_text(generation),
+            state.name(),
+            u8::from(deleted)
+        );
+        self.clickhouse.execute(&sql).await
+    }
+
+    async fn generations(&self, condition: &str) -> Result<Vec<Generation>, SinkError> {
+        let query = format!(
+            "SELECT view, generation, state FROM {} FINAL WHERE {condition} ORDER BY view, changed",
+            self.path()
+        );
+        self.clickhouse.fetch(&query).await
+    }
+
+    async fn has_table(&self, name: &str) -> Result<bool, SinkError> {
+        let query = format!(
+            "SELECT count() AS number FROM system.tables WHERE database = {} AND name = {}",
+            quote_text(self.clickhouse.database()),
+            quote_text(name)
+        );
+        Ok(self.number(&query).await? > 0)
+    }
+
+    async fn number(&self, query: &str) -> Result<u64, SinkError> {
+        let rows = self.clickhouse.fetch::<Number>(query).await?;
+        Ok(rows.first().map_or(0, |row| row.number))
+    }
+
+    fn path(&self) -> String {
+        format!("{}.{GENERATIONS_TABLE}", quote_name(self.clickhouse.database()))
+    }
+
+    /// The number of active parts in the fullest partition of a table.
+    pub(super) async fn parts(&self, table: &str) -> Result<u64, SinkError> {
+        let query = format!(
+            "SELECT max(parts) AS number FROM (SELECT count() AS parts FROM system.parts \
+             WHERE active AND database = {} AND table = {} GROUP BY partition_id)",
+            quote_text(self.clickhouse.database()),
+            quote_text(table)
+        );
+        self.number(&query).await
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,174 @@
+//! ClickHouse over HTTP: the one place that talks to it.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clickhouse::error::Error as ClientError;
+use clickhouse::{Client, Compression, RowOwned, RowRead};
+
+use super::error::SinkError;
+
+/// How long a statement other than an insert may take.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long ClickHouse may take to accept one piece of an insert.
+const SEND_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long ClickHouse may take for an insert once it has all of it.
+const INSERT_TIMEOUT: Duration = Duration::from_secs(120);
+/// How much of a statement an error shows.
+const STATEMENT_CHARS_SHOWN: usize = 80;
+
+/// Where ClickHouse is, and how to log in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClickHouseConfig {
+    /// `http://host:8123` or `https://host:8443`.
+    pub url: String,
+    /// The user's name; empty is ClickHouse's `default`.
+    pub user: String,
+    /// The user's password; may be empty.
+    pub password: String,
+    /// The database that holds everything; created if it is missing.
+    pub database: String,
+}
+
+impl fmt::Debug for ClickHouseConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClickHouseConfig")
+            .field("url", &self.url)
+            .field("user", &self.user)
+            .field("database", &self.database)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A ClickHouse and one database in it.
+#[derive(Clone)]
+pub(super) struct ClickHouse {
+    client: Client,
+    url: String,
+    database: String,
+}
+
+impl ClickHouse {
+    /// Checks the address; asks nothing yet.
+    pub(super) fn new(config: &ClickHouseConfig) -> Result<Self, SinkError> {
+        let bad = |reason: &str| SinkError::Url { url: config.url.clone(), reason: reason.into() };
+        let uri: hyper::Uri = config.url.parse().map_err(|_| bad("it does not parse"))?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(bad("it does not start with http:// or https://"));
+        }
+        let host = uri.host().ok_or_else(|| bad("it names no host"))?;
+        let mut client = Client::default()
+            .with_url(&config.url)
+            .with_compression(compression_for(host))
+            .with_setting("async_insert", "0")
+            .with_product_info("heliostat", env!("CARGO_PKG_VERSION"));
+        if !config.user.is_empty() {
+            client = client.with_user(&config.user).with_password(&config.password);
+        }
+        Ok(ClickHouse { client, url: config.url.clone(), database: config.database.clone() })
+    }
+
+    /// The database's name.
+    pub(super) fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Runs a statement that answers nothing. Tables are named with their database.
+    pub(super) async fn execute(&self, sql: &str) -> Result<(), SinkError> {
+        self.execute_with(sql, &[]).await
+    }
+
+    /// The same, with settings for this statement.
+    pub(super) async fn execute_with(
+        &self,
+        sql: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<(), SinkError> {
+        let query = self.client.query_raw(sql);
+        let query = settings.iter().fold(query, |query, (name, to)| query.with_setting(*name, *to));
+        let run = query.execute();
+        self.within(STATEMENT_TIMEOUT, sql, run).await
+    }
+
+    /// Runs a query.
+    pub(super) async fn fetch<T: RowOwned + RowRead>(
+        &self,
+        sql: &str,
+    ) -> Result<Vec<T>, SinkError> {
+        let run = self.client.query_raw(sql).fetch_all::<T>();
+        self.within(STATEMENT_TIMEOUT, sql, run).await
+    }
+
+    /// Inserts one Arrow stream. An insert with a token that the table has seen lately is dropped,
+    /// so the token must stand for exactly this data.
+    pub(super) async fn insert_arrow(
+        &self,
+        sql: &str,
+        token: &str,
+        stream: Bytes,
+    ) -> Result<(), SinkError> {
+        let mut insert = self
+            .client
+            .insert_formatted_with(sql)
+            .with_setting("insert_deduplicate", "1")
+            .with_setting("insert_deduplication_token", token)
+            .with_setting("input_format_null_as_default", "0")
+            .with_setting("date_time_overflow_behavior", "throw")
+            // Merging rows within the block is of no use: a block has one row per sorting key.
+            .with_setting("optimize_on_insert", "0")
+            .with_setting("max_partitions_per_insert_block", "0")
+            .with_timeouts(Some(SEND_TIMEOUT), Some(INSERT_TIMEOUT));
+        let run = async move {
+            insert.send(stream).await?;
+            insert.end().await
+        };
+        run.await.map_err(|e| self.error(sql, INSERT_TIMEOUT, e))
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        sql: &str,
+        run: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, SinkError> {
+        let done = tokio::time::timeout(limit, run).await.unwrap_or(Err(ClientError::TimedOut));
+        done.map_err(|e| self.error(sql, limit, e))
+    }
+
+    fn error(&self, sql: &str, limit: Duration, error: ClientError) -> SinkError {
+        let statement = || sql.chars().take(STATEMENT_CHARS_SHOWN).collect::<String>();
+        match error {
+            ClientError::Network(reason) => {
+                SinkError::Unreachable { url: self.url.clone(), reason: chain(&*reason) }
+            }
+            ClientError::TimedOut => {
+                SinkError::Timeout { statement: statement(), limit_s: limit.as_secs() }
+            }
+            ClientError::BadResponse(reason) => {
+                SinkError::Refused { statement: statement(), reason }
+            }
+            other => SinkError::Refused { statement: statement(), reason: chain(&other) },
+        }
+    }
+}
+
+/// On this very machine compression costs more than it saves.
+fn compression_for(host: &str) -> Compression {
+    match host {
+        "127.0.0.1" | "localhost" | "[::1]" => Compression::None,
+        _ => Compression::Lz4,
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

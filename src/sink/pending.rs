@@ -1,0 +1,122 @@
+//! Changes that wait for their flush, consolidated per key (per row where there is no key), so that
+//! their size follows what changed and not how often.
+
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use crate::model::row::Row;
+use crate::model::view::Update;
+
+use super::encode::row_hash;
+
+/// Values of one key with how often each was added, less how often it was retracted; never 0.
+type Net = SmallVec<[(Row, i64); 2]>;
+
+/// Bytes of a map entry and its bookkeeping, beyond what its rows hold on the heap.
+const ENTRY_BYTES: usize = size_of::<Row>() + size_of::<Net>() + 16;
+
+/// Net changes since the last flush.
+#[derive(Default)]
+pub(super) struct Pending {
+    changes: HashMap<Row, Net>,
+    heap_bytes: usize,
+}
+
+/// The net change of one key.
+pub(super) struct KeyChange {
+    pub(super) key: Row,
+    /// The row's value before, if there was one.
+    pub(super) old: Option<Row>,
+    /// Its value now, if there is one.
+    pub(super) new: Option<Row>,
+    /// More than one row was left for the key; `new` is the greatest.
+    pub(super) repeated: bool,
+}
+
+impl Pending {
+    /// Adds one change.
+    pub(super) fn add(&mut self, update: Update) {
+        let Update { key, value, diff } = update;
+        match self.changes.get_mut(&key) {
+            None => {
+                self.heap_bytes += key.heap_bytes() + value.heap_bytes();
+                self.changes.insert(key, Net::from_iter([(value, diff)]));
+            }
+            Some(net) => {
+                match net.iter().position(|(known, _)| *known == value) {
+                    None => {
+                        self.heap_bytes += value.heap_bytes();
+                        net.push((value, diff));
+                    }
+                    Some(index) => {
+                        net[index].1 += diff;
+                        if net[index].1 == 0 {
+                            self.heap_bytes -= net.swap_remove(index).0.heap_bytes();
+                        }
+                    }
+                }
+                if net.is_empty()
+                    && let Some((key, _)) = self.changes.remove_entry(&key)
+                {
+                    self.heap_bytes -= key.heap_bytes();
+                }
+            }
+        }
+    }
+
+    /// True when the net change is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// About how much memory the changes take.
+    pub(super) fn bytes(&self) -> usize {
+        self.changes.len() * ENTRY_BYTES + self.heap_bytes
+    }
+
+    /// The changes of a view with a key, in the order of the keys' bytes.
+    pub(super) fn into_key_changes(self) -> impl Iterator<Item = KeyChange> {
+        self.into_sorted().map(|(key, net)| {
+            let (added, retracted): (Vec<_>, Vec<_>) = net.into_iter().partition(|(_, d)| *d > 0);
+            let repeated = added.len() > 1 || added.iter().any(|(_, diff)| *diff > 1);
+            let new = added.into_iter().map(|(value, _)| value).max();
+            let old = retracted.into_iter().map(|(value, _)| value).max();
+            KeyChange { key, old, new, repeated }
+        })
+    }
+
+    /// The changes of a view without a key: rows, and by how much their number changed.
+    pub(super) fn into_row_changes(self) -> impl Iterator<Item = (Row, i64)> {
+        self.into_sorted().map(|(row, net)| (row, net.iter().map(|(_, diff)| diff).sum()))
+    }
+
+    /// Sorted, so that the same changes make the same blocks however they came.
+    fn into_sorted(self) -> impl Iterator<Item = (Row, Net)> {
+        let mut changes: Vec<(Row, Net)> = self.changes.into_iter().collect();
+        changes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        changes.into_iter()
+    }
+}
+
+/// How often each row of a view without a key occurs. ClickHouse is told the number, while the
+/// dataflow tells by how much it changed.
+#[derive(Default)]
+pub(super) struct Multiplicities {
+    /// By the row's hash, which is also its identity in ClickHouse.
+    counts: HashMap<[u64; 2], i64>,
+}
+
+impl Multiplicities {
+    /// Changes a row's number and returns the new one. It may be negative for a moment, while not
+    /// all changes of a tick have been seen.
+    pub(super) fn change(&mut self, row: &[u8], diff: i64) -> i64 {
+        let hash = row_hash(row);
+        let entry = self.counts.entry([hash as u64, (hash >> 64) as u64]);
+        let entry = entry.and_modify(|count| *count += diff).or_insert(diff);
+        let count = *entry;
+        if count == 0 {
+            self.counts.remove(&[hash as u64, (hash >> 64) as u64]);
+        }
+        count
+    }
+}

@@ -1,0 +1,181 @@
+//! A ClickHouse of one's own: a child process on loopback that keeps its data in a folder, is
+//! started again when it dies, and goes with its parent, however that ends.
+
+mod config;
+mod locate;
+mod supervise;
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+
+use tokio::sync::watch;
+
+pub use locate::{ClickHouseProgram, LIBCHDB_VERSION, locate};
+use supervise::{Command, Supervisor};
+
+/// Why the own ClickHouse does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// There is no ClickHouse on this machine.
+    #[error(
+        "no ClickHouse on this machine: there is no `clickhouse` on PATH and no libchdb.so at \
+         {library}; run `make clickhouse` to fetch it, set HELIOSTAT_LIBCHDB to a libchdb.so, name \
+         a server with --clickhouse-url, or do without by --no-clickhouse"
+    )]
+    NotFound {
+        /// Where the library was looked for.
+        library: PathBuf,
+    },
+    /// The port cannot be listened on.
+    #[error(
+        "ClickHouse's HTTP port 127.0.0.1:{port} cannot be used: {source}; choose another with \
+         --clickhouse-http-port"
+    )]
+    Port {
+        /// The port.
+        port: u16,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file of the data directory cannot be used.
+    #[error("{path}: {source}")]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The process cannot be started.
+    #[error("ClickHouse cannot be started as `{program}`: {source}")]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It ended, or did not answer, before it was ready.
+    #[error("ClickHouse {reason}; its log is {log}")]
+    NotReady {
+        /// What happened.
+        reason: String,
+        /// Its log.
+        log: PathBuf,
+    },
+}
+
+/// How to run the own ClickHouse.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Which ClickHouse; see [`locate`].
+    pub program: ClickHouseProgram,
+    /// The folder for its data, configuration and log; created if it is missing.
+    pub dir: PathBuf,
+    /// The HTTP port on 127.0.0.1; 0 takes a free one.
+    pub http_port: u16,
+}
+
+/// A running ClickHouse. Dropping it kills the child; [`stop`](Self::stop) ends it in good order.
+pub struct OwnClickHouse {
+    http_port: u16,
+    tcp_port: u16,
+    pid: watch::Receiver<Option<u32>>,
+    commands: mpsc::Sender<Command>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl OwnClickHouse {
+    /// Starts ClickHouse and returns once it answers.
+    pub async fn start(config: ServerConfig) -> Result<Self, ServerError> {
+        let started = tokio::task::spawn_blocking(move || Self::start_blocking(&config)).await;
+        match started {
+            Ok(started) => started,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    fn start_blocking(config: &ServerConfig) -> Result<Self, ServerError> {
+        let http_port = usable_port(config.http_port)?;
+        let tcp_port = usable_port(0)?;
+        create_dir(&config.dir)?;
+        let dir = canonical(&config.dir)?;
+        let file = dir.join("config.xml");
+        let text = config::render(&dir, http_port, tcp_port);
+        fs::write(&file, text)
+            .map_err(|source| ServerError::File { path: file.clone(), source })?;
+        let supervisor = Supervisor {
+            program: config.program.clone(),
+            config_file: file,
+            log: dir.join("clickhouse.log"),
+            output: dir.join("clickhouse-output.log"),
+            http_port,
+        };
+        let (commands, received) = mpsc::channel();
+        let (pid_sender, pid) = watch::channel(None);
+        let (ready_sender, ready) = mpsc::channel();
+        // The child's life hangs on the thread that forks it (PR_SET_PDEATHSIG), so that is a
+        // thread of its own and not one of a runtime's.
+        let thread = thread::Builder::new()
+            .name("clickhouse".into())
+            .spawn(move || supervisor.run(&received, &pid_sender, &ready_sender))
+            .map_err(|source| ServerError::Spawn { program: "a thread".into(), source })?;
+        let ended = || ServerError::NotReady {
+            reason: "was given up".into(),
+            log: config.dir.join("clickhouse.log"),
+        };
+        ready.recv().unwrap_or_else(|_| Err(ended()))?;
+        Ok(OwnClickHouse { http_port, tcp_port, pid, commands, thread: Some(thread) })
+    }
+
+    /// The address of its HTTP interface.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http_port)
+    }
+
+    /// The port of its native protocol on 127.0.0.1.
+    pub fn tcp_port(&self) -> u16 {
+        self.tcp_port
+    }
+
+    /// The process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        *self.pid.borrow()
+    }
+
+    /// Ends it: SIGTERM, and SIGKILL if that takes too long. Returns when it is gone.
+    pub async fn stop(mut self) {
+        // An error means that the thread has ended, and the child with it.
+        let _ = self.commands.send(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+impl Drop for OwnClickHouse {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = self.commands.send(Command::Kill);
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The port itself, if it is free, or a free one for 0.
+fn usable_port(port: u16) -> Result<u16, ServerError> {
+    let taken = |source| ServerError::Port { port, source };
+    let listener =
+        TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).map_err(taken)?;
+    Ok(listener.local_addr().map_err(taken)?.port())
+}
+
+fn create_dir(path: &Path) -> Result<(), ServerError> {
+    fs::create_dir_all(path).map_err(|source| ServerError::File { path: path.into(), source })
+}
+
+fn canonical(path: &Path) -> Result<PathBuf, ServerError> {
+    path.canonicalize().map_err(|source| ServerError::File { path: path.into(), source })
+}

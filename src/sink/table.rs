@@ -1,0 +1,198 @@
+//! The table behind a view's generation, and the VIEW in front of it, as SQL.
+
+use std::sync::Arc;
+
+use crate::model::schema::{SqlField, SqlType};
+use crate::model::view::{ViewRef, ViewSchema};
+
+use super::error::SinkError;
+use super::types::{clickhouse_type, has_nullable_tuple, quote_name};
+
+/// The hash of the row or key, in tables whose sorting key needs one.
+pub(super) const HASH_COLUMN: &str = "_row_hash";
+/// How often the row occurs, in tables of views without a key.
+pub(super) const MULTIPLICITY_COLUMN: &str = "_multiplicity";
+/// The last tick of the flush that wrote the row.
+pub(super) const VERSION_COLUMN: &str = "_version";
+/// 1 in a tombstone.
+pub(super) const DELETED_COLUMN: &str = "_deleted";
+
+/// How many inserts back ClickHouse recognises a repeated one.
+const DEDUPLICATION_WINDOW: u32 = 1000;
+/// How long a partition rests before it is merged into one part, which removes tombstones.
+const CLEANUP_AGE_S: u32 = 600;
+
+/// The name of the table of a view's generation.
+pub(super) fn table_name(view: &str, generation: &str) -> String {
+    format!("{view}__{generation}")
+}
+
+/// A view's table in ClickHouse.
+#[derive(Clone)]
+pub(super) struct Table {
+    pub(super) schema: ViewRef,
+    database: String,
+    column_types: Vec<String>,
+    sort_columns: Vec<usize>,
+    /// The sorting key ends with [`HASH_COLUMN`].
+    pub(super) hashed: bool,
+}
+
+impl Table {
+    /// Lays out the table of this schema. Fails on a type that ClickHouse does not have.
+    pub(super) fn new(schema: ViewRef, database: &str) -> Result<Self, SinkError> {
+        let column_types = schema
+            .columns
+            .iter()
+            .map(|column| {
+                clickhouse_type(column).map_err(|sql_type| SinkError::Type {
+                    view: schema.name.clone(),
+                    column: column.name.clone(),
+                    sql_type: sql_type.to_string(),
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        let (sort_columns, hashed) = sorting_key(&schema);
+        Ok(Table {
+            schema: Arc::clone(&schema),
+            database: database.into(),
+            column_types,
+            sort_columns,
+            hashed,
+        })
+    }
+
+    /// True when rows may repeat.
+    pub(super) fn is_keyless(&self) -> bool {
+        self.schema.key.is_none()
+    }
+
+    /// Indexes of the view's columns that are in the sorting key.
+    pub(super) fn sort_columns(&self) -> &[usize] {
+        &self.sort_columns
+    }
+
+    /// The table's name without its database.
+    pub(super) fn name(&self) -> String {
+        table_name(&self.schema.name, &self.schema.generation)
+    }
+
+    /// Database and table, quoted.
+    pub(super) fn path(&self) -> String {
+        format!("{}.{}", quote_name(&self.database), quote_name(&self.name()))
+    }
+
+    /// The columns that are not the view's own, with their types.
+    fn system_columns(&self) -> Vec<(&'static str, &'static str)> {
+        let mut columns = Vec::new();
+        if self.hashed {
+            columns.push((HASH_COLUMN, "FixedString(16)"));
+        }
+        if self.is_keyless() {
+            columns.push((MULTIPLICITY_COLUMN, "UInt64"));
+        }
+        columns.extend([(VERSION_COLUMN, "UInt64"), (DELETED_COLUMN, "UInt8")]);
+        columns
+    }
+
+    /// `CREATE TABLE`, if it is not there.
+    pub(super) fn create_sql(&self) -> String {
+        let own = self.schema.columns.iter().map(|c| quote_name(&c.name));
+        let own = own.zip(&self.column_types).map(|(name, of)| format!("{name} {of}"));
+        let system = self.system_columns();
+        let system = system.iter().map(|(name, of)| format!("{} {of}", quote_name(name)));
+        let columns: Vec<String> = own.chain(system).collect();
+        let partition = clause("PARTITION BY", self.schema.partition_by.as_deref());
+        let ttl = clause("TTL", self.schema.ttl.as_deref());
+        format!(
+            "CREATE TABLE IF NOT EXISTS {} ({}) \
+             ENGINE = ReplacingMergeTree({VERSION_COLUMN}, {DELETED_COLUMN}){partition} \
+             ORDER BY ({}){ttl} SETTINGS {}",
+            self.path(),
+            columns.join(", "),
+            self.sorting_sql(),
+            self.settings_sql(),
+        )
+    }
+
+    fn sorting_sql(&self) -> String {
+        let own = self.sort_columns.iter().map(|i| quote_name(&self.schema.columns[*i].name));
+        own.chain(self.hashed.then(|| quote_name(HASH_COLUMN))).collect::<Vec<_>>().join(", ")
+    }
+
+    /// An insert must be on disk before the progress that counts on it, and a merge before the
+    /// parts that it replaces go; without fsync a power cut could keep the later and lose the
+    /// earlier. The clean-up settings let tombstones go once a partition is merged into one part.
+    fn settings_sql(&self) -> String {
+        format!(
+            "allow_nullable_key = 1, \
+             non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}, \
+             fsync_after_insert = 1, fsync_part_directory = 1, \
+             min_rows_to_fsync_after_merge = 1, \
+             allow_experimental_replacing_merge_with_cleanup = 1, \
+             enable_replacing_merge_with_cleanup_for_min_age_to_force_merge = 1, \
+             min_age_to_force_merge_on_partition_only = 1, \
+             min_age_to_force_merge_seconds = {CLEANUP_AGE_S}"
+        )
+    }
+
+    /// The settings that `create_sql` and `publish_sql` need. A setting that is not needed is not
+    /// given, because an older ClickHouse refuses what it does not know.
+    pub(super) fn create_settings(&self) -> &'static [(&'static str, &'static str)] {
+        match self.schema.columns.iter().any(has_nullable_tuple) {
+            true => &[("enable_nullable_tuple_type", "1")],
+            false => &[],
+        }
+    }
+
+    /// `INSERT` by column name; data follows as an Arrow stream.
+    pub(super) fn insert_sql(&self) -> String {
+        let own = self.schema.columns.iter().map(|c| quote_name(&c.name));
+        let system = self.system_columns();
+        let names: Vec<String> = own.chain(system.iter().map(|(n, _)| quote_name(n))).collect();
+        format!("INSERT INTO {} ({}) FORMAT ArrowStream", self.path(), names.join(", "))
+    }
+
+    /// The statement that puts this table behind the view's public name.
+    pub(super) fn publish_sql(&self) -> String {
+        let columns: Vec<String> =
+            self.schema.columns.iter().map(|c| quote_name(&c.name)).collect();
+        let repeat = match self.is_keyless() {
+            true => format!(" ARRAY JOIN range({MULTIPLICITY_COLUMN}) AS `_copy`"),
+            false => String::new(),
+        };
+        format!(
+            "CREATE OR REPLACE VIEW {}.{} DEFINER = CURRENT_USER SQL SECURITY DEFINER AS \
+             SELECT {} FROM {} FINAL{repeat}",
+            quote_name(&self.database),
+            quote_name(&self.schema.name),
+            columns.join(", "),
+            self.path(),
+        )
+    }
+}
+
+fn clause(keyword: &str, expression: Option<&str>) -> String {
+    expression.map(|e| format!(" {keyword} {e}")).unwrap_or_default()
+}
+
+/// The columns of the sorting key, and whether a hash of the key ends it.
+///
+/// The hash stands for keys that ClickHouse would not tell apart (an array that is NULL is stored
+/// as an empty one), for the whole row where there is no key, and for the empty key of a view that
+/// has one row. It is the hash of the encoded row, so the encoding is part of what a generation
+/// means.
+fn sorting_key(schema: &ViewSchema) -> (Vec<usize>, bool) {
+    let is_flat = |i: &usize| {
+        let SqlField { sql_type, .. } = &schema.columns[*i];
+        !matches!(sql_type, SqlType::Array(_) | SqlType::Struct(_))
+    };
+    let mut columns: Vec<usize> = Vec::new();
+    let key = schema.key.as_deref().unwrap_or_default();
+    for index in schema.order_by.iter().chain(key) {
+        if is_flat(index) && !columns.contains(index) {
+            columns.push(*index);
+        }
+    }
+    (columns, key.is_empty() || !key.iter().all(is_flat))
+}

@@ -1,0 +1,232 @@
+//! One view's way into ClickHouse: takes the dataflow's messages and keeps flushing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::model::view::ViewMessage;
+use crate::model::{Head, Tick};
+
+use super::catalog::Recovered;
+use super::collect::Collector;
+use super::error::SinkError;
+use super::pace::Pace;
+use super::writer::{Flush, Flushed, Writer};
+
+/// While a view is built for the first time its changes gather up to this size before they are
+/// written; nobody reads the table yet.
+const SNAPSHOT_BYTES: usize = 256 << 20;
+/// With this much waiting the view's messages wait too: the log keeps what memory cannot.
+const WAITING_BYTES_MAX: usize = 768 << 20;
+/// How often progress is written while nothing changes.
+const IDLE_PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a view may take to write what it has when it is told to end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many messages are taken at once.
+const MESSAGES_PER_TURN: usize = 256;
+
+/// Follows one view; the body of [`ViewSink::run`](super::ViewSink::run).
+pub(super) struct Runner {
+    writer: Arc<Writer>,
+    collector: Collector,
+    pace: Pace,
+    in_flight: Option<JoinHandle<Result<Flushed, SinkError>>>,
+    /// The end of the last flush that has succeeded.
+    written: Head,
+    /// What was last recorded in ClickHouse: up to where, with how many errors, when.
+    recorded: (Head, u64, Instant),
+    errors: u64,
+    live_at: Option<Tick>,
+    published: bool,
+}
+
+impl Runner {
+    pub(super) fn new(writer: Arc<Writer>, collector: Collector, recovered: &Recovered) -> Self {
+        let written = recovered.progress.unwrap_or_default();
+        writer.status.set_written(written);
+        if recovered.published {
+            writer.status.set_published();
+        }
+        Runner {
+            writer,
+            collector,
+            pace: Pace::new(),
+            in_flight: None,
+            written,
+            recorded: (written, 0, Instant::now()),
+            errors: 0,
+            live_at: None,
+            published: recovered.published,
+        }
+    }
+
+    /// Runs until told to end or until the dataflow has hung up.
+    pub(super) async fn run(
+        mut self,
+        mut messages: mpsc::UnboundedReceiver<ViewMessage>,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> Result<(), SinkError> {
+        loop {
+            self.start_flush();
+            let wake = self.wake_at();
+            let is_open = self.in_flight.is_none() || self.collector.bytes() < WAITING_BYTES_MAX;
+            tokio::select! {
+                biased;
+                // An error means that nobody can ask for the end any more: end, too.
+                _ = shutdown.wait_for(|end| *end) => break,
+                done = join(&mut self.in_flight) => self.flush_ended(done?),
+                message = messages.recv(), if is_open => {
+                    let Some(message) = message else { break };
+                    self.take(message)?;
+                    for _ in 1..MESSAGES_PER_TURN {
+                        let Ok(message) = messages.try_recv() else { break };
+                        self.take(message)?;
+                    }
+                }
+                () = sleep_until(wake) => {}
+            }
+        }
+        self.drain().await
+    }
+
+    fn take(&mut self, message: ViewMessage) -> Result<(), SinkError> {
+        match message {
+            ViewMessage::Changes { tick, updates, .. } => {
+                let view = || self.writer.table.schema.name.clone();
+                let taken = self.collector.changes(tick, updates);
+                taken.map_err(|source| SinkError::Rows { view: view(), source })?;
+            }
+            ViewMessage::Frontier { worker, frontier } => self.collector.frontier(worker, frontier),
+            ViewMessage::Mark { tick, position } => self.collector.mark(Head { position, tick }),
+            ViewMessage::Errors { count } => {
+                self.errors = count;
+                self.writer.status.errors.store(count, Ordering::Relaxed);
+            }
+            ViewMessage::Live { tick } => self.live_at = Some(tick),
+        }
+        let bytes = self.collector.bytes() as u64;
+        self.writer.status.pending_bytes.store(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// All that was in the log when the view started has come through.
+    fn is_live(&self) -> bool {
+        self.live_at.is_some_and(|tick| self.collector.has_passed(tick))
+    }
+
+    fn start_flush(&mut self) {
+        if self.in_flight.is_some() || !self.is_due() {
+            return;
+        }
+        let (changes, from, to) = self.collector.take();
+        // With the boundary of an unfinished flush behind it the collector may have closed more;
+        // the name waits until that is written too.
+        let publish = !self.published && self.is_live() && self.collector.is_clean();
+        let flush = Flush { changes, from, to, errors: self.errors, publish };
+        self.pace.started();
+        self.in_flight = Some(tokio::spawn(Arc::clone(&self.writer).flush(flush)));
+    }
+
+    fn is_due(&mut self) -> bool {
+        if self.collector.is_held() || (!self.published && self.is_live()) {
+            return true;
+        }
+        if !self.collector.is_clean() {
+            return match self.published {
+                true => self.pace.next_start() <= Instant::now(),
+                false => self.collector.pending_bytes() >= SNAPSHOT_BYTES,
+            };
+        }
+        // Nothing to write: the table says already what the view is at this tick.
+        let closed = self.collector.closed();
+        if closed.tick > self.written.tick {
+            self.written = closed;
+            self.writer.status.set_written(closed);
+        }
+        self.published && self.record_at().is_some_and(|at| at <= Instant::now())
+    }
+
+    /// When progress should be recorded although no row has changed.
+    fn record_at(&self) -> Option<Instant> {
+        let (head, errors, at) = self.recorded;
+        let is_news = head.tick != self.collector.closed().tick || errors != self.errors;
+        is_news.then(|| at + IDLE_PROGRESS_INTERVAL)
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        if self.in_flight.is_some() || !self.published {
+            return None;
+        }
+        match self.collector.is_clean() {
+            true => self.record_at(),
+            false => Some(self.pace.next_start()),
+        }
+    }
+
+    fn flush_ended(&mut self, flushed: Flushed) {
+        self.in_flight = None;
+        self.written = flushed.to;
+        self.recorded = (flushed.to, flushed.errors, Instant::now());
+        self.published |= flushed.published;
+        self.pace.ended(flushed.rows, flushed.took, flushed.parts);
+    }
+
+    /// Ends the flush in flight, and writes what is left, if ClickHouse lets it: less to do again
+    /// after the next start. What cannot be written in time comes from the log then.
+    async fn drain(mut self) -> Result<(), SinkError> {
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
+        for last in [false, true] {
+            if last && self.published && !self.collector.is_clean() {
+                let (changes, from, to) = self.collector.take();
+                let flush = Flush { changes, from, to, errors: self.errors, publish: false };
+                self.in_flight = Some(tokio::spawn(Arc::clone(&self.writer).flush(flush)));
+            }
+            let Some(mut task) = self.in_flight.take() else { continue };
+            match tokio::time::timeout_at(deadline, &mut task).await {
+                Ok(done) => {
+                    let _flushed = joined(done)?;
+                }
+                Err(_) => {
+                    task.abort();
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for the flush in flight; for ever, if there is none.
+async fn join(
+    in_flight: &mut Option<JoinHandle<Result<Flushed, SinkError>>>,
+) -> Result<Flushed, SinkError> {
+    match in_flight {
+        Some(task) => joined(task.await),
+        None => std::future::pending().await,
+    }
+}
+
+/// A panic in a flush is one of this task.
+fn joined(
+    done: Result<Result<Flushed, SinkError>, tokio::task::JoinError>,
+) -> Result<Flushed, SinkError> {
+    match done {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only this module could cancel it, and then it does not wait for it.
+            Err(error) => unreachable!("a flush was cancelled: {error}"),
+        },
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

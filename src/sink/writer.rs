@@ -1,0 +1,170 @@
+//! One flush: rows, then progress, then, where it is due, the public name.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arrow::error::ArrowError;
+use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::model::{Head, Tick};
+
+use super::catalog::Catalog;
+use super::client::ClickHouse;
+use super::encode::{Encoder, OutRow};
+use super::error::SinkError;
+use super::fault;
+use super::pending::{Multiplicities, Pending};
+use super::progress::{Progress, ProgressStore};
+use super::retry::Backoff;
+use super::rows::RowMaker;
+use super::status::ViewSinkStatus;
+use super::table::Table;
+
+/// The most rows in one insert.
+const BLOCK_ROWS_MAX: usize = 250_000;
+/// About the most bytes in one insert, counted in encoded rows.
+const BLOCK_BYTES_MAX: usize = 64 << 20;
+/// The parts of a table are counted at every so many flushes.
+const FLUSHES_PER_COUNT: u64 = 10;
+
+/// What one flush is to do.
+pub(super) struct Flush {
+    pub(super) changes: Pending,
+    /// The end of the flush before.
+    pub(super) from: Tick,
+    /// Where this one ends.
+    pub(super) to: Head,
+    /// How many rows are failing in the dataflow.
+    pub(super) errors: u64,
+    /// Let the view's name read from this table afterwards.
+    pub(super) publish: bool,
+}
+
+/// What a flush has done.
+pub(super) struct Flushed {
+    pub(super) to: Head,
+    pub(super) errors: u64,
+    pub(super) published: bool,
+    pub(super) rows: u64,
+    pub(super) took: Duration,
+    /// Active parts in the table's fullest partition, where they were counted.
+    pub(super) parts: Option<u64>,
+}
+
+/// Writes the flushes of one view, one after the other.
+pub(super) struct Writer {
+    pub(super) clickhouse: Arc<ClickHouse>,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) progress: ProgressStore,
+    pub(super) table: Table,
+    pub(super) encoder: Encoder,
+    pub(super) maker: RowMaker,
+    pub(super) counts: Mutex<Multiplicities>,
+    pub(super) status: Arc<ViewSinkStatus>,
+}
+
+impl Writer {
+    /// Writes a flush, repeating each step until it succeeds. Fails only where repeating is of no
+    /// use: rows that do not fit the view's columns.
+    pub(super) async fn flush(self: Arc<Self>, flush: Flush) -> Result<Flushed, SinkError> {
+        let Flush { changes, from, to, errors, publish } = flush;
+        let start = Instant::now();
+        let mut written = 0;
+        let mut parts = None;
+        if !changes.is_empty() {
+            let rows = Arc::clone(&self).blocking(move |w| w.rows_of(changes)).await?;
+            written = rows.len() as u64;
+            self.write_rows(Arc::new(rows), from, to.tick).await?;
+            fault::after_data();
+            let flushes = self.status.flushes.fetch_add(1, Ordering::Relaxed);
+            if flushes.is_multiple_of(FLUSHES_PER_COUNT) {
+                // Only the pace depends on it, so an error is no reason to stop.
+                parts = self.catalog.parts(&self.table.name()).await.ok();
+            }
+        }
+        self.status.rows_written.fetch_add(written, Ordering::Relaxed);
+        self.status.set_written(to);
+        let (view, generation) =
+            (self.table.schema.name.clone(), self.table.schema.generation.clone());
+        self.progress.write(Progress { view, generation, head: to, errors }).await;
+        let took = start.elapsed();
+        if publish {
+            self.until_done(|| self.catalog.publish(&self.table)).await;
+            self.status.set_published();
+        }
+        Ok(Flushed { to, errors, published: publish, rows: written, took, parts })
+    }
+
+    async fn write_rows(
+        self: &Arc<Self>,
+        rows: Arc<Vec<OutRow>>,
+        from: Tick,
+        to: Tick,
+    ) -> Result<(), SinkError> {
+        let insert_sql = self.table.insert_sql();
+        for (index, block) in blocks(&rows).into_iter().enumerate() {
+            let rows = Arc::clone(&rows);
+            let encode = move |w: &Self| w.encoder.encode(&rows[block], to);
+            let stream = Arc::clone(self).blocking(encode).await?;
+            // The hash makes sure that a token never stands for other data.
+            let token =
+                format!("{}:{from}-{to}:{index}:{:016x}", self.table.name(), xxh3_64(&stream));
+            self.until_done(|| self.clickhouse.insert_arrow(&insert_sql, &token, stream.clone()))
+                .await;
+        }
+        Ok(())
+    }
+
+    fn rows_of(&self, changes: Pending) -> Result<Vec<OutRow>, ArrowError> {
+        if !self.table.is_keyless() {
+            return self.maker.keyed(changes);
+        }
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(self.maker.keyless(changes, &mut counts))
+    }
+
+    /// Runs what takes the processor for long where it is in nobody's way.
+    async fn blocking<T: Send + 'static>(
+        self: Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, ArrowError> + Send + 'static,
+    ) -> Result<T, SinkError> {
+        let view = self.table.schema.name.clone();
+        let done = tokio::task::spawn_blocking(move || work(&self)).await;
+        let done = done.unwrap_or_else(|e| Err(ArrowError::ComputeError(e.to_string())));
+        done.map_err(|source| SinkError::Rows { view, source })
+    }
+
+    async fn until_done<F: Future<Output = Result<(), SinkError>>>(
+        &self,
+        mut attempt: impl FnMut() -> F,
+    ) {
+        let mut backoff = Backoff::new();
+        while let Err(error) = attempt().await {
+            let view = &self.table.schema.name;
+            tracing::warn!(view, %error, "a write to ClickHouse failed; it will be tried again");
+            self.status.failed(error.to_string());
+            backoff.wait().await;
+        }
+        self.status.succeeded();
+    }
+}
+
+/// Cuts rows into blocks, the same rows always at the same places.
+fn blocks(rows: &[OutRow]) -> Vec<Range<usize>> {
+    let mut blocks = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (index, row) in rows.iter().enumerate() {
+        bytes += row.key.len() + row.value.len();
+        if index + 1 - start >= BLOCK_ROWS_MAX || bytes >= BLOCK_BYTES_MAX {
+            blocks.push(start..index + 1);
+            (start, bytes) = (index + 1, 0);
+        }
+    }
+    if start < rows.len() {
+        blocks.push(start..rows.len());
+    }
+    blocks
+}

@@ -1,0 +1,182 @@
+//! Crashes and absences: whatever stops in between, the table says what the view is.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray};
+use heliostat::model::Head;
+use heliostat::model::schema::SqlType;
+use heliostat::model::view::ViewSchema;
+use heliostat::sink::{ClickHouseConfig, Retention, Sink, SinkError};
+
+use crate::support::{Feed, Server, connect, eventually, field, query, schema};
+
+/// The ClickHouse of [`sink_that_crashes`].
+const CRASH_URL: &str = "HELIOSTAT_TEST_CRASH_URL";
+
+fn view(name: &str, key: Option<Vec<usize>>) -> ViewSchema {
+    let columns = vec![field("k", SqlType::Int, false), field("v", SqlType::Text, true)];
+    schema(name, "0a", columns, key)
+}
+
+fn row(k: i32, v: &str) -> Vec<ArrayRef> {
+    vec![Arc::new(Int32Array::from(vec![k])), Arc::new(StringArray::from(vec![v]))]
+}
+
+/// What both lives of the view are fed: keys 1 and 2 come with tick 5, keys 3 and 4 with tick 7.
+async fn feed_until_7(feed: &Feed) {
+    feed.rows(5, &row(1, "a"), &[1]).await;
+    feed.rows(5, &row(2, "b"), &[1]).await;
+    feed.close(5, 2).await;
+    if feed.status.written().tick < 5 {
+        feed.live(5).await;
+        feed.shown(5).await;
+    }
+    feed.rows(7, &row(1, "a"), &[-1]).await;
+    feed.rows(7, &row(1, "A"), &[1]).await;
+    feed.rows(7, &row(3, "c"), &[1]).await;
+    feed.rows(7, &row(4, "d"), &[1]).await;
+    feed.rows(7, &row(2, "b"), &[-1]).await;
+    feed.close(7, 5).await;
+}
+
+async fn crash_and_recover(name: &str, key: Option<Vec<usize>>) {
+    let server = Server::start().await;
+    let url = server.own.url();
+    let exit = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "recovery::sink_that_crashes", "--ignored"])
+        .env(CRASH_URL, &url)
+        .env("HELIOSTAT_CRASH_POINT", "after_data:2")
+        .env("HELIOSTAT_TEST_CRASH_VIEW", name)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(!exit.success());
+    let select = format!("SELECT * FROM heliostat.{name} ORDER BY k");
+    assert_eq!(server.query(&select).await, "1\tA\n3\tc\n4\td", "data came before the crash");
+
+    let sink = server.sink().await;
+    let view = Arc::new(view(name, key));
+    let opened = sink.open_view(Arc::clone(&view), 1).await.unwrap();
+    let recovered = *opened.recovered();
+    assert_eq!(recovered.progress, Some(Head { position: 2, tick: 5 }));
+    assert_eq!(recovered.boundary, Some(7));
+    assert!(recovered.published);
+
+    // All is known up to tick 20 before anything can be flushed. Key 3 came before the crash and
+    // goes after it: a flush from 5 to 20 would not know of it.
+    let feed = Feed::run(opened, view);
+    feed_until_7(&feed).await;
+    feed.rows(9, &row(3, "c"), &[-1]).await;
+    feed.rows(9, &row(4, "d"), &[-1]).await;
+    feed.rows(9, &row(4, "D"), &[1]).await;
+    feed.close(20, 8).await;
+    feed.live(20).await;
+    feed.shown(20).await;
+    assert_eq!(server.query(&select).await, "1\tA\n4\tD");
+    let versions = format!("SELECT DISTINCT _version FROM heliostat.{name}__0a ORDER BY _version");
+    let versions = server.query(&versions).await;
+    assert!(versions.split('\n').all(|v| ["5", "7", "20"].contains(&v)), "{versions}");
+    feed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_between_data_and_progress_leaves_no_trace() {
+    crash_and_recover("crashed", Some(vec![0])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_it_in_a_view_without_a_key() {
+    crash_and_recover("crashed_bag", None).await;
+}
+
+/// Not a test: the process that crashes in the middle of its second flush.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by another test"]
+async fn sink_that_crashes() {
+    let Ok(url) = std::env::var(CRASH_URL) else { return };
+    let name = std::env::var("HELIOSTAT_TEST_CRASH_VIEW").unwrap();
+    let key = (name == "crashed").then(|| vec![0]);
+    let sink = connect(&url, Retention::default()).await.unwrap();
+    let feed = Feed::open(&sink, &view(&name, key)).await;
+    feed_until_7(&feed).await;
+    feed.shown(7).await;
+    std::process::exit(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clickhouse_is_killed_again_and_again_under_load() {
+    let server = Server::start().await;
+    let url = server.own.url();
+    let sink = server.sink().await;
+    let columns = vec![field("k", SqlType::Int, false), field("n", SqlType::BigInt, false)];
+    let feed = Feed::open(&sink, &schema("loaded", "0a", columns, Some(vec![0]))).await;
+    feed.close(1, 0).await;
+    feed.live(1).await;
+    feed.shown(1).await;
+    // Each tick counts 100 of 1000 keys up; key k is there while its count is not a multiple of 5.
+    let mut counts = vec![0_i64; 1000];
+    for tick in 2..400_u64 {
+        let (mut keys, mut values, mut diffs) = (vec![], vec![], vec![]);
+        for i in 0..100 {
+            let k = (tick as usize * 37 + i * 7) % 1000;
+            for (diff, step) in [(-1, 0), (1, 1)] {
+                counts[k] += step;
+                if counts[k] % 5 != 0 {
+                    keys.push(k as i32);
+                    values.push(counts[k]);
+                    diffs.push(diff);
+                }
+            }
+        }
+        let columns: Vec<ArrayRef> =
+            vec![Arc::new(Int32Array::from(keys)), Arc::new(Int64Array::from(values))];
+        feed.rows(tick, &columns, &diffs).await;
+        feed.close(tick, tick * 100).await;
+        if tick.is_multiple_of(80)
+            && let Some(pid) = server.own.pid()
+        {
+            // SAFETY: a signal to the child that the test has started.
+            unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    feed.shown(399).await;
+    assert!(feed.status.retries.load(Ordering::Relaxed) > 0 && feed.status.last_error().is_some());
+    let expected: Vec<String> = counts
+        .iter()
+        .enumerate()
+        .filter(|(_, n)| *n % 5 != 0)
+        .map(|(k, n)| format!("{k}\t{n}"))
+        .collect();
+    let select = "SELECT * FROM heliostat.loaded ORDER BY k";
+    assert_eq!(query(&url, select).await.unwrap(), expected.join("\n"));
+    // Ending writes the last progress.
+    feed.end().await;
+    eventually(&url, "SELECT tick FROM heliostat._heliostat_progress", "399").await;
+}
+
+#[tokio::test]
+async fn an_absent_clickhouse_is_told_from_a_wrong_address() {
+    let config = |url: &str| ClickHouseConfig {
+        url: url.into(),
+        user: "u".into(),
+        password: "secret".into(),
+        database: "heliostat".into(),
+    };
+    let ask = async |url: &str| {
+        let config = config(url);
+        assert!(!format!("{config:?}").contains("secret"));
+        let rejects = Arc::new(|_| {});
+        Sink::connect(&config, Retention::default(), rejects).await.err().unwrap()
+    };
+    let absent = ask("http://127.0.0.1:1").await;
+    assert!(absent.is_transient() && matches!(absent, SinkError::Unreachable { .. }), "{absent}");
+    for url in ["127.0.0.1:8123", "ftp://host", "http://", "no address"] {
+        let wrong = ask(url).await;
+        assert!(!wrong.is_transient() && matches!(wrong, SinkError::Url { .. }), "{wrong}");
+    }
+}

@@ -1,0 +1,206 @@
+//! A real ClickHouse, and a dataflow played by hand.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arrow::array::ArrayRef;
+use heliostat::model::row::{Row, RowCodec};
+use heliostat::model::schema::{SqlField, SqlType};
+use heliostat::model::view::{Update, ViewMessage, ViewRef, ViewSchema};
+use heliostat::model::{Position, Tick};
+use heliostat::sink::server::{OwnClickHouse, ServerConfig, locate};
+use heliostat::sink::{
+    ClickHouseConfig, Retention, Sink, SinkError, SinkReject, ViewSink, ViewSinkStatus,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// Longer than anything takes on a machine that does other things too.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A ClickHouse of the test's own, gone with it.
+pub struct Server {
+    pub own: OwnClickHouse,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    pub async fn start() -> Server {
+        let dir = tempfile::tempdir().unwrap();
+        let own = start_own(dir.path(), 0).await.unwrap();
+        Server { own, _dir: dir }
+    }
+
+    pub async fn sink(&self) -> Sink {
+        connect(&self.own.url(), Retention::default()).await.unwrap()
+    }
+
+    pub async fn query(&self, sql: &str) -> String {
+        query(&self.own.url(), sql).await.unwrap()
+    }
+}
+
+pub async fn start_own(
+    dir: &Path,
+    http_port: u16,
+) -> Result<OwnClickHouse, heliostat::sink::server::ServerError> {
+    let program = locate(&PathBuf::from(env!("CARGO_BIN_EXE_heliostat")))?;
+    OwnClickHouse::start(ServerConfig { program, dir: dir.join("clickhouse"), http_port }).await
+}
+
+pub async fn connect(url: &str, retention: Retention) -> Result<Sink, SinkError> {
+    connect_with(url, retention, Arc::new(|reject: SinkReject| panic!("{reject:?}"))).await
+}
+
+pub async fn connect_with(
+    url: &str,
+    retention: Retention,
+    rejects: heliostat::sink::RejectHandler,
+) -> Result<Sink, SinkError> {
+    let config = ClickHouseConfig {
+        url: url.into(),
+        user: String::new(),
+        password: String::new(),
+        database: "heliostat".into(),
+    };
+    Sink::connect(&config, retention, rejects).await
+}
+
+/// Rejects as they come.
+pub type Rejects = Arc<Mutex<Vec<(String, String, i64)>>>;
+
+pub fn collect_rejects() -> (Rejects, heliostat::sink::RejectHandler) {
+    let rejects = Rejects::default();
+    let handler = {
+        let rejects = Arc::clone(&rejects);
+        Arc::new(move |r: SinkReject| rejects.lock().unwrap().push((r.row, r.reason, r.diff)))
+    };
+    (rejects, handler)
+}
+
+/// The answer as ClickHouse writes it, without the last line's end; or what it complains about.
+pub async fn query(url: &str, sql: &str) -> Result<String, String> {
+    let sent = reqwest::Client::new().post(url).body(sql.to_string()).send().await;
+    let answer = sent.map_err(|e| e.to_string())?;
+    let is_ok = answer.status().is_success();
+    let text = answer.text().await.map_err(|e| e.to_string())?;
+    if is_ok { Ok(text.trim_end_matches('\n').to_string()) } else { Err(text) }
+}
+
+pub fn field(name: &str, sql_type: SqlType, nullable: bool) -> SqlField {
+    SqlField::new(name, sql_type, nullable)
+}
+
+/// A schema without options.
+pub fn schema(
+    name: &str,
+    generation: &str,
+    columns: Vec<SqlField>,
+    key: Option<Vec<usize>>,
+) -> ViewSchema {
+    ViewSchema {
+        name: name.into(),
+        generation: generation.into(),
+        columns,
+        key,
+        order_by: vec![],
+        partition_by: None,
+        ttl: None,
+        clickhouse: true,
+    }
+}
+
+/// A view that a hand feeds instead of a dataflow.
+pub struct Feed {
+    schema: ViewRef,
+    pub status: Arc<ViewSinkStatus>,
+    messages: mpsc::UnboundedSender<ViewMessage>,
+    shutdown: watch::Sender<bool>,
+    task: JoinHandle<Result<(), SinkError>>,
+}
+
+impl Feed {
+    /// Opens the view for one worker and runs it.
+    pub async fn open(sink: &Sink, schema: &ViewSchema) -> Feed {
+        let schema = Arc::new(schema.clone());
+        let view = sink.open_view(Arc::clone(&schema), 1).await.unwrap();
+        Feed::run(view, schema)
+    }
+
+    pub fn run(view: ViewSink, schema: ViewRef) -> Feed {
+        let (messages, receiver) = mpsc::unbounded_channel();
+        let (shutdown, end) = watch::channel(false);
+        let status = Arc::new(ViewSinkStatus::default());
+        let task = tokio::spawn(view.run(receiver, Arc::clone(&status), end));
+        Feed { schema, status, messages, shutdown, task }
+    }
+
+    pub async fn send(&self, message: ViewMessage) {
+        self.messages.send(message).unwrap();
+    }
+
+    /// Rows that come (or go) at a tick.
+    pub async fn rows(&self, tick: Tick, columns: &[ArrayRef], diffs: &[i64]) {
+        let updates = updates(&self.schema, columns, diffs);
+        self.send(ViewMessage::Changes { worker: 0, tick, updates }).await;
+    }
+
+    /// The tick is complete, and a flush may end there.
+    pub async fn close(&self, tick: Tick, position: Position) {
+        self.send(ViewMessage::Mark { tick, position }).await;
+        self.send(ViewMessage::Frontier { worker: 0, frontier: tick + 1 }).await;
+    }
+
+    pub async fn live(&self, tick: Tick) {
+        self.send(ViewMessage::Live { tick }).await;
+    }
+
+    /// Waits until ClickHouse has everything up to the tick, under the view's name.
+    pub async fn shown(&self, tick: Tick) {
+        let mut published = self.status.watch_published();
+        let mut written = self.status.watch_written();
+        let wait = async {
+            published.wait_for(|p| *p).await.unwrap();
+            written.wait_for(|head| head.tick >= tick).await.unwrap();
+        };
+        let waited = tokio::time::timeout(PATIENCE, wait).await;
+        assert!(waited.is_ok(), "not shown: {:?}", self.status.last_error());
+    }
+
+    pub async fn end(self) {
+        self.shutdown.send(true).unwrap();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// Rows as the dataflow sends them.
+pub fn updates(schema: &ViewSchema, columns: &[ArrayRef], diffs: &[i64]) -> Vec<Update> {
+    let encode = |indexes: Vec<usize>| {
+        let types: Vec<_> =
+            indexes.iter().map(|i| schema.columns[*i].sql_type.to_arrow()).collect();
+        let columns: Vec<_> = indexes.iter().map(|i| Arc::clone(&columns[*i])).collect();
+        RowCodec::new(&types).unwrap().encode(&columns, diffs.len()).unwrap()
+    };
+    let (keys, values) = (encode(schema.key_columns()), encode(schema.value_columns()));
+    let row = |i: usize, diff: &i64| Update {
+        key: Row::from_slice(keys.bytes(i)),
+        value: Row::from_slice(values.bytes(i)),
+        diff: *diff,
+    };
+    diffs.iter().enumerate().map(|(i, diff)| row(i, diff)).collect()
+}
+
+/// Repeats a question until it answers as expected.
+pub async fn eventually(url: &str, sql: &str, expected: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = query(url, sql).await;
+        if answer.as_deref() == Ok(expected) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{sql}: {answer:?}, expected {expected:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
