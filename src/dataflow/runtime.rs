@@ -4,16 +4,26 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 
+use differential_dataflow::trace::ExertionLogic;
 use timely::communication::WorkerGuards;
 
 use super::output::EncodedRow;
-use super::worker::{Command, Installation, ReadRequest, WorkerState};
+use super::worker::{Command, Installation, ReadRequest, WorkerState, has_backlog};
 use crate::log::Frame;
 use crate::model::{Head, Tick};
 
 /// How many updates an idle trace merges each time that its operator runs: about a millisecond's
 /// worth.
-const IDLE_MERGE_EFFORT: isize = 10_000;
+const IDLE_MERGE_EFFORT: usize = 10_000;
+
+/// Idle traces merge down to one layer, which is where old updates cancel out: memory at rest is the
+/// views' size, not their past. While there is work to do, merging is left to the work itself.
+fn exert_logic() -> ExertionLogic {
+    Arc::new(|levels: &[(usize, usize, usize)]| {
+        let layers: usize = levels.iter().filter(|(_, _, len)| *len > 0).map(|(_, n, _)| n).sum();
+        (layers > 1 && !has_backlog()).then_some(IDLE_MERGE_EFFORT)
+    })
+}
 
 /// Why the workers do not run.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +75,7 @@ impl Runtime {
         let (started, threads) = channel();
         let started = Mutex::new(started);
         let mut config = timely::Config::process(workers);
-        // Idle traces merge down to one layer, which is where old updates cancel out: memory at rest
-        // is the views' size, not their past.
-        let options = differential_dataflow::Config::default();
-        let options = options.idle_merge_effort(Some(IDLE_MERGE_EFFORT));
-        differential_dataflow::configure(&mut config.worker, &options);
+        config.worker.set("differential/default_exert_logic".to_string(), exert_logic());
         let guards = timely::execute(config, move |worker| {
             let index = worker.index();
             let _ = lock(&started).send((index, std::thread::current()));
@@ -100,8 +106,8 @@ impl Runtime {
     }
 
     /// Feeds frames, whose events all enter at `tick`, the tick of the last of them or later, and
-    /// advances the views past `tick`.
-    pub fn feed(&self, frames: Vec<Frame>, tick: Tick) {
+    /// advances the views past `tick`. `more` says that the log has more already.
+    pub fn feed(&self, frames: Vec<Frame>, tick: Tick, more: bool) {
         let mut state = lock(&self.state);
         let mut shares: Vec<Vec<Frame>> = vec![Vec::new(); self.workers];
         for frame in frames {
@@ -111,7 +117,10 @@ impl Runtime {
             state.next = (next + 1) % self.workers;
         }
         state.fed.tick = tick;
-        state.broadcast(|index| Command::Feed { frames: std::mem::take(&mut shares[index]), tick });
+        state.broadcast(|index| {
+            let frames = std::mem::take(&mut shares[index]);
+            Command::Feed { frames, tick, more }
+        });
     }
 
     /// Asks for a view's rows as of everything fed so far.

@@ -1,5 +1,6 @@
 //! A timely worker: takes commands, feeds its share of the log to its views, answers reads.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,13 +26,22 @@ use crate::plan::ir::NodeId;
 /// How long an idle worker sleeps when nobody wakes it.
 const PARK_MAX: Duration = Duration::from_millis(100);
 
+thread_local! {
+    static BACKLOG: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether more of the log waited when this worker was last fed.
+pub fn has_backlog() -> bool {
+    BACKLOG.get()
+}
+
 /// What workers are told, all of them in the same order.
 pub enum Command {
     /// Begin these views, which will be fed together.
     Install { views: Vec<Installation> },
     /// The frames of this worker's share, and the tick at which their events enter. With
-    /// everything up to `tick` fed, the views' inputs advance past it.
-    Feed { frames: Vec<Frame>, tick: Tick },
+    /// everything up to `tick` fed, the views' inputs advance past it. `more`: the log has more.
+    Feed { frames: Vec<Frame>, tick: Tick, more: bool },
     /// Read a view's rows as of a tick that was fed.
     Read(ReadRequest),
     /// Stop a view and forget its state.
@@ -157,7 +167,10 @@ impl<'a> WorkerState<'a> {
                 }
                 self.share_decoders();
             }
-            Command::Feed { frames, tick } => self.feed(&frames, tick),
+            Command::Feed { frames, tick, more } => {
+                BACKLOG.set(more);
+                self.feed(&frames, tick);
+            }
             Command::Read(request) => self.reads.push(request),
             Command::Remove { view } => {
                 self.views.remove(&view);

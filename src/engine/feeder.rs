@@ -105,7 +105,8 @@ impl Feeder {
     fn feed(&self, chunk: Chunk) {
         let Head { position, tick } = chunk.end;
         self.tell(&ViewMessage::Mark { tick, position });
-        self.runtime.feed(chunk.frames, tick);
+        let more = self.log.head().position > position;
+        self.runtime.feed(chunk.frames, tick, more);
     }
 
     fn tell(&self, message: &ViewMessage) {

@@ -83,7 +83,7 @@ impl LocalRun {
             self.position = frame.last_position();
             frames.push(frame);
         }
-        self.runtime.feed(frames, tick);
+        self.runtime.feed(frames, tick, false);
         self.tick = tick;
         Ok(())
     }
