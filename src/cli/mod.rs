@@ -5,6 +5,7 @@ mod clickhouse_child;
 mod config;
 mod explain;
 mod golden;
+pub mod sample;
 mod serve;
 mod test;
 
