@@ -6,7 +6,7 @@ SELECT
   o.currency,
   max(c.name) AS customer_name,
   count(*) AS orders,
-  CAST(sum(t.total_amount) AS DECIMAL(18,2)) AS total_amount,
+  CAST(sum(coalesce(t.total_amount, 0)) AS DECIMAL(18,2)) AS total_amount,
   min(o.placed_at) AS first_order_at,
   max(o.placed_at) AS last_order_at
 FROM order_placed o

@@ -6,6 +6,7 @@ mod config;
 mod explain;
 mod golden;
 mod log;
+pub mod sample;
 mod serve;
 mod test;
 
@@ -39,6 +40,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Run the views' golden tests, in process.
     Test(test::TestArgs),
+    /// Send sample orders to a running server.
+    Sample(sample::SampleArgs),
     /// Look into a data directory without a server.
     Log(log::LogArgs),
     /// The process in which our own ClickHouse runs.
@@ -62,6 +65,7 @@ pub fn run() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Sample(args) => block_on(sample::run(&args)),
         Command::Log(args) => log::run(&args),
         Command::ClickhouseChild { library, config } => {
             match clickhouse_child::run(&library, &config) {
@@ -74,6 +78,17 @@ pub fn run() -> ExitCode {
         }
     };
     ExitCode::from(code)
+}
+
+/// Runs a command that talks to a server.
+fn block_on(command: impl Future<Output = u8>) -> u8 {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => {
+            report(&error);
+            ENVIRONMENT
+        }
+    }
 }
 
 /// Says on standard error what went wrong, with its causes.

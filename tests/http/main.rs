@@ -7,5 +7,6 @@ mod ingest;
 mod limits;
 mod reads;
 mod refusals;
+mod sample;
 mod shutdown;
 mod support;

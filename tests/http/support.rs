@@ -10,7 +10,7 @@ use heliostat::model::limits::Limits;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -99,10 +99,27 @@ impl Server {
         Server::over(log, Limits::default(), None).await
     }
 
+    /// On an address that is bound already, and at which nobody listens yet.
+    pub async fn at(socket: TcpSocket) -> Server {
+        let directory = TempDir::new().unwrap();
+        let log = Log::open(directory.path(), LogOptions::default()).unwrap();
+        let listener = socket.listen(64).unwrap();
+        Server::on(listener, log, Limits::default(), Some(directory)).await
+    }
+
     async fn over(log: Log, limits: Limits, directory: Option<TempDir>) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Server::on(listener, log, limits, directory).await
+    }
+
+    async fn on(
+        listener: TcpListener,
+        log: Log,
+        limits: Limits,
+        directory: Option<TempDir>,
+    ) -> Server {
         let backend = Arc::new(TestBackend::new());
         let state = AppState::new(log.clone(), backend.clone(), limits);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { _ = stopped.await };
