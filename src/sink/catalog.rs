@@ -205,6 +205,16 @@ impl Catalog {
         Ok(dropped)
     }
 
+    /// The tables, as quoted paths, that are being fed or may be.
+    pub(super) async fn tables_in_use(&self) -> Result<Vec<String>, SinkError> {
+        let database = quote_name(self.clickhouse.database());
+        let generations = self.generations("state != 'retired'").await?;
+        let path = |g: &Generation| {
+            format!("{database}.{}", quote_name(&table_name(&g.view, &g.generation)))
+        };
+        Ok(generations.iter().map(path).collect())
+    }
+
     async fn create(&self, table: &Table, sql: &str) -> Result<(), SinkError> {
         self.clickhouse.execute_with(sql, table.create_settings()).await
     }

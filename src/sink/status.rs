@@ -22,7 +22,7 @@ pub struct ViewSinkStatus {
     pub flushes: AtomicU64,
     /// Rows that are failing in the dataflow now.
     pub errors: AtomicU64,
-    /// About how much memory the changes take that wait.
+    /// About how much memory the changes take that wait for a flush.
     pub pending_bytes: AtomicU64,
     /// True while a request is being repeated.
     pub is_failing: AtomicBool,

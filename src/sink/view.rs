@@ -108,9 +108,13 @@ impl Runner {
             }
             ViewMessage::Live { tick } => self.live_at = Some(tick),
         }
+        self.tell_bytes();
+        Ok(())
+    }
+
+    fn tell_bytes(&self) {
         let bytes = self.collector.bytes() as u64;
         self.writer.status.pending_bytes.store(bytes, Ordering::Relaxed);
-        Ok(())
     }
 
     /// All that was in the log when the view started has come through.
@@ -127,6 +131,7 @@ impl Runner {
         // the name waits until that is written too.
         let publish = !self.published && self.is_live() && self.collector.is_clean();
         let flush = Flush { changes, from, to, errors: self.errors, publish };
+        self.tell_bytes();
         self.pace.started();
         self.in_flight = Some(tokio::spawn(Arc::clone(&self.writer).flush(flush)));
     }
@@ -187,7 +192,9 @@ impl Runner {
             }
             let Some(mut task) = self.in_flight.take() else { continue };
             match tokio::time::timeout_at(deadline, &mut task).await {
-                Ok(done) => drop(joined(done)?),
+                Ok(done) => {
+                    joined(done)?;
+                }
                 Err(_) => {
                     task.abort();
                     return Ok(());
