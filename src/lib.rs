@@ -12,5 +12,11 @@
 //! ```
 
 pub mod cli;
+pub mod dataflow;
+pub mod decode;
+pub mod engine;
+pub mod http;
+pub mod log;
 pub mod model;
+pub mod plan;
 pub mod sink;

@@ -1,3 +1,84 @@
-//! The commands of the `heliostat` program, one file each.
+//! The command line: flags over environment over file; one file per command.
 
-pub mod clickhouse_child;
+mod check;
+mod clickhouse_child;
+mod config;
+mod explain;
+mod golden;
+mod serve;
+mod test;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The command did what it was asked.
+pub const DONE: u8 = 0;
+/// What it was given is wrong.
+pub const WRONG_INPUT: u8 = 1;
+/// The environment failed: disk, port, ClickHouse.
+pub const ENVIRONMENT: u8 = 3;
+
+/// Live read models: SQL views over event streams, kept exactly, in ClickHouse.
+#[derive(Parser)]
+#[command(name = "heliostat", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve(Box<serve::ServeArgs>),
+    /// Parse, type-check and plan every query file; report all errors at once.
+    Check(check::CheckArgs),
+    /// Show the plan that will run, with keys, monotonicity and state per operator.
+    Explain(explain::ExplainArgs),
+    /// Run the views' golden tests, in process.
+    Test(test::TestArgs),
+    /// The process in which our own ClickHouse runs.
+    #[command(hide = true)]
+    ClickhouseChild { library: PathBuf, config: PathBuf },
+}
+
+/// Where the query files are.
+#[derive(clap::Args, Clone, Debug)]
+pub struct QueriesArg {
+    /// The directory of the query files.
+    #[arg(long, env = "HELIOSTAT_QUERIES", default_value = "queries")]
+    pub queries: PathBuf,
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let code = match cli.command {
+        Command::Serve(args) => serve::run(*args),
+        Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::ClickhouseChild { library, config } => {
+            match clickhouse_child::run(&library, &config) {
+                Ok(()) => DONE,
+                Err(error) => {
+                    eprintln!("error: {error}");
+                    ENVIRONMENT
+                }
+            }
+        }
+    };
+    ExitCode::from(code)
+}
+
+/// Says on standard error what went wrong, with its causes.
+fn report(error: &dyn std::error::Error) {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    eprintln!("error: {text}");
+}

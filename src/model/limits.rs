@@ -16,6 +16,10 @@ pub struct Limits {
     pub id_bytes_max: usize,
     /// The longest event type, source or stream name.
     pub name_bytes_max: usize,
+    /// How many bytes of request bodies may be held in memory at once, over all connections.
+    pub bodies_bytes_max: usize,
+    /// How many answers may be read from the log at once, those that follow it included.
+    pub event_streams_max: usize,
     /// How many connections may be open at once.
     pub connections_max: usize,
     /// How long a client may take to send its request.
@@ -24,7 +28,7 @@ pub struct Limits {
     pub append_queue_bytes_max: usize,
     /// The longest that `wait` and `timeout` may ask for.
     pub wait_ms_max: u64,
-    /// The most rows or events that one read answers with.
+    /// The most rows or dead letters that one read answers with.
     pub read_rows_max: usize,
 }
 
@@ -37,6 +41,8 @@ impl Default for Limits {
             json_depth_max: 64,
             id_bytes_max: 255,
             name_bytes_max: 1024,
+            bodies_bytes_max: 256 << 20,
+            event_streams_max: 128,
             connections_max: 1024,
             request_read_ms_max: 30_000,
             append_queue_bytes_max: 64 << 20,

@@ -5,6 +5,7 @@ pub mod event;
 pub mod limits;
 pub mod row;
 pub mod schema;
+pub mod source;
 pub mod view;
 
 /// The place of an event in the log: dense, gap-free, from 1. Zero means "before the first event".

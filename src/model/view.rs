@@ -3,7 +3,11 @@
 
 use std::sync::Arc;
 
-use super::row::Row;
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+
+use super::row::{Row, RowCodec};
 use super::schema::SqlField;
 use super::{Position, Tick};
 
@@ -63,7 +67,7 @@ pub enum ViewMessage {
     /// The content at `tick` is the view over all events up to `position`. Sent by the feeder once
     /// those events are on their way to the workers, so before the frontiers pass `tick`.
     Mark { tick: Tick, position: Position },
-    /// The number of rows that are failing now, after a change.
+    /// The number of rows that are failing now, on all workers together, after a change.
     Errors { count: u64 },
     /// Everything up to `tick` has been sent that was in the log when the view started.
     Live { tick: Tick },
@@ -71,3 +75,52 @@ pub enum ViewMessage {
 
 /// A view, shared between the threads that serve it.
 pub type ViewRef = Arc<ViewSchema>;
+
+/// Turns a view's encoded rows back into columns.
+pub struct ViewCodec {
+    key_columns: Vec<usize>,
+    value_columns: Vec<usize>,
+    key: RowCodec,
+    value: RowCodec,
+    schema: SchemaRef,
+}
+
+impl ViewCodec {
+    /// A codec for rows of this view.
+    pub fn new(view: &ViewSchema) -> Result<Self, ArrowError> {
+        let (key_columns, value_columns) = (view.key_columns(), view.value_columns());
+        let types = |columns: &[usize]| -> Vec<DataType> {
+            columns.iter().map(|c| view.columns[*c].sql_type.to_arrow()).collect()
+        };
+        let fields: Vec<Field> = view.columns.iter().map(SqlField::to_arrow).collect();
+        Ok(ViewCodec {
+            key: RowCodec::new(&types(&key_columns))?,
+            value: RowCodec::new(&types(&value_columns))?,
+            key_columns,
+            value_columns,
+            schema: Arc::new(Schema::new(fields)),
+        })
+    }
+
+    /// The view's columns in order, for rows given as (key, value).
+    pub fn decode<'a>(
+        &self,
+        rows: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])> + Clone,
+    ) -> Result<RecordBatch, ArrowError> {
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+        let keys = self.key.decode(rows.clone().map(|(key, _)| key))?;
+        let values = self.value.decode(rows.map(|(_, value)| value))?;
+        let mut columns: Vec<Option<ArrayRef>> = vec![None; self.schema.fields().len()];
+        let places = self.key_columns.iter().chain(&self.value_columns);
+        for (place, column) in places.zip(keys.into_iter().chain(values)) {
+            columns[*place] = Some(column);
+        }
+        let columns = columns.into_iter().flatten().collect();
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+    }
+
+    /// Encodes one row's key columns, given in the order of the schema's `key_columns()`.
+    pub fn encode_key(&self, columns: &[ArrayRef]) -> Result<Row, ArrowError> {
+        Ok(Row::from_slice(self.key.encode(columns, 1)?.bytes(0)))
+    }
+}

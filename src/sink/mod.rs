@@ -182,7 +182,7 @@ impl ViewSink {
     /// Fails only if rows do not fit the view's columns.
     pub async fn run(
         self,
-        messages: mpsc::Receiver<ViewMessage>,
+        messages: mpsc::UnboundedReceiver<ViewMessage>,
         status: Arc<ViewSinkStatus>,
         shutdown: watch::Receiver<bool>,
     ) -> Result<(), SinkError> {

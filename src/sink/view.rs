@@ -20,8 +20,6 @@ use super::writer::{Flush, Flushed, Writer};
 /// While a view is built for the first time its changes gather up to this size before they are
 /// written; nobody reads the table yet.
 const SNAPSHOT_BYTES: usize = 256 << 20;
-/// With this much waiting the view's messages wait too: the log keeps what memory cannot.
-const WAITING_BYTES_MAX: usize = 768 << 20;
 /// How often progress is written while nothing changes.
 const IDLE_PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a view may take to write what it has when it is told to end.
@@ -67,19 +65,18 @@ impl Runner {
     /// Runs until told to end or until the dataflow has hung up.
     pub(super) async fn run(
         mut self,
-        mut messages: mpsc::Receiver<ViewMessage>,
+        mut messages: mpsc::UnboundedReceiver<ViewMessage>,
         mut shutdown: watch::Receiver<bool>,
     ) -> Result<(), SinkError> {
         loop {
             self.start_flush();
             let wake = self.wake_at();
-            let is_open = self.in_flight.is_none() || self.collector.bytes() < WAITING_BYTES_MAX;
             tokio::select! {
                 biased;
                 // An error means that nobody can ask for the end any more: end, too.
                 _ = shutdown.wait_for(|end| *end) => break,
                 done = join(&mut self.in_flight) => self.flush_ended(done?),
-                message = messages.recv(), if is_open => {
+                message = messages.recv() => {
                     let Some(message) = message else { break };
                     self.take(message)?;
                     for _ in 1..MESSAGES_PER_TURN {

@@ -154,9 +154,16 @@ async fn a_view_with_an_empty_key_has_one_row() {
     let count = vec![field("n", SqlType::BigInt, false)];
     let feed = Feed::open(&sink, &schema("one", "0a", count, Some(vec![]))).await;
     let row = |n: i64| -> Vec<ArrayRef> { vec![Arc::new(Int64Array::from(vec![n]))] };
+    // What it says of no events at all is at tick 0.
+    row_change(&feed, 0, row(0), 1).await;
+    feed.send(ViewMessage::Mark { tick: 0, position: 0 }).await;
+    feed.live(0).await;
+    feed.close(0, 0).await;
+    feed.shown(0).await;
+    assert_eq!(server.query("SELECT * FROM heliostat.one").await, "0");
+    row_change(&feed, 5, row(0), -1).await;
     row_change(&feed, 5, row(1), 1).await;
     feed.close(5, 1).await;
-    feed.live(5).await;
     feed.shown(5).await;
     row_change(&feed, 6, row(1), -1).await;
     row_change(&feed, 6, row(2), 1).await;

@@ -116,7 +116,7 @@ pub fn schema(
 pub struct Feed {
     schema: ViewRef,
     pub status: Arc<ViewSinkStatus>,
-    messages: mpsc::Sender<ViewMessage>,
+    messages: mpsc::UnboundedSender<ViewMessage>,
     shutdown: watch::Sender<bool>,
     task: JoinHandle<Result<(), SinkError>>,
 }
@@ -130,7 +130,7 @@ impl Feed {
     }
 
     pub fn run(view: ViewSink, schema: ViewRef) -> Feed {
-        let (messages, receiver) = mpsc::channel(1000);
+        let (messages, receiver) = mpsc::unbounded_channel();
         let (shutdown, end) = watch::channel(false);
         let status = Arc::new(ViewSinkStatus::default());
         let task = tokio::spawn(view.run(receiver, Arc::clone(&status), end));
@@ -138,7 +138,7 @@ impl Feed {
     }
 
     pub async fn send(&self, message: ViewMessage) {
-        self.messages.send(message).await.unwrap();
+        self.messages.send(message).unwrap();
     }
 
     /// Rows that come (or go) at a tick.

@@ -1,0 +1,467 @@
+//! The whole path, measured: stored log → view, HTTP → disk → view → ClickHouse, freshness,
+//! acknowledgements. `cargo bench --bench pipeline [-- SECTION…]` with the sections `machine`,
+//! `replay`, `ingest`, `fresh`, `acks`; all of them by default.
+//!
+//! The events are bids as in Nexmark: about 250 bytes, half of them on a few hot auctions, the rest
+//! spread, about one auction in fifteen bids.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use heliostat::decode::TableDecoder;
+use heliostat::log::{Frame, Log, LogOptions};
+use heliostat::model::event::NewEvent;
+use heliostat::model::source::{SourceColumn, SourceTable};
+
+const QUERIES: &str = "
+CREATE TABLE bids (auction BIGINT NOT NULL, bidder BIGINT NOT NULL, price BIGINT NOT NULL, channel TEXT, url TEXT,
+  date_time TIMESTAMP(3), extra TEXT) WITH (event_type = 'Bid', fields = 'camelCase');
+CREATE MATERIALIZED VIEW by_auction AS
+  SELECT auction, count(*) AS bids, sum(price) AS total, max(price) AS top, avg(price) AS mean FROM bids GROUP BY auction;
+";
+const BATCH: usize = 500;
+
+/// xorshift64*
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) % n
+    }
+}
+
+/// The payload of bid number `n`.
+fn bid(n: u64, rng: &mut Rng) -> String {
+    let newest = n / 15 + 1;
+    let auction = match rng.below(2) {
+        0 => newest / 100 * 100,
+        _ => newest.saturating_sub(rng.below(100)),
+    };
+    let (bidder, price) = (rng.below(100_000), 100 + rng.below(1_000_000));
+    let channel = ["Google", "Facebook", "Baidu", "Apple"][rng.below(4) as usize];
+    let at = 1_700_000_000_000 + n;
+    let (seconds, millis) = (at / 1000 % 86_400, at % 1000);
+    let (h, m, s) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!(
+        r#"{{"auction":{auction},"bidder":{bidder},"price":{price},"channel":"{channel}","url":"https://www.nexmark.com/{:x}/item.htm?query=1&channel_id={:x}","dateTime":"2023-11-14T{h:02}:{m:02}:{s:02}.{millis:03}Z","extra":"{:016x}{:016x}{:08x}"}}"#,
+        rng.below(u64::MAX),
+        rng.below(1 << 32),
+        rng.below(u64::MAX),
+        rng.below(u64::MAX),
+        rng.below(1 << 32),
+    )
+}
+
+fn event(n: u64, rng: &mut Rng) -> NewEvent {
+    NewEvent {
+        id: format!("{n:016x}"),
+        source: String::new(),
+        event_type: "Bid".to_string(),
+        version: 1,
+        stream: None,
+        time_us: 1_700_000_000_000_000 + n as i64,
+        data: bid(n, rng).into_bytes(),
+        metadata: Vec::new(),
+    }
+}
+
+fn percentile(sorted: &[f64], p: f64) -> f64 {
+    let at = (sorted.len() as f64 * p).ceil() as usize;
+    sorted.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
+fn ms(seconds: f64) -> String {
+    format!("{:.1} ms", seconds * 1e3)
+}
+
+struct Workplace {
+    directory: tempfile::TempDir,
+}
+
+impl Workplace {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("queries")).unwrap();
+        std::fs::write(directory.path().join("queries/bids.sql"), QUERIES).unwrap();
+        Workplace { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+struct Server {
+    child: Child,
+    http: String,
+    clickhouse: String,
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Server {
+    fn start(place: &Workplace, clickhouse: bool) -> Server {
+        let (port, clickhouse_port) = (free_port(), free_port());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_heliostat"));
+        command
+            .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
+            .args(["--clickhouse-http-port", &clickhouse_port.to_string()])
+            .arg("--data-dir")
+            .arg(place.path("data"))
+            .arg("--queries")
+            .arg(place.path("queries"))
+            .env("HELIOSTAT_LOG", "warn")
+            .stdin(Stdio::null());
+        if !clickhouse {
+            command.arg("--no-clickhouse");
+        }
+        Server {
+            child: command.spawn().unwrap(),
+            http: format!("http://127.0.0.1:{port}"),
+            clickhouse: format!("http://127.0.0.1:{clickhouse_port}"),
+        }
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    }
+
+    fn stop(mut self) {
+        // SAFETY: the process is our child and has not been waited for.
+        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+    }
+}
+
+async fn get(client: &reqwest::Client, url: String) -> serde_json::Value {
+    match client.get(url).send().await {
+        Ok(response) => response.json().await.unwrap_or_default(),
+        Err(_) => serde_json::Value::Null,
+    }
+}
+
+/// Waits until the view is live and complete up to a position.
+async fn live(client: &reqwest::Client, server: &Server, position: u64) {
+    loop {
+        let view = get(client, format!("{}/v1/views/by_auction", server.http)).await;
+        if view["status"] == "live" && view["position"].as_u64() >= Some(position) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What the machine can do: everything else is read beside these.
+fn machine() {
+    let place = Workplace::new();
+    let mut file = std::fs::File::create(place.path("sync")).unwrap();
+    let mut times: Vec<f64> = (0..300)
+        .map(|_| {
+            file.write_all(&[7; 4096]).unwrap();
+            let started = Instant::now();
+            file.sync_data().unwrap();
+            started.elapsed().as_secs_f64()
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    println!(
+        "fdatasync of 4 KiB: p50 {}, p99 {}",
+        ms(percentile(&times, 0.5)),
+        ms(percentile(&times, 0.99))
+    );
+    let from = vec![1_u64; 32 << 20];
+    let mut to = vec![0_u64; 32 << 20];
+    let started = Instant::now();
+    for _ in 0..4 {
+        to.copy_from_slice(std::hint::black_box(&from));
+        std::hint::black_box(&to);
+    }
+    let bytes = 4.0 * 2.0 * (from.len() * 8) as f64;
+    println!("memory copy, one core: {:.1} GB/s", bytes / started.elapsed().as_secs_f64() / 1e9);
+    let mut rng = Rng(1);
+    let events: Vec<NewEvent> = (0..200_000).map(|n| event(n, &mut rng)).collect();
+    let raw: usize = events.iter().map(|e| e.data.len()).sum();
+    println!("a bid's payload: {} bytes", raw / events.len());
+    let frame = Frame::new(1, 1, events.iter()).unwrap();
+    let file =
+        heliostat::plan::diagnostic::SourceFile { path: "bids.sql".into(), text: QUERIES.into() };
+    let set = heliostat::plan::plan_files(&[file.into()], "bench");
+    let table = SourceTable::Declared(set.tables[0].clone());
+    for (what, columns) in [("2 of 7 columns", 2), ("7 of 7 columns", 7)] {
+        let columns = [0, 2, 1, 3, 4, 5, 6][..columns].iter().map(|c| SourceColumn::Declared(*c));
+        let mut columns: Vec<SourceColumn> = columns.collect();
+        columns.sort();
+        let mut decoder = TableDecoder::new(table.clone(), columns);
+        let started = Instant::now();
+        let read = frame.decompress().unwrap();
+        for event in read.iter() {
+            decoder.push(&event);
+        }
+        let rows = decoder.finish().rows.num_rows();
+        let rate = rows as f64 / started.elapsed().as_secs_f64() / 1e6;
+        println!("decompress and decode JSON, {what}, one core: {rate:.2} M events/s");
+    }
+}
+
+/// From a stored log to the view, in a server that has just started.
+async fn replay(events: u64) {
+    let place = Workplace::new();
+    let log =
+        Log::open(&heliostat::log::directory(&place.path("data")), LogOptions::default()).unwrap();
+    let mut rng = Rng(2);
+    let mut n = 0;
+    while n < events {
+        let group: Vec<NewEvent> =
+            (0..20_000.min(events - n)).map(|i| event(n + i, &mut rng)).collect();
+        n += group.len() as u64;
+        log.append(group).await.unwrap();
+    }
+    let disk = log.stats().disk_bytes;
+    log.close();
+    drop(log);
+    let client = reqwest::Client::new();
+    let started = Instant::now();
+    let server = Server::start(&place, false);
+    live(&client, &server, events).await;
+    let seconds = started.elapsed().as_secs_f64();
+    let view = get(&client, format!("{}/v1/views/by_auction", server.http)).await;
+    let groups = view["rows"].as_u64().unwrap();
+    println!(
+        "stored log → view: {events} events ({} MB on disk) into {groups} groups in {seconds:.2} s: {:.2} M events/s, start-up included",
+        disk >> 20,
+        events as f64 / seconds / 1e6
+    );
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let full = server.resident_bytes();
+    server.stop();
+    let empty = Workplace::new();
+    let server = Server::start(&empty, false);
+    live(&client, &server, 0).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let base = server.resident_bytes();
+    server.stop();
+    println!(
+        "resident memory at rest: {} MB, of an empty server {} MB: {} bytes per group",
+        full >> 20,
+        base >> 20,
+        full.saturating_sub(base) / groups.max(1)
+    );
+}
+
+fn body(first: u64, rng: &mut Rng, count: usize) -> Vec<u8> {
+    let mut body = Vec::with_capacity(count * 320);
+    for n in 0..count as u64 {
+        body.extend_from_slice(br#"{"type":"Bid","data":"#);
+        body.extend_from_slice(bid(first + n, rng).as_bytes());
+        body.extend_from_slice(b"}\n");
+    }
+    body
+}
+
+async fn post(client: &reqwest::Client, url: &str, body: bytes::Bytes) -> reqwest::Result<bool> {
+    let request = client.post(url).header("content-type", "application/x-ndjson").body(body);
+    let response = request.send().await?;
+    let ok = response.status().is_success();
+    response.bytes().await?;
+    Ok(ok)
+}
+
+async fn count_in_clickhouse(client: &reqwest::Client, server: &Server) -> u64 {
+    let sql = "SELECT sum(bids) FROM heliostat.by_auction";
+    let text = match client.post(&server.clickhouse).body(sql).send().await {
+        Ok(response) => response.text().await.unwrap_or_default(),
+        Err(_) => String::new(),
+    };
+    text.trim().parse().unwrap_or(0)
+}
+
+/// HTTP → disk → view → ClickHouse, for as long as it is told.
+async fn ingest(seconds: u64) {
+    let place = Workplace::new();
+    let server = Server::start(&place, true);
+    let client = reqwest::Client::new();
+    live(&client, &server, 0).await;
+    // Bodies are made beforehand: their making is not what is measured.
+    let mut rng = Rng(3);
+    let bodies: Vec<bytes::Bytes> =
+        (0..2000).map(|i| body(i * BATCH as u64, &mut rng, BATCH).into()).collect();
+    let bodies = std::sync::Arc::new(bodies);
+    let url = format!("{}/v1/events", server.http);
+    let started = Instant::now();
+    let clients: Vec<_> = (0..4)
+        .map(|c| {
+            let (client, url, bodies) = (client.clone(), url.clone(), bodies.clone());
+            tokio::spawn(async move {
+                let mut sent = 0_u64;
+                let mut at = c * 500;
+                while started.elapsed() < Duration::from_secs(seconds) {
+                    if post(&client, &url, bodies[at % bodies.len()].clone()).await.unwrap() {
+                        sent += BATCH as u64;
+                        at += 1;
+                    } else {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+                sent
+            })
+        })
+        .collect();
+    let mut sent = 0;
+    for client in clients {
+        sent += client.await.unwrap();
+    }
+    let posted = started.elapsed().as_secs_f64();
+    while count_in_clickhouse(&client, &server).await < sent {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(started.elapsed() < Duration::from_secs(seconds + 120), "ClickHouse falls behind");
+    }
+    let shown = started.elapsed().as_secs_f64();
+    println!(
+        "HTTP → disk → view → ClickHouse: {sent} events in {posted:.1} s, all shown after {shown:.1} s: {:.0} k events/s; {} MB resident",
+        sent as f64 / shown / 1e3,
+        server.resident_bytes() >> 20
+    );
+    server.stop();
+}
+
+/// When batches were posted, with how many events there were by then.
+type Posts = std::sync::Mutex<std::collections::VecDeque<(u64, Instant)>>;
+
+/// Notes the delays of what is shown by now.
+fn drain(posts: &Posts, shown: u64, delays: &mut Vec<f64>) {
+    let mut posts = posts.lock().unwrap();
+    while posts.front().is_some_and(|(total, _)| *total <= shown) {
+        let (_, at) = posts.pop_front().unwrap();
+        delays.push(at.elapsed().as_secs_f64());
+    }
+}
+
+/// At 5,000 events a second: from POST to visible in ClickHouse.
+async fn fresh(seconds: u64) {
+    let place = Workplace::new();
+    let server = Server::start(&place, true);
+    let client = reqwest::Client::new();
+    live(&client, &server, 0).await;
+    let url = format!("{}/v1/events", server.http);
+    let mut rng = Rng(4);
+    let mut sent = 0_u64;
+    let posts = std::sync::Arc::new(Posts::default());
+    let watcher = {
+        let (client, clickhouse, posts) =
+            (client.clone(), server.clickhouse.clone(), posts.clone());
+        tokio::spawn(async move {
+            let mut delays = Vec::new();
+            let sql = "SELECT sum(bids) FROM heliostat.by_auction";
+            let end = Instant::now() + Duration::from_secs(seconds + 5);
+            while Instant::now() < end {
+                let text =
+                    client.post(&clickhouse).body(sql).send().await.unwrap().text().await.unwrap();
+                let shown: u64 = text.trim().parse().unwrap_or(0);
+                drain(&posts, shown, &mut delays);
+                tokio::time::sleep(Duration::from_millis(15)).await;
+            }
+            delays
+        })
+    };
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(seconds) {
+        pace.tick().await;
+        let body = body(sent, &mut rng, 100);
+        sent += 100;
+        posts.lock().unwrap().push_back((sent, Instant::now()));
+        assert!(post(&client, &url, body.into()).await.unwrap());
+    }
+    let mut delays = watcher.await.unwrap();
+    delays.sort_by(f64::total_cmp);
+    println!(
+        "POST → visible in ClickHouse at {:.0} events/s: p50 {}, p99 {} ({} of {} batches)",
+        sent as f64 / seconds as f64,
+        ms(percentile(&delays, 0.5)),
+        ms(percentile(&delays, 0.99)),
+        delays.len(),
+        sent / 100
+    );
+    server.stop();
+}
+
+/// Acknowledgements of single events, by one client and by 64.
+async fn acks(seconds: u64) {
+    let place = Workplace::new();
+    let server = Server::start(&place, false);
+    let client = reqwest::Client::new();
+    live(&client, &server, 0).await;
+    let url = format!("{}/v1/events", server.http);
+    let mut rates = Vec::new();
+    for clients in [1_u64, 64] {
+        let started = Instant::now();
+        let tasks: Vec<_> = (0..clients)
+            .map(|c| {
+                let (client, url) = (client.clone(), url.clone());
+                tokio::spawn(async move {
+                    let mut rng = Rng(5 + c);
+                    let mut times = Vec::new();
+                    while started.elapsed() < Duration::from_secs(seconds) {
+                        let body = body(times.len() as u64, &mut rng, 1).into();
+                        let sent = Instant::now();
+                        assert!(post(&client, &url, body).await.unwrap());
+                        times.push(sent.elapsed().as_secs_f64());
+                    }
+                    times
+                })
+            })
+            .collect();
+        let mut times = Vec::new();
+        for task in tasks {
+            times.extend(task.await.unwrap());
+        }
+        times.sort_by(f64::total_cmp);
+        let rate = times.len() as f64 / seconds as f64;
+        println!(
+            "acknowledgement of single events, {clients} clients: {rate:.0}/s, p50 {}, p99 {}",
+            ms(percentile(&times, 0.5)),
+            ms(percentile(&times, 0.99))
+        );
+        rates.push(rate);
+    }
+    println!("64 clients : 1 client = {:.1} : 1", rates[1] / rates[0]);
+    server.stop();
+}
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let wants = |section: &str| wanted.is_empty() || wanted.iter().any(|w| w == section);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    assert!(Path::new(env!("CARGO_BIN_EXE_heliostat")).exists());
+    if wants("machine") {
+        machine();
+    }
+    runtime.block_on(async {
+        if wants("replay") {
+            replay(2_700_000).await;
+        }
+        if wants("ingest") {
+            ingest(60).await;
+        }
+        if wants("fresh") {
+            fresh(20).await;
+        }
+        if wants("acks") {
+            acks(5).await;
+        }
+    });
+}

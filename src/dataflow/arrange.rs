@@ -1,0 +1,84 @@
+//! The choice of traces: how arranged rows and accumulators are laid out and exchanged.
+//!
+//! Keys compare by hash first and then by bytes, which is quick and needs no decoding. Nothing
+//! outside this module names a spine.
+
+use differential_dataflow::operators::arrange::arrangement::arrange_core;
+use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
+use differential_dataflow::trace::implementations::ord_neu::{
+    OrdKeyBatcher, OrdKeySpine, OrdValBatcher, OrdValSpine,
+};
+use serde::{Deserialize, Serialize};
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::Exchange;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::accumulator::Accumulator;
+use crate::model::Tick;
+use crate::model::row::Row;
+
+/// A row to group or match by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Key {
+    hash: u64,
+    /// The encoded key columns.
+    pub row: Row,
+}
+
+impl Key {
+    /// The key of these bytes.
+    #[inline]
+    pub fn new(bytes: &[u8]) -> Self {
+        Key { hash: xxh3_64(bytes), row: Row::from_slice(bytes) }
+    }
+
+    /// The hash of the bytes, the same on every worker and in every run.
+    #[inline]
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// The key of these bytes, whose hash is known.
+    #[inline]
+    pub fn with_hash(hash: u64, bytes: &[u8]) -> Self {
+        Key { hash, row: Row::from_slice(bytes) }
+    }
+}
+
+/// A change of a row under its key.
+pub type KeyedUpdate = ((Key, Row), Tick, i64);
+/// A change of a group.
+pub type GroupUpdate = ((Key, ()), Tick, Accumulator);
+
+/// Rows by key.
+pub type RowTrace = TraceAgent<OrdValSpine<Key, Row, Tick, i64>>;
+/// Groups by key.
+pub type GroupTrace = TraceAgent<OrdKeySpine<Key, Tick, Accumulator>>;
+
+/// Sends rows to the worker of their key and arranges them there.
+pub fn arrange_rows<'scope>(
+    stream: Stream<'scope, Tick, Vec<KeyedUpdate>>,
+    name: &str,
+) -> Arranged<'scope, RowTrace> {
+    let exchange = Exchange::new(|update: &KeyedUpdate| update.0.0.hash);
+    arrange_core::<_, _, OrdValBatcher<Key, Row, Tick, i64>, _>(
+        stream,
+        exchange,
+        name,
+        OrdValBatcher::new,
+    )
+}
+
+/// Sends groups to the worker of their key and arranges them there.
+pub fn arrange_groups<'scope>(
+    stream: Stream<'scope, Tick, Vec<GroupUpdate>>,
+    name: &str,
+) -> Arranged<'scope, GroupTrace> {
+    let exchange = Exchange::new(|update: &GroupUpdate| update.0.0.hash);
+    arrange_core::<_, _, OrdKeyBatcher<Key, Tick, Accumulator>, _>(
+        stream,
+        exchange,
+        name,
+        OrdKeyBatcher::new,
+    )
+}

@@ -1,0 +1,171 @@
+//! Expressions over whole batches. A batch that fails is halved until the rows that fail are alone;
+//! those are recorded as failures and taken out.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
+
+use super::delta::Delta;
+use super::failure::Failures;
+use crate::plan::ir::Scalar;
+
+thread_local! {
+    static EVALUATING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is evaluating an expression, so that a panic in it is caught.
+pub fn is_evaluating() -> bool {
+    EVALUATING.get()
+}
+
+/// The values of an expression for every row, or why it has none.
+fn evaluate(scalar: &Scalar, rows: &RecordBatch) -> Result<ArrayRef, String> {
+    let run = || scalar.expr.evaluate(rows).and_then(|value| value.into_array(rows.num_rows()));
+    // A panic in the evaluation of a row is that row's failure.
+    EVALUATING.set(true);
+    let result = catch_unwind(AssertUnwindSafe(run));
+    EVALUATING.set(false);
+    match result {
+        Ok(Ok(array)) => Ok(array),
+        Ok(Err(error)) => Err(reason(&error)),
+        Err(_) => Err("the expression panicked".to_string()),
+    }
+}
+
+/// An evaluation error in few words, without the names of the libraries that it came through.
+fn reason(error: &datafusion_common::DataFusionError) -> String {
+    let root = error.find_root();
+    let mut text = root.strip_backtrace();
+    for prefix in [
+        "Arrow error: ",
+        "Execution error: ",
+        "Compute error: ",
+        "Cast error: ",
+        "Divide by zero error",
+        "Arithmetic overflow: ",
+        "Invalid argument error: ",
+    ] {
+        if let Some(rest) = text.strip_prefix(prefix) {
+            text = if rest.is_empty() { "division by zero".to_string() } else { rest.to_string() };
+        }
+    }
+    text
+}
+
+/// The columns that `scalars` give, for the rows for which all of them have a value.
+pub fn project(
+    scalars: &[Scalar],
+    schema: &SchemaRef,
+    delta: &Delta,
+    failures: &Failures,
+) -> Vec<Delta> {
+    let mut done = Vec::new();
+    project_into(scalars, schema, delta, failures, &mut done);
+    done
+}
+
+fn project_into(
+    scalars: &[Scalar],
+    schema: &SchemaRef,
+    delta: &Delta,
+    failures: &Failures,
+    done: &mut Vec<Delta>,
+) {
+    if delta.is_empty() {
+        return;
+    }
+    let columns: Result<Vec<ArrayRef>, (usize, String)> = scalars
+        .iter()
+        .enumerate()
+        .map(|(index, scalar)| evaluate(scalar, &delta.rows).map_err(|reason| (index, reason)))
+        .collect();
+    match columns {
+        Ok(columns) => match delta.with_columns(Arc::clone(schema), conform(columns, schema)) {
+            Ok(projected) => done.push(projected),
+            Err(error) => unreachable!("a plan's types are those of its expressions: {error}"),
+        },
+        Err((index, reason)) if delta.len() == 1 => {
+            failures.record(&scalars[index].text, &reason, delta.position(0), delta.diffs[0]);
+        }
+        Err(_) => {
+            for half in halves(delta) {
+                project_into(scalars, schema, &half, failures, done);
+            }
+        }
+    }
+}
+
+/// Gives columns the field names inside structs that the schema has, where only those differ.
+fn conform(columns: Vec<ArrayRef>, schema: &SchemaRef) -> Vec<ArrayRef> {
+    let fit = |(column, field): (ArrayRef, &arrow::datatypes::FieldRef)| {
+        if column.data_type() == field.data_type() {
+            return column;
+        }
+        arrow::compute::cast(&column, field.data_type()).unwrap_or(column)
+    };
+    columns.into_iter().zip(schema.fields()).map(fit).collect()
+}
+
+/// The rows for which all conditions are true, each tested on what the ones before it left.
+pub fn filter(conditions: &[Scalar], delta: Delta, failures: &Failures) -> Vec<Delta> {
+    let mut left = vec![delta];
+    for condition in conditions {
+        let mut kept = Vec::new();
+        for delta in left {
+            filter_into(condition, delta, failures, &mut kept);
+        }
+        left = kept;
+    }
+    left
+}
+
+fn filter_into(condition: &Scalar, delta: Delta, failures: &Failures, kept: &mut Vec<Delta>) {
+    if delta.is_empty() {
+        return;
+    }
+    match evaluate(condition, &delta.rows) {
+        Ok(array) => {
+            let keep = as_boolean(&array);
+            if keep.true_count() == delta.len() {
+                kept.push(delta);
+            } else if keep.true_count() > 0 {
+                match delta.filter(&keep) {
+                    Ok(delta) => kept.push(delta),
+                    Err(error) => unreachable!("a filter is as long as its rows: {error}"),
+                }
+            }
+        }
+        Err(reason) if delta.len() == 1 => {
+            failures.record(&condition.text, &reason, delta.position(0), delta.diffs[0]);
+        }
+        Err(_) => {
+            for half in halves(&delta) {
+                filter_into(condition, half, failures, kept);
+            }
+        }
+    }
+}
+
+fn as_boolean(array: &ArrayRef) -> BooleanArray {
+    match array.data_type() {
+        DataType::Boolean => array.as_boolean().clone(),
+        _ => BooleanArray::new_null(array.len()),
+    }
+}
+
+fn halves(delta: &Delta) -> [Delta; 2] {
+    let middle = delta.len() / 2;
+    [slice(delta, 0, middle), slice(delta, middle, delta.len() - middle)]
+}
+
+fn slice(delta: &Delta, from: usize, len: usize) -> Delta {
+    Delta {
+        rows: delta.rows.slice(from, len),
+        diffs: delta.diffs[from..from + len].into(),
+        positions: delta.positions.as_ref().map(|p| p[from..from + len].into()),
+        tick: delta.tick,
+    }
+}

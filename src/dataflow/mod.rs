@@ -1,0 +1,21 @@
+//! IR → timely and differential operators: the views' computations and their state.
+
+mod accumulator;
+mod arrange;
+mod delta;
+mod eval;
+mod exact;
+mod failure;
+mod groups;
+mod layout;
+mod output;
+mod render;
+mod results;
+mod runtime;
+mod worker;
+
+pub use eval::is_evaluating;
+pub use failure::{Failure, Failures};
+pub use output::{EncodedRow, read_order};
+pub use runtime::{Read, Runtime, RuntimeError};
+pub use worker::Installation;

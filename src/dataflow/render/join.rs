@@ -1,0 +1,143 @@
+//! Inner, semi and anti joins over arranged rows.
+
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use arrow::error::ArrowError;
+use differential_dataflow::operators::arrange::Arranged;
+use differential_dataflow::operators::join::join_traces;
+use timely::container::{CapacityContainerBuilder, PushInto};
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::core::Concat;
+use timely::dataflow::operators::generic::Operator;
+
+use super::{Deltas, Renderer, map, sound};
+use crate::dataflow::arrange::{RowTrace, arrange_rows};
+use crate::dataflow::delta::{Delta, batch};
+use crate::dataflow::layout::RowLayout;
+use crate::model::Tick;
+use crate::model::row::Row;
+use crate::plan::ir::{JoinKeys, NodeId};
+
+/// A pair of rows with one key: key, left value, right value.
+type Pair = ((Row, Row, Row), Tick, i64);
+
+impl<'scope> Renderer<'scope, '_> {
+    /// A node's rows, arranged by some of their columns.
+    fn arranged(
+        &self,
+        input: NodeId,
+        key: &[usize],
+        skip_null_keys: bool,
+    ) -> Result<(Arranged<'scope, RowTrace>, RowLayout), ArrowError> {
+        let schema = self.schema(input);
+        let (encoder, layout) = (RowLayout::new(&schema, key)?, RowLayout::new(&schema, key)?);
+        let stream = keyed(self.input(input), encoder, skip_null_keys);
+        Ok((arrange_rows(stream, "Arrange"), layout))
+    }
+
+    pub(super) fn join(
+        &self,
+        id: NodeId,
+        left: NodeId,
+        right: NodeId,
+        on: &JoinKeys,
+    ) -> Result<Deltas<'scope>, ArrowError> {
+        let schema = self.schema(id);
+        let (left, left_layout) = self.arranged(left, &on.left, !on.nulls_equal)?;
+        let (right, right_layout) = self.arranged(right, &on.right, !on.nulls_equal)?;
+        let pairs = pairs(left, right, "Join");
+        Ok(decoded(pairs, move |group| {
+            let left = group.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
+            let right = group.iter().map(|((k, _, r), _, _)| (&k[..], &r[..]));
+            let mut columns: Vec<ArrayRef> = left_layout.columns(left)?;
+            columns.extend(right_layout.columns(right)?);
+            batch(Arc::clone(&schema), columns, group.len())
+        }))
+    }
+
+    pub(super) fn semi_join(
+        &self,
+        left: NodeId,
+        right: NodeId,
+        on: &JoinKeys,
+        anti: bool,
+    ) -> Result<Deltas<'scope>, ArrowError> {
+        let schema = self.schema(left);
+        let skip_null_keys = !on.nulls_equal;
+        let (arranged, layout) = self.arranged(left, &on.left, skip_null_keys)?;
+        let keys = self.distinct_keys(right, &on.right)?;
+        let key_schema = self.key_schema(right, &on.right);
+        let all: Vec<usize> = (0..on.right.len()).collect();
+        let encoder = RowLayout::new(&key_schema, &all)?;
+        let keys = arrange_rows(keyed(keys, encoder, skip_null_keys), "Arrange keys");
+        let matched = decoded(pairs(arranged, keys, "SemiJoin"), move |group| {
+            let rows = group.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
+            batch(Arc::clone(&schema), layout.columns(rows)?, group.len())
+        });
+        if !anti {
+            return Ok(matched);
+        }
+        let taken = map(matched, "Negate", |delta| vec![delta.negated()]);
+        Ok(self.input(left).concat(taken))
+    }
+}
+
+/// Encodes rows for an arrangement.
+pub fn keyed<'scope>(
+    stream: Deltas<'scope>,
+    layout: RowLayout,
+    skip_null_keys: bool,
+) -> Stream<'scope, Tick, Vec<crate::dataflow::arrange::KeyedUpdate>> {
+    stream.unary(Pipeline, "Encode", move |_, _| {
+        move |input, output| {
+            input.for_each(|time, deltas| {
+                let mut updates = Vec::new();
+                for delta in deltas.drain(..) {
+                    sound(layout.encode(&delta, skip_null_keys, &mut updates));
+                }
+                output.session(&time).give_container(&mut updates);
+            });
+        }
+    })
+}
+
+fn pairs<'scope>(
+    left: Arranged<'scope, RowTrace>,
+    right: Arranged<'scope, RowTrace>,
+    name: &str,
+) -> Stream<'scope, Tick, Vec<Pair>> {
+    join_traces::<_, _, _, _, CapacityContainerBuilder<Vec<Pair>>>(
+        left,
+        right,
+        name,
+        |key, l: &Row, r: &Row, tick, left_diff, right_diff, out| {
+            let pair = (key.row.clone(), l.clone(), r.clone());
+            out.push_into((pair, tick, left_diff * right_diff));
+        },
+    )
+}
+
+/// Turns pairs back into columns, one delta per tick.
+fn decoded<'scope>(
+    pairs: Stream<'scope, Tick, Vec<Pair>>,
+    decode: impl Fn(&[Pair]) -> Result<arrow::array::RecordBatch, ArrowError> + 'static,
+) -> Deltas<'scope> {
+    pairs.unary(Pipeline, "Decode", move |_, _| {
+        move |input, output| {
+            input.for_each(|time, pairs| {
+                let mut session = output.session(&time);
+                pairs.sort_by_key(|(_, tick, _)| *tick);
+                for group in pairs.chunk_by(|a, b| a.1 == b.1) {
+                    session.give(Delta {
+                        rows: sound(decode(group)),
+                        diffs: group.iter().map(|(_, _, diff)| *diff).collect(),
+                        positions: None,
+                        tick: group[0].1,
+                    });
+                }
+            });
+        }
+    })
+}

@@ -1,0 +1,132 @@
+//! IR → operators: one match, one file per stateful operator.
+
+mod first;
+mod join;
+mod linear;
+mod reduce;
+mod topk;
+
+pub use join::keyed;
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::core::Concatenate;
+use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::vec::ToStream;
+use timely::dataflow::{Scope, Stream};
+
+use super::delta::Delta;
+use super::failure::Failures;
+use crate::model::Tick;
+use crate::plan::ir::{NodeId, Op, Plan};
+
+/// A node's output.
+pub type Deltas<'scope> = Stream<'scope, Tick, Vec<Delta>>;
+
+/// A dataflow under construction.
+pub struct Renderer<'scope, 'a> {
+    pub scope: Scope<'scope, Tick>,
+    pub plan: &'a Plan,
+    pub failures: Failures,
+    outputs: Vec<Option<Deltas<'scope>>>,
+}
+
+impl<'scope, 'a> Renderer<'scope, 'a> {
+    /// A renderer of `plan` into `scope`.
+    pub fn new(scope: Scope<'scope, Tick>, plan: &'a Plan, failures: Failures) -> Self {
+        let outputs = plan.nodes.iter().map(|_| None).collect();
+        Renderer { scope, plan, failures, outputs }
+    }
+
+    /// Builds all operators; `sources` are the streams of the plan's source nodes.
+    pub fn render(
+        mut self,
+        mut sources: Vec<(NodeId, Deltas<'scope>)>,
+    ) -> Result<Deltas<'scope>, ArrowError> {
+        for id in 0..self.plan.nodes.len() {
+            let source = sources.iter().position(|(node, _)| *node == id);
+            let output = match source {
+                Some(index) => sources.swap_remove(index).1,
+                None => self.node(id)?,
+            };
+            self.outputs[id] = Some(output);
+        }
+        Ok(self.input(self.plan.root))
+    }
+
+    fn input(&self, id: NodeId) -> Deltas<'scope> {
+        match &self.outputs[id] {
+            Some(stream) => stream.clone(),
+            None => unreachable!("inputs come before their readers"),
+        }
+    }
+
+    /// The columns that a node's rows really have: names and types of the plan, all nullable.
+    fn schema(&self, id: NodeId) -> SchemaRef {
+        crate::plan::relaxed(&self.plan.nodes[id].schema)
+    }
+
+    fn node(&self, id: NodeId) -> Result<Deltas<'scope>, ArrowError> {
+        match &self.plan.nodes[id].op {
+            Op::Source { table, .. } => unreachable!("no stream was given for {}", table.name()),
+            Op::Constant { rows } => {
+                let delta = Delta {
+                    rows: rows.clone(),
+                    diffs: vec![1; rows.num_rows()].into(),
+                    positions: None,
+                    tick: 0,
+                };
+                let first = self.scope.worker().index() == 0;
+                Ok(first.then_some(delta).into_iter().to_stream(self.scope))
+            }
+            Op::Filter { input, conditions } => Ok(self.filter(*input, conditions)),
+            Op::Project { input, columns } => Ok(self.project(id, *input, columns)),
+            Op::Unnest { input, array, outer } => Ok(self.unnest(id, *input, array, *outer)),
+            Op::Join { left, right, on } => self.join(id, *left, *right, on),
+            Op::SemiJoin { left, right, on, anti } => self.semi_join(*left, *right, on, *anti),
+            Op::Reduce { input, key, aggregates } => self.reduce(id, *input, key, aggregates),
+            Op::TopK { input, key, order, offset, limit } => {
+                self.top_k(*input, key, order, *offset, *limit)
+            }
+            Op::First { input, key, order } => self.first(*input, key, order),
+            Op::AssertKey { input, key } => self.assert_key(*input, key),
+            Op::Union { inputs } => {
+                let schema = self.schema(id);
+                let streams: Vec<_> = inputs.iter().map(|i| self.input(*i)).collect();
+                Ok(map(self.scope.concatenate(streams), "Union", move |delta| {
+                    let columns = delta.rows.columns().to_vec();
+                    match delta.with_columns(Arc::clone(&schema), columns) {
+                        Ok(delta) => vec![delta],
+                        Err(error) => unreachable!("the parts of a union are alike: {error}"),
+                    }
+                }))
+            }
+        }
+    }
+}
+
+/// An operator that turns each delta into others, as it comes.
+fn map<'scope>(
+    stream: Deltas<'scope>,
+    name: &str,
+    mut logic: impl FnMut(Delta) -> Vec<Delta> + 'static,
+) -> Deltas<'scope> {
+    stream.unary(Pipeline, name, move |_, _| {
+        move |input, output| {
+            input.for_each(|time, deltas| {
+                let mut session = output.session(&time);
+                for delta in deltas.drain(..) {
+                    session.give_iterator(logic(delta).into_iter());
+                }
+            });
+        }
+    })
+}
+
+/// Values of the plan's types always encode and decode; anything else is a bug here.
+fn sound<T>(result: Result<T, ArrowError>) -> T {
+    result.unwrap_or_else(|error| panic!("rows could not be encoded or decoded: {error}"))
+}

@@ -1,0 +1,224 @@
+//! GROUP BY and DISTINCT: accumulators in the difference, one update of state per group.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use differential_dataflow::difference::{IsZero, Semigroup};
+use differential_dataflow::operators::arrange::Arranged;
+use differential_dataflow::trace::cursor::cursor_list;
+use differential_dataflow::trace::{Cursor, TraceReader};
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::CapabilitySet;
+use timely::dataflow::operators::generic::Operator;
+use timely::progress::Antichain;
+
+use super::{Deltas, Renderer, sound};
+use crate::dataflow::accumulator::Accumulator;
+use crate::dataflow::arrange::{GroupTrace, GroupUpdate, arrange_groups};
+use crate::dataflow::delta::{Delta, batch};
+use crate::dataflow::failure::Failures;
+use crate::dataflow::groups::{Grouper, SlotPlans};
+use crate::dataflow::results::Results;
+use crate::model::Tick;
+use crate::model::row::{Row, RowCodec};
+use crate::plan::ir::{Aggregate, NodeId};
+
+impl<'scope> Renderer<'scope, '_> {
+    pub(super) fn reduce(
+        &self,
+        id: NodeId,
+        input: NodeId,
+        key: &[usize],
+        aggregates: &[Aggregate],
+    ) -> Result<Deltas<'scope>, ArrowError> {
+        let plans = SlotPlans::new(aggregates);
+        let input_schema = self.schema(input);
+        let grouper = Grouper::new(&input_schema, key, &plans.slots)?;
+        let groups = arrange_groups(grouped(self.input(input), grouper), "Reduce");
+        let types: Vec<_> =
+            key.iter().map(|c| input_schema.field(*c).data_type().clone()).collect();
+        let finish = Finish {
+            key: RowCodec::new(&types)?,
+            results: Results::new(aggregates, plans)?,
+            texts: aggregates.iter().map(|a| Arc::clone(&a.text)).collect(),
+            schema: self.schema(id),
+            failures: self.failures.clone(),
+        };
+        Ok(changes(groups, move |updates| finish.deltas(updates)))
+    }
+
+    /// The distinct values of some columns of a node, as a stream of their own.
+    pub(super) fn distinct_keys(
+        &self,
+        input: NodeId,
+        key: &[usize],
+    ) -> Result<Deltas<'scope>, ArrowError> {
+        let grouper = Grouper::new(&self.schema(input), key, &[])?;
+        let groups = arrange_groups(grouped(self.input(input), grouper), "Distinct keys");
+        let schema = self.key_schema(input, key);
+        let types: Vec<_> = schema.fields().iter().map(|f| f.data_type().clone()).collect();
+        let finish = Finish {
+            key: RowCodec::new(&types)?,
+            results: Results::new(&[], SlotPlans::new(&[]))?,
+            texts: Vec::new(),
+            schema,
+            failures: self.failures.clone(),
+        };
+        Ok(changes(groups, move |updates| finish.deltas(updates)))
+    }
+
+    /// The schema of some columns of a node.
+    pub(super) fn key_schema(&self, input: NodeId, key: &[usize]) -> SchemaRef {
+        let schema = self.schema(input);
+        let fields: Vec<_> = key.iter().map(|c| Arc::clone(&schema.fields()[*c])).collect();
+        Arc::new(arrow::datatypes::Schema::new(fields))
+    }
+}
+
+/// Folds each activation's rows into groups before they are exchanged.
+pub(super) fn grouped<'scope>(
+    stream: Deltas<'scope>,
+    mut grouper: Grouper,
+) -> Stream<'scope, Tick, Vec<GroupUpdate>> {
+    stream.unary(Pipeline, "Group", move |_, _| {
+        move |input, output| {
+            input.for_each_stamp(|time, containers| {
+                let mut updates = Vec::new();
+                for delta in containers.flat_map(|c| c.drain(..)) {
+                    sound(grouper.push(&delta, &mut updates));
+                }
+                grouper.flush(&mut updates);
+                output.session(&time).give_container(&mut updates);
+            });
+        }
+    })
+}
+
+/// A group before or after a change: its key, its sum, when, and whether it comes or goes.
+pub(super) type GroupChange = (Row, Accumulator, Tick, i64);
+
+/// For each group that changes: what it was, taken away, and what it is, added.
+///
+/// As differential dataflow's `count_total`, but a batch of groups is handed on at a time.
+pub(super) fn changes<'scope>(
+    groups: Arranged<'scope, GroupTrace>,
+    finish: impl Fn(Vec<GroupChange>) -> Vec<Delta> + 'static,
+) -> Deltas<'scope> {
+    let mut trace = groups.trace.clone();
+    groups.stream.unary_frontier(Pipeline, "Changes of groups", move |_, _| {
+        let mut lower = Antichain::from_elem(Tick::MIN);
+        let mut upper = Antichain::from_elem(Tick::MIN);
+        move |(input, _), output| {
+            lower.clone_from(&upper);
+            let mut capabilities = CapabilitySet::new();
+            let mut batches = Vec::new();
+            input.for_each(|time, spans| {
+                for capability in time.retain_stamp(0).iter() {
+                    capabilities.insert(capability.clone());
+                }
+                for span in spans.drain(..) {
+                    upper.clone_from(span.upper());
+                    batches.extend(span.inner);
+                }
+            });
+            if !capabilities.is_empty() {
+                let Some(history) = trace.batches_through(lower.borrow()) else {
+                    unreachable!("nothing is compacted past what was read")
+                };
+                let (mut new, new_storage) = cursor_list(batches);
+                let (mut old, old_storage) = cursor_list(history);
+                let mut updates = Vec::new();
+                while let Some(key) = new.get_key(&new_storage) {
+                    let mut sum = Accumulator::default();
+                    old.seek_key(&old_storage, key);
+                    if old.get_key(&old_storage) == Some(key) {
+                        old.map_times(&old_storage, |_, diff| sum.plus_equals(diff));
+                    }
+                    let mut steps: Vec<(Tick, Accumulator)> = Vec::new();
+                    new.map_times(&new_storage, |tick, diff| steps.push((*tick, diff.clone())));
+                    steps.sort_by_key(|(tick, _)| *tick);
+                    for step in steps.chunk_by(|a, b| a.0 == b.0) {
+                        let before = sum.clone();
+                        step.iter().for_each(|(_, diff)| sum.plus_equals(diff));
+                        changed(&key.row, before, &sum, step[0].0, &mut updates);
+                    }
+                    new.step_key(&new_storage);
+                }
+                let mut session = output.session(&capabilities);
+                session.give_iterator(finish(updates).into_iter());
+            }
+            trace.advance_upper(&mut upper);
+            trace.set_logical_compaction(upper.borrow());
+            trace.set_physical_compaction(upper.borrow());
+        }
+    })
+}
+
+fn changed(
+    key: &Row,
+    before: Accumulator,
+    after: &Accumulator,
+    tick: Tick,
+    updates: &mut Vec<GroupChange>,
+) {
+    if before == *after {
+        return;
+    }
+    debug_assert!(after.rows != 0 || after.is_zero() || after.slots.iter().any(is_extreme));
+    if before.rows > 0 {
+        updates.push((key.clone(), before, tick, -1));
+    }
+    if after.rows > 0 {
+        updates.push((key.clone(), after.clone(), tick, 1));
+    }
+}
+
+fn is_extreme(slot: &crate::dataflow::accumulator::Slot) -> bool {
+    use crate::dataflow::accumulator::Slot;
+    matches!(slot, Slot::Least(_) | Slot::LeastBytes(_))
+}
+
+/// Turns groups into rows: the key's columns and the aggregates'.
+struct Finish {
+    key: RowCodec,
+    results: Results,
+    texts: Vec<Arc<str>>,
+    schema: SchemaRef,
+    failures: Failures,
+}
+
+impl Finish {
+    fn deltas(&self, mut updates: Vec<GroupChange>) -> Vec<Delta> {
+        updates.sort_by_key(|(_, _, tick, _)| *tick);
+        let groups = updates.chunk_by(|a, b| a.2 == b.2);
+        groups.map(|group| self.delta(group)).filter(|delta| !delta.is_empty()).collect()
+    }
+
+    fn delta(&self, group: &[GroupChange]) -> Delta {
+        let mut columns: Vec<ArrayRef> = sound(self.key.decode(group.iter().map(|g| &g.0[..])));
+        let accumulators: Vec<&Accumulator> = group.iter().map(|g| &g.1).collect();
+        let (aggregates, overflows) = sound(self.results.columns(&accumulators));
+        columns.extend(aggregates);
+        let delta = Delta {
+            rows: sound(batch(Arc::clone(&self.schema), columns, group.len())),
+            diffs: group.iter().map(|g| g.3).collect(),
+            positions: None,
+            tick: group[0].2,
+        };
+        if overflows.is_empty() {
+            return delta;
+        }
+        let mut keep = vec![true; group.len()];
+        for overflow in overflows {
+            // A row fails once, by its first aggregate that does.
+            if std::mem::replace(&mut keep[overflow.row], false) {
+                let text = &self.texts[overflow.aggregate];
+                self.failures.record(text, &overflow.reason, None, group[overflow.row].3);
+            }
+        }
+        sound(delta.filter(&BooleanArray::from(keep)))
+    }
+}

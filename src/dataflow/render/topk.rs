@@ -1,0 +1,275 @@
+//! The first rows of each group in order, of an input that may take rows back.
+//!
+//! A group's rows are arranged in order, so the first ones are read from the front of the
+//! arrangement: a change costs what the rows in front of it cost, not the group.
+
+use std::sync::Arc;
+
+use arrow::error::ArrowError;
+use differential_dataflow::operators::arrange::Arranged;
+use differential_dataflow::trace::cursor::cursor_list;
+use differential_dataflow::trace::{Cursor, TraceReader};
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::CapabilitySet;
+use timely::dataflow::operators::generic::Operator;
+use timely::progress::Antichain;
+
+use super::join::keyed;
+use super::{Deltas, Renderer, sound};
+use crate::dataflow::arrange::{RowTrace, arrange_rows};
+use crate::dataflow::failure::Failures;
+use crate::dataflow::layout::RowLayout;
+use crate::model::Tick;
+use crate::model::row::Row;
+use crate::plan::ir::{NodeId, OrderColumn};
+
+/// Which of a group's rows, in order and with their multiplicities, are the output.
+trait Pick {
+    /// How many rows from the front decide the output; `None`: all of them.
+    fn depth(&self) -> Option<u64>;
+    /// The output, of the rows up to `depth`.
+    fn pick(&self, rows: &[(Row, i64)]) -> Vec<(Row, i64)>;
+    /// Told when a group's rows change from `before` to `after`.
+    fn observe(&self, _before: &[(Row, i64)], _after: &[(Row, i64)]) {}
+}
+
+impl<'scope> Renderer<'scope, '_> {
+    pub(super) fn top_k(
+        &self,
+        input: NodeId,
+        key: &[usize],
+        order: &[OrderColumn],
+        offset: u64,
+        limit: Option<u64>,
+    ) -> Result<Deltas<'scope>, ArrowError> {
+        self.ranked(input, key, order, Window { offset, limit })
+    }
+
+    pub(super) fn assert_key(
+        &self,
+        input: NodeId,
+        key: &[usize],
+    ) -> Result<Deltas<'scope>, ArrowError> {
+        let schema = self.schema(input);
+        let names: Vec<&str> = key.iter().map(|c| schema.field(*c).name().as_str()).collect();
+        let text = format!("key ({})", names.join(", ")).into();
+        self.ranked(input, key, &[], Unique { text, failures: self.failures.clone() })
+    }
+
+    fn ranked(
+        &self,
+        input: NodeId,
+        key: &[usize],
+        order: &[OrderColumn],
+        pick: impl Pick + 'static,
+    ) -> Result<Deltas<'scope>, ArrowError> {
+        let schema = self.schema(input);
+        let encoder = RowLayout::ordered(&schema, key, order)?;
+        let layout = RowLayout::ordered(&schema, key, order)?;
+        let rows = arrange_rows(keyed(self.input(input), encoder, false), "TopK");
+        Ok(ranked(rows, layout, pick))
+    }
+}
+
+/// The rows `offset .. offset + limit`.
+struct Window {
+    offset: u64,
+    limit: Option<u64>,
+}
+
+impl Pick for Window {
+    fn depth(&self) -> Option<u64> {
+        self.limit.map(|limit| self.offset.saturating_add(limit))
+    }
+
+    fn pick(&self, rows: &[(Row, i64)]) -> Vec<(Row, i64)> {
+        let mut picked = Vec::new();
+        let (from, to) = (self.offset as i128, self.depth().map_or(i128::MAX, i128::from));
+        let mut at = 0_i128;
+        for (row, count) in rows {
+            let next = at + i128::from(*count);
+            let inside = next.min(to) - at.max(from);
+            if inside > 0 {
+                picked.push((row.clone(), inside as i64));
+            }
+            at = next;
+        }
+        picked
+    }
+}
+
+/// The only row of its group; two or more are failures, all of them.
+struct Unique {
+    text: Arc<str>,
+    failures: Failures,
+}
+
+impl Unique {
+    fn failing(rows: &[(Row, i64)]) -> i64 {
+        let count = rows.iter().map(|(_, count)| count).sum();
+        if count > 1 { count } else { 0 }
+    }
+}
+
+impl Pick for Unique {
+    fn depth(&self) -> Option<u64> {
+        None
+    }
+
+    fn pick(&self, rows: &[(Row, i64)]) -> Vec<(Row, i64)> {
+        if Unique::failing(rows) == 0 { rows.to_vec() } else { Vec::new() }
+    }
+
+    fn observe(&self, before: &[(Row, i64)], after: &[(Row, i64)]) {
+        let change = Unique::failing(after) - Unique::failing(before);
+        if change != 0 {
+            self.failures.record(&self.text, "more than one row has this key", None, change);
+        }
+    }
+}
+
+/// A row of a group with its changes.
+type Changes = (Row, Vec<(Tick, i64)>);
+
+fn ranked<'scope>(
+    rows: Arranged<'scope, RowTrace>,
+    layout: RowLayout,
+    pick: impl Pick + 'static,
+) -> Deltas<'scope> {
+    let mut trace = rows.trace.clone();
+    rows.stream.unary_frontier(Pipeline, "TopK", move |_, _| {
+        let mut lower = Antichain::from_elem(Tick::MIN);
+        let mut upper = Antichain::from_elem(Tick::MIN);
+        move |(input, _), output| {
+            lower.clone_from(&upper);
+            let mut capabilities = CapabilitySet::new();
+            let mut batches = Vec::new();
+            input.for_each(|time, spans| {
+                for capability in time.retain_stamp(0).iter() {
+                    capabilities.insert(capability.clone());
+                }
+                for span in spans.drain(..) {
+                    upper.clone_from(span.upper());
+                    batches.extend(span.inner);
+                }
+            });
+            if !capabilities.is_empty() {
+                let Some(history) = trace.batches_through(lower.borrow()) else {
+                    unreachable!("nothing is compacted past what was read")
+                };
+                let (mut new, new_storage) = cursor_list(batches);
+                let (mut old, old_storage) = cursor_list(history);
+                let mut updates = Vec::new();
+                while let Some(key) = new.get_key(&new_storage) {
+                    let mut changes: Vec<Changes> = Vec::new();
+                    while let Some(row) = new.get_val(&new_storage) {
+                        let mut times = Vec::new();
+                        new.map_times(&new_storage, |tick, diff| times.push((*tick, *diff)));
+                        changes.push((row.clone(), times));
+                        new.step_val(&new_storage);
+                    }
+                    old.seek_key(&old_storage, key);
+                    let found = old.get_key(&old_storage) == Some(key);
+                    let mut history = History { ahead: Vec::new(), done: !found };
+                    let mut next = || {
+                        let row = old.get_val(&old_storage)?.clone();
+                        let mut count = 0;
+                        old.map_times(&old_storage, |_, diff| count += diff);
+                        old.step_val(&old_storage);
+                        Some((row, count))
+                    };
+                    let mut group = Group { changes: &changes, history: &mut history };
+                    group.run(&key.row, &pick, &mut next, &mut updates);
+                    new.step_key(&new_storage);
+                }
+                let mut session = output.session(&capabilities);
+                session.give_iterator(sound(layout.decode(&mut updates)).into_iter());
+            }
+            trace.advance_upper(&mut upper);
+            trace.set_logical_compaction(upper.borrow());
+            trace.set_physical_compaction(upper.borrow());
+        }
+    })
+}
+
+/// The rows that a group had before, read from the front as far as they are needed.
+struct History {
+    ahead: Vec<(Row, i64)>,
+    done: bool,
+}
+
+/// A group that changes.
+struct Group<'a> {
+    changes: &'a [Changes],
+    history: &'a mut History,
+}
+
+impl Group<'_> {
+    fn run(
+        &mut self,
+        key: &Row,
+        pick: &impl Pick,
+        next: &mut impl FnMut() -> Option<(Row, i64)>,
+        updates: &mut Vec<(Row, Row, Tick, i64)>,
+    ) {
+        let mut ticks: Vec<Tick> = self
+            .changes
+            .iter()
+            .flat_map(|(_, times)| times.iter().map(|(tick, _)| *tick))
+            .collect();
+        ticks.sort_unstable();
+        ticks.dedup();
+        let mut before = self.front(None, pick.depth(), next);
+        for tick in ticks {
+            let after = self.front(Some(tick), pick.depth(), next);
+            pick.observe(&before, &after);
+            let gone = pick.pick(&before).into_iter().map(|(row, count)| (row, -count));
+            let mut change: Vec<(Row, i64)> = gone.chain(pick.pick(&after)).collect();
+            differential_dataflow::consolidation::consolidate(&mut change);
+            updates.extend(change.into_iter().map(|(row, diff)| (key.clone(), row, tick, diff)));
+            before = after;
+        }
+    }
+
+    /// The rows in front as of `tick` (`None`: before all changes), enough to count `depth` of them.
+    fn front(
+        &mut self,
+        tick: Option<Tick>,
+        depth: Option<u64>,
+        next: &mut impl FnMut() -> Option<(Row, i64)>,
+    ) -> Vec<(Row, i64)> {
+        let mut front: Vec<(Row, i64)> = Vec::new();
+        let mut count = 0_i128;
+        let (mut old, mut new) = (0, 0);
+        while depth.is_none_or(|depth| count < i128::from(depth)) {
+            if old == self.history.ahead.len() && !self.history.done {
+                match next() {
+                    Some(row) => self.history.ahead.push(row),
+                    None => self.history.done = true,
+                }
+            }
+            let (was, change) = (self.history.ahead.get(old), self.changes.get(new));
+            let (from_old, from_new) = match (was, change) {
+                (None, None) => break,
+                (Some(_), None) => (true, false),
+                (None, Some(_)) => (false, true),
+                (Some((a, _)), Some((b, _))) => (a <= b, b <= a),
+            };
+            let mut entry = (Row::default(), 0);
+            if let (true, Some((row, diff))) = (from_old, was) {
+                entry = (row.clone(), *diff);
+                old += 1;
+            }
+            if let (true, Some((row, times))) = (from_new, change) {
+                let until = times.iter().filter(|(t, _)| tick.is_some_and(|tick| *t <= tick));
+                entry = (row.clone(), entry.1 + until.map(|(_, diff)| diff).sum::<i64>());
+                new += 1;
+            }
+            if entry.1 > 0 {
+                count += i128::from(entry.1);
+                front.push(entry);
+            }
+        }
+        front
+    }
+}

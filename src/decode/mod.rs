@@ -1,0 +1,198 @@
+//! Events → Arrow: the payloads' JSON becomes one record batch per event table, holding only the
+//! columns that somebody reads.
+//!
+//! An event that does not fit its table is not a row: it is a [`Reject`] with every violation found.
+
+mod builder;
+mod text;
+mod value;
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Schema, SchemaRef};
+
+use crate::model::event::EventRef;
+use crate::model::schema::{EventTable, TableMode};
+use crate::model::source::{SourceColumn, SourceTable, SystemColumn};
+use crate::model::{Position, Tick};
+use builder::ColumnBuilder;
+use value::Members;
+
+/// Something in an event's `data` that does not fit the declared columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Where, as a JSON pointer into `data` (RFC 6901).
+    pub pointer: String,
+    /// What was expected and what was found.
+    pub message: String,
+}
+
+/// An event that does not fit its table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    pub position: Position,
+    pub violations: Vec<Violation>,
+}
+
+/// The rows of some events, in the order of their positions.
+#[derive(Debug)]
+pub struct Decoded {
+    pub rows: RecordBatch,
+    /// The position of each row's event.
+    pub positions: Vec<Position>,
+    pub rejects: Vec<Reject>,
+}
+
+/// Decodes the events of one table.
+pub struct TableDecoder {
+    table: SourceTable,
+    columns: Vec<SourceColumn>,
+    schema: SchemaRef,
+    /// The declared columns that are decoded, in the order of `columns`.
+    members: Members,
+    system: Vec<(SystemColumn, ColumnBuilder)>,
+    positions: Vec<Position>,
+    rejects: Vec<Reject>,
+}
+
+impl TableDecoder {
+    /// A decoder for these columns. Every declared column is checked on ingest; here a column that
+    /// is not asked for is skipped unread.
+    pub fn new(table: SourceTable, columns: Vec<SourceColumn>) -> Self {
+        let fields: Vec<_> =
+            columns.iter().map(|c| table.field(*c).to_arrow().with_nullable(true)).collect();
+        let mut members = Members::default();
+        let mut system = Vec::new();
+        for column in &columns {
+            match (&table, *column) {
+                (SourceTable::Declared(declared), SourceColumn::Declared(index)) => {
+                    let column = &declared.columns[index];
+                    let required = is_required(declared, index);
+                    members.push(&column.field, column.naming, required);
+                }
+                (_, SourceColumn::System(column)) => {
+                    system.push((
+                        column,
+                        ColumnBuilder::new(&column.field().sql_type, Default::default()),
+                    ));
+                }
+                (SourceTable::Events, SourceColumn::Declared(_)) => {
+                    unreachable!("the table of all events has system columns only")
+                }
+            }
+        }
+        TableDecoder {
+            table,
+            columns,
+            schema: Arc::new(Schema::new(fields)),
+            members,
+            system,
+            positions: Vec::new(),
+            rejects: Vec::new(),
+        }
+    }
+
+    /// Whether this decoder's table reads such an event.
+    pub fn reads(&self, event: &EventRef<'_>) -> bool {
+        match &self.table {
+            SourceTable::Events => true,
+            SourceTable::Declared(table) => {
+                table.version == event.version && table.event_type == event.event_type
+            }
+        }
+    }
+
+    /// Adds an event that this table reads.
+    pub fn push(&mut self, event: &EventRef<'_>) {
+        let violations = self.members.push_row(event.data);
+        if !violations.is_empty() {
+            self.rejects.push(Reject { position: event.position, violations });
+            return;
+        }
+        for (column, builder) in &mut self.system {
+            push_system(*column, builder, event);
+        }
+        self.positions.push(event.position);
+    }
+
+    /// The rows since the last call.
+    pub fn finish(&mut self) -> Decoded {
+        let positions = std::mem::take(&mut self.positions);
+        let rejects = std::mem::take(&mut self.rejects);
+        let mut declared = self.members.finish().into_iter();
+        let mut system = self.system.iter_mut().map(|(_, builder)| builder.finish());
+        let arrays: Vec<ArrayRef> = self
+            .columns
+            .iter()
+            .filter_map(|column| match column {
+                SourceColumn::Declared(_) => declared.next(),
+                SourceColumn::System(_) => system.next(),
+            })
+            .collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(positions.len()));
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
+            .unwrap_or_else(|error| unreachable!("builders follow the schema: {error}"));
+        Decoded { rows, positions, rejects }
+    }
+}
+
+/// Where a deletion needs only the key, NOT NULL binds the key only.
+fn is_required(table: &EventTable, index: usize) -> bool {
+    let required = !table.columns[index].field.nullable;
+    match &table.mode {
+        TableMode::Upsert { key, delete_when: Some(_) } => required && key.contains(&index),
+        _ => required,
+    }
+}
+
+fn push_system(column: SystemColumn, builder: &mut ColumnBuilder, event: &EventRef<'_>) {
+    let optional = |text: &[u8]| if text.is_empty() { None } else { Some(text.to_vec()) };
+    match column {
+        SystemColumn::Position => builder.push_i64(event.position as i64),
+        SystemColumn::EventId => builder.push_text(event.id.as_bytes()),
+        SystemColumn::Source => builder.push_text(event.source.as_bytes()),
+        SystemColumn::Stream => match event.stream {
+            Some(stream) => builder.push_text(stream.as_bytes()),
+            None => builder.push_null(),
+        },
+        SystemColumn::StreamVersion if event.stream_version == 0 => builder.push_null(),
+        SystemColumn::StreamVersion => builder.push_i64(event.stream_version as i64),
+        SystemColumn::Time => builder.push_i64(event.time_us),
+        SystemColumn::RecordedAt => builder.push_i64(micros(event.tick)),
+        SystemColumn::Metadata => match optional(event.metadata) {
+            Some(text) => builder.push_text(&text),
+            None => builder.push_null(),
+        },
+        SystemColumn::Type => builder.push_text(event.event_type.as_bytes()),
+        SystemColumn::Version => builder.push_i32(event.version as i32),
+        SystemColumn::Data => builder.push_text(event.data),
+    }
+}
+
+fn micros(tick: Tick) -> i64 {
+    i64::try_from(tick.saturating_mul(1000)).unwrap_or(i64::MAX)
+}
+
+/// Checks events against a table before they are accepted. Keeps nothing of them.
+pub struct Validator {
+    members: Members,
+}
+
+impl Validator {
+    /// A validator for all columns of a table.
+    pub fn new(table: &EventTable) -> Self {
+        let mut members = Members::default();
+        for (index, column) in table.columns.iter().enumerate() {
+            members.push(&column.field, column.naming, is_required(table, index));
+        }
+        Validator { members }
+    }
+
+    /// What in `data` does not fit; empty when all of it does.
+    pub fn check(&mut self, data: &[u8]) -> Vec<Violation> {
+        let violations = self.members.push_row(data);
+        self.members.clear();
+        violations
+    }
+}

@@ -1,0 +1,512 @@
+//! JSON values → columns, driven by the columns' types.
+//!
+//! A value of the wrong type is noted and read past, so that one pass finds everything that is wrong
+//! with an event.
+
+use std::fmt;
+
+use arrow::array::ArrayRef;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::Violation;
+use super::builder::ColumnBuilder;
+use super::text;
+use crate::model::schema::{FieldNaming, SqlField};
+
+/// The most violations that are told of one event.
+const VIOLATIONS_MAX: usize = 16;
+
+/// A member of a JSON object that is read into a column.
+#[derive(Debug)]
+struct Member {
+    json_name: String,
+    sql_name: String,
+    required: bool,
+    builder: ColumnBuilder,
+    type_name: String,
+}
+
+/// The members of a JSON object, each a column.
+#[derive(Debug, Default)]
+pub struct Members {
+    members: Vec<Member>,
+    rows: usize,
+}
+
+impl Members {
+    /// Adds a column that reads the member of the field's name.
+    pub fn push(&mut self, field: &SqlField, naming: FieldNaming, required: bool) {
+        self.members.push(Member {
+            json_name: naming.json_name(&field.name),
+            sql_name: field.name.clone(),
+            required,
+            builder: ColumnBuilder::new(&field.sql_type, naming),
+            type_name: field.sql_type.to_string(),
+        });
+    }
+
+    /// Reads a JSON object as one more row. With violations no row is added.
+    pub fn push_row(&mut self, data: &[u8]) -> Vec<Violation> {
+        let mut notes = Notes { path: Vec::new(), violations: Vec::new() };
+        if !self.members.is_empty() {
+            let mut json = serde_json::Deserializer::from_slice(data);
+            let object = ObjectSeed { members: self, notes: &mut notes };
+            if let Err(error) = object.deserialize(&mut json) {
+                notes.add(format!("not a JSON object: {error}"));
+            }
+        }
+        if notes.violations.is_empty() {
+            self.rows += 1;
+        } else {
+            self.truncate(self.rows);
+        }
+        notes.violations
+    }
+
+    /// Ends a row: columns that the object did not have become NULL.
+    fn close_row(&mut self, notes: &mut Notes) {
+        let rows = self.rows;
+        for member in &mut self.members {
+            if member.builder.len() == rows {
+                member.builder.push_null();
+                if member.required {
+                    notes.path.push(Step::Name(member.json_name.clone()));
+                    notes.add(format!(
+                        "{} is missing (column {})",
+                        member.type_name, member.sql_name
+                    ));
+                    notes.path.pop();
+                }
+            }
+        }
+    }
+
+    /// Adds a row of NULLs.
+    pub fn push_nulls(&mut self) {
+        for member in &mut self.members {
+            member.builder.push_null();
+        }
+        self.rows += 1;
+    }
+
+    /// Cuts back to `len` rows.
+    pub fn truncate(&mut self, len: usize) {
+        for member in &mut self.members {
+            member.builder.truncate(len);
+        }
+        self.rows = len;
+    }
+
+    /// Forgets all rows.
+    pub fn clear(&mut self) {
+        self.truncate(0);
+    }
+
+    /// The columns; there are no rows afterwards.
+    pub fn finish(&mut self) -> Vec<ArrayRef> {
+        self.rows = 0;
+        self.members.iter_mut().map(|m| m.builder.finish()).collect()
+    }
+}
+
+/// A step of a JSON pointer.
+enum Step {
+    Name(String),
+    Index(usize),
+}
+
+/// Where we are in the event and what was wrong so far.
+struct Notes {
+    path: Vec<Step>,
+    violations: Vec<Violation>,
+}
+
+impl Notes {
+    fn add(&mut self, message: String) {
+        if self.violations.len() >= VIOLATIONS_MAX {
+            return;
+        }
+        let mut pointer = String::new();
+        for step in &self.path {
+            match step {
+                Step::Name(name) => {
+                    pointer.push('/');
+                    pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+                }
+                Step::Index(index) => pointer.push_str(&format!("/{index}")),
+            }
+        }
+        self.violations.push(Violation { pointer, message });
+    }
+}
+
+/// Reads an object's members into their columns.
+struct ObjectSeed<'a> {
+    members: &'a mut Members,
+    notes: &'a mut Notes,
+}
+
+impl<'de> DeserializeSeed<'de> for ObjectSeed<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ObjectSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let ObjectSeed { members, notes } = self;
+        let rows = members.rows;
+        // Members mostly come in the order of the last event: look at the next one first.
+        let mut next = 0;
+        while let Some(found) = map.next_key_seed(KeySeed { members: &members.members, next })? {
+            let Some(index) = found else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            next = index + 1;
+            let member = &mut members.members[index];
+            // Of a repeated member the last one counts.
+            member.builder.truncate(rows);
+            let before = notes.violations.len();
+            notes.path.push(Step::Name(String::new()));
+            let seed = ValueSeed {
+                builder: &mut member.builder,
+                notes,
+                type_name: &member.type_name,
+                name: Some(&member.json_name),
+                required: member.required,
+            };
+            map.next_value_seed(seed)?;
+            notes.path.pop();
+            debug_assert!(notes.violations.len() >= before);
+        }
+        members.close_row(notes);
+        Ok(())
+    }
+}
+
+/// Finds the member that a key names without copying the key.
+struct KeySeed<'a> {
+    members: &'a [Member],
+    next: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
+    type Value = Option<usize>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for KeySeed<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a member's name")
+    }
+
+    #[inline]
+    fn visit_str<E>(self, key: &str) -> Result<Option<usize>, E> {
+        match self.members.get(self.next) {
+            Some(member) if member.json_name == key => Ok(Some(self.next)),
+            _ => Ok(self.members.iter().position(|m| m.json_name == key)),
+        }
+    }
+}
+
+/// Reads one value into a column; a value that does not fit is noted, and NULL takes its place.
+struct ValueSeed<'a> {
+    builder: &'a mut ColumnBuilder,
+    notes: &'a mut Notes,
+    type_name: &'a str,
+    /// The member's name, put into the path only when something is wrong.
+    name: Option<&'a str>,
+    required: bool,
+}
+
+impl ValueSeed<'_> {
+    fn refuse(mut self, found: impl fmt::Display) {
+        let message = format!("expected {}, found {found}", self.type_name);
+        self.name_path();
+        self.notes.add(message);
+        self.builder.push_null();
+    }
+
+    fn name_path(&mut self) {
+        if let (Some(name), Some(Step::Name(step))) = (self.name, self.notes.path.last_mut())
+            && step.is_empty()
+        {
+            step.push_str(name);
+        }
+    }
+
+    fn integer(self, value: i128) {
+        macro_rules! fit {
+            ($values:expr, $type:ty) => {
+                match <$type>::try_from(value) {
+                    Ok(value) => $values.push(Some(value)),
+                    Err(_) => self.refuse(format_args!("{value}, which is out of range")),
+                }
+            };
+        }
+        match self.builder {
+            ColumnBuilder::SmallInt(v) => fit!(v, i16),
+            ColumnBuilder::Int(v) => fit!(v, i32),
+            ColumnBuilder::BigInt(v) => fit!(v, i64),
+            ColumnBuilder::SmallIntUnsigned(v) => fit!(v, u16),
+            ColumnBuilder::IntUnsigned(v) => fit!(v, u32),
+            ColumnBuilder::BigIntUnsigned(v) => fit!(v, u64),
+            ColumnBuilder::Real(v) => v.push(Some(value as f32)),
+            ColumnBuilder::Double(v) => v.push(Some(value as f64)),
+            _ => self.refuse(format_args!("the number {value}")),
+        }
+    }
+
+    fn text(self, value: &str) {
+        match self.builder {
+            ColumnBuilder::Text(v) => v.push(Some(value.as_bytes())),
+            ColumnBuilder::Bytea(v) => match STANDARD.decode(value) {
+                Ok(bytes) => v.push(Some(&bytes)),
+                Err(_) => self.refuse("text that is not base64"),
+            },
+            ColumnBuilder::Uuid(v) => match uuid::Uuid::parse_str(value) {
+                Ok(uuid) => v.push(Some(uuid.to_string().as_bytes())),
+                Err(_) => self.refuse(format_args!("{value:?}")),
+            },
+            ColumnBuilder::Date(v) => match text::date(value) {
+                Some(days) => v.push(Some(days)),
+                None => self.refuse(format_args!("{value:?}: a date is written 2026-11-23")),
+            },
+            ColumnBuilder::Timestamp { precision, unit, values, .. } => {
+                match text::timestamp(value, *precision, *unit) {
+                    Some(instant) => values.push(Some(instant)),
+                    None => self.refuse(format_args!(
+                        "{value:?}: an instant is written 2026-11-23T10:00:00.123Z"
+                    )),
+                }
+            }
+            ColumnBuilder::Real(v) => match float_text(value) {
+                Some(number) => v.push(Some(number as f32)),
+                None => self.refuse(format_args!("{value:?}")),
+            },
+            ColumnBuilder::Double(v) => match float_text(value) {
+                Some(number) => v.push(Some(number)),
+                None => self.refuse(format_args!("{value:?}")),
+            },
+            ColumnBuilder::SmallInt(_)
+            | ColumnBuilder::Int(_)
+            | ColumnBuilder::BigInt(_)
+            | ColumnBuilder::SmallIntUnsigned(_)
+            | ColumnBuilder::IntUnsigned(_)
+            | ColumnBuilder::BigIntUnsigned(_) => match value.parse::<i128>() {
+                Ok(number) => self.integer(number),
+                Err(_) => self.refuse(format_args!("{value:?}")),
+            },
+            _ => self.refuse(format_args!("the text {value:?}")),
+        }
+    }
+
+    /// Decimals and JSON are read from their very text.
+    fn raw(mut self, raw: &str) {
+        if raw == "null" {
+            return self.null();
+        }
+        match self.builder {
+            ColumnBuilder::Json(v) => v.push(Some(raw.as_bytes())),
+            ColumnBuilder::Decimal { precision, scale, values } => {
+                match text::decimal(unquoted(raw), *precision, *scale).and_then(|v| v.to_i128()) {
+                    Some(value) => values.push(Some(value)),
+                    None => self.refuse(raw),
+                }
+            }
+            ColumnBuilder::DecimalWide { precision, scale, values } => {
+                match text::decimal(unquoted(raw), *precision, *scale) {
+                    Some(value) => values.push(Some(value)),
+                    None => self.refuse(raw),
+                }
+            }
+            _ => {
+                self.name_path();
+                unreachable!("only decimals and JSON are read from their text")
+            }
+        }
+    }
+
+    fn null(mut self) {
+        if self.required {
+            self.name_path();
+            self.notes.add(format!("expected {}, found null", self.type_name));
+        }
+        self.builder.push_null();
+    }
+}
+
+/// The text in a JSON string without escapes; other values as they are.
+fn unquoted(raw: &str) -> &str {
+    raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')).unwrap_or(raw)
+}
+
+fn float_text(value: &str) -> Option<f64> {
+    match value {
+        "NaN" => Some(f64::NAN),
+        "Infinity" | "+Infinity" => Some(f64::INFINITY),
+        "-Infinity" => Some(f64::NEG_INFINITY),
+        _ => value.parse::<f64>().ok().filter(|v| v.is_finite()),
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        match self.builder {
+            ColumnBuilder::Decimal { .. }
+            | ColumnBuilder::DecimalWide { .. }
+            | ColumnBuilder::Json(_) => {
+                let raw = <&RawValue as serde::Deserialize>::deserialize(deserializer)?;
+                self.raw(raw.get());
+                Ok(())
+            }
+            _ => deserializer.deserialize_any(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for ValueSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.type_name)
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.null();
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        match self.builder {
+            ColumnBuilder::Boolean(v) => v.push(Some(value)),
+            _ => self.refuse(value),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.integer(value.into());
+        Ok(())
+    }
+
+    #[inline]
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.integer(value.into());
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        match self.builder {
+            ColumnBuilder::Real(v) => v.push(Some(value as f32)),
+            ColumnBuilder::Double(v) => v.push(Some(value)),
+            _ => self.refuse(format_args!("the number {value}")),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn visit_str<E>(self, value: &str) -> Result<(), E> {
+        self.text(value);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        self.name_path();
+        let ColumnBuilder::Array(lists) = self.builder else {
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            self.refuse("an array");
+            return Ok(());
+        };
+        let item_type = self.type_name.strip_prefix("ARRAY<").unwrap_or(self.type_name);
+        let item_type = item_type.strip_suffix('>').unwrap_or(item_type);
+        let mut index = 0;
+        loop {
+            self.notes.path.push(Step::Index(index));
+            let seed = ValueSeed {
+                builder: &mut lists.items,
+                notes: self.notes,
+                type_name: item_type,
+                name: None,
+                required: false,
+            };
+            let more = seq.next_element_seed(seed)?;
+            self.notes.path.pop();
+            if more.is_none() {
+                break;
+            }
+            index += 1;
+        }
+        lists.close(true);
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        self.name_path();
+        let ColumnBuilder::Struct(structs) = self.builder else {
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            self.refuse("an object");
+            return Ok(());
+        };
+        ObjectSeed { members: &mut structs.members, notes: self.notes }.visit_map(map)?;
+        structs.members.rows += 1;
+        structs.close(true);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::schema::SqlType;
+
+    fn members() -> Members {
+        let price = SqlType::Decimal { precision: 12, scale: 2 };
+        let item = SqlType::Struct(vec![
+            SqlField::new("product_id", SqlType::Text, true),
+            SqlField::new("price", price, true),
+        ]);
+        let mut members = Members::default();
+        let items = SqlType::Array(Box::new(SqlField::new("item", item, true)));
+        members.push(&SqlField::new("order_id", SqlType::Int, false), FieldNaming::CamelCase, true);
+        members.push(&SqlField::new("items", items, true), FieldNaming::CamelCase, false);
+        members
+    }
+
+    #[test]
+    fn one_pass_finds_every_violation_and_leaves_no_row() {
+        let mut members = members();
+        assert_eq!(
+            members.push_row(br#"{"orderId": 1, "items": [{"productId": "p", "price": "1.5"}]}"#),
+            vec![]
+        );
+        let found = members.push_row(
+            br#"{"items": [{"price": 1}, {"price": true, "productId": 7}, 3], "orderId": "x"}"#,
+        );
+        let pointers: Vec<&str> = found.iter().map(|v| v.pointer.as_str()).collect();
+        assert_eq!(pointers, ["/items/1/price", "/items/1/productId", "/items/2", "/orderId"]);
+        let missing = members.push_row(br#"{"items": null}"#);
+        assert_eq!(missing[0].pointer, "/orderId");
+        assert!(members.push_row(b"[1]")[0].message.contains("not a JSON object"));
+        let columns = members.finish();
+        assert!(columns.iter().all(|c| c.len() == 1), "{columns:?}");
+    }
+}

@@ -1,0 +1,143 @@
+//! Views in process, without a log or ClickHouse: events in, rows out. For golden tests and for
+//! everything that wants to know what a view would be.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use arrow::array::RecordBatch;
+
+use crate::dataflow::{Failure, Failures, Installation, Runtime, RuntimeError};
+use crate::log::Frame;
+use crate::model::event::NewEvent;
+use crate::model::row::Row;
+use crate::model::view::{ViewCodec, ViewMessage};
+use crate::model::{Position, Tick};
+use crate::plan::ViewPlan;
+
+/// Some views over events that are handed in.
+pub struct LocalRun {
+    runtime: Runtime,
+    views: Vec<LocalView>,
+    position: Position,
+    tick: Tick,
+}
+
+struct LocalView {
+    plan: ViewPlan,
+    state: Arc<State>,
+    failures: Failures,
+}
+
+/// What a view's dataflow has told so far.
+struct State {
+    contents: Mutex<Contents>,
+    advanced: Condvar,
+}
+
+struct Contents {
+    rows: BTreeMap<(Row, Row), i64>,
+    frontiers: Vec<Tick>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl LocalRun {
+    /// Begins these views on `workers` workers.
+    pub fn start(views: &[ViewPlan], workers: usize) -> Result<Self, RuntimeError> {
+        let runtime = Runtime::start(workers)?;
+        let views: Vec<LocalView> = views
+            .iter()
+            .map(|plan| {
+                let contents = Contents { rows: BTreeMap::new(), frontiers: vec![0; workers] };
+                let (contents, advanced) = (Mutex::new(contents), Condvar::new());
+                let state = Arc::new(State { contents, advanced });
+                LocalView { plan: plan.clone(), state, failures: Failures::default() }
+            })
+            .collect();
+        let installations: Vec<Installation> = views
+            .iter()
+            .enumerate()
+            .map(|(view, local)| {
+                let state = Arc::clone(&local.state);
+                Installation {
+                    view,
+                    plan: local.plan.clone(),
+                    follower: Arc::new(move |message| state.take(message)),
+                    failures: local.failures.clone(),
+                    rejects: Arc::new(|_, _| {}),
+                }
+            })
+            .collect();
+        runtime.install(&installations);
+        Ok(LocalRun { runtime, views, position: 0, tick: 0 })
+    }
+
+    /// Feeds groups of events, all of them at `tick`, which must be later than the one before.
+    pub fn feed(&mut self, tick: Tick, groups: &[Vec<NewEvent>]) -> Result<(), String> {
+        assert!(tick > self.tick, "ticks only go forward: {tick} after {}", self.tick);
+        let mut frames = Vec::new();
+        for group in groups.iter().filter(|group| !group.is_empty()) {
+            let frame = Frame::new(tick, self.position + 1, group.iter())?;
+            self.position = frame.last_position();
+            frames.push(frame);
+        }
+        self.runtime.feed(frames, tick);
+        self.tick = tick;
+        Ok(())
+    }
+
+    /// A view's rows as of the last feed, in the order of their keys.
+    pub fn rows(&self, view: usize) -> Result<RecordBatch, String> {
+        let local = &self.views[view];
+        let contents = local.state.wait(self.tick);
+        let rows: Vec<(&[u8], &[u8])> = contents
+            .rows
+            .iter()
+            .flat_map(|((key, value), count)| (0..*count).map(move |_| (&key[..], &value[..])))
+            .collect();
+        let codec = ViewCodec::new(&local.plan.schema).map_err(|error| error.to_string())?;
+        codec.decode(rows.iter().copied()).map_err(|error| error.to_string())
+    }
+
+    /// The rows of a view that fail as of the last feed.
+    pub fn failures(&self, view: usize) -> Vec<Failure> {
+        drop(self.views[view].state.wait(self.tick));
+        self.views[view].failures.list()
+    }
+
+    /// Reads a view through its dataflow's own state: see [`Runtime::read`].
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+}
+
+impl State {
+    fn take(&self, message: ViewMessage) {
+        let mut contents = lock(&self.contents);
+        match message {
+            ViewMessage::Changes { updates, .. } => {
+                for update in updates {
+                    let entry = contents.rows.entry((update.key, update.value));
+                    let count = entry.or_insert(0);
+                    *count += update.diff;
+                }
+            }
+            ViewMessage::Frontier { worker, frontier } => {
+                contents.frontiers[worker] = frontier;
+                contents.rows.retain(|_, count| *count != 0);
+                self.advanced.notify_all();
+            }
+            ViewMessage::Mark { .. } | ViewMessage::Errors { .. } | ViewMessage::Live { .. } => {}
+        }
+    }
+
+    /// Waits until all workers are past `tick`.
+    fn wait(&self, tick: Tick) -> MutexGuard<'_, Contents> {
+        let guard = lock(&self.contents);
+        self.advanced
+            .wait_while(guard, |contents| contents.frontiers.iter().any(|f| *f <= tick))
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

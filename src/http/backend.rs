@@ -1,0 +1,235 @@
+//! How HTTP reaches views, schemas and dead letters without knowing how they are kept.
+
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use futures::future::BoxFuture;
+
+use crate::decode::Violation;
+use crate::model::event::NewEvent;
+use crate::model::view::ViewRef;
+use crate::model::{Position, Tick};
+
+/// What stands behind the server: declared schemas and materialized views.
+///
+/// Methods that return no future are called on the runtime's threads and answer from memory.
+pub trait Backend: Send + Sync + 'static {
+    /// What in these events does not fit the schemas declared for their type and version, in the
+    /// order of the events. Stops at about `misfits_max`. Events that nothing declares fit, and so
+    /// do those of tables that quarantine.
+    ///
+    /// Called on a thread that may compute for a while.
+    fn validate(&self, events: &[NewEvent], misfits_max: usize) -> Vec<Misfit>;
+
+    /// All materialized views, by name.
+    fn views(&self) -> Vec<ViewStatus>;
+
+    /// One view, if there is one of this name.
+    fn view(&self, name: &str) -> Option<ViewStatus> {
+        self.views().into_iter().find(|view| view.schema.name == name)
+    }
+
+    /// The query files that failed their check and are not in use.
+    fn failed_files(&self) -> Vec<FileError>;
+
+    /// Whether ClickHouse can be written to.
+    fn clickhouse(&self) -> ClickHouseStatus;
+
+    /// Rows of a view as of a tick at or past the position that is asked for.
+    fn rows(&self, request: RowsRequest) -> BoxFuture<'_, Result<RowsAnswer, RowsError>>;
+
+    /// Resolves once views show a position, or when the time is over, with the views that do not
+    /// show it yet. Returns at once when a view that the request names is not live.
+    fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Vec<Waiting>>;
+
+    /// What failed, most frequent first.
+    fn dead_letters(&self, filter: &DeadLetterFilter) -> Vec<DeadLetter>;
+}
+
+/// A part of an event's `data` that does not fit its declared schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// Which of the events, from 0.
+    pub index: usize,
+    /// What does not fit; its pointer leads into `data`.
+    pub violation: Violation,
+}
+
+/// Whether a view can be relied on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ViewState {
+    /// It has not read all events yet that were in the log when it started.
+    CatchingUp,
+    /// It follows the log.
+    Live,
+    /// It has stopped.
+    Failed {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+impl ViewState {
+    /// The word of the wire: `catching_up`, `live` or `failed`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            ViewState::CatchingUp => "catching_up",
+            ViewState::Live => "live",
+            ViewState::Failed { .. } => "failed",
+        }
+    }
+}
+
+/// A materialized view as it is now.
+#[derive(Clone, Debug)]
+pub struct ViewStatus {
+    /// Name, generation, columns and key.
+    pub schema: ViewRef,
+    pub state: ViewState,
+    /// The types of the events that it reads; empty when it reads all.
+    pub event_types: Vec<String>,
+    /// How many rows it has.
+    pub rows: u64,
+    /// How many rows fail now.
+    pub errors: u64,
+    /// How many events and rows of it wait in the dead letters.
+    pub dead_letters: u64,
+    /// The last event that it shows.
+    pub position: Position,
+    /// The tick as of which it is complete.
+    pub tick: Tick,
+    /// The age of the oldest event that the dataflow has not taken in, in seconds; 0 without one.
+    pub lag_dataflow_s: f64,
+    /// The age of the oldest change that ClickHouse does not show, in seconds; 0 without one,
+    /// `None` for a view that is not written there.
+    pub lag_clickhouse_s: Option<f64>,
+    /// How many events the dataflow has not taken in.
+    pub lag_events: u64,
+    /// How often an insert into ClickHouse was tried again.
+    pub sink_retries: u64,
+}
+
+/// A query file that is not in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileError {
+    pub file: String,
+    /// Where in the file, and what is wrong.
+    pub message: String,
+}
+
+/// Whether ClickHouse can be written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClickHouseStatus {
+    /// The server runs without one.
+    NotUsed,
+    Reachable,
+    /// The last attempt failed.
+    Away {
+        reason: String,
+    },
+}
+
+/// Which rows of a view are asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowsRequest {
+    pub view: String,
+    /// Columns and the values, as text, that they must equal; all must hold.
+    pub filters: Vec<(String, String)>,
+    /// The answer shows this event at least; 0 asks for nothing.
+    pub min_position: Position,
+    /// How long to wait for that.
+    pub timeout: Duration,
+    /// The most rows to answer with, at least 1.
+    pub limit: usize,
+    /// Where the previous answer ended.
+    pub cursor: Option<String>,
+}
+
+/// Rows of a view, complete as of a tick.
+#[derive(Clone, Debug)]
+pub struct RowsAnswer {
+    pub tick: Tick,
+    pub position: Position,
+    /// The view that the batches' columns follow.
+    pub schema: ViewRef,
+    pub batches: Vec<RecordBatch>,
+    /// Where the next request goes on; `None` when there are no more rows.
+    pub cursor: Option<String>,
+}
+
+/// Why there are no rows to answer with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RowsError {
+    #[error("there is no view {view}")]
+    NotFound { view: String },
+    #[error("{view} has no column {column}: it has {columns}")]
+    UnknownColumn { view: String, column: String, columns: String },
+    #[error("{value:?} is not a value of {column}, which is {sql_type}")]
+    BadValue { column: String, value: String, sql_type: String },
+    #[error("the cursor is not one of this view: {reason}")]
+    BadCursor { reason: String },
+    #[error("{view} is {}, not live", state.as_str())]
+    NotLive { view: String, state: ViewState },
+    #[error("position {position} was not reached in time: the view is at {reached}")]
+    Timeout { position: Position, reached: Position },
+}
+
+/// Where events must be visible before a request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitTarget {
+    /// In the views' state, as read over HTTP.
+    Views,
+    /// In the tables in ClickHouse.
+    ClickHouse,
+}
+
+/// What a request waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitRequest {
+    /// The event that must be visible.
+    pub position: Position,
+    /// The types of the request's events; only views that read one of them are waited for.
+    pub event_types: Vec<String>,
+    pub target: WaitTarget,
+    /// Only these views; `None` means all that are live.
+    pub views: Option<Vec<String>>,
+    pub timeout: Duration,
+}
+
+/// A view that does not show the events of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub view: String,
+    pub state: ViewState,
+}
+
+/// Which dead letters are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeadLetterFilter {
+    pub view: Option<String>,
+    pub event_type: Option<String>,
+    /// Events from this position on.
+    pub from: Option<Position>,
+    /// Events up to this position.
+    pub to: Option<Position>,
+    /// The most to list.
+    pub limit: usize,
+}
+
+/// An event or row that failed, or many that failed alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The view that lacks it; `None` for an event that no view could read.
+    pub view: Option<String>,
+    pub event_type: Option<String>,
+    /// The event, where the failure belongs to one.
+    pub position: Option<Position>,
+    /// What was evaluated.
+    pub expression: String,
+    /// What went wrong.
+    pub reason: String,
+    /// How many failed in this way.
+    pub count: u64,
+    /// One of them, as text.
+    pub sample: Option<String>,
+}

@@ -1,0 +1,229 @@
+//! A request's events: split from the body, checked one by one, and each identity kept once.
+
+use std::fmt;
+use std::str::from_utf8;
+
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
+use hashbrown::HashMap;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::canonical;
+use super::envelope::{EnvelopeReader, TOO_LARGE};
+use super::problem::{ErrorItem, Errors, Problem};
+use crate::model::event::NewEvent;
+use crate::model::limits::Limits;
+
+/// How events are laid out in a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// One event, or an array of them.
+    Json,
+    /// One event per line.
+    Ndjson,
+}
+
+impl Layout {
+    /// What the headers say.
+    pub fn of(headers: &HeaderMap) -> Result<Layout, Problem> {
+        let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let media_type = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let why = match media_type.as_str() {
+            "application/cloudevents+json" | "application/cloudevents-batch+json" => {
+                "CloudEvents are not supported yet".to_string()
+            }
+            _ if headers.contains_key("ce-specversion") => {
+                "CloudEvents are not supported yet".to_string()
+            }
+            "application/json" => return Ok(Layout::Json),
+            "application/x-ndjson" => return Ok(Layout::Ndjson),
+            "" => "there is no Content-Type".to_string(),
+            other => format!("got {other}"),
+        };
+        let message = format!("expected application/json or application/x-ndjson: {why}");
+        Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_media_type", message))
+    }
+}
+
+/// The events of a request that is in order.
+#[derive(Debug)]
+pub struct Batch {
+    /// Each identity once, in request order.
+    pub events: Vec<NewEvent>,
+    /// For each event of the request its index in `events`; `None` when that is its own.
+    pub places: Option<Vec<usize>>,
+    /// Whether an event came without an id.
+    pub made_ids: bool,
+}
+
+impl Batch {
+    /// How many events the request has.
+    pub fn len(&self) -> usize {
+        self.places.as_ref().map_or(self.events.len(), Vec::len)
+    }
+
+    /// Which event of the request `events[index]` is.
+    pub fn request_index(&self, index: usize) -> usize {
+        let position = |places: &Vec<usize>| places.iter().position(|place| *place == index);
+        self.places.as_ref().and_then(position).unwrap_or(index)
+    }
+
+    /// The ids in request order.
+    pub fn ids(&self) -> Vec<String> {
+        let id = |index: usize| self.events[index].id.clone();
+        match &self.places {
+            Some(places) => places.iter().map(|place| id(*place)).collect(),
+            None => (0..self.events.len()).map(id).collect(),
+        }
+    }
+}
+
+/// Reads a body. `now_us` is what an event's `time` is by default.
+pub fn parse(body: &[u8], layout: Layout, limits: &Limits, now_us: i64) -> Result<Batch, Problem> {
+    let text = from_utf8(body).map_err(|error| {
+        Problem::bad_request("not_json", format!("the body is not UTF-8: {error}"))
+    })?;
+    let mut collector = Collector::new(limits, now_us);
+    match layout {
+        Layout::Ndjson => {
+            for line in text.lines().filter(|line| !line.trim_ascii().is_empty()) {
+                collector.add(line);
+            }
+        }
+        Layout::Json if text.trim_ascii_start().starts_with('[') => {
+            let read = serde_json::Deserializer::from_str(text);
+            collector.add_array(read);
+        }
+        Layout::Json => collector.add(text),
+    }
+    collector.finish()
+}
+
+struct Collector<'l> {
+    limits: &'l Limits,
+    reader: EnvelopeReader<'l>,
+    events: Vec<NewEvent>,
+    errors: Errors,
+    /// How many events the body has.
+    count: usize,
+}
+
+impl<'l> Collector<'l> {
+    fn new(limits: &'l Limits, now_us: i64) -> Self {
+        let reader = EnvelopeReader::new(limits, now_us);
+        Collector { limits, reader, events: Vec::new(), errors: Errors::default(), count: 0 }
+    }
+
+    fn add(&mut self, text: &str) {
+        let index = self.count;
+        self.count += 1;
+        // Those past the limit are counted, for the message, and not read.
+        if self.count <= self.limits.request_events_max {
+            let event = self.reader.read(index, text, &mut self.errors);
+            self.events.extend(event);
+        }
+    }
+
+    fn add_array<'de>(
+        &mut self,
+        mut array: serde_json::Deserializer<serde_json::de::StrRead<'de>>,
+    ) {
+        let read = array.deserialize_seq(Items(self)).and_then(|()| array.end());
+        if let Err(error) = read {
+            let (index, code) = (Some(self.count), "not_json");
+            let (pointer, message) = (String::new(), error.to_string());
+            self.errors.push(ErrorItem { index, code, pointer, message });
+        }
+    }
+
+    fn finish(self) -> Result<Batch, Problem> {
+        let Collector { limits, reader, events, errors, count } = self;
+        let max = limits.request_events_max;
+        if count > max {
+            let message = format!("the request has {count} events, the limit is {max}");
+            return Err(Problem::too_large(message));
+        }
+        if !errors.is_empty() {
+            let too_large = errors.all_are(TOO_LARGE);
+            let status =
+                if too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+            return Err(errors.into_problem(status));
+        }
+        if events.is_empty() {
+            return Err(Problem::bad_request("no_events", "the request has no events"));
+        }
+        let (events, places) = keep_once(events)?;
+        Ok(Batch { events, places, made_ids: reader.made_ids })
+    }
+}
+
+/// Feeds the items of an array to a collector.
+struct Items<'c, 'l>(&'c mut Collector<'l>);
+
+impl<'de> Visitor<'de> for Items<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of events")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while let Some(item) = items.next_element::<&'de RawValue>()? {
+            self.0.add(item.get());
+        }
+        Ok(())
+    }
+}
+
+/// The events and, where one repeats another, the place of each event of the request.
+type Kept = (Vec<NewEvent>, Option<Vec<usize>>);
+
+/// Drops events that repeat an earlier one of the request. The same identity with other content is
+/// an error.
+fn keep_once(events: Vec<NewEvent>) -> Result<Kept, Problem> {
+    let originals = originals(&events)?;
+    let repeats = |(index, original): (usize, &usize)| index != *original;
+    if !originals.iter().enumerate().any(repeats) {
+        return Ok((events, None));
+    }
+    let mut kept = Vec::with_capacity(events.len());
+    let mut places: Vec<usize> = Vec::with_capacity(events.len());
+    for (index, event) in events.into_iter().enumerate() {
+        let original = originals[index];
+        if original == index {
+            places.push(kept.len());
+            kept.push(event);
+        } else {
+            places.push(places[original]);
+        }
+    }
+    Ok((kept, Some(places)))
+}
+
+/// For each event the index of the first one with its identity, which may be itself.
+fn originals(events: &[NewEvent]) -> Result<Vec<usize>, Problem> {
+    let mut firsts: HashMap<(&str, &str), usize> = HashMap::with_capacity(events.len());
+    let mut originals = Vec::with_capacity(events.len());
+    let mut errors = Errors::default();
+    for (index, event) in events.iter().enumerate() {
+        let first = *firsts.entry((&event.source, &event.id)).or_insert(index);
+        if first != index && !same_content(&events[first], event) {
+            errors.push(conflict(index, first, event));
+        }
+        originals.push(first);
+    }
+    if errors.is_empty() { Ok(originals) } else { Err(errors.into_problem(StatusCode::CONFLICT)) }
+}
+
+fn same_content(a: &NewEvent, b: &NewEvent) -> bool {
+    (&a.event_type, a.version, &a.stream) == (&b.event_type, b.version, &b.stream)
+        && canonical::equal(&a.data, &b.data)
+}
+
+fn conflict(index: usize, first: usize, event: &NewEvent) -> ErrorItem {
+    let (index, code, pointer) = (Some(index), "id_conflict", "/id".to_string());
+    let id = &event.id;
+    let message = format!("event {first} of the request has the id {id:?} and other content");
+    ErrorItem { index, code, pointer, message }
+}

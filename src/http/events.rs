@@ -1,0 +1,254 @@
+//! `GET /v1/events`: the log, read back as lines of JSON.
+//!
+//! The answer is made as the client takes it: a chunk is read when the one before it is gone, so a
+//! slow client holds one compressed frame and nothing more.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, HeaderValue, Uri};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, SecondsFormat};
+use futures::stream;
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::AppState;
+use super::params::{Params, bad};
+use super::problem::Problem;
+use crate::log::{Frame, LogError, LogReader};
+use crate::model::event::EventRef;
+use crate::model::{Head, Position};
+
+/// The answer is complete up to this position, unless `limit` cut it.
+static POSITION_HEADER: HeaderName = HeaderName::from_static("heliostat-position");
+
+/// A chunk is sent once it has grown past this.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// So much is looked through at a time for events of the types that are asked for.
+const SCAN_BYTES: usize = 32 << 20;
+
+pub async fn get_events(State(state): State<AppState>, uri: Uri) -> Result<Response, Problem> {
+    let mut params = Params::of(&uri)?;
+    let after: Position = params.number("after", 0)?;
+    let limit = params.number_if_given::<u64>("limit")?;
+    let types = params.texts("type");
+    let follow = params.choice("follow", &[("true", true), ("false", false)])?.unwrap_or(false);
+    params.finish()?;
+    if limit == Some(0) {
+        return Err(bad("limit", "expected at least 1, got 0"));
+    }
+    let permit = Arc::clone(&state.event_streams)
+        .try_acquire_owned()
+        .map_err(|_| Problem::too_busy("too many readers of events: the limit is reached"))?;
+    let head = state.log.head();
+    let log = state.log.clone();
+    let opened = blocking(move || log.read(after)).await;
+    let reader = opened.map_err(|error| unreadable(&error))?;
+    let source = Source {
+        reader,
+        frame: None,
+        position: after,
+        end: if follow { Position::MAX } else { head.position },
+        remaining: limit.unwrap_or(u64::MAX),
+        types,
+    };
+    let heads = state.log.subscribe();
+    let feed =
+        Feed { source, heads, stopping: state.stopping.subscribe(), follow, _permit: permit };
+    let body = Body::from_stream(stream::try_unfold(Some(feed), Feed::next));
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson")),
+        (POSITION_HEADER.clone(), HeaderValue::from(head.position)),
+    ];
+    Ok((headers, body).into_response())
+}
+
+fn unreadable(error: &LogError) -> Problem {
+    tracing::error!(%error, "the log cannot be read");
+    let status = axum::http::StatusCode::INTERNAL_SERVER_ERROR;
+    Problem::new(status, "log_unreadable", format!("the log cannot be read: {error}"))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// An answer in the making.
+struct Feed {
+    source: Source,
+    heads: watch::Receiver<Head>,
+    stopping: watch::Receiver<bool>,
+    follow: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Feed {
+    /// The next chunk; `None` at the end. An error breaks the answer off, so that the client
+    /// cannot take it for whole.
+    async fn next(feed: Option<Feed>) -> Result<Option<(Bytes, Option<Feed>)>, LogError> {
+        let Some(mut feed) = feed else { return Ok(None) };
+        loop {
+            // Seen before reading: what arrives while reading is read in the next round.
+            feed.heads.mark_unchanged();
+            let mut source = feed.source;
+            let (back, chunk) = blocking(move || {
+                let chunk = source.chunk();
+                (source, chunk)
+            })
+            .await;
+            feed.source = back;
+            let (chunk, state) = chunk?;
+            let ends = state == SourceState::Done
+                || (state == SourceState::AtTail && !feed.follow)
+                || (feed.follow && *feed.stopping.borrow());
+            if ends {
+                return Ok((!chunk.is_empty()).then_some((chunk, None)));
+            }
+            if !chunk.is_empty() {
+                return Ok(Some((chunk, Some(feed))));
+            }
+            if state == SourceState::AtTail && !feed.wait().await {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits for more events; false when there will be none.
+    async fn wait(&mut self) -> bool {
+        tokio::select! {
+            changed = self.heads.changed() => changed.is_ok(),
+            _ = self.stopping.wait_for(|stopping| *stopping) => false,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SourceState {
+    /// There is more to read now.
+    More,
+    /// There may be more later.
+    AtTail,
+    /// There is nothing more that was asked for.
+    Done,
+}
+
+/// Reads the events that were asked for. Blocking.
+struct Source {
+    reader: LogReader,
+    /// The frame that is being read, compressed, because a client may leave it lying for long.
+    frame: Option<Frame>,
+    /// The last event that was written or passed over.
+    position: Position,
+    /// The last event that is asked for.
+    end: Position,
+    /// How many events may still be written.
+    remaining: u64,
+    types: Vec<String>,
+}
+
+impl Source {
+    /// Some lines, up to about [`CHUNK_BYTES`].
+    fn chunk(&mut self) -> Result<(Bytes, SourceState), LogError> {
+        let mut out = Vec::new();
+        let mut scanned_bytes = 0;
+        let state = loop {
+            if self.position >= self.end || self.remaining == 0 {
+                break SourceState::Done;
+            }
+            if out.len() >= CHUNK_BYTES || scanned_bytes >= SCAN_BYTES {
+                break SourceState::More;
+            }
+            let frame = match self.frame.take() {
+                Some(frame) => frame,
+                None => match self.reader.next_frame()? {
+                    Some(frame) => frame,
+                    None => break SourceState::AtTail,
+                },
+            };
+            scanned_bytes += frame.raw_bytes();
+            if self.write_frame(&frame, &mut out)? {
+                self.frame = Some(frame);
+            }
+        };
+        Ok((Bytes::from(out), state))
+    }
+
+    /// Writes what is asked for of a frame; true when `out` was full before the frame's end.
+    fn write_frame(&mut self, frame: &Frame, out: &mut Vec<u8>) -> Result<bool, LogError> {
+        let events = frame.decompress().map_err(|what| LogError::Damaged {
+            segment: format!("that holds position {}", frame.first_position()),
+            offset: 0,
+            what,
+        })?;
+        let start = self.position;
+        for event in events.iter().skip_while(|event| event.position <= start) {
+            if event.position > self.end || self.remaining == 0 {
+                return Ok(false);
+            }
+            self.position = event.position;
+            if self.types.is_empty() || self.types.iter().any(|t| t == event.event_type) {
+                write_line(&event, out);
+                self.remaining -= 1;
+            }
+            if out.len() >= CHUNK_BYTES && event.position < frame.last_position() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// An event's line, as `POST /v1/events` would take it, with what the log has added.
+fn write_line(event: &EventRef<'_>, out: &mut Vec<u8>) {
+    field(out, "{\"position\":", &event.position);
+    field(out, ",\"tick\":", &event.tick);
+    field(out, ",\"id\":", &event.id);
+    if !event.source.is_empty() {
+        field(out, ",\"source\":", &event.source);
+    }
+    field(out, ",\"type\":", &event.event_type);
+    field(out, ",\"version\":", &event.version);
+    if let Some(stream) = event.stream {
+        field(out, ",\"stream\":", &stream);
+    }
+    if event.stream_version > 0 {
+        field(out, ",\"stream_version\":", &event.stream_version);
+    }
+    field(out, ",\"time\":", &time_text(event.time_us));
+    raw_field(out, ",\"data\":", event.data);
+    if !event.metadata.is_empty() {
+        raw_field(out, ",\"metadata\":", event.metadata);
+    }
+    out.extend_from_slice(b"}\n");
+}
+
+/// Writing numbers and text to memory cannot fail.
+fn field(out: &mut Vec<u8>, name: &str, value: &impl Serialize) {
+    out.extend_from_slice(name.as_bytes());
+    let _ = serde_json::to_writer(&mut *out, value);
+}
+
+/// Appends JSON as the client wrote it, but on one line: within valid JSON a line break can only
+/// stand between tokens, where a blank does as well.
+fn raw_field(out: &mut Vec<u8>, name: &str, json: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    let start = out.len();
+    out.extend_from_slice(json);
+    for byte in out.iter_mut().skip(start).filter(|byte| matches!(byte, b'\n' | b'\r')) {
+        *byte = b' ';
+    }
+}
+
+fn time_text(time_us: i64) -> String {
+    match DateTime::from_timestamp_micros(time_us) {
+        Some(time) => time.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+        None => time_us.to_string(),
+    }
+}

@@ -1,0 +1,214 @@
+//! `GET /metrics`: figures for Prometheus, taken when they are asked for.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric, NoLabelSet,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::AppState;
+use super::backend::{Backend, ViewState, ViewStatus};
+use super::problem::Problem;
+use crate::log::Log;
+
+/// The upper bounds of the histogram of acknowledgements, in seconds.
+const APPEND_BOUNDS_S: [f64; 12] =
+    [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
+
+/// Everything that is measured.
+pub struct Metrics {
+    registry: Registry,
+    append_seconds: Histogram,
+    requests: Family<[(&'static str, String); 1], Counter>,
+}
+
+impl Metrics {
+    /// Metrics of this server, its log and its views.
+    pub fn new(log: Log, backend: Arc<dyn Backend>) -> Self {
+        let mut registry = Registry::default();
+        let append_seconds = Histogram::new(APPEND_BOUNDS_S);
+        registry.register(
+            "heliostat_append_seconds",
+            "Time from handing a request's events to the log to having them on disk",
+            append_seconds.clone(),
+        );
+        let requests = Family::default();
+        let help = "Requests answered, by status";
+        registry.register("heliostat_http_requests", help, requests.clone());
+        registry.register_collector(Box::new(Figures { log, backend }));
+        Metrics { registry, append_seconds, requests }
+    }
+
+    /// Measures how long an append takes.
+    pub async fn time_append<T>(&self, append: impl Future<Output = T>) -> T {
+        let started = Instant::now();
+        let result = append.await;
+        self.append_seconds.observe(started.elapsed().as_secs_f64());
+        result
+    }
+}
+
+pub async fn metrics(State(state): State<AppState>) -> Result<Response, Problem> {
+    let mut text = String::new();
+    encode(&mut text, &state.metrics.registry).map_err(|error| {
+        Problem::unavailable("metrics_failed", format!("metrics cannot be written: {error}"))
+    })?;
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(CONTENT_TYPE, HeaderValue::from_static(content_type))], text).into_response())
+}
+
+/// Counts every request by the status of its answer.
+pub async fn count_requests(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let response = next.run(request).await;
+    let status = response.status().as_u16().to_string();
+    state.metrics.requests.get_or_create(&[("status", status)]).inc();
+    response
+}
+
+/// What the log and the views know of themselves.
+struct Figures {
+    log: Log,
+    backend: Arc<dyn Backend>,
+}
+
+impl fmt::Debug for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Figures")
+    }
+}
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_log(&mut encoder)?;
+        self.encode_views(&mut encoder)?;
+        match resident_bytes() {
+            Some(bytes) => {
+                let help = "Memory of the process that is in RAM, in bytes";
+                gauge(&mut encoder, "process_resident_memory_bytes", help, &bytes)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Figures {
+    fn encode_log(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (stats, head) = (self.log.stats(), self.log.head());
+        let help = "Events stored since the start";
+        counter(encoder, "heliostat_events", help, &stats.events)?;
+        let help = "Bytes of events stored since the start, as they were sent";
+        counter(encoder, "heliostat_event_bytes", help, &stats.event_bytes)?;
+        let help = "Bytes written to the log since the start";
+        counter(encoder, "heliostat_log_disk_bytes", help, &stats.disk_bytes)?;
+        let help = "Commits of the log since the start";
+        counter(encoder, "heliostat_log_commits", help, &stats.commits)?;
+        let help = "Seconds spent writing and syncing commits since the start";
+        counter(encoder, "heliostat_log_commit_seconds", help, &stats.latency_sum_s)?;
+        let help = "Bytes of events that wait for the disk";
+        gauge(encoder, "heliostat_log_queued_bytes", help, &stats.queued_bytes)?;
+        let help = "The last position of the log";
+        gauge(encoder, "heliostat_log_position", help, &head.position)
+    }
+
+    fn encode_views(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let views = self.backend.views();
+        encode_lag(encoder, &views)?;
+        let help = "Events that the dataflow has not taken in";
+        view_gauges(encoder, "heliostat_view_lag_events", help, &views, |v| v.lag_events)?;
+        let help = "Rows of the view";
+        view_gauges(encoder, "heliostat_view_rows", help, &views, |v| v.rows)?;
+        let help = "Rows that fail now";
+        view_gauges(encoder, "heliostat_view_errors", help, &views, |v| v.errors)?;
+        let help = "1 when the view follows the log, else 0";
+        let live = |view: &ViewStatus| u64::from(view.state == ViewState::Live);
+        view_gauges(encoder, "heliostat_view_live", help, &views, live)?;
+        let help = "Events and rows that wait in the dead letters";
+        view_gauges(encoder, "heliostat_dead_letters", help, &views, |v| v.dead_letters)?;
+        let help = "Inserts into ClickHouse that were tried again";
+        let name = "heliostat_sink_retries";
+        let mut retries = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for view in &views {
+            let labels = [("view", view.schema.name.as_str())];
+            ConstCounter::new(view.sink_retries).encode(retries.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn encode_lag(encoder: &mut DescriptorEncoder<'_>, views: &[ViewStatus]) -> fmt::Result {
+    let name = "heliostat_view_lag_seconds";
+    let help = "Age of the oldest event that a stage has not taken in; 0 when nothing waits";
+    let mut lag = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for view in views {
+        let stages =
+            [("dataflow", Some(view.lag_dataflow_s)), ("clickhouse", view.lag_clickhouse_s)];
+        for (stage, seconds) in stages {
+            let Some(seconds) = seconds else { continue };
+            let labels = [("view", view.schema.name.as_str()), ("stage", stage)];
+            ConstGauge::new(seconds).encode(lag.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn view_gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    views: &[ViewStatus],
+    value: impl Fn(&ViewStatus) -> u64,
+) -> fmt::Result {
+    let mut gauges = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for view in views {
+        let labels = [("view", view.schema.name.as_str())];
+        ConstGauge::new(value(view)).encode(gauges.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: &impl EncodeGaugeValue,
+) -> fmt::Result {
+    encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(value)
+}
+
+/// The name on the wire ends in `_total`.
+fn counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: &impl EncodeCounterValue,
+) -> fmt::Result {
+    let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    encoder.encode_counter::<NoLabelSet, _, u64>(value, None)
+}
+
+/// From the kernel, which counts in kB there; `None` where there is no such file.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok().map(|kb| kb * 1024)
+}

@@ -1,0 +1,100 @@
+//! HTTP: events in, events and views out, and what an operator asks. The only module that knows
+//! axum and the JSON of the wire.
+//!
+//! Views are reached through [`Backend`], so nothing here knows timely or ClickHouse.
+
+mod backend;
+mod batch;
+mod body;
+mod canonical;
+mod dead_letters;
+mod envelope;
+mod events;
+mod health;
+mod ingest;
+mod metrics;
+mod params;
+mod problem;
+mod render;
+mod rows;
+mod server;
+mod views;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::Uri;
+use axum::routing::{get, post};
+use tokio::sync::{Semaphore, watch};
+
+pub use backend::{
+    Backend, ClickHouseStatus, DeadLetter, DeadLetterFilter, FileError, Misfit, RowsAnswer,
+    RowsError, RowsRequest, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
+};
+pub use server::serve;
+
+use crate::log::Log;
+use crate::model::limits::Limits;
+use metrics::Metrics;
+use problem::Problem;
+
+/// What the handlers share; clones are cheap.
+#[derive(Clone)]
+pub struct AppState {
+    log: Log,
+    backend: Arc<dyn Backend>,
+    limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
+    /// One permit per byte of request body that is held in memory.
+    body_bytes: Arc<Semaphore>,
+    /// One permit per answer that is being read from the log.
+    event_streams: Arc<Semaphore>,
+    /// True once the server is stopping.
+    stopping: watch::Sender<bool>,
+}
+
+impl AppState {
+    /// The state of a server over this log and these views.
+    pub fn new(log: Log, backend: Arc<dyn Backend>, limits: Limits) -> Self {
+        let metrics = Metrics::new(log.clone(), Arc::clone(&backend));
+        AppState {
+            log,
+            backend,
+            metrics: Arc::new(metrics),
+            body_bytes: Arc::new(Semaphore::new(limits.bodies_bytes_max)),
+            event_streams: Arc::new(Semaphore::new(limits.event_streams_max)),
+            limits: Arc::new(limits),
+            stopping: watch::Sender::new(false),
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+}
+
+fn router(state: AppState) -> Router {
+    Router::new()
+        .route("/", get(health::landing))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::metrics))
+        .route("/v1/events", post(ingest::post_events).get(events::get_events))
+        .route("/v1/views", get(views::list))
+        .route("/v1/views/{view}", get(views::one))
+        .route("/v1/views/{view}/rows", get(rows::rows))
+        .route("/v1/dead-letters", get(dead_letters::list))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(axum::middleware::from_fn_with_state(state.clone(), metrics::count_requests))
+        .with_state(state)
+}
+
+async fn unknown_path(uri: Uri) -> Problem {
+    Problem::not_found("unknown_path", format!("there is nothing at {}", uri.path()))
+}
+
+async fn wrong_method(method: axum::http::Method, uri: Uri) -> Problem {
+    let message = format!("{} does not answer {method}: see the Allow header", uri.path());
+    Problem::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
+}

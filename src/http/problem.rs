@@ -1,0 +1,145 @@
+//! Problem documents (RFC 9457): how every error is answered.
+
+use axum::body::Body;
+use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+/// How many errors of one request are listed.
+pub const ERRORS_MAX: usize = 100;
+
+/// One thing that is wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ErrorItem {
+    /// Which of the request's events, from 0; `None` where it is not about an event.
+    pub index: Option<usize>,
+    /// A word for programs.
+    pub code: &'static str,
+    /// Where in the event, as a JSON pointer (RFC 6901); empty for the whole.
+    pub pointer: String,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// The errors of a request: the first [`ERRORS_MAX`], and how many there are.
+#[derive(Debug, Default)]
+pub struct Errors {
+    items: Vec<ErrorItem>,
+    count: usize,
+}
+
+impl Errors {
+    pub fn push(&mut self, item: ErrorItem) {
+        self.count += 1;
+        if self.items.len() < ERRORS_MAX {
+            self.items.push(item);
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// True when every listed error has this code.
+    pub fn all_are(&self, code: &str) -> bool {
+        self.items.iter().all(|item| item.code == code)
+    }
+
+    /// The problem that these errors are; nothing of the request was stored.
+    pub fn into_problem(self, status: StatusCode) -> Problem {
+        let listed = self.items.len();
+        let detail = match (&self.items[..], self.count) {
+            ([only], 1) => only.message.clone(),
+            (_, count) if count > listed => {
+                format!("{count} errors, the first {listed} are listed; nothing was stored")
+            }
+            (_, count) => format!("{count} errors; nothing was stored"),
+        };
+        Problem { status, detail, errors: self.items, headers: Vec::new() }
+    }
+}
+
+/// An answer that says what went wrong.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    detail: String,
+    errors: Vec<ErrorItem>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: &'static str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    errors: &'a [ErrorItem],
+}
+
+impl Problem {
+    /// A problem of the request as a whole.
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        let item = ErrorItem { index: None, code, pointer: String::new(), message };
+        Problem { status, detail: item.message.clone(), errors: vec![item], headers: Vec::new() }
+    }
+
+    pub fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
+        Problem::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    pub fn not_found(code: &'static str, message: impl Into<String>) -> Self {
+        Problem::new(StatusCode::NOT_FOUND, code, message)
+    }
+
+    pub fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry_after(1)
+    }
+
+    /// More than the server can take now; the client is asked to come back.
+    pub fn too_busy(message: impl Into<String>) -> Self {
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_busy", message).retry_after(1)
+    }
+
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    }
+
+    /// Asks the client to wait this many seconds.
+    pub fn retry_after(self, seconds: u32) -> Self {
+        self.with_header(RETRY_AFTER, HeaderValue::from(seconds))
+    }
+
+    /// Ends the connection after the answer, because the rest of the request was not read.
+    pub fn closing(self) -> Self {
+        self.with_header(CONNECTION, HeaderValue::from_static("close"))
+    }
+
+    /// Sets a header, in place of one of that name.
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.retain(|(known, _)| *known != name);
+        self.headers.push((name, value));
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let document = Document {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            errors: &self.errors,
+        };
+        let text = serde_json::to_vec(&document).unwrap_or_default();
+        let mut response = Response::new(Body::from(text));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.extend(self.headers);
+        response
+    }
+}

@@ -1,0 +1,86 @@
+//! `GET /v1/views/{view}/rows`: a view's rows from the dataflow's state.
+
+use std::io::Write;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, Uri};
+use axum::response::{IntoResponse, Response};
+
+use super::AppState;
+use super::backend::{RowsAnswer, RowsError, RowsRequest, ViewState};
+use super::params::Params;
+use super::problem::Problem;
+use super::render::{RenderOptions, write_rows};
+
+/// How many rows an answer has when the client does not say.
+const LIMIT_DEFAULT: usize = 1000;
+
+/// What a column's name is prefixed with where it is also the name of a parameter.
+const COLUMN_PREFIX: &str = "column.";
+
+pub async fn rows(
+    State(state): State<AppState>,
+    Path(view): Path<String>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let mut params = Params::of(&uri)?;
+    let rows_max = state.limits.read_rows_max;
+    let min_position = params.number("min_position", 0)?;
+    let timeout = params.timeout(state.limits.wait_ms_max)?;
+    let limit = params.limit(LIMIT_DEFAULT.min(rows_max), rows_max)?;
+    let cursor = params.text("cursor")?;
+    let int64_as_text =
+        params.choice("int64", &[("string", true), ("number", false)])?.unwrap_or(false);
+    let filters = params.rest().into_iter().map(column_filter).collect();
+
+    let request = RowsRequest { view, filters, min_position, timeout, limit, cursor };
+    let answer = state.backend.rows(request).await.map_err(refused)?;
+    let render = move || render(&answer, RenderOptions { int64_as_text });
+    // Many rows take longer than other requests should wait.
+    let body = match tokio::task::spawn_blocking(render).await {
+        Ok(body) => body,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    };
+    let headers = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    Ok((headers, Body::from(body)).into_response())
+}
+
+fn column_filter((name, value): (String, String)) -> (String, String) {
+    match name.strip_prefix(COLUMN_PREFIX) {
+        Some(column) => (column.to_string(), value),
+        None => (name, value),
+    }
+}
+
+fn render(answer: &RowsAnswer, options: RenderOptions) -> Vec<u8> {
+    let mut out = Vec::new();
+    // Writing to memory cannot fail.
+    let _ = write!(out, "{{\"tick\":{},\"position\":{},\"rows\":[", answer.tick, answer.position);
+    let mut first = true;
+    for batch in &answer.batches {
+        write_rows(batch, options, &mut first, &mut out);
+    }
+    out.extend_from_slice(b"],\"cursor\":");
+    let _ = serde_json::to_writer(&mut out, &answer.cursor);
+    out.push(b'}');
+    out
+}
+
+fn refused(error: RowsError) -> Problem {
+    let message = match &error {
+        RowsError::NotLive { state: ViewState::Failed { reason }, .. } => {
+            format!("{error}: {reason}")
+        }
+        _ => error.to_string(),
+    };
+    match error {
+        RowsError::NotFound { .. } => Problem::not_found("view_not_found", message),
+        RowsError::UnknownColumn { .. } => Problem::bad_request("unknown_column", message),
+        RowsError::BadValue { .. } => Problem::bad_request("bad_value", message),
+        RowsError::BadCursor { .. } => Problem::bad_request("bad_cursor", message),
+        RowsError::NotLive { .. } => Problem::unavailable("not_live", message),
+        RowsError::Timeout { .. } => Problem::unavailable("timeout", message),
+    }
+}

@@ -1,0 +1,126 @@
+//! `GET /v1/views` and `/v1/views/{view}`: which views there are, and how they are.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::Uri;
+use serde::Serialize;
+
+use super::AppState;
+use super::backend::{ViewState, ViewStatus};
+use super::params::Params;
+use super::problem::Problem;
+use crate::model::schema::SqlField;
+use crate::model::{Position, Tick};
+
+/// The answer of `/v1/views`.
+#[derive(Serialize)]
+pub struct Views {
+    views: Vec<View>,
+    failed_files: Vec<FailedFile>,
+}
+
+#[derive(Serialize)]
+struct FailedFile {
+    file: String,
+    message: String,
+}
+
+/// One view on the wire.
+#[derive(Serialize)]
+pub struct View {
+    name: String,
+    generation: String,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    schema: Vec<Column>,
+    /// Null for a view whose rows may repeat.
+    key: Option<Vec<String>>,
+    event_types: Vec<String>,
+    rows: u64,
+    errors: u64,
+    dead_letters: u64,
+    position: Position,
+    tick: Tick,
+    lag_seconds: Lag,
+    lag_events: u64,
+    sink_retries: u64,
+}
+
+#[derive(Serialize)]
+struct Column {
+    name: String,
+    r#type: String,
+    nullable: bool,
+}
+
+#[derive(Serialize)]
+struct Lag {
+    dataflow: f64,
+    clickhouse: Option<f64>,
+}
+
+pub async fn list(State(state): State<AppState>, uri: Uri) -> Result<Json<Views>, Problem> {
+    Params::of(&uri)?.finish()?;
+    let views = state.backend.views().iter().map(View::from).collect();
+    let failed_files = state
+        .backend
+        .failed_files()
+        .into_iter()
+        .map(|failed| FailedFile { file: failed.file, message: failed.message })
+        .collect();
+    Ok(Json(Views { views, failed_files }))
+}
+
+pub async fn one(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    uri: Uri,
+) -> Result<Json<View>, Problem> {
+    Params::of(&uri)?.finish()?;
+    match state.backend.view(&name) {
+        Some(status) => Ok(Json(View::from(&status))),
+        None => Err(Problem::not_found("view_not_found", format!("there is no view {name}"))),
+    }
+}
+
+impl From<&ViewStatus> for View {
+    fn from(status: &ViewStatus) -> Self {
+        let schema = &status.schema;
+        let name = |index: &usize| schema.columns.get(*index).map(|c| c.name.clone());
+        let reason = match &status.state {
+            ViewState::Failed { reason } => Some(reason.clone()),
+            ViewState::CatchingUp | ViewState::Live => None,
+        };
+        View {
+            name: schema.name.clone(),
+            generation: schema.generation.clone(),
+            status: status.state.as_str(),
+            reason,
+            schema: schema.columns.iter().map(Column::from).collect(),
+            key: schema.key.as_ref().map(|key| key.iter().filter_map(name).collect()),
+            event_types: status.event_types.clone(),
+            rows: status.rows,
+            errors: status.errors,
+            dead_letters: status.dead_letters,
+            position: status.position,
+            tick: status.tick,
+            lag_seconds: Lag {
+                dataflow: status.lag_dataflow_s,
+                clickhouse: status.lag_clickhouse_s,
+            },
+            lag_events: status.lag_events,
+            sink_retries: status.sink_retries,
+        }
+    }
+}
+
+impl From<&SqlField> for Column {
+    fn from(field: &SqlField) -> Self {
+        Column {
+            name: field.name.clone(),
+            r#type: field.sql_type.to_string(),
+            nullable: field.nullable,
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The one thread that writes.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{oneshot, watch};
+use uuid::Uuid;
+
+use super::files::{FileHandle, Files};
+use super::frame::Frame;
+use super::recovery::Recovered;
+use super::{AppendError, LogError, LogOptions, segment};
+use crate::model::event::{Appended, NewEvent};
+use crate::model::{Head, Tick};
+
+/// The upper bounds of the commit latency histogram, in seconds.
+pub const LATENCY_BOUNDS_S: [f64; 12] =
+    [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
+
+/// What a log has done since it was opened.
+#[derive(Clone, Debug, Default)]
+pub struct LogStats {
+    pub events: u64,
+    /// Of the events as they were given.
+    pub event_bytes: u64,
+    /// Written to disk.
+    pub disk_bytes: u64,
+    pub commits: u64,
+    /// Waiting to be written now.
+    pub queued_bytes: usize,
+    /// Commits by duration: as many as took up to each of [`LATENCY_BOUNDS_S`], the rest last.
+    pub latencies: [u64; LATENCY_BOUNDS_S.len() + 1],
+    pub latency_sum_s: f64,
+}
+
+/// Events that wait to be written, and who is to be told.
+pub struct Request {
+    events: Vec<NewEvent>,
+    bytes: usize,
+    answer: oneshot::Sender<Result<Appended, AppendError>>,
+}
+
+impl Request {
+    /// A request of these events, of which there is at least one.
+    pub fn new(
+        events: Vec<NewEvent>,
+        answer: oneshot::Sender<Result<Appended, AppendError>>,
+    ) -> Self {
+        assert!(!events.is_empty(), "a request has events");
+        let bytes = events.iter().map(event_bytes).sum();
+        Request { events, bytes, answer }
+    }
+}
+
+fn event_bytes(event: &NewEvent) -> usize {
+    /// What an event costs beyond its texts.
+    const OVERHEAD_BYTES: usize = 64;
+    event.data.len()
+        + event.metadata.len()
+        + event.id.len()
+        + event.event_type.len()
+        + OVERHEAD_BYTES
+}
+
+#[derive(Default)]
+struct Queue {
+    requests: VecDeque<Request>,
+    bytes: usize,
+    closing: bool,
+    stopped: Option<String>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+    stats: Mutex<LogStats>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Hands requests to the writing thread.
+pub struct Committer {
+    shared: Arc<Shared>,
+    head: watch::Receiver<Head>,
+    failure: watch::Receiver<Option<String>>,
+    queue_bytes_max: usize,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Committer {
+    /// Starts the thread behind a recovered log.
+    pub fn start(
+        files: Arc<dyn Files>,
+        recovered: Recovered,
+        options: LogOptions,
+    ) -> Result<Self, LogError> {
+        let (head_sender, head) = watch::channel(recovered.head);
+        let (failure_sender, failure) = watch::channel(None);
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            arrived: Condvar::new(),
+            stats: Mutex::default(),
+        });
+        let mut writer = Writer {
+            id: recovered.id,
+            files,
+            segment: None,
+            head: recovered.head,
+            options: options.clone(),
+            buffer: Vec::new(),
+        };
+        if let Some((name, len)) = recovered.last_segment {
+            let file = writer
+                .files
+                .append(&name)
+                .map_err(|source| LogError::Io { path: name.clone(), source })?;
+            writer.segment = Some((file, len));
+        } else {
+            // The log's id is on disk before anything else relies on it.
+            writer.roll().map_err(|source| LogError::Io { path: "log".to_string(), source })?;
+        }
+        let for_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("log-committer".to_string())
+            .spawn(move || run(&for_thread, writer, &head_sender, &failure_sender))
+            .map_err(|source| LogError::Io { path: "thread".to_string(), source })?;
+        Ok(Committer {
+            shared,
+            head,
+            failure,
+            queue_bytes_max: options.queue_bytes_max,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    pub fn head(&self) -> watch::Receiver<Head> {
+        self.head.clone()
+    }
+
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.failure.clone()
+    }
+
+    pub fn stats(&self) -> LogStats {
+        let queued_bytes = lock(&self.shared.queue).bytes;
+        LogStats { queued_bytes, ..lock(&self.shared.stats).clone() }
+    }
+
+    /// Queues a request, unless too much waits already.
+    pub fn submit(&self, request: Request) -> Result<(), AppendError> {
+        let mut queue = lock(&self.shared.queue);
+        if let Some(reason) = &queue.stopped {
+            return Err(AppendError::Stopped { reason: reason.clone() });
+        }
+        if queue.closing {
+            return Err(AppendError::Stopped { reason: "it is closing".to_string() });
+        }
+        if queue.bytes > 0 && queue.bytes + request.bytes > self.queue_bytes_max {
+            let (queued_bytes, queue_bytes_max) = (queue.bytes, self.queue_bytes_max);
+            return Err(AppendError::Busy { queued_bytes, queue_bytes_max });
+        }
+        queue.bytes += request.bytes;
+        queue.requests.push_back(request);
+        drop(queue);
+        self.shared.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Lets the thread write what waits, and waits for it.
+    pub fn close(&self) {
+        lock(&self.shared.queue).closing = true;
+        self.shared.arrived.notify_one();
+        if let Some(thread) = lock(&self.thread).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn run(
+    shared: &Shared,
+    mut writer: Writer,
+    head: &watch::Sender<Head>,
+    failure: &watch::Sender<Option<String>>,
+) {
+    while let Some(group) = gather(shared, writer.options.group_bytes_max) {
+        let started = Instant::now();
+        match writer.commit(&group) {
+            Ok(tick) => {
+                // Readers may see the events before their writers hear of them, never after.
+                head.send_replace(writer.head);
+                record(shared, &group, started.elapsed(), writer.buffer.len());
+                answer(group, writer.head, tick);
+            }
+            Err(error) => {
+                let reason = format!("writing failed: {error}");
+                tracing::error!(reason, "the log has failed and accepts nothing more");
+                stop(shared, group, &reason);
+                failure.send_replace(Some(reason));
+                return;
+            }
+        }
+    }
+}
+
+/// The requests of the next commit; `None` once the log is closing and nothing waits.
+fn gather(shared: &Shared, group_bytes_max: usize) -> Option<Vec<Request>> {
+    let mut queue = lock(&shared.queue);
+    while queue.requests.is_empty() {
+        if queue.closing {
+            return None;
+        }
+        queue = shared.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+    }
+    let mut group = Vec::new();
+    let mut bytes = 0;
+    while let Some(request) = queue.requests.front() {
+        if !group.is_empty() && bytes + request.bytes > group_bytes_max {
+            break;
+        }
+        bytes += request.bytes;
+        group.extend(queue.requests.pop_front());
+    }
+    queue.bytes -= bytes;
+    Some(group)
+}
+
+fn record(shared: &Shared, group: &[Request], took: Duration, disk_bytes: usize) {
+    let mut stats = lock(&shared.stats);
+    stats.commits += 1;
+    stats.events += group.iter().map(|r| r.events.len() as u64).sum::<u64>();
+    stats.event_bytes += group.iter().map(|r| r.bytes as u64).sum::<u64>();
+    stats.disk_bytes += disk_bytes as u64;
+    let seconds = took.as_secs_f64();
+    let bucket = LATENCY_BOUNDS_S.iter().position(|b| seconds <= *b);
+    stats.latencies[bucket.unwrap_or(LATENCY_BOUNDS_S.len())] += 1;
+    stats.latency_sum_s += seconds;
+}
+
+fn answer(group: Vec<Request>, head: Head, tick: Tick) {
+    let count: u64 = group.iter().map(|r| r.events.len() as u64).sum();
+    let mut first_position = head.position + 1 - count;
+    for request in group {
+        let last_position = first_position + request.events.len() as u64 - 1;
+        let _ = request.answer.send(Ok(Appended { first_position, last_position, tick }));
+        first_position = last_position + 1;
+    }
+}
+
+fn stop(shared: &Shared, group: Vec<Request>, reason: &str) {
+    let mut queue = lock(&shared.queue);
+    queue.stopped = Some(reason.to_string());
+    queue.bytes = 0;
+    for request in group.into_iter().chain(queue.requests.drain(..)) {
+        let _ = request.answer.send(Err(AppendError::Stopped { reason: reason.to_string() }));
+    }
+}
+
+/// Writes frames to segments.
+struct Writer {
+    id: Uuid,
+    files: Arc<dyn Files>,
+    segment: Option<(Box<dyn FileHandle>, u64)>,
+    head: Head,
+    options: LogOptions,
+    buffer: Vec<u8>,
+}
+
+impl Writer {
+    /// Writes a group as one frame and syncs it; returns its tick.
+    fn commit(&mut self, group: &[Request]) -> std::io::Result<Tick> {
+        if self.segment.as_ref().is_none_or(|(_, len)| *len >= self.options.segment_bytes_max) {
+            self.roll()?;
+        }
+        let tick = self.next_tick();
+        let first_position = self.head.position + 1;
+        let events = group.iter().flat_map(|request| &request.events);
+        let frame = Frame::new(tick, first_position, events).map_err(std::io::Error::other)?;
+        self.buffer.clear();
+        frame.write(&mut self.buffer);
+        let Some((file, len)) = &mut self.segment else {
+            unreachable!("a segment was opened above")
+        };
+        file.write(&self.buffer)?;
+        file.sync()?;
+        *len += self.buffer.len() as u64;
+        self.head = Head { position: frame.last_position(), tick };
+        Ok(tick)
+    }
+
+    /// Begins a new segment.
+    fn roll(&mut self) -> std::io::Result<()> {
+        let first_position = self.head.position + 1;
+        let mut file = self.files.append(&segment::name(first_position))?;
+        let header = segment::header(self.id, first_position);
+        file.write(&header)?;
+        file.sync()?;
+        self.segment = Some((file, header.len() as u64));
+        Ok(())
+    }
+
+    /// The tick of the next commit: now, but always past the last one. Waits where commits would be
+    /// faster than one per millisecond.
+    fn next_tick(&self) -> Tick {
+        let last = self.head.tick;
+        let mut now = now_ms();
+        while now == last {
+            std::thread::sleep(Duration::from_micros(100));
+            now = now_ms();
+        }
+        now.max(last + 1)
+    }
+}
+
+fn now_ms() -> Tick {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as Tick)
+}

@@ -1,0 +1,308 @@
+//! The log's only way to files, behind a trait so that tests can make them fail.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::LogError;
+
+/// A directory of append-only files.
+pub trait Files: Send + Sync {
+    /// The names of all files, sorted.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Opens a file for appending, creating it if it is missing; durable once `sync` returns.
+    fn append(&self, name: &str) -> io::Result<Box<dyn FileHandle>>;
+    /// Reads up to `buffer.len()` bytes at an offset; 0 at the end.
+    fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+    /// The length of a file.
+    fn len(&self, name: &str) -> io::Result<u64>;
+    /// Cuts a file to a length, durably.
+    fn truncate(&self, name: &str, len: u64) -> io::Result<()>;
+    /// Removes a file, durably.
+    fn remove(&self, name: &str) -> io::Result<()>;
+}
+
+/// A file open for appending.
+pub trait FileHandle: Send {
+    /// Appends all of `bytes`; after an error any prefix of them may have been written.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Returns when everything written is on disk.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// Files in a directory of the file system, locked against other processes.
+#[derive(Debug)]
+pub struct DiskFiles {
+    directory: PathBuf,
+    /// Holds the lock while it is open; `None` for readers of a directory that others may write.
+    _lock: Option<File>,
+    open: Mutex<BTreeMap<String, Arc<File>>>,
+}
+
+impl DiskFiles {
+    /// Opens and locks a directory, which is created if it is missing.
+    pub fn open(directory: &Path) -> Result<Self, LogError> {
+        let named = |source| LogError::Io { path: directory.display().to_string(), source };
+        std::fs::create_dir_all(directory).map_err(named)?;
+        let path = directory.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+            .map_err(named)?;
+        // SAFETY: the descriptor is open for as long as `lock`.
+        let locked = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+        if locked != 0 {
+            return Err(LogError::Locked { path: directory.display().to_string() });
+        }
+        Ok(DiskFiles { directory: directory.into(), _lock: Some(lock), open: Mutex::default() })
+    }
+
+    /// Reads a directory that a server may be writing to.
+    pub fn read_only(directory: &Path) -> Result<Self, LogError> {
+        if !directory.is_dir() {
+            return Err(LogError::NotALog {
+                path: directory.display().to_string(),
+                what: "there is no such directory".to_string(),
+            });
+        }
+        Ok(DiskFiles { directory: directory.into(), _lock: None, open: Mutex::default() })
+    }
+
+    fn handle(&self, name: &str) -> io::Result<Arc<File>> {
+        let mut open = lock(&self.open);
+        if let Some(file) = open.get(name) {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(File::open(self.directory.join(name))?);
+        open.insert(name.to_string(), Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Files for DiskFiles {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.directory)? {
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn append(&self, name: &str) -> io::Result<Box<dyn FileHandle>> {
+        let path = self.directory.join(name);
+        let new = !path.exists();
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        file.seek(SeekFrom::End(0))?;
+        if new {
+            self.sync_directory()?;
+        }
+        Ok(Box::new(DiskFile(file)))
+    }
+
+    fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.handle(name)?.read_at(buffer, offset)
+    }
+
+    fn len(&self, name: &str) -> io::Result<u64> {
+        Ok(std::fs::metadata(self.directory.join(name))?.len())
+    }
+
+    fn truncate(&self, name: &str, len: u64) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.directory.join(name))?;
+        file.set_len(len)?;
+        file.sync_all()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        lock(&self.open).remove(name);
+        std::fs::remove_file(self.directory.join(name))?;
+        self.sync_directory()
+    }
+}
+
+struct DiskFile(File);
+
+impl FileHandle for DiskFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+/// What goes wrong in [`FaultyFiles`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The write that reaches this many bytes in all stops there; nothing works afterwards.
+    TornWrite { at: u64 },
+    /// The device is full at this many bytes in all.
+    NoSpace { at: u64 },
+    /// `sync` number `n` (from 0) fails, and so do all later ones.
+    SyncFails { n: u64 },
+}
+
+/// Files in memory that fail as told, and forget on [`FaultyFiles::crash`] what was not synced.
+#[derive(Clone, Default)]
+pub struct FaultyFiles(Arc<Mutex<Disk>>);
+
+#[derive(Default)]
+struct Disk {
+    files: BTreeMap<String, Contents>,
+    fault: Option<Fault>,
+    written: u64,
+    syncs: u64,
+    dead: bool,
+}
+
+#[derive(Clone, Default)]
+struct Contents {
+    bytes: Vec<u8>,
+    synced: usize,
+}
+
+impl FaultyFiles {
+    /// Empty files that work.
+    pub fn new() -> Self {
+        FaultyFiles::default()
+    }
+
+    /// From now on this goes wrong.
+    pub fn inject(&self, fault: Fault) {
+        let mut disk = lock(&self.0);
+        disk.fault = Some(fault);
+        disk.written = 0;
+        disk.syncs = 0;
+    }
+
+    /// The machine stops and starts again: what was not synced keeps only its first `kept` bytes.
+    pub fn crash(&self, kept: usize) {
+        let mut disk = lock(&self.0);
+        disk.dead = false;
+        disk.fault = None;
+        for contents in disk.files.values_mut() {
+            let len = contents.bytes.len().min(contents.synced + kept);
+            contents.bytes.truncate(len);
+            contents.synced = len;
+        }
+    }
+
+    /// Bytes of a file, for tests that damage them.
+    pub fn edit(&self, name: &str, edit: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(contents) = lock(&self.0).files.get_mut(name) {
+            edit(&mut contents.bytes);
+            contents.synced = contents.bytes.len();
+        }
+    }
+}
+
+fn input_output_error() -> io::Error {
+    io::Error::from_raw_os_error(libc::EIO)
+}
+
+impl Files for FaultyFiles {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(lock(&self.0).files.keys().cloned().collect())
+    }
+
+    fn append(&self, name: &str) -> io::Result<Box<dyn FileHandle>> {
+        let mut disk = lock(&self.0);
+        if disk.dead {
+            return Err(input_output_error());
+        }
+        disk.files.entry(name.to_string()).or_default();
+        Ok(Box::new(FaultyFile { disk: Arc::clone(&self.0), name: name.to_string() }))
+    }
+
+    fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let disk = lock(&self.0);
+        let contents = disk.files.get(name).ok_or(io::ErrorKind::NotFound)?;
+        let mut rest = contents.bytes.get(offset as usize..).unwrap_or_default();
+        rest.read(buffer)
+    }
+
+    fn len(&self, name: &str) -> io::Result<u64> {
+        let disk = lock(&self.0);
+        Ok(disk.files.get(name).ok_or(io::ErrorKind::NotFound)?.bytes.len() as u64)
+    }
+
+    fn truncate(&self, name: &str, len: u64) -> io::Result<()> {
+        let mut disk = lock(&self.0);
+        let contents = disk.files.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
+        contents.bytes.truncate(len as usize);
+        contents.synced = contents.bytes.len();
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        lock(&self.0).files.remove(name);
+        Ok(())
+    }
+}
+
+struct FaultyFile {
+    disk: Arc<Mutex<Disk>>,
+    name: String,
+}
+
+impl FileHandle for FaultyFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut guard = lock(&self.disk);
+        let disk = &mut *guard;
+        if disk.dead {
+            return Err(input_output_error());
+        }
+        let room = match disk.fault {
+            Some(Fault::TornWrite { at } | Fault::NoSpace { at }) => {
+                at.saturating_sub(disk.written)
+            }
+            _ => u64::MAX,
+        };
+        let written = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+        disk.written += written as u64;
+        let contents = disk.files.entry(self.name.clone()).or_default();
+        contents.bytes.extend_from_slice(&bytes[..written]);
+        if written == bytes.len() {
+            return Ok(());
+        }
+        match disk.fault {
+            Some(Fault::NoSpace { .. }) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            _ => {
+                disk.dead = true;
+                Err(input_output_error())
+            }
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let mut disk = lock(&self.disk);
+        let n = disk.syncs;
+        disk.syncs += 1;
+        let fails = matches!(disk.fault, Some(Fault::SyncFails { n: at }) if n >= at);
+        if disk.dead || fails {
+            return Err(input_output_error());
+        }
+        if let Some(contents) = disk.files.get_mut(&self.name) {
+            contents.synced = contents.bytes.len();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,95 @@
+//! Reading frames in order, from any position, and following the tail.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::LogError;
+use super::files::Files;
+use super::frame::Frame;
+use super::segment::{self, Next, SegmentReader};
+use crate::model::{Head, Position};
+
+/// Streams a log's frames. Blocking: use it on a thread that may wait for the disk.
+pub struct LogReader {
+    files: Arc<dyn Files>,
+    head: watch::Receiver<Head>,
+    segment: Option<SegmentReader>,
+    /// The position of the last event that was read or skipped.
+    position: Position,
+}
+
+impl LogReader {
+    pub(super) fn open(
+        files: Arc<dyn Files>,
+        head: watch::Receiver<Head>,
+        after: Position,
+    ) -> Result<Self, LogError> {
+        let names = segment::list(files.as_ref())?;
+        let start = names
+            .into_iter()
+            .rev()
+            .find(|name| segment::first_position(name).is_some_and(|first| first <= after + 1));
+        Ok(LogReader { files, head, segment: start.map(SegmentReader::new), position: after })
+    }
+
+    /// The next frame with an event behind the position that the reader began at; `None` at the
+    /// tail, where it can be called again once the head has moved.
+    ///
+    /// The first frame may begin before that position: a frame is the unit.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, LogError> {
+        // What lies behind the head is being written, and is nobody's business yet.
+        let head = *self.head.borrow();
+        while self.position < head.position {
+            let Some(reader) = &mut self.segment else {
+                self.segment = self.successor()?;
+                if self.segment.is_none() {
+                    return Ok(None);
+                }
+                continue;
+            };
+            match reader.next(self.files.as_ref())? {
+                Next::Frame(frame) => {
+                    if frame.last_position() > self.position {
+                        self.position = frame.last_position();
+                        return Ok(Some(frame));
+                    }
+                }
+                Next::End => {
+                    reader.reread();
+                    match self.successor()? {
+                        Some(next) => self.segment = Some(next),
+                        None => return Ok(None),
+                    }
+                }
+                Next::Broken(what) => {
+                    // What was read ahead while it was being written is read again, once.
+                    let offset = reader.offset();
+                    reader.reread();
+                    return match reader.next(self.files.as_ref())? {
+                        Next::Frame(frame) if frame.last_position() > self.position => {
+                            self.position = frame.last_position();
+                            Ok(Some(frame))
+                        }
+                        Next::Frame(_) => continue,
+                        _ => {
+                            let segment = reader.name().to_string();
+                            Err(LogError::Damaged { segment, offset, what })
+                        }
+                    };
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The segment behind the current one, if there is one yet.
+    fn successor(&self) -> Result<Option<SegmentReader>, LogError> {
+        let current = self.segment.as_ref().map(|reader| reader.name());
+        let names = segment::list(self.files.as_ref())?;
+        Ok(names
+            .into_iter()
+            .find(|n| current.is_none_or(|c| n.as_str() > c))
+            .map(SegmentReader::new))
+    }
+}

@@ -1,0 +1,101 @@
+//! What is wrong with a query file, and where.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion_sql::sqlparser::tokenizer::{Location, Span};
+
+/// One file below the queries directory.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SourceFile {
+    /// The path as the user would write it.
+    pub path: PathBuf,
+    /// The whole text.
+    pub text: String,
+}
+
+/// An error in a query file: what, where, and what to do.
+#[derive(Clone, Debug)]
+pub struct Diagnostic {
+    /// The file that the error is in.
+    pub file: Arc<SourceFile>,
+    /// From 1.
+    pub line: u64,
+    /// From 1, in characters.
+    pub column: u64,
+    /// What is wrong.
+    pub message: String,
+    /// What to do, where that is known.
+    pub hint: Option<String>,
+}
+
+impl Diagnostic {
+    /// An error at a location of a file; a location of 0 means the file's beginning.
+    pub fn new(file: &Arc<SourceFile>, at: Location, message: impl Into<String>) -> Self {
+        Diagnostic {
+            file: Arc::clone(file),
+            line: at.line.max(1),
+            column: at.column.max(1),
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// The same with a hint.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Diagnostic { file, line, column, message, hint } = self;
+        let number = line.to_string();
+        let gutter = " ".repeat(number.len());
+        writeln!(f, "error: {message}")?;
+        writeln!(f, "{gutter}--> {}:{line}:{column}", file.path.display())?;
+        let text = file.text.lines().nth(*line as usize - 1).unwrap_or("");
+        let lead: String = text
+            .chars()
+            .take(*column as usize - 1)
+            .map(|c| if c == '\t' { '\t' } else { ' ' })
+            .collect();
+        writeln!(f, "{gutter} |\n{number} | {text}\n{gutter} | {lead}^")?;
+        match hint {
+            Some(hint) => writeln!(f, "{gutter} = {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A construct that is refused, before it is known which file it stands in.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// Where, in the statement's file.
+    pub at: Location,
+    /// What is wrong.
+    pub message: String,
+    /// What to do, where that is known.
+    pub hint: Option<String>,
+}
+
+impl Refusal {
+    /// A refusal at the beginning of a span.
+    pub fn new(span: Span, message: impl Into<String>) -> Self {
+        Refusal { at: span.start, message: message.into(), hint: None }
+    }
+
+    /// The same with a hint.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The diagnostic that this is in `file`.
+    pub fn in_file(self, file: &Arc<SourceFile>) -> Diagnostic {
+        let diagnostic = Diagnostic::new(file, self.at, self.message);
+        Diagnostic { hint: self.hint, ..diagnostic }
+    }
+}

@@ -1,0 +1,146 @@
+//! The plan that will run, as text.
+
+use std::fmt::Write;
+
+use super::ir::{Aggregate, JoinKeys, Node, NodeId, Op, OrderColumn, Plan, Scalar};
+use super::view::ViewPlan;
+use crate::model::source::SourceColumn;
+
+/// The operators of a view from its rows down to its sources, with keys, monotonicity and state.
+pub fn explain(view: &ViewPlan) -> String {
+    let mut text = format!("view {}\n", view.schema.name);
+    let names: Vec<&str> = view.schema.columns.iter().map(|c| c.name.as_str()).collect();
+    match &view.schema.key {
+        Some(key) => {
+            let key: Vec<&str> = key.iter().map(|i| names[*i]).collect();
+            let _ = writeln!(text, "key ({})", key.join(", "));
+        }
+        None => text.push_str("no key: rows may repeat\n"),
+    }
+    let mut explain = Explain { plan: &view.plan, text, shown: vec![false; view.plan.nodes.len()] };
+    explain.node(view.plan.root, 0);
+    explain.text
+}
+
+struct Explain<'a> {
+    plan: &'a Plan,
+    text: String,
+    shown: Vec<bool>,
+}
+
+impl Explain<'_> {
+    fn node(&mut self, id: NodeId, depth: usize) {
+        let node = &self.plan.nodes[id];
+        let indent = "  ".repeat(depth);
+        if self.shown[id] && !node.op.inputs().is_empty() {
+            let _ = writeln!(self.text, "{indent}#{id} (shown above)");
+            return;
+        }
+        self.shown[id] = true;
+        let _ = writeln!(self.text, "{indent}#{id} {}{}", self.operator(node), facts(node));
+        for input in node.op.inputs() {
+            self.node(input, depth + 1);
+        }
+    }
+
+    fn columns(&self, input: NodeId, columns: &[usize]) -> String {
+        let schema = &self.plan.nodes[input].schema;
+        let names: Vec<&str> = columns.iter().map(|c| schema.field(*c).name().as_str()).collect();
+        names.join(", ")
+    }
+
+    fn operator(&self, node: &Node) -> String {
+        match &node.op {
+            Op::Source { table, columns } => {
+                let names: Vec<String> = columns.iter().map(|c| column_name(table, *c)).collect();
+                format!("Source {} [{}]", table.name(), names.join(", "))
+            }
+            Op::Constant { rows } => format!("Constant {} rows", rows.num_rows()),
+            Op::Filter { conditions, .. } => format!("Filter {}", scalars(conditions, " AND ")),
+            Op::Project { columns, .. } => format!("Project [{}]", scalars(columns, ", ")),
+            Op::Unnest { array, outer, .. } => {
+                format!("Unnest {}{}", array.text, if *outer { " (outer)" } else { "" })
+            }
+            Op::Join { left, right, on } => {
+                format!("Join {} (state: both inputs)", self.on(*left, *right, on))
+            }
+            Op::SemiJoin { left, right, on, anti } => {
+                let name = if *anti { "AntiJoin" } else { "SemiJoin" };
+                format!("{name} {} (state: both inputs)", self.on(*left, *right, on))
+            }
+            Op::Reduce { input, key, aggregates } if aggregates.is_empty() => {
+                format!("Distinct [{}] (state: one count per row)", self.columns(*input, key))
+            }
+            Op::Reduce { input, key, aggregates } => {
+                let list: Vec<String> = aggregates.iter().map(describe).collect();
+                let key = self.columns(*input, key);
+                format!(
+                    "Reduce by [{key}] [{}] (state: one accumulator per group)",
+                    list.join(", ")
+                )
+            }
+            Op::TopK { input, key, order, offset, limit } => {
+                let limit = limit.map_or("all".to_string(), |l| l.to_string());
+                let (key, order) = (self.columns(*input, key), self.order(*input, order));
+                format!(
+                    "TopK by [{key}] order [{order}] offset {offset} limit {limit} (state: the input)"
+                )
+            }
+            Op::First { input, key, order } => {
+                let (key, order) = (self.columns(*input, key), self.order(*input, order));
+                format!("First by [{key}] order [{order}] (state: one row per group)")
+            }
+            Op::AssertKey { input, key } => {
+                format!("AssertKey [{}] (state: the input)", self.columns(*input, key))
+            }
+            Op::Union { .. } => "Union".to_string(),
+        }
+    }
+
+    fn on(&self, left: NodeId, right: NodeId, on: &JoinKeys) -> String {
+        let nulls = if on.nulls_equal { ", NULL = NULL" } else { "" };
+        let (l, r) = (self.columns(left, &on.left), self.columns(right, &on.right));
+        format!("on [{l}] = [{r}]{nulls}")
+    }
+
+    fn order(&self, input: NodeId, order: &[OrderColumn]) -> String {
+        let parts: Vec<String> = order
+            .iter()
+            .map(|o| {
+                let name = self.columns(input, &[o.column]);
+                let direction = if o.descending { "desc" } else { "asc" };
+                let nulls = if o.nulls_first { "nulls first" } else { "nulls last" };
+                format!("{name} {direction} {nulls}")
+            })
+            .collect();
+        parts.join(", ")
+    }
+}
+
+fn column_name(table: &crate::model::source::SourceTable, column: SourceColumn) -> String {
+    table.field(column).name
+}
+
+fn scalars(list: &[Scalar], separator: &str) -> String {
+    list.iter().map(|s| s.text.as_ref()).collect::<Vec<_>>().join(separator)
+}
+
+fn describe(aggregate: &Aggregate) -> String {
+    let class = match aggregate.function {
+        super::ir::AggregateFunction::Min | super::ir::AggregateFunction::Max => "winner only",
+        _ => "accumulable",
+    };
+    format!("{}: {class}", aggregate.text)
+}
+
+fn facts(node: &Node) -> String {
+    let mut facts = String::new();
+    if node.monotonic {
+        facts.push_str(" monotonic");
+    }
+    for key in &node.keys {
+        let names: Vec<&str> = key.iter().map(|c| node.schema.field(*c).name().as_str()).collect();
+        let _ = write!(facts, " key({})", names.join(", "));
+    }
+    facts
+}

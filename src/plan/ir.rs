@@ -1,0 +1,168 @@
+//! The plan that runs: a closed set of operators that states everything a renderer would otherwise
+//! have to work out.
+//!
+//! Nodes are listed so that inputs come before their readers; a node may be read more than once.
+//! Columns are indexes into the input's schema. Expressions are DataFusion's physical ones, bound to
+//! those indexes, with the SQL text that errors quote.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion_physical_expr::PhysicalExpr;
+
+use crate::model::source::{SourceColumn, SourceTable};
+
+/// Index of a node in [`Plan::nodes`].
+pub type NodeId = usize;
+
+/// The plan of one materialized view.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub nodes: Vec<Node>,
+    pub root: NodeId,
+}
+
+impl Plan {
+    /// The node that gives the view's rows.
+    pub fn root(&self) -> &Node {
+        &self.nodes[self.root]
+    }
+
+    /// The event tables that the plan reads, with their columns.
+    pub fn sources(&self) -> impl Iterator<Item = (NodeId, &SourceTable, &[SourceColumn])> {
+        self.nodes.iter().enumerate().filter_map(|(id, node)| match &node.op {
+            Op::Source { table, columns } => Some((id, table, columns.as_slice())),
+            _ => None,
+        })
+    }
+}
+
+/// An operator and what is known of its output.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub op: Op,
+    pub schema: SchemaRef,
+    /// Sets of columns by which no two output rows are equal; an empty set: at most one row.
+    pub keys: Vec<Vec<usize>>,
+    /// Rows are only ever added to the output.
+    pub monotonic: bool,
+}
+
+/// What a node does.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// The events of a table, as rows of these columns.
+    Source { table: SourceTable, columns: Vec<SourceColumn> },
+    /// Rows that are always there.
+    Constant { rows: RecordBatch },
+    /// The input's rows for which all conditions are true, tested one after the other.
+    Filter { input: NodeId, conditions: Vec<Scalar> },
+    /// One output row per input row.
+    Project { input: NodeId, columns: Vec<Scalar> },
+    /// Each row once per element of its array column, the element's columns behind its own.
+    Unnest { input: NodeId, array: Scalar, outer: bool },
+    /// Pairs of rows with equal keys: the left columns, then the right ones.
+    Join { left: NodeId, right: NodeId, on: JoinKeys },
+    /// The left rows for which there is a right row with an equal key, or none if `anti`.
+    SemiJoin { left: NodeId, right: NodeId, on: JoinKeys, anti: bool },
+    /// One row per key: its columns, then the aggregates. No aggregates: DISTINCT.
+    Reduce { input: NodeId, key: Vec<usize>, aggregates: Vec<Aggregate> },
+    /// Of each group the rows `offset .. offset + limit` in order; ties go by the whole row.
+    TopK {
+        input: NodeId,
+        key: Vec<usize>,
+        order: Vec<OrderColumn>,
+        offset: u64,
+        limit: Option<u64>,
+    },
+    /// The first row of each group, of an input that only grows: only the winner is kept.
+    First { input: NodeId, key: Vec<usize>, order: Vec<OrderColumn> },
+    /// The input's rows; those that share their key with another row are errors.
+    AssertKey { input: NodeId, key: Vec<usize> },
+    /// The rows of all inputs.
+    Union { inputs: Vec<NodeId> },
+}
+
+impl Op {
+    /// The nodes that this one reads.
+    pub fn inputs(&self) -> Vec<NodeId> {
+        match self {
+            Op::Source { .. } | Op::Constant { .. } => Vec::new(),
+            Op::Filter { input, .. }
+            | Op::Project { input, .. }
+            | Op::Unnest { input, .. }
+            | Op::Reduce { input, .. }
+            | Op::TopK { input, .. }
+            | Op::First { input, .. }
+            | Op::AssertKey { input, .. } => vec![*input],
+            Op::Join { left, right, .. } | Op::SemiJoin { left, right, .. } => {
+                vec![*left, *right]
+            }
+            Op::Union { inputs } => inputs.clone(),
+        }
+    }
+}
+
+/// An expression over the columns of an input.
+#[derive(Clone)]
+pub struct Scalar {
+    pub expr: Arc<dyn PhysicalExpr>,
+    /// The SQL that it was written as, or near to it.
+    pub text: Arc<str>,
+}
+
+impl fmt::Debug for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Which columns two inputs are matched by.
+#[derive(Clone, Debug)]
+pub struct JoinKeys {
+    pub left: Vec<usize>,
+    pub right: Vec<usize>,
+    /// NULL equals NULL (as in set operations); otherwise a row with a NULL key matches nothing.
+    pub nulls_equal: bool,
+}
+
+/// A column to order by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrderColumn {
+    pub column: usize,
+    pub descending: bool,
+    pub nulls_first: bool,
+}
+
+/// An aggregate over one column. NULLs never count; a FILTER has become NULLs in the column.
+#[derive(Clone, Debug)]
+pub struct Aggregate {
+    pub function: AggregateFunction,
+    /// `None` for `count(*)` alone.
+    pub input: Option<usize>,
+    pub input_type: DataType,
+    pub output_type: DataType,
+    pub text: Arc<str>,
+}
+
+/// Aggregates that fold into an accumulator. All but `Min` and `Max` can take rows back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AggregateFunction {
+    /// Rows, or values that are not NULL.
+    Count,
+    Sum,
+    Avg,
+    BoolAnd,
+    BoolOr,
+    /// The variance (or its root), of a sample or of a whole population.
+    Variance {
+        sample: bool,
+        root: bool,
+    },
+    /// Only over an input that only grows.
+    Min,
+    /// Only over an input that only grows.
+    Max,
+}

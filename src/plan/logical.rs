@@ -1,0 +1,235 @@
+//! SQL → DataFusion's logical plan, analysed and optimised by an explicit list of rules.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use datafusion_common::alias::AliasGenerator;
+use datafusion_common::config::ConfigOptions;
+use datafusion_common::{Column, DataFusionError, Result};
+use datafusion_expr::registry::FunctionRegistry;
+use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableSource, col, lit};
+use datafusion_functions::expr_fn::coalesce;
+use datafusion_optimizer::analyzer::AnalyzerRule;
+use datafusion_optimizer::analyzer::type_coercion::TypeCoercion;
+use datafusion_optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
+use datafusion_optimizer::eliminate_cross_join::EliminateCrossJoin;
+use datafusion_optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
+use datafusion_optimizer::optimize_projections::OptimizeProjections;
+use datafusion_optimizer::optimize_unions::OptimizeUnions;
+use datafusion_optimizer::simplify_expressions::SimplifyExpressions;
+use datafusion_optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
+use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
+use datafusion_sql::sqlparser::ast::{
+    Expr as SqlExpr, Ident, Query, Statement, Visit, Visitor, visit_relations,
+};
+use datafusion_sql::sqlparser::dialect::GenericDialect;
+use datafusion_sql::sqlparser::parser::Parser;
+
+use super::context::{Functions, PlannedRelation, ScannedTable, Scope};
+use super::push_filter::PushFilterThroughJoin;
+use super::unnest;
+use crate::model::schema::{EventTable, TableMode};
+use crate::model::source::{SYSTEM_COLUMNS, SourceTable, SystemColumn};
+
+/// Plans the queries of one set of files.
+pub struct QueryPlanner {
+    functions: Functions,
+}
+
+impl QueryPlanner {
+    /// A planner with all functions.
+    pub fn new() -> Result<Self> {
+        Ok(QueryPlanner { functions: Functions::new()? })
+    }
+
+    /// The options that expressions are evaluated with.
+    pub fn options(&self) -> &Arc<ConfigOptions> {
+        &self.functions.options
+    }
+
+    /// The plan of a query, not yet optimised; `relations` are the tables and views it may name.
+    pub fn plan(
+        &self,
+        query: &Query,
+        relations: HashMap<String, Arc<dyn TableSource>>,
+    ) -> Result<LogicalPlan> {
+        let scope = Scope { functions: &self.functions, relations };
+        let planner = SqlToRel::new_with_options(&scope, self.parser_options());
+        let plan = planner.sql_statement_to_plan(Statement::Query(Box::new(query.clone())))?;
+        unnest::attach(plan)
+    }
+
+    /// The relation that an upsert table is: the latest event per key, unless it means "deleted".
+    fn upsert(&self, table: &Arc<EventTable>) -> Result<LogicalPlan> {
+        let scan = scan(SourceTable::Declared(Arc::clone(table)))?;
+        let TableMode::Upsert { key, delete_when } = &table.mode else { return Ok(scan) };
+        let column = |name: &str| col(Column::new(Some(table.name.as_str()), name));
+        let keys = key.iter().map(|i| column(&table.columns[*i].field.name)).collect::<Vec<_>>();
+        let columns = scan.schema().columns().into_iter().map(Expr::Column).collect();
+        let position = column(&SystemColumn::Position.field().name);
+        let mut order: Vec<_> = keys.iter().map(|k| k.clone().sort(true, false)).collect();
+        order.push(position.sort(false, false));
+        let latest = LogicalPlanBuilder::from(scan).distinct_on(keys, columns, Some(order))?;
+        match delete_when {
+            None => latest.build(),
+            Some(text) => {
+                let deleted = self.condition(text, latest.schema())?;
+                latest.filter(coalesce(vec![deleted, lit(false)]).eq(lit(false)))?.build()
+            }
+        }
+    }
+
+    /// A boolean expression over the columns of `schema`.
+    fn condition(&self, text: &str, schema: &datafusion_common::DFSchema) -> Result<Expr> {
+        let dialect = GenericDialect {};
+        let parsed: SqlExpr =
+            Parser::new(&dialect).try_with_sql(text).and_then(|mut p| p.parse_expr())?;
+        let scope = Scope { functions: &self.functions, relations: HashMap::new() };
+        let planner = SqlToRel::new_with_options(&scope, self.parser_options());
+        planner.sql_to_expr(parsed, schema, &mut PlannerContext::new())
+    }
+
+    /// What a name in FROM stands for, when it names this table.
+    ///
+    /// `system` are the system columns that the query names: only those are visible, so that
+    /// `SELECT *` leaves them out.
+    pub fn table_relation(
+        &self,
+        table: &Arc<EventTable>,
+        system: &BTreeSet<SystemColumn>,
+    ) -> Result<Arc<dyn TableSource>> {
+        let plan = self.upsert(table)?;
+        visible(plan, table.columns.iter().map(|c| c.field.name.clone()), system)
+    }
+
+    /// What the name of the table of all events stands for.
+    pub fn events_relation(&self, system: &BTreeSet<SystemColumn>) -> Result<Arc<dyn TableSource>> {
+        let plain = [SystemColumn::Type, SystemColumn::Version, SystemColumn::Data];
+        let names = plain.into_iter().map(|c| c.field().name);
+        visible(scan(SourceTable::Events)?, names, system)
+    }
+
+    fn parser_options(&self) -> ParserOptions {
+        ParserOptions::from(&self.functions.options.sql_parser)
+    }
+
+    /// Types made to agree, sub-queries made joins, unread columns dropped.
+    pub fn optimize(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        let config =
+            PlannerConfig { functions: &self.functions, aliases: Arc::new(AliasGenerator::new()) };
+        let plan = TypeCoercion::new().analyze(plan, &self.functions.options)?;
+        Optimizer::with_rules(rules()).optimize(plan, &config, |_, _| {})
+    }
+}
+
+fn scan(table: SourceTable) -> Result<LogicalPlan> {
+    let name = table.name().to_string();
+    LogicalPlanBuilder::scan(name, Arc::new(ScannedTable::new(table)), None)?.build()
+}
+
+fn visible(
+    plan: LogicalPlan,
+    declared: impl Iterator<Item = String>,
+    system: &BTreeSet<SystemColumn>,
+) -> Result<Arc<dyn TableSource>> {
+    let names = declared.chain(system.iter().map(|c| c.field().name));
+    let wanted: Vec<String> = names.collect();
+    let columns = plan.schema().columns();
+    let columns = columns.into_iter().filter(|c| wanted.contains(&c.name)).map(Expr::Column);
+    let plan = LogicalPlanBuilder::from(plan).project(columns.collect::<Vec<_>>())?.build()?;
+    Ok(Arc::new(PlannedRelation::new(plan)))
+}
+
+/// The rules, in the order in which they run, each with its reason.
+fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    vec![
+        // Nested UNION ALLs become one node with many inputs.
+        Arc::new(OptimizeUnions::new()),
+        // Constants are folded once, here, not per batch.
+        Arc::new(SimplifyExpressions::new()),
+        // IN and EXISTS become semi and anti joins.
+        Arc::new(DecorrelatePredicateSubquery::new()),
+        // `ON a.k = b.k AND …` tells which columns to arrange by.
+        Arc::new(ExtractEquijoinPredicate::new()),
+        // `FROM a, b WHERE a.k = b.k` is an equi-join, not a product.
+        Arc::new(EliminateCrossJoin::new()),
+        // Less goes into the state of joins.
+        Arc::new(PushFilterThroughJoin),
+        // Only the columns that are read are decoded and kept.
+        Arc::new(OptimizeProjections::new()),
+    ]
+}
+
+/// The optimizer's surroundings: our functions, and no start time, so that `now()` stays unfolded.
+struct PlannerConfig<'a> {
+    functions: &'a Functions,
+    aliases: Arc<AliasGenerator>,
+}
+
+impl OptimizerConfig for PlannerConfig<'_> {
+    fn query_execution_start_time(&self) -> Option<DateTime<Utc>> {
+        None
+    }
+
+    fn alias_generator(&self) -> &Arc<AliasGenerator> {
+        &self.aliases
+    }
+
+    fn options(&self) -> Arc<ConfigOptions> {
+        Arc::clone(&self.functions.options)
+    }
+
+    fn function_registry(&self) -> Option<&dyn FunctionRegistry> {
+        Some(&self.functions.registry)
+    }
+}
+
+/// The relations that a query names, CTEs of its own included.
+pub fn relations_of(query: &Query) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let _ = visit_relations(query, |relation| {
+        if let [part] = relation.0.as_slice()
+            && let Some(ident) = part.as_ident()
+        {
+            names.insert(super::names::fold(ident));
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    names
+}
+
+/// The system columns that a query names.
+pub fn system_columns_of(query: &Query) -> BTreeSet<SystemColumn> {
+    struct Names(BTreeSet<SystemColumn>);
+    impl Names {
+        fn see(&mut self, ident: &Ident) {
+            let name = super::names::fold(ident);
+            self.0.extend(SYSTEM_COLUMNS.iter().filter(|c| c.field().name == name));
+        }
+    }
+    impl Visitor for Names {
+        type Break = ();
+        fn pre_visit_expr(&mut self, expr: &SqlExpr) -> ControlFlow<()> {
+            match expr {
+                SqlExpr::Identifier(ident) => self.see(ident),
+                SqlExpr::CompoundIdentifier(parts) => parts.iter().for_each(|p| self.see(p)),
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut names = Names(BTreeSet::new());
+    let _ = query.visit(&mut names);
+    names.0
+}
+
+/// A planner's error that names a place in the SQL, when it knows one.
+pub fn error_location(
+    error: &DataFusionError,
+) -> Option<datafusion_sql::sqlparser::tokenizer::Location> {
+    let diagnostic = error.diagnostic()?;
+    let span = diagnostic.span?;
+    Some(datafusion_sql::sqlparser::tokenizer::Location::new(span.start.line, span.start.column))
+}

@@ -1,0 +1,113 @@
+//! Logical expressions → physical ones that fail on overflow.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Schema};
+use datafusion_common::config::ConfigOptions;
+use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion_common::{DFSchema, ScalarValue};
+use datafusion_expr::execution_props::ExecutionProps;
+use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion_expr::{Expr, Volatility};
+use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal};
+use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
+
+use super::{LowerError, Result, refuse};
+use crate::plan::ir::Scalar;
+
+/// Binds expressions to the columns of an input.
+pub struct ExprPlanner {
+    props: ExecutionProps,
+    context: PhysicalPlanningContext,
+}
+
+impl ExprPlanner {
+    pub fn new(options: &Arc<ConfigOptions>) -> Self {
+        let mut props = ExecutionProps::new();
+        props.query_execution_start_time = None;
+        props.config_options = Some(Arc::clone(options));
+        ExprPlanner { props, context: PhysicalPlanningContext::default() }
+    }
+
+    /// The expression over columns of `schema`.
+    pub fn scalar(&self, expr: &Expr, schema: &DFSchema) -> Result<Scalar> {
+        refuse_unrepeatable(expr)?;
+        let physical = create_physical_expr(expr, schema, &self.props, &self.context)?;
+        let text = match expr {
+            Expr::Alias(alias) => alias.expr.human_display().to_string(),
+            other => other.human_display().to_string(),
+        };
+        Ok(Scalar { expr: checked(physical)?, text: text.into() })
+    }
+}
+
+/// Refuses what does not give the same result for the same row at any time.
+fn refuse_unrepeatable(expr: &Expr) -> Result<()> {
+    let mut found: Option<String> = None;
+    expr.apply(|e| {
+        let message = match e {
+            Expr::ScalarFunction(call) => match call.func.signature().volatility {
+                Volatility::Immutable => None,
+                Volatility::Volatile => Some(format!(
+                    "{}() gives another value each time, so a view over it has no exact content",
+                    call.func.name()
+                )),
+                Volatility::Stable => Some(format!("{}() is not supported yet", call.func.name())),
+            },
+            Expr::ScalarSubquery(_) => Some("scalar sub-queries are not supported yet".into()),
+            Expr::Exists(_) | Expr::InSubquery(_) => {
+                Some("IN and EXISTS sub-queries are supported as conditions in WHERE only".into())
+            }
+            Expr::WindowFunction(_) => Some("window functions are not supported yet".into()),
+            Expr::Unnest(_) => Some(
+                "UNNEST in the SELECT list is not supported: FROM t, UNNEST(t.items) AS i is"
+                    .into(),
+            ),
+            _ => None,
+        };
+        found = found.take().or(message);
+        Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })
+    .map_err(LowerError::from)?;
+    match found {
+        Some(message) => refuse(message),
+        None => Ok(()),
+    }
+}
+
+/// Integer arithmetic that overflows is an error, not a wrapped number.
+fn checked(expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+    let expr = expr
+        .transform_up(|e| {
+            let any: &dyn Any = e.as_ref();
+            match any.downcast_ref::<BinaryExpr>() {
+                Some(binary) => {
+                    let checked: Arc<dyn PhysicalExpr> =
+                        Arc::new(binary.clone().with_fail_on_overflow(true));
+                    Ok(Transformed::yes(checked))
+                }
+                None => Ok(Transformed::no(e)),
+            }
+        })
+        .data()?;
+    Ok(expr)
+}
+
+/// The input column that an expression is, when it is nothing more.
+pub fn column_index(scalar: &Scalar) -> Option<usize> {
+    let any: &dyn Any = scalar.expr.as_ref();
+    any.downcast_ref::<Column>().map(Column::index)
+}
+
+/// The expression that is column `index` of `schema`.
+pub fn column(schema: &Schema, index: usize) -> Scalar {
+    let name = schema.field(index).name();
+    Scalar { expr: Arc::new(Column::new(name, index)), text: name.as_str().into() }
+}
+
+/// NULL of a type.
+pub fn null(data_type: &DataType) -> Result<Scalar> {
+    let value = ScalarValue::try_from(data_type)?;
+    Ok(Scalar { expr: Arc::new(Literal::new(value)), text: "NULL".into() })
+}

@@ -1,0 +1,227 @@
+//! SQL files → catalog → logical plan → [`ir`]. Pure: no I/O but reading files, no timely.
+
+pub mod catalog;
+mod context;
+pub mod diagnostic;
+pub mod explain;
+pub mod ir;
+mod logical;
+mod lower;
+pub use lower::{column, relaxed};
+mod names;
+mod parse;
+mod push_filter;
+mod refuse;
+mod types;
+mod unnest;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion_common::DataFusionError;
+use datafusion_expr::{LogicalPlan, LogicalPlanBuilder, TableSource, col};
+use datafusion_sql::sqlparser::tokenizer::{Location, Span};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::model::schema::EventTable;
+use crate::model::source::EVENTS_TABLE;
+use catalog::{Catalog, ViewDef};
+use diagnostic::{Diagnostic, Refusal, SourceFile};
+use logical::QueryPlanner;
+pub use parse::read_files;
+pub use view::ViewPlan;
+
+/// Raised by hand when the same SQL comes to mean other rows, so that every view is built anew.
+const ENGINE_SEMANTICS: u32 = 1;
+
+/// Everything below a queries directory, planned.
+#[derive(Debug, Default)]
+pub struct QuerySet {
+    /// The declared event tables, by name.
+    pub tables: Vec<Arc<EventTable>>,
+    /// The materialized views, by name.
+    pub views: Vec<ViewPlan>,
+    /// What is wrong. Views and tables that are not part of it are planned all the same.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Reads, checks and plans every `*.sql` file below `directory`.
+///
+/// `log_id` becomes part of the views' generations. Fails only where files cannot be read.
+pub fn load(directory: &Path, log_id: &str) -> io::Result<QuerySet> {
+    Ok(plan_files(&parse::read_files(directory)?, log_id))
+}
+
+/// Checks and plans these files.
+pub fn plan_files(files: &[Arc<SourceFile>], log_id: &str) -> QuerySet {
+    let mut set = QuerySet::default();
+    let mut catalog = Catalog::default();
+    for file in files {
+        let (statements, diagnostics) = parse::parse_file(file);
+        set.diagnostics.extend(diagnostics);
+        for statement in statements {
+            if let Err(diagnostic) = catalog.add(statement) {
+                set.diagnostics.push(diagnostic);
+            }
+        }
+    }
+    set.tables = catalog.tables.values().map(|def| Arc::clone(&def.table)).collect();
+    match QueryPlanner::new() {
+        Ok(queries) => Planning::new(&catalog, &queries, log_id).run(&mut set),
+        Err(error) => unreachable!("DataFusion's own functions register: {error}"),
+    }
+    set.diagnostics
+        .sort_by(|a, b| (&a.file.path, a.line, a.column).cmp(&(&b.file.path, b.line, b.column)));
+    set
+}
+
+/// A view's logical plan; `None` when it has errors, which are reported once, where they are.
+type Planned = Option<LogicalPlan>;
+
+struct Planning<'a> {
+    catalog: &'a Catalog,
+    queries: &'a QueryPlanner,
+    log_id: &'a str,
+    planned: BTreeMap<String, Planned>,
+    /// The views being planned, outermost first: a name that is met again is a cycle.
+    path: Vec<String>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl<'a> Planning<'a> {
+    fn new(catalog: &'a Catalog, queries: &'a QueryPlanner, log_id: &'a str) -> Self {
+        let (planned, path, diagnostics) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Planning { catalog, queries, log_id, planned, path, diagnostics }
+    }
+
+    fn run(mut self, set: &mut QuerySet) {
+        for (name, def) in &self.catalog.tables {
+            if let Err(error) = self.queries.table_relation(&def.table, &BTreeSet::new()) {
+                let message = context::plain_message(&error);
+                let message = format!("delete_when of {name}: {message}");
+                self.diagnostics.push(Refusal::new(def.span, message).in_file(&def.file));
+            }
+        }
+        for (name, def) in &self.catalog.views {
+            let Some(plan) = self.view(name) else { continue };
+            // Plain views are lowered too: what nobody reads yet is checked all the same.
+            match self.materialize(def, plan) {
+                Ok(view) if def.materialized => set.views.push(view),
+                Ok(_) => {}
+                Err(message) => {
+                    self.diagnostics.push(Refusal::new(def.span, message).in_file(&def.file));
+                }
+            }
+        }
+        set.diagnostics.append(&mut self.diagnostics);
+    }
+
+    fn materialize(&self, def: &ViewDef, plan: LogicalPlan) -> Result<ViewPlan, String> {
+        let plan = self.queries.optimize(plan).map_err(|e| context::plain_message(&e))?;
+        let lowered = lower::lower(&plan, self.queries.options()).map_err(|e| e.to_string())?;
+        view::shape(def, lowered, plan.schema(), self.generation(def))
+    }
+
+    /// The logical plan of a view and, before it, of the views that it reads.
+    fn view(&mut self, name: &str) -> Planned {
+        if let Some(planned) = self.planned.get(name) {
+            return planned.clone();
+        }
+        let def = &self.catalog.views[name];
+        self.path.push(name.to_string());
+        let planned = self.plan_view(def);
+        self.path.pop();
+        self.planned.insert(name.to_string(), planned.clone());
+        planned
+    }
+
+    fn plan_view(&mut self, def: &ViewDef) -> Planned {
+        let refusals = refuse::refusals(&def.query);
+        if !refusals.is_empty() {
+            self.diagnostics.extend(refusals.into_iter().map(|r| r.in_file(&def.file)));
+            return None;
+        }
+        let relations = self.relations(def)?;
+        let plan = self.queries.plan(&def.query, relations).and_then(|p| renamed(p, &def.columns));
+        match plan {
+            Ok(plan) => Some(plan),
+            Err(error) => {
+                self.diagnostics.push(diagnose(def, &error));
+                None
+            }
+        }
+    }
+
+    /// What the names in the query's FROM stand for; `None` when one of them has errors.
+    fn relations(&mut self, def: &ViewDef) -> Option<HashMap<String, Arc<dyn TableSource>>> {
+        let system = logical::system_columns_of(&def.query);
+        let mut relations: HashMap<String, Arc<dyn TableSource>> = HashMap::new();
+        for name in logical::relations_of(&def.query) {
+            if self.path.contains(&name) {
+                let message = format!("view {} reads itself: {}", def.name, self.cycle(&name));
+                self.diagnostics.push(Refusal::new(def.span, message).in_file(&def.file));
+                return None;
+            }
+            let source = if let Some(table) = self.catalog.tables.get(&name) {
+                self.queries.table_relation(&table.table, &system).ok()?
+            } else if name == EVENTS_TABLE {
+                self.queries.events_relation(&system).ok()?
+            } else if self.catalog.views.contains_key(&name) {
+                Arc::new(context::PlannedRelation::new(self.view(&name)?))
+            } else {
+                // A CTE, or a name that the planner will report where it stands.
+                continue;
+            };
+            relations.insert(name, source);
+        }
+        Some(relations)
+    }
+
+    fn cycle(&self, name: &str) -> String {
+        let from = self.path.iter().position(|p| p == name).unwrap_or(0);
+        let mut names: Vec<&str> = self.path[from..].iter().map(String::as_str).collect();
+        names.push(name);
+        names.join(" → ")
+    }
+
+    /// The hash of everything that decides a view's rows and table.
+    fn generation(&self, def: &ViewDef) -> String {
+        let mut parts = BTreeSet::new();
+        let mut todo = vec![def.name.clone()];
+        while let Some(name) = todo.pop() {
+            if let Some(view) = self.catalog.views.get(&name) {
+                if parts.insert(view.canonical.clone()) {
+                    todo.extend(logical::relations_of(&view.query));
+                }
+            } else if let Some(table) = self.catalog.tables.get(&name) {
+                parts.insert(table.canonical.clone());
+            }
+        }
+        let mut hash = Xxh3::new();
+        hash.update(&ENGINE_SEMANTICS.to_le_bytes());
+        for part in [self.log_id, &def.name].into_iter().chain(parts.iter().map(String::as_str)) {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+        format!("{:016x}", hash.digest())
+    }
+}
+
+fn renamed(plan: LogicalPlan, names: &[String]) -> Result<LogicalPlan, DataFusionError> {
+    let columns = plan.schema().columns();
+    if names.is_empty() || names.len() != columns.len() {
+        // A wrong number of names is reported with the view's shape.
+        return Ok(plan);
+    }
+    let exprs: Vec<_> = columns.into_iter().zip(names).map(|(c, n)| col(c).alias(n)).collect();
+    LogicalPlanBuilder::from(plan).project(exprs)?.build()
+}
+
+fn diagnose(def: &ViewDef, error: &DataFusionError) -> Diagnostic {
+    let message = context::plain_message(error);
+    let at = logical::error_location(error).unwrap_or(def.span.start);
+    Refusal::new(Span::new(at, Location::empty()), message).in_file(&def.file)
+}

@@ -1,0 +1,188 @@
+//! Constructs that parse but are not supported, found in the syntax tree, which knows where they
+//! stand.
+
+use std::ops::ControlFlow;
+
+use datafusion_sql::sqlparser::ast::{
+    BinaryOperator, DuplicateTreatment, Expr, Function, FunctionArguments, GroupByExpr,
+    JoinOperator, Query, Select, SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, Visit,
+    Visitor,
+};
+
+use super::diagnostic::Refusal;
+
+/// Everything in a query that is refused.
+pub fn refusals(query: &Query) -> Vec<Refusal> {
+    let mut walk = Walk { found: Vec::new() };
+    let _ = query.visit(&mut walk);
+    walk.found
+}
+
+struct Walk {
+    found: Vec<Refusal>,
+}
+
+impl Walk {
+    fn refuse(&mut self, at: &impl Spanned, message: impl Into<String>) {
+        self.found.push(Refusal::new(at.span(), message));
+    }
+
+    fn set_expr(&mut self, body: &SetExpr) {
+        match body {
+            SetExpr::Select(select) => self.select(select),
+            SetExpr::SetOperation { op, set_quantifier, left, right } => {
+                let all = matches!(set_quantifier, SetQuantifier::All | SetQuantifier::AllByName);
+                if *op != SetOperator::Union && all {
+                    self.refuse(body, format!("{op} ALL is not supported yet"));
+                }
+                self.set_expr(left);
+                self.set_expr(right);
+            }
+            // Queries in parentheses are visited as queries.
+            SetExpr::Query(_) | SetExpr::Values(_) => {}
+            other => self.refuse(other, "only SELECT and VALUES have rows to keep"),
+        }
+    }
+
+    fn select(&mut self, select: &Select) {
+        if let Some(qualify) = &select.qualify {
+            self.refuse(qualify, "QUALIFY is not supported yet");
+        }
+        if select.top.is_some() {
+            self.refuse(select, "TOP is not supported: LIMIT is");
+        }
+        if let Some(into) = &select.into {
+            self.refuse(into, "SELECT INTO is not supported");
+        }
+        for view in &select.lateral_views {
+            self.refuse(&view.lateral_view, "LATERAL VIEW is not supported: UNNEST is");
+        }
+        if let GroupByExpr::Expressions(_, modifiers) | GroupByExpr::All(modifiers) =
+            &select.group_by
+            && !modifiers.is_empty()
+        {
+            self.refuse(select, "GROUP BY … WITH ROLLUP, CUBE or TOTALS is not supported yet");
+        }
+        for table in &select.from {
+            for join in &table.joins {
+                match &join.join_operator {
+                    JoinOperator::AsOf { .. } => {
+                        self.refuse(&join.relation, "ASOF JOIN is not supported yet");
+                    }
+                    JoinOperator::CrossApply | JoinOperator::OuterApply => {
+                        self.refuse(
+                            &join.relation,
+                            "APPLY is not supported: LATERAL is the standard",
+                        );
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn function(&mut self, function: &Function) {
+        let name = function.name.to_string().to_lowercase();
+        if function.over.is_some() {
+            self.refuse(function, format!("{name}() OVER: window functions are not supported yet"));
+        }
+        if !function.within_group.is_empty() {
+            self.refuse(function, format!("{name}() WITHIN GROUP is not supported yet"));
+        }
+        if let FunctionArguments::List(list) = &function.args {
+            let aggregate_order = list.clauses.iter().any(|c| {
+                matches!(c, datafusion_sql::sqlparser::ast::FunctionArgumentClause::OrderBy(_))
+            });
+            if aggregate_order {
+                self.refuse(function, format!("{name}(… ORDER BY …) is not supported yet"));
+            }
+            if list.duplicate_treatment == Some(DuplicateTreatment::Distinct) && list.args.len() > 1
+            {
+                self.refuse(function, format!("{name}(DISTINCT …) takes one argument"));
+            }
+        }
+        match name.as_str() {
+            "now" | "current_timestamp" | "current_date" | "current_time" | "localtimestamp"
+            | "today" => self.refuse(function, format!("{name} is not supported yet")),
+            "random" | "uuid" | "gen_random_uuid" | "current_user" => self.refuse(
+                function,
+                format!(
+                    "{name}() gives another value each time, so a view over it has no exact content"
+                ),
+            ),
+            _ => {}
+        }
+    }
+}
+
+impl Visitor for Walk {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        if let Some(with) = &query.with
+            && with.recursive
+        {
+            self.refuse(with, "WITH RECURSIVE is not supported yet");
+        }
+        if !query.locks.is_empty() {
+            self.refuse(query, "FOR UPDATE has no meaning in a view");
+        }
+        self.set_expr(&query.body);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        match factor {
+            TableFactor::Derived { lateral: true, .. } => {
+                self.refuse(factor, "LATERAL is not supported yet");
+            }
+            TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
+                self.refuse(factor, format!("{name}(…) in FROM is not supported yet"));
+            }
+            TableFactor::Table { sample: Some(_), .. } => {
+                self.refuse(factor, "TABLESAMPLE has no exact content");
+            }
+            TableFactor::Pivot { .. }
+            | TableFactor::Unpivot { .. }
+            | TableFactor::MatchRecognize { .. }
+            | TableFactor::JsonTable { .. }
+            | TableFactor::XmlTable { .. } => {
+                self.refuse(factor, "this table expression is not supported");
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::Function(function) => self.function(function),
+            Expr::Subquery(query) => {
+                self.refuse(query.as_ref(), "scalar sub-queries are not supported yet");
+            }
+            Expr::GroupingSets(_) | Expr::Cube(_) | Expr::Rollup(_) => {
+                self.refuse(expr, "GROUPING SETS, ROLLUP and CUBE are not supported yet");
+            }
+            Expr::BinaryOp { op, .. } if is_json(op) => {
+                self.refuse(expr, format!("the JSON operator {op} is not supported yet"));
+            }
+            Expr::AnyOp { right, .. } | Expr::AllOp { right, .. }
+                if matches!(right.as_ref(), Expr::Subquery(_)) =>
+            {
+                self.refuse(expr, "ANY and ALL over sub-queries are not supported yet: IN is");
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn is_json(op: &BinaryOperator) -> bool {
+    matches!(
+        op,
+        BinaryOperator::Arrow
+            | BinaryOperator::LongArrow
+            | BinaryOperator::HashArrow
+            | BinaryOperator::HashLongArrow
+    )
+}

@@ -1,0 +1,113 @@
+//! Types as written in SQL → [`SqlType`], for columns of tables and for casts alike.
+
+use arrow::datatypes::FieldRef;
+use datafusion_common::{DataFusionError, Result as DataFusionResult};
+use datafusion_expr::planner::TypePlanner;
+use datafusion_sql::sqlparser::ast::{
+    ArrayElemTypeDef, DataType, ExactNumberInfo, StructField, TimezoneInfo,
+};
+use std::sync::Arc;
+
+use crate::model::schema::{SqlField, SqlType};
+
+/// The precision of DECIMAL when none is written, as DataFusion has it.
+const DECIMAL_DEFAULT: (u8, i8) = (38, 10);
+/// The digits of a second that TIMESTAMP keeps when none are written.
+const TIMESTAMP_PRECISION_DEFAULT: u8 = 6;
+
+/// The SQL type that a parsed type names, or what is wrong with it.
+pub fn sql_type(data_type: &DataType) -> Result<SqlType, String> {
+    Ok(match data_type {
+        DataType::Boolean | DataType::Bool => SqlType::Boolean,
+        DataType::SmallInt(_) | DataType::Int2(_) => SqlType::SmallInt,
+        DataType::Int(_) | DataType::Integer(_) | DataType::Int4(_) => SqlType::Int,
+        DataType::BigInt(_) | DataType::Int8(_) | DataType::Int64 => SqlType::BigInt,
+        DataType::SmallIntUnsigned(_) | DataType::Int2Unsigned(_) => SqlType::SmallIntUnsigned,
+        DataType::IntUnsigned(_) | DataType::IntegerUnsigned(_) | DataType::Int4Unsigned(_) => {
+            SqlType::IntUnsigned
+        }
+        DataType::BigIntUnsigned(_) | DataType::Int8Unsigned(_) => SqlType::BigIntUnsigned,
+        DataType::Real | DataType::Float4 => SqlType::Real,
+        DataType::Double(_)
+        | DataType::DoublePrecision
+        | DataType::Float8
+        | DataType::Float(_)
+        | DataType::Float64 => SqlType::Double,
+        DataType::Decimal(info) | DataType::Numeric(info) | DataType::Dec(info) => decimal(*info)?,
+        DataType::Text
+        | DataType::Varchar(_)
+        | DataType::CharacterVarying(_)
+        | DataType::Char(_)
+        | DataType::Character(_)
+        | DataType::String(_) => SqlType::Text,
+        DataType::Bytea | DataType::Blob(_) | DataType::Varbinary(_) => SqlType::Bytea,
+        DataType::Date => SqlType::Date,
+        DataType::Timestamp(precision, zone) => timestamp(*precision, zone)?,
+        DataType::Uuid => SqlType::Uuid,
+        DataType::JSON | DataType::JSONB => SqlType::Json,
+        DataType::Array(
+            ArrayElemTypeDef::AngleBracket(item)
+            | ArrayElemTypeDef::SquareBracket(item, _)
+            | ArrayElemTypeDef::Parenthesis(item),
+        ) => SqlType::Array(Box::new(SqlField::new("item", sql_type(item)?, true))),
+        DataType::Struct(fields, _) => {
+            SqlType::Struct(fields.iter().map(struct_field).collect::<Result<_, _>>()?)
+        }
+        other => return Err(format!("type {other} is not supported")),
+    })
+}
+
+fn decimal(info: ExactNumberInfo) -> Result<SqlType, String> {
+    let (precision, scale) = match info {
+        ExactNumberInfo::None => return Ok(decimal_of(DECIMAL_DEFAULT)),
+        ExactNumberInfo::Precision(precision) => (precision, 0),
+        ExactNumberInfo::PrecisionAndScale(precision, scale) => (precision, scale),
+    };
+    if !(1..=76).contains(&precision) || scale < 0 || scale as u64 > precision {
+        return Err(format!(
+            "DECIMAL({precision},{scale}) is out of range: precision 1 to 76, scale 0 to precision"
+        ));
+    }
+    Ok(decimal_of((precision as u8, scale as i8)))
+}
+
+fn decimal_of((precision, scale): (u8, i8)) -> SqlType {
+    SqlType::Decimal { precision, scale }
+}
+
+fn timestamp(precision: Option<u64>, zone: &TimezoneInfo) -> Result<SqlType, String> {
+    let precision = precision.unwrap_or(u64::from(TIMESTAMP_PRECISION_DEFAULT));
+    if precision > 9 {
+        return Err(format!("TIMESTAMP({precision}) is out of range: 0 to 9 digits"));
+    }
+    let with_time_zone = matches!(zone, TimezoneInfo::WithTimeZone | TimezoneInfo::Tz);
+    Ok(SqlType::Timestamp { precision: precision as u8, with_time_zone })
+}
+
+fn struct_field(field: &StructField) -> Result<SqlField, String> {
+    match &field.field_name {
+        Some(name) => {
+            let name = super::names::fold(name);
+            Ok(SqlField::new(name, sql_type(&field.field_type)?, true))
+        }
+        None => Err("a STRUCT member needs a name".to_string()),
+    }
+}
+
+/// Gives casts the same types as columns (DataFusion's own drop the zone of `TIMESTAMP(3) WITH
+/// TIME ZONE`).
+#[derive(Debug)]
+pub struct CastTypes;
+
+impl TypePlanner for CastTypes {
+    fn plan_type_field(&self, written: &DataType) -> DataFusionResult<Option<FieldRef>> {
+        // Intervals stay DataFusion's: they are no column type.
+        if matches!(written, DataType::Interval { .. }) {
+            return Ok(None);
+        }
+        match sql_type(written) {
+            Ok(sql_type) => Ok(Some(Arc::new(SqlField::new("", sql_type, true).to_arrow()))),
+            Err(message) => Err(DataFusionError::Plan(message)),
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! `FROM t, UNNEST(t.items) AS i`: an array column joined to its row.
+//!
+//! The planner meets UNNEST as a lateral relation of its own; it becomes an [`UnnestRelation`] leaf,
+//! and [`attach`] turns the join of a row with that leaf into an [`UnnestRows`] node over the row.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field};
+use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::{DFSchema, DFSchemaRef, JoinType, Result, TableReference, plan_err};
+use datafusion_expr::planner::{
+    PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
+};
+use datafusion_expr::{
+    Expr, Extension, Filter, Join, LogicalPlan, SubqueryAlias, UserDefinedLogicalNodeCore,
+};
+use datafusion_sql::sqlparser::ast::{TableAlias, TableFactor};
+
+/// Plans `UNNEST(expression)` in FROM.
+#[derive(Debug)]
+pub struct UnnestPlanner;
+
+impl RelationPlanner for UnnestPlanner {
+    fn plan_relation(
+        &self,
+        relation: TableFactor,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<RelationPlanning> {
+        let TableFactor::UNNEST { alias, mut array_exprs, with_offset, with_ordinality, .. } =
+            relation
+        else {
+            return Ok(RelationPlanning::Original(Box::new(relation)));
+        };
+        if with_ordinality || with_offset {
+            return plan_err!("UNNEST … WITH ORDINALITY is not supported yet");
+        }
+        let (Some(array), true) = (array_exprs.pop(), array_exprs.is_empty()) else {
+            return plan_err!("UNNEST takes one array");
+        };
+        let array = context.sql_expr_to_logical_expr(array, &DFSchema::empty())?;
+        let name = alias.as_ref().map(|a| context.normalize_ident(a.name.clone()));
+        let element_name = name.unwrap_or_else(|| "unnest".to_string());
+        let node = UnnestRelation::new(array, &element_name)?;
+        let alias = alias.or_else(|| Some(unnamed_alias()));
+        let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
+        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
+    }
+}
+
+fn unnamed_alias() -> TableAlias {
+    TableAlias {
+        explicit: true,
+        name: datafusion_sql::sqlparser::ast::Ident::new("unnest"),
+        columns: Vec::new(),
+        at: None,
+    }
+}
+
+/// The columns that unnesting an array of this type gives: a struct's members, or the element.
+fn element_fields(array: &DataType, name: &str) -> Result<Vec<Field>> {
+    let (DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _)) =
+        array
+    else {
+        return plan_err!("UNNEST takes an array, found {array}");
+    };
+    Ok(match item.data_type() {
+        DataType::Struct(members) => {
+            members.iter().map(|m| m.as_ref().clone().with_nullable(true)).collect()
+        }
+        _ => vec![item.as_ref().clone().with_name(name).with_nullable(true)],
+    })
+}
+
+/// The elements of one outer row's array: a relation that is not yet joined to that row.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UnnestRelation {
+    array: Expr,
+    schema: DFSchemaRef,
+}
+
+impl UnnestRelation {
+    fn new(array: Expr, element_name: &str) -> Result<Self> {
+        use datafusion_expr::ExprSchemable;
+        let data_type = array.get_type(&DFSchema::empty())?;
+        let fields = element_fields(&data_type, element_name)?;
+        let schema = DFSchema::from_unqualified_fields(fields.into(), Default::default())?;
+        Ok(UnnestRelation { array, schema: Arc::new(schema) })
+    }
+}
+
+impl PartialOrd for UnnestRelation {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        self.array.partial_cmp(&other.array)
+    }
+}
+
+impl UserDefinedLogicalNodeCore for UnnestRelation {
+    fn name(&self) -> &str {
+        "UnnestRelation"
+    }
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        Vec::new()
+    }
+    fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+    fn expressions(&self) -> Vec<Expr> {
+        vec![self.array.clone()]
+    }
+    fn fmt_for_explain(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "UnnestRelation: {}", self.array)
+    }
+    fn with_exprs_and_inputs(&self, mut exprs: Vec<Expr>, _: Vec<LogicalPlan>) -> Result<Self> {
+        match exprs.pop() {
+            Some(array) => Ok(UnnestRelation { array, schema: Arc::clone(&self.schema) }),
+            None => plan_err!("UNNEST lost its array"),
+        }
+    }
+}
+
+/// Each input row, once per element of an array of its own, followed by the element's columns.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UnnestRows {
+    pub input: LogicalPlan,
+    pub array: Expr,
+    /// A row whose array is empty or NULL is kept, with NULLs in place of an element.
+    pub outer: bool,
+    element: DFSchemaRef,
+    schema: DFSchemaRef,
+}
+
+impl UnnestRows {
+    fn new(input: LogicalPlan, array: Expr, outer: bool, element: DFSchemaRef) -> Result<Self> {
+        let schema = Arc::new(input.schema().join(&element)?);
+        Ok(UnnestRows { input, array, outer, element, schema })
+    }
+}
+
+impl PartialOrd for UnnestRows {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        self.array.partial_cmp(&other.array)
+    }
+}
+
+impl UserDefinedLogicalNodeCore for UnnestRows {
+    fn name(&self) -> &str {
+        "Unnest"
+    }
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+    fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+    fn expressions(&self) -> Vec<Expr> {
+        vec![self.array.clone()]
+    }
+    fn fmt_for_explain(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "Unnest: {}", self.array)
+    }
+    fn with_exprs_and_inputs(
+        &self,
+        mut exprs: Vec<Expr>,
+        mut inputs: Vec<LogicalPlan>,
+    ) -> Result<Self> {
+        match (exprs.pop(), inputs.pop()) {
+            (Some(array), Some(input)) => {
+                UnnestRows::new(input, array, self.outer, Arc::clone(&self.element))
+            }
+            _ => plan_err!("UNNEST lost its array"),
+        }
+    }
+    fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
+        let width = self.input.schema().fields().len();
+        let mut needed: Vec<usize> =
+            output_columns.iter().copied().filter(|i| *i < width).collect();
+        for column in self.array.column_refs() {
+            needed.push(self.input.schema().maybe_index_of_column(column)?);
+        }
+        needed.sort_unstable();
+        needed.dedup();
+        Some(vec![needed])
+    }
+}
+
+/// Attaches every unnested array to the row that it belongs to.
+pub fn attach(plan: LogicalPlan) -> Result<LogicalPlan> {
+    Ok(plan.transform_up_with_subqueries(attach_one)?.data)
+}
+
+fn attach_one(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    match plan {
+        LogicalPlan::Join(join) => match unnested(&join.right, None) {
+            Some((array, element)) => attach_join(join, array, element).map(Transformed::yes),
+            None => Ok(Transformed::no(LogicalPlan::Join(join))),
+        },
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+/// The array and the element's columns, when `plan` is an unnested array under its alias.
+fn unnested(plan: &LogicalPlan, alias: Option<&TableReference>) -> Option<(Expr, DFSchemaRef)> {
+    match plan {
+        LogicalPlan::SubqueryAlias(SubqueryAlias { input, alias: name, schema, .. }) => {
+            let (array, element) = unnested(input, alias.or(Some(name)))?;
+            // Column aliases rename through a projection inside; the outermost schema has the names.
+            let same_width = element.fields().len() == schema.fields().len();
+            same_width.then(|| (array, Arc::clone(schema)))
+        }
+        LogicalPlan::Subquery(subquery) => unnested(&subquery.subquery, alias),
+        LogicalPlan::Projection(projection) => {
+            let (array, _) = unnested(&projection.input, alias)?;
+            Some((array, Arc::clone(&projection.schema)))
+        }
+        LogicalPlan::Extension(extension) => {
+            let node = extension.node.as_any().downcast_ref::<UnnestRelation>()?;
+            Some((node.array.clone(), Arc::clone(&node.schema)))
+        }
+        _ => None,
+    }
+}
+
+fn attach_join(join: Join, array: Expr, element: DFSchemaRef) -> Result<LogicalPlan> {
+    let outer = match join.join_type {
+        JoinType::Inner => false,
+        JoinType::Left if join.filter.as_ref().is_none_or(is_true) && join.on.is_empty() => true,
+        JoinType::Left => {
+            return plan_err!("LEFT JOIN UNNEST takes ON true: put the condition in a sub-query");
+        }
+        other => return plan_err!("{other} JOIN UNNEST is not supported"),
+    };
+    let array = array
+        .transform(|expr| match expr {
+            Expr::OuterReferenceColumn(_, column) => Ok(Transformed::yes(Expr::Column(column))),
+            other => Ok(Transformed::no(other)),
+        })?
+        .data;
+    let node = UnnestRows::new(Arc::unwrap_or_clone(join.left), array, outer, element)?;
+    let rows = LogicalPlan::Extension(Extension { node: Arc::new(node) });
+    let conditions = join
+        .on
+        .into_iter()
+        .map(|(left, right)| left.eq(right))
+        .chain(join.filter.filter(|f| !is_true(f)))
+        .reduce(Expr::and);
+    match conditions {
+        Some(condition) if !outer => {
+            Ok(LogicalPlan::Filter(Filter::try_new(condition, Arc::new(rows))?))
+        }
+        _ => Ok(rows),
+    }
+}
+
+fn is_true(expr: &Expr) -> bool {
+    matches!(expr, Expr::Literal(datafusion_common::ScalarValue::Boolean(Some(true)), _))
+}

@@ -1,0 +1,201 @@
+//! One materialized view: its plan, its shape, and the options that its table follows.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Schema};
+use datafusion_common::DFSchema;
+use datafusion_physical_expr::expressions::CastExpr;
+use datafusion_sql::sqlparser::ast::{Expr, Visit, Visitor};
+use datafusion_sql::sqlparser::dialect::GenericDialect;
+use datafusion_sql::sqlparser::parser::Parser;
+use std::ops::ControlFlow;
+
+use super::catalog::{ViewDef, ViewOptions};
+use super::ir::{Node, Op, Plan, Scalar};
+use super::lower::assert_key;
+use super::names;
+use crate::model::schema::SqlField;
+use crate::model::view::{ViewRef, ViewSchema};
+
+/// A materialized view, ready to run.
+#[derive(Clone, Debug)]
+pub struct ViewPlan {
+    pub schema: ViewRef,
+    pub plan: Arc<Plan>,
+    /// The types of the events that it reads, sorted; empty means all of them.
+    pub event_types: Vec<String>,
+}
+
+/// Shapes a plan as a view of this definition. Errors are sentences for the author of the SQL.
+pub fn shape(
+    def: &ViewDef,
+    plan: Plan,
+    output: &DFSchema,
+    generation: String,
+) -> Result<ViewPlan, String> {
+    let columns = output_columns(def, output)?;
+    let plan = with_column_types(plan, &columns);
+    let index_of = |name: &String| {
+        columns
+            .iter()
+            .position(|c| c.name == *name)
+            .ok_or_else(|| format!("option names column {name}, which {} does not have", def.name))
+    };
+    let ViewOptions { key, order_by, partition_by, ttl, clickhouse } = &def.options;
+    let declared: Option<Vec<usize>> =
+        key.as_ref().map(|names| names.iter().map(index_of).collect()).transpose()?;
+    let order_by = order_by.iter().map(index_of).collect::<Result<Vec<_>, _>>()?;
+    let (plan, key) = match declared {
+        Some(key) => (assert_key(plan, &key), Some(key)),
+        None => {
+            let key = inferred_key(&plan, &columns);
+            (plan, key)
+        }
+    };
+    let sorting: Vec<usize> = order_by.iter().chain(key.iter().flatten()).copied().collect();
+    check_clickhouse_expr("partition_by", partition_by.as_deref(), &columns, &sorting, false)?;
+    check_clickhouse_expr("ttl", ttl.as_deref(), &columns, &sorting, true)?;
+    let event_types = event_types(&plan);
+    let schema = Arc::new(ViewSchema {
+        name: def.name.clone(),
+        generation,
+        columns,
+        key,
+        order_by,
+        partition_by: partition_by.clone(),
+        ttl: ttl.clone(),
+        clickhouse: clickhouse.unwrap_or(true),
+    });
+    Ok(ViewPlan { schema, plan: Arc::new(plan), event_types })
+}
+
+fn output_columns(def: &ViewDef, output: &DFSchema) -> Result<Vec<SqlField>, String> {
+    let fields = output.as_arrow().fields();
+    if !def.columns.is_empty() && def.columns.len() != fields.len() {
+        let (named, selected) = (def.columns.len(), fields.len());
+        return Err(format!("{} names {named} columns, its SELECT has {selected}", def.name));
+    }
+    let mut columns: Vec<SqlField> = Vec::new();
+    for (index, field) in fields.iter().enumerate() {
+        let name = def.columns.get(index).unwrap_or(field.name()).clone();
+        names::column(&name)
+            .map_err(|message| format!("{message}: give it another name with AS"))?;
+        if field.data_type() == &DataType::Null {
+            return Err(format!("column {name} is NULL without a type: CAST(NULL AS TEXT), say"));
+        }
+        let mut column = SqlField::from_arrow(field).map_err(|t| {
+            format!("column {name} has type {t}, which a view cannot have: CAST it")
+        })?;
+        if columns.iter().any(|c| c.name == name) {
+            return Err(format!("two columns are named {name}: give one another name with AS"));
+        }
+        column.name = name;
+        columns.push(column);
+    }
+    Ok(columns)
+}
+
+/// Casts what came out as a cousin of the column's type (a string view, an 8-bit integer).
+fn with_column_types(mut plan: Plan, columns: &[SqlField]) -> Plan {
+    let root = plan.root();
+    let fields: Vec<_> = columns.iter().map(SqlField::to_arrow).collect();
+    let schema = Arc::new(Schema::new(fields));
+    let types_of = |schema: &Schema| -> Vec<DataType> {
+        schema.fields().iter().map(|f| f.data_type().clone()).collect()
+    };
+    if types_of(&schema) == types_of(&root.schema) {
+        let id = plan.root;
+        plan.nodes[id].schema = schema;
+        return plan;
+    }
+    let casts = schema
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(index, field)| {
+            let column = super::lower::column(&root.schema, index);
+            if root.schema.field(index).data_type() == field.data_type() {
+                return column;
+            }
+            let cast = CastExpr::new(column.expr, field.data_type().clone(), None);
+            Scalar { expr: Arc::new(cast), text: column.text }
+        })
+        .collect();
+    let node = Node {
+        op: Op::Project { input: plan.root, columns: casts },
+        schema,
+        keys: root.keys.clone(),
+        monotonic: root.monotonic,
+    };
+    plan.root = plan.nodes.len();
+    plan.nodes.push(node);
+    plan
+}
+
+/// The shortest key that the plan has, one without NULLs if there is one.
+fn inferred_key(plan: &Plan, columns: &[SqlField]) -> Option<Vec<usize>> {
+    let nullable = |key: &[usize]| key.iter().filter(|c| columns[**c].nullable).count();
+    plan.root().keys.iter().min_by_key(|key| (nullable(key), key.len())).cloned()
+}
+
+fn event_types(plan: &Plan) -> Vec<String> {
+    use crate::model::source::SourceTable;
+    let mut types = Vec::new();
+    for (_, table, _) in plan.sources() {
+        match table {
+            SourceTable::Declared(table) => types.push(table.event_type.clone()),
+            SourceTable::Events => return Vec::new(),
+        }
+    }
+    types.sort();
+    types.dedup();
+    types
+}
+
+/// `partition_by` and `ttl` go to ClickHouse as they are, over columns of the sorting key only:
+/// anything else would bring deleted rows back.
+fn check_clickhouse_expr(
+    option: &str,
+    text: Option<&str>,
+    columns: &[SqlField],
+    sorting: &[usize],
+    not_null: bool,
+) -> Result<(), String> {
+    let Some(text) = text else { return Ok(()) };
+    let dialect = GenericDialect {};
+    let expr = Parser::new(&dialect)
+        .try_with_sql(text)
+        .and_then(|mut parser| parser.parse_expr())
+        .map_err(|error| format!("{option} is not an expression: {error}"))?;
+    for name in columns_of(&expr) {
+        let index = columns
+            .iter()
+            .position(|c| c.name == name)
+            .ok_or_else(|| format!("{option} names {name}, which is no column of the view"))?;
+        if !sorting.contains(&index) {
+            return Err(format!(
+                "{option} uses {name}, which is not in the sorting key: add it to order_by"
+            ));
+        }
+        if not_null && columns[index].nullable {
+            return Err(format!("{option} uses {name}, which may be NULL"));
+        }
+    }
+    Ok(())
+}
+
+fn columns_of(expr: &Expr) -> Vec<String> {
+    struct Names(Vec<String>);
+    impl Visitor for Names {
+        type Break = ();
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            if let Expr::Identifier(ident) = expr {
+                self.0.push(names::fold(ident));
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut names = Names(Vec::new());
+    let _ = expr.visit(&mut names);
+    names.0
+}

@@ -1,0 +1,82 @@
+//! The modules' dependencies point one way: `use crate::…` lines may name earlier modules only.
+
+use std::path::Path;
+
+/// The modules in the order of an event's path, each with the modules that it must not name even
+/// though they come before it.
+const ORDER: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    ("log", &[]),
+    ("decode", &[]),
+    ("plan", &["log", "decode"]),
+    ("dataflow", &[]),
+    ("sink", &["log", "decode", "plan"]),
+    ("http", &["plan", "dataflow", "sink"]),
+    ("engine", &[]),
+    ("cli", &[]),
+];
+
+/// Crates that belong to one part of the tree, and where they may be named.
+const CRATES: &[(&str, &[&str])] = &[
+    ("timely", &["dataflow"]),
+    ("differential_dataflow", &["dataflow"]),
+    ("axum", &["http"]),
+    ("clickhouse", &["sink"]),
+    ("datafusion_sql", &["plan"]),
+];
+
+fn visit(directory: &Path, check: &mut impl FnMut(&Path, &str)) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            visit(&path, check);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            check(&path, &std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+/// The names that follow `prefix` wherever it occurs in code.
+fn names_after<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let mut names = Vec::new();
+    for line in code {
+        for (at, _) in line.match_indices(prefix) {
+            let before = line[..at].chars().next_back();
+            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+                continue;
+            }
+            let rest = &line[at + prefix.len()..];
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+            names.push(&rest[..end]);
+        }
+    }
+    names
+}
+
+#[test]
+fn modules_know_only_what_comes_before_them() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for (place, (module, forbidden)) in ORDER.iter().enumerate() {
+        let mut seen = 0;
+        visit(&src.join(module), &mut |path, text| {
+            seen += 1;
+            for name in names_after(text, "crate::") {
+                let known = ORDER.iter().position(|(m, _)| *m == name);
+                let allowed = known.is_none_or(|at| at <= place) && !forbidden.contains(&name);
+                if !allowed {
+                    wrong.push(format!("{} names {name}", path.display()));
+                }
+            }
+            for (krate, homes) in CRATES {
+                let named = !names_after(text, &format!("{krate}::")).is_empty();
+                if named && !homes.contains(module) {
+                    wrong.push(format!("{} names the crate {krate}", path.display()));
+                }
+            }
+        });
+        assert!(seen > 0, "there is no module {module}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

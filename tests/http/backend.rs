@@ -1,0 +1,252 @@
+//! What stands behind the server in these tests: one declared event type and one view whose rows
+//! are given.
+
+use std::sync::{Arc, Mutex};
+
+use arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array,
+    Int64Array, ListArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use heliostat::decode::Validator;
+use heliostat::http::{
+    Backend, ClickHouseStatus, DeadLetter, DeadLetterFilter, FileError, Misfit, RowsAnswer,
+    RowsError, RowsRequest, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
+};
+use heliostat::model::Position;
+use heliostat::model::event::NewEvent;
+use heliostat::model::schema::{EventTable, SqlField, SqlType};
+use heliostat::model::view::{ViewRef, ViewSchema};
+use heliostat::plan::diagnostic::SourceFile;
+use heliostat::plan::plan_files;
+use tokio::sync::watch;
+
+const TABLE: &str =
+    "CREATE TABLE order_placed (order_id TEXT NOT NULL, total DECIMAL(12,2) NOT NULL)
+  WITH (event_type = 'OrderPlaced', fields = 'camelCase');";
+
+/// One view, `orders`, that reads `OrderPlaced` and shows what the test says.
+pub struct TestBackend {
+    table: Arc<EventTable>,
+    schema: ViewRef,
+    /// The last event that the view shows.
+    pub shown: watch::Sender<Position>,
+    pub state: Mutex<ViewState>,
+    pub clickhouse: Mutex<ClickHouseStatus>,
+}
+
+impl TestBackend {
+    pub fn new() -> Self {
+        let file = SourceFile { path: "orders.sql".into(), text: TABLE.to_string() };
+        let set = plan_files(&[Arc::new(file)], "test");
+        assert!(set.diagnostics.is_empty(), "{:?}", set.diagnostics);
+        let columns =
+            rows().schema().fields().iter().map(|f| SqlField::from_arrow(f).unwrap()).collect();
+        let schema = ViewSchema {
+            name: "orders".to_string(),
+            generation: "0123456789abcdef".to_string(),
+            columns,
+            key: Some(vec![0]),
+            order_by: Vec::new(),
+            partition_by: None,
+            ttl: None,
+            clickhouse: true,
+        };
+        TestBackend {
+            table: Arc::clone(&set.tables[0]),
+            schema: Arc::new(schema),
+            shown: watch::Sender::new(0),
+            state: Mutex::new(ViewState::Live),
+            clickhouse: Mutex::new(ClickHouseStatus::Reachable),
+        }
+    }
+
+    fn state(&self) -> ViewState {
+        self.state.lock().unwrap().clone()
+    }
+
+    async fn wait_for(&self, position: Position, timeout: std::time::Duration) -> bool {
+        let mut shown = self.shown.subscribe();
+        let reached = shown.wait_for(|shown| *shown >= position);
+        tokio::time::timeout(timeout, reached).await.is_ok()
+    }
+
+    async fn answer(&self, request: RowsRequest) -> Result<RowsAnswer, RowsError> {
+        let RowsRequest { view, filters, min_position, timeout, limit, cursor } = request;
+        if view != self.schema.name {
+            return Err(RowsError::NotFound { view });
+        }
+        if self.state() != ViewState::Live {
+            return Err(RowsError::NotLive { view, state: self.state() });
+        }
+        let mut batch = rows();
+        for (column, value) in filters {
+            let Some(index) = self.schema.columns.iter().position(|c| c.name == column) else {
+                let columns = "id, limit, …".to_string();
+                return Err(RowsError::UnknownColumn { view, column, columns });
+            };
+            let sql_type = self.schema.columns[index].sql_type.to_string();
+            let wanted: i32 =
+                value.parse().map_err(|_| RowsError::BadValue { column, value, sql_type })?;
+            let numbers = batch.column(index).as_any().downcast_ref::<Int32Array>().unwrap();
+            let keep: BooleanArray = numbers.iter().map(|n| Some(n == Some(wanted))).collect();
+            batch = arrow::compute::filter_record_batch(&batch, &keep).unwrap();
+        }
+        if !self.wait_for(min_position, timeout).await {
+            let reached = *self.shown.borrow();
+            return Err(RowsError::Timeout { position: min_position, reached });
+        }
+        let start = match cursor {
+            None => 0,
+            Some(text) => text
+                .parse::<usize>()
+                .map_err(|error| RowsError::BadCursor { reason: error.to_string() })?,
+        };
+        let end = (start + limit).min(batch.num_rows());
+        let cursor = (end < batch.num_rows()).then(|| end.to_string());
+        let (schema, position) = (Arc::clone(&self.schema), *self.shown.borrow());
+        let batches = vec![batch.slice(start, end - start)];
+        Ok(RowsAnswer { tick: 1_700_000_000_000, position, schema, batches, cursor })
+    }
+}
+
+impl Backend for TestBackend {
+    fn validate(&self, events: &[NewEvent], misfits_max: usize) -> Vec<Misfit> {
+        let mut validator = Validator::new(&self.table);
+        let declared = |event: &NewEvent| {
+            event.event_type == self.table.event_type && event.version == self.table.version
+        };
+        events
+            .iter()
+            .enumerate()
+            .filter(|(_, event)| declared(event))
+            .flat_map(|(index, event)| {
+                validator
+                    .check(&event.data)
+                    .into_iter()
+                    .map(move |violation| Misfit { index, violation })
+            })
+            .take(misfits_max)
+            .collect()
+    }
+
+    fn views(&self) -> Vec<ViewStatus> {
+        vec![ViewStatus {
+            schema: Arc::clone(&self.schema),
+            state: self.state(),
+            event_types: vec!["OrderPlaced".to_string()],
+            rows: 2,
+            errors: 3,
+            dead_letters: 4,
+            position: *self.shown.borrow(),
+            tick: 1_700_000_000_000,
+            lag_dataflow_s: 0.25,
+            lag_clickhouse_s: Some(1.5),
+            lag_events: 6,
+            sink_retries: 7,
+        }]
+    }
+
+    fn failed_files(&self) -> Vec<FileError> {
+        let message = "2:8: there is no table nothing".to_string();
+        vec![FileError { file: "queries/broken.sql".to_string(), message }]
+    }
+
+    fn clickhouse(&self) -> ClickHouseStatus {
+        self.clickhouse.lock().unwrap().clone()
+    }
+
+    fn rows(&self, request: RowsRequest) -> BoxFuture<'_, Result<RowsAnswer, RowsError>> {
+        self.answer(request).boxed()
+    }
+
+    fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Vec<Waiting>> {
+        async move {
+            let named = request.views.is_some();
+            let reads = request.event_types.iter().any(|t| t == "OrderPlaced");
+            let waiting = || vec![Waiting { view: "orders".to_string(), state: self.state() }];
+            match self.state() {
+                ViewState::Live if reads => {
+                    // ClickHouse never shows anything here.
+                    let reached = request.target == WaitTarget::Views
+                        && self.wait_for(request.position, request.timeout).await;
+                    if reached { Vec::new() } else { waiting() }
+                }
+                ViewState::Live => Vec::new(),
+                _ if named => waiting(),
+                _ => Vec::new(),
+            }
+        }
+        .boxed()
+    }
+
+    fn dead_letters(&self, filter: &DeadLetterFilter) -> Vec<DeadLetter> {
+        let letter = DeadLetter {
+            view: Some("orders".to_string()),
+            event_type: Some("OrderPlaced".to_string()),
+            position: Some(17),
+            expression: "total / quantity".to_string(),
+            reason: "division by zero".to_string(),
+            count: 5,
+            sample: None,
+        };
+        let fits = filter.view.as_deref().is_none_or(|view| view == "orders")
+            && filter.from.is_none_or(|from| from <= 17)
+            && filter.to.is_none_or(|to| to >= 17);
+        Vec::from_iter(fits.then_some(letter))
+    }
+}
+
+/// Two rows with a column of every kind that JSON has a choice for.
+fn rows() -> RecordBatch {
+    let day_us: i64 = 86_400_000_000;
+    let item = Arc::new(Field::new("item", DataType::Int32, true));
+    let list = ListArray::from_iter_primitive::<Int32Type, _, _>([
+        Some(vec![Some(1), None]),
+        Some(vec![]),
+    ]);
+    let member = Arc::new(Field::new("a", DataType::Int32, true));
+    let structs = StructArray::from(vec![(
+        member,
+        Arc::new(Int32Array::from(vec![Some(5), None])) as ArrayRef,
+    )]);
+    let sql = |name: &str, sql_type: SqlType| SqlField::new(name, sql_type, true).to_arrow();
+    let columns: Vec<(Field, ArrayRef)> = vec![
+        (sql("id", SqlType::Int), Arc::new(Int32Array::from(vec![1, 2]))),
+        (sql("limit", SqlType::Int), Arc::new(Int32Array::from(vec![10, 20]))),
+        (sql("big", SqlType::BigInt), Arc::new(Int64Array::from(vec![i64::MAX, -1]))),
+        (
+            sql("total", SqlType::Decimal { precision: 12, scale: 2 }),
+            Arc::new(
+                Decimal128Array::from(vec![Some(-5), None])
+                    .with_precision_and_scale(12, 2)
+                    .unwrap(),
+            ),
+        ),
+        (sql("ratio", SqlType::Double), Arc::new(Float64Array::from(vec![0.1, f64::NAN]))),
+        (sql("text", SqlType::Text), Arc::new(StringArray::from(vec!["ä\"\n", ""]))),
+        (sql("json", SqlType::Json), Arc::new(StringArray::from(vec!["{\"x\": [1]}", "oops"]))),
+        (sql("bytes", SqlType::Bytea), Arc::new(BinaryArray::from(vec![&[0, 255][..], b""]))),
+        (sql("day", SqlType::Date), Arc::new(Date32Array::from(vec![0, -1]))),
+        (
+            sql("at", SqlType::Timestamp { precision: 4, with_time_zone: false }),
+            Arc::new(TimestampMicrosecondArray::from(vec![day_us + 123_400, -1])),
+        ),
+        (Field::new("list", DataType::List(item), true), Arc::new(list)),
+        (Field::new("nested", structs.data_type_owned(), true), Arc::new(structs)),
+    ];
+    let (fields, arrays): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap()
+}
+
+trait OwnedType {
+    fn data_type_owned(&self) -> DataType;
+}
+
+impl OwnedType for StructArray {
+    fn data_type_owned(&self) -> DataType {
+        arrow::array::Array::data_type(self).clone()
+    }
+}

@@ -1,0 +1,240 @@
+//! Limits: size, depth, time and memory end in an answer, not in growth.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use heliostat::log::{Fault, FaultyFiles, FileHandle, Files, LogOptions};
+use heliostat::model::limits::Limits;
+
+use crate::support::{JSON, NDJSON, Server};
+
+fn small() -> Limits {
+    Limits {
+        body_bytes_max: 100_000,
+        event_bytes_max: 1000,
+        request_events_max: 50,
+        request_read_ms_max: 300,
+        ..Limits::default()
+    }
+}
+
+fn event_of(bytes: usize) -> String {
+    let frame = r#"{"type":"T","data":{"x":""}}"#.len();
+    format!(r#"{{"type":"T","data":{{"x":"{}"}}}}"#, "x".repeat(bytes - frame))
+}
+
+#[tokio::test]
+async fn sizes_are_limited_and_what_is_just_within_passes() {
+    let server = Server::with_limits(small()).await;
+    assert_eq!(server.post(JSON, event_of(1000)).await.status, 200);
+    assert_eq!(server.post(JSON, event_of(1001)).await.problem_code(413), "too_large");
+    let lines = |n: usize| format!("{}\n", event_of(100)).repeat(n);
+    assert_eq!(server.post(NDJSON, lines(50)).await.status, 200);
+    assert_eq!(server.post(NDJSON, lines(51)).await.problem_code(413), "too_large");
+    let long = |n: usize| {
+        let id = "i".repeat(n);
+        format!(r#"{{"id":"{id}","type":"T","data":{{}}}}"#)
+    };
+    assert_eq!(server.post(JSON, long(255)).await.status, 200);
+    assert_eq!(
+        server.post(JSON, long(256)).await.problem(400),
+        [("too_long".into(), "/id".into())]
+    );
+    server.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_body_past_the_limit_is_413_whether_its_length_is_announced_or_not() {
+    let server = Server::with_limits(small()).await;
+    let body = " ".repeat(5_000_000);
+    assert_eq!(server.post(JSON, body.clone()).await.problem_code(413), "too_large");
+    let chunks = (0..50).map(|_| Ok::<_, io::Error>(vec![b' '; 100_000]));
+    let stream = reqwest::Body::wrap_stream(futures::stream::iter(chunks));
+    assert_eq!(server.post(JSON, stream).await.problem_code(413), "too_large");
+    server.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_compressed_body_counts_as_what_it_becomes() {
+    let server = Server::with_limits(small()).await;
+    let zeros = vec![b' '; 50_000_000];
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(&zeros).unwrap();
+    let gzip = encoder.finish().unwrap();
+    let zstd = zstd::encode_all(&zeros[..], 3).unwrap();
+    assert!(gzip.len() < 100_000 && zstd.len() < 100_000, "{} {}", gzip.len(), zstd.len());
+    for (coding, bomb) in [("gzip", gzip), ("zstd", zstd)] {
+        let headers = [("content-type", NDJSON), ("content-encoding", coding)];
+        let answer = server.post_to("/v1/events", &headers, bomb).await;
+        assert_eq!(answer.problem_code(413), "too_large", "{coding}");
+        let answer = server.post_to("/v1/events", &headers, "not compressed at all").await;
+        assert_eq!(answer.problem_code(400), "bad_encoding", "{coding}");
+    }
+    server.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_compressed_body_that_is_cut_is_refused() {
+    let server = Server::start().await;
+    let events = "{\"type\":\"T\",\"data\":{}}\n".repeat(100);
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(events.as_bytes()).unwrap();
+    let gzip = encoder.finish().unwrap();
+    let zstd = zstd::encode_all(events.as_bytes(), 3).unwrap();
+    for (coding, whole) in [("gzip", gzip), ("zstd", zstd)] {
+        let headers = [("content-type", NDJSON), ("content-encoding", coding)];
+        let cut = whole[..whole.len() - 5].to_vec();
+        let answer = server.post_to("/v1/events", &headers, cut).await;
+        assert_eq!(answer.problem_code(400), "bad_encoding", "{coding}");
+        assert_eq!(server.post_to("/v1/events", &headers, whole).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn json_may_nest_64_levels_deep() {
+    let server = Server::start().await;
+    // The envelope and `data` are the first two levels; brackets in text do not count.
+    let event = |depth: usize| {
+        let (open, close) = ("[".repeat(depth - 2), "]".repeat(depth - 2));
+        format!(r#"{{"type":"T","data":{{"s":"[[\"{{","x":{open}{close}}}}}"#)
+    };
+    assert_eq!(server.post(JSON, event(64)).await.status, 200);
+    assert_eq!(
+        server.post(JSON, event(65)).await.problem(400),
+        [("too_deep".into(), "/data".into())]
+    );
+    let (open, close) = ("[".repeat(400_000), "]".repeat(400_000));
+    for body in [
+        format!(r#"{{"type":"T","data":{{"x":{open}{close}}}}}"#),
+        format!(r#"{{"type":"T","data":{{}},"extra":{open}{close}}}"#),
+        format!(r#"{{"type":{open}{close},"data":{{}}}}"#),
+        open.clone(),
+        format!("{open}{close}"),
+    ] {
+        server.post(JSON, body).await.problem(400);
+    }
+    server.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_slow_body_is_408_and_a_slow_header_ends_the_connection() {
+    let server = Server::with_limits(small()).await;
+    let request = "POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+    let answer = server.raw(format!("{request}content-length: 50\r\n\r\n{{").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(answer.contains("application/problem+json") && answer.contains("too_slow"), "{answer}");
+    assert_eq!(server.raw(request.as_bytes()).await, "");
+    server.still_serves().await;
+}
+
+#[tokio::test]
+async fn connections_past_the_limit_wait_for_a_free_one() {
+    let server = Server::with_limits(Limits { connections_max: 1, ..small() }).await;
+    let held = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let waiting = server.get("/healthz");
+    tokio::pin!(waiting);
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut waiting).await;
+    assert!(early.is_err(), "the only connection is taken");
+    drop(held);
+    assert_eq!(waiting.await.status, 200);
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_fit_into_memory_together_are_429() {
+    let server = Server::with_limits(Limits { bodies_bytes_max: 1000, ..small() }).await;
+    let answer = server.post(NDJSON, format!("{}\n", event_of(500)).repeat(3)).await;
+    assert_eq!(answer.problem_code(429), "too_busy");
+    assert_eq!(answer.header("retry-after"), "1");
+    // What a request held is given back, whether it succeeded or not.
+    for _ in 0..5 {
+        assert_eq!(server.post(JSON, event_of(900)).await.status, 200);
+    }
+}
+
+/// Files whose `sync` waits until it is let through.
+struct Gated {
+    files: FaultyFiles,
+    gate: Arc<(Mutex<bool>, Condvar)>,
+}
+
+struct GatedHandle {
+    handle: Box<dyn FileHandle>,
+    gate: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Files for Gated {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.files.list()
+    }
+    fn append(&self, name: &str) -> io::Result<Box<dyn FileHandle>> {
+        let (handle, gate) = (self.files.append(name)?, Arc::clone(&self.gate));
+        Ok(Box::new(GatedHandle { handle, gate }))
+    }
+    fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.files.read_at(name, offset, buffer)
+    }
+    fn len(&self, name: &str) -> io::Result<u64> {
+        self.files.len(name)
+    }
+    fn truncate(&self, name: &str, len: u64) -> io::Result<()> {
+        self.files.truncate(name, len)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.files.remove(name)
+    }
+}
+
+impl FileHandle for GatedHandle {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.handle.write(bytes)
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        let (open, opened) = &*self.gate;
+        drop(opened.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
+        self.handle.sync()
+    }
+}
+
+#[tokio::test]
+async fn when_the_disk_is_behind_clients_get_429_and_nothing_accepted_is_lost() {
+    let gate = Arc::new((Mutex::new(true), Condvar::new()));
+    let files = Gated { files: FaultyFiles::new(), gate: Arc::clone(&gate) };
+    let options = LogOptions { queue_bytes_max: 2000, ..LogOptions::default() };
+    let server = Server::with_files(Arc::new(files), options).await;
+    server.still_serves().await;
+    *gate.0.lock().unwrap() = false;
+    let accepted = futures::future::join_all((0..2).map(|_| server.post(JSON, event_of(900))));
+    let refused = async {
+        // Once one is at the disk and the other waits, the queue is nearly full.
+        while server.log.stats().queued_bytes == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let answer = server.post(NDJSON, format!("{}\n", event_of(900)).repeat(2)).await;
+        *gate.0.lock().unwrap() = true;
+        gate.1.notify_all();
+        answer
+    };
+    let (accepted, refused) = tokio::join!(accepted, refused);
+    assert_eq!(refused.problem_code(429), "too_busy");
+    assert_eq!(refused.header("retry-after"), "1");
+    assert!(accepted.iter().all(|answer| answer.status == 200));
+    assert_eq!(server.log.head().position, 3);
+    server.still_serves().await;
+}
+
+#[tokio::test]
+async fn when_the_log_has_failed_clients_get_503_and_reading_goes_on() {
+    let files = FaultyFiles::new();
+    let server = Server::with_files(Arc::new(files.clone()), LogOptions::default()).await;
+    server.still_serves().await;
+    files.inject(Fault::SyncFails { n: 0 });
+    for _ in 0..2 {
+        let answer = server.post(JSON, event_of(100)).await;
+        assert_eq!(answer.problem_code(503), "stopped");
+        assert_eq!(answer.header("retry-after"), "5");
+    }
+    assert_eq!(server.get("/readyz").await.problem_code(503), "not_ready");
+    assert_eq!(server.get("/healthz").await.status, 200);
+    assert_eq!(server.get("/v1/events").await.lines().len(), 1);
+}
