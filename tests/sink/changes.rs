@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray};
+use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use heliostat::model::schema::{SqlField, SqlType};
 use heliostat::model::view::ViewMessage;
 
@@ -192,5 +192,35 @@ async fn many_rows_come_in_blocks_and_names_need_not_be_plain() {
     let select = "SELECT count(), sum(`it\\'s ?`), max(`Größe \\`x\\` \\\\`) FROM heliostat.many";
     let total = i64::from(count) * (i64::from(count) - 1) / 2;
     assert_eq!(server.query(select).await, format!("{count}\t{total}\t{}", count - 1));
+    feed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_and_ttl_follow_the_sorting_key() {
+    let server = Server::start().await;
+    let sink = server.sink().await;
+    let at = SqlType::Timestamp { precision: 6, with_time_zone: false };
+    let columns = vec![field("k", SqlType::Int, false), field("at", at, false)];
+    let mut view = schema("expiring", "0a", columns, Some(vec![0]));
+    view.order_by = vec![1];
+    view.partition_by = Some("toYYYYMM(at)".into());
+    view.ttl = Some("at + INTERVAL 30 DAY".into());
+    let feed = Feed::open(&sink, &view).await;
+    let now: i64 = server.query("SELECT toUnixTimestamp(now())").await.parse().unwrap();
+    // Eleven years, each month in a partition of its own: more than an insert may have by default.
+    let days = 0..4000;
+    let times = days.clone().map(|day| (now - i64::from(day) * 86_400) * 1_000_000);
+    let rows: Vec<ArrayRef> = vec![
+        Arc::new(Int32Array::from_iter_values(days)),
+        Arc::new(TimestampMicrosecondArray::from_iter_values(times)),
+    ];
+    feed.rows(5, &rows, &[1; 4000]).await;
+    feed.close(5, 4000).await;
+    feed.live(5).await;
+    feed.shown(5).await;
+    assert_eq!(server.query("SELECT count() FROM heliostat.expiring WHERE k < 30").await, "30");
+    server.query("OPTIMIZE TABLE heliostat.expiring__0a FINAL").await;
+    let left: i32 = server.query("SELECT count() FROM heliostat.expiring").await.parse().unwrap();
+    assert!((30..=31).contains(&left), "{left} days are left");
     feed.end().await;
 }
