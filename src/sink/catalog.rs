@@ -137,10 +137,8 @@ impl Catalog {
             self.create(table, &table.publish_sql()).await?;
         }
         let progress = self.progress.read(view, generation).await?;
-        let query = format!("SELECT max({VERSION_COLUMN}) AS number FROM {}", table.path());
-        let last_version = self.number(&query).await?;
-        let recorded = progress.map_or(0, |head| head.tick);
-        let boundary = (last_version > recorded).then_some(last_version);
+        let boundary = self.last_version(table).await?;
+        let boundary = boundary.filter(|v| progress.is_none_or(|head| *v > head.tick));
         Ok(Recovered { progress, boundary, published })
     }
 
@@ -205,6 +203,16 @@ impl Catalog {
         Ok(dropped)
     }
 
+    /// The tables, as quoted paths, that are being fed or may be.
+    pub(super) async fn tables_in_use(&self) -> Result<Vec<String>, SinkError> {
+        let database = quote_name(self.clickhouse.database());
+        let generations = self.generations("state != 'retired'").await?;
+        let path = |g: &Generation| {
+            format!("{database}.{}", quote_name(&table_name(&g.view, &g.generation)))
+        };
+        Ok(generations.iter().map(path).collect())
+    }
+
     async fn create(&self, table: &Table, sql: &str) -> Result<(), SinkError> {
         self.clickhouse.execute_with(sql, table.create_settings()).await
     }
@@ -244,6 +252,16 @@ impl Catalog {
             self.path()
         );
         self.clickhouse.fetch(&query).await
+    }
+
+    /// The end of the last flush that wrote to the table, if any did.
+    async fn last_version(&self, table: &Table) -> Result<Option<Tick>, SinkError> {
+        let query = format!(
+            "SELECT {VERSION_COLUMN} AS number FROM {} ORDER BY {VERSION_COLUMN} DESC LIMIT 1",
+            table.path()
+        );
+        let rows = self.clickhouse.fetch::<Number>(&query).await?;
+        Ok(rows.first().map(|row| row.number))
     }
 
     async fn has_table(&self, name: &str) -> Result<bool, SinkError> {

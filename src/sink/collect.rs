@@ -20,7 +20,7 @@ pub(super) struct Collector {
     limits: Option<Limits>,
     boundaries: Boundaries,
     /// What is at or below this tick is in ClickHouse already.
-    recovered: Tick,
+    recovered: Option<Tick>,
     /// Changes at ticks that may not be flushed yet.
     open: BTreeMap<Tick, Vec<Update>>,
     open_bytes: usize,
@@ -37,16 +37,16 @@ impl Collector {
         recovered: &Recovered,
         workers: usize,
     ) -> Self {
-        let written = recovered.progress.unwrap_or_default();
+        let written = recovered.progress;
         Collector {
             writer,
             limits,
             boundaries: Boundaries::new(workers, written, recovered.boundary),
-            recovered: written.tick,
+            recovered: written.map(|head| head.tick),
             open: BTreeMap::new(),
             open_bytes: 0,
             pending: Pending::default(),
-            taken: written,
+            taken: written.unwrap_or_default(),
         }
     }
 
@@ -60,7 +60,7 @@ impl Collector {
         if let Some(limits) = &self.limits {
             limits.filter(&mut updates)?;
         }
-        if tick > self.recovered {
+        if self.recovered.is_none_or(|recovered| tick > recovered) {
             self.open_bytes += updates.iter().map(update_bytes).sum::<usize>();
             self.open.entry(tick).or_default().append(&mut updates);
         } else if self.writer.table.is_keyless() {

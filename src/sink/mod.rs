@@ -27,6 +27,7 @@ mod retry;
 mod rows;
 pub mod server;
 mod status;
+mod sweep;
 mod table;
 mod types;
 mod view;
@@ -37,6 +38,7 @@ use std::time::Duration;
 
 use arrow::error::ArrowError;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::model::view::{ViewMessage, ViewRef};
 
@@ -55,6 +57,7 @@ use pending::Multiplicities;
 use progress::{ProgressStore, progress_view_sql};
 use reject::Limits;
 use rows::RowMaker;
+use sweep::TOMBSTONES_MIN;
 use table::Table;
 use types::quote_name;
 use view::Runner;
@@ -62,6 +65,8 @@ use writer::Writer;
 
 /// How often tables are looked for whose time has come.
 const DROP_INTERVAL: Duration = Duration::from_secs(30);
+/// How often tombstones are looked for; it reads one byte per row of every table.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 
 /// A ClickHouse database that holds views.
 #[derive(Clone)]
@@ -120,13 +125,32 @@ impl Sink {
         self.catalog.drop_due().await
     }
 
-    /// Keeps dropping what is due, until told to end.
+    /// Merges tables without their tombstones where these are many, at least `tombstones_min`;
+    /// returns the tables' names. Needed by tables that are never at rest.
+    pub async fn sweep(&self, tombstones_min: u64) -> Result<Vec<String>, SinkError> {
+        let mut swept = Vec::new();
+        for table in self.catalog.tables_in_use().await? {
+            if sweep::sweep(&self.clickhouse, &table, tombstones_min).await? {
+                swept.push(table);
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Keeps dropping what is due and removing tombstones, until told to end.
     pub async fn run_janitor(self, mut shutdown: watch::Receiver<bool>) {
+        let mut swept_at = Instant::now();
         loop {
             match self.drop_due().await {
                 Ok(tables) if tables.is_empty() => {}
                 Ok(tables) => tracing::info!(?tables, "dropped tables that nothing reads any more"),
                 Err(error) => tracing::warn!(%error, "old tables could not be dropped; later"),
+            }
+            if swept_at.elapsed() >= SWEEP_INTERVAL {
+                swept_at = Instant::now();
+                if let Err(error) = self.sweep(TOMBSTONES_MIN).await {
+                    tracing::warn!(%error, "tombstones could not be removed; later");
+                }
             }
             tokio::select! {
                 _ = shutdown.wait_for(|end| *end) => return,

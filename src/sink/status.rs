@@ -7,6 +7,9 @@ use tokio::sync::watch;
 
 use crate::model::Head;
 
+/// With this much waiting, a view should be fed no more: the log keeps what memory cannot.
+const PENDING_BYTES_MAX: u64 = 768 << 20;
+
 /// The state of one view's way into ClickHouse. Counters only grow; times are milliseconds since
 /// the Unix epoch.
 pub struct ViewSinkStatus {
@@ -22,7 +25,7 @@ pub struct ViewSinkStatus {
     pub flushes: AtomicU64,
     /// Rows that are failing in the dataflow now.
     pub errors: AtomicU64,
-    /// About how much memory the changes take that wait.
+    /// About how much memory the changes take that wait for a flush.
     pub pending_bytes: AtomicU64,
     /// True while a request is being repeated.
     pub is_failing: AtomicBool,
@@ -66,6 +69,11 @@ impl ViewSinkStatus {
     /// not be fed any more.
     pub fn watch_published(&self) -> watch::Receiver<bool> {
         self.published.subscribe()
+    }
+
+    /// False when so much waits for ClickHouse that the feeder should wait, too.
+    pub fn has_room(&self) -> bool {
+        self.pending_bytes.load(Ordering::Relaxed) < PENDING_BYTES_MAX
     }
 
     /// The last failure's text, also after it has passed.

@@ -20,8 +20,6 @@ use super::writer::{Flush, Flushed, Writer};
 /// While a view is built for the first time its changes gather up to this size before they are
 /// written; nobody reads the table yet.
 const SNAPSHOT_BYTES: usize = 256 << 20;
-/// With this much waiting the view's messages wait too: the log keeps what memory cannot.
-const WAITING_BYTES_MAX: usize = 768 << 20;
 /// How often progress is written while nothing changes.
 const IDLE_PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a view may take to write what it has when it is told to end.
@@ -73,13 +71,12 @@ impl Runner {
         loop {
             self.start_flush();
             let wake = self.wake_at();
-            let is_open = self.in_flight.is_none() || self.collector.bytes() < WAITING_BYTES_MAX;
             tokio::select! {
                 biased;
                 // An error means that nobody can ask for the end any more: end, too.
                 _ = shutdown.wait_for(|end| *end) => break,
                 done = join(&mut self.in_flight) => self.flush_ended(done?),
-                message = messages.recv(), if is_open => {
+                message = messages.recv() => {
                     let Some(message) = message else { break };
                     self.take(message)?;
                     for _ in 1..MESSAGES_PER_TURN {
@@ -108,9 +105,13 @@ impl Runner {
             }
             ViewMessage::Live { tick } => self.live_at = Some(tick),
         }
+        self.tell_bytes();
+        Ok(())
+    }
+
+    fn tell_bytes(&self) {
         let bytes = self.collector.bytes() as u64;
         self.writer.status.pending_bytes.store(bytes, Ordering::Relaxed);
-        Ok(())
     }
 
     /// All that was in the log when the view started has come through.
@@ -127,6 +128,7 @@ impl Runner {
         // the name waits until that is written too.
         let publish = !self.published && self.is_live() && self.collector.is_clean();
         let flush = Flush { changes, from, to, errors: self.errors, publish };
+        self.tell_bytes();
         self.pace.started();
         self.in_flight = Some(tokio::spawn(Arc::clone(&self.writer).flush(flush)));
     }
@@ -188,7 +190,7 @@ impl Runner {
             let Some(mut task) = self.in_flight.take() else { continue };
             match tokio::time::timeout_at(deadline, &mut task).await {
                 Ok(done) => {
-                    let _flushed = joined(done)?;
+                    joined(done)?;
                 }
                 Err(_) => {
                     task.abort();

@@ -89,8 +89,9 @@ impl Writer {
         self.status.set_written(to);
         let (view, generation) =
             (self.table.schema.name.clone(), self.table.schema.generation.clone());
-        self.progress.write(Progress { view, generation, head: to, errors }).await;
+        // Progress of several views goes together, so waiting for it is no sign of load.
         let took = start.elapsed();
+        self.progress.write(Progress { view, generation, head: to, errors }).await;
         if publish {
             self.until_done(|| self.catalog.publish(&self.table)).await;
             self.status.set_published();

@@ -180,3 +180,17 @@ async fn an_absent_clickhouse_is_told_from_a_wrong_address() {
         assert!(!wrong.is_transient() && matches!(wrong, SinkError::Url { .. }), "{wrong}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn user_and_password_are_sent() {
+    let server = Server::start().await;
+    let config = ClickHouseConfig {
+        url: server.own.url(),
+        user: "nobody".into(),
+        password: "p".into(),
+        database: "heliostat".into(),
+    };
+    let refused = Sink::connect(&config, Retention::default(), Arc::new(|_| {})).await;
+    let refused = refused.err().unwrap();
+    assert!(!refused.is_transient() && refused.to_string().contains("nobody"), "{refused}");
+}

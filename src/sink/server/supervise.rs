@@ -56,7 +56,10 @@ impl Supervisor {
         let mut child = match self.start_first() {
             Ok(child) if ready.send(Ok(())).is_ok() => child,
             Ok(child) => return kill(child),
-            Err(error) => return drop(ready.send(Err(error))),
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return;
+            }
         };
         let mut wait = RESTART_WAIT.0;
         loop {
