@@ -17,6 +17,8 @@ use crate::model::{Head, Tick};
 
 /// How many bytes of events one chunk holds, give or take a frame.
 const CHUNK_BYTES: usize = 8 << 20;
+/// How often it is looked whether a sink has room again.
+const ROOM_POLL: Duration = Duration::from_millis(50);
 /// How often a long replay shows how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -75,6 +77,7 @@ impl Feeder {
                     // At most two chunks are on their way: the workers are never idle, and what
                     // waits in memory stays bounded.
                     self.wait_for(before);
+                    self.wait_for_room();
                     before = last;
                     last = chunk.end;
                     self.feed(chunk);
@@ -126,6 +129,15 @@ impl Feeder {
                     _ = stop.wait_for(|stop| *stop) => {}
                 }
             });
+        }
+    }
+
+    /// Waits while what ClickHouse has yet to be told takes too much memory. Events are accepted all
+    /// the while.
+    fn wait_for_room(&self) {
+        let full = |view: &Arc<ViewTracker>| view.sink.as_ref().is_some_and(|s| !s.has_room());
+        while self.views.iter().any(full) && !*self.stop.borrow() {
+            std::thread::sleep(ROOM_POLL);
         }
     }
 
