@@ -338,6 +338,18 @@ async fn ingest(seconds: u64) {
     server.stop();
 }
 
+/// When batches were posted, with how many events there were by then.
+type Posts = std::sync::Mutex<std::collections::VecDeque<(u64, Instant)>>;
+
+/// Notes the delays of what is shown by now.
+fn drain(posts: &Posts, shown: u64, delays: &mut Vec<f64>) {
+    let mut posts = posts.lock().unwrap();
+    while posts.front().is_some_and(|(total, _)| *total <= shown) {
+        let (_, at) = posts.pop_front().unwrap();
+        delays.push(at.elapsed().as_secs_f64());
+    }
+}
+
 /// At 5,000 events a second: from POST to visible in ClickHouse.
 async fn fresh(seconds: u64) {
     let place = Workplace::new();
@@ -347,7 +359,7 @@ async fn fresh(seconds: u64) {
     let url = format!("{}/v1/events", server.http);
     let mut rng = Rng(4);
     let mut sent = 0_u64;
-    let posts = std::sync::Arc::new(std::sync::Mutex::new(std::collections::VecDeque::new()));
+    let posts = std::sync::Arc::new(Posts::default());
     let watcher = {
         let (client, clickhouse, posts) =
             (client.clone(), server.clickhouse.clone(), posts.clone());
@@ -359,15 +371,7 @@ async fn fresh(seconds: u64) {
                 let text =
                     client.post(&clickhouse).body(sql).send().await.unwrap().text().await.unwrap();
                 let shown: u64 = text.trim().parse().unwrap_or(0);
-                let mut posts: std::sync::MutexGuard<
-                    '_,
-                    std::collections::VecDeque<(u64, Instant)>,
-                > = posts.lock().unwrap();
-                while posts.front().is_some_and(|(total, _)| *total <= shown) {
-                    let (_, at) = posts.pop_front().unwrap();
-                    delays.push(at.elapsed().as_secs_f64());
-                }
-                drop(posts);
+                drain(&posts, shown, &mut delays);
                 tokio::time::sleep(Duration::from_millis(15)).await;
             }
             delays

@@ -5,6 +5,7 @@ mod clickhouse_child;
 mod config;
 mod explain;
 mod golden;
+mod log;
 pub mod sample;
 mod serve;
 mod test;
@@ -39,6 +40,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Run the views' golden tests, in process.
     Test(test::TestArgs),
+    /// Look into a data directory without a server.
+    Log(log::LogArgs),
     /// The process in which our own ClickHouse runs.
     #[command(hide = true)]
     ClickhouseChild { library: PathBuf, config: PathBuf },
@@ -60,6 +63,7 @@ pub fn run() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Log(args) => log::run(&args),
         Command::ClickhouseChild { library, config } => {
             match clickhouse_child::run(&library, &config) {
                 Ok(()) => DONE,

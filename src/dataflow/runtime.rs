@@ -4,13 +4,16 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 
-use timely::WorkerConfig;
 use timely::communication::WorkerGuards;
 
 use super::output::EncodedRow;
 use super::worker::{Command, Installation, ReadRequest, WorkerState};
 use crate::log::Frame;
 use crate::model::{Head, Tick};
+
+/// How many updates an idle trace merges each time that its operator runs: about a millisecond's
+/// worth.
+const IDLE_MERGE_EFFORT: isize = 10_000;
 
 /// Why the workers do not run.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +65,11 @@ impl Runtime {
         let (started, threads) = channel();
         let started = Mutex::new(started);
         let mut config = timely::Config::process(workers);
-        config.worker = WorkerConfig::default();
+        // Idle traces merge down to one layer, which is where old updates cancel out: memory at rest
+        // is the views' size, not their past.
+        let options = differential_dataflow::Config::default();
+        let options = options.idle_merge_effort(Some(IDLE_MERGE_EFFORT));
+        differential_dataflow::configure(&mut config.worker, &options);
         let guards = timely::execute(config, move |worker| {
             let index = worker.index();
             let _ = lock(&started).send((index, std::thread::current()));

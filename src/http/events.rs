@@ -206,7 +206,7 @@ impl Source {
 }
 
 /// An event's line, as `POST /v1/events` would take it, with what the log has added.
-fn write_line(event: &EventRef<'_>, out: &mut Vec<u8>) {
+pub fn write_line(event: &EventRef<'_>, out: &mut Vec<u8>) {
     field(out, "{\"position\":", &event.position);
     field(out, ",\"tick\":", &event.tick);
     field(out, ",\"id\":", &event.id);

@@ -31,6 +31,7 @@ pub use backend::{
     Backend, ClickHouseStatus, DeadLetter, DeadLetterFilter, FileError, Misfit, RowsAnswer,
     RowsError, RowsRequest, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
 };
+pub use events::write_line as write_event_line;
 pub use server::serve;
 
 use crate::log::Log;

@@ -1,0 +1,224 @@
+//! The log under faults of its disk: whatever was acknowledged is there afterwards, once and in
+//! order, and whatever cannot be promised is refused.
+
+use std::sync::Arc;
+
+use heliostat::log::{AppendError, Fault, FaultyFiles, Log, LogError, LogOptions};
+use heliostat::model::event::NewEvent;
+
+fn event(n: u64) -> NewEvent {
+    NewEvent {
+        id: n.to_string(),
+        source: String::new(),
+        event_type: "Thing".to_string(),
+        version: 1,
+        stream: None,
+        time_us: 0,
+        data: format!(r#"{{"n":{n},"text":"{}"}}"#, "x".repeat((n % 50) as usize)).into_bytes(),
+        metadata: Vec::new(),
+    }
+}
+
+fn open(files: &FaultyFiles) -> Result<Log, LogError> {
+    Log::open_with(Arc::new(files.clone()), LogOptions::default())
+}
+
+/// The ids of all events, whose positions must be dense from 1.
+fn ids(log: &Log) -> Vec<u64> {
+    let mut reader = log.read(0).unwrap();
+    let mut ids = Vec::new();
+    while let Some(frame) = reader.next_frame().unwrap() {
+        for event in frame.decompress().unwrap().iter() {
+            assert_eq!(event.position, ids.len() as u64 + 1);
+            ids.push(event.id.parse().unwrap());
+        }
+    }
+    ids
+}
+
+async fn append(log: &Log, ns: std::ops::Range<u64>) -> Result<(), AppendError> {
+    log.append(ns.map(event).collect()).await.map(|_| ())
+}
+
+/// A log with events 0 to 9 in two commits.
+async fn small_log() -> (FaultyFiles, u64) {
+    let files = FaultyFiles::new();
+    let log = open(&files).unwrap();
+    append(&log, 0..4).await.unwrap();
+    append(&log, 4..10).await.unwrap();
+    let bytes = log.stats().disk_bytes;
+    log.close();
+    (files, bytes)
+}
+
+#[tokio::test]
+async fn a_write_torn_at_any_byte_leaves_what_was_acknowledged() {
+    let (_, bytes) = small_log().await;
+    // A frame of four events is shorter than all that has been written.
+    for at in 0..bytes {
+        let (files, _) = small_log().await;
+        let log = open(&files).unwrap();
+        files.inject(Fault::TornWrite { at });
+        let acknowledged = append(&log, 10..14).await;
+        log.close();
+        drop(log);
+        files.crash(usize::MAX);
+        let log = open(&files).unwrap();
+        let mut expected: Vec<u64> = (0..10).collect();
+        if acknowledged.is_ok() {
+            expected.extend(10..14);
+        }
+        assert_eq!(ids(&log), expected, "torn at byte {at}");
+        append(&log, 20..21).await.unwrap();
+        expected.push(20);
+        assert_eq!(ids(&log), expected, "after recovery from byte {at}");
+        log.close();
+        if acknowledged.is_ok() {
+            return;
+        }
+    }
+    panic!("no write was whole");
+}
+
+#[tokio::test]
+async fn what_was_written_and_not_synced_may_be_lost_in_any_part() {
+    for kept in 0..200 {
+        let (files, _) = small_log().await;
+        let log = open(&files).unwrap();
+        files.inject(Fault::SyncFails { n: 0 });
+        let answer = append(&log, 10..14).await;
+        assert!(matches!(answer, Err(AppendError::Stopped { .. })), "{answer:?}");
+        log.close();
+        drop(log);
+        files.crash(kept);
+        let log = open(&files).unwrap();
+        let found = ids(&log);
+        // All of the request, or none of it.
+        assert!(found.len() == 10 || found.len() == 14, "{} of 14 events", found.len());
+        log.close();
+    }
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
+    let (files, _) = small_log().await;
+    let log = open(&files).unwrap();
+    files.inject(Fault::SyncFails { n: 1 });
+    append(&log, 10..11).await.unwrap();
+    let answers = futures::future::join_all((11..40).map(|n| append(&log, n..n + 1))).await;
+    assert!(answers.iter().all(|a| matches!(a, Err(AppendError::Stopped { .. }))), "{answers:?}");
+    let reason = tokio::time::timeout(std::time::Duration::from_secs(5), log.failed()).await;
+    assert!(reason.unwrap().contains("writing failed"));
+    assert!(append(&log, 50..51).await.is_err(), "it never tries again");
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_the_log_and_loses_nothing() {
+    for at in [0, 1, 39, 40, 41, 60, 100] {
+        let (files, _) = small_log().await;
+        let log = open(&files).unwrap();
+        files.inject(Fault::NoSpace { at });
+        let answer = append(&log, 10..30).await;
+        let Err(AppendError::Stopped { reason }) = answer else { panic!("{answer:?}") };
+        assert!(reason.contains("space"), "{reason}");
+        log.close();
+        drop(log);
+        files.crash(usize::MAX);
+        let log = open(&files).unwrap();
+        assert_eq!(ids(&log), (0..10).collect::<Vec<_>>());
+        log.close();
+    }
+}
+
+#[tokio::test]
+async fn damage_before_the_tail_is_an_error_that_names_the_place() {
+    let (files, _) = small_log().await;
+    files.edit("00000000000000000001.log", |bytes| bytes[64 + 45] ^= 1);
+    let Err(LogError::Damaged { segment, offset, .. }) = open(&files) else {
+        panic!("a damaged log was opened")
+    };
+    assert_eq!((segment.as_str(), offset), ("00000000000000000001.log", 64));
+}
+
+#[tokio::test]
+async fn segments_roll_while_they_are_read_and_a_restart_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = LogOptions { segment_bytes_max: 4096, ..LogOptions::default() };
+    let log = Log::open(directory.path(), options.clone()).unwrap();
+    let id = log.id();
+    let mut reader = log.read(0).unwrap();
+    let mut read = 0;
+    for n in 0..200 {
+        let first = n * 10;
+        log.append((first..first + 10).map(event).collect()).await.unwrap();
+        while let Some(frame) = reader.next_frame().unwrap() {
+            assert_eq!(frame.first_position(), read + 1);
+            read = frame.last_position();
+        }
+        assert_eq!(read, first + 10);
+    }
+    assert!(matches!(Log::open(directory.path(), options.clone()), Err(LogError::Locked { .. })));
+    let last = log.head();
+    log.close();
+    drop(log);
+    let segments = heliostat::log::info(directory.path()).unwrap().segments;
+    assert!(segments.len() > 5, "{} segments", segments.len());
+    let log = Log::open(directory.path(), options).unwrap();
+    assert_eq!((log.id(), log.head()), (id, last));
+    let appended = log.append(vec![event(1)]).await.unwrap();
+    assert_eq!(appended.first_position, 2001);
+    assert!(appended.tick > last.tick);
+    let mut reader = log.read(1500).unwrap();
+    let frame = reader.next_frame().unwrap().unwrap();
+    assert!(frame.first_position() <= 1501 && frame.last_position() >= 1501);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_of_one_commit_stay_whole_and_ticks_increase() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = Log::open(directory.path(), LogOptions::default()).unwrap();
+    let tasks: Vec<_> = (0..16)
+        .map(|task| {
+            let log = log.clone();
+            tokio::spawn(async move {
+                let mut answers = Vec::new();
+                for n in 0..50 {
+                    let count = 1 + (task + n) % 5;
+                    let first = task * 1000 + n * 10;
+                    let answer = log.append((first..first + count).map(event).collect()).await;
+                    answers.push((first, count, answer.unwrap()));
+                }
+                answers
+            })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.extend(task.await.unwrap());
+    }
+    let ids = ids(&log);
+    for (first, count, answer) in answers {
+        let from = answer.first_position as usize - 1;
+        assert_eq!(answer.last_position - answer.first_position + 1, count);
+        assert_eq!(ids[from..from + count as usize], (first..first + count).collect::<Vec<_>>());
+    }
+    let mut reader = log.read(0).unwrap();
+    let mut tick = 0;
+    while let Some(frame) = reader.next_frame().unwrap() {
+        assert!(frame.tick() > tick);
+        tick = frame.tick();
+    }
+    assert!(log.stats().commits < 800, "commits are shared: {}", log.stats().commits);
+}
+
+#[tokio::test]
+async fn more_than_may_wait_is_refused_at_once() {
+    let files = FaultyFiles::new();
+    let options = LogOptions { queue_bytes_max: 10_000, ..LogOptions::default() };
+    let log = Log::open_with(Arc::new(files), options).unwrap();
+    let requests = (0..2000).map(|n| append(&log, n..n + 10));
+    let answers = futures::future::join_all(requests).await;
+    let busy = answers.iter().filter(|a| matches!(a, Err(AppendError::Busy { .. }))).count();
+    assert!(busy > 0 && busy < 2000, "{busy} of 2000 refused");
+    assert_eq!(ids(&log).len(), (2000 - busy) * 10);
+}
