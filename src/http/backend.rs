@@ -18,7 +18,7 @@ pub trait Backend: Send + Sync + 'static {
     /// order of the events. Stops at about `misfits_max`. Events that nothing declares fit, and so
     /// do those of tables that quarantine.
     ///
-    /// Called on a thread that may compute for a while.
+    /// For a request of more than a few events it is called on a thread that may compute for a while.
     fn validate(&self, events: &[NewEvent], misfits_max: usize) -> Vec<Misfit>;
 
     /// All materialized views, by name.

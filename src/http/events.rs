@@ -15,9 +15,9 @@ use futures::stream;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::AppState;
 use super::params::{Params, bad};
 use super::problem::Problem;
+use super::{AppState, blocking};
 use crate::log::{Frame, LogError, LogReader};
 use crate::model::event::EventRef;
 use crate::model::{Head, Position};
@@ -71,13 +71,6 @@ fn unreadable(error: &LogError) -> Problem {
     tracing::error!(%error, "the log cannot be read");
     let status = axum::http::StatusCode::INTERNAL_SERVER_ERROR;
     Problem::new(status, "log_unreadable", format!("the log cannot be read: {error}"))
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }
 
 /// An answer in the making.

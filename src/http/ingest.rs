@@ -11,12 +11,12 @@ use axum::response::{IntoResponse, Response};
 use hashbrown::HashSet;
 use serde::Serialize;
 
-use super::AppState;
 use super::backend::{Backend, WaitRequest, WaitTarget, Waiting};
 use super::batch::{self, Batch, Layout};
 use super::body::{self, Coding, Held, ReceivedBody};
 use super::params::{Params, bad};
 use super::problem::{ERRORS_MAX, ErrorItem, Errors, Problem};
+use super::{AppState, blocking};
 use crate::log::AppendError;
 use crate::model::event::Appended;
 use crate::model::limits::Limits;
@@ -111,13 +111,7 @@ async fn read_batch(
         let batch = checked_batch(&plain, layout, &limits, backend.as_ref())?;
         Ok((batch, held))
     };
-    if inline {
-        return read();
-    }
-    match tokio::task::spawn_blocking(read).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+    if inline { read() } else { blocking(read).await }
 }
 
 fn checked_batch(

@@ -99,3 +99,11 @@ async fn wrong_method(method: axum::http::Method, uri: Uri) -> Problem {
     let message = format!("{} does not answer {method}: see the Allow header", uri.path());
     Problem::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
 }
+
+/// Runs what computes or reads for a while where other requests need not wait for it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

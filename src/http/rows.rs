@@ -8,11 +8,11 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
 
-use super::AppState;
 use super::backend::{RowsAnswer, RowsError, RowsRequest, ViewState};
 use super::params::Params;
 use super::problem::Problem;
 use super::render::{RenderOptions, write_rows};
+use super::{AppState, blocking};
 
 /// How many rows an answer has when the client does not say.
 const LIMIT_DEFAULT: usize = 1000;
@@ -39,10 +39,7 @@ pub async fn rows(
     let answer = state.backend.rows(request).await.map_err(refused)?;
     let render = move || render(&answer, RenderOptions { int64_as_text });
     // Many rows take longer than other requests should wait.
-    let body = match tokio::task::spawn_blocking(render).await {
-        Ok(body) => body,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    };
+    let body = blocking(render).await;
     let headers = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     Ok((headers, Body::from(body)).into_response())
 }
