@@ -160,7 +160,8 @@ async fn segments_roll_while_they_are_read_and_a_restart_goes_on() {
     assert!(matches!(Log::open(directory.path(), options.clone()), Err(LogError::Locked { .. })));
     let last = log.head();
     log.close();
-    drop(log);
+    // A reader holds the directory too.
+    drop((log, reader));
     let segments = heliostat::log::info(directory.path()).unwrap().segments;
     assert!(segments.len() > 5, "{} segments", segments.len());
     let log = Log::open(directory.path(), options).unwrap();

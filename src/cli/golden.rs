@@ -149,6 +149,9 @@ impl GoldenTest {
         let path = self.directory.join("events.ndjson");
         let text = std::fs::read_to_string(&path)
             .map_err(|error| format!("{}: {error}", path.display()))?;
+        if self.expected.is_empty() {
+            return Err(format!("{}: there is no <view>.csv to compare", self.directory.display()));
+        }
         let steps = steps(&text).map_err(|error| format!("{}: {error}", path.display()))?;
         let mut mismatches = self.misfits(set, &steps);
         let mut run = LocalRun::start(&set.views, 1).map_err(|error| error.to_string())?;

@@ -199,7 +199,7 @@ impl FaultyFiles {
         disk.dead = false;
         disk.fault = None;
         for contents in disk.files.values_mut() {
-            let len = contents.bytes.len().min(contents.synced + kept);
+            let len = contents.bytes.len().min(contents.synced.saturating_add(kept));
             contents.bytes.truncate(len);
             contents.synced = len;
         }

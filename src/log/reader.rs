@@ -80,6 +80,10 @@ impl LogReader {
                 }
             }
         }
+        // A reader that waits at the tail holds no buffer.
+        if let Some(reader) = &mut self.segment {
+            reader.reread();
+        }
         Ok(None)
     }
 

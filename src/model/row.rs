@@ -15,7 +15,7 @@ use arrow::row::{RowConverter, RowParser, SortField};
 use smallvec::SmallVec;
 
 /// How many bytes of a row are held without a heap allocation.
-pub const ROW_BYTES_INLINE: usize = 24;
+pub const ROW_BYTES_INLINE: usize = 16;
 
 /// One encoded row. Ordered as its bytes are.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -22,7 +22,8 @@ use datafusion_optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion_optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
 use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion_sql::sqlparser::ast::{
-    Expr as SqlExpr, Ident, Query, Statement, Visit, Visitor, visit_relations,
+    ExcludeSelectItem, Expr as SqlExpr, Ident, ObjectName, Query, Select, SelectItem, SetExpr,
+    Statement, TableFactor, Visit, VisitMut, Visitor, VisitorMut, visit_relations,
 };
 use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::parser::Parser;
@@ -223,6 +224,64 @@ pub fn system_columns_of(query: &Query) -> BTreeSet<SystemColumn> {
     let mut names = Names(BTreeSet::new());
     let _ = query.visit(&mut names);
     names.0
+}
+
+/// The query with system columns left out of every `*` over a table, which shows them because the
+/// query names them elsewhere.
+pub fn without_system_columns(
+    query: &Query,
+    system: &BTreeSet<SystemColumn>,
+    tables: &dyn Fn(&str) -> bool,
+) -> Query {
+    struct Exclude<'a> {
+        names: Vec<ObjectName>,
+        tables: &'a dyn Fn(&str) -> bool,
+    }
+    impl Exclude<'_> {
+        fn body(&self, body: &mut SetExpr) {
+            match body {
+                SetExpr::Select(select) => self.select(select),
+                SetExpr::SetOperation { left, right, .. } => {
+                    self.body(left);
+                    self.body(right);
+                }
+                _ => {}
+            }
+        }
+
+        fn select(&self, select: &mut Select) {
+            // Of one table: with several, DataFusion takes an excluded name for ambiguous.
+            let [from] = select.from.as_slice() else { return };
+            let TableFactor::Table { name, .. } = &from.relation else { return };
+            let single = name.0.as_slice().first().and_then(|part| part.as_ident());
+            let is_table = single.is_some_and(|ident| (self.tables)(&super::names::fold(ident)));
+            if !is_table || !from.joins.is_empty() {
+                return;
+            }
+            for item in &mut select.projection {
+                if let SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) =
+                    item
+                    && options.opt_exclude.is_none()
+                {
+                    options.opt_exclude = Some(ExcludeSelectItem::Multiple(self.names.clone()));
+                }
+            }
+        }
+    }
+    impl VisitorMut for Exclude<'_> {
+        type Break = ();
+        fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+            self.body(&mut query.body);
+            ControlFlow::Continue(())
+        }
+    }
+    let mut query = query.clone();
+    if !system.is_empty() {
+        let name = |c: &SystemColumn| ObjectName::from(vec![Ident::new(c.field().name)]);
+        let mut exclude = Exclude { names: system.iter().map(name).collect(), tables };
+        let _ = VisitMut::visit(&mut query, &mut exclude);
+    }
+    query
 }
 
 /// A planner's error that names a place in the SQL, when it knows one.

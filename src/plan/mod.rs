@@ -145,7 +145,10 @@ impl<'a> Planning<'a> {
             return None;
         }
         let relations = self.relations(def)?;
-        let plan = self.queries.plan(&def.query, relations).and_then(|p| renamed(p, &def.columns));
+        let system = logical::system_columns_of(&def.query);
+        let is_table = |name: &str| self.catalog.tables.contains_key(name);
+        let query = logical::without_system_columns(&def.query, &system, &is_table);
+        let plan = self.queries.plan(&query, relations).and_then(|p| renamed(p, &def.columns));
         match plan {
             Ok(plan) => Some(plan),
             Err(error) => {
