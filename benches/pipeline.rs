@@ -1,6 +1,6 @@
 //! The whole path, measured: stored log → view, HTTP → disk → view → ClickHouse, freshness,
 //! acknowledgements. `cargo bench --bench pipeline [-- SECTION…]` with the sections `machine`,
-//! `replay`, `ingest`, `fresh`, `acks`; all of them by default.
+//! `replay`, `ingest`, `fresh`, `acks`, `outage`; all of them by default.
 //!
 //! The events are bids as in Nexmark: about 250 bytes, half of them on a few hot auctions, the rest
 //! spread, about one auction in fifteen bids.
@@ -127,6 +127,17 @@ impl Server {
             http: format!("http://127.0.0.1:{port}"),
             clickhouse: format!("http://127.0.0.1:{clickhouse_port}"),
         }
+    }
+
+    /// The processes that the server has started: its ClickHouse.
+    fn children(&self) -> Vec<i32> {
+        let mut pids = Vec::new();
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap() {
+            let children = task.unwrap().path().join("children");
+            let list = std::fs::read_to_string(children).unwrap_or_default();
+            pids.extend(list.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+        }
+        pids
     }
 
     fn resident_bytes(&self) -> u64 {
@@ -399,32 +410,62 @@ async fn fresh(seconds: u64) {
     server.stop();
 }
 
+/// A client that costs next to nothing, so that the server is what is measured: one connection, one
+/// request at a time.
+struct LeanClient {
+    stream: tokio::net::TcpStream,
+    answer: Vec<u8>,
+}
+
+impl LeanClient {
+    async fn connect(server: &Server) -> Self {
+        let address = server.http.strip_prefix("http://").unwrap();
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        LeanClient { stream, answer: Vec::new() }
+    }
+
+    async fn post(&mut self, body: &[u8]) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut request = format!(
+            "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
+        request.extend_from_slice(body);
+        self.stream.write_all(&request).await.unwrap();
+        self.answer.clear();
+        // The answer is one JSON object, which ends the message.
+        while self.answer.last() != Some(&b'}') {
+            assert!(self.stream.read_buf(&mut self.answer).await.unwrap() > 0);
+        }
+        assert!(self.answer.starts_with(b"HTTP/1.1 200"));
+    }
+}
+
 /// Acknowledgements of single events, by one client and by 64.
 async fn acks(seconds: u64) {
     let place = Workplace::new();
     let server = Server::start(&place, false);
     let client = reqwest::Client::new();
     live(&client, &server, 0).await;
-    let url = format!("{}/v1/events", server.http);
     let mut rates = Vec::new();
     for clients in [1_u64, 64] {
         let started = Instant::now();
-        let tasks: Vec<_> = (0..clients)
-            .map(|c| {
-                let (client, url) = (client.clone(), url.clone());
-                tokio::spawn(async move {
-                    let mut rng = Rng(5 + c);
-                    let mut times = Vec::new();
-                    while started.elapsed() < Duration::from_secs(seconds) {
-                        let body = body(times.len() as u64, &mut rng, 1).into();
-                        let sent = Instant::now();
-                        assert!(post(&client, &url, body).await.unwrap());
-                        times.push(sent.elapsed().as_secs_f64());
-                    }
-                    times
-                })
-            })
-            .collect();
+        let mut tasks = Vec::new();
+        for c in 0..clients {
+            let mut client = LeanClient::connect(&server).await;
+            tasks.push(tokio::spawn(async move {
+                let bodies: Vec<Vec<u8>> = (0..16).map(|n| body(n, &mut Rng(5 + c), 1)).collect();
+                let mut times = Vec::new();
+                while started.elapsed() < Duration::from_secs(seconds) {
+                    let sent = Instant::now();
+                    client.post(&bodies[times.len() % bodies.len()]).await;
+                    times.push(sent.elapsed().as_secs_f64());
+                }
+                times
+            }));
+        }
         let mut times = Vec::new();
         for task in tasks {
             times.extend(task.await.unwrap());
@@ -439,6 +480,56 @@ async fn acks(seconds: u64) {
         rates.push(rate);
     }
     println!("64 clients : 1 client = {:.1} : 1", rates[1] / rates[0]);
+    server.stop();
+}
+
+/// ClickHouse stands still under load, and comes back.
+async fn outage(seconds: u64) {
+    let place = Workplace::new();
+    let server = Server::start(&place, true);
+    let client = reqwest::Client::new();
+    live(&client, &server, 0).await;
+    let url = format!("{}/v1/events", server.http);
+    let mut rng = Rng(6);
+    let bodies: Vec<bytes::Bytes> =
+        (0..1000).map(|i| body(i * BATCH as u64, &mut rng, BATCH).into()).collect();
+    let (mut sent, mut failed, mut resident) = (0_u64, 0, 0);
+    let pids = server.children();
+    let signal = |signal| {
+        for pid in &pids {
+            // SAFETY: processes that our child has started.
+            unsafe { libc::kill(*pid, signal) };
+        }
+    };
+    let mut pace = tokio::time::interval(Duration::from_millis(10));
+    let started = Instant::now();
+    let mut stopped = false;
+    while started.elapsed() < Duration::from_secs(seconds + 5) {
+        if !stopped && started.elapsed() > Duration::from_secs(5) {
+            stopped = true;
+            signal(libc::SIGSTOP);
+        }
+        pace.tick().await;
+        let body = bodies[(sent / BATCH as u64) as usize % bodies.len()].clone();
+        if post(&client, &url, body).await.unwrap_or(false) {
+            sent += BATCH as u64
+        } else {
+            failed += 1
+        }
+        resident = resident.max(server.resident_bytes());
+    }
+    signal(libc::SIGCONT);
+    let back = Instant::now();
+    while count_in_clickhouse(&client, &server).await < sent {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(back.elapsed() < Duration::from_secs(120), "ClickHouse does not catch up");
+    }
+    println!(
+        "ClickHouse away for {seconds} s at {:.0} k events/s: {failed} requests failed, at most {} MB resident, right {:.1} s after its return",
+        sent as f64 / (seconds + 5) as f64 / 1e3,
+        resident >> 20,
+        back.elapsed().as_secs_f64()
+    );
     server.stop();
 }
 
@@ -462,6 +553,9 @@ fn main() {
         }
         if wants("acks") {
             acks(5).await;
+        }
+        if wants("outage") {
+            outage(60).await;
         }
     });
 }
