@@ -19,7 +19,6 @@ run: system clickhouse
 ## Every check and test.
 test: system clickhouse nextest lint check-compose
 	cargo nextest run --release --locked --no-fail-fast
-	"$(TARGET)/release/heliostat" test queries
 
 lint:
 	cargo fmt --check

@@ -11,12 +11,12 @@
 //!                                   queries/*.sql ─► plan
 //! ```
 
-pub mod cli;
-pub mod dataflow;
-pub mod decode;
-pub mod engine;
-pub mod http;
-pub mod log;
 pub mod model;
+pub mod log;
+pub mod decode;
 pub mod plan;
+pub mod dataflow;
 pub mod sink;
+pub mod http;
+pub mod engine;
+pub mod cli;

@@ -141,6 +141,42 @@ async fn damage_before_the_tail_is_an_error_that_names_the_place() {
 }
 
 #[tokio::test]
+async fn what_a_restart_has_shown_stays_after_a_power_loss() {
+    let (files, _) = small_log().await;
+    let log = open(&files).unwrap();
+    files.inject(Fault::SyncFails { n: 0 });
+    assert!(append(&log, 10..14).await.is_err());
+    log.close();
+    drop(log);
+    // The process ends, the machine does not: what was written is in memory still.
+    files.inject(Fault::SyncFails { n: u64::MAX });
+    let log = open(&files).unwrap();
+    let shown = ids(&log);
+    log.close();
+    drop(log);
+    files.crash(0);
+    let log = open(&files).unwrap();
+    assert_eq!(ids(&log), shown);
+}
+
+#[tokio::test]
+async fn damage_in_the_last_segment_is_not_taken_for_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = Log::open(directory.path(), LogOptions::default()).unwrap();
+    append(&log, 0..4).await.unwrap();
+    append(&log, 4..10).await.unwrap();
+    log.close();
+    drop(log);
+    assert!(heliostat::log::info(directory.path()).is_ok());
+    let path = directory.path().join("00000000000000000001.log");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[64 + 45] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let found = heliostat::log::info(directory.path());
+    assert!(matches!(found, Err(LogError::Damaged { offset: 64, .. })), "{found:?}");
+}
+
+#[tokio::test]
 async fn segments_roll_while_they_are_read_and_a_restart_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let options = LogOptions { segment_bytes_max: 4096, ..LogOptions::default() };

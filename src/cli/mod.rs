@@ -68,6 +68,7 @@ pub fn run() -> ExitCode {
         Command::Sample(args) => block_on(sample::run(&args)),
         Command::Log(args) => log::run(&args),
         Command::ClickhouseChild { library, config } => {
+            serve::use_small_pages(false);
             match clickhouse_child::run(&library, &config) {
                 Ok(()) => DONE,
                 Err(error) => {

@@ -56,6 +56,7 @@ pub struct ServeArgs {
 
 /// Serves until SIGTERM or Ctrl-C.
 pub fn run(args: ServeArgs) -> u8 {
+    use_small_pages(true);
     start_logging();
     end_on_panic();
     let settings = match Settings::new(&args) {
@@ -73,6 +74,18 @@ pub fn run(args: ServeArgs) -> u8 {
             ENVIRONMENT
         }
     }
+}
+
+/// Huge pages cost a quarter of the resident memory of a view at rest, for a speed that cannot be
+/// told from noise. A child process inherits the choice.
+pub fn use_small_pages(yes: bool) {
+    // SAFETY: the call takes numbers only. Where it is not allowed nothing changes.
+    #[cfg(target_os = "linux")]
+    unsafe {
+        libc::prctl(libc::PR_SET_THP_DISABLE, libc::c_ulong::from(yes), 0, 0, 0)
+    };
+    #[cfg(not(target_os = "linux"))]
+    let _ = yes;
 }
 
 fn start_logging() {

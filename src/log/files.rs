@@ -20,6 +20,8 @@ pub trait Files: Send + Sync {
     fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
     /// The length of a file.
     fn len(&self, name: &str) -> io::Result<u64>;
+    /// Writes bytes again that are at an offset already, durably: they may be in memory only.
+    fn rewrite(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Cuts a file to a length, durably.
     fn truncate(&self, name: &str, len: u64) -> io::Result<()>;
     /// Removes a file, durably.
@@ -60,7 +62,11 @@ impl DiskFiles {
         if locked != 0 {
             return Err(LogError::Locked { path: directory.display().to_string() });
         }
-        Ok(DiskFiles { directory: directory.into(), _lock: Some(lock), open: Mutex::default() })
+        let files =
+            DiskFiles { directory: directory.into(), _lock: Some(lock), open: Mutex::default() };
+        // A file that a process made before it died may have its name in memory only.
+        files.sync_directory().map_err(named)?;
+        Ok(files)
     }
 
     /// Reads a directory that a server may be writing to.
@@ -122,6 +128,12 @@ impl Files for DiskFiles {
 
     fn len(&self, name: &str) -> io::Result<u64> {
         Ok(std::fs::metadata(self.directory.join(name))?.len())
+    }
+
+    fn rewrite(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.directory.join(name))?;
+        file.write_all_at(bytes, offset)?;
+        file.sync_all()
     }
 
     fn truncate(&self, name: &str, len: u64) -> io::Result<()> {
@@ -242,6 +254,16 @@ impl Files for FaultyFiles {
     fn len(&self, name: &str) -> io::Result<u64> {
         let disk = lock(&self.0);
         Ok(disk.files.get(name).ok_or(io::ErrorKind::NotFound)?.bytes.len() as u64)
+    }
+
+    fn rewrite(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut disk = lock(&self.0);
+        let contents = disk.files.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
+        let end = offset as usize + bytes.len();
+        let place = contents.bytes.get_mut(offset as usize..end);
+        place.ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(bytes);
+        contents.synced = contents.bytes.len();
+        Ok(())
     }
 
     fn truncate(&self, name: &str, len: u64) -> io::Result<()> {

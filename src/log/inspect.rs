@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::LogError;
 use super::files::{DiskFiles, Files};
 use super::frame::Frame;
-use super::recovery::{check_sequence, read_header};
+use super::recovery::{check_sequence, frame_follows, read_header};
 use super::segment::{self, Next, SegmentReader};
 use crate::model::Head;
 
@@ -99,7 +99,8 @@ fn segment_info(
                 }
             }
             Next::End => break,
-            Next::Broken(_) if last => {
+            // A tail that is being written, or was cut off, has no whole frame behind it.
+            Next::Broken(_) if last && !frame_follows(files, name, offset + 1, bytes)? => {
                 segment.torn_bytes = bytes.saturating_sub(offset);
                 break;
             }

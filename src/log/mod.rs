@@ -30,7 +30,8 @@ pub use reader::LogReader;
 /// How a log is kept.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
-    /// A segment that has grown past this many bytes is followed by a new one.
+    /// A segment that has grown past this many bytes is followed by a new one. Reading from a
+    /// position reads its segment from the beginning, so this bounds that, too.
     pub segment_bytes_max: u64,
     /// How many bytes of events may wait to be written before appends are refused.
     pub queue_bytes_max: usize,
@@ -41,7 +42,7 @@ pub struct LogOptions {
 impl Default for LogOptions {
     fn default() -> Self {
         LogOptions {
-            segment_bytes_max: 256 << 20,
+            segment_bytes_max: 64 << 20,
             queue_bytes_max: 64 << 20,
             group_bytes_max: 8 << 20,
         }

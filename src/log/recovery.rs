@@ -23,7 +23,7 @@ pub fn recover(files: &dyn Files) -> Result<Recovered, LogError> {
     // A crash between making a segment and writing its header leaves a stub.
     while let Some(last) = segments.last() {
         let len = files.len(last).map_err(|source| LogError::Io { path: last.clone(), source })?;
-        if len >= SEGMENT_HEADER_BYTES as u64 {
+        if len > SEGMENT_HEADER_BYTES as u64 || (len > 0 && read_header(files, last).is_ok()) {
             break;
         }
         tracing::warn!(segment = last, "removing a segment whose header was never written");
@@ -36,10 +36,13 @@ pub fn recover(files: &dyn Files) -> Result<Recovered, LogError> {
     let (id, first) = read_header(files, last)?;
     let mut reader = SegmentReader::new(last.clone());
     let mut head = Head { position: first - 1, tick: 0 };
+    let mut last_frame = None;
     loop {
+        let offset = reader.offset();
         match reader.next(files)? {
             Next::Frame(frame) => {
                 check_sequence(&reader, head, frame.first_position(), frame.tick())?;
+                last_frame = Some((offset, frame.clone()));
                 head = Head { position: frame.last_position(), tick: frame.tick() };
             }
             Next::End => break,
@@ -48,6 +51,14 @@ pub fn recover(files: &dyn Files) -> Result<Recovered, LogError> {
                 break;
             }
         }
+    }
+    if let Some((offset, frame)) = last_frame {
+        // It may have been written and not synced: what is shown from now on has to stay.
+        let mut bytes = Vec::new();
+        frame.write(&mut bytes);
+        files
+            .rewrite(last, offset, &bytes)
+            .map_err(|source| LogError::Io { path: last.clone(), source })?;
     }
     if head.tick == 0 && segments.len() > 1 {
         head.tick = last_tick(files, &segments[segments.len() - 2])?;
@@ -112,7 +123,12 @@ fn cut_tail(files: &dyn Files, reader: &SegmentReader, what: &str) -> Result<(),
 }
 
 /// Whether a whole frame begins anywhere from `offset` on.
-fn frame_follows(files: &dyn Files, name: &str, offset: u64, len: u64) -> Result<bool, LogError> {
+pub fn frame_follows(
+    files: &dyn Files,
+    name: &str,
+    offset: u64,
+    len: u64,
+) -> Result<bool, LogError> {
     use super::frame::{Frame, HEADER_BYTES, Header};
     let mut tail = vec![0; usize::try_from(len.saturating_sub(offset)).unwrap_or(0)];
     let mut filled = 0;

@@ -1,0 +1,125 @@
+//! The commands, as a person runs them: what they print and the codes that they end with.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn heliostat(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_heliostat"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn queries(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, contents) in files {
+        let path = directory.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, contents).unwrap();
+    }
+    directory
+}
+
+fn path(directory: &Path) -> &str {
+    directory.to_str().unwrap()
+}
+
+const TABLE: &str = "CREATE TABLE t (k BIGINT NOT NULL, v INT) WITH (event_type = 'T');\n";
+
+#[test]
+fn the_sample_views_pass_their_check_and_their_golden_tests() {
+    let check = heliostat(&["check", "queries"]);
+    assert!(check.status.success(), "{}", text(&check.stderr));
+    let test = heliostat(&["test", "queries"]);
+    assert!(test.status.success(), "{}", text(&test.stdout));
+    assert!(text(&test.stdout).contains("0 failed"));
+    let explain = heliostat(&["explain", "order_summaries"]);
+    assert!(text(&explain.stdout).contains("key (order_id)"), "{}", text(&explain.stdout));
+}
+
+#[test]
+fn check_tells_every_error_of_every_file_with_its_place() {
+    let directory = queries(&[
+        ("a.sql", TABLE),
+        (
+            "sub/b.sql",
+            "CREATE MATERIALIZED VIEW x AS SELECT k, nope FROM t;\nCREATE VIEW y AS SELEC 1;",
+        ),
+        (
+            "sub/c.sql",
+            "CREATE MATERIALIZED VIEW w AS\n  SELECT k, row_number() OVER (ORDER BY v) AS n FROM t;",
+        ),
+        (
+            "sub/d.sql",
+            "CREATE MATERIALIZED VIEW r AS SELECT k, random() AS n FROM t;\nCREATE VIEW s AS SELECT * FROM missing;",
+        ),
+        (
+            "e.sql",
+            "CREATE MATERIALIZED VIEW o WITH (key = 'z', colour = 'red') AS SELECT k FROM t;",
+        ),
+    ]);
+    let output = heliostat(&["check", path(directory.path())]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr);
+    for expected in
+        ["b.sql:1:", "b.sql:2:", "c.sql:2:13", "d.sql:1:", "d.sql:2:", "e.sql:1:", "^", "6 errors"]
+    {
+        assert!(errors.contains(expected), "{expected} is not in\n{errors}");
+    }
+}
+
+#[test]
+fn constructs_that_are_not_supported_are_refused_by_name() {
+    for (sql, named) in [
+        ("SELECT k, (SELECT max(v) FROM t) AS m FROM t", "scalar sub-queries"),
+        ("SELECT k FROM t WHERE v > now()", "now"),
+        ("SELECT k, count(*) AS n FROM t GROUP BY ROLLUP (k)", "ROLLUP"),
+        ("SELECT k, array_agg(v) AS a FROM t GROUP BY k", "array_agg"),
+        (
+            "WITH RECURSIVE r AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM r WHERE x < 3) SELECT x FROM r",
+            "RECURSIVE",
+        ),
+        ("SELECT a.k FROM t a ASOF JOIN t b MATCH_CONDITION (a.v >= b.v) ON a.k = b.k", "ASOF"),
+        ("SELECT k FROM t EXCEPT ALL SELECT k FROM t", "EXCEPT ALL"),
+        ("SELECT k FROM t, LATERAL (SELECT v FROM t x WHERE x.k = t.k) AS l", "LATERAL"),
+    ] {
+        let view = format!("CREATE MATERIALIZED VIEW x AS {sql};");
+        let directory = queries(&[("a.sql", TABLE), ("b.sql", &view)]);
+        let output = heliostat(&["check", path(directory.path())]);
+        assert_eq!(output.status.code(), Some(1), "{sql}");
+        assert!(text(&output.stderr).contains(named), "{sql}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_golden_test_that_does_not_hold_says_what_is_missing() {
+    let directory = queries(&[
+        ("a.sql", TABLE),
+        ("b.sql", "CREATE MATERIALIZED VIEW x AS SELECT k, sum(v) AS s FROM t GROUP BY k;"),
+        (
+            "tests/one/events.ndjson",
+            "{\"type\":\"T\",\"data\":{\"k\":1,\"v\":2}}\n{\"type\":\"T\",\"data\":{\"k\":1,\"v\":3}}\n",
+        ),
+        ("tests/one/x.csv", "k,s\n1,6\n"),
+    ]);
+    let output = heliostat(&["test", path(directory.path())]);
+    assert_eq!(output.status.code(), Some(1));
+    let printed = text(&output.stdout);
+    assert!(printed.contains("missing 1,6") && printed.contains("surplus 1,5"), "{printed}");
+    assert!(heliostat(&["test", path(directory.path()), "--bless"]).status.success());
+    assert!(heliostat(&["test", path(directory.path())]).status.success());
+}
+
+#[test]
+fn wrong_usage_and_a_failing_environment_have_codes_of_their_own() {
+    assert_eq!(heliostat(&["serve", "--no-such-flag"]).status.code(), Some(2));
+    let public = heliostat(&["serve", "--listen", "0.0.0.0:0", "--no-clickhouse"]);
+    assert_eq!(public.status.code(), Some(1), "{}", text(&public.stderr));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let busy = heliostat(&["serve", "--listen", &address, "--no-clickhouse"]);
+    assert_eq!(busy.status.code(), Some(3), "{}", text(&busy.stderr));
+    assert_eq!(heliostat(&["log", "info", "--data-dir", "/nowhere"]).status.code(), Some(1));
+}
