@@ -177,6 +177,10 @@ impl Files for Gated {
     fn len(&self, name: &str) -> io::Result<u64> {
         self.files.len(name)
     }
+    fn rewrite(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.files.rewrite(name, offset, bytes)
+    }
+
     fn truncate(&self, name: &str, len: u64) -> io::Result<()> {
         self.files.truncate(name, len)
     }
