@@ -390,3 +390,27 @@ async fn compare_after_nothing(
     run.feed(*tick, &[]).unwrap();
     compare(set, run, events, "without events").await;
 }
+
+/// An event with a bad column is no row for a view that reads the column, and one for all others.
+#[test]
+fn what_other_views_read_changes_nothing() {
+    let text = "
+CREATE TABLE t (k BIGINT NOT NULL, n INT) WITH (event_type = 'T', on_invalid = 'quarantine');
+CREATE MATERIALIZED VIEW counts AS SELECT k, count(*) AS n FROM t GROUP BY k;
+CREATE MATERIALIZED VIEW sums AS SELECT k, sum(n) AS s FROM t GROUP BY k;";
+    let file = Arc::new(SourceFile { path: PathBuf::from("t.sql"), text: text.to_string() });
+    let set = plan_files(&[file], "test");
+    assert!(set.diagnostics.is_empty());
+    let event = |data: &str| NewEvent {
+        event_type: "T".to_string(),
+        data: data.as_bytes().to_vec(),
+        ..event(&mut Rng(1))
+    };
+    let events =
+        ["{\"k\":1,\"n\":2}", "{\"k\":1,\"n\":\"x\"}", "{\"n\":5}", "{\"k\":1}"].map(event);
+    let mut run = LocalRun::start(&set.views, 2).unwrap();
+    run.feed(1, &[events.to_vec()]).unwrap();
+    let rows = |view| canonical(&[run.rows(view).unwrap()]);
+    assert_eq!(format!("{:?}", rows(0)), r#"[[Text("1"), Text("3")]]"#);
+    assert_eq!(format!("{:?}", rows(1)), r#"[[Text("1"), Text("2")]]"#);
+}

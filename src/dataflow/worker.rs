@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use arrow::array::BooleanArray;
 use arrow::error::ArrowError;
 use timely::dataflow::InputHandle;
 use timely::worker::Worker;
@@ -15,7 +16,7 @@ use super::delta::{Delta, batch};
 use super::failure::Failures;
 use super::output::{self, EncodedRow, ViewRows};
 use super::render::Renderer;
-use crate::decode::{Reject, TableDecoder};
+use crate::decode::{Decoded, Reject, TableDecoder};
 use crate::log::Frame;
 use crate::model::Tick;
 use crate::model::source::{SourceColumn, SourceTable};
@@ -88,6 +89,51 @@ struct SourceInput {
     columns: Vec<SourceColumn>,
     schema: arrow::datatypes::SchemaRef,
     handle: InputHandle<Tick, timely::container::CapacityContainerBuilder<Vec<Delta>>>,
+}
+
+impl SourceInput {
+    /// The decoded rows that fit the source's columns, as insertions.
+    fn delta(
+        &self,
+        decoded: &Decoded,
+        columns: &[SourceColumn],
+        rejects: &[Reject],
+        tick: Tick,
+    ) -> Delta {
+        let arrays = self
+            .columns
+            .iter()
+            .filter_map(|c| columns.binary_search(c).ok())
+            .map(|index| Arc::clone(decoded.rows.column(index)))
+            .collect();
+        let rows = match batch(Arc::clone(&self.schema), arrays, decoded.rows.num_rows()) {
+            Ok(rows) => rows,
+            Err(error) => unreachable!("sources and decoders agree: {error}"),
+        };
+        let delta = Delta::insertions(rows, decoded.positions.clone(), tick);
+        if rejects.is_empty() {
+            return delta;
+        }
+        let mut fits = vec![true; delta.len()];
+        rejects.iter().for_each(|reject| fits[reject.row] = false);
+        match delta.filter(&BooleanArray::from(fits)) {
+            Ok(delta) => delta,
+            Err(error) => unreachable!("a filter is as long as its rows: {error}"),
+        }
+    }
+}
+
+/// The rejects that concern some of these columns, with what is wrong with them.
+///
+/// A view's rows must not depend on what other views read, so what is wrong elsewhere is not told.
+fn rejects_of(rejects: &[Reject], columns: &[SourceColumn]) -> Vec<Reject> {
+    let concerns = |reject: &&Reject| reject.columns.iter().any(|c| columns.contains(c));
+    let narrowed = |reject: &Reject| {
+        let mut reject = reject.clone();
+        reject.violations.retain(|(column, _)| column.is_none_or(|c| columns.contains(&c)));
+        reject
+    };
+    rejects.iter().filter(concerns).map(narrowed).collect()
 }
 
 /// A decoder that all sources over one table share.
@@ -259,32 +305,21 @@ impl<'a> WorkerState<'a> {
     fn send(&mut self, tick: Tick) {
         for shared in &mut self.decoders {
             let decoded = shared.decoder.finish();
+            if decoded.positions.is_empty() {
+                continue;
+            }
             for view in self.views.values_mut() {
-                let mut reads = false;
                 for input in view.inputs.iter_mut().filter(|i| i.table == shared.table) {
-                    reads = true;
-                    if decoded.positions.is_empty() {
-                        continue;
-                    }
-                    let columns = input
-                        .columns
-                        .iter()
-                        .filter_map(|c| shared.columns.binary_search(c).ok())
-                        .map(|index| Arc::clone(decoded.rows.column(index)))
-                        .collect();
-                    let schema = Arc::clone(&input.schema);
-                    let rows = match batch(schema, columns, decoded.rows.num_rows()) {
-                        Ok(rows) => rows,
-                        Err(error) => unreachable!("sources and decoders agree: {error}"),
-                    };
+                    let rejects = rejects_of(&decoded.rejects, &input.columns);
                     // What enters is what arrived up to the tick, at the tick.
                     if *input.handle.time() < tick {
                         input.handle.advance_to(tick);
                     }
-                    input.handle.send(Delta::insertions(rows, decoded.positions.clone(), tick));
-                }
-                if reads && !decoded.rejects.is_empty() {
-                    (view.rejects)(&shared.table, decoded.rejects.clone());
+                    let delta = input.delta(&decoded, &shared.columns, &rejects, tick);
+                    input.handle.send(delta);
+                    if !rejects.is_empty() {
+                        (view.rejects)(&shared.table, rejects);
+                    }
                 }
             }
         }

@@ -1,7 +1,8 @@
 //! Events → Arrow: the payloads' JSON becomes one record batch per event table, holding only the
 //! columns that somebody reads.
 //!
-//! An event that does not fit its table is not a row: it is a [`Reject`] with every violation found.
+//! A value that does not fit its column is a [`Reject`]: the event is no row for whoever reads that
+//! column, and one for everybody else.
 
 mod builder;
 mod text;
@@ -28,11 +29,16 @@ pub struct Violation {
     pub message: String,
 }
 
-/// An event that does not fit its table.
+/// A row with columns that its event does not fit. They are NULL in the batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
     pub position: Position,
-    pub violations: Vec<Violation>,
+    /// Which row of the batch.
+    pub row: usize,
+    /// The columns in question.
+    pub columns: Vec<SourceColumn>,
+    /// What is wrong, and with which column (`None`: with all).
+    pub violations: Vec<(Option<SourceColumn>, Violation)>,
 }
 
 /// The rows of some events, in the order of their positions.
@@ -51,6 +57,7 @@ pub struct TableDecoder {
     schema: SchemaRef,
     /// The declared columns that are decoded, in the order of `columns`.
     members: Members,
+    declared: Vec<SourceColumn>,
     system: Vec<(SystemColumn, ColumnBuilder)>,
     positions: Vec<Position>,
     rejects: Vec<Reject>,
@@ -64,6 +71,8 @@ impl TableDecoder {
             columns.iter().map(|c| table.field(*c).to_arrow().with_nullable(true)).collect();
         let mut members = Members::default();
         let mut system = Vec::new();
+        let declared =
+            columns.iter().copied().filter(|c| matches!(c, SourceColumn::Declared(_))).collect();
         for column in &columns {
             match (&table, *column) {
                 (SourceTable::Declared(declared), SourceColumn::Declared(index)) => {
@@ -87,6 +96,7 @@ impl TableDecoder {
             columns,
             schema: Arc::new(Schema::new(fields)),
             members,
+            declared,
             system,
             positions: Vec::new(),
             rejects: Vec::new(),
@@ -105,10 +115,19 @@ impl TableDecoder {
 
     /// Adds an event that this table reads.
     pub fn push(&mut self, event: &EventRef<'_>) {
-        let violations = self.members.push_row(event.data);
-        if !violations.is_empty() {
-            self.rejects.push(Reject { position: event.position, violations });
-            return;
+        let misfits = self.members.push_row(event.data);
+        if !misfits.columns.is_empty() {
+            let column = |member: usize| self.declared[member];
+            self.rejects.push(Reject {
+                position: event.position,
+                row: self.positions.len(),
+                columns: misfits.columns.into_iter().map(column).collect(),
+                violations: misfits
+                    .violations
+                    .into_iter()
+                    .map(|(member, violation)| (member.map(column), violation))
+                    .collect(),
+            });
         }
         for (column, builder) in &mut self.system {
             push_system(*column, builder, event);
@@ -191,8 +210,8 @@ impl Validator {
 
     /// What in `data` does not fit; empty when all of it does.
     pub fn check(&mut self, data: &[u8]) -> Vec<Violation> {
-        let violations = self.members.push_row(data);
+        let misfits = self.members.push_row(data);
         self.members.clear();
-        violations
+        misfits.violations.into_iter().map(|(_, violation)| violation).collect()
     }
 }

@@ -48,28 +48,33 @@ impl Members {
         });
     }
 
-    /// Reads a JSON object as one more row. With violations no row is added.
-    pub fn push_row(&mut self, data: &[u8]) -> Vec<Violation> {
-        let mut notes = Notes { path: Vec::new(), violations: Vec::new() };
+    /// Reads a JSON object as one more row, with NULL where something does not fit.
+    pub fn push_row(&mut self, data: &[u8]) -> Misfits {
+        let mut notes = Notes::default();
         if !self.members.is_empty() {
             let mut json = serde_json::Deserializer::from_slice(data);
-            let object = ObjectSeed { members: self, notes: &mut notes };
+            let object = ObjectSeed { members: self, notes: &mut notes, top: true };
             if let Err(error) = object.deserialize(&mut json) {
+                notes.member = None;
+                notes.path.clear();
                 notes.add(format!("not a JSON object: {error}"));
+                notes.misfits.columns = (0..self.members.len()).collect();
+                self.truncate(self.rows);
+                self.push_nulls();
+                return notes.misfits;
             }
         }
-        if notes.violations.is_empty() {
-            self.rows += 1;
-        } else {
-            self.truncate(self.rows);
-        }
-        notes.violations
+        self.rows += 1;
+        notes.misfits
     }
 
     /// Ends a row: columns that the object did not have become NULL.
-    fn close_row(&mut self, notes: &mut Notes) {
+    fn close_row(&mut self, notes: &mut Notes, top: bool) {
         let rows = self.rows;
-        for member in &mut self.members {
+        for (index, member) in self.members.iter_mut().enumerate() {
+            if top {
+                notes.member = Some(index);
+            }
             if member.builder.len() == rows {
                 member.builder.push_null();
                 if member.required {
@@ -119,14 +124,32 @@ enum Step {
 }
 
 /// Where we are in the event and what was wrong so far.
+#[derive(Default)]
 struct Notes {
     path: Vec<Step>,
-    violations: Vec<Violation>,
+    /// Which column of the row is being read.
+    member: Option<usize>,
+    misfits: Misfits,
+}
+
+/// What does not fit in one event.
+#[derive(Debug, Default)]
+pub struct Misfits {
+    /// The columns that something is wrong with, in the order of the members.
+    pub columns: Vec<usize>,
+    /// What is wrong: with which column, or with all of them.
+    pub violations: Vec<(Option<usize>, Violation)>,
 }
 
 impl Notes {
     fn add(&mut self, message: String) {
-        if self.violations.len() >= VIOLATIONS_MAX {
+        let Misfits { columns, violations } = &mut self.misfits;
+        if let Some(member) = self.member
+            && !columns.contains(&member)
+        {
+            columns.push(member);
+        }
+        if violations.len() >= VIOLATIONS_MAX {
             return;
         }
         let mut pointer = String::new();
@@ -139,7 +162,7 @@ impl Notes {
                 Step::Index(index) => pointer.push_str(&format!("/{index}")),
             }
         }
-        self.violations.push(Violation { pointer, message });
+        violations.push((self.member, Violation { pointer, message }));
     }
 }
 
@@ -147,6 +170,8 @@ impl Notes {
 struct ObjectSeed<'a> {
     members: &'a mut Members,
     notes: &'a mut Notes,
+    /// The members are the columns of the row.
+    top: bool,
 }
 
 impl<'de> DeserializeSeed<'de> for ObjectSeed<'_> {
@@ -164,7 +189,7 @@ impl<'de> Visitor<'de> for ObjectSeed<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let ObjectSeed { members, notes } = self;
+        let ObjectSeed { members, notes, top } = self;
         let rows = members.rows;
         // Members mostly come in the order of the last event: look at the next one first.
         let mut next = 0;
@@ -177,7 +202,9 @@ impl<'de> Visitor<'de> for ObjectSeed<'_> {
             let member = &mut members.members[index];
             // Of a repeated member the last one counts.
             member.builder.truncate(rows);
-            let before = notes.violations.len();
+            if top {
+                notes.member = Some(index);
+            }
             notes.path.push(Step::Name(String::new()));
             let seed = ValueSeed {
                 builder: &mut member.builder,
@@ -188,9 +215,8 @@ impl<'de> Visitor<'de> for ObjectSeed<'_> {
             };
             map.next_value_seed(seed)?;
             notes.path.pop();
-            debug_assert!(notes.violations.len() >= before);
         }
-        members.close_row(notes);
+        members.close_row(notes, top);
         Ok(())
     }
 }
@@ -466,7 +492,8 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
             self.refuse("an object");
             return Ok(());
         };
-        ObjectSeed { members: &mut structs.members, notes: self.notes }.visit_map(map)?;
+        ObjectSeed { members: &mut structs.members, notes: self.notes, top: false }
+            .visit_map(map)?;
         structs.members.rows += 1;
         structs.close(true);
         Ok(())
@@ -491,22 +518,28 @@ mod tests {
         members
     }
 
+    fn pointers(misfits: &Misfits) -> Vec<&str> {
+        misfits.violations.iter().map(|(_, v)| v.pointer.as_str()).collect()
+    }
+
     #[test]
-    fn one_pass_finds_every_violation_and_leaves_no_row() {
+    fn one_pass_finds_every_violation_and_the_columns_that_have_them() {
         let mut members = members();
-        assert_eq!(
-            members.push_row(br#"{"orderId": 1, "items": [{"productId": "p", "price": "1.5"}]}"#),
-            vec![]
-        );
+        let good = br#"{"orderId": 1, "items": [{"productId": "p", "price": "1.5"}]}"#;
+        assert!(members.push_row(good).violations.is_empty());
         let found = members.push_row(
-            br#"{"items": [{"price": 1}, {"price": true, "productId": 7}, 3], "orderId": "x"}"#,
+            br#"{"items": [{"price": 1}, {"price": true, "productId": 7}, 3], "orderId": 2}"#,
         );
-        let pointers: Vec<&str> = found.iter().map(|v| v.pointer.as_str()).collect();
-        assert_eq!(pointers, ["/items/1/price", "/items/1/productId", "/items/2", "/orderId"]);
+        assert_eq!(pointers(&found), ["/items/1/price", "/items/1/productId", "/items/2"]);
+        assert_eq!(found.columns, [1]);
         let missing = members.push_row(br#"{"items": null}"#);
-        assert_eq!(missing[0].pointer, "/orderId");
-        assert!(members.push_row(b"[1]")[0].message.contains("not a JSON object"));
+        assert_eq!((pointers(&missing), &missing.columns), (vec!["/orderId"], &vec![0]));
+        let broken = members.push_row(b"[1]");
+        assert!(broken.violations[0].1.message.contains("not a JSON object"));
+        assert_eq!(broken.columns, [0, 1]);
+        // Every event is a row, so that the columns that do fit can be read.
         let columns = members.finish();
-        assert!(columns.iter().all(|c| c.len() == 1), "{columns:?}");
+        assert!(columns.iter().all(|c| c.len() == 4), "{columns:?}");
+        assert_eq!(columns[0].null_count(), 2);
     }
 }

@@ -24,6 +24,7 @@ use crate::model::Head;
 use crate::model::event::NewEvent;
 use crate::model::schema::{EventTable, OnInvalid, SqlType};
 use crate::model::view::{ViewCodec, ViewSchema};
+use crate::plan::ViewPlan;
 
 /// The engine, as HTTP sees it.
 pub struct EngineBackend {
@@ -31,6 +32,8 @@ pub struct EngineBackend {
     pub runtime: Arc<Runtime>,
     pub tables: Vec<Arc<EventTable>>,
     pub failed_files: Vec<FileError>,
+    /// The views that are to run.
+    pub plans: Vec<ViewPlan>,
     /// The views, once they run.
     pub views: OnceLock<Vec<Arc<ViewTracker>>>,
     pub clickhouse: RwLock<ClickHouseStatus>,
@@ -98,9 +101,32 @@ impl EngineBackend {
         }
     }
 
+    /// The status of a view that has not begun: ClickHouse has not been asked yet how far it is.
+    fn waiting(&self, plan: &ViewPlan) -> ViewStatus {
+        let lag = lag_s(Head::default(), self.log.head());
+        ViewStatus {
+            schema: Arc::clone(&plan.schema),
+            state: ViewState::CatchingUp,
+            event_types: plan.event_types.clone(),
+            rows: 0,
+            errors: 0,
+            dead_letters: 0,
+            position: 0,
+            tick: 0,
+            lag_dataflow_s: lag,
+            lag_clickhouse_s: plan.schema.clickhouse.then_some(0.0),
+            lag_events: self.log.head().position,
+            sink_retries: 0,
+        }
+    }
+
     async fn read_rows(&self, request: RowsRequest) -> Result<RowsAnswer, RowsError> {
         let Some((index, view)) = self.tracker(&request.view) else {
-            return Err(RowsError::NotFound { view: request.view });
+            let planned = self.plans.iter().any(|plan| plan.schema.name == request.view);
+            return Err(match planned {
+                true => RowsError::NotLive { view: request.view, state: ViewState::CatchingUp },
+                false => RowsError::NotFound { view: request.view },
+            });
         };
         if !view.is_live() {
             return Err(RowsError::NotLive { view: request.view, state: Self::state(view) });
@@ -292,11 +318,10 @@ impl Backend for EngineBackend {
     }
 
     fn views(&self) -> Vec<ViewStatus> {
+        if self.views.get().is_none() {
+            return self.plans.iter().map(|plan| self.waiting(plan)).collect();
+        }
         self.trackers().iter().map(|view| self.status(view)).collect()
-    }
-
-    fn view(&self, name: &str) -> Option<ViewStatus> {
-        self.tracker(name).map(|(_, view)| self.status(view))
     }
 
     fn failed_files(&self) -> Vec<FileError> {
@@ -321,6 +346,13 @@ impl Backend for EngineBackend {
 
     fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Vec<Waiting>> {
         async move {
+            if self.views.get().is_none()
+                && let Some(names) = &request.views
+            {
+                let waiting =
+                    |view: &String| Waiting { view: view.clone(), state: ViewState::CatchingUp };
+                return names.iter().map(waiting).collect();
+            }
             let reads = |view: &ViewTracker| {
                 let types = &view.plan.event_types;
                 types.is_empty() || request.event_types.iter().any(|t| types.contains(t))

@@ -99,6 +99,7 @@ impl Engine {
             runtime: Arc::clone(&runtime),
             tables: in_use.set.tables,
             failed_files: failed_files.collect(),
+            plans: in_use.set.views.clone(),
             views: OnceLock::new(),
             clickhouse: RwLock::new(clickhouse),
             validators: Mutex::default(),
@@ -267,7 +268,7 @@ fn installation(view: usize, tracker: &Arc<ViewTracker>) -> Installation {
         rejects: Arc::new(move |table: &SourceTable, rejects| {
             let expression: Arc<str> = format!("table {}", table.name()).into();
             for reject in rejects {
-                for violation in &reject.violations {
+                for (_, violation) in &reject.violations {
                     let reason = format!("{}: {}", violation.pointer, violation.message);
                     failures.record(&expression, &reason, Some(reject.position), 1);
                 }
