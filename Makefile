@@ -9,7 +9,7 @@ CHDB_PACKAGE := @chdb/lib-linux-$(CHDB_ARCH)-gnu@$(CHDB_VERSION)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: run test lint check-compose bench clickhouse nextest system
+.PHONY: run test lint advisories check-compose bench clickhouse nextest deny system
 
 ## Build, and run the server with its own ClickHouse and a light stream of sample orders.
 run: system clickhouse
@@ -20,11 +20,10 @@ run: system clickhouse
 test: system clickhouse nextest lint check-compose
 	cargo nextest run --release --locked --no-fail-fast
 
-lint:
+lint: deny
 	cargo fmt --check
 	cargo clippy --release --locked --all-targets -- -D warnings
-	if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; \
-	  else echo "cargo-deny is not installed: licences are not checked"; fi
+	cargo deny --offline check licenses bans sources
 
 check-compose:
 	if ! command -v docker-compose >/dev/null; then \
@@ -49,6 +48,13 @@ clickhouse: system
 	  mkdir -p "$(CHDB_DIR)"; work=$$(mktemp -d); \
 	  (cd "$$work" && npm pack --silent "$(CHDB_PACKAGE)" >/dev/null && tar xzf *.tgz); \
 	  mv "$$work/package/libchdb.so" "$(CHDB_DIR)/libchdb.so"; rm -rf "$$work"; fi
+
+deny:
+	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+
+# Advisories need their database, which not every machine can fetch.
+advisories: deny
+	cargo deny check advisories
 
 nextest:
 	cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
