@@ -9,7 +9,10 @@ CHDB_PACKAGE := @chdb/lib-linux-$(CHDB_ARCH)-gnu@$(CHDB_VERSION)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: run test lint advisories check-compose bench clickhouse nextest deny system
+CLIENTS_DIR := $(HOME)/.cache/heliostat/clients
+CLIENTS := cloudevents==1.12.0 requests==2.32.5 schemathesis==4.32.5 cloudevents@10.0.0
+
+.PHONY: run test lint advisories check-compose bench clickhouse clients nextest deny system
 
 ## Build, and run the server with its own ClickHouse and a light stream of sample orders.
 run: system clickhouse
@@ -17,7 +20,7 @@ run: system clickhouse
 	scripts/run.sh "$(TARGET)/release/heliostat"
 
 ## Every check and test.
-test: system clickhouse nextest lint check-compose
+test: system clickhouse clients nextest lint check-compose
 	cargo nextest run --release --locked --no-fail-fast
 
 lint: deny
@@ -48,6 +51,19 @@ clickhouse: system
 	  mkdir -p "$(CHDB_DIR)"; work=$$(mktemp -d); \
 	  (cd "$$work" && npm pack --silent "$(CHDB_PACKAGE)" >/dev/null && tar xzf *.tgz); \
 	  mv "$$work/package/libchdb.so" "$(CHDB_DIR)/libchdb.so"; rm -rf "$$work"; fi
+
+## Programs of others that the tests run against the server: SDKs of CloudEvents, schemathesis.
+clients: system
+	if [ "$$(cat "$(CLIENTS_DIR)/installed" 2>/dev/null)" != "$(CLIENTS)" ]; then \
+	  missing=(); command -v node >/dev/null || missing+=(nodejs); command -v npm >/dev/null || missing+=(npm); \
+	  python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv); \
+	  if [ $${#missing[@]} -gt 0 ]; then \
+	    $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends "$${missing[@]}"; fi; \
+	  rm -rf "$(CLIENTS_DIR)"; mkdir -p "$(CLIENTS_DIR)/node"; \
+	  python3 -m venv "$(CLIENTS_DIR)/python"; \
+	  "$(CLIENTS_DIR)/python/bin/pip" install --quiet --disable-pip-version-check $(filter-out %@10.0.0,$(CLIENTS)); \
+	  npm install --silent --no-audit --no-fund --prefix "$(CLIENTS_DIR)/node" $(filter %@10.0.0,$(CLIENTS)); \
+	  echo "$(CLIENTS)" > "$(CLIENTS_DIR)/installed"; fi
 
 deny:
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny

@@ -286,6 +286,40 @@ fn body(first: u64, rng: &mut Rng, count: usize) -> Vec<u8> {
     body
 }
 
+/// A body whose events have ids and streams of their own. Ids must not repeat, so they are written
+/// when it is sent.
+struct NamedBody {
+    text: Vec<u8>,
+    /// Where the ids stand, which are 16 digits each.
+    ids: Vec<usize>,
+}
+
+impl NamedBody {
+    fn new(first: u64, rng: &mut Rng, count: usize) -> Self {
+        let mut named = NamedBody { text: Vec::with_capacity(count * 380), ids: Vec::new() };
+        for n in 0..count as u64 {
+            let head = format!(
+                r#"{{"type":"Bid","source":"bench","stream":"auction-{}","id":""#,
+                (first + n) / 15 + rng.below(100)
+            );
+            named.text.extend_from_slice(head.as_bytes());
+            named.ids.push(named.text.len());
+            let rest = format!("0000000000000000\",\"data\":{}}}\n", bid(first + n, rng));
+            named.text.extend_from_slice(rest.as_bytes());
+        }
+        named
+    }
+
+    fn with_ids_from(&self, first: u64) -> bytes::Bytes {
+        let mut text = self.text.clone();
+        for (n, at) in self.ids.iter().enumerate() {
+            let id = format!("{:016x}", first + n as u64);
+            text[*at..at + 16].copy_from_slice(id.as_bytes());
+        }
+        text.into()
+    }
+}
+
 async fn post(client: &reqwest::Client, url: &str, body: bytes::Bytes) -> reqwest::Result<bool> {
     let request = client.post(url).header("content-type", "application/x-ndjson").body(body);
     let response = request.send().await?;
@@ -303,27 +337,37 @@ async fn count_in_clickhouse(client: &reqwest::Client, server: &Server) -> u64 {
     text.trim().parse().unwrap_or(0)
 }
 
-/// HTTP → disk → view → ClickHouse, for as long as it is told.
-async fn ingest(seconds: u64) {
+/// HTTP → disk → view → ClickHouse, for as long as it is told; with `named`, events come with ids
+/// and streams. Returns the events per second.
+async fn ingest(seconds: u64, named: bool) -> f64 {
     let place = Workplace::new();
     let server = Server::start(&place, true);
     let client = reqwest::Client::new();
     live(&client, &server, 0).await;
     // Bodies are made beforehand: their making is not what is measured.
     let mut rng = Rng(3);
-    let bodies: Vec<bytes::Bytes> =
-        (0..2000).map(|i| body(i * BATCH as u64, &mut rng, BATCH).into()).collect();
+    let bodies: Vec<NamedBody> = (0..2000)
+        .map(|i| match named {
+            true => NamedBody::new(i * BATCH as u64, &mut rng, BATCH),
+            false => NamedBody { text: body(i * BATCH as u64, &mut rng, BATCH), ids: Vec::new() },
+        })
+        .collect();
     let bodies = std::sync::Arc::new(bodies);
+    let next_id = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     let url = format!("{}/v1/events", server.http);
     let started = Instant::now();
     let clients: Vec<_> = (0..4)
         .map(|c| {
             let (client, url, bodies) = (client.clone(), url.clone(), bodies.clone());
+            let next_id = next_id.clone();
             tokio::spawn(async move {
                 let mut sent = 0_u64;
                 let mut at = c * 500;
                 while started.elapsed() < Duration::from_secs(seconds) {
-                    if post(&client, &url, bodies[at % bodies.len()].clone()).await.unwrap() {
+                    let first =
+                        next_id.fetch_add(BATCH as u64, std::sync::atomic::Ordering::Relaxed);
+                    let body = bodies[at % bodies.len()].with_ids_from(first);
+                    if post(&client, &url, body).await.unwrap() {
                         sent += BATCH as u64;
                         at += 1;
                     } else {
@@ -344,12 +388,14 @@ async fn ingest(seconds: u64) {
         assert!(started.elapsed() < Duration::from_secs(seconds + 120), "ClickHouse falls behind");
     }
     let shown = started.elapsed().as_secs_f64();
+    let what = if named { ", with ids and streams" } else { "" };
     println!(
-        "HTTP → disk → view → ClickHouse: {sent} events in {posted:.1} s, all shown after {shown:.1} s: {:.0} k events/s; {} MB resident",
+        "HTTP → disk → view → ClickHouse{what}: {sent} events in {posted:.1} s, all shown after {shown:.1} s: {:.0} k events/s; {} MB resident",
         sent as f64 / shown / 1e3,
         server.resident_bytes() >> 20
     );
     server.stop();
+    sent as f64 / shown
 }
 
 /// When batches were posted, with how many events there were by then.
@@ -549,7 +595,9 @@ fn main() {
             replay(2_700_000).await;
         }
         if wants("ingest") {
-            ingest(60).await;
+            let plain = ingest(60, false).await;
+            let named = ingest(60, true).await;
+            println!("ids and streams keep {:.0} % of the rate", 100.0 * named / plain);
         }
         if wants("fresh") {
             fresh(20).await;

@@ -37,7 +37,7 @@ fn ids(log: &Log) -> Vec<u64> {
 }
 
 async fn append(log: &Log, ns: std::ops::Range<u64>) -> Result<(), AppendError> {
-    log.append(ns.map(event).collect()).await.map(|_| ())
+    log.append(ns.map(event).collect::<Vec<_>>()).await.map(|_| ())
 }
 
 /// A log with events 0 to 9 in two commits.
@@ -186,7 +186,7 @@ async fn segments_roll_while_they_are_read_and_a_restart_goes_on() {
     let mut read = 0;
     for n in 0..200 {
         let first = n * 10;
-        log.append((first..first + 10).map(event).collect()).await.unwrap();
+        log.append((first..first + 10).map(event).collect::<Vec<_>>()).await.unwrap();
         while let Some(frame) = reader.next_frame().unwrap() {
             assert_eq!(frame.first_position(), read + 1);
             read = frame.last_position();
@@ -202,9 +202,11 @@ async fn segments_roll_while_they_are_read_and_a_restart_goes_on() {
     assert!(segments.len() > 5, "{} segments", segments.len());
     let log = Log::open(directory.path(), options).unwrap();
     assert_eq!((log.id(), log.head()), (id, last));
-    let appended = log.append(vec![event(1)]).await.unwrap();
+    let appended = log.append(vec![event(2000)]).await.unwrap();
     assert_eq!(appended.first_position, 2001);
     assert!(appended.tick > last.tick);
+    let again = log.append(vec![event(1)]).await.unwrap();
+    assert_eq!((again.first_position, again.stored), (2, 0));
     let mut reader = log.read(1500).unwrap();
     let frame = reader.next_frame().unwrap().unwrap();
     assert!(frame.first_position() <= 1501 && frame.last_position() >= 1501);
@@ -222,7 +224,8 @@ async fn requests_of_one_commit_stay_whole_and_ticks_increase() {
                 for n in 0..50 {
                     let count = 1 + (task + n) % 5;
                     let first = task * 1000 + n * 10;
-                    let answer = log.append((first..first + count).map(event).collect()).await;
+                    let answer =
+                        log.append((first..first + count).map(event).collect::<Vec<_>>()).await;
                     answers.push((first, count, answer.unwrap()));
                 }
                 answers
@@ -253,7 +256,7 @@ async fn more_than_may_wait_is_refused_at_once() {
     let files = FaultyFiles::new();
     let options = LogOptions { queue_bytes_max: 10_000, ..LogOptions::default() };
     let log = Log::open_with(Arc::new(files), options).unwrap();
-    let requests = (0..2000).map(|n| append(&log, n..n + 10));
+    let requests = (0..2000).map(|n| append(&log, n * 10..n * 10 + 10));
     let answers = futures::future::join_all(requests).await;
     let busy = answers.iter().filter(|a| matches!(a, Err(AppendError::Busy { .. }))).count();
     assert!(busy > 0 && busy < 2000, "{busy} of 2000 refused");

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
+use hashbrown::HashMap;
 
 use crate::dataflow::{Failure, Failures, Installation, Runtime, RuntimeError};
-use crate::log::Frame;
+use crate::log::{Frame, NumberedEvent};
 use crate::model::event::NewEvent;
 use crate::model::row::Row;
 use crate::model::view::{ViewCodec, ViewMessage};
@@ -20,6 +21,8 @@ pub struct LocalRun {
     views: Vec<LocalView>,
     position: Position,
     tick: Tick,
+    /// The version of each stream.
+    streams: HashMap<String, u64>,
 }
 
 struct LocalView {
@@ -71,15 +74,28 @@ impl LocalRun {
             })
             .collect();
         runtime.install(&installations);
-        Ok(LocalRun { runtime, views, position: 0, tick: 0 })
+        Ok(LocalRun { runtime, views, position: 0, tick: 0, streams: HashMap::new() })
     }
 
     /// Feeds groups of events, all of them at `tick`, which must be later than the one before.
     pub fn feed(&mut self, tick: Tick, groups: &[Vec<NewEvent>]) -> Result<(), String> {
         assert!(tick > self.tick, "ticks only go forward: {tick} after {}", self.tick);
         let mut frames = Vec::new();
+        let streams = &mut self.streams;
+        let mut number = |event: &NewEvent| match &event.stream {
+            None => 0,
+            Some(stream) => {
+                let version = streams.entry(stream.clone()).or_insert(0);
+                *version += 1;
+                *version
+            }
+        };
         for group in groups.iter().filter(|group| !group.is_empty()) {
-            let frame = Frame::new(tick, self.position + 1, group.iter())?;
+            let numbered: Vec<NumberedEvent<'_>> = group
+                .iter()
+                .map(|event| NumberedEvent { event, stream_version: number(event) })
+                .collect();
+            let frame = Frame::new(tick, self.position + 1, numbered.into_iter())?;
             self.position = frame.last_position();
             frames.push(frame);
         }

@@ -77,6 +77,7 @@ impl Engine {
     pub fn open(config: EngineConfig) -> Result<Engine, EngineError> {
         let options = LogOptions {
             queue_bytes_max: config.limits.append_queue_bytes_max,
+            request_life_ms: config.limits.idempotency_key_ms,
             ..LogOptions::default()
         };
         let log = Log::open(&log::directory(&config.data_dir), options)?;

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::problem::{ErrorItem, Errors};
 use crate::model::event::NewEvent;
+use crate::model::json::string;
 use crate::model::limits::Limits;
 
 /// The code of errors that are answered with 413.
@@ -165,7 +166,7 @@ impl<'l> EnvelopeReader<'l> {
     }
 
     /// The event in `text`, which is valid JSON or not; `None` when there is an error in it.
-    pub fn read(&mut self, index: usize, text: &str, errors: &mut Errors) -> Option<NewEvent> {
+    pub fn read(&mut self, index: usize, text: &str, errors: &mut Errors) -> Option<ReadEvent> {
         let limits = self.limits;
         let mut report = Report { index, errors, clean: true };
         if text.len() > limits.event_bytes_max {
@@ -194,6 +195,7 @@ impl<'l> EnvelopeReader<'l> {
         let stream = report.text(&envelope, Member::Stream, limits.name_bytes_max);
         let version = report.version(&envelope);
         let time_us = report.time(&envelope);
+        let expected_version = report.expected_version(&envelope);
         if envelope.get(Member::Data).is_none() {
             report.add("missing_field", "/data", "data is required".to_string());
         }
@@ -202,7 +204,7 @@ impl<'l> EnvelopeReader<'l> {
         if !report.clean {
             return None;
         }
-        Some(NewEvent {
+        let event = NewEvent {
             id: id.map(Cow::into_owned).unwrap_or_else(|| {
                 self.made_ids = true;
                 self.ids.next()
@@ -214,8 +216,15 @@ impl<'l> EnvelopeReader<'l> {
             time_us: time_us.unwrap_or(self.now_us),
             data: data?.as_bytes().to_vec(),
             metadata: metadata.map(|text| text.as_bytes().to_vec()).unwrap_or_default(),
-        })
+        };
+        Some(ReadEvent { event, expected_version })
     }
+}
+
+/// An event, and the version that its stream must have before it.
+pub struct ReadEvent {
+    pub event: NewEvent,
+    pub expected_version: Option<u64>,
 }
 
 /// Where the errors of one event go.
@@ -229,7 +238,7 @@ impl Report<'_> {
     fn add(&mut self, code: &'static str, pointer: &str, message: String) {
         self.clean = false;
         let (index, pointer) = (Some(self.index), pointer.to_string());
-        self.errors.push(ErrorItem { index, code, pointer, message });
+        self.errors.push(ErrorItem { index, code, pointer, message, current_version: None });
     }
 
     /// Members that must not be there.
@@ -243,11 +252,22 @@ impl Report<'_> {
             let message = format!("{} is given twice", member.name());
             self.add("duplicate_field", member.pointer(), message);
         }
-        if envelope.get(Member::ExpectedVersion).is_some() {
-            let pointer = Member::ExpectedVersion.pointer();
-            let message = "expected_version is not supported yet: leave it out".to_string();
-            self.add("not_supported", pointer, message);
+    }
+
+    /// The version that the event's stream must have.
+    fn expected_version(&mut self, envelope: &RawEnvelope<'_>) -> Option<u64> {
+        let raw = envelope.get(Member::ExpectedVersion)?;
+        let pointer = Member::ExpectedVersion.pointer();
+        if envelope.get(Member::Stream).is_none() {
+            let message = "expected_version is that of a stream: stream is required beside it";
+            self.add("missing_field", "/stream", message.to_string());
         }
+        let version = raw.parse::<u64>();
+        if version.is_err() {
+            let message = format!("expected_version: expected 0 or more, got {}", brief(raw));
+            self.add("out_of_range", pointer, message);
+        }
+        version.ok()
     }
 
     /// A member that is text. Only `source` may be empty.
@@ -321,15 +341,6 @@ impl Report<'_> {
         }
         Some(raw)
     }
-}
-
-/// The text that valid JSON stands for; `None` when it is not text, or not valid Unicode.
-pub fn string(raw: &str) -> Option<Cow<'_, str>> {
-    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') {
-        return serde_json::from_str(raw).ok().map(Cow::Owned);
-    }
-    Some(Cow::Borrowed(inner))
 }
 
 /// The beginning of a value, for messages.

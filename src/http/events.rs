@@ -67,7 +67,8 @@ pub async fn get_events(State(state): State<AppState>, uri: Uri) -> Result<Respo
     Ok((headers, body).into_response())
 }
 
-fn unreadable(error: &LogError) -> Problem {
+/// The problem of a log that cannot be read.
+pub fn unreadable(error: &LogError) -> Problem {
     tracing::error!(%error, "the log cannot be read");
     let status = axum::http::StatusCode::INTERNAL_SERVER_ERROR;
     Problem::new(status, "log_unreadable", format!("the log cannot be read: {error}"))
@@ -198,8 +199,14 @@ impl Source {
     }
 }
 
-/// An event's line, as `POST /v1/events` would take it, with what the log has added.
+/// An event's line; see [`write_event`].
 pub fn write_line(event: &EventRef<'_>, out: &mut Vec<u8>) {
+    write_event(event, out);
+    out.push(b'\n');
+}
+
+/// An event as JSON, as `POST /v1/events` would take it, with what the log has added.
+pub fn write_event(event: &EventRef<'_>, out: &mut Vec<u8>) {
     field(out, "{\"position\":", &event.position);
     field(out, ",\"tick\":", &event.tick);
     field(out, ",\"id\":", &event.id);
@@ -219,7 +226,7 @@ pub fn write_line(event: &EventRef<'_>, out: &mut Vec<u8>) {
     if !event.metadata.is_empty() {
         raw_field(out, ",\"metadata\":", event.metadata);
     }
-    out.extend_from_slice(b"}\n");
+    out.push(b'}');
 }
 
 /// Writing numbers and text to memory cannot fail.

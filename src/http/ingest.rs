@@ -1,5 +1,6 @@
 //! `POST /v1/events`: from a request to events on disk.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,17 +9,19 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use serde::Serialize;
 
 use super::backend::{Backend, WaitRequest, WaitTarget, Waiting};
 use super::batch::{self, Batch, Layout};
 use super::body::{self, Coding, Held, ReceivedBody};
+use super::events::unreadable;
+use super::idempotency::{self, REPLAYED_HEADER};
 use super::params::{Params, bad};
 use super::problem::{ERRORS_MAX, ErrorItem, Errors, Problem};
 use super::{AppState, blocking};
-use crate::log::AppendError;
-use crate::model::event::Appended;
+use crate::log::{AppendError, Conflict};
+use crate::model::event::{Append, Appended, RequestKey};
 use crate::model::limits::Limits;
 use crate::model::{Position, Tick};
 
@@ -34,6 +37,9 @@ struct Accepted {
     positions: Option<Vec<Position>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ids: Option<Vec<String>>,
+    /// The versions afterwards.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    streams: BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     waiting_for: Vec<WaitingView>,
 }
@@ -58,41 +64,103 @@ pub async fn post_events(
     body: Body,
 ) -> Result<Response, Problem> {
     let wait = Wait::of(&uri, &state)?;
-    if headers.contains_key("idempotency-key") {
-        let message = "Idempotency-Key is not supported yet: leave it out";
-        return Err(Problem::bad_request("not_supported", message));
-    }
+    let key = idempotency::key(&headers)?;
     let layout = Layout::of(&headers)?;
     let coding = Coding::of(&headers)?;
     let received = body::receive(&state, &headers, body).await?;
-    let (batch, held) = read_batch(&state, received, layout, coding).await?;
+    let (batch, fingerprint, held) = read_batch(&state, received, layout, coding).await?;
 
-    let duplicates = batch.len() - batch.events.len();
-    let ids = batch.made_ids.then(|| batch.ids());
+    let asked = Asked::of(&batch);
     let wait = wait.map(|wait| (wait, event_types(&batch)));
-    let accepted = batch.events.len();
-    let appended = state.metrics.time_append(state.log.append(batch.events)).await;
-    let Appended { first_position, last_position, tick } = appended.map_err(refused)?;
+    let append = Append {
+        events: batch.events,
+        expected_versions: batch.expected_versions,
+        key: key.map(|key| RequestKey { key, fingerprint }),
+        made_ids: batch.made_ids,
+    };
+    let appended = state.metrics.time_append(state.log.append(append)).await;
+    let appended = appended.map_err(|error| refused(error, &asked))?;
     drop(held);
-
-    let place = |place: usize| first_position + place as Position;
-    let positions = batch.places.map(|places| places.into_iter().map(place).collect());
+    let (first_position, last_position) = (appended.first_position, appended.last_position);
+    let positions = asked.positions(&appended);
+    let ids = match asked.ids {
+        Some(_) if appended.repeated => Some(original_ids(&state, &positions).await?),
+        ids => ids,
+    };
     let waiting_for = match wait {
         Some((wait, event_types)) => wait.run(&state, last_position, event_types).await,
         None => Vec::new(),
     };
     let status = if waiting_for.is_empty() { StatusCode::OK } else { StatusCode::ACCEPTED };
     let answer = Accepted {
-        accepted,
-        duplicates,
+        accepted: appended.stored,
+        duplicates: asked.len - appended.stored,
         first_position,
         last_position,
-        tick,
-        positions,
+        tick: appended.tick,
+        positions: (appended.stored < asked.len).then_some(positions),
         ids,
+        streams: appended.streams.into_iter().collect(),
         waiting_for: waiting_for.into_iter().map(WaitingView::from).collect(),
     };
-    Ok((status, Json(answer)).into_response())
+    let mut response = (status, Json(answer)).into_response();
+    if appended.repeated {
+        response.headers_mut().insert(&REPLAYED_HEADER, idempotency::replayed());
+    }
+    Ok(response)
+}
+
+/// What is known of a request once its events are on their way to the log.
+struct Asked {
+    /// How many events it has.
+    len: usize,
+    /// See [`Batch::places`].
+    places: Option<Vec<usize>>,
+    /// The ids in request order, if some were made.
+    ids: Option<Vec<String>>,
+}
+
+impl Asked {
+    fn of(batch: &Batch) -> Self {
+        let ids = batch.made_ids.then(|| batch.ids());
+        Asked { len: batch.len(), places: batch.places.clone(), ids }
+    }
+
+    /// The position of each event, in request order.
+    fn positions(&self, appended: &Appended) -> Vec<Position> {
+        let position = |place: usize| match &appended.positions {
+            Some(positions) => positions[place],
+            None => appended.first_position + place as Position,
+        };
+        match &self.places {
+            Some(places) => places.iter().map(|place| position(*place)).collect(),
+            None => (0..self.len).map(position).collect(),
+        }
+    }
+
+    /// Which event of the request the log has as number `index`.
+    fn request_index(&self, index: usize) -> usize {
+        let places = self.places.as_ref();
+        places.and_then(|places| places.iter().position(|p| *p == index)).unwrap_or(index)
+    }
+}
+
+/// The ids that events got when their request was made for the first time.
+async fn original_ids(state: &AppState, positions: &[Position]) -> Result<Vec<String>, Problem> {
+    let mut ascending = positions.to_vec();
+    ascending.sort_unstable();
+    ascending.dedup();
+    let log = state.log.clone();
+    let read = blocking(move || {
+        let mut ids = HashMap::new();
+        log.visit_events(&ascending, |event| {
+            ids.insert(event.position, event.id.to_string());
+            true
+        })?;
+        Ok(ids)
+    });
+    let ids: HashMap<Position, String> = read.await.map_err(|error| unreadable(&error))?;
+    Ok(positions.iter().map(|p| ids.get(p).cloned().unwrap_or_default()).collect())
 }
 
 /// Decompresses, parses and validates; a large body does so on a thread of its own, because it
@@ -102,21 +170,21 @@ async fn read_batch(
     received: ReceivedBody,
     layout: Layout,
     coding: Coding,
-) -> Result<(Batch, Held), Problem> {
+) -> Result<(Batch, u128, Held), Problem> {
     const INLINE_BYTES_MAX: usize = 16 << 10;
     let inline = received.len() <= INLINE_BYTES_MAX && coding == Coding::Identity;
     let (limits, backend) = (Arc::clone(&state.limits), Arc::clone(&state.backend));
     let read = move || {
         let (plain, held) = received.decompress(coding, limits.body_bytes_max)?;
-        let batch = checked_batch(&plain, layout, &limits, backend.as_ref())?;
-        Ok((batch, held))
+        let batch = checked_batch(&plain, &layout, &limits, backend.as_ref())?;
+        Ok((batch, idempotency::fingerprint([&*plain, layout.attributes().as_bytes()]), held))
     };
     if inline { read() } else { blocking(read).await }
 }
 
 fn checked_batch(
     plain: &[u8],
-    layout: Layout,
+    layout: &Layout,
     limits: &Limits,
     backend: &dyn Backend,
 ) -> Result<Batch, Problem> {
@@ -132,19 +200,55 @@ fn checked_batch(
             code: "schema_violation",
             pointer: format!("/data{}", misfit.violation.pointer),
             message: misfit.violation.message,
+            current_version: None,
         });
     }
     Err(errors.into_problem(StatusCode::UNPROCESSABLE_ENTITY))
 }
 
-fn refused(error: AppendError) -> Problem {
+fn refused(error: AppendError, asked: &Asked) -> Problem {
     match error {
+        AppendError::Conflicts(conflicts) => {
+            let mut errors = Errors::default();
+            for conflict in conflicts {
+                errors.push(conflict_item(conflict, asked));
+            }
+            errors.into_problem(StatusCode::CONFLICT)
+        }
+        AppendError::KeyReused => idempotency::reused(),
         AppendError::Busy { .. } => Problem::too_busy(error.to_string()),
         AppendError::Stopped { .. } => {
             let message = format!(
                 "{error}; it may be that the events were stored: send them again with their ids"
             );
             Problem::unavailable("stopped", message).retry_after(5)
+        }
+    }
+}
+
+fn conflict_item(conflict: Conflict, asked: &Asked) -> ErrorItem {
+    match conflict {
+        Conflict::Id { index, position } => ErrorItem {
+            index: Some(asked.request_index(index)),
+            code: "id_conflict",
+            pointer: "/id".to_string(),
+            message: format!("the event at position {position} has this id and other content"),
+            current_version: None,
+        },
+        Conflict::Version { index, expected, current, earlier } => {
+            let counted = match earlier {
+                0 => String::new(),
+                n => format!(", and {n} earlier events of the request count"),
+            };
+            ErrorItem {
+                index: Some(asked.request_index(index)),
+                code: "version_conflict",
+                pointer: "/expected_version".to_string(),
+                message: format!(
+                    "expected version {expected}, the stream is at {current}{counted}"
+                ),
+                current_version: Some(current),
+            }
         }
     }
 }

@@ -116,6 +116,10 @@ impl Figures {
         let (stats, head) = (self.log.stats(), self.log.head());
         let help = "Events stored since the start";
         counter(encoder, "heliostat_events", help, &stats.events)?;
+        let help = "Events that had been stored before, since the start";
+        counter(encoder, "heliostat_events_duplicate", help, &stats.duplicates)?;
+        let help = "Requests refused because of a version or an id, since the start";
+        counter(encoder, "heliostat_append_conflicts", help, &stats.conflicts)?;
         let help = "Bytes of events stored since the start, as they were sent";
         counter(encoder, "heliostat_event_bytes", help, &stats.event_bytes)?;
         let help = "Bytes written to the log since the start";
@@ -126,6 +130,8 @@ impl Figures {
         counter(encoder, "heliostat_log_commit_seconds", help, &stats.latency_sum_s)?;
         let help = "Bytes of events that wait for the disk";
         gauge(encoder, "heliostat_log_queued_bytes", help, &stats.queued_bytes)?;
+        let help = "Bytes of the log's indexes on disk";
+        gauge(encoder, "heliostat_log_index_bytes", help, &self.log.index_bytes())?;
         let help = "The last position of the log";
         gauge(encoder, "heliostat_log_position", help, &head.position)
     }

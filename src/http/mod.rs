@@ -6,11 +6,12 @@
 mod backend;
 mod batch;
 mod body;
-mod canonical;
+mod cloudevents;
 mod dead_letters;
 mod envelope;
 mod events;
 mod health;
+mod idempotency;
 mod ingest;
 mod metrics;
 mod params;
@@ -18,6 +19,7 @@ mod problem;
 mod render;
 mod rows;
 mod server;
+mod streams;
 mod views;
 
 use std::sync::Arc;
@@ -81,6 +83,7 @@ fn router(state: AppState) -> Router {
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::metrics))
         .route("/v1/events", post(ingest::post_events).get(events::get_events))
+        .route("/v1/streams/{stream}", get(streams::get_stream))
         .route("/v1/views", get(views::list))
         .route("/v1/views/{view}", get(views::one))
         .route("/v1/views/{view}/rows", get(rows::rows))

@@ -20,6 +20,9 @@ pub struct ErrorItem {
     pub pointer: String,
     /// A sentence for people.
     pub message: String,
+    /// The version that the event's stream has, where another one was expected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_version: Option<u64>,
 }
 
 /// The errors of a request: the first [`ERRORS_MAX`], and how many there are.
@@ -34,6 +37,13 @@ impl Errors {
         self.count += 1;
         if self.items.len() < ERRORS_MAX {
             self.items.push(item);
+        }
+    }
+
+    /// Takes over other errors, with their pointers led to where they belong.
+    pub fn append(&mut self, others: Errors, pointer: impl Fn(&str) -> String) {
+        for item in others.items {
+            self.push(ErrorItem { pointer: pointer(&item.pointer), ..item });
         }
     }
 
@@ -75,6 +85,9 @@ struct Document<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
+    /// That of the first version conflict.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current_version: Option<u64>,
     errors: &'a [ErrorItem],
 }
 
@@ -82,7 +95,8 @@ impl Problem {
     /// A problem of the request as a whole.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        let item = ErrorItem { index: None, code, pointer: String::new(), message };
+        let pointer = String::new();
+        let item = ErrorItem { index: None, code, pointer, message, current_version: None };
         Problem { status, detail: item.message.clone(), errors: vec![item], headers: Vec::new() }
     }
 
@@ -132,6 +146,7 @@ impl IntoResponse for Problem {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,
+            current_version: self.errors.iter().find_map(|error| error.current_version),
             errors: &self.errors,
         };
         let text = serde_json::to_vec(&document).unwrap_or_default();

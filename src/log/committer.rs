@@ -8,12 +8,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
+use super::admit::{Accepted, Admission, Hashed, Verdict};
 use super::files::{FileHandle, Files};
-use super::frame::Frame;
+use super::frame::{Frame, NumberedEvent};
+use super::index::{FrameEntry, Index};
 use super::recovery::Recovered;
 use super::{AppendError, LogError, LogOptions, segment};
 use crate::model::event::{Appended, NewEvent};
-use crate::model::{Head, Tick};
+use crate::model::{Head, Position, Tick};
 
 /// The upper bounds of the commit latency histogram, in seconds.
 pub const LATENCY_BOUNDS_S: [f64; 12] =
@@ -23,6 +25,10 @@ pub const LATENCY_BOUNDS_S: [f64; 12] =
 #[derive(Clone, Debug, Default)]
 pub struct LogStats {
     pub events: u64,
+    /// Events that had been stored before and were not stored again.
+    pub duplicates: u64,
+    /// Requests that were refused because of a version or an id.
+    pub conflicts: u64,
     /// Of the events as they were given.
     pub event_bytes: u64,
     /// Written to disk.
@@ -35,22 +41,26 @@ pub struct LogStats {
     pub latency_sum_s: f64,
 }
 
+/// What the thread says to a request.
+pub enum Answer {
+    Done(Result<Appended, AppendError>),
+    /// See [`Verdict::Unsure`]; the request is given back.
+    Unsure(Box<Hashed>, Vec<(usize, Position)>),
+}
+
 /// Events that wait to be written, and who is to be told.
 pub struct Request {
-    events: Vec<NewEvent>,
+    hashed: Hashed,
     bytes: usize,
-    answer: oneshot::Sender<Result<Appended, AppendError>>,
+    answer: oneshot::Sender<Answer>,
 }
 
 impl Request {
     /// A request of these events, of which there is at least one.
-    pub fn new(
-        events: Vec<NewEvent>,
-        answer: oneshot::Sender<Result<Appended, AppendError>>,
-    ) -> Self {
-        assert!(!events.is_empty(), "a request has events");
-        let bytes = events.iter().map(event_bytes).sum();
-        Request { events, bytes, answer }
+    pub fn new(hashed: Hashed, answer: oneshot::Sender<Answer>) -> Self {
+        assert!(!hashed.append.events.is_empty(), "a request has events");
+        let bytes = hashed.append.events.iter().map(event_bytes).sum();
+        Request { hashed, bytes, answer }
     }
 }
 
@@ -96,6 +106,7 @@ impl Committer {
     pub fn start(
         files: Arc<dyn Files>,
         recovered: Recovered,
+        index: Arc<Index>,
         options: LogOptions,
     ) -> Result<Self, LogError> {
         let (head_sender, head) = watch::channel(recovered.head);
@@ -108,17 +119,19 @@ impl Committer {
         let mut writer = Writer {
             id: recovered.id,
             files,
+            index,
             segment: None,
             head: recovered.head,
             options: options.clone(),
             buffer: Vec::new(),
         };
         if let Some((name, len)) = recovered.last_segment {
+            let first_position = segment::first_position(&name).unwrap_or_default();
             let file = writer
                 .files
                 .append(&name)
                 .map_err(|source| LogError::Io { path: name.clone(), source })?;
-            writer.segment = Some((file, len));
+            writer.segment = Some(OpenSegment { file, first_position, len });
         } else {
             // The log's id is on disk before anything else relies on it.
             writer.roll().map_err(|source| LogError::Io { path: "log".to_string(), source })?;
@@ -195,11 +208,13 @@ fn run(
     while let Some(group) = gather(shared, writer.options.group_bytes_max) {
         let started = Instant::now();
         match writer.commit(&group) {
-            Ok(tick) => {
+            Ok(commit) => {
                 // Readers may see the events before their writers hear of them, never after.
-                head.send_replace(writer.head);
-                record(shared, &group, started.elapsed(), writer.buffer.len());
-                answer(group, writer.head, tick);
+                head.send_if_modified(|head| std::mem::replace(head, writer.head) != writer.head);
+                record(shared, &group, &commit, started.elapsed());
+                for (request, reply) in group.into_iter().zip(commit.replies) {
+                    let _ = request.answer.send(reply.into_answer(request.hashed));
+                }
             }
             Err(error) => {
                 let reason = format!("writing failed: {error}");
@@ -208,6 +223,29 @@ fn run(
                 failure.send_replace(Some(reason));
                 return;
             }
+        }
+    }
+}
+
+/// A commit that is on disk.
+struct Commit {
+    /// One for each request.
+    replies: Vec<Reply>,
+    stored: u64,
+    disk_bytes: usize,
+}
+
+/// [`Answer`] without the request.
+enum Reply {
+    Done(Result<Appended, AppendError>),
+    Unsure(Vec<(usize, Position)>),
+}
+
+impl Reply {
+    fn into_answer(self, request: Hashed) -> Answer {
+        match self {
+            Reply::Done(result) => Answer::Done(result),
+            Reply::Unsure(places) => Answer::Unsure(Box::new(request), places),
         }
     }
 }
@@ -234,26 +272,30 @@ fn gather(shared: &Shared, group_bytes_max: usize) -> Option<Vec<Request>> {
     Some(group)
 }
 
-fn record(shared: &Shared, group: &[Request], took: Duration, disk_bytes: usize) {
+fn record(shared: &Shared, group: &[Request], commit: &Commit, took: Duration) {
     let mut stats = lock(&shared.stats);
+    for (request, reply) in group.iter().zip(&commit.replies) {
+        match reply {
+            Reply::Done(Ok(appended)) => {
+                stats.duplicates += (request.hashed.append.events.len() - appended.stored) as u64;
+                if appended.stored > 0 {
+                    stats.event_bytes += request.bytes as u64;
+                }
+            }
+            Reply::Done(Err(_)) => stats.conflicts += 1,
+            Reply::Unsure(_) => {}
+        }
+    }
+    if commit.stored == 0 {
+        return;
+    }
     stats.commits += 1;
-    stats.events += group.iter().map(|r| r.events.len() as u64).sum::<u64>();
-    stats.event_bytes += group.iter().map(|r| r.bytes as u64).sum::<u64>();
-    stats.disk_bytes += disk_bytes as u64;
+    stats.events += commit.stored;
+    stats.disk_bytes += commit.disk_bytes as u64;
     let seconds = took.as_secs_f64();
     let bucket = LATENCY_BOUNDS_S.iter().position(|b| seconds <= *b);
     stats.latencies[bucket.unwrap_or(LATENCY_BOUNDS_S.len())] += 1;
     stats.latency_sum_s += seconds;
-}
-
-fn answer(group: Vec<Request>, head: Head, tick: Tick) {
-    let count: u64 = group.iter().map(|r| r.events.len() as u64).sum();
-    let mut first_position = head.position + 1 - count;
-    for request in group {
-        let last_position = first_position + request.events.len() as u64 - 1;
-        let _ = request.answer.send(Ok(Appended { first_position, last_position, tick }));
-        first_position = last_position + 1;
-    }
 }
 
 fn stop(shared: &Shared, group: Vec<Request>, reason: &str) {
@@ -261,40 +303,122 @@ fn stop(shared: &Shared, group: Vec<Request>, reason: &str) {
     queue.stopped = Some(reason.to_string());
     queue.bytes = 0;
     for request in group.into_iter().chain(queue.requests.drain(..)) {
-        let _ = request.answer.send(Err(AppendError::Stopped { reason: reason.to_string() }));
+        let stopped = AppendError::Stopped { reason: reason.to_string() };
+        let _ = request.answer.send(Answer::Done(Err(stopped)));
     }
+}
+
+/// The segment that is being written.
+struct OpenSegment {
+    file: Box<dyn FileHandle>,
+    first_position: Position,
+    /// In bytes.
+    len: u64,
 }
 
 /// Writes frames to segments.
 struct Writer {
     id: Uuid,
     files: Arc<dyn Files>,
-    segment: Option<(Box<dyn FileHandle>, u64)>,
+    index: Arc<Index>,
+    segment: Option<OpenSegment>,
     head: Head,
     options: LogOptions,
     buffer: Vec<u8>,
 }
 
 impl Writer {
-    /// Writes a group as one frame and syncs it; returns its tick.
-    fn commit(&mut self, group: &[Request]) -> std::io::Result<Tick> {
-        if self.segment.as_ref().is_none_or(|(_, len)| *len >= self.options.segment_bytes_max) {
+    /// Decides on the requests of a group, writes what is new as one frame, syncs it, and lets the
+    /// indexes know.
+    fn commit(&mut self, group: &[Request]) -> std::io::Result<Commit> {
+        let index = Arc::clone(&self.index);
+        let first_position = self.head.position + 1;
+        let mut admission = Admission::new(&index, first_position, now_ms());
+        let mut verdicts = Vec::with_capacity(group.len());
+        for request in group {
+            verdicts.push(admission.decide(&request.hashed).map_err(std::io::Error::other)?);
+        }
+        let stored = admission.next_position - first_position;
+        let mut disk_bytes = 0;
+        if stored > 0 {
+            disk_bytes = self.write(group, &verdicts, admission)?;
+        }
+        let mut replies = Vec::with_capacity(group.len());
+        for verdict in verdicts {
+            replies.push(match verdict {
+                Verdict::Accepted(accepted) => Reply::Done(Ok(self.appended(accepted)?)),
+                Verdict::Refused(error) => Reply::Done(Err(error)),
+                Verdict::Unsure(places) => Reply::Unsure(places),
+            });
+        }
+        Ok(Commit { replies, stored, disk_bytes })
+    }
+
+    /// Writes the events that are new; returns how many bytes they take on disk.
+    fn write(
+        &mut self,
+        group: &[Request],
+        verdicts: &[Verdict],
+        admission: Admission<'_>,
+    ) -> std::io::Result<usize> {
+        if self.segment.as_ref().is_none_or(|s| s.len >= self.options.segment_bytes_max) {
             self.roll()?;
         }
         let tick = self.next_tick();
         let first_position = self.head.position + 1;
-        let events = group.iter().flat_map(|request| &request.events);
-        let frame = Frame::new(tick, first_position, events).map_err(std::io::Error::other)?;
+        let accepted = || {
+            group.iter().zip(verdicts).filter_map(|(request, verdict)| match verdict {
+                Verdict::Accepted(accepted) => Some((&request.hashed, accepted)),
+                _ => None,
+            })
+        };
+        let events = accepted().flat_map(|(request, accepted)| {
+            let numbered = request.append.events.iter().zip(&accepted.numbers);
+            numbered.filter_map(|(event, number)| {
+                number.map(|stream_version| NumberedEvent { event, stream_version })
+            })
+        });
+        let frame = Frame::with_requests(tick, first_position, events, &admission.keyed)
+            .map_err(std::io::Error::other)?;
         self.buffer.clear();
         frame.write(&mut self.buffer);
-        let Some((file, len)) = &mut self.segment else {
-            unreachable!("a segment was opened above")
-        };
-        file.write(&self.buffer)?;
-        file.sync()?;
-        *len += self.buffer.len() as u64;
+        let Some(segment) = &mut self.segment else { unreachable!("a segment was opened above") };
+        segment.file.write(&self.buffer)?;
+        segment.file.sync()?;
+        let (segment_first, offset) = (segment.first_position, segment.len);
+        segment.len += self.buffer.len() as u64;
         self.head = Head { position: frame.last_position(), tick };
-        Ok(tick)
+        let entry = FrameEntry { first_position, segment: segment_first, offset, tick };
+        let mut next = first_position;
+        let indexed = accepted().flat_map(|(request, accepted)| {
+            let first = next;
+            next += accepted.stored() as u64;
+            Admission::indexed(request, accepted, first)
+        });
+        self.index
+            .apply(indexed, entry, self.head, admission.keyed)
+            .map_err(std::io::Error::other)?;
+        Ok(self.buffer.len())
+    }
+
+    /// What is answered to a request that is in the log now.
+    fn appended(&self, accepted: Accepted) -> std::io::Result<Appended> {
+        let last_position = accepted.last_position;
+        let tick = if last_position == self.head.position {
+            self.head.tick
+        } else {
+            let frame = self.index.frame_of(last_position).map_err(std::io::Error::other)?;
+            frame.map_or(self.head.tick, |frame| frame.tick)
+        };
+        Ok(Appended {
+            first_position: accepted.first_position,
+            last_position,
+            tick,
+            stored: accepted.stored(),
+            positions: accepted.positions,
+            streams: accepted.streams,
+            repeated: accepted.repeated,
+        })
     }
 
     /// Begins a new segment.
@@ -304,7 +428,7 @@ impl Writer {
         let header = segment::header(self.id, first_position);
         file.write(&header)?;
         file.sync()?;
-        self.segment = Some((file, header.len() as u64));
+        self.segment = Some(OpenSegment { file, first_position, len: header.len() as u64 });
         Ok(())
     }
 

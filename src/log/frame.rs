@@ -8,11 +8,15 @@
 //!  16  u64  position of the first event
 //!  24  u32  number of events
 //!  28  u32  length of the payload before compression
-//!  32  u64  zero, kept for flags
+//!  32  u64  flags: 1 when requests follow the events
 //! payload: LZ4 block of the events, one after the other
 //!   varint version, zigzag varint time (µs), varint stream version (0: none), varint 1 + length of
 //!   the stream (0: none), and its bytes; then type, source, id, metadata, data, each a varint
 //!   length and its bytes
+//! and then, where the flags say so, of the requests that can be repeated by a key
+//!   varint how many; each u128 hash of the key, u128 fingerprint, u8 1 where ids were made,
+//!   varint how many events; and the position of each, as a zigzag varint of the difference to one
+//!   past the position before it (the first: to 0)
 //! ```
 
 use bytes::Bytes;
@@ -25,6 +29,36 @@ pub const HEADER_BYTES: usize = 40;
 /// The largest payload that is believed, before and after compression.
 pub const PAYLOAD_BYTES_MAX: u32 = 1 << 30;
 
+/// The flag of a frame with requests behind its events.
+const REQUESTS_FLAG: u64 = 1;
+
+/// An event with its number in its stream.
+#[derive(Clone, Copy, Debug)]
+pub struct NumberedEvent<'a> {
+    pub event: &'a NewEvent,
+    /// From 1; 0 for an event without a stream.
+    pub stream_version: u64,
+}
+
+impl<'a> From<&'a NewEvent> for NumberedEvent<'a> {
+    fn from(event: &'a NewEvent) -> Self {
+        NumberedEvent { event, stream_version: 0 }
+    }
+}
+
+/// A request that can be repeated by its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyedRequest {
+    /// The hash of the key.
+    pub key: u128,
+    /// The hash of the request's content.
+    pub fingerprint: u128,
+    /// Whether ids were made for events that came without one.
+    pub made_ids: bool,
+    /// The position of each event, in request order.
+    pub positions: Vec<Position>,
+}
+
 /// One commit's events, as they are on disk.
 #[derive(Clone, Debug)]
 pub struct Frame {
@@ -32,6 +66,7 @@ pub struct Frame {
     first_position: Position,
     count: u32,
     raw_bytes: u32,
+    flags: u64,
     payload: Bytes,
 }
 
@@ -44,6 +79,7 @@ pub struct Header {
     pub first_position: Position,
     pub count: u32,
     raw_bytes: u32,
+    flags: u64,
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -68,6 +104,7 @@ impl Header {
             first_position: u64_at(bytes, 16),
             count: u32_at(bytes, 24),
             raw_bytes: u32_at(bytes, 28),
+            flags: u64_at(bytes, 32),
         };
         if header.payload_bytes > PAYLOAD_BYTES_MAX || header.raw_bytes > PAYLOAD_BYTES_MAX {
             return Err(format!("a frame of {} bytes", header.payload_bytes));
@@ -85,21 +122,36 @@ fn checksum(header: &[u8], payload: &[u8]) -> u32 {
 
 impl Frame {
     /// The frame of these events. Fails only for more than [`PAYLOAD_BYTES_MAX`] bytes of them.
-    pub fn new<'a>(
+    pub fn new<'a, E: Into<NumberedEvent<'a>>>(
         tick: Tick,
         first_position: Position,
-        events: impl Iterator<Item = &'a NewEvent>,
+        events: impl Iterator<Item = E>,
+    ) -> Result<Frame, String> {
+        Frame::with_requests(tick, first_position, events, &[])
+    }
+
+    /// The frame of these events and of the requests that can be repeated. Fails as [`Frame::new`].
+    pub fn with_requests<'a, E: Into<NumberedEvent<'a>>>(
+        tick: Tick,
+        first_position: Position,
+        events: impl Iterator<Item = E>,
+        requests: &[KeyedRequest],
     ) -> Result<Frame, String> {
         let mut raw = Vec::new();
         let mut count = 0_u32;
         for event in events {
-            write_event(event, &mut raw);
+            write_event(event.into(), &mut raw);
             count += 1;
         }
+        if !requests.is_empty() {
+            write_varint(requests.len() as u64, &mut raw);
+            requests.iter().for_each(|request| request.write(&mut raw));
+        }
+        let flags = if requests.is_empty() { 0 } else { REQUESTS_FLAG };
         let raw_bytes = u32::try_from(raw.len()).ok().filter(|n| *n <= PAYLOAD_BYTES_MAX);
         let raw_bytes = raw_bytes.ok_or_else(|| format!("{} bytes of events", raw.len()))?;
         let payload = Bytes::from(lz4_flex::block::compress(&raw));
-        Ok(Frame { tick, first_position, count, raw_bytes, payload })
+        Ok(Frame { tick, first_position, count, raw_bytes, flags, payload })
     }
 
     /// When the events were committed.
@@ -135,6 +187,7 @@ impl Frame {
         header[16..24].copy_from_slice(&self.first_position.to_le_bytes());
         header[24..28].copy_from_slice(&self.count.to_le_bytes());
         header[28..32].copy_from_slice(&self.raw_bytes.to_le_bytes());
+        header[32..40].copy_from_slice(&self.flags.to_le_bytes());
         let crc = checksum(&header, &self.payload);
         header[4..8].copy_from_slice(&crc.to_le_bytes());
         out.extend_from_slice(&header);
@@ -151,11 +204,15 @@ impl Frame {
         if header.count == 0 || header.first_position == 0 {
             return Err("a frame without events".to_string());
         }
+        if header.flags & !REQUESTS_FLAG != 0 {
+            return Err(format!("a frame with flags {:x}: it is of a later version", header.flags));
+        }
         Ok(Frame {
             tick: header.tick,
             first_position: header.first_position,
             count: header.count,
             raw_bytes: header.raw_bytes,
+            flags: header.flags,
             payload,
         })
     }
@@ -168,6 +225,7 @@ impl Frame {
             tick: self.tick,
             first_position: self.first_position,
             count: self.count,
+            flags: self.flags,
             raw,
         };
         Ok(events)
@@ -180,6 +238,7 @@ pub struct FrameEvents {
     tick: Tick,
     first_position: Position,
     count: u32,
+    flags: u64,
     raw: Vec<u8>,
 }
 
@@ -193,6 +252,68 @@ impl FrameEvents {
             event
         })
     }
+
+    /// The requests among them that can be repeated by a key.
+    pub fn requests(&self) -> Vec<KeyedRequest> {
+        if self.flags & REQUESTS_FLAG == 0 {
+            return Vec::new();
+        }
+        let mut at = Cursor { bytes: &self.raw };
+        for _ in 0..self.count {
+            at.event(0, 0);
+        }
+        let count = at.varint().unwrap_or(0);
+        (0..count).map_while(|_| KeyedRequest::read(&mut at)).collect()
+    }
+}
+
+impl KeyedRequest {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.key.to_le_bytes());
+        out.extend_from_slice(&self.fingerprint.to_le_bytes());
+        out.push(u8::from(self.made_ids));
+        write_varint(self.positions.len() as u64, out);
+        let mut next = 0;
+        for position in &self.positions {
+            write_varint(zigzag(*position as i64 - next), out);
+            next = *position as i64 + 1;
+        }
+    }
+
+    fn read(at: &mut Cursor<'_>) -> Option<KeyedRequest> {
+        let key = at.u128()?;
+        let fingerprint = at.u128()?;
+        let made_ids = at.take(1)? == [1];
+        let count = at.varint()?;
+        let mut next = 0;
+        let mut positions = Vec::new();
+        for _ in 0..count {
+            let position = next + unzigzag(at.varint()?);
+            positions.push(position as Position);
+            next = position + 1;
+        }
+        Some(KeyedRequest { key, fingerprint, made_ids, positions })
+    }
+
+    /// The request as bytes, for an index.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.write(&mut bytes);
+        bytes
+    }
+
+    /// What [`KeyedRequest::to_bytes`] has written.
+    pub fn from_bytes(bytes: &[u8]) -> Option<KeyedRequest> {
+        KeyedRequest::read(&mut Cursor { bytes })
+    }
+}
+
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+fn unzigzag(value: u64) -> i64 {
+    (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
 fn write_varint(mut value: u64, out: &mut Vec<u8>) {
@@ -208,10 +329,11 @@ fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-fn write_event(event: &NewEvent, out: &mut Vec<u8>) {
+fn write_event(numbered: NumberedEvent<'_>, out: &mut Vec<u8>) {
+    let NumberedEvent { event, stream_version } = numbered;
     write_varint(u64::from(event.version), out);
-    write_varint(((event.time_us << 1) ^ (event.time_us >> 63)) as u64, out);
-    write_varint(0, out);
+    write_varint(zigzag(event.time_us), out);
+    write_varint(stream_version, out);
     match &event.stream {
         None => write_varint(0, out),
         Some(stream) => {
@@ -256,6 +378,10 @@ impl<'a> Cursor<'a> {
         Some(taken)
     }
 
+    fn u128(&mut self) -> Option<u128> {
+        Some(u128::from_le_bytes(self.take(16)?.try_into().ok()?))
+    }
+
     fn prefixed(&mut self) -> Option<&'a [u8]> {
         let len = self.varint()?;
         self.take(len)
@@ -277,7 +403,7 @@ impl<'a> Cursor<'a> {
             position,
             tick,
             version,
-            time_us: (time >> 1) as i64 ^ -((time & 1) as i64),
+            time_us: unzigzag(time),
             stream_version,
             stream,
             event_type: self.text()?,
@@ -321,6 +447,19 @@ mod tests {
                 prop_assert_eq!((event.version, event.stream, event.time_us), (written.version, written.stream.as_deref(), written.time_us));
                 prop_assert_eq!((event.data, event.metadata), (&*written.data, &*written.metadata));
             }
+        }
+
+        #[test]
+        fn versions_and_requests_are_read_back(event in any_event(), stream_version: u32, key: u128, fingerprint: u128,
+            made_ids: bool, positions in prop::collection::vec(1_u64..1 << 60, 1..9)) {
+            let numbered = NumberedEvent { event: &event, stream_version: u64::from(stream_version) };
+            let requests = vec![KeyedRequest { key, fingerprint, made_ids, positions }; 2];
+            let mut bytes = Vec::new();
+            Frame::with_requests(7, 1, [numbered].into_iter(), &requests).unwrap().write(&mut bytes);
+            let read = Frame::read(&Bytes::from(bytes)).unwrap().decompress().unwrap();
+            prop_assert_eq!(read.iter().next().unwrap().stream_version, u64::from(stream_version));
+            prop_assert_eq!(KeyedRequest::from_bytes(&requests[0].to_bytes()), Some(requests[0].clone()));
+            prop_assert_eq!(read.requests(), requests);
         }
 
         #[test]

@@ -1,12 +1,16 @@
 //! The durable log: what is acknowledged is on disk, once, in one order.
 //!
 //! One thread writes. It gathers the requests that wait, writes them as one frame with one tick,
-//! calls `fdatasync` once and then answers all of them. Readers stream frames from any position and
-//! follow the tail.
+//! calls `fdatasync` once and then answers all of them. Before it writes, it decides which events are
+//! new, what versions they get in their streams, and which requests conflict. Readers stream frames
+//! from any position and follow the tail, or read a stream.
 
+mod admit;
 mod committer;
+mod fetch;
 mod files;
 mod frame;
+mod index;
 mod inspect;
 mod reader;
 mod recovery;
@@ -18,12 +22,14 @@ use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
-use crate::model::event::{Appended, NewEvent};
-use crate::model::{Head, Position};
+use crate::model::event::{Append, Appended, EventRef, NewEvent};
+use crate::model::{Head, Position, json};
+use admit::Hashed;
 pub use committer::LogStats;
-use committer::{Committer, Request};
+use committer::{Answer, Committer, Request};
 pub use files::{DiskFiles, Fault, FaultyFiles, FileHandle, Files};
-pub use frame::{Frame, FrameEvents};
+pub use frame::{Frame, FrameEvents, NumberedEvent};
+use index::{Digester, Index, IndexError};
 pub use inspect::{LogInfo, SegmentInfo, info, verify};
 pub use reader::LogReader;
 
@@ -37,6 +43,8 @@ pub struct LogOptions {
     pub queue_bytes_max: usize,
     /// How many bytes of events one commit gathers; a single larger request is a commit of its own.
     pub group_bytes_max: usize,
+    /// How long a request can be repeated by its key, in milliseconds.
+    pub request_life_ms: u64,
 }
 
 impl Default for LogOptions {
@@ -45,6 +53,7 @@ impl Default for LogOptions {
             segment_bytes_max: 64 << 20,
             queue_bytes_max: 64 << 20,
             group_bytes_max: 8 << 20,
+            request_life_ms: 24 * 60 * 60 * 1000,
         }
     }
 }
@@ -64,6 +73,9 @@ pub enum LogError {
     /// The directory holds something else.
     #[error("{path} is not a log: {what}")]
     NotALog { path: String, what: String },
+    /// The indexes beside the log failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
 }
 
 /// Why events were not appended. None of the request's events is in the log, or, after `Stopped`,
@@ -76,6 +88,28 @@ pub enum AppendError {
     /// The log has failed or is closing.
     #[error("the log accepts no events: {reason}")]
     Stopped { reason: String },
+    /// Events exclude each other or do not follow what is in the log.
+    #[error("{} conflicts with what is in the log", .0.len())]
+    Conflicts(Vec<Conflict>),
+    /// Another request was made under the same key.
+    #[error("another request was made under this key")]
+    KeyReused,
+}
+
+/// Why an event cannot be appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// An event of the same identity and other content is at this position.
+    Id { index: usize, position: Position },
+    /// The stream is not at the version that is expected.
+    Version {
+        index: usize,
+        expected: u64,
+        /// The version that the stream has.
+        current: u64,
+        /// How many earlier events of the request count beside it.
+        earlier: u64,
+    },
 }
 
 /// A handle on an open log; clones share it. The log closes with [`Log::close`] or the last handle.
@@ -83,22 +117,41 @@ pub enum AppendError {
 pub struct Log {
     id: Uuid,
     files: Arc<dyn Files>,
+    index: Arc<Index>,
+    digester: Digester,
     committer: Arc<Committer>,
 }
+
+/// The indexes' directory beside the segments.
+const INDEX_DIRECTORY: &str = "index";
 
 impl Log {
     /// Opens the log in a directory, which is created if it is missing.
     pub fn open(directory: &Path, options: LogOptions) -> Result<Log, LogError> {
         let files = DiskFiles::open(directory)?;
-        Log::open_with(Arc::new(files), options)
+        Log::open_in(Arc::new(files), Some(&directory.join(INDEX_DIRECTORY)), options)
     }
 
-    /// Opens the log kept in these files: recovers it and starts its thread.
+    /// Opens the log kept in these files, with indexes in memory only.
     pub fn open_with(files: Arc<dyn Files>, options: LogOptions) -> Result<Log, LogError> {
+        Log::open_in(files, None, options)
+    }
+
+    /// Recovers the log and its indexes, and starts its thread.
+    fn open_in(
+        files: Arc<dyn Files>,
+        index_directory: Option<&Path>,
+        options: LogOptions,
+    ) -> Result<Log, LogError> {
         let recovered = recovery::recover(files.as_ref())?;
-        let id = recovered.id;
-        let committer = Committer::start(Arc::clone(&files), recovered, options)?;
-        Ok(Log { id, files, committer: Arc::new(committer) })
+        let (id, head) = (recovered.id, recovered.head);
+        let index =
+            Index::open(files.as_ref(), index_directory, id, head, options.request_life_ms)?;
+        let index = Arc::new(index);
+        let committer =
+            Committer::start(Arc::clone(&files), recovered, Arc::clone(&index), options)?;
+        let digester = Digester::new(id);
+        Ok(Log { id, files, index, digester, committer: Arc::new(committer) })
     }
 
     /// The log's identity, made when it was created.
@@ -116,16 +169,84 @@ impl Log {
         self.committer.head()
     }
 
-    /// Appends events, all or none, and returns once they are on disk.
+    /// Appends events, all or none, and returns once they are on disk. Events that are in the log
+    /// already are not stored again.
     ///
     /// Dropping the future does not take the events back.
-    pub async fn append(&self, events: Vec<NewEvent>) -> Result<Appended, AppendError> {
-        let (answer, answered) = oneshot::channel();
-        self.committer.submit(Request::new(events, answer))?;
-        match answered.await {
-            Ok(result) => result,
-            Err(_) => Err(AppendError::Stopped { reason: "its thread has ended".to_string() }),
+    pub async fn append(&self, append: impl Into<Append>) -> Result<Appended, AppendError> {
+        let ended = || AppendError::Stopped { reason: "its thread has ended".to_string() };
+        let mut hashed = Hashed::new(append.into(), &self.digester);
+        loop {
+            let (answer, answered) = oneshot::channel();
+            self.committer.submit(Request::new(hashed, answer))?;
+            match answered.await.map_err(|_| ended())? {
+                Answer::Done(result) => return result,
+                Answer::Unsure(request, places) => {
+                    let log = self.clone();
+                    let compared =
+                        tokio::task::spawn_blocking(move || log.compare(*request, places));
+                    hashed = compared.await.map_err(|_| ended())??;
+                }
+            }
         }
+    }
+
+    /// Looks whether events have the content of those that are at these positions. Identities are
+    /// for ever, so that what is found stays true.
+    fn compare(
+        &self,
+        mut request: Hashed,
+        mut places: Vec<(usize, Position)>,
+    ) -> Result<Hashed, AppendError> {
+        places.sort_unstable_by_key(|(_, position)| *position);
+        let positions: Vec<Position> = places.iter().map(|(_, position)| *position).collect();
+        let mut next = places.iter();
+        self.visit_events(&positions, |stored| {
+            let place = next.find(|(_, position)| *position == stored.position);
+            if let Some((index, position)) = place
+                && same_event(&request.append.events[*index], stored)
+            {
+                request.same.insert(*index, *position);
+            }
+            true
+        })
+        .map_err(|error| AppendError::Stopped { reason: error.to_string() })?;
+        let other = places.into_iter().filter(|(index, _)| !request.same.contains_key(index));
+        let mut conflicts: Vec<_> = other.collect();
+        if conflicts.is_empty() {
+            return Ok(request);
+        }
+        conflicts.sort_unstable();
+        let conflict = |(index, position)| Conflict::Id { index, position };
+        Err(AppendError::Conflicts(conflicts.into_iter().map(conflict).collect()))
+    }
+
+    /// Hands the events at these positions, which ascend, to `visit`, until it returns false.
+    /// Blocking.
+    pub fn visit_events(
+        &self,
+        positions: &[Position],
+        visit: impl FnMut(&EventRef<'_>) -> bool,
+    ) -> Result<(), LogError> {
+        fetch::visit_events(self.files.as_ref(), &self.index, positions, visit)
+    }
+
+    /// Reads a stream from a version on: hands at most `limit` events to `visit`, until it returns
+    /// false. Returns the stream's version, 0 for one that does not exist. Blocking.
+    pub fn read_stream(
+        &self,
+        stream: &str,
+        from_version: u64,
+        limit: usize,
+        visit: impl FnMut(&EventRef<'_>) -> bool,
+    ) -> Result<u64, LogError> {
+        let hash = self.digester.name(stream);
+        let version = self.index.stream_version(hash)?;
+        if from_version <= version {
+            let positions = self.index.stream_positions(hash, from_version, limit)?;
+            self.visit_events(&positions, visit)?;
+        }
+        Ok(version)
     }
 
     /// Reads from behind a position: 0 reads everything.
@@ -145,12 +266,27 @@ impl Log {
     /// Writes what waits and stops.
     pub fn close(&self) {
         self.committer.close();
+        self.index.close();
+    }
+
+    /// The bytes that the indexes take on disk.
+    pub fn index_bytes(&self) -> u64 {
+        self.index.disk_bytes()
     }
 
     /// What has been done so far.
     pub fn stats(&self) -> LogStats {
         self.committer.stats()
     }
+}
+
+/// Whether an event would be the same as one in the log: identity, type, version, stream, and data as
+/// a JSON value.
+fn same_event(event: &NewEvent, stored: &EventRef<'_>) -> bool {
+    (event.source.as_str(), event.id.as_str()) == (stored.source, stored.id)
+        && (event.event_type.as_str(), event.version) == (stored.event_type, stored.version)
+        && event.stream.as_deref() == stored.stream
+        && json::equal(&event.data, stored.data)
 }
 
 /// The directory of the log inside a data directory.

@@ -50,13 +50,51 @@ pub struct EventRef<'a> {
     pub metadata: &'a [u8],
 }
 
+/// Events that are to be appended together, all or none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Append {
+    /// The events, at least one; each identity once.
+    pub events: Vec<NewEvent>,
+    /// The version that an event's stream must have before it, by the event's index, in order. It
+    /// counts earlier events of the same request; 0 means that the stream must not exist.
+    pub expected_versions: Vec<(usize, u64)>,
+    /// Makes the request as a whole repeatable.
+    pub key: Option<RequestKey>,
+    /// Whether ids were made for events that came without one.
+    pub made_ids: bool,
+}
+
+impl From<Vec<NewEvent>> for Append {
+    fn from(events: Vec<NewEvent>) -> Self {
+        Append { events, ..Append::default() }
+    }
+}
+
+/// What tells whether a request was made before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestKey {
+    /// As the client gave it.
+    pub key: String,
+    /// A hash of the request's content: the same key with another one is an error.
+    pub fingerprint: u128,
+}
+
 /// What the log says once a request's events are on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Appended {
-    /// The position of the request's first event; its events are consecutive.
+    /// The lowest position of the request's events.
     pub first_position: Position,
-    /// The position of the request's last event.
+    /// The highest position of the request's events.
     pub last_position: Position,
-    /// The tick of the commit.
+    /// The tick of the commit that wrote the event at `last_position`.
     pub tick: Tick,
+    /// How many events were stored now; the others had been before.
+    pub stored: usize,
+    /// The position of each event, in request order; `None` when all were stored now, one after
+    /// the other.
+    pub positions: Option<Vec<Position>>,
+    /// The streams of the request's events with their versions afterwards, in request order.
+    pub streams: Vec<(String, u64)>,
+    /// True when the whole request had been made before, under the same key.
+    pub repeated: bool,
 }

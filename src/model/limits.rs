@@ -26,6 +26,8 @@ pub struct Limits {
     pub request_read_ms_max: u64,
     /// How many bytes of events may wait for the disk before clients get 429.
     pub append_queue_bytes_max: usize,
+    /// How long a request can be repeated by its `Idempotency-Key`.
+    pub idempotency_key_ms: u64,
     /// The longest that `wait` and `timeout` may ask for.
     pub wait_ms_max: u64,
     /// The most rows or dead letters that one read answers with.
@@ -46,6 +48,7 @@ impl Default for Limits {
             connections_max: 1024,
             request_read_ms_max: 30_000,
             append_queue_bytes_max: 64 << 20,
+            idempotency_key_ms: 24 * 60 * 60 * 1000,
             wait_ms_max: 60_000,
             read_rows_max: 10_000,
         }

@@ -2,6 +2,7 @@
 //! limits. Nothing here does I/O or knows another module.
 
 pub mod event;
+pub mod json;
 pub mod limits;
 pub mod row;
 pub mod schema;

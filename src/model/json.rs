@@ -1,16 +1,23 @@
-//! One form for all JSON texts that are the same value: members sorted, numbers as digits and
-//! exponent, text unescaped. Numbers stay exact, whatever their size.
+//! When two JSON texts are the same value. They are brought into one form: members sorted, numbers
+//! as digits and exponent, text unescaped. Numbers stay exact, whatever their size.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use super::envelope::string;
-
 /// Whether two JSON texts, each valid and of bounded depth, are equal as values.
 pub fn equal(a: &[u8], b: &[u8]) -> bool {
     a == b || (canonical(a).is_some() && canonical(a) == canonical(b))
+}
+
+/// The text that valid JSON stands for; `None` when it is not text, or not valid Unicode.
+pub fn string(raw: &str) -> Option<Cow<'_, str>> {
+    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') {
+        return serde_json::from_str(raw).ok().map(Cow::Owned);
+    }
+    Some(Cow::Borrowed(inner))
 }
 
 fn canonical(text: &[u8]) -> Option<Vec<u8>> {

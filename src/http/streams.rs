@@ -1,0 +1,84 @@
+//! `GET /v1/streams/{stream}`: an aggregate's events.
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+
+use super::events::{unreadable, write_event};
+use super::params::Params;
+use super::problem::Problem;
+use super::{AppState, blocking};
+use crate::log::{Log, LogError};
+
+/// An answer ends with the event that makes it longer than this.
+const ANSWER_BYTES: usize = 8 << 20;
+/// How many events are read where nothing is asked for.
+const LIMIT_DEFAULT: usize = 1000;
+
+pub async fn get_stream(
+    State(state): State<AppState>,
+    stream: Result<Path<String>, PathRejection>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let Path(stream) = stream.map_err(|error| {
+        let message = format!("the stream's name: {}", error.body_text());
+        Problem::bad_request("bad_stream", message)
+    })?;
+    let mut params = Params::of(&uri)?;
+    let from_version: u64 = params.number("from_version", 1)?;
+    let limit = params.limit(LIMIT_DEFAULT, state.limits.read_rows_max)?;
+    params.finish()?;
+    let log = state.log.clone();
+    let page = blocking(move || Page::read(&log, stream, from_version, limit)).await;
+    let page = page.map_err(|error| unreadable(&error))?;
+    if page.version == 0 {
+        let message = format!("there is no stream {:?}", page.stream);
+        return Err(Problem::not_found("stream_not_found", message));
+    }
+    let tag = format!("\"{}\"", page.version);
+    let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let mut known = known.flat_map(|tags| tags.split(',')).map(|tag| tag.trim());
+    let unchanged = known.any(|known| known == "*" || known.trim_start_matches("W/") == tag);
+    let tag = [(ETAG, HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"\"")))];
+    if unchanged {
+        return Ok((StatusCode::NOT_MODIFIED, tag).into_response());
+    }
+    let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    Ok((tag, json, Body::from(page.into_json())).into_response())
+}
+
+/// A part of a stream.
+struct Page {
+    stream: String,
+    version: u64,
+    /// The events as JSON, with commas between them.
+    events: Vec<u8>,
+}
+
+impl Page {
+    /// Blocking.
+    fn read(log: &Log, stream: String, from_version: u64, limit: usize) -> Result<Page, LogError> {
+        let mut events = Vec::new();
+        let version = log.read_stream(&stream, from_version, limit, |event| {
+            if !events.is_empty() {
+                events.push(b',');
+            }
+            write_event(event, &mut events);
+            events.len() < ANSWER_BYTES
+        })?;
+        Ok(Page { stream, version, events })
+    }
+
+    fn into_json(self) -> Vec<u8> {
+        let name = serde_json::to_string(&self.stream).unwrap_or_default();
+        let head = format!("{{\"stream\":{name},\"stream_version\":{},\"events\":[", self.version);
+        let mut json = head.into_bytes();
+        json.extend(self.events);
+        json.extend_from_slice(b"]}");
+        json
+    }
+}

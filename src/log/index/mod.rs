@@ -1,0 +1,300 @@
+//! Indexes over the log: which events are known, which streams there are, where frames begin, and
+//! which requests can be repeated.
+//!
+//! They are derived from the log and can be deleted at any time. The newest commits are in memory
+//! only; when there are enough of them, a thread of its own writes them to the store, in sorted
+//! runs and behind the back of those who append. After a crash they are read from the log again.
+
+mod digest;
+mod frames;
+mod ids;
+mod rebuild;
+mod recent;
+mod store;
+mod streams;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use uuid::Uuid;
+
+pub use digest::{Digest, Digester};
+pub use frames::FrameEntry;
+pub use ids::IdEntry;
+pub use recent::HashKeyed;
+use recent::Recent;
+use store::Store;
+
+use super::LogError;
+use super::files::Files;
+use super::frame::KeyedRequest;
+use crate::model::{Head, Position, Tick};
+
+/// So many events in memory are written to the store together.
+const SPILL_EVENTS: usize = 1 << 18;
+/// Those who append wait when this many events are in memory and a run is still being written.
+const RECENT_EVENTS_MAX: usize = 1 << 20;
+/// Repeatable requests that are too old are removed this often within their time.
+const SWEEPS_PER_LIFE: u64 = 8;
+
+/// The indexes cannot be read or written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the indexes of the log in {path}: {what}: if the disk is sound, remove that directory: it is made from the log again"
+)]
+pub struct IndexError {
+    path: PathBuf,
+    what: String,
+}
+
+#[derive(Default)]
+struct Memory {
+    /// What is not on its way to the store.
+    active: Recent,
+    /// What is being written to it.
+    frozen: Option<Arc<Recent>>,
+    failure: Option<IndexError>,
+}
+
+struct Shared {
+    memory: Mutex<Memory>,
+    written: Condvar,
+    /// `None` for a log that is in memory itself.
+    store: Option<Store>,
+    request_life_ms: u64,
+}
+
+/// The indexes of an open log. One thread applies commits, any may look up.
+pub struct Index {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<Writer>>,
+}
+
+struct Writer {
+    runs: mpsc::Sender<Arc<Recent>>,
+    thread: JoinHandle<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Index {
+    /// Opens the indexes of a recovered log and brings them up to its end.
+    pub fn open(
+        files: &dyn Files,
+        directory: Option<&Path>,
+        log_id: Uuid,
+        head: Head,
+        request_life_ms: u64,
+    ) -> Result<Index, LogError> {
+        let (store, through) = match directory {
+            None => (None, Head::default()),
+            Some(directory) => {
+                let (store, through) = rebuild::open(files, directory, log_id, head)?;
+                (Some(store), through)
+            }
+        };
+        let shared = Arc::new(Shared {
+            memory: Mutex::default(),
+            written: Condvar::new(),
+            store,
+            request_life_ms,
+        });
+        let writer = match shared.store {
+            None => None,
+            Some(_) => Some(Writer::start(Arc::clone(&shared))?),
+        };
+        let index = Index { shared, writer: Mutex::new(writer) };
+        rebuild::apply_tail(&index, files, log_id, through, head)?;
+        Ok(index)
+    }
+
+    /// Takes in a commit that is on disk: its events with positions and stream versions.
+    pub fn apply(
+        &self,
+        events: impl Iterator<Item = (Digest, Position, u64)>,
+        frame: FrameEntry,
+        through: Head,
+        requests: Vec<KeyedRequest>,
+    ) -> Result<(), IndexError> {
+        let mut memory = lock(&self.shared.memory);
+        for (digest, position, stream_version) in events {
+            memory.active.event(&digest, position, stream_version);
+        }
+        memory.active.commit(frame, through, requests);
+        if self.shared.store.is_none() || memory.active.ids.len() < SPILL_EVENTS {
+            return Ok(());
+        }
+        while memory.failure.is_none()
+            && memory.frozen.is_some()
+            && memory.active.ids.len() >= RECENT_EVENTS_MAX
+        {
+            memory = self.shared.written.wait(memory).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(failure) = &memory.failure {
+            return Err(failure.clone());
+        }
+        if memory.frozen.is_none() {
+            let run = Arc::new(std::mem::take(&mut memory.active));
+            memory.frozen = Some(Arc::clone(&run));
+            if let Some(writer) = &*lock(&self.writer) {
+                let _ = writer.runs.send(run);
+            }
+        }
+        Ok(())
+    }
+
+    /// The event of this identity.
+    pub fn find_id(&self, identity: u128) -> Result<Option<IdEntry>, IndexError> {
+        let recent = self.shared.recent(|recent| recent.ids.get(&identity).copied());
+        match recent {
+            Some(entry) => Ok(Some(entry)),
+            None => self.shared.stored(None, |store| store.find_id(identity)),
+        }
+    }
+
+    /// The version of a stream; 0 for one that does not exist.
+    pub fn stream_version(&self, stream: u128) -> Result<u64, IndexError> {
+        let recent = self.shared.recent(|recent| recent.streams.get(&stream).map(|t| t.version));
+        match recent {
+            Some(version) => Ok(version),
+            None => self.shared.stored(0, |store| store.stream_version(stream)),
+        }
+    }
+
+    /// The positions of a stream's events from a version on, at most `limit` of them.
+    pub fn stream_positions(
+        &self,
+        stream: u128,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<Position>, IndexError> {
+        let from = from.max(1);
+        let end = from.saturating_add(limit as u64);
+        // Memory first: what leaves it in between is in the store by then.
+        let mut found = self.shared.recent_positions(stream, from, end);
+        let stored_end = found.first().map_or(end, |(version, _)| *version);
+        let empty = Vec::new();
+        let stored =
+            self.shared.stored(empty, |store| store.stream_positions(stream, from..stored_end))?;
+        found.splice(0..0, stored);
+        Ok(found.into_iter().map(|(_, position)| position).collect())
+    }
+
+    /// Where the frame is that holds a position, which is one of the log.
+    pub fn frame_of(&self, position: Position) -> Result<Option<FrameEntry>, IndexError> {
+        let stored_first = |memory: &Memory| {
+            let first = |recent: &Recent| recent.frames.first().map(|frame| frame.first_position);
+            memory.frozen.as_deref().and_then(first).or(first(&memory.active))
+        };
+        let memory = lock(&self.shared.memory);
+        if stored_first(&memory).is_some_and(|first| position >= first) {
+            let frozen = memory.frozen.as_ref().and_then(|run| run.frame_of(position));
+            return Ok(frozen.or_else(|| memory.active.frame_of(position)));
+        }
+        drop(memory);
+        self.shared.stored(None, |store| store.frame_of(position))
+    }
+
+    /// The request that was made under a key and is not too old at `now`.
+    pub fn find_request(&self, key: u128, now: Tick) -> Result<Option<KeyedRequest>, IndexError> {
+        let recent = self.shared.recent(|recent| recent.requests.get(&key).cloned());
+        let found = match recent {
+            Some(found) => Some(found),
+            None => self.shared.stored(None, |store| store.find_request(key))?,
+        };
+        let life = self.shared.request_life_ms;
+        Ok(found.filter(|(tick, _)| tick.saturating_add(life) > now).map(|(_, request)| request))
+    }
+
+    /// The bytes that the store takes on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.shared.store.as_ref().map_or(0, Store::disk_bytes)
+    }
+
+    /// Waits for a run that is being written, and ends the thread.
+    pub fn close(&self) {
+        if let Some(Writer { runs, thread }) = lock(&self.writer).take() {
+            drop(runs);
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    /// Asks the commits in memory, the newest first.
+    fn recent<T>(&self, ask: impl Fn(&Recent) -> Option<T>) -> Option<T> {
+        let memory = lock(&self.memory);
+        ask(&memory.active).or_else(|| memory.frozen.as_deref().and_then(ask))
+    }
+
+    fn recent_positions(&self, stream: u128, from: u64, end: u64) -> Vec<(u64, Position)> {
+        let memory = lock(&self.memory);
+        let mut found = Vec::new();
+        for recent in memory.frozen.as_deref().into_iter().chain([&memory.active]) {
+            let Some(tail) = recent.streams.get(&stream) else { continue };
+            let first = tail.version + 1 - tail.positions.len() as u64;
+            let numbered = (first..).zip(tail.positions.iter().copied());
+            found.extend(numbered.filter(|(version, _)| (from..end).contains(version)));
+        }
+        found
+    }
+
+    fn stored<T>(
+        &self,
+        without: T,
+        ask: impl FnOnce(&Store) -> fjall::Result<T>,
+    ) -> Result<T, IndexError> {
+        let Some(store) = &self.store else { return Ok(without) };
+        ask(store).map_err(|error| IndexError { path: store.path(), what: error.to_string() })
+    }
+}
+
+impl Writer {
+    fn start(shared: Arc<Shared>) -> Result<Writer, LogError> {
+        let (runs, received) = mpsc::channel::<Arc<Recent>>();
+        let thread = std::thread::Builder::new()
+            .name("log-index".to_string())
+            .spawn(move || {
+                let mut swept: Tick = 0;
+                for run in received {
+                    write_run(&shared, &run, &mut swept);
+                }
+            })
+            .map_err(|source| LogError::Io { path: "thread".to_string(), source })?;
+        Ok(Writer { runs, thread })
+    }
+}
+
+fn write_run(shared: &Shared, run: &Recent, swept: &mut Tick) {
+    let now = run.through.tick;
+    let sweep = now.saturating_sub(*swept) > shared.request_life_ms / SWEEPS_PER_LIFE;
+    let result = shared.stored((), |store| {
+        store.write(run)?;
+        if sweep {
+            store.forget_requests(now.saturating_sub(shared.request_life_ms))?;
+        }
+        Ok(())
+    });
+    if sweep {
+        *swept = now;
+    }
+    let mut memory = lock(&shared.memory);
+    match result {
+        Ok(()) => memory.frozen = None,
+        // What could not be written stays in memory, where it is found.
+        Err(error) => {
+            tracing::error!(%error, "the indexes of the log cannot be written");
+            memory.failure = Some(error);
+        }
+    }
+    shared.written.notify_all();
+}

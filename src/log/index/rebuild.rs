@@ -1,0 +1,109 @@
+//! Bringing the indexes up to the end of the log when it is opened.
+
+use std::path::Path;
+
+use uuid::Uuid;
+
+use super::Index;
+use super::digest::Digester;
+use super::frames::FrameEntry;
+use super::store::Store;
+use crate::log::LogError;
+use crate::log::files::Files;
+use crate::log::frame::Frame;
+use crate::log::segment::{self, Next, SegmentReader};
+use crate::model::{Head, Position};
+
+/// How many events may be read between two notes of the progress.
+const NOTE_EVENTS: u64 = 5_000_000;
+
+/// Opens the store, if it is one of this very log, or makes a new one.
+pub fn open(
+    files: &dyn Files,
+    directory: &Path,
+    log_id: Uuid,
+    head: Head,
+) -> Result<(Store, Head), LogError> {
+    let (store, through) = Store::open(directory, log_id)?;
+    if through == Head::default() || is_of(files, &store, through, head) {
+        return Ok((store, through));
+    }
+    tracing::warn!(
+        position = through.position,
+        "the indexes are not of this log, as after a restored backup: they are made anew"
+    );
+    drop(store);
+    Ok(Store::create(directory, log_id)?)
+}
+
+/// Whether the log has, where the store ends, what the store says it has.
+fn is_of(files: &dyn Files, store: &Store, through: Head, head: Head) -> bool {
+    if through.position > head.position || through.tick > head.tick {
+        return false;
+    }
+    let Ok(Some(entry)) = store.frame_of(through.position) else { return false };
+    let frame = Frame::read_at(files, &segment::name(entry.segment), entry.offset);
+    frame.is_ok_and(|frame| {
+        frame.last_position() == through.position && frame.tick() == through.tick
+    })
+}
+
+/// Reads what the store does not have from the log.
+pub fn apply_tail(
+    index: &Index,
+    files: &dyn Files,
+    log_id: Uuid,
+    through: Head,
+    head: Head,
+) -> Result<(), LogError> {
+    if through.position >= head.position {
+        return Ok(());
+    }
+    let (digester, mut scratch) = (Digester::new(log_id), Vec::new());
+    let mut noted = through.position;
+    let names = segment::list(files)?;
+    let first = |name: &String| segment::first_position(name).unwrap_or_default();
+    let start = names.partition_point(|name| first(name) <= through.position + 1).max(1) - 1;
+    for name in &names[start..] {
+        let mut reader = SegmentReader::new(name.clone());
+        loop {
+            let offset = reader.offset();
+            match reader.next(files)? {
+                Next::Frame(frame) if frame.last_position() <= through.position => {}
+                Next::Frame(frame) => {
+                    apply(index, &frame, first(name), offset, (&digester, &mut scratch))?;
+                    if frame.last_position() > noted + NOTE_EVENTS {
+                        noted = frame.last_position();
+                        tracing::info!(position = noted, of = head.position, "indexing the log");
+                    }
+                }
+                Next::End => break,
+                Next::Broken(what) => {
+                    return Err(LogError::Damaged { segment: name.clone(), offset, what });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn apply(
+    index: &Index,
+    frame: &Frame,
+    segment: Position,
+    offset: u64,
+    (digester, scratch): (&Digester, &mut Vec<u8>),
+) -> Result<(), LogError> {
+    let events = frame.decompress().map_err(|what| LogError::Damaged {
+        segment: segment::name(segment),
+        offset,
+        what,
+    })?;
+    let entry =
+        FrameEntry { first_position: frame.first_position(), segment, offset, tick: frame.tick() };
+    let through = Head { position: frame.last_position(), tick: frame.tick() };
+    let digests = events
+        .iter()
+        .map(|event| (digester.stored(&event, scratch), event.position, event.stream_version));
+    Ok(index.apply(digests, entry, through, events.requests())?)
+}

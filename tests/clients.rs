@@ -1,0 +1,81 @@
+//! Programs of others against the real server: the official CloudEvents SDKs. `make clients` installs
+//! what they need; where that is missing, the tests fail.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Where `make clients` installs to.
+fn installed() -> PathBuf {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let directory = home.join(".cache/heliostat/clients");
+    assert!(directory.join("installed").exists(), "run `make clients` first");
+    directory
+}
+
+struct Server {
+    child: Child,
+    url: String,
+    _directory: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Server {
+        let directory = tempfile::tempdir().unwrap();
+        let queries = directory.path().join("queries");
+        std::fs::create_dir(&queries).unwrap();
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_heliostat"))
+            .args(["serve", "--no-clickhouse", "--listen", &address.to_string()])
+            .arg("--data-dir")
+            .arg(directory.path().join("data"))
+            .arg("--queries")
+            .arg(queries)
+            .env("HELIOSTAT_LOG", "error")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        while std::net::TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < end, "the server does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Server { child, url: format!("http://{address}"), _directory: directory }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn script(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
+}
+
+#[track_caller]
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    println!("{}", text(&output.stdout));
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
+#[test]
+fn the_python_sdk_for_cloudevents_posts_events() {
+    let server = Server::start();
+    let python = installed().join("python/bin/python");
+    run(Command::new(python).arg(script("cloudevents.py")).arg(&server.url));
+}
+
+#[test]
+fn the_javascript_sdk_for_cloudevents_posts_events() {
+    let server = Server::start();
+    let modules = installed().join("node");
+    run(Command::new("node")
+        .arg(script("cloudevents.mjs"))
+        .arg(&server.url)
+        .env("HELIOSTAT_NODE_MODULES", modules));
+}
