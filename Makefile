@@ -10,7 +10,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 CLIENTS_DIR := $(HOME)/.cache/heliostat/clients
-CLIENTS := cloudevents==1.12.0 requests==2.32.5 schemathesis==4.32.5 cloudevents@10.0.0
+CLIENTS := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5 cloudevents@10.0.0
 
 .PHONY: run test lint advisories check-compose bench clickhouse clients nextest deny system
 

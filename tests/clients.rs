@@ -67,7 +67,7 @@ fn run(command: &mut Command) {
 fn the_python_sdk_for_cloudevents_posts_events() {
     let server = Server::start();
     let python = installed().join("python/bin/python");
-    run(Command::new(python).arg(script("cloudevents.py")).arg(&server.url));
+    run(Command::new(python).arg(script("sdk.py")).arg(&server.url));
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn the_javascript_sdk_for_cloudevents_posts_events() {
     let server = Server::start();
     let modules = installed().join("node");
     run(Command::new("node")
-        .arg(script("cloudevents.mjs"))
+        .arg(script("sdk.mjs"))
         .arg(&server.url)
         .env("HELIOSTAT_NODE_MODULES", modules));
 }
