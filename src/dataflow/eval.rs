@@ -23,13 +23,16 @@ pub fn is_evaluating() -> bool {
 
 /// The values of an expression for every row, or why it has none.
 fn evaluate(scalar: &Scalar, rows: &RecordBatch) -> Result<ArrayRef, String> {
-    let run = || scalar.expr.evaluate(rows).and_then(|value| value.into_array(rows.num_rows()));
-    // A panic in the evaluation of a row is that row's failure.
+    guarded(|| scalar.expr.evaluate(rows).and_then(|value| value.into_array(rows.num_rows())))
+}
+
+/// What an evaluation gives, or why it gives nothing. A panic in it is a failure like any other.
+pub fn guarded<T>(run: impl FnOnce() -> datafusion_common::Result<T>) -> Result<T, String> {
     EVALUATING.set(true);
     let result = catch_unwind(AssertUnwindSafe(run));
     EVALUATING.set(false);
     match result {
-        Ok(Ok(array)) => Ok(array),
+        Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(reason(&error)),
         Err(_) => Err("the expression panicked".to_string()),
     }

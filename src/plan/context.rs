@@ -14,6 +14,7 @@ use datafusion_expr::{
     TableSource, WindowUDF,
 };
 
+use super::set_operation::SetOperationPlanner;
 use super::types::CastTypes;
 use super::unnest::UnnestPlanner;
 use crate::model::source::SourceTable;
@@ -62,7 +63,7 @@ impl Functions {
                 Arc::new(datafusion_functions_aggregate::planner::AggregateFunctionPlanner),
                 Arc::new(datafusion_functions_window::planner::WindowFunctionPlanner),
             ],
-            relation_planners: vec![Arc::new(UnnestPlanner)],
+            relation_planners: vec![Arc::new(UnnestPlanner), Arc::new(SetOperationPlanner)],
             type_planner: Arc::new(CastTypes),
         })
     }

@@ -90,6 +90,18 @@ impl Explain<'_> {
                 let (key, order) = (self.columns(*input, key), self.order(*input, order));
                 format!("First by [{key}] order [{order}] (state: one row per group)")
             }
+            Op::Recompute { input, key, order, aggregates } => {
+                let (key, order) = (self.columns(*input, key), self.order(*input, order));
+                format!(
+                    "Recompute by [{key}] order [{order}] {aggregates:?} (state: the input; a change costs its group)"
+                )
+            }
+            Op::Window { input, key, order, functions } => {
+                let (key, order) = (self.columns(*input, key), self.order(*input, order));
+                format!(
+                    "Window by [{key}] order [{order}] {functions:?} (state: the input; a change costs its partition)"
+                )
+            }
             Op::AssertKey { input, key } => {
                 format!("AssertKey [{}] (state: the input)", self.columns(*input, key))
             }

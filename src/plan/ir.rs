@@ -11,6 +11,8 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion_physical_expr::window::WindowExpr;
 
 use crate::model::source::{SourceColumn, SourceTable};
 
@@ -79,6 +81,21 @@ pub enum Op {
     },
     /// The first row of each group, of an input that only grows: only the winner is kept.
     First { input: NodeId, key: Vec<usize>, order: Vec<OrderColumn> },
+    /// One row per key: its columns, then aggregates computed anew from all of the group's rows, in
+    /// order.
+    Recompute {
+        input: NodeId,
+        key: Vec<usize>,
+        order: Vec<OrderColumn>,
+        aggregates: Vec<GeneralAggregate>,
+    },
+    /// The input's rows, each with what functions over its partition, in order, give for it.
+    Window {
+        input: NodeId,
+        key: Vec<usize>,
+        order: Vec<OrderColumn>,
+        functions: Vec<WindowFunction>,
+    },
     /// The input's rows; those that share their key with another row are errors.
     AssertKey { input: NodeId, key: Vec<usize> },
     /// The rows of all inputs.
@@ -96,6 +113,8 @@ impl Op {
             | Op::Reduce { input, .. }
             | Op::TopK { input, .. }
             | Op::First { input, .. }
+            | Op::Recompute { input, .. }
+            | Op::Window { input, .. }
             | Op::AssertKey { input, .. } => vec![*input],
             Op::Join { left, right, .. } | Op::SemiJoin { left, right, .. } => {
                 vec![*left, *right]
@@ -134,6 +153,49 @@ pub struct OrderColumn {
     pub column: usize,
     pub descending: bool,
     pub nulls_first: bool,
+}
+
+/// An aggregate that needs all of its group's values. Its expressions are over the input's columns.
+#[derive(Clone)]
+pub struct GeneralAggregate {
+    pub function: Arc<AggregateFunctionExpr>,
+    /// Only rows in which this column is true.
+    pub filter: Option<usize>,
+    /// Of rows with equal arguments only the first.
+    pub distinct: bool,
+    pub text: Arc<str>,
+}
+
+impl fmt::Debug for GeneralAggregate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A function over a partition's rows in order.
+#[derive(Clone)]
+pub struct WindowFunction {
+    pub evaluation: WindowEvaluation,
+    pub text: Arc<str>,
+}
+
+impl fmt::Debug for WindowFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// How a window function is computed.
+#[derive(Clone)]
+pub enum WindowEvaluation {
+    /// As DataFusion does it.
+    Whole(Arc<dyn WindowExpr>),
+    /// An aggregate of each row's frame by itself: nothing is ever taken out of a sum.
+    EachFrame {
+        aggregate: Arc<AggregateFunctionExpr>,
+        frame: Arc<dyn WindowExpr>,
+        filter: Option<Scalar>,
+    },
 }
 
 /// An aggregate over one column. NULLs never count; a FILTER has become NULLs in the column.

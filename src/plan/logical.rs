@@ -12,9 +12,8 @@ use datafusion_expr::registry::FunctionRegistry;
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableSource, col, lit};
 use datafusion_functions::expr_fn::coalesce;
 use datafusion_optimizer::analyzer::AnalyzerRule;
+use datafusion_optimizer::analyzer::resolve_grouping_function::ResolveGroupingFunction;
 use datafusion_optimizer::analyzer::type_coercion::TypeCoercion;
-use datafusion_optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
-use datafusion_optimizer::eliminate_cross_join::EliminateCrossJoin;
 use datafusion_optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion_optimizer::optimize_projections::OptimizeProjections;
 use datafusion_optimizer::optimize_unions::OptimizeUnions;
@@ -29,8 +28,11 @@ use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::parser::Parser;
 
 use super::context::{Functions, PlannedRelation, ScannedTable, Scope};
+use super::decorrelate::decorrelate;
+use super::join_order::JoinOrder;
 use super::push_filter::PushFilterThroughJoin;
-use super::unnest;
+use super::top_rows::{RowNumberLimit, sink_limits};
+use super::{sugar, unnest};
 use crate::model::schema::{EventTable, TableMode};
 use crate::model::source::{SYSTEM_COLUMNS, SourceTable, SystemColumn};
 
@@ -58,8 +60,9 @@ impl QueryPlanner {
     ) -> Result<LogicalPlan> {
         let scope = Scope { functions: &self.functions, relations };
         let planner = SqlToRel::new_with_options(&scope, self.parser_options());
-        let plan = planner.sql_statement_to_plan(Statement::Query(Box::new(query.clone())))?;
-        unnest::attach(plan)
+        let query = sugar::desugar(query.clone())?;
+        let plan = planner.sql_statement_to_plan(Statement::Query(Box::new(query)))?;
+        decorrelate(sink_limits(unnest::attach(plan)?)?)
     }
 
     /// The relation that an upsert table is: the latest event per key, unless it means "deleted".
@@ -116,10 +119,11 @@ impl QueryPlanner {
         ParserOptions::from(&self.functions.options.sql_parser)
     }
 
-    /// Types made to agree, sub-queries made joins, unread columns dropped.
+    /// Types made to agree, joins ordered, unread columns dropped.
     pub fn optimize(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
         let config =
             PlannerConfig { functions: &self.functions, aliases: Arc::new(AliasGenerator::new()) };
+        let plan = ResolveGroupingFunction::new().analyze(plan, &self.functions.options)?;
         let plan = TypeCoercion::new().analyze(plan, &self.functions.options)?;
         Optimizer::with_rules(rules()).optimize(plan, &config, |_, _| {})
     }
@@ -150,14 +154,14 @@ fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
         Arc::new(OptimizeUnions::new()),
         // Constants are folded once, here, not per batch.
         Arc::new(SimplifyExpressions::new()),
-        // IN and EXISTS become semi and anti joins.
-        Arc::new(DecorrelatePredicateSubquery::new()),
         // `ON a.k = b.k AND …` tells which columns to arrange by.
         Arc::new(ExtractEquijoinPredicate::new()),
         // `FROM a, b WHERE a.k = b.k` is an equi-join, not a product.
-        Arc::new(EliminateCrossJoin::new()),
+        Arc::new(JoinOrder),
         // Less goes into the state of joins.
         Arc::new(PushFilterThroughJoin),
+        // A ranking that is cut off is kept as far as it is read.
+        Arc::new(RowNumberLimit),
         // Only the columns that are read are decoded and kept.
         Arc::new(OptimizeProjections::new()),
     ]

@@ -2,9 +2,11 @@
 
 pub mod catalog;
 mod context;
+mod decorrelate;
 pub mod diagnostic;
 pub mod explain;
 pub mod ir;
+mod join_order;
 mod logical;
 mod lower;
 pub use lower::{column, relaxed};
@@ -12,6 +14,9 @@ mod names;
 mod parse;
 mod push_filter;
 mod refuse;
+mod set_operation;
+mod sugar;
+mod top_rows;
 mod types;
 mod unnest;
 mod view;

@@ -31,9 +31,12 @@ impl Walk {
         match body {
             SetExpr::Select(select) => self.select(select),
             SetExpr::SetOperation { op, set_quantifier, left, right } => {
-                let all = matches!(set_quantifier, SetQuantifier::All | SetQuantifier::AllByName);
-                if *op != SetOperator::Union && all {
-                    self.refuse(body, format!("{op} ALL is not supported yet"));
+                if matches!(
+                    set_quantifier,
+                    SetQuantifier::AllByName | SetQuantifier::DistinctByName
+                ) && *op != SetOperator::Union
+                {
+                    self.refuse(body, format!("{op} BY NAME is not supported: name the columns"));
                 }
                 self.set_expr(left);
                 self.set_expr(right);
@@ -45,9 +48,6 @@ impl Walk {
     }
 
     fn select(&mut self, select: &Select) {
-        if let Some(qualify) = &select.qualify {
-            self.refuse(qualify, "QUALIFY is not supported yet");
-        }
         if select.top.is_some() {
             self.refuse(select, "TOP is not supported: LIMIT is");
         }
@@ -61,14 +61,14 @@ impl Walk {
             &select.group_by
             && !modifiers.is_empty()
         {
-            self.refuse(select, "GROUP BY … WITH ROLLUP, CUBE or TOTALS is not supported yet");
+            self.refuse(
+                select,
+                "GROUP BY … WITH ROLLUP, CUBE or TOTALS is not supported: GROUP BY ROLLUP (…) is",
+            );
         }
         for table in &select.from {
             for join in &table.joins {
                 match &join.join_operator {
-                    JoinOperator::AsOf { .. } => {
-                        self.refuse(&join.relation, "ASOF JOIN is not supported yet");
-                    }
                     JoinOperator::CrossApply | JoinOperator::OuterApply => {
                         self.refuse(
                             &join.relation,
@@ -83,22 +83,10 @@ impl Walk {
 
     fn function(&mut self, function: &Function) {
         let name = function.name.to_string().to_lowercase();
-        if function.over.is_some() {
-            self.refuse(function, format!("{name}() OVER: window functions are not supported yet"));
-        }
-        if !function.within_group.is_empty() {
-            self.refuse(function, format!("{name}() WITHIN GROUP is not supported yet"));
-        }
         if let FunctionArguments::List(list) = &function.args {
-            let aggregate_order = list.clauses.iter().any(|c| {
-                matches!(c, datafusion_sql::sqlparser::ast::FunctionArgumentClause::OrderBy(_))
-            });
-            if aggregate_order {
-                self.refuse(function, format!("{name}(… ORDER BY …) is not supported yet"));
-            }
-            if list.duplicate_treatment == Some(DuplicateTreatment::Distinct) && list.args.len() > 1
-            {
-                self.refuse(function, format!("{name}(DISTINCT …) takes one argument"));
+            let distinct = list.duplicate_treatment == Some(DuplicateTreatment::Distinct);
+            if name == "count" && distinct && list.args.len() > 1 {
+                self.refuse(function, "count(DISTINCT …) takes one argument: make it a STRUCT");
             }
         }
         match name.as_str() {
@@ -133,9 +121,6 @@ impl Visitor for Walk {
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         match factor {
-            TableFactor::Derived { lateral: true, .. } => {
-                self.refuse(factor, "LATERAL is not supported yet");
-            }
             TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
                 self.refuse(factor, format!("{name}(…) in FROM is not supported yet"));
             }
@@ -157,19 +142,8 @@ impl Visitor for Walk {
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
         match expr {
             Expr::Function(function) => self.function(function),
-            Expr::Subquery(query) => {
-                self.refuse(query.as_ref(), "scalar sub-queries are not supported yet");
-            }
-            Expr::GroupingSets(_) | Expr::Cube(_) | Expr::Rollup(_) => {
-                self.refuse(expr, "GROUPING SETS, ROLLUP and CUBE are not supported yet");
-            }
             Expr::BinaryOp { op, .. } if is_json(op) => {
                 self.refuse(expr, format!("the JSON operator {op} is not supported yet"));
-            }
-            Expr::AnyOp { right, .. } | Expr::AllOp { right, .. }
-                if matches!(right.as_ref(), Expr::Subquery(_)) =>
-            {
-                self.refuse(expr, "ANY and ALL over sub-queries are not supported yet: IN is");
             }
             _ => {}
         }

@@ -75,7 +75,7 @@ fn element_fields(array: &DataType, name: &str) -> Result<Vec<Field>> {
 /// The elements of one outer row's array: a relation that is not yet joined to that row.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UnnestRelation {
-    array: Expr,
+    pub array: Expr,
     schema: DFSchemaRef,
 }
 
@@ -86,6 +86,13 @@ impl UnnestRelation {
         let fields = element_fields(&data_type, element_name)?;
         let schema = DFSchema::from_unqualified_fields(fields.into(), Default::default())?;
         Ok(UnnestRelation { array, schema: Arc::new(schema) })
+    }
+}
+
+impl UnnestRelation {
+    /// The elements beside the rows of `input`, whose expression `array` gives them.
+    pub fn of(&self, input: LogicalPlan, array: Expr, outer: bool) -> Result<UnnestRows> {
+        UnnestRows::new(input, array, outer, Arc::clone(&self.schema))
     }
 }
 
@@ -134,6 +141,19 @@ impl UnnestRows {
     fn new(input: LogicalPlan, array: Expr, outer: bool, element: DFSchemaRef) -> Result<Self> {
         let schema = Arc::new(input.schema().join(&element)?);
         Ok(UnnestRows { input, array, outer, element, schema })
+    }
+
+    /// The elements of an array of the input's columns; an element that is no struct is `name`.
+    pub fn over(input: LogicalPlan, array: Expr, name: &str) -> Result<Self> {
+        use datafusion_expr::ExprSchemable;
+        let fields = element_fields(&array.get_type(input.schema())?, name)?;
+        let element = DFSchema::from_unqualified_fields(fields.into(), Default::default())?;
+        UnnestRows::new(input, array, false, Arc::new(element))
+    }
+
+    /// The same over another input.
+    pub fn of(&self, input: LogicalPlan, array: Expr) -> Result<UnnestRows> {
+        UnnestRows::new(input, array, self.outer, Arc::clone(&self.element))
     }
 }
 

@@ -1,8 +1,10 @@
 //! IR → operators: one match, one file per stateful operator.
 
+mod changes;
 mod first;
 mod join;
 mod linear;
+mod recompute;
 mod reduce;
 mod topk;
 
@@ -92,6 +94,12 @@ impl<'scope, 'a> Renderer<'scope, 'a> {
                 self.top_k(*input, key, order, *offset, *limit)
             }
             Op::First { input, key, order } => self.first(*input, key, order),
+            Op::Recompute { input, key, order, aggregates } => {
+                self.recompute(id, *input, key, order, aggregates)
+            }
+            Op::Window { input, key, order, functions } => {
+                self.window(id, *input, key, order, functions)
+            }
             Op::AssertKey { input, key } => self.assert_key(*input, key),
             Op::Union { inputs } => {
                 let schema = self.schema(id);

@@ -7,14 +7,13 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use differential_dataflow::difference::{IsZero, Semigroup};
 use differential_dataflow::operators::arrange::Arranged;
+use differential_dataflow::trace::Cursor;
 use differential_dataflow::trace::cursor::cursor_list;
-use differential_dataflow::trace::{Cursor, TraceReader};
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
-use timely::dataflow::operators::CapabilitySet;
 use timely::dataflow::operators::generic::Operator;
-use timely::progress::Antichain;
 
+use super::changes::on_changes;
 use super::{Deltas, Renderer, sound};
 use crate::dataflow::accumulator::Accumulator;
 use crate::dataflow::arrange::{GroupTrace, GroupUpdate, arrange_groups};
@@ -101,59 +100,31 @@ pub(super) fn grouped<'scope>(
 pub(super) type GroupChange = (Row, Accumulator, Tick, i64);
 
 /// For each group that changes: what it was, taken away, and what it is, added.
-///
-/// As differential dataflow's `count_total`, but a batch of groups is handed on at a time.
 pub(super) fn changes<'scope>(
     groups: Arranged<'scope, GroupTrace>,
     finish: impl Fn(Vec<GroupChange>) -> Vec<Delta> + 'static,
 ) -> Deltas<'scope> {
-    let mut trace = groups.trace.clone();
-    groups.stream.unary_frontier(Pipeline, "Changes of groups", move |_, _| {
-        let mut lower = Antichain::from_elem(Tick::MIN);
-        let mut upper = Antichain::from_elem(Tick::MIN);
-        move |(input, _), output| {
-            lower.clone_from(&upper);
-            let mut capabilities = CapabilitySet::new();
-            let mut batches = Vec::new();
-            input.for_each(|time, spans| {
-                for capability in time.retain_stamp(0).iter() {
-                    capabilities.insert(capability.clone());
-                }
-                for span in spans.drain(..) {
-                    upper.clone_from(span.upper());
-                    batches.extend(span.inner);
-                }
-            });
-            if !capabilities.is_empty() {
-                let Some(history) = trace.batches_through(lower.borrow()) else {
-                    unreachable!("nothing is compacted past what was read")
-                };
-                let (mut new, new_storage) = cursor_list(batches);
-                let (mut old, old_storage) = cursor_list(history);
-                let mut updates = Vec::new();
-                while let Some(key) = new.get_key(&new_storage) {
-                    let mut sum = Accumulator::default();
-                    old.seek_key(&old_storage, key);
-                    if old.get_key(&old_storage) == Some(key) {
-                        old.map_times(&old_storage, |_, diff| sum.plus_equals(diff));
-                    }
-                    let mut steps: Vec<(Tick, Accumulator)> = Vec::new();
-                    new.map_times(&new_storage, |tick, diff| steps.push((*tick, diff.clone())));
-                    steps.sort_by_key(|(tick, _)| *tick);
-                    for step in steps.chunk_by(|a, b| a.0 == b.0) {
-                        let before = sum.clone();
-                        step.iter().for_each(|(_, diff)| sum.plus_equals(diff));
-                        changed(&key.row, before, &sum, step[0].0, &mut updates);
-                    }
-                    new.step_key(&new_storage);
-                }
-                let mut session = output.session(&capabilities);
-                session.give_iterator(finish(updates).into_iter());
+    on_changes(groups, "Changes of groups", move |batches, history| {
+        let (mut new, new_storage) = cursor_list(batches);
+        let (mut old, old_storage) = cursor_list(history);
+        let mut updates = Vec::new();
+        while let Some(key) = new.get_key(&new_storage) {
+            let mut sum = Accumulator::default();
+            old.seek_key(&old_storage, key);
+            if old.get_key(&old_storage) == Some(key) {
+                old.map_times(&old_storage, |_, diff| sum.plus_equals(diff));
             }
-            trace.advance_upper(&mut upper);
-            trace.set_logical_compaction(upper.borrow());
-            trace.set_physical_compaction(upper.borrow());
+            let mut steps: Vec<(Tick, Accumulator)> = Vec::new();
+            new.map_times(&new_storage, |tick, diff| steps.push((*tick, diff.clone())));
+            steps.sort_by_key(|(tick, _)| *tick);
+            for step in steps.chunk_by(|a, b| a.0 == b.0) {
+                let before = sum.clone();
+                step.iter().for_each(|(_, diff)| sum.plus_equals(diff));
+                changed(&key.row, before, &sum, step[0].0, &mut updates);
+            }
+            new.step_key(&new_storage);
         }
+        finish(updates)
     })
 }
 

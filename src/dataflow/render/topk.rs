@@ -7,13 +7,10 @@ use std::sync::Arc;
 
 use arrow::error::ArrowError;
 use differential_dataflow::operators::arrange::Arranged;
+use differential_dataflow::trace::Cursor;
 use differential_dataflow::trace::cursor::cursor_list;
-use differential_dataflow::trace::{Cursor, TraceReader};
-use timely::dataflow::channels::pact::Pipeline;
-use timely::dataflow::operators::CapabilitySet;
-use timely::dataflow::operators::generic::Operator;
-use timely::progress::Antichain;
 
+use super::changes::on_changes;
 use super::join::keyed;
 use super::{Deltas, Renderer, sound};
 use crate::dataflow::arrange::{RowTrace, arrange_rows};
@@ -136,59 +133,33 @@ fn ranked<'scope>(
     layout: RowLayout,
     pick: impl Pick + 'static,
 ) -> Deltas<'scope> {
-    let mut trace = rows.trace.clone();
-    rows.stream.unary_frontier(Pipeline, "TopK", move |_, _| {
-        let mut lower = Antichain::from_elem(Tick::MIN);
-        let mut upper = Antichain::from_elem(Tick::MIN);
-        move |(input, _), output| {
-            lower.clone_from(&upper);
-            let mut capabilities = CapabilitySet::new();
-            let mut batches = Vec::new();
-            input.for_each(|time, spans| {
-                for capability in time.retain_stamp(0).iter() {
-                    capabilities.insert(capability.clone());
-                }
-                for span in spans.drain(..) {
-                    upper.clone_from(span.upper());
-                    batches.extend(span.inner);
-                }
-            });
-            if !capabilities.is_empty() {
-                let Some(history) = trace.batches_through(lower.borrow()) else {
-                    unreachable!("nothing is compacted past what was read")
-                };
-                let (mut new, new_storage) = cursor_list(batches);
-                let (mut old, old_storage) = cursor_list(history);
-                let mut updates = Vec::new();
-                while let Some(key) = new.get_key(&new_storage) {
-                    let mut changes: Vec<Changes> = Vec::new();
-                    while let Some(row) = new.get_val(&new_storage) {
-                        let mut times = Vec::new();
-                        new.map_times(&new_storage, |tick, diff| times.push((*tick, *diff)));
-                        changes.push((row.clone(), times));
-                        new.step_val(&new_storage);
-                    }
-                    old.seek_key(&old_storage, key);
-                    let found = old.get_key(&old_storage) == Some(key);
-                    let mut history = History { ahead: Vec::new(), done: !found };
-                    let mut next = || {
-                        let row = old.get_val(&old_storage)?.clone();
-                        let mut count = 0;
-                        old.map_times(&old_storage, |_, diff| count += diff);
-                        old.step_val(&old_storage);
-                        Some((row, count))
-                    };
-                    let mut group = Group { changes: &changes, history: &mut history };
-                    group.run(&key.row, &pick, &mut next, &mut updates);
-                    new.step_key(&new_storage);
-                }
-                let mut session = output.session(&capabilities);
-                session.give_iterator(sound(layout.decode(&mut updates)).into_iter());
+    on_changes(rows, "TopK", move |batches, history| {
+        let (mut new, new_storage) = cursor_list(batches);
+        let (mut old, old_storage) = cursor_list(history);
+        let mut updates = Vec::new();
+        while let Some(key) = new.get_key(&new_storage) {
+            let mut changes: Vec<Changes> = Vec::new();
+            while let Some(row) = new.get_val(&new_storage) {
+                let mut times = Vec::new();
+                new.map_times(&new_storage, |tick, diff| times.push((*tick, *diff)));
+                changes.push((row.clone(), times));
+                new.step_val(&new_storage);
             }
-            trace.advance_upper(&mut upper);
-            trace.set_logical_compaction(upper.borrow());
-            trace.set_physical_compaction(upper.borrow());
+            old.seek_key(&old_storage, key);
+            let found = old.get_key(&old_storage) == Some(key);
+            let mut history = History { ahead: Vec::new(), done: !found };
+            let mut next = || {
+                let row = old.get_val(&old_storage)?.clone();
+                let mut count = 0;
+                old.map_times(&old_storage, |_, diff| count += diff);
+                old.step_val(&old_storage);
+                Some((row, count))
+            };
+            let mut group = Group { changes: &changes, history: &mut history };
+            group.run(&key.row, &pick, &mut next, &mut updates);
+            new.step_key(&new_storage);
         }
+        sound(layout.decode(&mut updates))
     })
 }
 

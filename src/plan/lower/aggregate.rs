@@ -1,8 +1,9 @@
-//! GROUP BY: which aggregates fold into one accumulator, and which need a plan of their own.
+//! GROUP BY: which aggregates share a state, and which need a plan of their own.
 //!
 //! Aggregates are split into parts with the same groups, and the parts are joined on the group:
 //! what accumulates is one `Reduce`; a distinct aggregate is DISTINCT and then a `Reduce`; min and
-//! max of an input that can retract are the first row of a `TopK`.
+//! max of an input that can retract are the first row of a `TopK`; what needs all values is computed
+//! from them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,19 +11,16 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion_common::DFSchema;
-use datafusion_expr::{Aggregate as LogicalAggregate, Expr, ExprSchemable, lit, when};
+use datafusion_expr::{Aggregate as LogicalAggregate, Expr, ExprSchemable};
+use datafusion_physical_expr::aggregate::AggregateExprBuilder;
+use datafusion_physical_expr::expressions::{Column, Literal};
+use datafusion_physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
+use super::call::{Argument, Call, Class, General, Prepared};
 use super::{Lowering, Result, refuse, relaxed};
-use crate::plan::ir::{Aggregate, AggregateFunction, JoinKeys, NodeId, Op, OrderColumn};
-
-/// One aggregate of the SELECT, with its argument as a column of the prepared input.
-struct Call {
-    function: AggregateFunction,
-    distinct: bool,
-    input: Option<usize>,
-    output: Field,
-    text: Arc<str>,
-}
+use crate::plan::ir::{
+    Aggregate, AggregateFunction, GeneralAggregate, JoinKeys, NodeId, Op, OrderColumn,
+};
 
 /// Some of the aggregates, computed: key columns first, then these calls' results in order.
 struct Part {
@@ -30,79 +28,149 @@ struct Part {
     calls: Vec<usize>,
 }
 
+/// The calls by what they are computed from.
+#[derive(Default)]
+struct Classes {
+    folded: Vec<usize>,
+    distinct: BTreeMap<usize, Vec<usize>>,
+    first: Vec<(usize, usize, Vec<OrderColumn>)>,
+    general: Vec<(Vec<OrderColumn>, Vec<usize>)>,
+}
+
 impl Lowering {
     pub(super) fn aggregate(&mut self, plan: &LogicalAggregate) -> Result<NodeId> {
         if matches!(plan.group_expr.first(), Some(Expr::GroupingSet(_))) {
-            return refuse("GROUPING SETS, ROLLUP and CUBE are not supported yet");
+            return self.grouping_sets(plan);
         }
         let input = self.plan(&plan.input)?;
         let input_schema = plan.input.schema();
         let width = plan.group_expr.len();
-        let global = width == 0;
-        let mut prepared = plan.group_expr.clone();
-        let mut calls = Vec::new();
-        for (index, expr) in plan.aggr_expr.iter().enumerate() {
-            let output = plan.schema.as_arrow().field(width + index).clone();
-            calls.push(call(expr, output, &mut prepared, global, input_schema)?);
+        let mut prepared = Prepared {
+            exprs: plan.group_expr.clone(),
+            schema: input_schema,
+            with_empty_group: width == 0,
+        };
+        let calls = calls(plan, width, &mut prepared)?;
+        let schema = prepared_schema(&prepared.exprs, input_schema)?;
+        let mut node = self.project(input, &prepared.exprs, input_schema, Arc::clone(&schema))?;
+        if width == 0 {
+            node = self.with_empty_row(node, &[])?;
         }
-        let schema = prepared_schema(&prepared, input_schema)?;
-        let mut node = self.project(input, &prepared, input_schema, Arc::clone(&schema))?;
-        if global {
-            node = self.with_empty_row(node, schema)?;
-        }
-        let parts = self.parts(node, width, &calls);
-        self.combine(parts, width, &calls, &Arc::new(plan.schema.as_arrow().clone()))
+        self.aggregated(node, width, &calls)
     }
 
-    /// Without GROUP BY there is always one group: a row of NULLs, which no aggregate counts.
-    fn with_empty_row(&mut self, node: NodeId, schema: SchemaRef) -> Result<NodeId> {
-        let schema = relaxed(&schema);
-        let nulls = schema.fields().iter().map(|f| new_null_array(f.data_type(), 1)).collect();
+    /// The groups of a prepared input and their aggregates, in the order of the calls.
+    pub(super) fn aggregated(
+        &mut self,
+        node: NodeId,
+        width: usize,
+        calls: &[Call],
+    ) -> Result<NodeId> {
+        let parts = self.parts(node, width, calls)?;
+        self.combine(parts, width, calls)
+    }
+
+    /// A group without rows is there all the same: a row of NULLs behind the key, which no aggregate
+    /// counts.
+    pub(super) fn with_empty_row(
+        &mut self,
+        node: NodeId,
+        key: &[arrow::array::ArrayRef],
+    ) -> Result<NodeId> {
+        let schema = relaxed(&self.nodes[node].schema);
+        let nulls = schema.fields().iter().skip(key.len());
+        let nulls = nulls.map(|f| new_null_array(f.data_type(), 1));
+        let columns = key.iter().cloned().chain(nulls).collect();
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(1));
-        let row = RecordBatch::try_new_with_options(Arc::clone(&schema), nulls, &options)?;
+        let row = RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)?;
         let row = self.constant(row);
         Ok(self.union(vec![row, node], schema))
     }
 
-    fn parts(&mut self, input: NodeId, width: usize, calls: &[Call]) -> Vec<Part> {
+    fn parts(&mut self, input: NodeId, width: usize, calls: &[Call]) -> Result<Vec<Part>> {
         let monotonic = self.nodes[input].monotonic;
-        let mut folded = Vec::new();
-        let mut distinct: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        let mut extremes = Vec::new();
-        for (index, call) in calls.iter().enumerate() {
-            let extreme = matches!(call.function, AggregateFunction::Min | AggregateFunction::Max);
-            match call.input {
-                Some(column) if extreme && !monotonic => extremes.push((index, column)),
-                Some(column) if call.distinct && !extreme => {
-                    distinct.entry(column).or_default().push(index);
-                }
-                _ => folded.push(index),
-            }
-        }
+        let classes = classes(calls, monotonic);
         let mut parts = Vec::new();
-        if !folded.is_empty() || calls.is_empty() {
-            let node = self.reduce(input, width, calls, &folded, |call| call.input);
-            parts.push(Part { node, calls: folded });
+        if !classes.folded.is_empty() || calls.is_empty() {
+            let node = self.reduce(input, width, calls, &classes.folded, None);
+            parts.push(Part { node, calls: classes.folded });
         }
-        for (column, indexes) in distinct {
-            let values = self.key_and(input, width, column);
+        for (column, indexes) in classes.distinct {
+            let columns: Vec<usize> = (0..width).chain([column]).collect();
+            let values = self.select(input, &columns);
             let values = self.distinct(values);
-            let node = self.reduce(values, width, calls, &indexes, |_| Some(width));
+            let node = self.reduce(values, width, calls, &indexes, Some(width));
             parts.push(Part { node, calls: indexes });
         }
-        for (index, column) in extremes {
-            let values = self.key_and(input, width, column);
-            let descending = calls[index].function == AggregateFunction::Max;
-            let order = vec![OrderColumn { column: width, descending, nulls_first: false }];
-            let node = self.first(values, (0..width).collect(), order);
+        for (index, value, order) in classes.first {
+            let node = self.first_value(input, width, value, &order);
             parts.push(Part { node, calls: vec![index] });
         }
-        parts
+        for (order, indexes) in classes.general {
+            let node = self.general(input, width, calls, &indexes, &order)?;
+            parts.push(Part { node, calls: indexes });
+        }
+        Ok(parts)
     }
 
-    fn key_and(&mut self, input: NodeId, width: usize, column: usize) -> NodeId {
-        let columns: Vec<usize> = (0..width).chain([column]).collect();
-        self.select(input, &columns)
+    /// The key and the value in each group's first row.
+    fn first_value(
+        &mut self,
+        input: NodeId,
+        width: usize,
+        value: usize,
+        order: &[OrderColumn],
+    ) -> NodeId {
+        let mut columns: Vec<usize> = (0..width).chain([value]).collect();
+        columns.extend(order.iter().map(|o| o.column));
+        let node = self.select(input, &columns);
+        let moved =
+            |(index, by): (usize, &OrderColumn)| OrderColumn { column: width + 1 + index, ..*by };
+        let order = order.iter().enumerate().map(moved).collect();
+        let node = self.first(node, (0..width).collect(), order);
+        self.select(node, &(0..=width).collect::<Vec<_>>())
+    }
+
+    fn general(
+        &mut self,
+        input: NodeId,
+        width: usize,
+        calls: &[Call],
+        indexes: &[usize],
+        order: &[OrderColumn],
+    ) -> Result<NodeId> {
+        let generals = || indexes.iter().filter_map(|i| calls[*i].general());
+        let mut columns: Vec<usize> = (0..width).collect();
+        let mut need = |column: usize| {
+            if !columns.contains(&column) {
+                columns.push(column);
+            }
+        };
+        for general in generals() {
+            for argument in &general.args {
+                if let Argument::Column(column) = argument {
+                    need(*column);
+                }
+            }
+            general.filter.iter().for_each(|c| need(*c));
+        }
+        order.iter().for_each(|by| need(by.column));
+        let node = self.select(input, &columns);
+        let schema = relaxed(&self.nodes[node].schema);
+        let place = |column: usize| columns.iter().position(|c| *c == column).unwrap_or(0);
+        let order: Vec<OrderColumn> =
+            order.iter().map(|by| OrderColumn { column: place(by.column), ..*by }).collect();
+        let mut fields: Vec<Field> =
+            schema.fields()[..width].iter().map(|f| f.as_ref().clone()).collect();
+        let mut aggregates = Vec::new();
+        for call in indexes.iter().map(|i| &calls[*i]) {
+            let Some(general) = call.general() else { continue };
+            aggregates.push(general_aggregate(general, call, &schema, &order, &place)?);
+            fields.push(call.output.clone());
+        }
+        let key: Vec<usize> = (0..width).collect();
+        let op = Op::Recompute { input: node, key: key.clone(), order, aggregates };
+        Ok(self.add(op, Arc::new(Schema::new(fields)), vec![key], false))
     }
 
     fn reduce(
@@ -111,19 +179,20 @@ impl Lowering {
         width: usize,
         calls: &[Call],
         indexes: &[usize],
-        column_of: impl Fn(&Call) -> Option<usize>,
+        only: Option<usize>,
     ) -> NodeId {
         let input_schema = Arc::clone(&self.nodes[input].schema);
         let mut fields: Vec<Field> =
             input_schema.fields()[..width].iter().map(|f| f.as_ref().clone()).collect();
         let mut aggregates = Vec::new();
         for call in indexes.iter().map(|i| &calls[*i]) {
-            let column = column_of(call);
+            let Class::Folded { function, input, .. } = &call.class else { continue };
+            let column = only.or(*input);
             let input_type =
                 column.map_or(DataType::Null, |c| input_schema.field(c).data_type().clone());
             fields.push(call.output.clone());
             aggregates.push(Aggregate {
-                function: call.function,
+                function: *function,
                 input: column,
                 input_type,
                 output_type: call.output.data_type().clone(),
@@ -137,13 +206,7 @@ impl Lowering {
     }
 
     /// Joins the parts on the group and puts the columns in the order of the SELECT.
-    fn combine(
-        &mut self,
-        parts: Vec<Part>,
-        width: usize,
-        calls: &[Call],
-        schema: &SchemaRef,
-    ) -> Result<NodeId> {
+    fn combine(&mut self, parts: Vec<Part>, width: usize, calls: &[Call]) -> Result<NodeId> {
         let key: Vec<usize> = (0..width).collect();
         let mut parts = parts.into_iter();
         let Some(first) = parts.next() else { return refuse("an aggregate of nothing") };
@@ -161,79 +224,95 @@ impl Lowering {
             node = self.inner_join(node, part.node, on, vec![key.clone()]);
         }
         let columns: Vec<usize> = key.into_iter().chain(places).collect();
-        let node = self.select(node, &columns);
-        debug_assert_eq!(self.width(node), schema.fields().len());
-        Ok(node)
+        Ok(self.select(node, &columns))
     }
 }
 
-fn prepared_schema(exprs: &[Expr], input: &DFSchema) -> Result<SchemaRef> {
+/// The aggregates of a plan whose groups are its first `width` columns.
+pub(super) fn calls(
+    plan: &LogicalAggregate,
+    width: usize,
+    prepared: &mut Prepared,
+) -> Result<Vec<Call>> {
+    let fields = plan.schema.as_arrow().fields().iter().skip(width);
+    let calls = plan.aggr_expr.iter().zip(fields);
+    calls.map(|(expr, field)| prepared.call(expr, field.as_ref().clone())).collect()
+}
+
+fn classes(calls: &[Call], monotonic: bool) -> Classes {
+    let mut classes = Classes::default();
+    for (index, call) in calls.iter().enumerate() {
+        match &call.class {
+            Class::Folded { function, distinct, input } => {
+                let extreme = matches!(function, AggregateFunction::Min | AggregateFunction::Max);
+                match input {
+                    Some(column) if extreme && !monotonic => {
+                        let descending = *function == AggregateFunction::Max;
+                        let order =
+                            vec![OrderColumn { column: *column, descending, nulls_first: false }];
+                        classes.first.push((index, *column, order));
+                    }
+                    Some(column) if *distinct && !extreme => {
+                        classes.distinct.entry(*column).or_default().push(index);
+                    }
+                    _ => classes.folded.push(index),
+                }
+            }
+            Class::First { value, order } => classes.first.push((index, *value, order.clone())),
+            Class::General(general) => {
+                match classes.general.iter_mut().find(|(order, _)| *order == general.order) {
+                    Some((_, indexes)) => indexes.push(index),
+                    None => classes.general.push((general.order.clone(), vec![index])),
+                }
+            }
+        }
+    }
+    classes
+}
+
+fn general_aggregate(
+    general: &General,
+    call: &Call,
+    schema: &SchemaRef,
+    order: &[OrderColumn],
+    place: &dyn Fn(usize) -> usize,
+) -> Result<GeneralAggregate> {
+    let column = |index: usize| -> Arc<dyn PhysicalExpr> {
+        Arc::new(Column::new(schema.field(index).name(), index))
+    };
+    let args = general.args.iter().map(|argument| match argument {
+        Argument::Column(index) => column(place(*index)),
+        Argument::Constant(value) => Arc::new(Literal::new(value.clone())),
+    });
+    let mut builder = AggregateExprBuilder::new(Arc::clone(&general.function), args.collect())
+        .schema(Arc::clone(schema))
+        .alias(call.text.as_ref())
+        .with_ignore_nulls(general.ignore_nulls);
+    // Rows come in order; only an aggregate of ordered sets asks which way that is.
+    if general.function.supports_within_group_clause() {
+        let sort = order.iter().map(|by| PhysicalSortExpr {
+            expr: column(by.column),
+            options: arrow::compute::SortOptions {
+                descending: by.descending,
+                nulls_first: by.nulls_first,
+            },
+        });
+        builder = builder.order_by(sort.collect());
+    }
+    Ok(GeneralAggregate {
+        function: Arc::new(builder.build()?),
+        filter: general.filter.map(place),
+        distinct: general.distinct,
+        text: Arc::clone(&call.text),
+    })
+}
+
+/// The schema of prepared expressions, which are numbered.
+pub(super) fn prepared_schema(exprs: &[Expr], input: &DFSchema) -> Result<SchemaRef> {
     let mut fields = Vec::new();
     for (index, expr) in exprs.iter().enumerate() {
         let (_, field) = expr.to_field(input)?;
         fields.push(field.as_ref().clone().with_name(format!("{index}")).with_nullable(true));
     }
     Ok(Arc::new(Schema::new(fields)))
-}
-
-/// The average of integers, which the planner casts to floats, is their exact sum over their
-/// count: it shares its state with the sum.
-fn is_integer(expr: &Expr, schema: &DFSchema) -> bool {
-    expr.get_type(schema).is_ok_and(|data_type| data_type.is_integer())
-}
-
-fn call(
-    expr: &Expr,
-    output: Field,
-    prepared: &mut Vec<Expr>,
-    global: bool,
-    input_schema: &DFSchema,
-) -> Result<Call> {
-    let aggregate = match expr {
-        Expr::Alias(alias) => return call(&alias.expr, output, prepared, global, input_schema),
-        Expr::AggregateFunction(aggregate) => aggregate,
-        other => return refuse(format!("{other} is not an aggregate")),
-    };
-    let name = aggregate.func.name();
-    let params = &aggregate.params;
-    let function = match name {
-        "count" => AggregateFunction::Count,
-        "sum" => AggregateFunction::Sum,
-        "avg" => AggregateFunction::Avg,
-        "min" => AggregateFunction::Min,
-        "max" => AggregateFunction::Max,
-        "bool_and" => AggregateFunction::BoolAnd,
-        "bool_or" => AggregateFunction::BoolOr,
-        "stddev" => AggregateFunction::Variance { sample: true, root: true },
-        "stddev_pop" => AggregateFunction::Variance { sample: false, root: true },
-        "var" => AggregateFunction::Variance { sample: true, root: false },
-        "var_pop" => AggregateFunction::Variance { sample: false, root: false },
-        other => return refuse(format!("aggregate {other} is not supported yet")),
-    };
-    let argument = match params.args.as_slice() {
-        [one] => one.clone(),
-        _ => return refuse(format!("{name} of {} arguments is not supported", params.args.len())),
-    };
-    let argument = match argument {
-        Expr::Cast(cast) if name == "avg" && is_integer(&cast.expr, input_schema) => *cast.expr,
-        other => other,
-    };
-    let constant = matches!(&argument, Expr::Literal(value, _) if !value.is_null());
-    let count_rows = name == "count" && constant && !params.distinct;
-    let argument = match &params.filter {
-        Some(filter) => when(filter.as_ref().clone(), argument).end()?,
-        None => argument,
-    };
-    let input = if count_rows && params.filter.is_none() && !global {
-        None
-    } else {
-        let argument = if count_rows && params.filter.is_none() { lit(1_i64) } else { argument };
-        let known = prepared.iter().position(|e| *e == argument);
-        Some(known.unwrap_or_else(|| {
-            prepared.push(argument);
-            prepared.len() - 1
-        }))
-    };
-    let text = expr.human_display().to_string().into();
-    Ok(Call { function, distinct: params.distinct, input, output, text })
 }

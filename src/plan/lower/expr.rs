@@ -55,11 +55,9 @@ fn refuse_unrepeatable(expr: &Expr) -> Result<()> {
                 )),
                 Volatility::Stable => Some(format!("{}() is not supported yet", call.func.name())),
             },
-            Expr::ScalarSubquery(_) => Some("scalar sub-queries are not supported yet".into()),
-            Expr::Exists(_) | Expr::InSubquery(_) => {
-                Some("IN and EXISTS sub-queries are supported as conditions in WHERE only".into())
+            Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) => {
+                Some("a sub-query is not supported here".into())
             }
-            Expr::WindowFunction(_) => Some("window functions are not supported yet".into()),
             Expr::Unnest(_) => Some(
                 "UNNEST in the SELECT list is not supported: FROM t, UNNEST(t.items) AS i is"
                     .into(),

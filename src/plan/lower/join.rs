@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion_common::{DFSchema, JoinType, NullEquality};
+use datafusion_common::{JoinType, NullEquality};
 use datafusion_expr::{Expr, ExprSchemable, Join};
 
 use super::expr;
@@ -32,7 +32,6 @@ impl Lowering {
                 self.pairs(join, &left, &right, nulls_equal)
             }
             JoinType::LeftSemi | JoinType::LeftAnti => {
-                self.refuse_null_aware(join)?;
                 let anti = join.join_type == JoinType::LeftAnti;
                 self.semi(join, &left, &right, nulls_equal, anti, false)
             }
@@ -44,20 +43,6 @@ impl Lowering {
                 refuse(format!("{other} joins (sub-queries inside OR, say) are not supported yet"))
             }
         }
-    }
-
-    fn refuse_null_aware(&self, join: &Join) -> Result<()> {
-        let nullable = |expr: &Expr, schema: &DFSchema| expr.nullable(schema).unwrap_or(true);
-        let may_meet_null = join
-            .on
-            .iter()
-            .any(|(l, r)| nullable(l, join.left.schema()) || nullable(r, join.right.schema()));
-        if join.null_aware && may_meet_null {
-            return refuse(
-                "NOT IN over values that may be NULL is not supported yet: use NOT EXISTS",
-            );
-        }
-        Ok(())
     }
 
     fn side(&mut self, plan: &datafusion_expr::LogicalPlan, keys: &[Expr]) -> Result<Side> {

@@ -3,9 +3,12 @@
 //! Everything that has no form in the IR is refused here, in words for the author of the SQL.
 
 mod aggregate;
+mod call;
 mod expr;
+mod grouping;
 mod join;
 mod rank;
+mod window;
 
 pub use expr::column;
 
@@ -17,10 +20,11 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{DFSchema, DFSchemaRef};
 use datafusion_expr::utils::split_conjunction;
-use datafusion_expr::{Expr, LogicalPlan, TableScan, Values};
+use datafusion_expr::{Expr, LogicalPlan, TableScan, Values, lit};
 
 use super::context::{ScannedTable, plain_message};
 use super::ir::{Node, NodeId, Op, Plan, Scalar};
+use super::top_rows::TopRows;
 use super::unnest::UnnestRows;
 use crate::model::source::{SourceColumn, SourceTable};
 
@@ -146,14 +150,18 @@ impl Lowering {
                 Ok(self.constant(rows))
             }
             LogicalPlan::Extension(extension) => {
-                match extension.node.as_any().downcast_ref::<UnnestRows>() {
-                    Some(unnest) => self.unnest(unnest),
-                    None => refuse("UNNEST needs a row to belong to: FROM t, UNNEST(t.items) AS i"),
+                let node = extension.node.as_any();
+                if let Some(unnest) = node.downcast_ref::<UnnestRows>() {
+                    self.unnest(unnest)
+                } else if let Some(top) = node.downcast_ref::<TopRows>() {
+                    self.top_rows(top)
+                } else {
+                    refuse("UNNEST needs a row to belong to: FROM t, UNNEST(t.items) AS i")
                 }
             }
-            LogicalPlan::Window(_) => refuse("window functions are not supported yet"),
+            LogicalPlan::Window(window) => self.window(window),
             LogicalPlan::RecursiveQuery(_) => refuse("WITH RECURSIVE is not supported yet"),
-            LogicalPlan::Subquery(_) => refuse("LATERAL is not supported yet"),
+            LogicalPlan::Subquery(_) => refuse("LATERAL needs a table before it"),
             LogicalPlan::Unnest(_) => refuse(
                 "UNNEST in the SELECT list is not supported: FROM t, UNNEST(t.items) AS i is",
             ),
@@ -269,10 +277,15 @@ impl Lowering {
     }
 
     fn filter(&mut self, input: NodeId, predicate: &Expr, schema: &DFSchema) -> Result<NodeId> {
+        let always = lit(true);
         let conditions = split_conjunction(predicate)
             .into_iter()
+            .filter(|condition| **condition != always)
             .map(|condition| self.exprs.scalar(condition, schema))
             .collect::<Result<Vec<_>>>()?;
+        if conditions.is_empty() {
+            return Ok(input);
+        }
         let Node { schema, keys, monotonic, .. } = self.nodes[input].clone();
         Ok(self.add(Op::Filter { input, conditions }, schema, keys, monotonic))
     }

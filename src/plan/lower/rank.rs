@@ -10,6 +10,7 @@ use datafusion_expr::{
 use super::expr;
 use super::{Lowering, Result, refuse};
 use crate::plan::ir::{Node, NodeId, Op, OrderColumn};
+use crate::plan::top_rows::TopRows;
 
 impl Lowering {
     /// The first row of each group: the winner alone is kept where rows are never taken back.
@@ -71,7 +72,7 @@ impl Lowering {
         }
     }
 
-    fn with_columns(
+    pub(super) fn with_columns(
         &mut self,
         input: NodeId,
         exprs: &[Expr],
@@ -109,21 +110,42 @@ impl Lowering {
         offset: u64,
         limit: Option<u64>,
     ) -> Result<NodeId> {
+        self.first_rows(plan, &[], sort, offset, limit)
+    }
+
+    pub(super) fn top_rows(&mut self, top: &TopRows) -> Result<NodeId> {
+        let (skip, fetch) = (top.skip as u64, top.fetch.map(|f| f as u64));
+        self.first_rows(&top.input, &top.partition, &top.order, skip, fetch)
+    }
+
+    /// The rows `offset .. offset + limit` of each partition in order.
+    fn first_rows(
+        &mut self,
+        plan: &LogicalPlan,
+        partition: &[Expr],
+        sort: &[SortExpr],
+        offset: u64,
+        limit: Option<u64>,
+    ) -> Result<NodeId> {
         let input = self.plan(plan)?;
         let width = self.width(input);
         let columns = plan.schema().columns().into_iter().map(Expr::Column);
-        let exprs: Vec<Expr> = columns.chain(sort.iter().map(|s| s.expr.clone())).collect();
+        let by = partition.iter().cloned().chain(sort.iter().map(|s| s.expr.clone()));
+        let exprs: Vec<Expr> = columns.chain(by).collect();
         let node = self.with_columns(input, &exprs, plan)?;
-        let Node { schema, keys, .. } = self.nodes[node].clone();
-        let order = order_columns(sort, width);
-        let keys = if limit == Some(1) { vec![Vec::new()] } else { keys };
-        let op = Op::TopK { input: node, key: Vec::new(), order, offset, limit };
-        let node = self.add(op, schema, keys, false);
+        let key: Vec<usize> = (width..width + partition.len()).collect();
+        let order = order_columns(sort, width + partition.len());
+        let node = if (offset, limit) == (0, Some(1)) {
+            self.first(node, key, order)
+        } else {
+            let Node { schema, keys, .. } = self.nodes[node].clone();
+            self.add(Op::TopK { input: node, key, order, offset, limit }, schema, keys, false)
+        };
         Ok(self.select(node, &(0..width).collect::<Vec<_>>()))
     }
 }
 
-fn order_columns(sort: &[SortExpr], from: usize) -> Vec<OrderColumn> {
+pub(super) fn order_columns(sort: &[SortExpr], from: usize) -> Vec<OrderColumn> {
     let column = |(index, s): (usize, &SortExpr)| OrderColumn {
         column: from + index,
         descending: !s.asc,

@@ -1,0 +1,254 @@
+//! Window functions: one node per partitioning and order.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use datafusion_common::Result as DataFusionResult;
+use datafusion_expr::expr::{NullTreatment, WindowFunctionParams};
+use datafusion_expr::function::{ExpressionArgs, PartitionEvaluatorArgs, WindowUDFFieldArgs};
+use datafusion_expr::{
+    Expr, LimitEffect, PartitionEvaluator, Window, WindowFunctionDefinition, WindowUDF,
+};
+use datafusion_physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
+use datafusion_physical_expr::expressions::{Column, Literal};
+use datafusion_physical_expr::window::{
+    PlainAggregateWindowExpr, SlidingAggregateWindowExpr, StandardWindowExpr,
+    StandardWindowFunctionExpr, WindowExpr,
+};
+use datafusion_physical_expr::{PhysicalExpr, PhysicalSortExpr};
+
+use super::rank::order_columns;
+use super::{Lowering, Result, refuse};
+use crate::plan::ir::{NodeId, Op, OrderColumn, Scalar, WindowEvaluation, WindowFunction};
+
+/// A window function of the SELECT, taken apart.
+struct Call<'a> {
+    function: &'a WindowFunctionDefinition,
+    params: &'a WindowFunctionParams,
+    output: Field,
+    text: Arc<str>,
+}
+
+impl Lowering {
+    pub(super) fn window(&mut self, window: &Window) -> Result<NodeId> {
+        let input = self.plan(&window.input)?;
+        let width = self.width(input);
+        let schema = window.schema.as_arrow();
+        let mut calls = Vec::new();
+        for (index, expr) in window.window_expr.iter().enumerate() {
+            calls.push(taken_apart(expr, schema.field(width + index).clone())?);
+        }
+        // Expressions that the functions need become columns behind the input's.
+        let mut prepared: Vec<Expr> =
+            window.input.schema().columns().into_iter().map(Expr::Column).collect();
+        for call in &calls {
+            let params = call.params;
+            let order = params.order_by.iter().map(|s| &s.expr);
+            let args = params.args.iter().filter(|a| !matches!(a, Expr::Literal(..)));
+            let filter = params.filter.as_deref();
+            for expr in params.partition_by.iter().chain(order).chain(args).chain(filter) {
+                if !prepared.contains(expr) {
+                    prepared.push(expr.clone());
+                }
+            }
+        }
+        let mut node = self.with_columns(input, &prepared, &window.input)?;
+        let prepared_width = prepared.len();
+        // Functions over the same partitions in the same order share a node.
+        let mut places = Vec::new();
+        let mut rest: Vec<usize> = (0..calls.len()).collect();
+        while let Some(first) = rest.first().copied() {
+            let same = |i: &usize| {
+                let (a, b) = (calls[*i].params, calls[first].params);
+                a.partition_by == b.partition_by && a.order_by == b.order_by
+            };
+            let (together, others): (Vec<usize>, Vec<usize>) = rest.into_iter().partition(same);
+            rest = others;
+            node = self.window_node(node, &prepared, &calls, &together)?;
+            places.extend(together);
+        }
+        let columns = (0..calls.len())
+            .filter_map(|call| places.iter().position(|p| *p == call))
+            .map(|place| prepared_width + place);
+        let columns: Vec<usize> = (0..width).chain(columns).collect();
+        Ok(self.select(node, &columns))
+    }
+
+    fn window_node(
+        &mut self,
+        input: NodeId,
+        prepared: &[Expr],
+        calls: &[Call],
+        together: &[usize],
+    ) -> Result<NodeId> {
+        let params = calls[together[0]].params;
+        let place = |expr: &Expr| prepared.iter().position(|p| p == expr);
+        let key: Vec<usize> = params.partition_by.iter().filter_map(place).collect();
+        let mut order = order_columns(&params.order_by, 0);
+        for (column, sort) in order.iter_mut().zip(&params.order_by) {
+            column.column = place(&sort.expr).unwrap_or(0);
+        }
+        let node = self.nodes[input].clone();
+        let mut fields: Vec<FieldRef> = node.schema.fields().iter().cloned().collect();
+        let mut functions = Vec::new();
+        for call in together.iter().map(|i| &calls[*i]) {
+            functions.push(window_function(call, &node.schema, &order, &place)?);
+            fields.push(Arc::new(call.output.clone()));
+        }
+        let op = Op::Window { input, key, order, functions };
+        Ok(self.add(op, Arc::new(Schema::new(fields)), node.keys, false))
+    }
+}
+
+fn taken_apart(expr: &Expr, output: Field) -> Result<Call<'_>> {
+    match expr {
+        Expr::Alias(alias) => taken_apart(&alias.expr, output),
+        Expr::WindowFunction(function) => Ok(Call {
+            function: &function.fun,
+            params: &function.params,
+            output,
+            text: expr.human_display().to_string().into(),
+        }),
+        other => refuse(format!("{other} is not a window function")),
+    }
+}
+
+fn window_function(
+    call: &Call,
+    schema: &SchemaRef,
+    order: &[OrderColumn],
+    place: &dyn Fn(&Expr) -> Option<usize>,
+) -> Result<WindowFunction> {
+    let column = |index: usize| -> Arc<dyn PhysicalExpr> {
+        Arc::new(Column::new(schema.field(index).name(), index))
+    };
+    let args: Vec<Arc<dyn PhysicalExpr>> = call
+        .params
+        .args
+        .iter()
+        .map(|arg| match (arg, place(arg)) {
+            (Expr::Literal(value, _), _) => {
+                let literal: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(value.clone()));
+                Ok(literal)
+            }
+            (_, Some(index)) => Ok(column(index)),
+            (other, None) => refuse(format!("{other} is not a column")),
+        })
+        .collect::<Result<_>>()?;
+    let order: Vec<PhysicalSortExpr> = order
+        .iter()
+        .map(|by| PhysicalSortExpr {
+            expr: column(by.column),
+            options: arrow::compute::SortOptions {
+                descending: by.descending,
+                nulls_first: by.nulls_first,
+            },
+        })
+        .collect();
+    let ignore_nulls = call.params.null_treatment == Some(NullTreatment::IgnoreNulls);
+    let frame = Arc::new(call.params.window_frame.clone());
+    let filter = call.params.filter.as_deref().and_then(place).map(column);
+    let evaluation = match call.function {
+        WindowFunctionDefinition::WindowUDF(function) => {
+            let function = Partitioned::new(function, args, schema, &call.text, ignore_nulls)?;
+            let expr = StandardWindowExpr::new(Arc::new(function), &[], &order, frame);
+            WindowEvaluation::Whole(Arc::new(expr))
+        }
+        WindowFunctionDefinition::AggregateUDF(function) => {
+            let builder = AggregateExprBuilder::new(Arc::clone(function), args)
+                .schema(Arc::clone(schema))
+                .alias(call.text.as_ref())
+                .with_ignore_nulls(ignore_nulls)
+                .with_distinct(call.params.distinct);
+            aggregate_evaluation(Arc::new(builder.build()?), &order, frame, filter, &call.text)
+        }
+    };
+    Ok(WindowFunction { evaluation, text: Arc::clone(&call.text) })
+}
+
+fn aggregate_evaluation(
+    aggregate: Arc<AggregateFunctionExpr>,
+    order: &[PhysicalSortExpr],
+    frame: Arc<datafusion_expr::WindowFrame>,
+    filter: Option<Arc<dyn PhysicalExpr>>,
+    text: &Arc<str>,
+) -> WindowEvaluation {
+    let grows = frame.is_ever_expanding();
+    let takes_out = !aggregate.field().data_type().is_floating()
+        && aggregate.create_sliding_accumulator().is_ok_and(|a| a.supports_retract_batch());
+    if grows {
+        let expr = PlainAggregateWindowExpr::new(aggregate, &[], order, frame, filter);
+        return WindowEvaluation::Whole(Arc::new(expr));
+    }
+    let whole: Arc<dyn WindowExpr> = Arc::new(SlidingAggregateWindowExpr::new(
+        Arc::clone(&aggregate),
+        &[],
+        order,
+        frame,
+        filter.clone(),
+    ));
+    if takes_out {
+        return WindowEvaluation::Whole(whole);
+    }
+    let filter = filter.map(|expr| Scalar { expr, text: Arc::clone(text) });
+    WindowEvaluation::EachFrame { aggregate, frame: whole, filter }
+}
+
+/// A window function of DataFusion over its arguments.
+#[derive(Debug)]
+struct Partitioned {
+    function: Arc<WindowUDF>,
+    args: Vec<Arc<dyn PhysicalExpr>>,
+    fields: Vec<FieldRef>,
+    name: String,
+    ignore_nulls: bool,
+}
+
+impl Partitioned {
+    fn new(
+        function: &Arc<WindowUDF>,
+        args: Vec<Arc<dyn PhysicalExpr>>,
+        schema: &Schema,
+        name: &str,
+        ignore_nulls: bool,
+    ) -> DataFusionResult<Self> {
+        let fields =
+            args.iter().map(|a| a.return_field(schema)).collect::<DataFusionResult<_>>()?;
+        let (function, name) = (Arc::clone(function), name.to_string());
+        let partitioned = Partitioned { function, args, fields, name, ignore_nulls };
+        // Says now, rather than at the first row, what is wrong with the arguments.
+        partitioned.create_evaluator()?;
+        Ok(partitioned)
+    }
+}
+
+impl StandardWindowFunctionExpr for Partitioned {
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+
+    fn field(&self) -> DataFusionResult<FieldRef> {
+        self.function.field(WindowUDFFieldArgs::new(&self.fields, &self.name))
+    }
+
+    fn expressions(&self) -> Vec<Arc<dyn PhysicalExpr>> {
+        self.function.expressions(ExpressionArgs::new(&self.args, &self.fields))
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn create_evaluator(&self) -> DataFusionResult<Box<dyn PartitionEvaluator>> {
+        self.function.partition_evaluator_factory(PartitionEvaluatorArgs::new(
+            &self.args,
+            &self.fields,
+            false,
+            self.ignore_nulls,
+        ))
+    }
+
+    fn limit_effect(&self) -> LimitEffect {
+        self.function.inner().limit_effect(&self.args)
+    }
+}
