@@ -22,7 +22,7 @@ pub fn is_evaluating() -> bool {
 }
 
 /// The values of an expression for every row, or why it has none.
-fn evaluate(scalar: &Scalar, rows: &RecordBatch) -> Result<ArrayRef, String> {
+pub fn evaluate(scalar: &Scalar, rows: &RecordBatch) -> Result<ArrayRef, String> {
     guarded(|| scalar.expr.evaluate(rows).and_then(|value| value.into_array(rows.num_rows())))
 }
 
@@ -159,7 +159,8 @@ fn as_boolean(array: &ArrayRef) -> BooleanArray {
     }
 }
 
-fn halves(delta: &Delta) -> [Delta; 2] {
+/// The two halves of a delta, which has two rows at least.
+pub fn halves(delta: &Delta) -> [Delta; 2] {
     let middle = delta.len() / 2;
     [slice(delta, 0, middle), slice(delta, middle, delta.len() - middle)]
 }

@@ -14,9 +14,11 @@ use datafusion_expr::{
     TableSource, WindowUDF,
 };
 
+use super::json;
 use super::set_operation::SetOperationPlanner;
 use super::types::CastTypes;
 use super::unnest::UnnestPlanner;
+use super::window_tables::WindowTablePlanner;
 use crate::model::source::SourceTable;
 
 /// The functions, planners and options, which are the same for every view.
@@ -35,6 +37,7 @@ impl Functions {
         for udf in datafusion_functions::all_default_functions()
             .into_iter()
             .chain(datafusion_functions_nested::all_default_nested_functions())
+            .chain(json::functions())
         {
             registry.register_udf(udf)?;
         }
@@ -55,6 +58,7 @@ impl Functions {
             registry,
             options: Arc::new(options),
             expr_planners: vec![
+                Arc::new(json::JsonOperators),
                 Arc::new(datafusion_functions::core::planner::CoreFunctionPlanner::default()),
                 Arc::new(datafusion_functions_nested::planner::NestedFunctionPlanner),
                 Arc::new(datafusion_functions_nested::planner::FieldAccessPlanner),
@@ -63,7 +67,11 @@ impl Functions {
                 Arc::new(datafusion_functions_aggregate::planner::AggregateFunctionPlanner),
                 Arc::new(datafusion_functions_window::planner::WindowFunctionPlanner),
             ],
-            relation_planners: vec![Arc::new(UnnestPlanner), Arc::new(SetOperationPlanner)],
+            relation_planners: vec![
+                Arc::new(UnnestPlanner),
+                Arc::new(SetOperationPlanner),
+                Arc::new(WindowTablePlanner),
+            ],
             type_planner: Arc::new(CastTypes),
         })
     }

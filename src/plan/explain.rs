@@ -57,9 +57,14 @@ impl Explain<'_> {
             }
             Op::Constant { rows } => format!("Constant {} rows", rows.num_rows()),
             Op::Filter { conditions, .. } => format!("Filter {}", scalars(conditions, " AND ")),
+            Op::Temporal { condition, .. } => {
+                format!("Temporal {} (state: changes to come)", condition.text)
+            }
             Op::Project { columns, .. } => format!("Project [{}]", scalars(columns, ", ")),
-            Op::Unnest { array, outer, .. } => {
-                format!("Unnest {}{}", array.text, if *outer { " (outer)" } else { "" })
+            Op::Unnest { array, outer, ordinality, .. } => {
+                let outer = if *outer { " (outer)" } else { "" };
+                let numbered = if *ordinality { " with ordinality" } else { "" };
+                format!("Unnest {}{numbered}{outer}", array.text)
             }
             Op::Join { left, right, on } => {
                 format!("Join {} (state: both inputs)", self.on(*left, *right, on))

@@ -32,6 +32,11 @@ impl Plan {
         &self.nodes[self.root]
     }
 
+    /// Whether rows change as time passes.
+    pub fn is_temporal(&self) -> bool {
+        self.nodes.iter().any(|node| matches!(node.op, Op::Temporal { .. }))
+    }
+
     /// The event tables that the plan reads, with their columns.
     pub fn sources(&self) -> impl Iterator<Item = (NodeId, &SourceTable, &[SourceColumn])> {
         self.nodes.iter().enumerate().filter_map(|(id, node)| match &node.op {
@@ -61,10 +66,15 @@ pub enum Op {
     Constant { rows: RecordBatch },
     /// The input's rows for which all conditions are true, tested one after the other.
     Filter { input: NodeId, conditions: Vec<Scalar> },
+    /// The input's rows while a condition holds that depends on the time that it is: its expressions
+    /// have that as a column behind the input's. Each moment is a part of the condition that changes
+    /// its value once at most.
+    Temporal { input: NodeId, condition: Scalar, moments: Vec<Scalar> },
     /// One output row per input row.
     Project { input: NodeId, columns: Vec<Scalar> },
-    /// Each row once per element of its array column, the element's columns behind its own.
-    Unnest { input: NodeId, array: Scalar, outer: bool },
+    /// Each row once per element of its array column, the element's columns behind its own, and
+    /// behind those its number.
+    Unnest { input: NodeId, array: Scalar, outer: bool, ordinality: bool },
     /// Pairs of rows with equal keys: the left columns, then the right ones.
     Join { left: NodeId, right: NodeId, on: JoinKeys },
     /// The left rows for which there is a right row with an equal key, or none if `anti`.
@@ -108,6 +118,7 @@ impl Op {
         match self {
             Op::Source { .. } | Op::Constant { .. } => Vec::new(),
             Op::Filter { input, .. }
+            | Op::Temporal { input, .. }
             | Op::Project { input, .. }
             | Op::Unnest { input, .. }
             | Op::Reduce { input, .. }

@@ -22,7 +22,7 @@ use datafusion_optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
 use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion_sql::sqlparser::ast::{
     ExcludeSelectItem, Expr as SqlExpr, Ident, ObjectName, Query, Select, SelectItem, SetExpr,
-    Statement, TableFactor, Visit, VisitMut, Visitor, VisitorMut, visit_relations,
+    Statement, TableFactor, Visit, VisitMut, Visitor, VisitorMut,
 };
 use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::parser::Parser;
@@ -32,7 +32,7 @@ use super::decorrelate::decorrelate;
 use super::join_order::JoinOrder;
 use super::push_filter::PushFilterThroughJoin;
 use super::top_rows::{RowNumberLimit, sink_limits};
-use super::{sugar, unnest};
+use super::{sugar, unnest, window_tables};
 use crate::model::schema::{EventTable, TableMode};
 use crate::model::source::{SYSTEM_COLUMNS, SourceTable, SystemColumn};
 
@@ -193,16 +193,25 @@ impl OptimizerConfig for PlannerConfig<'_> {
 
 /// The relations that a query names, CTEs of its own included.
 pub fn relations_of(query: &Query) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    let _ = visit_relations(query, |relation| {
-        if let [part] = relation.0.as_slice()
-            && let Some(ident) = part.as_ident()
-        {
-            names.insert(super::names::fold(ident));
+    struct Names(BTreeSet<String>);
+    impl Visitor for Names {
+        type Break = ();
+        fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+            if let [part] = relation.0.as_slice()
+                && let Some(ident) = part.as_ident()
+            {
+                self.0.insert(super::names::fold(ident));
+            }
+            ControlFlow::Continue(())
         }
-        ControlFlow::<()>::Continue(())
-    });
-    names
+        fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+            self.0.extend(window_tables::table_of(factor).map(super::names::fold));
+            ControlFlow::Continue(())
+        }
+    }
+    let mut names = Names(BTreeSet::new());
+    let _ = query.visit(&mut names);
+    names.0
 }
 
 /// The system columns that a query names.

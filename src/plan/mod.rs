@@ -7,6 +7,7 @@ pub mod diagnostic;
 pub mod explain;
 pub mod ir;
 mod join_order;
+mod json;
 mod logical;
 mod lower;
 pub use lower::{column, relaxed};
@@ -14,12 +15,14 @@ mod names;
 mod parse;
 mod push_filter;
 mod refuse;
+mod session;
 mod set_operation;
 mod sugar;
 mod top_rows;
 mod types;
 mod unnest;
 mod view;
+mod window_tables;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -40,7 +43,7 @@ pub use parse::read_files;
 pub use view::ViewPlan;
 
 /// Raised by hand when the same SQL comes to mean other rows, so that every view is built anew.
-const ENGINE_SEMANTICS: u32 = 1;
+const ENGINE_SEMANTICS: u32 = 2;
 
 /// Everything below a queries directory, planned.
 #[derive(Debug, Default)]

@@ -4,12 +4,15 @@
 use std::ops::ControlFlow;
 
 use datafusion_sql::sqlparser::ast::{
-    BinaryOperator, DuplicateTreatment, Expr, Function, FunctionArguments, GroupByExpr,
-    JoinOperator, Query, Select, SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, Visit,
-    Visitor,
+    DuplicateTreatment, Expr, Function, FunctionArguments, GroupByExpr, JoinOperator, Query,
+    Select, SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, Visit, Visitor,
 };
 
 use super::diagnostic::Refusal;
+
+/// The functions that FROM knows, beside UNNEST.
+const TABLE_FUNCTIONS: [&str; 5] =
+    ["tumble", "hop", "session", "json_array_elements", "json_array_elements_text"];
 
 /// Everything in a query that is refused.
 pub fn refusals(query: &Query) -> Vec<Refusal> {
@@ -90,8 +93,10 @@ impl Walk {
             }
         }
         match name.as_str() {
-            "now" | "current_timestamp" | "current_date" | "current_time" | "localtimestamp"
-            | "today" => self.refuse(function, format!("{name} is not supported yet")),
+            "current_time" | "localtime" => self.refuse(
+                function,
+                format!("{name} comes round again every day: compare with now() or current_date"),
+            ),
             "random" | "uuid" | "gen_random_uuid" | "current_user" => self.refuse(
                 function,
                 format!(
@@ -121,8 +126,11 @@ impl Visitor for Walk {
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         match factor {
-            TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
-                self.refuse(factor, format!("{name}(…) in FROM is not supported yet"));
+            TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. }
+                if !TABLE_FUNCTIONS.contains(&name.to_string().to_lowercase().as_str()) =>
+            {
+                let known = TABLE_FUNCTIONS.join(", ");
+                self.refuse(factor, format!("{name}(…) is no function in FROM: {known} are"));
             }
             TableFactor::Table { sample: Some(_), .. } => {
                 self.refuse(factor, "TABLESAMPLE has no exact content");
@@ -142,21 +150,8 @@ impl Visitor for Walk {
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
         match expr {
             Expr::Function(function) => self.function(function),
-            Expr::BinaryOp { op, .. } if is_json(op) => {
-                self.refuse(expr, format!("the JSON operator {op} is not supported yet"));
-            }
             _ => {}
         }
         ControlFlow::Continue(())
     }
-}
-
-fn is_json(op: &BinaryOperator) -> bool {
-    matches!(
-        op,
-        BinaryOperator::Arrow
-            | BinaryOperator::LongArrow
-            | BinaryOperator::HashArrow
-            | BinaryOperator::HashLongArrow
-    )
 }

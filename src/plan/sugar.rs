@@ -8,8 +8,9 @@ use std::ops::ControlFlow;
 
 use datafusion_common::{Result, plan_err};
 use datafusion_sql::sqlparser::ast::{
-    BinaryOperator, Expr, Ident, Join, JoinConstraint, JoinOperator, OrderByKind, Query, Select,
-    SetExpr, SetOperator, SetQuantifier, TableAlias, TableFactor, VisitMut, VisitorMut,
+    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Join,
+    JoinConstraint, JoinOperator, OrderByKind, Query, Select, SetExpr, SetOperator, SetQuantifier,
+    TableAlias, TableFactor, VisitMut, VisitorMut,
 };
 use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::keywords::Keyword;
@@ -95,8 +96,10 @@ fn body(set: &mut SetExpr) -> Result<()> {
     match set {
         SetExpr::Select(select) => {
             for table in &mut select.from {
+                json_elements(&mut table.relation);
                 for join in &mut table.joins {
                     asof(join)?;
+                    json_elements(&mut join.relation);
                 }
             }
             Ok(())
@@ -115,6 +118,37 @@ fn body(set: &mut SetExpr) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// `json_array_elements(j)` in FROM unnests an array like any other.
+fn json_elements(relation: &mut TableFactor) {
+    let (call, alias, with_ordinality) = match &*relation {
+        TableFactor::Table { name, args: Some(args), alias, with_ordinality, .. } => {
+            ((name, &args.args), alias, *with_ordinality)
+        }
+        TableFactor::Function { name, args, alias, .. } => ((name, args), alias, false),
+        _ => return,
+    };
+    let (name, args) = (call.0.to_string().to_lowercase(), call.1.as_slice());
+    let [FunctionArg::Unnamed(FunctionArgExpr::Expr(_))] = args else { return };
+    if name != "json_array_elements" && name != "json_array_elements_text" {
+        return;
+    }
+    let Ok(Expr::Function(mut function)) = parsed(&format!("{name}(x)")) else { return };
+    if let FunctionArguments::List(list) = &mut function.args {
+        list.args = args.to_vec();
+    }
+    *relation = TableFactor::UNNEST {
+        alias: alias.clone(),
+        array_exprs: vec![Expr::Function(function)],
+        with_offset: false,
+        with_offset_alias: None,
+        with_ordinality,
+    };
+}
+
+fn parsed(text: &str) -> Result<Expr> {
+    Ok(Parser::new(&GenericDialect {}).try_with_sql(text)?.parse_expr()?)
 }
 
 fn no_rows() -> Result<Box<SetExpr>> {

@@ -13,9 +13,15 @@ use datafusion_expr::planner::{
     PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
 };
 use datafusion_expr::{
-    Expr, Extension, Filter, Join, LogicalPlan, SubqueryAlias, UserDefinedLogicalNodeCore,
+    Expr, ExprSchemable, Extension, Filter, Join, LogicalPlan, LogicalPlanBuilder, SubqueryAlias,
+    UserDefinedLogicalNodeCore,
 };
 use datafusion_sql::sqlparser::ast::{TableAlias, TableFactor};
+
+use super::json;
+
+/// The column that WITH ORDINALITY adds, unless it is given another name.
+const ORDINALITY: &str = "ordinality";
 
 /// Plans `UNNEST(expression)` in FROM.
 #[derive(Debug)]
@@ -32,16 +38,19 @@ impl RelationPlanner for UnnestPlanner {
         else {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
-        if with_ordinality || with_offset {
-            return plan_err!("UNNEST … WITH ORDINALITY is not supported yet");
+        if with_offset {
+            return plan_err!("UNNEST … WITH OFFSET is not supported: WITH ORDINALITY is");
         }
         let (Some(array), true) = (array_exprs.pop(), array_exprs.is_empty()) else {
             return plan_err!("UNNEST takes one array");
         };
-        let array = context.sql_expr_to_logical_expr(array, &DFSchema::empty())?;
+        let mut array = context.sql_expr_to_logical_expr(array, &DFSchema::empty())?;
+        if array.get_type(&DFSchema::empty())?.is_string() {
+            array = json::elements(array);
+        }
         let name = alias.as_ref().map(|a| context.normalize_ident(a.name.clone()));
         let element_name = name.unwrap_or_else(|| "unnest".to_string());
-        let node = UnnestRelation::new(array, &element_name)?;
+        let node = UnnestRelation::new(array, &element_name, with_ordinality)?;
         let alias = alias.or_else(|| Some(unnamed_alias()));
         let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
@@ -76,23 +85,26 @@ fn element_fields(array: &DataType, name: &str) -> Result<Vec<Field>> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UnnestRelation {
     pub array: Expr,
+    ordinality: bool,
     schema: DFSchemaRef,
 }
 
 impl UnnestRelation {
-    fn new(array: Expr, element_name: &str) -> Result<Self> {
-        use datafusion_expr::ExprSchemable;
+    fn new(array: Expr, element_name: &str, ordinality: bool) -> Result<Self> {
         let data_type = array.get_type(&DFSchema::empty())?;
-        let fields = element_fields(&data_type, element_name)?;
+        let mut fields = element_fields(&data_type, element_name)?;
+        if ordinality {
+            fields.push(Field::new(ORDINALITY, DataType::Int64, true));
+        }
         let schema = DFSchema::from_unqualified_fields(fields.into(), Default::default())?;
-        Ok(UnnestRelation { array, schema: Arc::new(schema) })
+        Ok(UnnestRelation { array, ordinality, schema: Arc::new(schema) })
     }
 }
 
 impl UnnestRelation {
     /// The elements beside the rows of `input`, whose expression `array` gives them.
     pub fn of(&self, input: LogicalPlan, array: Expr, outer: bool) -> Result<UnnestRows> {
-        UnnestRows::new(input, array, outer, Arc::clone(&self.schema))
+        UnnestRows::new(input, array, outer, self.ordinality, Arc::clone(&self.schema))
     }
 }
 
@@ -120,7 +132,7 @@ impl UserDefinedLogicalNodeCore for UnnestRelation {
     }
     fn with_exprs_and_inputs(&self, mut exprs: Vec<Expr>, _: Vec<LogicalPlan>) -> Result<Self> {
         match exprs.pop() {
-            Some(array) => Ok(UnnestRelation { array, schema: Arc::clone(&self.schema) }),
+            Some(array) => Ok(UnnestRelation { array, schema: Arc::clone(&self.schema), ..*self }),
             None => plan_err!("UNNEST lost its array"),
         }
     }
@@ -133,27 +145,34 @@ pub struct UnnestRows {
     pub array: Expr,
     /// A row whose array is empty or NULL is kept, with NULLs in place of an element.
     pub outer: bool,
+    /// The element's number, from 1, stands behind its columns.
+    pub ordinality: bool,
     element: DFSchemaRef,
     schema: DFSchemaRef,
 }
 
 impl UnnestRows {
-    fn new(input: LogicalPlan, array: Expr, outer: bool, element: DFSchemaRef) -> Result<Self> {
+    fn new(
+        input: LogicalPlan,
+        array: Expr,
+        outer: bool,
+        ordinality: bool,
+        element: DFSchemaRef,
+    ) -> Result<Self> {
         let schema = Arc::new(input.schema().join(&element)?);
-        Ok(UnnestRows { input, array, outer, element, schema })
+        Ok(UnnestRows { input, array, outer, ordinality, element, schema })
     }
 
     /// The elements of an array of the input's columns; an element that is no struct is `name`.
     pub fn over(input: LogicalPlan, array: Expr, name: &str) -> Result<Self> {
-        use datafusion_expr::ExprSchemable;
         let fields = element_fields(&array.get_type(input.schema())?, name)?;
         let element = DFSchema::from_unqualified_fields(fields.into(), Default::default())?;
-        UnnestRows::new(input, array, false, Arc::new(element))
+        UnnestRows::new(input, array, false, false, Arc::new(element))
     }
 
     /// The same over another input.
     pub fn of(&self, input: LogicalPlan, array: Expr) -> Result<UnnestRows> {
-        UnnestRows::new(input, array, self.outer, Arc::clone(&self.element))
+        UnnestRows::new(input, array, self.outer, self.ordinality, Arc::clone(&self.element))
     }
 }
 
@@ -185,9 +204,13 @@ impl UserDefinedLogicalNodeCore for UnnestRows {
         mut inputs: Vec<LogicalPlan>,
     ) -> Result<Self> {
         match (exprs.pop(), inputs.pop()) {
-            (Some(array), Some(input)) => {
-                UnnestRows::new(input, array, self.outer, Arc::clone(&self.element))
-            }
+            (Some(array), Some(input)) => UnnestRows::new(
+                input,
+                array,
+                self.outer,
+                self.ordinality,
+                Arc::clone(&self.element),
+            ),
             _ => plan_err!("UNNEST lost its array"),
         }
     }
@@ -206,13 +229,27 @@ impl UserDefinedLogicalNodeCore for UnnestRows {
 
 /// Attaches every unnested array to the row that it belongs to.
 pub fn attach(plan: LogicalPlan) -> Result<LogicalPlan> {
-    Ok(plan.transform_up_with_subqueries(attach_one)?.data)
+    let plan = plan.transform_up_with_subqueries(attach_one)?.data;
+    Ok(plan.transform_up_with_subqueries(attach_to_nothing)?.data)
+}
+
+/// An array that refers to no row is unnested once.
+fn attach_to_nothing(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    if let LogicalPlan::Extension(extension) = &plan
+        && let Some(relation) = extension.node.as_any().downcast_ref::<UnnestRelation>()
+        && !relation.array.contains_outer()
+    {
+        let one = LogicalPlanBuilder::empty(true).build()?;
+        let rows = relation.of(one, relation.array.clone(), false)?;
+        return Ok(Transformed::yes(LogicalPlan::Extension(Extension { node: Arc::new(rows) })));
+    }
+    Ok(Transformed::no(plan))
 }
 
 fn attach_one(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     match plan {
         LogicalPlan::Join(join) => match unnested(&join.right, None) {
-            Some((array, element)) => attach_join(join, array, element).map(Transformed::yes),
+            Some((relation, element)) => attach_join(join, relation, element).map(Transformed::yes),
             None => Ok(Transformed::no(LogicalPlan::Join(join))),
         },
         other => Ok(Transformed::no(other)),
@@ -220,7 +257,10 @@ fn attach_one(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 }
 
 /// The array and the element's columns, when `plan` is an unnested array under its alias.
-fn unnested(plan: &LogicalPlan, alias: Option<&TableReference>) -> Option<(Expr, DFSchemaRef)> {
+fn unnested(
+    plan: &LogicalPlan,
+    alias: Option<&TableReference>,
+) -> Option<(UnnestRelation, DFSchemaRef)> {
     match plan {
         LogicalPlan::SubqueryAlias(SubqueryAlias { input, alias: name, schema, .. }) => {
             let (array, element) = unnested(input, alias.or(Some(name)))?;
@@ -235,13 +275,13 @@ fn unnested(plan: &LogicalPlan, alias: Option<&TableReference>) -> Option<(Expr,
         }
         LogicalPlan::Extension(extension) => {
             let node = extension.node.as_any().downcast_ref::<UnnestRelation>()?;
-            Some((node.array.clone(), Arc::clone(&node.schema)))
+            Some((node.clone(), Arc::clone(&node.schema)))
         }
         _ => None,
     }
 }
 
-fn attach_join(join: Join, array: Expr, element: DFSchemaRef) -> Result<LogicalPlan> {
+fn attach_join(join: Join, relation: UnnestRelation, element: DFSchemaRef) -> Result<LogicalPlan> {
     let outer = match join.join_type {
         JoinType::Inner => false,
         JoinType::Left if join.filter.as_ref().is_none_or(is_true) && join.on.is_empty() => true,
@@ -250,13 +290,18 @@ fn attach_join(join: Join, array: Expr, element: DFSchemaRef) -> Result<LogicalP
         }
         other => return plan_err!("{other} JOIN UNNEST is not supported"),
     };
-    let array = array
+    // What the row beside it does not have is a column of a query further out.
+    let array = relation
+        .array
         .transform(|expr| match expr {
-            Expr::OuterReferenceColumn(_, column) => Ok(Transformed::yes(Expr::Column(column))),
+            Expr::OuterReferenceColumn(_, column) if join.left.schema().has_column(&column) => {
+                Ok(Transformed::yes(Expr::Column(column)))
+            }
             other => Ok(Transformed::no(other)),
         })?
         .data;
-    let node = UnnestRows::new(Arc::unwrap_or_clone(join.left), array, outer, element)?;
+    let left = Arc::unwrap_or_clone(join.left);
+    let node = UnnestRows::new(left, array, outer, relation.ordinality, element)?;
     let rows = LogicalPlan::Extension(Extension { node: Arc::new(node) });
     let conditions = join
         .on

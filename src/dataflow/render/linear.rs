@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, ListArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
 
@@ -32,12 +32,14 @@ impl<'scope> Renderer<'scope, '_> {
         input: NodeId,
         array: &Scalar,
         outer: bool,
+        ordinality: bool,
     ) -> Deltas<'scope> {
         let unnest = Unnest {
             input_schema: self.schema(input),
             schema: self.schema(id),
             array: array.clone(),
             outer,
+            ordinality,
             failures: self.failures.clone(),
         };
         map(self.input(input), "Unnest", move |delta| unnest.run(&delta))
@@ -49,6 +51,7 @@ struct Unnest {
     schema: SchemaRef,
     array: Scalar,
     outer: bool,
+    ordinality: bool,
     failures: Failures,
 }
 
@@ -75,16 +78,20 @@ impl Unnest {
         let lists: &ListArray = delta.rows.column(width).as_list();
         let mut rows: Vec<u32> = Vec::new();
         let mut elements: Vec<Option<u32>> = Vec::new();
+        let mut numbers: Vec<Option<i64>> = Vec::new();
         for row in 0..lists.len() {
             let offsets = lists.value_offsets();
             let range = if lists.is_valid(row) { offsets[row]..offsets[row + 1] } else { 0..0 };
             if range.is_empty() && self.outer {
                 rows.push(row as u32);
                 elements.push(None);
+                numbers.push(None);
             }
+            let first = range.start;
             for element in range {
                 rows.push(row as u32);
                 elements.push(Some(element as u32));
+                numbers.push(Some(i64::from(element - first) + 1));
             }
         }
         let spread = sound(delta.take(&rows));
@@ -98,6 +105,9 @@ impl Unnest {
                 }
             }
             None => columns.push(values),
+        }
+        if self.ordinality {
+            columns.push(Arc::new(Int64Array::from(numbers)));
         }
         sound(spread.with_columns(Arc::clone(&self.schema), columns))
     }

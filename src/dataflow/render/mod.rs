@@ -6,6 +6,7 @@ mod join;
 mod linear;
 mod recompute;
 mod reduce;
+mod temporal;
 mod topk;
 
 pub use join::keyed;
@@ -85,8 +86,11 @@ impl<'scope, 'a> Renderer<'scope, 'a> {
                 Ok(first.then_some(delta).into_iter().to_stream(self.scope))
             }
             Op::Filter { input, conditions } => Ok(self.filter(*input, conditions)),
+            Op::Temporal { input, condition, moments } => self.temporal(*input, condition, moments),
             Op::Project { input, columns } => Ok(self.project(id, *input, columns)),
-            Op::Unnest { input, array, outer } => Ok(self.unnest(id, *input, array, *outer)),
+            Op::Unnest { input, array, outer, ordinality } => {
+                Ok(self.unnest(id, *input, array, *outer, *ordinality))
+            }
             Op::Join { left, right, on } => self.join(id, *left, *right, on),
             Op::SemiJoin { left, right, on, anti } => self.semi_join(*left, *right, on, *anti),
             Op::Reduce { input, key, aggregates } => self.reduce(id, *input, key, aggregates),

@@ -13,7 +13,7 @@ use datafusion_expr::{Expr, Volatility};
 use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 
-use super::{LowerError, Result, refuse};
+use super::{LowerError, Result, refuse, temporal};
 use crate::plan::ir::Scalar;
 
 /// Binds expressions to the columns of an input.
@@ -53,7 +53,13 @@ fn refuse_unrepeatable(expr: &Expr) -> Result<()> {
                     "{}() gives another value each time, so a view over it has no exact content",
                     call.func.name()
                 )),
-                Volatility::Stable => Some(format!("{}() is not supported yet", call.func.name())),
+                Volatility::Stable if temporal::mentions_now(e) => {
+                    Some("now() is supported in comparisons in WHERE, HAVING and ON only".into())
+                }
+                Volatility::Stable => Some(format!(
+                    "{}() depends on when or where it is asked, which a kept result cannot",
+                    call.func.name()
+                )),
             },
             Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) => {
                 Some("a sub-query is not supported here".into())

@@ -8,6 +8,7 @@ mod expr;
 mod grouping;
 mod join;
 mod rank;
+mod temporal;
 mod window;
 
 pub use expr::column;
@@ -278,16 +279,19 @@ impl Lowering {
 
     fn filter(&mut self, input: NodeId, predicate: &Expr, schema: &DFSchema) -> Result<NodeId> {
         let always = lit(true);
-        let conditions = split_conjunction(predicate)
+        let conditions = split_conjunction(predicate).into_iter().filter(|c| **c != always);
+        let (temporal, plain): (Vec<&Expr>, Vec<&Expr>) =
+            conditions.partition(|condition| temporal::mentions_now(condition));
+        let conditions = plain
             .into_iter()
-            .filter(|condition| **condition != always)
             .map(|condition| self.exprs.scalar(condition, schema))
             .collect::<Result<Vec<_>>>()?;
-        if conditions.is_empty() {
-            return Ok(input);
+        let mut node = input;
+        if !conditions.is_empty() {
+            let Node { schema, keys, monotonic, .. } = self.nodes[input].clone();
+            node = self.add(Op::Filter { input, conditions }, schema, keys, monotonic);
         }
-        let Node { schema, keys, monotonic, .. } = self.nodes[input].clone();
-        Ok(self.add(Op::Filter { input, conditions }, schema, keys, monotonic))
+        self.temporal(node, &temporal, schema)
     }
 
     fn union(&mut self, inputs: Vec<NodeId>, schema: SchemaRef) -> NodeId {
@@ -314,7 +318,7 @@ impl Lowering {
             use datafusion_expr::UserDefinedLogicalNodeCore;
             arrow_schema(UnnestRows::schema(unnest))
         };
-        let op = Op::Unnest { input, array, outer: unnest.outer };
+        let op = Op::Unnest { input, array, outer: unnest.outer, ordinality: unnest.ordinality };
         Ok(self.add(op, schema, Vec::new(), monotonic))
     }
 }

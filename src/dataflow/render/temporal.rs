@@ -1,0 +1,262 @@
+//! Conditions on `now()`: rows enter and leave as time passes.
+//!
+//! For each row that arrives it is worked out at which ticks the condition will come to hold or cease
+//! to; those changes wait in a queue of their own, by tick, and are sent on when the tick is there. No
+//! operator downstream sees a time that has not come.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampNanosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::Operator;
+
+use super::{Deltas, Renderer, sound};
+use crate::dataflow::delta::{Delta, batch};
+use crate::dataflow::eval::{evaluate, halves};
+use crate::dataflow::failure::Failures;
+use crate::dataflow::layout::RowLayout;
+use crate::model::Tick;
+use crate::model::row::Row;
+use crate::plan::ir::{NodeId, Scalar};
+
+/// The end of time for conditions, in milliseconds since the epoch: the year 2200. What would change
+/// later stays as it is.
+const TICK_MAX: Tick = 7_258_118_400_000;
+const NANOSECONDS_PER_TICK: i64 = 1_000_000;
+/// A bucket of the queue is consolidated when it has grown to twice its size, from this on.
+const BUCKET_CONSOLIDATE_MIN: usize = 64;
+
+impl<'scope> Renderer<'scope, '_> {
+    pub(super) fn temporal(
+        &self,
+        input: NodeId,
+        condition: &Scalar,
+        moments: &[Scalar],
+    ) -> Result<Deltas<'scope>, ArrowError> {
+        let schema = self.schema(input);
+        let mut filter = TemporalFilter {
+            condition: condition.clone(),
+            moments: moments.to_vec(),
+            with_now: with_now(&schema),
+            layout: RowLayout::new(&schema, &[])?,
+            queue: Queue::default(),
+            failures: self.failures.clone(),
+        };
+        let stream = self.input(input);
+        Ok(stream.unary_frontier(Pipeline, "Temporal", move |capability, _| {
+            let mut held = Some(capability);
+            move |(input, frontier), output| {
+                input.for_each(|time, deltas| {
+                    let mut session = output.session(&time);
+                    for delta in deltas.drain(..) {
+                        session.give_iterator(filter.take(delta).into_iter());
+                    }
+                });
+                match (frontier.frontier().first(), &mut held) {
+                    (Some(frontier), Some(capability)) => {
+                        if *frontier > *capability.time() {
+                            let due = filter.queue.release(*frontier - 1);
+                            let due = filter.due(due, *frontier - 1);
+                            if !due.is_empty() {
+                                let at = capability.delayed(&(*frontier - 1));
+                                output.session(&at).give_iterator(due.into_iter());
+                            }
+                            capability.downgrade(frontier);
+                        }
+                    }
+                    // Without further ticks nothing becomes due any more.
+                    (None, _) => held = None,
+                    (Some(_), None) => {}
+                }
+            }
+        }))
+    }
+}
+
+fn with_now(schema: &SchemaRef) -> SchemaRef {
+    let now = Field::new(
+        "now()",
+        DataType::Timestamp(arrow::datatypes::TimeUnit::Nanosecond, Some("+00:00".into())),
+        true,
+    );
+    let fields = schema.fields().iter().map(|f| f.as_ref().clone()).chain([now]);
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Changes of rows that are yet to come, by tick.
+#[derive(Default)]
+struct Queue {
+    buckets: BTreeMap<Tick, Bucket>,
+}
+
+#[derive(Default)]
+struct Bucket {
+    changes: Vec<(Row, i64)>,
+    consolidated_len: usize,
+}
+
+impl Queue {
+    fn push(&mut self, tick: Tick, row: Row, diff: i64) {
+        let bucket = self.buckets.entry(tick).or_default();
+        bucket.changes.push((row, diff));
+        if bucket.changes.len() >= (2 * bucket.consolidated_len).max(BUCKET_CONSOLIDATE_MIN) {
+            differential_dataflow::consolidation::consolidate(&mut bucket.changes);
+            bucket.consolidated_len = bucket.changes.len();
+        }
+    }
+
+    /// Everything up to `tick`.
+    fn release(&mut self, tick: Tick) -> Vec<(Row, i64)> {
+        let mut due = Vec::new();
+        while let Some(first) = self.buckets.first_entry()
+            && *first.key() <= tick
+        {
+            due.append(&mut first.remove().changes);
+        }
+        differential_dataflow::consolidation::consolidate(&mut due);
+        due
+    }
+}
+
+struct TemporalFilter {
+    /// Over the input's columns and, behind them, the time that it is.
+    condition: Scalar,
+    /// The parts of the condition that change their value once, at some time.
+    moments: Vec<Scalar>,
+    with_now: SchemaRef,
+    layout: RowLayout,
+    queue: Queue,
+    failures: Failures,
+}
+
+impl TemporalFilter {
+    /// Queues what is to come of some rows, and gives those of them that are there now.
+    fn take(&mut self, delta: Delta) -> Vec<Delta> {
+        if delta.is_empty() {
+            return Vec::new();
+        }
+        match self.outlook(&delta) {
+            Ok(outlook) => {
+                let mut encoded = Vec::new();
+                sound(self.layout.encode(&delta, false, &mut encoded));
+                for change in outlook.changes {
+                    let ((_, row), _, diff) = &encoded[change.row];
+                    let sign = if change.appears { 1 } else { -1 };
+                    self.queue.push(change.tick, row.clone(), sign * diff);
+                }
+                vec![sound(delta.filter(&outlook.present))]
+            }
+            Err((text, reason)) if delta.len() == 1 => {
+                self.failures.record(&text, &reason, delta.position(0), delta.diffs[0]);
+                Vec::new()
+            }
+            Err(_) => halves(&delta).into_iter().flat_map(|half| self.take(half)).collect(),
+        }
+    }
+
+    fn due(&self, changes: Vec<(Row, i64)>, tick: Tick) -> Vec<Delta> {
+        let key = Row::default();
+        let mut updates =
+            changes.into_iter().map(|(row, diff)| (key.clone(), row, tick, diff)).collect();
+        sound(self.layout.decode(&mut updates))
+    }
+
+    fn outlook(&self, delta: &Delta) -> Result<Outlook, (Arc<str>, String)> {
+        let len = delta.len();
+        let present = self.holds(&self.condition, delta, &vec![delta.tick; len])?;
+        let mut moments: Vec<Vec<Tick>> = vec![Vec::new(); len];
+        for moment in &self.moments {
+            for (row, tick) in self.changes_at(moment, delta)? {
+                moments[row].push(tick);
+            }
+        }
+        for ticks in &mut moments {
+            ticks.sort_unstable();
+            ticks.dedup();
+        }
+        let mut changes = Vec::new();
+        let mut before = present.clone();
+        let steps = moments.iter().map(Vec::len).max().unwrap_or(0);
+        for step in 0..steps {
+            let at: Vec<Tick> = moments
+                .iter()
+                .map(|ticks| ticks.get(step).or(ticks.last()).copied().unwrap_or(delta.tick))
+                .collect();
+            let after = self.holds(&self.condition, delta, &at)?;
+            for row in (0..len).filter(|row| step < moments[*row].len()) {
+                let (was, is) = (before.value(row), after.value(row));
+                if was != is {
+                    changes.push(Change { row, tick: at[row], appears: is });
+                }
+            }
+            before = after;
+        }
+        Ok(Outlook { present, changes })
+    }
+
+    /// When a part of the condition changes its value, for the rows for which it does.
+    ///
+    /// It changes once at most, so the tick is found by halving.
+    fn changes_at(
+        &self,
+        moment: &Scalar,
+        delta: &Delta,
+    ) -> Result<Vec<(usize, Tick)>, (Arc<str>, String)> {
+        let len = delta.len();
+        let (mut low, mut high) = (vec![delta.tick; len], vec![TICK_MAX.max(delta.tick); len]);
+        let first = self.holds(moment, delta, &low)?;
+        let last = self.holds(moment, delta, &high)?;
+        let rows: Vec<usize> = (0..len).filter(|r| first.value(*r) != last.value(*r)).collect();
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        while rows.iter().any(|row| low[*row] + 1 < high[*row]) {
+            let middle: Vec<Tick> =
+                low.iter().zip(&high).map(|(low, high)| low + (high - low) / 2).collect();
+            let value = self.holds(moment, delta, &middle)?;
+            for row in &rows {
+                let changed = value.value(*row) != first.value(*row);
+                let bound = if changed { &mut high } else { &mut low };
+                bound[*row] = middle[*row];
+            }
+        }
+        Ok(rows.into_iter().map(|row| (row, high[row])).collect())
+    }
+
+    /// Whether a condition holds for each row at its tick; NULL does not.
+    fn holds(
+        &self,
+        condition: &Scalar,
+        delta: &Delta,
+        ticks: &[Tick],
+    ) -> Result<BooleanArray, (Arc<str>, String)> {
+        let now = ticks.iter().map(|tick| *tick as i64 * NANOSECONDS_PER_TICK);
+        let now = TimestampNanosecondArray::from_iter_values(now).with_timezone("+00:00");
+        let mut columns: Vec<ArrayRef> = delta.rows.columns().to_vec();
+        columns.push(Arc::new(now));
+        let rows: RecordBatch = sound(batch(Arc::clone(&self.with_now), columns, delta.len()));
+        let values =
+            evaluate(condition, &rows).map_err(|reason| (Arc::clone(&condition.text), reason))?;
+        let values = values.as_boolean();
+        Ok(match values.nulls() {
+            Some(nulls) => BooleanArray::new(values.values() & nulls.inner(), None),
+            None => values.clone(),
+        })
+    }
+}
+
+/// What will become of some rows.
+struct Outlook {
+    /// Which of them are there now.
+    present: BooleanArray,
+    changes: Vec<Change>,
+}
+
+struct Change {
+    row: usize,
+    tick: Tick,
+    appears: bool,
+}

@@ -1,0 +1,407 @@
+//! The JSON operators `->`, `->>`, `#>` and `#>>` and the functions around them, as PostgreSQL has
+//! them for its type json.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListBuilder, StringArray, StringBuilder};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type};
+use datafusion_common::{DFSchema, Result, exec_err};
+use datafusion_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
+use datafusion_expr::{
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
+};
+use datafusion_sql::sqlparser::ast::BinaryOperator;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::model::schema::{SqlField, SqlType};
+
+/// All JSON functions.
+pub fn functions() -> Vec<Arc<ScalarUDF>> {
+    let kinds = [
+        Kind::Member,
+        Kind::MemberText,
+        Kind::Path,
+        Kind::PathText,
+        Kind::Elements,
+        Kind::ElementTexts,
+        Kind::ArrayLength,
+        Kind::TypeOf,
+    ];
+    kinds.into_iter().map(function).collect()
+}
+
+fn function(kind: Kind) -> Arc<ScalarUDF> {
+    let signature = Signature::any(kind.arguments(), Volatility::Immutable);
+    Arc::new(ScalarUDF::new_from_impl(JsonFunction { kind, signature }))
+}
+
+/// The array of a JSON array's elements.
+pub fn elements(json: datafusion_expr::Expr) -> datafusion_expr::Expr {
+    function(Kind::Elements).call(vec![json])
+}
+
+/// Plans the operators.
+#[derive(Debug)]
+pub struct JsonOperators;
+
+impl ExprPlanner for JsonOperators {
+    fn plan_binary_op(
+        &self,
+        expr: RawBinaryExpr,
+        _schema: &DFSchema,
+    ) -> Result<PlannerResult<RawBinaryExpr>> {
+        let kind = match expr.op {
+            BinaryOperator::Arrow => Kind::Member,
+            BinaryOperator::LongArrow => Kind::MemberText,
+            BinaryOperator::HashArrow => Kind::Path,
+            BinaryOperator::HashLongArrow => Kind::PathText,
+            _ => return Ok(PlannerResult::Original(expr)),
+        };
+        Ok(PlannerResult::Planned(function(kind).call(vec![expr.left, expr.right])))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Member,
+    MemberText,
+    Path,
+    PathText,
+    Elements,
+    ElementTexts,
+    ArrayLength,
+    TypeOf,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Member => "json_member",
+            Kind::MemberText => "json_member_text",
+            Kind::Path => "json_path",
+            Kind::PathText => "json_path_text",
+            Kind::Elements => "json_array_elements",
+            Kind::ElementTexts => "json_array_elements_text",
+            Kind::ArrayLength => "json_array_length",
+            Kind::TypeOf => "json_typeof",
+        }
+    }
+
+    fn arguments(self) -> usize {
+        match self {
+            Kind::Member | Kind::MemberText | Kind::Path | Kind::PathText => 2,
+            _ => 1,
+        }
+    }
+
+    fn return_field(self) -> Field {
+        let json = |name: &str| SqlField::new(name, SqlType::Json, true).to_arrow();
+        match self {
+            Kind::Member | Kind::Path => json(self.name()),
+            Kind::MemberText | Kind::PathText | Kind::TypeOf => {
+                Field::new(self.name(), DataType::Utf8, true)
+            }
+            Kind::ArrayLength => Field::new(self.name(), DataType::Int64, true),
+            Kind::Elements => Field::new(self.name(), DataType::List(Arc::new(json("item"))), true),
+            Kind::ElementTexts => {
+                let item = Field::new("item", DataType::Utf8, true);
+                Field::new(self.name(), DataType::List(Arc::new(item)), true)
+            }
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct JsonFunction {
+    kind: Kind,
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for JsonFunction {
+    fn name(&self) -> &str {
+        self.kind.name()
+    }
+
+    fn display_name(&self, args: &[datafusion_expr::Expr]) -> Result<String> {
+        let operator = match self.kind {
+            Kind::Member => "->",
+            Kind::MemberText => "->>",
+            Kind::Path => "#>",
+            Kind::PathText => "#>>",
+            _ => return Ok(format!("{}({})", self.name(), args[0].schema_name())),
+        };
+        Ok(format!("{} {operator} {}", args[0].schema_name(), args[1].schema_name()))
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(self.kind.return_field().data_type().clone())
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        let json = args.arg_fields[0].data_type();
+        if !json.is_string() && !json.is_null() {
+            return datafusion_common::plan_err!("{} takes JSON, found {json}", self.name());
+        }
+        Ok(Arc::new(self.kind.return_field()))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
+        let json = cast(&arrays[0], &DataType::Utf8)?;
+        let json: &StringArray = json.as_string();
+        let result: ArrayRef = match self.kind {
+            Kind::Member | Kind::MemberText => self.members(json, &arrays[1])?,
+            Kind::Path | Kind::PathText => self.paths(json, &arrays[1])?,
+            Kind::Elements | Kind::ElementTexts => self.elements(json)?,
+            Kind::ArrayLength => {
+                let length = |text: Option<&str>| match text {
+                    Some(text) => Ok(Some(items(text)?.len() as i64)),
+                    None => Ok(None),
+                };
+                Arc::new(json.iter().map(length).collect::<Result<Int64Array>>()?)
+            }
+            Kind::TypeOf => {
+                let kind = |text: Option<&str>| text.map(type_of).transpose();
+                Arc::new(json.iter().map(kind).collect::<Result<StringArray>>()?)
+            }
+        };
+        Ok(ColumnarValue::Array(result))
+    }
+}
+
+impl JsonFunction {
+    fn as_text(&self) -> bool {
+        matches!(self.kind, Kind::MemberText | Kind::PathText | Kind::ElementTexts)
+    }
+
+    /// A member by name, or an element by its number from 0 (negative: from the end).
+    fn members(&self, json: &StringArray, keys: &ArrayRef) -> Result<ArrayRef> {
+        let mut out = StringBuilder::new();
+        if keys.data_type().is_integer() {
+            let keys = cast(keys, &DataType::Int64)?;
+            let keys = keys.as_primitive::<Int64Type>();
+            for (text, key) in json.iter().zip(keys.iter()) {
+                let found = match (text, key) {
+                    (Some(text), Some(key)) => find(text, Step::Index(key))?,
+                    _ => None,
+                };
+                self.append(&mut out, found)?;
+            }
+        } else {
+            let keys = cast(keys, &DataType::Utf8)?;
+            for (text, key) in json.iter().zip(keys.as_string::<i32>().iter()) {
+                let found = match (text, key) {
+                    (Some(text), Some(key)) => find(text, Step::Name(key))?,
+                    _ => None,
+                };
+                self.append(&mut out, found)?;
+            }
+        }
+        Ok(Arc::new(out.finish()))
+    }
+
+    /// A path as an array of texts, or written as `'{a,b,0}'`.
+    fn paths(&self, json: &StringArray, paths: &ArrayRef) -> Result<ArrayRef> {
+        let mut out = StringBuilder::new();
+        for row in 0..json.len() {
+            let found = match json.is_valid(row) {
+                true => self.follow(json.value(row), paths, row)?,
+                false => None,
+            };
+            self.append(&mut out, found.as_deref())?;
+        }
+        Ok(Arc::new(out.finish()))
+    }
+
+    fn follow(&self, json: &str, paths: &ArrayRef, row: usize) -> Result<Option<String>> {
+        if paths.is_null(row) {
+            return Ok(None);
+        }
+        let steps: Vec<Option<String>> = match paths.as_list_opt::<i32>() {
+            Some(lists) => {
+                let steps = cast(&lists.value(row), &DataType::Utf8)?;
+                steps.as_string::<i32>().iter().map(|s| s.map(str::to_string)).collect()
+            }
+            None => {
+                let path = cast(&paths.slice(row, 1), &DataType::Utf8)?;
+                let path = path.as_string::<i32>().value(0).trim().to_string();
+                let inner = path.strip_prefix('{').and_then(|p| p.strip_suffix('}'));
+                let Some(inner) = inner else {
+                    return exec_err!("a JSON path is written {{a,b,0}}, found {path}");
+                };
+                let steps = inner.split(',').map(|s| s.trim().trim_matches('"'));
+                steps.filter(|s| !s.is_empty()).map(|s| Some(s.to_string())).collect()
+            }
+        };
+        let mut at = json.to_string();
+        for step in steps {
+            let Some(step) = step else { return Ok(None) };
+            let found = match (first_of(&at), step.parse::<i64>()) {
+                (Some('['), Ok(index)) => find(&at, Step::Index(index))?,
+                _ => find(&at, Step::Name(&step))?,
+            };
+            match found {
+                Some(found) => at = found.to_string(),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(at))
+    }
+
+    fn elements(&self, json: &StringArray) -> Result<ArrayRef> {
+        let DataType::List(item) = self.kind.return_field().data_type().clone() else {
+            return exec_err!("the elements of an array are an array");
+        };
+        let mut out = ListBuilder::new(StringBuilder::new()).with_field(item);
+        for text in json.iter() {
+            let Some(text) = text else {
+                out.append_null();
+                continue;
+            };
+            for item in items(text)? {
+                self.append(out.values(), Some(item.get()))?;
+            }
+            out.append(true);
+        }
+        Ok(Arc::new(out.finish()))
+    }
+
+    fn append(&self, out: &mut StringBuilder, json: Option<&str>) -> Result<()> {
+        match json {
+            Some("null") if self.as_text() => out.append_null(),
+            Some(json) if self.as_text() && json.starts_with('"') => {
+                out.append_value(serde_json::from_str::<String>(json).map_err(not_json)?);
+            }
+            other => out.append_option(other),
+        }
+        Ok(())
+    }
+}
+
+fn not_json(error: serde_json::Error) -> datafusion_common::DataFusionError {
+    datafusion_common::DataFusionError::Execution(format!("not JSON: {error}"))
+}
+
+fn first_of(json: &str) -> Option<char> {
+    json.trim_start().chars().next()
+}
+
+/// The elements of a JSON array.
+fn items(json: &str) -> Result<Vec<&RawValue>> {
+    match first_of(json) {
+        Some('[') => serde_json::from_str(json).map_err(not_json),
+        _ => exec_err!("a JSON array is expected, found {}", type_of(json)?),
+    }
+}
+
+fn type_of(json: &str) -> Result<&'static str> {
+    serde_json::from_str::<IgnoredAny>(json).map_err(not_json)?;
+    Ok(match first_of(json) {
+        Some('{') => "object",
+        Some('[') => "array",
+        Some('"') => "string",
+        Some('t' | 'f') => "boolean",
+        Some('n') => "null",
+        _ => "number",
+    })
+}
+
+/// Where to go from a JSON value.
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Name(&'a str),
+    Index(i64),
+}
+
+/// The value one step further, if it is there.
+fn find<'j>(json: &'j str, step: Step) -> Result<Option<&'j str>> {
+    let step = match (step, first_of(json)) {
+        (Step::Index(index), Some('[')) if index < 0 => {
+            let items = items(json)?;
+            let index = items.len() as i64 + index;
+            return Ok(usize::try_from(index).ok().and_then(|i| items.get(i)).map(|i| i.get()));
+        }
+        (step @ Step::Name(_), Some('{')) | (step @ Step::Index(_), Some('[')) => step,
+        _ => {
+            type_of(json)?;
+            return Ok(None);
+        }
+    };
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let found = step.deserialize(&mut deserializer).map_err(not_json)?;
+    deserializer.end().map_err(not_json)?;
+    Ok(found.map(RawValue::get))
+}
+
+impl<'de> DeserializeSeed<'de> for Step<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Step<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object or an array")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            match self {
+                // Of members with the same name the last one counts.
+                Step::Name(name) if name == key => found = Some(map.next_value()?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(found)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        let mut at = 0;
+        loop {
+            if matches!(self, Step::Index(index) if index == at) {
+                match seq.next_element()? {
+                    Some(item) => found = Some(item),
+                    None => return Ok(found),
+                }
+            } else if seq.next_element::<IgnoredAny>()?.is_none() {
+                return Ok(found);
+            }
+            at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_go_where_postgres_goes() {
+        let json = r#"{"a": {"b": [1, "x", null]}, "a b": 2, "é": "\u00e9"}"#;
+        let name = |json, name| find(json, Step::Name(name)).unwrap();
+        let index = |json, index| find(json, Step::Index(index)).unwrap();
+        assert_eq!(name(json, "a b"), Some("2"));
+        assert_eq!(name(json, "é"), Some(r#""\u00e9""#));
+        assert_eq!(name(json, "none"), None);
+        let list = name(name(json, "a").unwrap(), "b").unwrap();
+        assert_eq!((index(list, 0), index(list, -1)), (Some("1"), Some("null")));
+        assert_eq!((index(list, 3), index(list, -4)), (None, None));
+        assert_eq!((index(json, 0), name("3", "a")), (None, None));
+        assert!(find("{", Step::Name("a")).is_err());
+        assert!(find(r#"{"a":1} x"#, Step::Name("a")).is_err());
+    }
+}
