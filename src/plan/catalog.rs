@@ -49,6 +49,8 @@ pub struct ViewOptions {
     pub ttl: Option<String>,
     /// `None` means yes.
     pub clickhouse: Option<bool>,
+    /// After how many iterations a recursion in the view fails.
+    pub max_iterations: Option<u64>,
 }
 
 /// Everything that the files declare, by name.
@@ -359,11 +361,12 @@ fn view(
             partition_by: given.take_string("partition_by")?.map(|(_, text)| text),
             ttl: given.take_string("ttl")?.map(|(_, text)| text),
             clickhouse: given.take_boolean("clickhouse")?.map(|(_, yes)| yes),
+            max_iterations: given.take_number("max_iterations")?.map(u64::from),
         };
         if let Some((at, true)) = given.take_boolean("history")? {
             return Err(Refusal::new(at, "history is not supported yet"));
         }
-        given.finish("key, order_by, partition_by, ttl, clickhouse")?;
+        given.finish("key, order_by, partition_by, ttl, clickhouse, max_iterations")?;
         options
     } else {
         given.finish("none: a plain view is a building block; MATERIALIZED ones have options")?;

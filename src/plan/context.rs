@@ -119,6 +119,10 @@ impl ContextProvider for Scope<'_> {
         self.functions.registry.udwf(name).ok()
     }
 
+    fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> Result<Arc<dyn TableSource>> {
+        Ok(Arc::new(WorkTableSource { name: name.to_string(), schema }))
+    }
+
     fn get_variable_type(&self, _names: &[String]) -> Option<DataType> {
         None
     }
@@ -169,6 +173,19 @@ impl TableSource for ScannedTable {
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>> {
         Ok(vec![TableProviderFilterPushDown::Unsupported; filters.len()])
+    }
+}
+
+/// The rows of a recursion so far, as its recursive term reads them.
+#[derive(Debug)]
+pub struct WorkTableSource {
+    pub name: String,
+    schema: SchemaRef,
+}
+
+impl TableSource for WorkTableSource {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
     }
 }
 

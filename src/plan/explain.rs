@@ -110,6 +110,21 @@ impl Explain<'_> {
             Op::AssertKey { input, key } => {
                 format!("AssertKey [{}] (state: the input)", self.columns(*input, key))
             }
+            Op::Given { index: 0 } => "Rows so far".to_string(),
+            Op::Given { index } => format!("Outer {index}"),
+            Op::Recursion { step, distinct, iterations_max, name, .. } => {
+                let union = if *distinct { "UNION" } else { "UNION ALL" };
+                let mut inner = Explain {
+                    plan: step,
+                    text: String::new(),
+                    shown: vec![false; step.nodes.len()],
+                };
+                inner.node(step.root, 0);
+                format!(
+                    "Recursion {name} {union}, at most {iterations_max} iterations (state: its rows and inputs) of\n    | {}\n   ",
+                    inner.text.trim_end().replace('\n', "\n    | ")
+                )
+            }
             Op::Union { .. } => "Union".to_string(),
         }
     }

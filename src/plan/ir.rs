@@ -20,7 +20,7 @@ use crate::model::source::{SourceColumn, SourceTable};
 pub type NodeId = usize;
 
 /// The plan of one materialized view.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub nodes: Vec<Node>,
     pub root: NodeId,
@@ -47,7 +47,7 @@ impl Plan {
 }
 
 /// An operator and what is known of its output.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     pub op: Op,
     pub schema: SchemaRef,
@@ -58,7 +58,7 @@ pub struct Node {
 }
 
 /// What a node does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// The events of a table, as rows of these columns.
     Source { table: SourceTable, columns: Vec<SourceColumn> },
@@ -108,6 +108,19 @@ pub enum Op {
     },
     /// The input's rows; those that share their key with another row are errors.
     AssertKey { input: NodeId, key: Vec<usize> },
+    /// Inside a recursion: the rows so far (index 0), or what is computed outside it (from 1 on).
+    Given { index: usize },
+    /// The rows of `base`, and what `step` makes of the rows so far, until nothing changes.
+    Recursion {
+        base: NodeId,
+        /// What the step reads that does not change within the recursion.
+        outer: Vec<NodeId>,
+        step: Arc<Plan>,
+        distinct: bool,
+        /// Rows of further iterations are failures.
+        iterations_max: u64,
+        name: Arc<str>,
+    },
     /// The rows of all inputs.
     Union { inputs: Vec<NodeId> },
 }
@@ -115,8 +128,18 @@ pub enum Op {
 impl Op {
     /// The nodes that this one reads.
     pub fn inputs(&self) -> Vec<NodeId> {
+        let mut op = self.clone();
+        op.inputs_mut().into_iter().map(|id| *id).collect()
+    }
+
+    /// Lets the node read others in the place of its inputs.
+    pub fn map_inputs(&mut self, place: &dyn Fn(NodeId) -> NodeId) {
+        self.inputs_mut().into_iter().for_each(|id| *id = place(*id));
+    }
+
+    fn inputs_mut(&mut self) -> Vec<&mut NodeId> {
         match self {
-            Op::Source { .. } | Op::Constant { .. } => Vec::new(),
+            Op::Source { .. } | Op::Constant { .. } | Op::Given { .. } => Vec::new(),
             Op::Filter { input, .. }
             | Op::Temporal { input, .. }
             | Op::Project { input, .. }
@@ -126,11 +149,12 @@ impl Op {
             | Op::First { input, .. }
             | Op::Recompute { input, .. }
             | Op::Window { input, .. }
-            | Op::AssertKey { input, .. } => vec![*input],
+            | Op::AssertKey { input, .. } => vec![input],
             Op::Join { left, right, .. } | Op::SemiJoin { left, right, .. } => {
-                vec![*left, *right]
+                vec![left, right]
             }
-            Op::Union { inputs } => inputs.clone(),
+            Op::Recursion { base, outer, .. } => [base].into_iter().chain(outer).collect(),
+            Op::Union { inputs } => inputs.iter_mut().collect(),
         }
     }
 }
@@ -143,6 +167,12 @@ pub struct Scalar {
     pub text: Arc<str>,
 }
 
+impl PartialEq for Scalar {
+    fn eq(&self, other: &Self) -> bool {
+        self.expr.as_ref() == other.expr.as_ref()
+    }
+}
+
 impl fmt::Debug for Scalar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -150,7 +180,7 @@ impl fmt::Debug for Scalar {
 }
 
 /// Which columns two inputs are matched by.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinKeys {
     pub left: Vec<usize>,
     pub right: Vec<usize>,
@@ -177,6 +207,13 @@ pub struct GeneralAggregate {
     pub text: Arc<str>,
 }
 
+impl PartialEq for GeneralAggregate {
+    fn eq(&self, other: &Self) -> bool {
+        self.function == other.function
+            && (self.filter, self.distinct) == (other.filter, other.distinct)
+    }
+}
+
 impl fmt::Debug for GeneralAggregate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -188,6 +225,16 @@ impl fmt::Debug for GeneralAggregate {
 pub struct WindowFunction {
     pub evaluation: WindowEvaluation,
     pub text: Arc<str>,
+}
+
+impl PartialEq for WindowFunction {
+    /// Only copies of one function are known to be equal.
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.evaluation, &other.evaluation) {
+            (WindowEvaluation::Whole(a), WindowEvaluation::Whole(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Debug for WindowFunction {
@@ -210,7 +257,7 @@ pub enum WindowEvaluation {
 }
 
 /// An aggregate over one column. NULLs never count; a FILTER has become NULLs in the column.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Aggregate {
     pub function: AggregateFunction,
     /// `None` for `count(*)` alone.

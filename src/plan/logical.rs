@@ -9,7 +9,7 @@ use datafusion_common::alias::AliasGenerator;
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{Column, DataFusionError, Result};
 use datafusion_expr::registry::FunctionRegistry;
-use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableSource, col, lit};
+use datafusion_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder, TableSource, col, lit};
 use datafusion_functions::expr_fn::coalesce;
 use datafusion_optimizer::analyzer::AnalyzerRule;
 use datafusion_optimizer::analyzer::resolve_grouping_function::ResolveGroupingFunction;
@@ -31,7 +31,7 @@ use super::context::{Functions, PlannedRelation, ScannedTable, Scope};
 use super::decorrelate::decorrelate;
 use super::join_order::JoinOrder;
 use super::push_filter::PushFilterThroughJoin;
-use super::top_rows::{RowNumberLimit, sink_limits};
+use super::top_rows::{RowNumberLimit, TopRows, sink_limits};
 use super::{sugar, unnest, window_tables};
 use crate::model::schema::{EventTable, TableMode};
 use crate::model::source::{SYSTEM_COLUMNS, SourceTable, SystemColumn};
@@ -70,12 +70,11 @@ impl QueryPlanner {
         let scan = scan(SourceTable::Declared(Arc::clone(table)))?;
         let TableMode::Upsert { key, delete_when } = &table.mode else { return Ok(scan) };
         let column = |name: &str| col(Column::new(Some(table.name.as_str()), name));
-        let keys = key.iter().map(|i| column(&table.columns[*i].field.name)).collect::<Vec<_>>();
-        let columns = scan.schema().columns().into_iter().map(Expr::Column).collect();
+        let keys = key.iter().map(|i| column(&table.columns[*i].field.name)).collect();
         let position = column(&SystemColumn::Position.field().name);
-        let mut order: Vec<_> = keys.iter().map(|k| k.clone().sort(true, false)).collect();
-        order.push(position.sort(false, false));
-        let latest = LogicalPlanBuilder::from(scan).distinct_on(keys, columns, Some(order))?;
+        let latest = TopRows::new(scan, keys, vec![position.sort(false, false)], 0, Some(1));
+        let latest = LogicalPlan::Extension(Extension { node: Arc::new(latest) });
+        let latest = LogicalPlanBuilder::from(latest);
         match delete_when {
             None => latest.build(),
             Some(text) => {

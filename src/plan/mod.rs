@@ -45,6 +45,9 @@ pub use view::ViewPlan;
 /// Raised by hand when the same SQL comes to mean other rows, so that every view is built anew.
 const ENGINE_SEMANTICS: u32 = 2;
 
+/// After how many iterations a recursion fails, unless its view says another number.
+const ITERATIONS_MAX_DEFAULT: u64 = 1_000;
+
 /// Everything below a queries directory, planned.
 #[derive(Debug, Default)]
 pub struct QuerySet {
@@ -129,7 +132,9 @@ impl<'a> Planning<'a> {
 
     fn materialize(&self, def: &ViewDef, plan: LogicalPlan) -> Result<ViewPlan, String> {
         let plan = self.queries.optimize(plan).map_err(|e| context::plain_message(&e))?;
-        let lowered = lower::lower(&plan, self.queries.options()).map_err(|e| e.to_string())?;
+        let iterations_max = def.options.max_iterations.unwrap_or(ITERATIONS_MAX_DEFAULT);
+        let lowered = lower::lower(&plan, self.queries.options(), iterations_max)
+            .map_err(|e| e.to_string())?;
         view::shape(def, lowered, plan.schema(), self.generation(def))
     }
 

@@ -112,11 +112,6 @@ impl Visitor for Walk {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-        if let Some(with) = &query.with
-            && with.recursive
-        {
-            self.refuse(with, "WITH RECURSIVE is not supported yet");
-        }
         if !query.locks.is_empty() {
             self.refuse(query, "FOR UPDATE has no meaning in a view");
         }
@@ -148,9 +143,8 @@ impl Visitor for Walk {
     }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        match expr {
-            Expr::Function(function) => self.function(function),
-            _ => {}
+        if let Expr::Function(function) = expr {
+            self.function(function);
         }
         ControlFlow::Continue(())
     }

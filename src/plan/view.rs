@@ -41,7 +41,7 @@ pub fn shape(
             .position(|c| c.name == *name)
             .ok_or_else(|| format!("option names column {name}, which {} does not have", def.name))
     };
-    let ViewOptions { key, order_by, partition_by, ttl, clickhouse } = &def.options;
+    let ViewOptions { key, order_by, partition_by, ttl, clickhouse, .. } = &def.options;
     let declared: Option<Vec<usize>> =
         key.as_ref().map(|names| names.iter().map(index_of).collect()).transpose()?;
     let order_by = order_by.iter().map(index_of).collect::<Result<Vec<_>, _>>()?;

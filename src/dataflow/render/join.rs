@@ -24,7 +24,7 @@ use crate::plan::ir::{JoinKeys, NodeId};
 type Pair = ((Row, Row, Row), Tick, i64);
 
 impl<'scope> Renderer<'scope, '_> {
-    /// A node's rows, arranged by some of their columns.
+    /// A node's rows, arranged by some of their columns, for all who ask for that.
     fn arranged(
         &self,
         input: NodeId,
@@ -32,9 +32,15 @@ impl<'scope> Renderer<'scope, '_> {
         skip_null_keys: bool,
     ) -> Result<(Arranged<'scope, RowTrace>, RowLayout), ArrowError> {
         let schema = self.schema(input);
-        let (encoder, layout) = (RowLayout::new(&schema, key)?, RowLayout::new(&schema, key)?);
-        let stream = keyed(self.input(input), encoder, skip_null_keys);
-        Ok((arrange_rows(stream, "Arrange"), layout))
+        let layout = RowLayout::new(&schema, key)?;
+        let id = (input, key.to_vec(), skip_null_keys);
+        if let Some(known) = self.arranged.borrow().get(&id) {
+            return Ok((known.clone(), layout));
+        }
+        let encoder = RowLayout::new(&schema, key)?;
+        let arranged = arrange_rows(keyed(self.input(input), encoder, skip_null_keys), "Arrange");
+        self.arranged.borrow_mut().insert(id, arranged.clone());
+        Ok((arranged, layout))
     }
 
     pub(super) fn join(

@@ -46,17 +46,19 @@ impl<'scope> Renderer<'scope, '_> {
     }
 }
 
-struct Unnest {
-    input_schema: SchemaRef,
-    schema: SchemaRef,
-    array: Scalar,
-    outer: bool,
-    ordinality: bool,
-    failures: Failures,
+/// Each row once per element of its array.
+pub struct Unnest {
+    pub input_schema: SchemaRef,
+    pub schema: SchemaRef,
+    pub array: Scalar,
+    pub outer: bool,
+    pub ordinality: bool,
+    pub failures: Failures,
 }
 
 impl Unnest {
-    fn run(&self, delta: &Delta) -> Vec<Delta> {
+    /// The rows that a delta becomes.
+    pub fn run(&self, delta: &Delta) -> Vec<Delta> {
         // The array is evaluated behind the row's own columns, so that rows which fail are left out
         // of both.
         let mut scalars: Vec<Scalar> = (0..self.input_schema.fields().len())

@@ -5,22 +5,27 @@ mod first;
 mod join;
 mod linear;
 mod recompute;
+mod recursion;
 mod reduce;
 mod temporal;
 mod topk;
 
 pub use join::keyed;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
+use differential_dataflow::operators::arrange::Arranged;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::core::Concatenate;
 use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::vec::ToStream;
 use timely::dataflow::{Scope, Stream};
 
+use super::arrange::RowTrace;
 use super::delta::Delta;
 use super::failure::Failures;
 use crate::model::Tick;
@@ -35,13 +40,15 @@ pub struct Renderer<'scope, 'a> {
     pub plan: &'a Plan,
     pub failures: Failures,
     outputs: Vec<Option<Deltas<'scope>>>,
+    /// Rows that are arranged already: by node, key, and whether rows with NULL keys are left out.
+    arranged: RefCell<HashMap<(NodeId, Vec<usize>, bool), Arranged<'scope, RowTrace>>>,
 }
 
 impl<'scope, 'a> Renderer<'scope, 'a> {
     /// A renderer of `plan` into `scope`.
     pub fn new(scope: Scope<'scope, Tick>, plan: &'a Plan, failures: Failures) -> Self {
         let outputs = plan.nodes.iter().map(|_| None).collect();
-        Renderer { scope, plan, failures, outputs }
+        Renderer { scope, plan, failures, outputs, arranged: RefCell::default() }
     }
 
     /// Builds all operators; `sources` are the streams of the plan's source nodes.
@@ -105,6 +112,16 @@ impl<'scope, 'a> Renderer<'scope, 'a> {
                 self.window(id, *input, key, order, functions)
             }
             Op::AssertKey { input, key } => self.assert_key(*input, key),
+            Op::Given { .. } => unreachable!("only recursions are given rows"),
+            Op::Recursion { base, outer, step, distinct, iterations_max, name } => {
+                let recursion = recursion::Recursion {
+                    step,
+                    distinct: *distinct,
+                    iterations_max: *iterations_max,
+                    name: Arc::clone(name),
+                };
+                self.recursion(id, *base, outer, &recursion)
+            }
             Op::Union { inputs } => {
                 let schema = self.schema(id);
                 let streams: Vec<_> = inputs.iter().map(|i| self.input(*i)).collect();

@@ -8,6 +8,7 @@ mod expr;
 mod grouping;
 mod join;
 mod rank;
+mod recursion;
 mod temporal;
 mod window;
 
@@ -23,11 +24,11 @@ use datafusion_common::{DFSchema, DFSchemaRef};
 use datafusion_expr::utils::split_conjunction;
 use datafusion_expr::{Expr, LogicalPlan, TableScan, Values, lit};
 
-use super::context::{ScannedTable, plain_message};
+use super::context::{ScannedTable, WorkTableSource, plain_message};
 use super::ir::{Node, NodeId, Op, Plan, Scalar};
 use super::top_rows::TopRows;
 use super::unnest::UnnestRows;
-use crate::model::source::{SourceColumn, SourceTable};
+use crate::model::source::SourceColumn;
 
 /// Why a plan cannot be kept: a sentence for the author of the SQL.
 #[derive(Debug, thiserror::Error)]
@@ -53,10 +54,40 @@ fn refuse<T>(message: impl Into<String>) -> Result<T> {
 }
 
 /// The IR of a logical plan.
-pub fn lower(plan: &LogicalPlan, options: &Arc<ConfigOptions>) -> Result<Plan> {
-    let mut lowering = Lowering { nodes: Vec::new(), exprs: expr::ExprPlanner::new(options) };
+///
+/// A recursion that has not ended after `iterations_max` iterations fails.
+pub fn lower(
+    plan: &LogicalPlan,
+    options: &Arc<ConfigOptions>,
+    iterations_max: u64,
+) -> Result<Plan> {
+    let mut lowering = Lowering {
+        nodes: Vec::new(),
+        exprs: expr::ExprPlanner::new(options),
+        work_tables: Vec::new(),
+        iterations_max,
+    };
     let root = lowering.plan(plan)?;
-    Ok(Plan { nodes: lowering.nodes, root })
+    Ok(reachable(Plan { nodes: lowering.nodes, root }))
+}
+
+/// The plan without nodes that nobody reads.
+fn reachable(plan: Plan) -> Plan {
+    let mut needed = vec![false; plan.nodes.len()];
+    needed[plan.root] = true;
+    for id in (0..plan.nodes.len()).rev().filter(|id| *id <= plan.root) {
+        if needed[id] {
+            plan.nodes[id].op.inputs().into_iter().for_each(|input| needed[input] = true);
+        }
+    }
+    let mut places = vec![0; plan.nodes.len()];
+    let mut nodes = Vec::new();
+    for (id, mut node) in plan.nodes.into_iter().enumerate().filter(|(id, _)| needed[*id]) {
+        node.op.map_inputs(&|input| places[input]);
+        places[id] = nodes.len();
+        nodes.push(node);
+    }
+    Plan { root: places[plan.root], nodes }
 }
 
 /// Appends to a plan the check that `key` is unique, unless that is already certain.
@@ -82,9 +113,17 @@ const KEYS_MAX: usize = 4;
 struct Lowering {
     nodes: Vec<Node>,
     exprs: expr::ExprPlanner,
+    /// The recursions around what is being planned.
+    work_tables: Vec<recursion::WorkTable>,
+    iterations_max: u64,
 }
 
 impl Lowering {
+    fn push(&mut self, node: Node) -> NodeId {
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
     fn add(&mut self, op: Op, schema: SchemaRef, keys: Vec<Vec<usize>>, monotonic: bool) -> NodeId {
         let mut keys = keys;
         for key in &mut keys {
@@ -94,8 +133,15 @@ impl Lowering {
         keys.sort_by_key(|k| k.len());
         keys.dedup();
         keys.truncate(KEYS_MAX);
-        self.nodes.push(Node { op, schema, keys, monotonic });
-        self.nodes.len() - 1
+        // What is computed twice in the query is computed once.
+        let types = |schema: &Schema| -> Vec<arrow::datatypes::DataType> {
+            schema.fields().iter().map(|f| f.data_type().clone()).collect()
+        };
+        let same = |node: &Node| node.op == op && types(&node.schema) == types(&schema);
+        if let Some(known) = self.nodes.iter().position(same) {
+            return known;
+        }
+        self.push(Node { op, schema, keys, monotonic })
     }
 
     fn width(&self, id: NodeId) -> usize {
@@ -161,7 +207,7 @@ impl Lowering {
                 }
             }
             LogicalPlan::Window(window) => self.window(window),
-            LogicalPlan::RecursiveQuery(_) => refuse("WITH RECURSIVE is not supported yet"),
+            LogicalPlan::RecursiveQuery(query) => self.recursive(query),
             LogicalPlan::Subquery(_) => refuse("LATERAL needs a table before it"),
             LogicalPlan::Unnest(_) => refuse(
                 "UNNEST in the SELECT list is not supported: FROM t, UNNEST(t.items) AS i is",
@@ -175,6 +221,16 @@ impl Lowering {
             return refuse("a table scan took over a filter or a limit");
         }
         let source: &dyn Any = scan.source.as_ref();
+        if let Some(work) = source.downcast_ref::<WorkTableSource>() {
+            let known = self.work_tables.iter().rev().find(|table| table.name == work.name);
+            let Some(node) = known.map(|table| table.node) else {
+                return refuse(format!("{} is read outside its recursion", work.name));
+            };
+            return Ok(match &scan.projection {
+                Some(columns) => self.select(node, columns),
+                None => node,
+            });
+        }
         let Some(scanned) = source.downcast_ref::<ScannedTable>() else {
             return refuse(format!("{} cannot be read", scan.table_name));
         };
@@ -186,24 +242,8 @@ impl Lowering {
         let position = SourceColumn::System(crate::model::source::SystemColumn::Position);
         let keys = columns.iter().position(|c| *c == position).map(|i| vec![i]);
         let schema = arrow_schema(&scan.projected_schema);
-        Ok(self.source(scanned.table.clone(), columns, schema, keys.into_iter().collect()))
-    }
-
-    /// Two readings of the same columns of a table are one node.
-    fn source(
-        &mut self,
-        table: SourceTable,
-        columns: Vec<SourceColumn>,
-        schema: SchemaRef,
-        keys: Vec<Vec<usize>>,
-    ) -> NodeId {
-        let same = self.nodes.iter().position(|node| {
-            matches!(&node.op, Op::Source { table: t, columns: c } if *t == table && *c == columns)
-        });
-        match same {
-            Some(id) => id,
-            None => self.add(Op::Source { table, columns }, schema, keys, true),
-        }
+        let op = Op::Source { table: scanned.table.clone(), columns };
+        Ok(self.add(op, schema, keys.into_iter().collect(), true))
     }
 
     fn constant(&mut self, rows: RecordBatch) -> NodeId {

@@ -129,12 +129,21 @@ impl Lowering {
     ) -> Result<NodeId> {
         let input = self.plan(plan)?;
         let width = self.width(input);
-        let columns = plan.schema().columns().into_iter().map(Expr::Column);
-        let by = partition.iter().cloned().chain(sort.iter().map(|s| s.expr.clone()));
-        let exprs: Vec<Expr> = columns.chain(by).collect();
+        // What is no column of the input becomes one behind its own.
+        let mut exprs: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
+        let mut place = |expr: &Expr| match exprs.iter().position(|e| e == expr) {
+            Some(known) => known,
+            None => {
+                exprs.push(expr.clone());
+                exprs.len() - 1
+            }
+        };
+        let key: Vec<usize> = partition.iter().map(&mut place).collect();
+        let mut order = order_columns(sort, 0);
+        for (column, sort) in order.iter_mut().zip(sort) {
+            column.column = place(&sort.expr);
+        }
         let node = self.with_columns(input, &exprs, plan)?;
-        let key: Vec<usize> = (width..width + partition.len()).collect();
-        let order = order_columns(sort, width + partition.len());
         let node = if (offset, limit) == (0, Some(1)) {
             self.first(node, key, order)
         } else {

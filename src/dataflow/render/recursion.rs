@@ -1,0 +1,382 @@
+//! WITH RECURSIVE: a scope whose time counts iterations within a tick.
+//!
+//! Rows travel whole and encoded. Every operator that is allowed here only adds rows when it is given
+//! more, so the iteration comes to its fixed point, and differential dataflow takes back what no
+//! longer follows when an input loses rows.
+
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::error::ArrowError;
+use differential_dataflow::operators::arrange::arrangement::arrange_core;
+use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
+use differential_dataflow::operators::iterate::Variable;
+use differential_dataflow::operators::join::join_traces;
+use differential_dataflow::trace::implementations::ord_neu::{OrdValBatcher, OrdValSpine};
+use differential_dataflow::{AsCollection, VecCollection};
+use timely::container::{CapacityContainerBuilder, PushInto};
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::generic::Operator;
+use timely::order::Product;
+
+use super::linear::Unnest;
+use super::{Deltas, Renderer, sound};
+use crate::dataflow::arrange::Key;
+use crate::dataflow::delta::{Delta, batch};
+use crate::dataflow::eval;
+use crate::dataflow::failure::Failures;
+use crate::dataflow::layout::RowLayout;
+use crate::model::Tick;
+use crate::model::row::{Row, RowCodec};
+use crate::plan::ir::{JoinKeys, NodeId, Op, Plan};
+
+/// An iteration within a tick.
+type Time = Product<Tick, u64>;
+/// Whole rows inside the scope.
+type Rows<'inner> = VecCollection<'inner, Time, Row, i64>;
+type Trace = TraceAgent<OrdValSpine<Key, Row, Time, i64>>;
+
+/// What is repeated, and how long.
+pub struct Recursion<'a> {
+    pub step: &'a Plan,
+    pub distinct: bool,
+    pub iterations_max: u64,
+    pub name: Arc<str>,
+}
+
+impl<'scope> Renderer<'scope, '_> {
+    pub(super) fn recursion(
+        &self,
+        id: NodeId,
+        base: NodeId,
+        outer: &[NodeId],
+        recursion: &Recursion,
+    ) -> Result<Deltas<'scope>, ArrowError> {
+        let schema = self.schema(id);
+        let base = self.rows(base)?;
+        let outer = outer.iter().map(|id| self.rows(*id)).collect::<Result<Vec<_>, _>>()?;
+        let scope = self.scope;
+        let failures = self.failures.clone();
+        let (text, max) =
+            (format!("recursive term of {}", recursion.name).into(), recursion.iterations_max);
+        let result = scope.scoped::<Time, _, _>("Recursion", |nested| {
+            let (variable, rows) = Variable::new(nested, Product::new(Default::default(), 1));
+            let mut given = vec![rows];
+            given.extend(outer.into_iter().map(|rows| rows.enter(nested)));
+            let body = Loop { plan: recursion.step, given, failures: failures.clone() };
+            let stepped = limited(body.render()?, max, text, failures);
+            let all = base.enter(nested).concat(stepped);
+            let all =
+                if recursion.distinct { all.distinct_core::<i64>() } else { all.consolidate() };
+            variable.set(all.clone());
+            Ok::<_, ArrowError>(all.leave(scope))
+        })?;
+        let codec = codec(&schema)?;
+        Ok(result.inner.unary(Pipeline, "Decode", move |_, _| {
+            move |input, output| {
+                input.for_each(|time, updates| {
+                    let mut session = output.session(&time);
+                    updates.sort_unstable_by_key(|(_, tick, _)| *tick);
+                    for group in updates.chunk_by(|a, b| a.1 == b.1) {
+                        let rows = group.iter().map(|(row, _, diff)| (row, *diff));
+                        session.give(decoded(&codec, &schema, rows, group[0].1));
+                    }
+                });
+            }
+        }))
+    }
+
+    /// A node's rows, encoded whole.
+    fn rows(&self, id: NodeId) -> Result<VecCollection<'scope, Tick, Row, i64>, ArrowError> {
+        let codec = codec(&self.schema(id))?;
+        let stream = self.input(id).unary(Pipeline, "Encode", move |_, _| {
+            move |input, output| {
+                input.for_each(|time, deltas| {
+                    let mut updates = Vec::new();
+                    for delta in deltas.drain(..) {
+                        let rows = sound(codec.encode(delta.rows.columns(), delta.len()));
+                        updates.extend((0..delta.len()).map(|index| {
+                            (Row::from_slice(rows.bytes(index)), delta.tick, delta.diffs[index])
+                        }));
+                    }
+                    output.session(&time).give_container(&mut updates);
+                });
+            }
+        });
+        Ok(stream.as_collection())
+    }
+}
+
+fn codec(schema: &SchemaRef) -> Result<RowCodec, ArrowError> {
+    let types: Vec<DataType> = schema.fields().iter().map(|f| f.data_type().clone()).collect();
+    RowCodec::new(&types)
+}
+
+fn decoded<'a>(
+    codec: &RowCodec,
+    schema: &SchemaRef,
+    rows: impl Iterator<Item = (&'a Row, i64)> + Clone,
+    tick: Tick,
+) -> Delta {
+    let diffs: Vec<i64> = rows.clone().map(|(_, diff)| diff).collect();
+    let columns = sound(codec.decode(rows.map(|(row, _)| &row[..])));
+    let rows = sound(batch(Arc::clone(schema), columns, diffs.len()));
+    Delta { rows, diffs: diffs.into(), positions: None, tick }
+}
+
+/// Rows of further iterations than allowed are failures.
+fn limited<'inner>(
+    rows: Rows<'inner>,
+    max: u64,
+    text: Arc<str>,
+    failures: Failures,
+) -> Rows<'inner> {
+    let reason = format!("it did not end within {max} iterations");
+    let within = rows.inner.unary(Pipeline, "Limit", move |_, _| {
+        move |input, output| {
+            input.for_each(|time, updates| {
+                updates.retain(|(_, at, diff)| {
+                    // The base is there before the first iteration.
+                    let within = at.inner <= max;
+                    if !within {
+                        failures.record(&text, &reason, None, *diff);
+                    }
+                    within
+                });
+                output.session(&time).give_container(updates);
+            });
+        }
+    });
+    within.as_collection()
+}
+
+/// The body of a recursion under construction.
+struct Loop<'inner, 'a> {
+    plan: &'a Plan,
+    given: Vec<Rows<'inner>>,
+    failures: Failures,
+}
+
+impl<'inner> Loop<'inner, '_> {
+    fn render(&self) -> Result<Rows<'inner>, ArrowError> {
+        let mut outputs: Vec<Rows<'inner>> = Vec::new();
+        for id in 0..self.plan.nodes.len() {
+            let rows = self.node(id, &outputs)?;
+            outputs.push(rows);
+        }
+        Ok(outputs.swap_remove(self.plan.root))
+    }
+
+    fn schema(&self, id: NodeId) -> SchemaRef {
+        crate::plan::relaxed(&self.plan.nodes[id].schema)
+    }
+
+    fn node(&self, id: NodeId, outputs: &[Rows<'inner>]) -> Result<Rows<'inner>, ArrowError> {
+        let input = |id: &NodeId| outputs[*id].clone();
+        let failures = self.failures.clone();
+        match &self.plan.nodes[id].op {
+            Op::Given { index } => Ok(self.given[*index].clone()),
+            Op::Filter { input: from, conditions } => {
+                let conditions = conditions.clone();
+                self.mapped(input(from), *from, id, move |delta| {
+                    eval::filter(&conditions, delta, &failures)
+                })
+            }
+            Op::Project { input: from, columns } => {
+                let (columns, schema) = (columns.clone(), self.schema(id));
+                self.mapped(input(from), *from, id, move |delta| {
+                    eval::project(&columns, &schema, &delta, &failures)
+                })
+            }
+            Op::Unnest { input: from, array, outer, ordinality } => {
+                let unnest = Unnest {
+                    input_schema: self.schema(*from),
+                    schema: self.schema(id),
+                    array: array.clone(),
+                    outer: *outer,
+                    ordinality: *ordinality,
+                    failures,
+                };
+                self.mapped(input(from), *from, id, move |delta| unnest.run(&delta))
+            }
+            Op::Join { left, right, on } => {
+                self.join(id, (*left, input(left)), (*right, input(right)), on)
+            }
+            Op::SemiJoin { left, right, on, anti } => {
+                self.semi_join((*left, input(left)), (*right, input(right)), on, *anti)
+            }
+            Op::Reduce { input: from, key, .. } => {
+                Ok(self.columns(*from, input(from), key)?.distinct_core::<i64>())
+            }
+            Op::Union { inputs } => {
+                let mut parts = inputs.iter().map(input);
+                let Some(first) = parts.next() else { unreachable!("a union has parts") };
+                Ok(first.concatenate(parts))
+            }
+            other => unreachable!("the planner keeps {other:?} out of recursions"),
+        }
+    }
+
+    /// A linear operator over batches of columns.
+    fn mapped(
+        &self,
+        rows: Rows<'inner>,
+        from: NodeId,
+        to: NodeId,
+        mut logic: impl FnMut(Delta) -> Vec<Delta> + 'static,
+    ) -> Result<Rows<'inner>, ArrowError> {
+        let schema = self.schema(from);
+        let (decoder, encoder) = (codec(&schema)?, codec(&self.schema(to))?);
+        let stream = rows.inner.unary(Pipeline, "Map", move |_, _| {
+            move |input, output| {
+                input.for_each(|time, updates| {
+                    let mut out = Vec::new();
+                    updates.sort_unstable_by_key(|(_, at, _)| *at);
+                    for group in updates.chunk_by(|a, b| a.1 == b.1) {
+                        let at = group[0].1;
+                        let rows = group.iter().map(|(row, _, diff)| (row, *diff));
+                        for delta in logic(decoded(&decoder, &schema, rows, at.outer)) {
+                            let rows = sound(encoder.encode(delta.rows.columns(), delta.len()));
+                            out.extend((0..delta.len()).map(|index| {
+                                let row = Row::from_slice(rows.bytes(index));
+                                (row, at, delta.diffs[index])
+                            }));
+                        }
+                    }
+                    output.session(&time).give_container(&mut out);
+                });
+            }
+        });
+        Ok(stream.as_collection())
+    }
+
+    /// Some columns of each row.
+    fn columns(
+        &self,
+        from: NodeId,
+        rows: Rows<'inner>,
+        columns: &[usize],
+    ) -> Result<Rows<'inner>, ArrowError> {
+        let arranged = self.keyed(from, rows, columns, false)?;
+        Ok(arranged.map(|(key, _)| key.row))
+    }
+
+    fn keyed(
+        &self,
+        from: NodeId,
+        rows: Rows<'inner>,
+        key: &[usize],
+        skip_null_keys: bool,
+    ) -> Result<VecCollection<'inner, Time, (Key, Row), i64>, ArrowError> {
+        let schema = self.schema(from);
+        let (decoder, layout) = (codec(&schema)?, RowLayout::new(&schema, key)?);
+        let stream = rows.inner.unary(Pipeline, "Key", move |_, _| {
+            move |input, output| {
+                input.for_each(|time, updates| {
+                    let mut out = Vec::new();
+                    updates.sort_unstable_by_key(|(_, at, _)| *at);
+                    for group in updates.chunk_by(|a, b| a.1 == b.1) {
+                        let at = group[0].1;
+                        let rows = group.iter().map(|(row, _, diff)| (row, *diff));
+                        let delta = decoded(&decoder, &schema, rows, at.outer);
+                        let mut keyed = Vec::new();
+                        sound(layout.encode(&delta, skip_null_keys, &mut keyed));
+                        out.extend(keyed.into_iter().map(|(data, _, diff)| (data, at, diff)));
+                    }
+                    output.session(&time).give_container(&mut out);
+                });
+            }
+        });
+        Ok(stream.as_collection())
+    }
+
+    fn join(
+        &self,
+        id: NodeId,
+        left: (NodeId, Rows<'inner>),
+        right: (NodeId, Rows<'inner>),
+        on: &JoinKeys,
+    ) -> Result<Rows<'inner>, ArrowError> {
+        let layouts = (
+            RowLayout::new(&self.schema(left.0), &on.left)?,
+            RowLayout::new(&self.schema(right.0), &on.right)?,
+        );
+        let left = arranged(self.keyed(left.0, left.1, &on.left, !on.nulls_equal)?);
+        let right = arranged(self.keyed(right.0, right.1, &on.right, !on.nulls_equal)?);
+        let encoder = codec(&self.schema(id))?;
+        self.matched(left, right, move |pairs| {
+            let left = pairs.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
+            let right = pairs.iter().map(|((k, _, r), _, _)| (&k[..], &r[..]));
+            let mut columns: Vec<ArrayRef> = sound(layouts.0.columns(left));
+            columns.extend(sound(layouts.1.columns(right)));
+            let rows = sound(encoder.encode(&columns, pairs.len()));
+            (0..pairs.len()).map(|index| Row::from_slice(rows.bytes(index))).collect()
+        })
+    }
+
+    fn semi_join(
+        &self,
+        left: (NodeId, Rows<'inner>),
+        right: (NodeId, Rows<'inner>),
+        on: &JoinKeys,
+        anti: bool,
+    ) -> Result<Rows<'inner>, ArrowError> {
+        let schema = self.schema(left.0);
+        let (encoder, layout) = (codec(&schema)?, RowLayout::new(&schema, &on.left)?);
+        let skip = !on.nulls_equal;
+        let keys = self.keyed(right.0, right.1, &on.right, skip)?;
+        let keys = keys.map(|(key, _)| key.row).distinct_core::<i64>();
+        let keys = keys.map(|row| (Key::new(&row), Row::default()));
+        let rows = arranged(self.keyed(left.0, left.1.clone(), &on.left, skip)?);
+        let matched = self.matched(rows, arranged(keys), move |pairs| {
+            let rows = pairs.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
+            let columns = sound(layout.columns(rows));
+            let rows = sound(encoder.encode(&columns, pairs.len()));
+            (0..pairs.len()).map(|index| Row::from_slice(rows.bytes(index))).collect()
+        })?;
+        Ok(if anti { left.1.concat(matched.negate()) } else { matched })
+    }
+
+    fn matched(
+        &self,
+        left: Arranged<'inner, Trace>,
+        right: Arranged<'inner, Trace>,
+        rows: impl Fn(&[((Row, Row, Row), Time, i64)]) -> Vec<Row> + 'static,
+    ) -> Result<Rows<'inner>, ArrowError> {
+        let pairs =
+            join_traces::<_, _, _, _, CapacityContainerBuilder<Vec<((Row, Row, Row), Time, i64)>>>(
+                left,
+                right,
+                "Join",
+                |key, l: &Row, r: &Row, time, left_diff, right_diff, out| {
+                    let pair = (key.row.clone(), l.clone(), r.clone());
+                    out.push_into((pair, time, left_diff * right_diff));
+                },
+            );
+        let stream = pairs.unary(Pipeline, "Rows", move |_, _| {
+            move |input, output| {
+                input.for_each(|time, pairs| {
+                    let encoded = rows(pairs);
+                    let mut out: Vec<(Row, Time, i64)> = encoded
+                        .into_iter()
+                        .zip(pairs.drain(..))
+                        .map(|(row, (_, at, diff))| (row, at, diff))
+                        .collect();
+                    output.session(&time).give_container(&mut out);
+                });
+            }
+        });
+        Ok(stream.as_collection())
+    }
+}
+
+fn arranged<'inner>(rows: VecCollection<'inner, Time, (Key, Row), i64>) -> Arranged<'inner, Trace> {
+    let exchange = Exchange::new(|update: &((Key, Row), Time, i64)| update.0.0.hash());
+    arrange_core::<_, _, OrdValBatcher<Key, Row, Time, i64>, _>(
+        rows.inner,
+        exchange,
+        "Arrange",
+        OrdValBatcher::new,
+    )
+}
