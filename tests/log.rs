@@ -2,6 +2,7 @@
 //! order, and whatever cannot be promised is refused.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use heliostat::log::{AppendError, Fault, FaultyFiles, Log, LogError, LogOptions};
 use heliostat::model::event::NewEvent;
@@ -261,4 +262,32 @@ async fn more_than_may_wait_is_refused_at_once() {
     let busy = answers.iter().filter(|a| matches!(a, Err(AppendError::Busy { .. }))).count();
     assert!(busy > 0 && busy < 2000, "{busy} of 2000 refused");
     assert_eq!(ids(&log).len(), (2000 - busy) * 10);
+}
+
+#[tokio::test]
+async fn time_that_passes_without_events_is_there_after_a_restart() {
+    let files = FaultyFiles::new();
+    let log = open(&files).unwrap();
+    append(&log, 0..3).await.unwrap();
+    let began = log.head();
+    log.keep_time(Some(Duration::from_millis(2)));
+    let mut head = log.subscribe();
+    head.wait_for(|head| head.tick > began.tick + 10).await.unwrap();
+    append(&log, 3..5).await.unwrap();
+    let appended = log.head();
+    head.wait_for(|head| head.tick > appended.tick).await.unwrap();
+    log.keep_time(None);
+    log.close();
+    let last = log.head();
+    assert_eq!((last.position, appended.position), (5, 5));
+    let log = open(&files).unwrap();
+    assert_eq!((log.head(), ids(&log)), (last, vec![0, 1, 2, 3, 4]));
+    let mut behind = log.read(3).unwrap();
+    let mut ticks = Vec::new();
+    while let Some(frame) = behind.next_frame().unwrap() {
+        assert!(frame.last_position() >= 3);
+        ticks.push(frame.tick());
+    }
+    assert!(ticks.len() > 2 && ticks.is_sorted(), "{ticks:?}");
+    assert_eq!(ticks.last(), Some(&last.tick));
 }

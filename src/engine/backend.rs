@@ -432,7 +432,13 @@ impl Backend for EngineBackend {
 impl EngineBackend {
     /// The type and payload of an event.
     fn event(&self, position: u64) -> Option<(String, String)> {
-        let frame = self.log.read(position - 1).ok()?.next_frame().ok()??;
+        let mut reader = self.log.read(position - 1).ok()?;
+        let frame = loop {
+            let frame = reader.next_frame().ok()??;
+            if frame.last_position() >= position {
+                break frame;
+            }
+        };
         let events = frame.decompress().ok()?;
         let event = events.iter().find(|event| event.position == position)?;
         let data = String::from_utf8_lossy(event.data).into_owned();

@@ -31,6 +31,8 @@ use backend::EngineBackend;
 use feeder::Feeder;
 use tracker::ViewTracker;
 
+/// How often time is written down while nothing else is, if some view depends on it.
+const CLOCK_INTERVAL: Duration = Duration::from_millis(200);
 /// The longest pause between two attempts to reach ClickHouse at the start.
 const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -219,6 +221,8 @@ async fn run_views(task: ViewsTask) -> Result<(), EngineError> {
     let installations: Vec<Installation> =
         trackers.iter().enumerate().map(|(view, tracker)| installation(view, tracker)).collect();
     runtime.install(&installations);
+    let temporal = trackers.iter().any(|tracker| tracker.plan.plan.is_temporal());
+    log.keep_time(temporal.then_some(CLOCK_INTERVAL));
     let _ = backend.views.set(trackers.clone());
     let feeder = Feeder::new(
         log,

@@ -83,6 +83,8 @@ struct Queue {
 }
 
 struct Shared {
+    /// How long nothing may be written before an empty frame says that time has passed.
+    clock: Mutex<Option<Duration>>,
     queue: Mutex<Queue>,
     arrived: Condvar,
     stats: Mutex<LogStats>,
@@ -112,6 +114,7 @@ impl Committer {
         let (head_sender, head) = watch::channel(recovered.head);
         let (failure_sender, failure) = watch::channel(None);
         let shared = Arc::new(Shared {
+            clock: Mutex::default(),
             queue: Mutex::default(),
             arrived: Condvar::new(),
             stats: Mutex::default(),
@@ -183,6 +186,12 @@ impl Committer {
         Ok(())
     }
 
+    /// See [`super::Log::keep_time`].
+    pub fn keep_time(&self, interval: Option<Duration>) {
+        *lock(&self.shared.clock) = interval;
+        self.shared.arrived.notify_one();
+    }
+
     /// Lets the thread write what waits, and waits for it.
     pub fn close(&self) {
         lock(&self.shared.queue).closing = true;
@@ -250,14 +259,24 @@ impl Reply {
     }
 }
 
-/// The requests of the next commit; `None` once the log is closing and nothing waits.
+/// The requests of the next commit, none if only time is to be written; `None` once the log is closing and nothing waits.
 fn gather(shared: &Shared, group_bytes_max: usize) -> Option<Vec<Request>> {
     let mut queue = lock(&shared.queue);
     while queue.requests.is_empty() {
         if queue.closing {
             return None;
         }
-        queue = shared.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        let clock = *lock(&shared.clock);
+        let Some(interval) = clock else {
+            queue = shared.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            continue;
+        };
+        let waited = shared.arrived.wait_timeout(queue, interval);
+        let (guard, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        queue = guard;
+        if waited.timed_out() && queue.requests.is_empty() && !queue.closing {
+            return Some(Vec::new());
+        }
     }
     let mut group = Vec::new();
     let mut bytes = 0;
@@ -331,6 +350,13 @@ impl Writer {
     /// Decides on the requests of a group, writes what is new as one frame, syncs it, and lets the
     /// indexes know.
     fn commit(&mut self, group: &[Request]) -> std::io::Result<Commit> {
+        if group.is_empty() {
+            let nothing = std::iter::empty::<NumberedEvent<'_>>();
+            let frame =
+                Frame::with_requests(self.next_tick(), self.head.position + 1, nothing, &[]);
+            self.write_frame(&frame.map_err(std::io::Error::other)?)?;
+            return Ok(Commit { replies: Vec::new(), stored: 0, disk_bytes: self.buffer.len() });
+        }
         let index = Arc::clone(&self.index);
         let first_position = self.head.position + 1;
         let mut admission = Admission::new(&index, first_position, now_ms());
@@ -361,9 +387,6 @@ impl Writer {
         verdicts: &[Verdict],
         admission: Admission<'_>,
     ) -> std::io::Result<usize> {
-        if self.segment.as_ref().is_none_or(|s| s.len >= self.options.segment_bytes_max) {
-            self.roll()?;
-        }
         let tick = self.next_tick();
         let first_position = self.head.position + 1;
         let accepted = || {
@@ -380,14 +403,7 @@ impl Writer {
         });
         let frame = Frame::with_requests(tick, first_position, events, &admission.keyed)
             .map_err(std::io::Error::other)?;
-        self.buffer.clear();
-        frame.write(&mut self.buffer);
-        let Some(segment) = &mut self.segment else { unreachable!("a segment was opened above") };
-        segment.file.write(&self.buffer)?;
-        segment.file.sync()?;
-        let (segment_first, offset) = (segment.first_position, segment.len);
-        segment.len += self.buffer.len() as u64;
-        self.head = Head { position: frame.last_position(), tick };
+        let (segment_first, offset) = self.write_frame(&frame)?;
         let entry = FrameEntry { first_position, segment: segment_first, offset, tick };
         let mut next = first_position;
         let indexed = accepted().flat_map(|(request, accepted)| {
@@ -399,6 +415,22 @@ impl Writer {
             .apply(indexed, entry, self.head, admission.keyed)
             .map_err(std::io::Error::other)?;
         Ok(self.buffer.len())
+    }
+
+    /// Puts a frame on disk; returns the first position of its segment and the offset there.
+    fn write_frame(&mut self, frame: &Frame) -> std::io::Result<(Position, u64)> {
+        if self.segment.as_ref().is_none_or(|s| s.len >= self.options.segment_bytes_max) {
+            self.roll()?;
+        }
+        self.buffer.clear();
+        frame.write(&mut self.buffer);
+        let Some(segment) = &mut self.segment else { unreachable!("a segment was opened above") };
+        segment.file.write(&self.buffer)?;
+        segment.file.sync()?;
+        let place = (segment.first_position, segment.len);
+        segment.len += self.buffer.len() as u64;
+        self.head = Head { position: frame.last_position(), tick: frame.tick() };
+        Ok(place)
     }
 
     /// What is answered to a request that is in the log now.

@@ -6,7 +6,7 @@
 //!   4  u32  CRC-32 of the header from byte 8 on and of the payload
 //!   8  u64  tick
 //!  16  u64  position of the first event
-//!  24  u32  number of events
+//!  24  u32  number of events; none where only time has passed
 //!  28  u32  length of the payload before compression
 //!  32  u64  flags: 1 when requests follow the events
 //! payload: LZ4 block of the events, one after the other
@@ -164,12 +164,12 @@ impl Frame {
         self.first_position
     }
 
-    /// The position of the last event.
+    /// The position of the last event; of the one before, if there is none.
     pub fn last_position(&self) -> Position {
         self.first_position + u64::from(self.count) - 1
     }
 
-    /// How many events there are, at least one.
+    /// How many events there are.
     pub fn count(&self) -> u32 {
         self.count
     }
@@ -201,8 +201,8 @@ impl Frame {
         if checksum(bytes, &payload) != header.crc {
             return Err("the checksum is wrong".to_string());
         }
-        if header.count == 0 || header.first_position == 0 {
-            return Err("a frame without events".to_string());
+        if header.first_position == 0 {
+            return Err("a frame without a position".to_string());
         }
         if header.flags & !REQUESTS_FLAG != 0 {
             return Err(format!("a frame with flags {:x}: it is of a later version", header.flags));

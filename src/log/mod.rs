@@ -18,6 +18,7 @@ mod segment;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
@@ -252,6 +253,12 @@ impl Log {
     /// Reads from behind a position: 0 reads everything.
     pub fn read(&self, after: Position) -> Result<LogReader, LogError> {
         LogReader::open(Arc::clone(&self.files), self.subscribe(), after)
+    }
+
+    /// While nothing is appended, writes an empty frame each time that `interval` has passed, so that
+    /// what depends on the time is as it was after a restart, too; `None` stops that.
+    pub fn keep_time(&self, interval: Option<Duration>) {
+        self.committer.keep_time(interval);
     }
 
     /// Resolves with the reason once the log has failed. Never resolves for a log that is closed.

@@ -8,7 +8,7 @@ use super::LogError;
 use super::files::Files;
 use super::frame::Frame;
 use super::segment::{self, Next, SegmentReader};
-use crate::model::{Head, Position};
+use crate::model::{Head, Position, Tick};
 
 /// Streams a log's frames. Blocking: use it on a thread that may wait for the disk.
 pub struct LogReader {
@@ -17,6 +17,8 @@ pub struct LogReader {
     segment: Option<SegmentReader>,
     /// The position of the last event that was read or skipped.
     position: Position,
+    /// The tick of the last frame that was read or skipped.
+    tick: Tick,
 }
 
 impl LogReader {
@@ -30,17 +32,23 @@ impl LogReader {
             .into_iter()
             .rev()
             .find(|name| segment::first_position(name).is_some_and(|first| first <= after + 1));
-        Ok(LogReader { files, head, segment: start.map(SegmentReader::new), position: after })
+        Ok(LogReader {
+            files,
+            head,
+            segment: start.map(SegmentReader::new),
+            position: after,
+            tick: 0,
+        })
     }
 
-    /// The next frame with an event behind the position that the reader began at; `None` at the
-    /// tail, where it can be called again once the head has moved.
+    /// The next frame with an event behind the position that the reader began at, or one behind that
+    /// without events, which only tells its tick; `None` at the tail, where it can be called again once the head has moved.
     ///
     /// The first frame may begin before that position: a frame is the unit.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, LogError> {
         // What lies behind the head is being written, and is nobody's business yet.
         let head = *self.head.borrow();
-        while self.position < head.position {
+        while self.tick < head.tick {
             let Some(reader) = &mut self.segment else {
                 self.segment = self.successor()?;
                 if self.segment.is_none() {
@@ -50,8 +58,7 @@ impl LogReader {
             };
             match reader.next(self.files.as_ref())? {
                 Next::Frame(frame) => {
-                    if frame.last_position() > self.position {
-                        self.position = frame.last_position();
+                    if self.is_next(&frame) {
                         return Ok(Some(frame));
                     }
                 }
@@ -66,16 +73,11 @@ impl LogReader {
                     // What was read ahead while it was being written is read again, once.
                     let offset = reader.offset();
                     reader.reread();
+                    let segment = reader.name().to_string();
                     return match reader.next(self.files.as_ref())? {
-                        Next::Frame(frame) if frame.last_position() > self.position => {
-                            self.position = frame.last_position();
-                            Ok(Some(frame))
-                        }
+                        Next::Frame(frame) if self.is_next(&frame) => Ok(Some(frame)),
                         Next::Frame(_) => continue,
-                        _ => {
-                            let segment = reader.name().to_string();
-                            Err(LogError::Damaged { segment, offset, what })
-                        }
+                        _ => Err(LogError::Damaged { segment, offset, what }),
                     };
                 }
             }
@@ -85,6 +87,15 @@ impl LogReader {
             reader.reread();
         }
         Ok(None)
+    }
+
+    /// Whether a frame is to be handed out; it counts as read or skipped from now on.
+    fn is_next(&mut self, frame: &Frame) -> bool {
+        let last = frame.last_position();
+        let next = last > self.position || (frame.count() == 0 && last == self.position);
+        self.position = self.position.max(last);
+        self.tick = frame.tick();
+        next
     }
 
     /// The segment behind the current one, if there is one yet.

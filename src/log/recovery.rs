@@ -145,7 +145,9 @@ pub fn frame_follows(
     for at in 0..tail.len().saturating_sub(HEADER_BYTES) {
         let Ok(header) = Header::read(&tail[at..]) else { continue };
         let end = at + HEADER_BYTES + header.payload_bytes as usize;
-        let plausible = header.count > 0 && header.first_position > 0 && end <= tail.len();
+        // A frame without events has next to no payload.
+        let has_events = header.count > 0 || header.payload_bytes < HEADER_BYTES as u32;
+        let plausible = has_events && header.first_position > 0 && end <= tail.len();
         if plausible && Frame::read(&tail.slice(at..end)).is_ok() {
             return Ok(true);
         }

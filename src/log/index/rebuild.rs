@@ -94,6 +94,9 @@ fn apply(
     offset: u64,
     (digester, scratch): (&Digester, &mut Vec<u8>),
 ) -> Result<(), LogError> {
+    if frame.count() == 0 {
+        return Ok(());
+    }
     let events = frame.decompress().map_err(|what| LogError::Damaged {
         segment: segment::name(segment),
         offset,
