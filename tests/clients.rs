@@ -1,5 +1,7 @@
-//! Programs of others against the real server: the official CloudEvents SDKs. `make clients` installs
-//! what they need; where that is missing, the tests fail.
+//! Programs of others against the real server: the official CloudEvents SDKs, and schemathesis, which
+//! tries the OpenAPI document. `make clients` installs them; where they are missing, the tests fail.
+//!
+//! `HELIOSTAT_SCHEMATHESIS_EXAMPLES` sets how many requests schemathesis makes up per operation.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -22,15 +24,12 @@ struct Server {
 impl Server {
     fn start() -> Server {
         let directory = tempfile::tempdir().unwrap();
-        let queries = directory.path().join("queries");
-        std::fs::create_dir(&queries).unwrap();
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_heliostat"))
             .args(["serve", "--no-clickhouse", "--listen", &address.to_string()])
             .arg("--data-dir")
             .arg(directory.path().join("data"))
-            .arg("--queries")
-            .arg(queries)
+            .args(["--queries", concat!(env!("CARGO_MANIFEST_DIR"), "/queries")])
             .env("HELIOSTAT_LOG", "error")
             .stdin(Stdio::null())
             .spawn()
@@ -78,4 +77,19 @@ fn the_javascript_sdk_for_cloudevents_posts_events() {
         .arg(script("sdk.mjs"))
         .arg(&server.url)
         .env("HELIOSTAT_NODE_MODULES", modules));
+}
+
+#[test]
+fn every_answer_is_one_that_the_openapi_document_describes() {
+    let examples = std::env::var("HELIOSTAT_SCHEMATHESIS_EXAMPLES").unwrap_or("25".to_string());
+    let server = Server::start();
+    let directory = tempfile::tempdir().unwrap();
+    run(Command::new(installed().join("python/bin/schemathesis"))
+        .current_dir(directory.path())
+        .env("SCHEMATHESIS_HOOKS", script("schemathesis_hooks.py"))
+        .arg("--config-file")
+        .arg(script("schemathesis.toml"))
+        .args(["run", &format!("{}/openapi.json", server.url), "--no-color"])
+        .args(["--max-examples", &examples, "--generation-database", "none"])
+        .arg("--checks=not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance,unsupported_method"));
 }

@@ -4,6 +4,7 @@
 //! slow client holds one compressed frame and nothing more.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -57,8 +58,14 @@ pub async fn get_events(State(state): State<AppState>, uri: Uri) -> Result<Respo
         types,
     };
     let heads = state.log.subscribe();
-    let feed =
-        Feed { source, heads, stopping: state.stopping.subscribe(), follow, _permit: permit };
+    let feed = Feed {
+        source,
+        heads,
+        stopping: state.stopping.subscribe(),
+        follow,
+        heartbeat: Duration::from_millis(state.limits.follow_heartbeat_ms),
+        _permit: permit,
+    };
     let body = Body::from_stream(stream::try_unfold(Some(feed), Feed::next));
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson")),
@@ -80,6 +87,7 @@ struct Feed {
     heads: watch::Receiver<Head>,
     stopping: watch::Receiver<bool>,
     follow: bool,
+    heartbeat: Duration,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -108,19 +116,36 @@ impl Feed {
             if !chunk.is_empty() {
                 return Ok(Some((chunk, Some(feed))));
             }
-            if state == SourceState::AtTail && !feed.wait().await {
-                return Ok(None);
+            if state == SourceState::AtTail {
+                match feed.wait().await {
+                    Waited::Arrived => {}
+                    Waited::Nothing => return Ok(Some((Bytes::from_static(b"\n"), Some(feed)))),
+                    Waited::Ended => return Ok(None),
+                }
             }
         }
     }
 
-    /// Waits for more events; false when there will be none.
-    async fn wait(&mut self) -> bool {
+    /// Waits for more events, for as long as a client and what lies between may think that the
+    /// connection is dead.
+    async fn wait(&mut self) -> Waited {
         tokio::select! {
-            changed = self.heads.changed() => changed.is_ok(),
-            _ = self.stopping.wait_for(|stopping| *stopping) => false,
+            changed = self.heads.changed() => match changed {
+                Ok(()) => Waited::Arrived,
+                Err(_) => Waited::Ended,
+            },
+            _ = self.stopping.wait_for(|stopping| *stopping) => Waited::Ended,
+            () = tokio::time::sleep(self.heartbeat) => Waited::Nothing,
         }
     }
+}
+
+/// What has come of waiting for events.
+enum Waited {
+    Arrived,
+    Nothing,
+    /// There will be none.
+    Ended,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -82,6 +82,7 @@ fn router(state: AppState) -> Router {
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::metrics))
+        .route("/openapi.json", get(openapi))
         .route("/v1/events", post(ingest::post_events).get(events::get_events))
         .route("/v1/streams/{stream}", get(streams::get_stream))
         .route("/v1/views", get(views::list))
@@ -92,6 +93,11 @@ fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::middleware::from_fn_with_state(state.clone(), metrics::count_requests))
         .with_state(state)
+}
+
+/// What this module answers, as OpenAPI 3.1.
+async fn openapi() -> impl axum::response::IntoResponse {
+    ([(axum::http::header::CONTENT_TYPE, "application/json")], include_str!("openapi.json"))
 }
 
 async fn unknown_path(uri: Uri) -> Problem {

@@ -4,8 +4,9 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::extract::Query;
+use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::Uri;
+use axum::http::request::Parts;
 
 use super::problem::Problem;
 
@@ -94,6 +95,20 @@ impl Params {
                 "unknown_parameter",
                 format!("there is no parameter {name:?} here"),
             )),
+        }
+    }
+}
+
+/// The one name in the path of a request, percent-decoded.
+pub struct Name(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Name(name)),
+            Err(error) => Err(Problem::bad_request("bad_path", error.body_text())),
         }
     }
 }

@@ -3,13 +3,13 @@
 use std::io::Write;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
 
 use super::backend::{RowsAnswer, RowsError, RowsRequest, ViewState};
-use super::params::Params;
+use super::params::{Name, Params};
 use super::problem::Problem;
 use super::render::{RenderOptions, write_rows};
 use super::{AppState, blocking};
@@ -22,7 +22,7 @@ const COLUMN_PREFIX: &str = "column.";
 
 pub async fn rows(
     State(state): State<AppState>,
-    Path(view): Path<String>,
+    Name(view): Name,
     uri: Uri,
 ) -> Result<Response, Problem> {
     let mut params = Params::of(&uri)?;

@@ -1,14 +1,13 @@
 //! `GET /v1/streams/{stream}`: an aggregate's events.
 
 use axum::body::Body;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
 use super::events::{unreadable, write_event};
-use super::params::Params;
+use super::params::{Name, Params};
 use super::problem::Problem;
 use super::{AppState, blocking};
 use crate::log::{Log, LogError};
@@ -20,14 +19,10 @@ const LIMIT_DEFAULT: usize = 1000;
 
 pub async fn get_stream(
     State(state): State<AppState>,
-    stream: Result<Path<String>, PathRejection>,
+    Name(stream): Name,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Path(stream) = stream.map_err(|error| {
-        let message = format!("the stream's name: {}", error.body_text());
-        Problem::bad_request("bad_stream", message)
-    })?;
     let mut params = Params::of(&uri)?;
     let from_version: u64 = params.number("from_version", 1)?;
     let limit = params.limit(LIMIT_DEFAULT, state.limits.read_rows_max)?;

@@ -1,13 +1,13 @@
 //! `GET /v1/views` and `/v1/views/{view}`: which views there are, and how they are.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::Uri;
 use serde::Serialize;
 
 use super::AppState;
 use super::backend::{ViewState, ViewStatus};
-use super::params::Params;
+use super::params::{Name, Params};
 use super::problem::Problem;
 use crate::model::schema::SqlField;
 use crate::model::{Position, Tick};
@@ -74,7 +74,7 @@ pub async fn list(State(state): State<AppState>, uri: Uri) -> Result<Json<Views>
 
 pub async fn one(
     State(state): State<AppState>,
-    Path(name): Path<String>,
+    Name(name): Name,
     uri: Uri,
 ) -> Result<Json<View>, Problem> {
     Params::of(&uri)?.finish()?;

@@ -20,6 +20,8 @@ pub struct Limits {
     pub bodies_bytes_max: usize,
     /// How many answers may be read from the log at once, those that follow it included.
     pub event_streams_max: usize,
+    /// An answer that follows the log sends an empty line when nothing has come for this long.
+    pub follow_heartbeat_ms: u64,
     /// How many connections may be open at once.
     pub connections_max: usize,
     /// How long a client may take to send its request.
@@ -45,6 +47,7 @@ impl Default for Limits {
             name_bytes_max: 1024,
             bodies_bytes_max: 256 << 20,
             event_streams_max: 128,
+            follow_heartbeat_ms: 15_000,
             connections_max: 1024,
             request_read_ms_max: 30_000,
             append_queue_bytes_max: 64 << 20,

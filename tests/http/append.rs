@@ -47,7 +47,7 @@ async fn streams_have_dense_versions_that_writers_can_expect() {
     let behind = server.get("/v1/streams/t?from_version=3").await;
     assert_eq!((behind.status, &behind.json()["events"]), (200, &json!([])));
     assert_eq!(server.get("/v1/streams/nobody").await.problem_code(404), "stream_not_found");
-    assert_eq!(server.get("/v1/streams/%FF").await.problem_code(400), "bad_stream");
+    assert_eq!(server.get("/v1/streams/%FF").await.problem_code(400), "bad_path");
     assert_eq!(server.get("/v1/streams/t?limit=0").await.problem_code(400), "bad_parameter");
     let unchanged = server.client.get(server.url("/v1/streams/t")).header("if-none-match", "\"2\"");
     assert_eq!(unchanged.send().await.unwrap().status(), 304);

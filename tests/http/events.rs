@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use heliostat::model::limits::Limits;
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -126,4 +127,22 @@ async fn a_long_log_is_read_whole_and_a_client_that_stops_reading_is_no_burden()
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+#[tokio::test]
+async fn a_follower_hears_that_nothing_happens() {
+    let limits = Limits { follow_heartbeat_ms: 50, ..Limits::default() };
+    let server = Server::with_limits(limits).await;
+    let mut answer =
+        server.client.get(server.url("/v1/events?follow=true&type=T")).send().await.unwrap();
+    assert_eq!(&answer.chunk().await.unwrap().unwrap()[..], b"\n");
+    server.post(JSON, r#"[{"type":"Other","data":{}},{"type":"T","data":{}}]"#).await;
+    let line = loop {
+        let chunk = answer.chunk().await.unwrap().unwrap();
+        if &chunk[..] != b"\n" {
+            break chunk;
+        }
+    };
+    let event: serde_json::Value = serde_json::from_slice(&line).unwrap();
+    assert_eq!((&event["type"], &event["position"]), (&"T".into(), &2.into()));
 }
