@@ -167,13 +167,19 @@ impl Apply<'_> {
         let Some(found) = found.into_iter().collect::<Option<Vec<Expr>>>() else {
             return Ok(None);
         };
-        let present = found.iter().cloned().map(Expr::is_not_null).collect();
-        let plan = filtered(input.clone(), present)?;
+        // What does not refer to the outer query stays below, where it may be a key of joins.
+        let (mut below, mut above) = (Vec::new(), Vec::new());
+        for condition in rest {
+            let refers = outer::refers(&condition, &[input])?;
+            (if refers { &mut above } else { &mut below }).push(condition);
+        }
+        below.extend(found.iter().cloned().map(Expr::is_not_null));
+        let plan = filtered(input.clone(), below)?;
         let named = found.into_iter().zip(domain.columns()).map(|(e, c)| e.alias(c.name));
         let own = input.schema().columns().into_iter().map(Expr::Column);
         let exprs: Vec<Expr> = named.chain(own).collect();
         let plan = LogicalPlanBuilder::from(plan).project(exprs)?.build()?;
-        filtered(plan, self.bind_all(&rest, domain, &[input])?).map(Some)
+        filtered(plan, self.bind_all(&above, domain, &[input])?).map(Some)
     }
 
     fn aggregate(
