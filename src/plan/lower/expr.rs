@@ -64,10 +64,9 @@ fn refuse_unrepeatable(expr: &Expr) -> Result<()> {
             Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) => {
                 Some("a sub-query is not supported here".into())
             }
-            Expr::Unnest(_) => Some(
-                "UNNEST in the SELECT list is not supported: FROM t, UNNEST(t.items) AS i is"
-                    .into(),
-            ),
+            Expr::Unnest(_) => {
+                Some("UNNEST is not supported here: FROM t, UNNEST(t.items) AS i is".into())
+            }
             _ => None,
         };
         found = found.take().or(message);

@@ -18,7 +18,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{DFSchema, DFSchemaRef};
 use datafusion_expr::utils::split_conjunction;
@@ -209,9 +209,7 @@ impl Lowering {
             LogicalPlan::Window(window) => self.window(window),
             LogicalPlan::RecursiveQuery(query) => self.recursive(query),
             LogicalPlan::Subquery(_) => refuse("LATERAL needs a table before it"),
-            LogicalPlan::Unnest(_) => refuse(
-                "UNNEST in the SELECT list is not supported: FROM t, UNNEST(t.items) AS i is",
-            ),
+            LogicalPlan::Unnest(unnest) => self.unnest_column(unnest),
             other => refuse(format!("{} is not supported", other.display())),
         }
     }
@@ -348,6 +346,35 @@ impl Lowering {
         let key: Vec<usize> = (0..schema.fields().len()).collect();
         keys.push(key.clone());
         self.add(Op::Reduce { input, key, aggregates: Vec::new() }, schema, keys, monotonic)
+    }
+
+    /// UNNEST in the SELECT list.
+    fn unnest_column(&mut self, unnest: &datafusion_expr::Unnest) -> Result<NodeId> {
+        let hint = "FROM t, UNNEST(t.items) AS i does it";
+        let ([(column, list)], []) =
+            (unnest.list_type_columns.as_slice(), unnest.struct_type_columns.as_slice())
+        else {
+            return refuse(format!("UNNEST in the SELECT list takes one array: {hint}"));
+        };
+        let array_type = unnest.input.schema().field(*column).data_type().clone();
+        let (DataType::List(item), 1) = (&array_type, list.depth) else {
+            return refuse(format!("UNNEST in the SELECT list takes an array of values: {hint}"));
+        };
+        if item.data_type().is_nested() {
+            return refuse(format!("UNNEST in the SELECT list takes an array of values: {hint}"));
+        }
+        let input = self.plan(&unnest.input)?;
+        let schema = Arc::clone(&self.nodes[input].schema);
+        let width = self.width(input);
+        let array = expr::column(&schema, *column);
+        let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();
+        fields.push(item.as_ref().clone().with_nullable(true));
+        let monotonic = self.nodes[input].monotonic;
+        let op = Op::Unnest { input, array, outer: false, ordinality: false };
+        let node = self.add(op, Arc::new(Schema::new(fields)), Vec::new(), monotonic);
+        let place = |index: &usize| if index == column { width } else { *index };
+        let columns: Vec<usize> = unnest.dependency_indices.iter().map(place).collect();
+        Ok(self.select(node, &columns))
     }
 
     fn unnest(&mut self, unnest: &UnnestRows) -> Result<NodeId> {
