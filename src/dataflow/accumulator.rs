@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::exact::FloatSum;
+use crate::model::row::Row;
 
 /// The sum of a group's rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -42,6 +43,11 @@ pub enum Slot {
     Least(Option<u64>),
     /// The least of values that were encoded as bytes of the same order.
     LeastBytes(Option<Box<[u8]>>),
+    /// The least `limit` of values that were encoded as bytes, in order.
+    LeastRows {
+        limit: u32,
+        rows: Vec<Row>,
+    },
 }
 
 /// An `i128` with the alignment of a `u64`, which keeps slots small.
@@ -118,6 +124,16 @@ impl Slot {
                 }
             }
             (Slot::LeastBytes(_), Slot::LeastBytes(None)) => {}
+            (Slot::LeastRows { limit, rows }, Slot::LeastRows { rows: others, .. }) => {
+                let full = rows.len() == *limit as usize;
+                let last = rows.last();
+                if full && others.first().is_none_or(|first| last.is_some_and(|l| l <= first)) {
+                    return;
+                }
+                rows.extend(others.iter().cloned());
+                rows.sort_unstable();
+                rows.truncate(*limit as usize);
+            }
             (a, b) => unreachable!("slots of one layout are alike: {a:?} and {b:?}"),
         }
     }
@@ -132,6 +148,7 @@ impl Slot {
             Slot::Booleans { yes, no } => *yes == 0 && *no == 0,
             Slot::Least(least) => least.is_none(),
             Slot::LeastBytes(least) => least.is_none(),
+            Slot::LeastRows { rows, .. } => rows.is_empty(),
         }
     }
 }

@@ -91,9 +91,9 @@ impl Explain<'_> {
                     "TopK by [{key}] order [{order}] offset {offset} limit {limit} (state: the input)"
                 )
             }
-            Op::First { input, key, order } => {
+            Op::First { input, key, order, limit } => {
                 let (key, order) = (self.columns(*input, key), self.order(*input, order));
-                format!("First by [{key}] order [{order}] (state: one row per group)")
+                format!("First {limit} by [{key}] order [{order}] (state: its rows)")
             }
             Op::Recompute { input, key, order, aggregates } => {
                 let (key, order) = (self.columns(*input, key), self.order(*input, order));

@@ -89,8 +89,8 @@ pub enum Op {
         offset: u64,
         limit: Option<u64>,
     },
-    /// The first row of each group, of an input that only grows: only the winner is kept.
-    First { input: NodeId, key: Vec<usize>, order: Vec<OrderColumn> },
+    /// The first `limit` rows of each group, of an input that only grows: only they are kept.
+    First { input: NodeId, key: Vec<usize>, order: Vec<OrderColumn>, limit: u64 },
     /// One row per key: its columns, then aggregates computed anew from all of the group's rows, in
     /// order.
     Recompute {

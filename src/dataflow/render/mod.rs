@@ -104,7 +104,7 @@ impl<'scope, 'a> Renderer<'scope, 'a> {
             Op::TopK { input, key, order, offset, limit } => {
                 self.top_k(*input, key, order, *offset, *limit)
             }
-            Op::First { input, key, order } => self.first(*input, key, order),
+            Op::First { input, key, order, limit } => self.first(*input, key, order, *limit),
             Op::Recompute { input, key, order, aggregates } => {
                 self.recompute(id, *input, key, order, aggregates)
             }

@@ -46,7 +46,8 @@ impl<'scope> Renderer<'scope, '_> {
             schema: self.schema(id),
             failures: self.failures.clone(),
         };
-        Ok(changes(groups, move |updates| finish.deltas(updates)))
+        let seen = if aggregates.is_empty() { Seen::Presence } else { Seen::Sums };
+        Ok(changes(groups, seen, move |updates| finish.deltas(updates)))
     }
 
     /// The distinct values of some columns of a node, as a stream of their own.
@@ -66,7 +67,7 @@ impl<'scope> Renderer<'scope, '_> {
             schema,
             failures: self.failures.clone(),
         };
-        Ok(changes(groups, move |updates| finish.deltas(updates)))
+        Ok(changes(groups, Seen::Presence, move |updates| finish.deltas(updates)))
     }
 
     /// The schema of some columns of a node.
@@ -99,9 +100,19 @@ pub(super) fn grouped<'scope>(
 /// A group before or after a change: its key, its sum, when, and whether it comes or goes.
 pub(super) type GroupChange = (Row, Accumulator, Tick, i64);
 
+/// What of a group its readers see.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Whether it is there.
+    Presence,
+    /// What its rows add up to.
+    Sums,
+}
+
 /// For each group that changes: what it was, taken away, and what it is, added.
 pub(super) fn changes<'scope>(
     groups: Arranged<'scope, GroupTrace>,
+    seen: Seen,
     finish: impl Fn(Vec<GroupChange>) -> Vec<Delta> + 'static,
 ) -> Deltas<'scope> {
     on_changes(groups, "Changes of groups", move |batches, history| {
@@ -120,7 +131,10 @@ pub(super) fn changes<'scope>(
             for step in steps.chunk_by(|a, b| a.0 == b.0) {
                 let before = sum.clone();
                 step.iter().for_each(|(_, diff)| sum.plus_equals(diff));
-                changed(&key.row, before, &sum, step[0].0, &mut updates);
+                let stays = seen == Seen::Presence && (before.rows > 0) == (sum.rows > 0);
+                if !stays {
+                    changed(&key.row, before, &sum, step[0].0, &mut updates);
+                }
             }
             new.step_key(&new_storage);
         }

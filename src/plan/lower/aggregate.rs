@@ -1,7 +1,7 @@
 //! GROUP BY: which aggregates share a state, and which need a plan of their own.
 //!
 //! Aggregates are split into parts with the same groups, and the parts are joined on the group:
-//! what accumulates is one `Reduce`; a distinct aggregate is DISTINCT and then a `Reduce`; min and
+//! what accumulates is one `Reduce`, which also takes the distinct values of each column; min and
 //! max of an input that can retract are the first row of a `TopK`; what needs all values is computed
 //! from them.
 
@@ -10,14 +10,14 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion_common::DFSchema;
+use datafusion_common::{DFSchema, ScalarValue};
 use datafusion_expr::{Aggregate as LogicalAggregate, Expr, ExprSchemable};
 use datafusion_physical_expr::aggregate::AggregateExprBuilder;
 use datafusion_physical_expr::expressions::{Column, Literal};
 use datafusion_physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
 use super::call::{Argument, Call, Class, General, Prepared};
-use super::{Lowering, Result, refuse, relaxed};
+use super::{Lowering, Result, expr, refuse, relaxed};
 use crate::plan::ir::{
     Aggregate, AggregateFunction, GeneralAggregate, JoinKeys, NodeId, Op, OrderColumn,
 };
@@ -91,16 +91,12 @@ impl Lowering {
         let monotonic = self.nodes[input].monotonic;
         let classes = classes(calls, monotonic);
         let mut parts = Vec::new();
-        if !classes.folded.is_empty() || calls.is_empty() {
-            let node = self.reduce(input, width, calls, &classes.folded, None);
+        if !classes.distinct.is_empty() {
+            parts.push(self.with_distinct(input, width, calls, &classes)?);
+        } else if !classes.folded.is_empty() || calls.is_empty() {
+            let column = |index: usize| calls[index].folded_input();
+            let node = self.reduce(input, width, calls, &classes.folded, &column);
             parts.push(Part { node, calls: classes.folded });
-        }
-        for (column, indexes) in classes.distinct {
-            let columns: Vec<usize> = (0..width).chain([column]).collect();
-            let values = self.select(input, &columns);
-            let values = self.distinct(values);
-            let node = self.reduce(values, width, calls, &indexes, Some(width));
-            parts.push(Part { node, calls: indexes });
         }
         for (index, value, order) in classes.first {
             let node = self.first_value(input, width, value, &order);
@@ -111,6 +107,74 @@ impl Lowering {
             parts.push(Part { node, calls: indexes });
         }
         Ok(parts)
+    }
+
+    /// Distinct aggregates and those that fold, in one accumulator per group.
+    ///
+    /// The rows and the distinct values of each column are put side by side, each with NULLs in the
+    /// place of the others, which no aggregate counts.
+    fn with_distinct(
+        &mut self,
+        input: NodeId,
+        width: usize,
+        calls: &[Call],
+        classes: &Classes,
+    ) -> Result<Part> {
+        let schema = relaxed(&self.nodes[input].schema);
+        let distinct: Vec<usize> = classes.distinct.keys().copied().collect();
+        let mut plain: Vec<usize> =
+            classes.folded.iter().filter_map(|i| calls[*i].folded_input()).collect();
+        plain.sort_unstable();
+        plain.dedup();
+        // Behind the key: the arguments, a mark for rows, the distinct columns.
+        let marker = width + plain.len();
+        let field = |column: &usize| schema.field(*column).clone();
+        let mut fields: Vec<Field> = (0..width).map(|c| field(&c)).collect();
+        fields.extend(plain.iter().map(field));
+        fields.push(Field::new("row", DataType::Boolean, true));
+        fields.extend(distinct.iter().map(field));
+        let wide = Arc::new(Schema::new(fields));
+        let row = |from: &Schema, places: &[(usize, usize)], marked: bool| {
+            let column = |index: usize| match places.iter().find(|(place, _)| *place == index) {
+                Some((_, column)) => Ok(expr::column(from, *column)),
+                None if index == marker && marked => Ok(expr::constant(ScalarValue::from(true))),
+                None => expr::null(wide.field(index).data_type()),
+            };
+            (0..wide.fields().len()).map(column).collect::<Result<Vec<_>>>()
+        };
+        let mut inputs = Vec::new();
+        if !classes.folded.is_empty() {
+            let mut places: Vec<(usize, usize)> = (0..width).map(|c| (c, c)).collect();
+            places.extend(plain.iter().enumerate().map(|(i, c)| (width + i, *c)));
+            let columns = row(&schema, &places, true)?;
+            inputs.push(self.project_scalars(input, columns, Arc::clone(&wide)));
+        }
+        for (number, column) in distinct.iter().enumerate() {
+            let columns: Vec<usize> = (0..width).chain([*column]).collect();
+            let values = self.select(input, &columns);
+            let values = self.distinct(values);
+            let from = relaxed(&self.nodes[values].schema);
+            let mut places: Vec<(usize, usize)> = (0..width).map(|c| (c, c)).collect();
+            places.push((marker + 1 + number, width));
+            let columns = row(&from, &places, false)?;
+            inputs.push(self.project_scalars(values, columns, Arc::clone(&wide)));
+        }
+        let all = self.union(inputs, wide);
+        let mut indexes = classes.folded.clone();
+        indexes.extend(classes.distinct.values().flatten());
+        let place = |index: usize| match &calls[index].class {
+            Class::Folded { distinct: true, input: Some(column), .. }
+                if !classes.folded.contains(&index) =>
+            {
+                distinct.iter().position(|c| c == column).map(|number| marker + 1 + number)
+            }
+            _ => match calls[index].folded_input() {
+                Some(column) => plain.iter().position(|c| *c == column).map(|i| width + i),
+                None => Some(marker),
+            },
+        };
+        let node = self.reduce(all, width, calls, &indexes, &place);
+        Ok(Part { node, calls: indexes })
     }
 
     /// The key and the value in each group's first row.
@@ -179,15 +243,16 @@ impl Lowering {
         width: usize,
         calls: &[Call],
         indexes: &[usize],
-        only: Option<usize>,
+        column_of: &dyn Fn(usize) -> Option<usize>,
     ) -> NodeId {
         let input_schema = Arc::clone(&self.nodes[input].schema);
         let mut fields: Vec<Field> =
             input_schema.fields()[..width].iter().map(|f| f.as_ref().clone()).collect();
         let mut aggregates = Vec::new();
-        for call in indexes.iter().map(|i| &calls[*i]) {
-            let Class::Folded { function, input, .. } = &call.class else { continue };
-            let column = only.or(*input);
+        for index in indexes {
+            let call = &calls[*index];
+            let Class::Folded { function, .. } = &call.class else { continue };
+            let column = column_of(*index);
             let input_type =
                 column.map_or(DataType::Null, |c| input_schema.field(c).data_type().clone());
             fields.push(call.output.clone());

@@ -180,6 +180,14 @@ fn folded(name: &str) -> Option<AggregateFunction> {
 }
 
 impl Call {
+    /// The column that a folded aggregate is of; `None` for `count(*)`.
+    pub fn folded_input(&self) -> Option<usize> {
+        match &self.class {
+            Class::Folded { input, .. } => *input,
+            _ => None,
+        }
+    }
+
     /// The call, when it needs all values.
     pub fn general(&self) -> Option<&General> {
         match &self.class {

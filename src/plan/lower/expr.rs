@@ -109,6 +109,12 @@ pub fn column(schema: &Schema, index: usize) -> Scalar {
     Scalar { expr: Arc::new(Column::new(name, index)), text: name.as_str().into() }
 }
 
+/// The same value for every row.
+pub fn constant(value: ScalarValue) -> Scalar {
+    let text = value.to_string().into();
+    Scalar { expr: Arc::new(Literal::new(value)), text }
+}
+
 /// NULL of a type.
 pub fn null(data_type: &DataType) -> Result<Scalar> {
     let value = ScalarValue::try_from(data_type)?;

@@ -7,7 +7,6 @@ use arrow::datatypes::{DataType, Field, Schema};
 use datafusion_common::ScalarValue;
 use datafusion_expr::utils::{enumerate_grouping_sets, grouping_set_to_exprlist};
 use datafusion_expr::{Aggregate as LogicalAggregate, Expr, GroupingSet};
-use datafusion_physical_expr::expressions::Literal;
 
 use super::aggregate::{calls, prepared_schema};
 use super::call::Prepared;
@@ -54,7 +53,7 @@ impl Lowering {
                     false => expr::null(schema.field(index).data_type())?,
                 });
             }
-            columns.extend([constant(id.clone()), constant(number.clone())]);
+            columns.extend([expr::constant(id.clone()), expr::constant(number.clone())]);
             columns.extend((width..arguments).map(|index| expr::column(&schema, index)));
             let mut rows = self.project_scalars(node, columns, Arc::clone(&wide));
             if set.iter().all(|present| !present) {
@@ -72,11 +71,6 @@ impl Lowering {
         let columns: Vec<usize> = (0..=width).chain(width + 2..width + 2 + calls.len()).collect();
         Ok(self.select(node, &columns))
     }
-}
-
-fn constant(value: ScalarValue) -> Scalar {
-    let text = value.to_string().into();
-    Scalar { expr: Arc::new(Literal::new(value)), text }
 }
 
 /// Of each set, which of the expressions are in it.

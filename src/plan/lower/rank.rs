@@ -12,6 +12,9 @@ use super::{Lowering, Result, refuse};
 use crate::plan::ir::{Node, NodeId, Op, OrderColumn};
 use crate::plan::top_rows::TopRows;
 
+/// How many rows of a group an accumulator keeps at most.
+const FEW: u64 = 64;
+
 impl Lowering {
     /// The first row of each group: the winner alone is kept where rows are never taken back.
     pub(super) fn first(
@@ -23,9 +26,32 @@ impl Lowering {
         let Node { schema, keys, monotonic, .. } = self.nodes[input].clone();
         let keys = keys.into_iter().chain([key.clone()]).collect();
         let op = if monotonic {
-            Op::First { input, key, order }
+            Op::First { input, key, order, limit: 1 }
         } else {
             Op::TopK { input, key, order, offset: 0, limit: Some(1) }
+        };
+        self.add(op, schema, keys, false)
+    }
+
+    /// The rows `offset .. offset + limit` of each group: no more than these few where rows are never
+    /// taken back.
+    fn some(
+        &mut self,
+        input: NodeId,
+        key: Vec<usize>,
+        order: Vec<OrderColumn>,
+        offset: u64,
+        limit: Option<u64>,
+    ) -> NodeId {
+        if (offset, limit) == (0, Some(1)) {
+            return self.first(input, key, order);
+        }
+        let Node { schema, keys, monotonic, .. } = self.nodes[input].clone();
+        let op = match limit {
+            Some(limit) if monotonic && offset == 0 && (1..=FEW).contains(&limit) => {
+                Op::First { input, key, order, limit }
+            }
+            _ => Op::TopK { input, key, order, offset, limit },
         };
         self.add(op, schema, keys, false)
     }
@@ -144,12 +170,7 @@ impl Lowering {
             column.column = place(&sort.expr);
         }
         let node = self.with_columns(input, &exprs, plan)?;
-        let node = if (offset, limit) == (0, Some(1)) {
-            self.first(node, key, order)
-        } else {
-            let Node { schema, keys, .. } = self.nodes[node].clone();
-            self.add(Op::TopK { input: node, key, order, offset, limit }, schema, keys, false)
-        };
+        let node = self.some(node, key, order, offset, limit);
         Ok(self.select(node, &(0..width).collect::<Vec<_>>()))
     }
 }
