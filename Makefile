@@ -10,7 +10,9 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 CLIENTS_DIR := $(HOME)/.cache/heliostat/clients
-CLIENTS := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5 cloudevents@10.0.0
+CLIENTS_PYTHON := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5
+CLIENTS_NODE := cloudevents@10.0.0
+CLIENTS := $(CLIENTS_PYTHON) $(CLIENTS_NODE)
 
 .PHONY: run test lint advisories check-compose bench clickhouse clients nextest deny system
 
@@ -61,8 +63,8 @@ clients: system
 	    $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends "$${missing[@]}"; fi; \
 	  rm -rf "$(CLIENTS_DIR)"; mkdir -p "$(CLIENTS_DIR)/node"; \
 	  python3 -m venv "$(CLIENTS_DIR)/python"; \
-	  "$(CLIENTS_DIR)/python/bin/pip" install --quiet --disable-pip-version-check $(filter-out %@10.0.0,$(CLIENTS)); \
-	  npm install --silent --no-audit --no-fund --prefix "$(CLIENTS_DIR)/node" $(filter %@10.0.0,$(CLIENTS)); \
+	  "$(CLIENTS_DIR)/python/bin/pip" install --quiet --disable-pip-version-check $(CLIENTS_PYTHON); \
+	  npm install --silent --no-audit --no-fund --prefix "$(CLIENTS_DIR)/node" $(CLIENTS_NODE); \
 	  echo "$(CLIENTS)" > "$(CLIENTS_DIR)/installed"; fi
 
 deny:

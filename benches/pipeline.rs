@@ -1,6 +1,7 @@
 //! The whole path, measured: stored log → view, HTTP → disk → view → ClickHouse, freshness,
 //! acknowledgements. `cargo bench --bench pipeline [-- SECTION…]` with the sections `machine`,
 //! `replay`, `ingest`, `identities`, `fresh`, `acks`, `outage`; all of them by default.
+//! `HELIOSTAT_BENCH_IDS` sets how many events `identities` stores.
 //!
 //! The events are bids as in Nexmark: about 250 bytes, half of them on a few hot auctions, the rest
 //! spread, about one auction in fifteen bids.
@@ -666,7 +667,8 @@ fn main() {
             println!("ids and streams keep {:.0} % of the rate", 100.0 * named / plain);
         }
         if wants("identities") {
-            identities(20_000_000).await;
+            let events = std::env::var("HELIOSTAT_BENCH_IDS").ok().and_then(|n| n.parse().ok());
+            identities(events.unwrap_or(20_000_000)).await;
         }
         if wants("fresh") {
             fresh(20).await;

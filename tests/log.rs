@@ -291,3 +291,26 @@ async fn time_that_passes_without_events_is_there_after_a_restart() {
     assert!(ticks.len() > 2 && ticks.is_sorted(), "{ticks:?}");
     assert_eq!(ticks.last(), Some(&last.tick));
 }
+
+#[tokio::test]
+async fn time_that_fills_a_segment_does_not_begin_another_of_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = LogOptions { segment_bytes_max: 200, ..LogOptions::default() };
+    let log = Log::open(directory.path(), options.clone()).unwrap();
+    log.keep_time(Some(Duration::from_millis(1)));
+    for n in 0..3 {
+        let first = log.append(vec![event(n)]).await.unwrap();
+        let began = log.head();
+        log.subscribe().wait_for(|head| head.tick > began.tick + 30).await.unwrap();
+        // Its tick is that of its commit, however much time has passed.
+        let again = log.append(vec![event(n)]).await.unwrap();
+        assert_eq!((again.tick, again.stored), (first.tick, 0));
+    }
+    log.keep_time(None);
+    log.close();
+    drop(log);
+    heliostat::log::info(directory.path()).unwrap();
+    let log = Log::open(directory.path(), options).unwrap();
+    assert_eq!(ids(&log), [0, 1, 2]);
+    log.close();
+}

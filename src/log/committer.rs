@@ -419,7 +419,12 @@ impl Writer {
 
     /// Puts a frame on disk; returns the first position of its segment and the offset there.
     fn write_frame(&mut self, frame: &Frame) -> std::io::Result<(Position, u64)> {
-        if self.segment.as_ref().is_none_or(|s| s.len >= self.options.segment_bytes_max) {
+        // A segment without events goes on: the next one would have its name.
+        let full = |segment: &OpenSegment| {
+            segment.len >= self.options.segment_bytes_max
+                && segment.first_position <= self.head.position
+        };
+        if self.segment.as_ref().is_none_or(full) {
             self.roll()?;
         }
         self.buffer.clear();
@@ -436,12 +441,9 @@ impl Writer {
     /// What is answered to a request that is in the log now.
     fn appended(&self, accepted: Accepted) -> std::io::Result<Appended> {
         let last_position = accepted.last_position;
-        let tick = if last_position == self.head.position {
-            self.head.tick
-        } else {
-            let frame = self.index.frame_of(last_position).map_err(std::io::Error::other)?;
-            frame.map_or(self.head.tick, |frame| frame.tick)
-        };
+        // The head may be later than its last event, when time alone has passed.
+        let frame = self.index.frame_of(last_position).map_err(std::io::Error::other)?;
+        let tick = frame.map_or(self.head.tick, |frame| frame.tick);
         Ok(Appended {
             first_position: accepted.first_position,
             last_position,
