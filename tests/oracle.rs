@@ -143,6 +143,28 @@ const ORACLE_WORDS: &[(&str, &str)] = &[(
     "SELECT auction, q FROM (SELECT auction, 100 / nullif(price, 0) AS q FROM bids) WHERE q > 1",
 )];
 
+/// The views of `oracle/constructs.sql`: name, SQL, and other words for the oracle.
+fn constructs() -> Vec<(&'static str, &'static str, Option<&'static str>)> {
+    let blocks = include_str!("oracle/constructs.sql").split("-- view ").skip(1);
+    blocks
+        .map(|block| {
+            let (name, rest) = block.split_once('\n').unwrap();
+            match rest.split_once("-- oracle\n") {
+                Some((sql, words)) => (name, sql.trim(), Some(words.trim())),
+                None => (name, rest.trim(), None),
+            }
+        })
+        .collect()
+}
+
+/// All views: name, SQL, and what the oracle is asked.
+fn views() -> Vec<(&'static str, &'static str, &'static str)> {
+    let words = |name: &str| ORACLE_WORDS.iter().find(|(n, _)| *n == name).map(|(_, sql)| *sql);
+    let plain = VIEWS.iter().map(|(name, sql)| (*name, *sql, words(name).unwrap_or(sql)));
+    let further = constructs().into_iter();
+    plain.chain(further.map(|(name, sql, words)| (name, sql, words.unwrap_or(sql)))).collect()
+}
+
 /// A small generator that needs no crate: xorshift64*.
 struct Rng(u64);
 
@@ -214,9 +236,9 @@ fn event(rng: &mut Rng) -> NewEvent {
 }
 
 fn query_set() -> QuerySet {
-    let views: Vec<String> = VIEWS
+    let views: Vec<String> = views()
         .iter()
-        .map(|(name, sql)| format!("CREATE MATERIALIZED VIEW {name} AS {sql};"))
+        .map(|(name, sql, _)| format!("CREATE MATERIALIZED VIEW {name} AS {sql};"))
         .collect();
     let text = format!("{TABLES}\n{}", views.join("\n"));
     let file = Arc::new(SourceFile { path: PathBuf::from("views.sql"), text });
@@ -257,10 +279,8 @@ async fn oracle(set: &QuerySet, events: &[NewEvent]) -> SessionContext {
             context.sql(&format!("CREATE VIEW people AS {PEOPLE_ORACLE}")).await.unwrap();
         }
     }
-    for (name, sql) in VIEWS {
-        let words = ORACLE_WORDS.iter().find(|(n, _)| n == name);
-        let sql = words.map_or(sql, |(_, sql)| sql);
-        context.sql(&format!("CREATE VIEW {name} AS {sql}")).await.unwrap();
+    for (name, _, asked) in views() {
+        context.sql(&format!("CREATE VIEW {name} AS {asked}")).await.unwrap();
     }
     context
 }
