@@ -90,7 +90,7 @@ pub fn use_small_pages(yes: bool) {
 
 fn start_logging() {
     let filter = EnvFilter::try_from_env("HELIOSTAT_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,clickhouse=warn"));
+        .unwrap_or_else(|_| EnvFilter::new("info,clickhouse=warn,fjall=warn,lsm_tree=warn"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         builder.with_target(false).init();
