@@ -1,5 +1,6 @@
 //! The command line: flags over environment over file; one file per command.
 
+mod audit;
 mod check;
 mod clickhouse_child;
 mod config;

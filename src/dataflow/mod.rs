@@ -15,7 +15,7 @@ mod runtime;
 mod worker;
 
 pub use eval::is_evaluating;
-pub use failure::{Failure, Failures};
+pub use failure::{Dismissal, Failure, Failures};
 pub use output::{EncodedRow, read_order};
 pub use runtime::{Read, Runtime, RuntimeError};
 pub use worker::Installation;

@@ -19,6 +19,7 @@ use super::render::Renderer;
 use crate::decode::{Decoded, Reject, TableDecoder};
 use crate::log::Frame;
 use crate::model::Tick;
+use crate::model::event::EventRef;
 use crate::model::source::{SourceColumn, SourceTable};
 use crate::model::view::ViewMessage;
 use crate::plan::ViewPlan;
@@ -58,8 +59,6 @@ pub struct Installation {
     pub plan: ViewPlan,
     pub follower: Arc<dyn Fn(ViewMessage) + Send + Sync>,
     pub failures: Failures,
-    /// Told of events that do not fit a table that the view reads.
-    pub rejects: Arc<dyn Fn(&SourceTable, Vec<Reject>) + Send + Sync>,
 }
 
 /// A read of one worker's share of a view.
@@ -79,7 +78,37 @@ pub struct ReadRequest {
 struct RunningView {
     rows: ViewRows,
     inputs: Vec<SourceInput>,
-    rejects: Arc<dyn Fn(&SourceTable, Vec<Reject>) + Send + Sync>,
+    plan: ViewPlan,
+    failures: Failures,
+}
+
+impl RunningView {
+    /// Records events that do not fit a table that the view reads.
+    fn reject(&self, table: &SourceTable, rejects: &[Reject]) {
+        let expression: Arc<str> = format!("table {}", table.name()).into();
+        for reject in rejects {
+            for (_, violation) in &reject.violations {
+                let reason = format!("{}: {}", violation.pointer, violation.message);
+                self.failures.record(&expression, &reason, Some(reject.position), 1);
+            }
+        }
+    }
+
+    /// Records an event of a type that the view reads, in a version that nothing declares.
+    fn miss_version(&self, event: &EventRef<'_>) {
+        let EventRef { event_type, version, position, .. } = event;
+        let expression: Arc<str> = format!("event type {event_type}").into();
+        let reason = format!("version {version} is not declared");
+        self.failures.record(&expression, &reason, Some(*position), 1);
+    }
+}
+
+/// Who is concerned by the events of one type and version.
+struct Readers {
+    /// The decoders of tables that read them.
+    decoders: Vec<usize>,
+    /// The views that read the type and cannot read the version.
+    missing: Vec<usize>,
 }
 
 /// One source of a view: which decoder's columns go in.
@@ -228,7 +257,7 @@ impl<'a> WorkerState<'a> {
 
     fn install(&mut self, view: Installation) -> Result<RunningView, ArrowError> {
         let index = self.worker.index();
-        let Installation { plan, follower, failures, rejects, .. } = view;
+        let Installation { plan, follower, failures, .. } = view;
         let schema = crate::plan::relaxed(&plan.plan.root().schema);
         let layout = output::layout(&plan.schema, &schema)?;
         let follower: output::Follower = Rc::new(move |message| follower(message));
@@ -247,8 +276,8 @@ impl<'a> WorkerState<'a> {
                 });
             }
             let rows = Renderer::new(scope, &plan.plan, failures.clone()).render(sources)?;
-            let rows = output::finish(rows, layout, index, follower, failures);
-            Ok(RunningView { rows, inputs, rejects })
+            let rows = output::finish(rows, layout, index, follower, failures.clone());
+            Ok(RunningView { rows, inputs, plan: plan.clone(), failures })
         })
     }
 
@@ -279,15 +308,16 @@ impl<'a> WorkerState<'a> {
                 Ok(events) => events,
                 Err(what) => panic!("frame at position {}: {what}", frame.first_position()),
             };
-            let mut by_type: HashMap<(&str, u32), Vec<usize>> = HashMap::new();
+            let mut by_type: HashMap<(&str, u32), Readers> = HashMap::new();
             for event in events.iter() {
-                let readers =
-                    by_type.entry((event.event_type, event.version)).or_insert_with(|| {
-                        let reads = |(_, d): &(usize, &SharedDecoder)| d.decoder.reads(&event);
-                        self.decoders.iter().enumerate().filter(reads).map(|(i, _)| i).collect()
-                    });
-                for index in readers {
+                let readers = by_type
+                    .entry((event.event_type, event.version))
+                    .or_insert_with(|| self.readers(&event));
+                for index in &readers.decoders {
                     self.decoders[*index].decoder.push(&event);
+                }
+                for view in &readers.missing {
+                    self.views[view].miss_version(&event);
                 }
             }
         }
@@ -301,6 +331,18 @@ impl<'a> WorkerState<'a> {
         self.compact();
     }
 
+    fn readers(&self, event: &EventRef<'_>) -> Readers {
+        let reads = |(_, d): &(usize, &SharedDecoder)| d.decoder.reads(event);
+        let misses = |(_, view): &(&usize, &RunningView)| {
+            let versions = view.plan.versions.get(event.event_type);
+            versions.is_some_and(|declared| !declared.contains(&event.version))
+        };
+        Readers {
+            decoders: self.decoders.iter().enumerate().filter(reads).map(|(i, _)| i).collect(),
+            missing: self.views.iter().filter(misses).map(|(view, _)| *view).collect(),
+        }
+    }
+
     /// Sends what was decoded to every source that reads it.
     fn send(&mut self, tick: Tick) {
         for shared in &mut self.decoders {
@@ -309,6 +351,7 @@ impl<'a> WorkerState<'a> {
                 continue;
             }
             for view in self.views.values_mut() {
+                let mut concerned = Vec::new();
                 for input in view.inputs.iter_mut().filter(|i| i.table == shared.table) {
                     let rejects = rejects_of(&decoded.rejects, &input.columns);
                     // What enters is what arrived up to the tick, at the tick.
@@ -317,9 +360,10 @@ impl<'a> WorkerState<'a> {
                     }
                     let delta = input.delta(&decoded, &shared.columns, &rejects, tick);
                     input.handle.send(delta);
-                    if !rejects.is_empty() {
-                        (view.rejects)(&shared.table, rejects);
-                    }
+                    concerned.push(rejects);
+                }
+                for rejects in concerned {
+                    view.reject(&shared.table, &rejects);
                 }
             }
         }

@@ -323,6 +323,14 @@ impl ColumnBuilder {
         }
     }
 
+    /// Adds a truth value to a BOOLEAN column.
+    pub fn push_bool(&mut self, value: bool) {
+        match self {
+            ColumnBuilder::Boolean(v) => v.push(Some(value)),
+            other => unreachable!("{other:?} is no column of truth values"),
+        }
+    }
+
     /// Adds text, which must be UTF-8, to a TEXT or JSON column.
     pub fn push_text(&mut self, value: &[u8]) {
         match self {

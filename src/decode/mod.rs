@@ -5,6 +5,7 @@
 //! column, and one for everybody else.
 
 mod builder;
+mod debezium;
 mod text;
 mod value;
 
@@ -14,7 +15,7 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
 
 use crate::model::event::EventRef;
-use crate::model::schema::{EventTable, TableMode};
+use crate::model::schema::{EventTable, Format};
 use crate::model::source::{SourceColumn, SourceTable, SystemColumn};
 use crate::model::{Position, Tick};
 use builder::ColumnBuilder;
@@ -27,6 +28,14 @@ pub struct Violation {
     pub pointer: String,
     /// What was expected and what was found.
     pub message: String,
+}
+
+impl Violation {
+    /// The same, its pointer leading into the member at `pointer`.
+    fn under(mut self, pointer: &str) -> Self {
+        self.pointer.insert_str(0, pointer);
+        self
+    }
 }
 
 /// A row with columns that its event does not fit. They are NULL in the batch.
@@ -53,6 +62,7 @@ pub struct Decoded {
 /// Decodes the events of one table.
 pub struct TableDecoder {
     table: SourceTable,
+    format: Format,
     columns: Vec<SourceColumn>,
     schema: SchemaRef,
     /// The declared columns that are decoded, in the order of `columns`.
@@ -69,7 +79,8 @@ impl TableDecoder {
     pub fn new(table: SourceTable, columns: Vec<SourceColumn>) -> Self {
         let fields: Vec<_> =
             columns.iter().map(|c| table.field(*c).to_arrow().with_nullable(true)).collect();
-        let mut members = Members::default();
+        let format = format_of(&table);
+        let mut members = Members::of(format);
         let mut system = Vec::new();
         let declared =
             columns.iter().copied().filter(|c| matches!(c, SourceColumn::Declared(_))).collect();
@@ -77,7 +88,7 @@ impl TableDecoder {
             match (&table, *column) {
                 (SourceTable::Declared(declared), SourceColumn::Declared(index)) => {
                     let column = &declared.columns[index];
-                    let required = is_required(declared, index);
+                    let required = declared.requires(index);
                     members.push(&column.field, column.naming, required);
                 }
                 (_, SourceColumn::System(column)) => {
@@ -93,6 +104,7 @@ impl TableDecoder {
         }
         TableDecoder {
             table,
+            format,
             columns,
             schema: Arc::new(Schema::new(fields)),
             members,
@@ -115,22 +127,33 @@ impl TableDecoder {
 
     /// Adds an event that this table reads.
     pub fn push(&mut self, event: &EventRef<'_>) {
-        let misfits = self.members.push_row(event.data);
-        if !misfits.columns.is_empty() {
-            let column = |member: usize| self.declared[member];
-            self.rejects.push(Reject {
-                position: event.position,
-                row: self.positions.len(),
-                columns: misfits.columns.into_iter().map(column).collect(),
-                violations: misfits
-                    .violations
-                    .into_iter()
-                    .map(|(member, violation)| (member.map(column), violation))
-                    .collect(),
-            });
+        let mut deleted = false;
+        let (columns, violations) = match row_of(self.format, event.data) {
+            Ok(row) => {
+                deleted = row.deleted;
+                let misfits = self.members.push_row(row.data);
+                let column = |member: usize| self.declared[member];
+                let columns = misfits.columns.into_iter().map(column).collect();
+                let violations = misfits.violations.into_iter();
+                let under = |(member, v): (Option<usize>, Violation)| {
+                    (member.map(column), v.under(row.pointer))
+                };
+                (columns, violations.map(under).collect())
+            }
+            Err(violation) => {
+                self.members.push_nulls();
+                (self.columns.clone(), vec![(None, violation)])
+            }
+        };
+        if !columns.is_empty() {
+            let (position, row) = (event.position, self.positions.len());
+            self.rejects.push(Reject { position, row, columns, violations });
         }
         for (column, builder) in &mut self.system {
-            push_system(*column, builder, event);
+            match column {
+                SystemColumn::Deleted => builder.push_bool(deleted),
+                _ => push_system(*column, builder, event),
+            }
         }
         self.positions.push(event.position);
     }
@@ -156,12 +179,26 @@ impl TableDecoder {
     }
 }
 
-/// Where a deletion needs only the key, NOT NULL binds the key only.
-fn is_required(table: &EventTable, index: usize) -> bool {
-    let required = !table.columns[index].field.nullable;
-    match &table.mode {
-        TableMode::Upsert { key, delete_when: Some(_) } => required && key.contains(&index),
-        _ => required,
+fn format_of(table: &SourceTable) -> Format {
+    match table {
+        SourceTable::Declared(table) => table.format,
+        SourceTable::Events => Format::Json,
+    }
+}
+
+/// The part of an event's `data` that its columns are members of.
+struct RowData<'a> {
+    data: &'a [u8],
+    /// Where in `data` that is.
+    pointer: &'static str,
+    /// The event says that this row is gone.
+    deleted: bool,
+}
+
+fn row_of(format: Format, data: &[u8]) -> Result<RowData<'_>, Violation> {
+    match format {
+        Format::Json => Ok(RowData { data, pointer: "", deleted: false }),
+        Format::Debezium => debezium::row(data),
     }
 }
 
@@ -186,6 +223,7 @@ fn push_system(column: SystemColumn, builder: &mut ColumnBuilder, event: &EventR
         SystemColumn::Type => builder.push_text(event.event_type.as_bytes()),
         SystemColumn::Version => builder.push_i32(event.version as i32),
         SystemColumn::Data => builder.push_text(event.data),
+        SystemColumn::Deleted => unreachable!("only the payload knows whether a row is gone"),
     }
 }
 
@@ -195,23 +233,39 @@ fn micros(tick: Tick) -> i64 {
 
 /// Checks events against a table before they are accepted. Keeps nothing of them.
 pub struct Validator {
+    format: Format,
     members: Members,
+    /// What an event must have that says that its row is gone.
+    deleted: Members,
 }
 
 impl Validator {
     /// A validator for all columns of a table.
     pub fn new(table: &EventTable) -> Self {
-        let mut members = Members::default();
+        let mut members = Members::of(table.format);
+        let mut deleted = Members::of(table.format);
         for (index, column) in table.columns.iter().enumerate() {
-            members.push(&column.field, column.naming, is_required(table, index));
+            let required = table.requires(index);
+            deleted.push(&column.field, column.naming, required);
+            // Of a change event we know whether it deletes.
+            let required = match table.format {
+                Format::Json => required,
+                Format::Debezium => !column.field.nullable,
+            };
+            members.push(&column.field, column.naming, required);
         }
-        Validator { members }
+        Validator { format: table.format, members, deleted }
     }
 
     /// What in `data` does not fit; empty when all of it does.
     pub fn check(&mut self, data: &[u8]) -> Vec<Violation> {
-        let misfits = self.members.push_row(data);
-        self.members.clear();
-        misfits.violations.into_iter().map(|(_, violation)| violation).collect()
+        let row = match row_of(self.format, data) {
+            Ok(row) => row,
+            Err(violation) => return vec![violation],
+        };
+        let members = if row.deleted { &mut self.deleted } else { &mut self.members };
+        let misfits = members.push_row(row.data);
+        members.clear();
+        misfits.violations.into_iter().map(|(_, violation)| violation.under(row.pointer)).collect()
     }
 }

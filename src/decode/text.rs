@@ -149,6 +149,25 @@ pub fn timestamp(text: &str, precision: u8, unit: TimeUnit) -> Option<i64> {
     }
 }
 
+/// A number since the epoch, as Debezium writes instants in its adaptive mode: milliseconds for up to
+/// 3 digits of a second, microseconds for up to 6, else nanoseconds. `None` when it does not fit.
+pub fn epoch(value: i128, precision: u8, unit: TimeUnit) -> Option<i64> {
+    let written: i128 = match precision {
+        0..=3 => 1_000,
+        4..=6 => 1_000_000,
+        _ => 1_000_000_000,
+    };
+    let wanted = match unit {
+        TimeUnit::Second => 1,
+        TimeUnit::Millisecond => 1_000,
+        TimeUnit::Microsecond => 1_000_000,
+        TimeUnit::Nanosecond => 1_000_000_000,
+    };
+    let cut = written / 10_i128.pow(u32::from(precision.min(9)));
+    let value = value.div_euclid(cut.max(1)) * cut.max(1);
+    i64::try_from((value * wanted).div_euclid(written)).ok()
+}
+
 /// Nanoseconds of `.123…` if it begins so, and what follows.
 fn fraction(bytes: &[u8]) -> Option<(i64, &[u8])> {
     if bytes.first() != Some(&b'.') {

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::Violation;
 use super::builder::ColumnBuilder;
 use super::text;
-use crate::model::schema::{FieldNaming, SqlField};
+use crate::model::schema::{FieldNaming, Format, SqlField};
 
 /// The most violations that are told of one event.
 const VIOLATIONS_MAX: usize = 16;
@@ -34,9 +34,16 @@ struct Member {
 pub struct Members {
     members: Vec<Member>,
     rows: usize,
+    /// Dates and instants may be numbers, as Debezium writes them.
+    epochs: bool,
 }
 
 impl Members {
+    /// No columns yet, to be read from payloads of this format.
+    pub fn of(format: Format) -> Self {
+        Members { epochs: format == Format::Debezium, ..Members::default() }
+    }
+
     /// Adds a column that reads the member of the field's name.
     pub fn push(&mut self, field: &SqlField, naming: FieldNaming, required: bool) {
         self.members.push(Member {
@@ -50,7 +57,7 @@ impl Members {
 
     /// Reads a JSON object as one more row, with NULL where something does not fit.
     pub fn push_row(&mut self, data: &[u8]) -> Misfits {
-        let mut notes = Notes::default();
+        let mut notes = Notes { epochs: self.epochs, ..Notes::default() };
         if !self.members.is_empty() {
             let mut json = serde_json::Deserializer::from_slice(data);
             let object = ObjectSeed { members: self, notes: &mut notes, top: true };
@@ -129,6 +136,8 @@ struct Notes {
     path: Vec<Step>,
     /// Which column of the row is being read.
     member: Option<usize>,
+    /// See [`Members::of`].
+    epochs: bool,
     misfits: Misfits,
 }
 
@@ -294,6 +303,13 @@ impl ValueSeed<'_> {
             ColumnBuilder::BigIntUnsigned(v) => fit!(v, u64),
             ColumnBuilder::Real(v) => v.push(Some(value as f32)),
             ColumnBuilder::Double(v) => v.push(Some(value as f64)),
+            ColumnBuilder::Date(v) if self.notes.epochs => fit!(v, i32),
+            ColumnBuilder::Timestamp { precision, unit, values, .. } if self.notes.epochs => {
+                match text::epoch(value, *precision, *unit) {
+                    Some(instant) => values.push(Some(instant)),
+                    None => self.refuse(format_args!("{value}, which is out of range")),
+                }
+            }
             _ => self.refuse(format_args!("the number {value}")),
         }
     }

@@ -69,7 +69,6 @@ impl LocalRun {
                     plan: local.plan.clone(),
                     follower: Arc::new(move |message| state.take(message)),
                     failures: local.failures.clone(),
-                    rejects: Arc::new(|_, _| {}),
                 }
             })
             .collect();
@@ -102,6 +101,17 @@ impl LocalRun {
         self.runtime.feed(frames, tick, false);
         self.tick = tick;
         Ok(())
+    }
+
+    /// Feeds frames of a log, whose events all enter at the tick of the last of them, and waits until
+    /// the views are through with them.
+    pub fn feed_frames(&mut self, frames: Vec<Frame>) {
+        let Some(last) = frames.last() else { return };
+        (self.position, self.tick) = (last.last_position(), last.tick());
+        self.runtime.feed(frames, self.tick, true);
+        for view in &self.views {
+            drop(view.state.wait(self.tick));
+        }
     }
 
     /// A view's rows as of the last feed, in the order of their keys.

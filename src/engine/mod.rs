@@ -21,7 +21,6 @@ use crate::dataflow::{Installation, Runtime, RuntimeError};
 use crate::http::{self, AppState, ClickHouseStatus, FileError};
 use crate::log::{self, Log, LogError, LogOptions};
 use crate::model::limits::Limits;
-use crate::model::source::SourceTable;
 use crate::plan::ViewPlan;
 use crate::sink::{
     ClickHouseConfig, Recovered, RejectHandler, Retention, Sink, SinkError, ViewSink,
@@ -264,21 +263,12 @@ async fn write(
 }
 
 fn installation(view: usize, tracker: &Arc<ViewTracker>) -> Installation {
-    let (follower, failures) = (Arc::clone(tracker), tracker.failures.clone());
+    let follower = Arc::clone(tracker);
     Installation {
         view,
         plan: tracker.plan.clone(),
         follower: Arc::new(move |message| follower.take(message)),
         failures: tracker.failures.clone(),
-        rejects: Arc::new(move |table: &SourceTable, rejects| {
-            let expression: Arc<str> = format!("table {}", table.name()).into();
-            for reject in rejects {
-                for (_, violation) in &reject.violations {
-                    let reason = format!("{}: {}", violation.pointer, violation.message);
-                    failures.record(&expression, &reason, Some(reject.position), 1);
-                }
-            }
-        }),
     }
 }
 

@@ -210,6 +210,25 @@ pub struct EventTable {
     pub mode: TableMode,
     /// What happens with an event that does not fit.
     pub on_invalid: OnInvalid,
+    /// What an event's `data` looks like.
+    pub format: Format,
+}
+
+impl EventTable {
+    /// Whether an event is a misfit when this column's member is absent.
+    ///
+    /// Where an event may mean "deleted", NOT NULL binds the key only.
+    pub fn requires(&self, column: usize) -> bool {
+        let required = !self.columns[column].field.nullable;
+        match &self.mode {
+            TableMode::Upsert { key, delete_when }
+                if delete_when.is_some() || self.format == Format::Debezium =>
+            {
+                required && key.contains(&column)
+            }
+            _ => required,
+        }
+    }
 }
 
 /// A column of an [`EventTable`].
@@ -253,6 +272,17 @@ impl FieldNaming {
             }
         }
     }
+}
+
+/// What the `data` of an event table's events looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// The members are the columns.
+    #[default]
+    Json,
+    /// A change event of Debezium: `before`, `after` and `op`, with or without `schema` and
+    /// `payload` around them. The columns are members of the row that `op` is about.
+    Debezium,
 }
 
 /// How the rows of an event table follow from its events.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::schema::{EventTable, SqlField, SqlType};
+use super::schema::{EventTable, Format, SqlField, SqlType};
 
 /// The table of all events, declared or not.
 pub const EVENTS_TABLE: &str = "events";
@@ -24,6 +24,8 @@ pub enum SystemColumn {
     Version,
     /// Only of the table of all events.
     Data,
+    /// Whether the event says that its row is gone. Only of tables of Debezium's format.
+    Deleted,
 }
 
 /// The system columns of an event table, in the order in which they follow its own columns.
@@ -54,6 +56,7 @@ impl SystemColumn {
             SystemColumn::Type => ("type", SqlType::Text, false),
             SystemColumn::Version => ("version", SqlType::Int, false),
             SystemColumn::Data => ("data", SqlType::Json, false),
+            SystemColumn::Deleted => ("_deleted", SqlType::Boolean, false),
         };
         SqlField::new(name, sql_type, nullable)
     }
@@ -83,7 +86,10 @@ impl SourceTable {
         let system = SYSTEM_COLUMNS.iter().map(|c| SourceColumn::System(*c));
         match self {
             SourceTable::Declared(table) => {
-                (0..table.columns.len()).map(SourceColumn::Declared).chain(system).collect()
+                let deleted = (table.format == Format::Debezium)
+                    .then_some(SourceColumn::System(SystemColumn::Deleted));
+                let declared = (0..table.columns.len()).map(SourceColumn::Declared);
+                declared.chain(system).chain(deleted).collect()
             }
             SourceTable::Events => system
                 .chain(

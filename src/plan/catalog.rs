@@ -13,7 +13,10 @@ use super::diagnostic::{Diagnostic, Refusal, SourceFile};
 use super::names;
 use super::parse::ParsedStatement;
 use super::types;
-use crate::model::schema::{EventTable, FieldNaming, OnInvalid, SqlField, TableColumn, TableMode};
+use super::upcast::UpcastDef;
+use crate::model::schema::{
+    EventTable, FieldNaming, Format, OnInvalid, SqlField, TableColumn, TableMode,
+};
 
 /// A declared event table.
 #[derive(Debug)]
@@ -58,6 +61,8 @@ pub struct ViewOptions {
 pub struct Catalog {
     pub tables: BTreeMap<String, TableDef>,
     pub views: BTreeMap<String, ViewDef>,
+    /// In the order of the files.
+    pub upcasts: Vec<UpcastDef>,
 }
 
 impl Catalog {
@@ -90,13 +95,14 @@ impl Catalog {
                 self.views.insert(name, def);
                 Ok(())
             }
-            Statement::Insert(insert) => Err(Refusal::new(
-                insert.insert_token.0.span,
-                "upcasts (INSERT INTO … SELECT) are not supported yet",
-            )),
+            Statement::Insert(insert) => {
+                self.upcasts.push(UpcastDef::new(insert, parsed.file, canonical)?);
+                Ok(())
+            }
             other => Err(Refusal::new(
                 other.span(),
-                "only CREATE TABLE, CREATE VIEW and CREATE MATERIALIZED VIEW are understood here",
+                "only CREATE TABLE, CREATE VIEW, CREATE MATERIALIZED VIEW and INSERT INTO … SELECT \
+                 are understood here",
             )),
         }
     }
@@ -244,31 +250,53 @@ fn event_table(create: &CreateTable) -> Result<EventTable, Refusal> {
             ));
         }
     };
-    if let Some((at, format)) = options.take_string("format")?
-        && format != "json"
-    {
-        return Err(Refusal::new(at, format!("format '{format}' is not supported yet")));
-    }
-    let mode = table_mode(&mut options, key, span)?;
+    let format = match options.take_string("format")? {
+        None => Format::Json,
+        Some((_, text)) if text == "json" => Format::Json,
+        Some((_, text)) if text == "debezium" => Format::Debezium,
+        Some((span, text)) => {
+            let message = format!("format is 'json' or 'debezium', found '{text}'");
+            return Err(Refusal::new(span, message));
+        }
+    };
+    let mode = table_mode(&mut options, format, key, span)?;
     options.finish("event_type, version, fields, mode, delete_when, on_invalid, format")?;
-    Ok(EventTable { name, event_type, version, columns, mode, on_invalid })
+    Ok(EventTable { name, event_type, version, columns, mode, on_invalid, format })
 }
 
-fn table_mode(options: &mut Options, key: Vec<usize>, span: Span) -> Result<TableMode, Refusal> {
+fn table_mode(
+    options: &mut Options,
+    format: Format,
+    key: Vec<usize>,
+    span: Span,
+) -> Result<TableMode, Refusal> {
     let mode = options.take_string("mode")?;
     let delete_when = options.take_string("delete_when")?;
-    match mode.as_ref().map(|(_, text)| text.as_str()) {
-        None | Some("append") => match delete_when {
+    let debezium = format == Format::Debezium;
+    match mode.as_ref().map(|(at, text)| (at, text.as_str())) {
+        Some((at, "append")) if debezium => {
+            Err(Refusal::new(*at, "format 'debezium' carries state, so it has no mode 'append'")
+                .with_hint("leave mode out: change events insert, update and delete"))
+        }
+        None | Some((_, "append")) if !debezium => match delete_when {
             Some((at, _)) => Err(Refusal::new(at, "delete_when needs mode = 'upsert'")),
             None => Ok(TableMode::Append),
         },
-        Some("upsert") if key.is_empty() => Err(Refusal::new(span, "mode 'upsert' needs a key")
-            .with_hint("add PRIMARY KEY (…) to the columns")),
-        Some("upsert") => {
-            Ok(TableMode::Upsert { key, delete_when: delete_when.map(|(_, text)| text) })
-        }
-        Some(other) => {
-            Err(Refusal::new(span, format!("mode is 'append' or 'upsert', found '{other}'")))
+        None | Some((_, "upsert")) => match delete_when {
+            _ if key.is_empty() => {
+                let what = if debezium { "format 'debezium'" } else { "mode 'upsert'" };
+                Err(Refusal::new(span, format!("{what} needs a key"))
+                    .with_hint("add PRIMARY KEY (…) to the columns"))
+            }
+            Some((at, _)) if debezium => {
+                Err(Refusal::new(at, "format 'debezium' deletes by op, so it has no delete_when"))
+            }
+            delete_when => {
+                Ok(TableMode::Upsert { key, delete_when: delete_when.map(|(_, text)| text) })
+            }
+        },
+        Some((at, other)) => {
+            Err(Refusal::new(*at, format!("mode is 'append' or 'upsert', found '{other}'")))
         }
     }
 }

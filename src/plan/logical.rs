@@ -31,9 +31,10 @@ use super::context::{Functions, PlannedRelation, ScannedTable, Scope};
 use super::decorrelate::decorrelate;
 use super::join_order::JoinOrder;
 use super::push_filter::PushFilterThroughJoin;
+use super::required::required;
 use super::top_rows::{RowNumberLimit, TopRows, sink_limits};
 use super::{sugar, unnest, window_tables};
-use crate::model::schema::{EventTable, TableMode};
+use crate::model::schema::{EventTable, Format, TableMode};
 use crate::model::source::{SYSTEM_COLUMNS, SourceTable, SystemColumn};
 
 /// Plans the queries of one set of files.
@@ -65,23 +66,36 @@ impl QueryPlanner {
         decorrelate(sink_limits(unnest::attach(plan)?)?)
     }
 
-    /// The relation that an upsert table is: the latest event per key, unless it means "deleted".
-    fn upsert(&self, table: &Arc<EventTable>) -> Result<LogicalPlan> {
-        let scan = scan(SourceTable::Declared(Arc::clone(table)))?;
-        let TableMode::Upsert { key, delete_when } = &table.mode else { return Ok(scan) };
+    /// The relation that an upsert table is, of all its events: the latest per key, unless it means
+    /// "deleted".
+    fn upsert(&self, table: &Arc<EventTable>, events: LogicalPlan) -> Result<LogicalPlan> {
+        let TableMode::Upsert { key, delete_when } = &table.mode else { return Ok(events) };
         let column = |name: &str| col(Column::new(Some(table.name.as_str()), name));
         let keys = key.iter().map(|i| column(&table.columns[*i].field.name)).collect();
         let position = column(&SystemColumn::Position.field().name);
-        let latest = TopRows::new(scan, keys, vec![position.sort(false, false)], 0, Some(1));
+        let latest = TopRows::new(events, keys, vec![position.sort(false, false)], 0, Some(1));
         let latest = LogicalPlan::Extension(Extension { node: Arc::new(latest) });
         let latest = LogicalPlanBuilder::from(latest);
-        match delete_when {
-            None => latest.build(),
-            Some(text) => {
-                let deleted = self.condition(text, latest.schema())?;
-                latest.filter(coalesce(vec![deleted, lit(false)]).eq(lit(false)))?.build()
+        let deleted = match (delete_when, table.format) {
+            (None, Format::Json) => return latest.build(),
+            (None, Format::Debezium) => column(&SystemColumn::Deleted.field().name),
+            (Some(text), _) => self.condition(text, latest.schema())?,
+        };
+        let left = latest.filter(coalesce(vec![deleted, lit(false)]).eq(lit(false)))?;
+        // What an event lacks is looked at once it is known not to delete.
+        let columns = left.schema().columns().into_iter().map(|c| {
+            let index = table.columns.iter().position(|declared| declared.field.name == c.name);
+            let unchecked = |i: &usize| !table.columns[*i].field.nullable && !table.requires(*i);
+            match index.filter(unchecked) {
+                Some(_) => {
+                    let (relation, name) = (c.relation.clone(), c.name.clone());
+                    required(col(c), &name).alias_qualified(relation, name)
+                }
+                None => col(c),
             }
-        }
+        });
+        let columns: Vec<Expr> = columns.collect();
+        left.project(columns)?.build()
     }
 
     /// A boolean expression over the columns of `schema`.
@@ -94,16 +108,18 @@ impl QueryPlanner {
         planner.sql_to_expr(parsed, schema, &mut PlannerContext::new())
     }
 
-    /// What a name in FROM stands for, when it names this table.
+    /// What a name in FROM stands for, when it names this table, of all whose events, those that
+    /// upcasts bring included, `events` is the plan.
     ///
     /// `system` are the system columns that the query names: only those are visible, so that
     /// `SELECT *` leaves them out.
     pub fn table_relation(
         &self,
         table: &Arc<EventTable>,
+        events: LogicalPlan,
         system: &BTreeSet<SystemColumn>,
     ) -> Result<Arc<dyn TableSource>> {
-        let plan = self.upsert(table)?;
+        let plan = self.upsert(table, events)?;
         visible(plan, table.columns.iter().map(|c| c.field.name.clone()), system)
     }
 
@@ -128,7 +144,8 @@ impl QueryPlanner {
     }
 }
 
-fn scan(table: SourceTable) -> Result<LogicalPlan> {
+/// The plan of what a table itself reads.
+pub fn scan(table: SourceTable) -> Result<LogicalPlan> {
     let name = table.name().to_string();
     LogicalPlanBuilder::scan(name, Arc::new(ScannedTable::new(table)), None)?.build()
 }

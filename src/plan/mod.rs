@@ -15,12 +15,14 @@ mod names;
 mod parse;
 mod push_filter;
 mod refuse;
+mod required;
 mod session;
 mod set_operation;
 mod sugar;
 mod top_rows;
 mod types;
 mod unnest;
+mod upcast;
 mod view;
 mod window_tables;
 
@@ -96,6 +98,9 @@ struct Planning<'a> {
     catalog: &'a Catalog,
     queries: &'a QueryPlanner,
     log_id: &'a str,
+    tables: Vec<Arc<EventTable>>,
+    /// The plan of each table's events.
+    events: BTreeMap<String, LogicalPlan>,
     planned: BTreeMap<String, Planned>,
     /// The views being planned, outermost first: a name that is met again is a cycle.
     path: Vec<String>,
@@ -104,13 +109,17 @@ struct Planning<'a> {
 
 impl<'a> Planning<'a> {
     fn new(catalog: &'a Catalog, queries: &'a QueryPlanner, log_id: &'a str) -> Self {
-        let (planned, path, diagnostics) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Planning { catalog, queries, log_id, planned, path, diagnostics }
+        let mut diagnostics = Vec::new();
+        let events = upcast::plan_events(catalog, queries, &mut diagnostics);
+        let tables = catalog.tables.values().map(|def| Arc::clone(&def.table)).collect();
+        let (planned, path) = (BTreeMap::new(), Vec::new());
+        Planning { catalog, queries, log_id, tables, events, planned, path, diagnostics }
     }
 
     fn run(mut self, set: &mut QuerySet) {
         for (name, def) in &self.catalog.tables {
-            if let Err(error) = self.queries.table_relation(&def.table, &BTreeSet::new()) {
+            let events = self.events[name].clone();
+            if let Err(error) = self.queries.table_relation(&def.table, events, &BTreeSet::new()) {
                 let message = context::plain_message(&error);
                 let message = format!("delete_when of {name}: {message}");
                 self.diagnostics.push(Refusal::new(def.span, message).in_file(&def.file));
@@ -135,7 +144,7 @@ impl<'a> Planning<'a> {
         let iterations_max = def.options.max_iterations.unwrap_or(ITERATIONS_MAX_DEFAULT);
         let lowered = lower::lower(&plan, self.queries.options(), iterations_max)
             .map_err(|e| e.to_string())?;
-        view::shape(def, lowered, plan.schema(), self.generation(def))
+        view::shape(def, lowered, plan.schema(), self.generation(def), &self.tables)
     }
 
     /// The logical plan of a view and, before it, of the views that it reads.
@@ -182,7 +191,8 @@ impl<'a> Planning<'a> {
                 return None;
             }
             let source = if let Some(table) = self.catalog.tables.get(&name) {
-                self.queries.table_relation(&table.table, &system).ok()?
+                let events = self.events[&name].clone();
+                self.queries.table_relation(&table.table, events, &system).ok()?
             } else if name == EVENTS_TABLE {
                 self.queries.events_relation(&system).ok()?
             } else if self.catalog.views.contains_key(&name) {
@@ -214,6 +224,10 @@ impl<'a> Planning<'a> {
                 }
             } else if let Some(table) = self.catalog.tables.get(&name) {
                 parts.insert(table.canonical.clone());
+                for upcast in self.catalog.upcasts.iter().filter(|u| u.target == name) {
+                    parts.insert(upcast.canonical.clone());
+                    todo.push(upcast.source.clone());
+                }
             }
         }
         let mut hash = Xxh3::new();

@@ -1,5 +1,6 @@
 //! One materialized view: its plan, its shape, and the options that its table follows.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema};
@@ -14,7 +15,8 @@ use super::catalog::{ViewDef, ViewOptions};
 use super::ir::{Node, Op, Plan, Scalar};
 use super::lower::assert_key;
 use super::names;
-use crate::model::schema::SqlField;
+use crate::model::schema::{EventTable, SqlField};
+use crate::model::source::SourceTable;
 use crate::model::view::{ViewRef, ViewSchema};
 
 /// A materialized view, ready to run.
@@ -24,6 +26,8 @@ pub struct ViewPlan {
     pub plan: Arc<Plan>,
     /// The types of the events that it reads, sorted; empty means all of them.
     pub event_types: Vec<String>,
+    /// Of the types that it reads as tables, the versions that are declared.
+    pub versions: BTreeMap<String, BTreeSet<u32>>,
 }
 
 /// Shapes a plan as a view of this definition. Errors are sentences for the author of the SQL.
@@ -32,6 +36,7 @@ pub fn shape(
     plan: Plan,
     output: &DFSchema,
     generation: String,
+    tables: &[Arc<EventTable>],
 ) -> Result<ViewPlan, String> {
     let columns = output_columns(def, output)?;
     let plan = with_column_types(plan, &columns);
@@ -56,6 +61,7 @@ pub fn shape(
     check_clickhouse_expr("partition_by", partition_by.as_deref(), &columns, &sorting, false)?;
     check_clickhouse_expr("ttl", ttl.as_deref(), &columns, &sorting, true)?;
     let event_types = event_types(&plan);
+    let versions = versions(&plan, tables);
     let schema = Arc::new(ViewSchema {
         name: def.name.clone(),
         generation,
@@ -66,7 +72,7 @@ pub fn shape(
         ttl: ttl.clone(),
         clickhouse: clickhouse.unwrap_or(true),
     });
-    Ok(ViewPlan { schema, plan: Arc::new(plan), event_types })
+    Ok(ViewPlan { schema, plan: Arc::new(plan), event_types, versions })
 }
 
 fn output_columns(def: &ViewDef, output: &DFSchema) -> Result<Vec<SqlField>, String> {
@@ -139,7 +145,6 @@ fn inferred_key(plan: &Plan, columns: &[SqlField]) -> Option<Vec<usize>> {
 }
 
 fn event_types(plan: &Plan) -> Vec<String> {
-    use crate::model::source::SourceTable;
     let mut types = Vec::new();
     for (_, table, _) in plan.sources() {
         match table {
@@ -150,6 +155,17 @@ fn event_types(plan: &Plan) -> Vec<String> {
     types.sort();
     types.dedup();
     types
+}
+
+fn versions(plan: &Plan, tables: &[Arc<EventTable>]) -> BTreeMap<String, BTreeSet<u32>> {
+    let mut versions: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+    for (_, source, _) in plan.sources() {
+        if let SourceTable::Declared(read) = source {
+            let same = tables.iter().filter(|table| table.event_type == read.event_type);
+            versions.entry(read.event_type.clone()).or_default().extend(same.map(|t| t.version));
+        }
+    }
+    versions
 }
 
 /// `partition_by` and `ttl` go to ClickHouse as they are, over columns of the sorting key only:

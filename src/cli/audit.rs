@@ -1,0 +1,113 @@
+//! What a log really holds, read as the query files declare it: which events would be dead letters.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::engine::local::LocalRun;
+use crate::log::{self, Frame, LogError};
+use crate::model::schema::EventTable;
+use crate::plan::diagnostic::SourceFile;
+use crate::plan::{self, ViewPlan};
+
+/// How many bytes of events are read at once.
+const CHUNK_BYTES: usize = 8 << 20;
+/// How many positions of one reason are printed.
+const POSITIONS_SHOWN: usize = 10;
+
+/// What was found.
+pub struct Audit {
+    /// How many events the log has.
+    pub events: u64,
+    /// What fails, by expression and reason.
+    pub misfits: Vec<Misfit>,
+}
+
+/// Events that fail for one reason.
+pub struct Misfit {
+    pub expression: String,
+    pub reason: String,
+    pub count: i64,
+    pub positions: Vec<u64>,
+}
+
+impl std::fmt::Display for Misfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Misfit { expression, reason, count, positions } = self;
+        let shown: Vec<String> =
+            positions.iter().take(POSITIONS_SHOWN).map(u64::to_string).collect();
+        let more = if *count > shown.len() as i64 { ", …" } else { "" };
+        let events = if *count == 1 { "event" } else { "events" };
+        write!(f, "{expression}: {reason}: {count} {events}, at {}{more}", shown.join(", "))
+    }
+}
+
+/// Why nothing was found out.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("{0}")]
+    Run(String),
+}
+
+/// Reads the log in `data_dir`, which a server may have open, through every table of these files.
+pub fn audit(
+    files: &[Arc<SourceFile>],
+    tables: &[Arc<EventTable>],
+    data_dir: &Path,
+) -> Result<Audit, AuditError> {
+    let views = counting_views(files, tables);
+    let mut run = LocalRun::start(&views, 1).map_err(|error| AuditError::Run(error.to_string()))?;
+    let mut frames: Vec<Frame> = Vec::new();
+    let mut bytes = 0;
+    let info = log::verify(&log::directory(data_dir), |frame| {
+        bytes += frame.raw_bytes();
+        frames.push(frame.clone());
+        if bytes >= CHUNK_BYTES {
+            bytes = 0;
+            run.feed_frames(std::mem::take(&mut frames));
+        }
+        Ok(())
+    })?;
+    run.feed_frames(frames);
+    let mut misfits: BTreeMap<(String, String), Misfit> = BTreeMap::new();
+    for view in 0..views.len() {
+        for failure in run.failures(view) {
+            // A table's older versions are read for the newer ones, too.
+            let key = (failure.expression.clone(), failure.reason.clone());
+            misfits.entry(key).or_insert(Misfit {
+                expression: failure.expression,
+                reason: failure.reason,
+                count: failure.count,
+                positions: failure.positions,
+            });
+        }
+    }
+    Ok(Audit { events: info.head.position, misfits: misfits.into_values().collect() })
+}
+
+/// A view of each table that reads all its columns and keeps one row.
+fn counting_views(files: &[Arc<SourceFile>], tables: &[Arc<EventTable>]) -> Vec<ViewPlan> {
+    let mut prefix = "audit".to_string();
+    while files.iter().any(|file| file.text.contains(&prefix)) {
+        prefix.push('x');
+    }
+    let statement = |(index, table): (usize, &Arc<EventTable>)| {
+        let count = |(column, declared): (usize, &crate::model::schema::TableColumn)| {
+            format!("count(\"{}\") AS c{column}", declared.field.name.replace('"', "\"\""))
+        };
+        let counts: Vec<String> = table.columns.iter().enumerate().map(count).collect();
+        let counts = counts.join(", ");
+        format!(
+            "CREATE MATERIALIZED VIEW {prefix}_{index} AS SELECT {counts} FROM {};\n",
+            table.name
+        )
+    };
+    let text = tables.iter().enumerate().map(statement).collect();
+    let own = SourceFile { path: format!("{prefix}.sql").into(), text };
+    let files: Vec<Arc<SourceFile>> = files.iter().cloned().chain([Arc::new(own)]).collect();
+    let mut set = plan::plan_files(&files, "");
+    set.views.retain(|view| view.schema.name.starts_with(&prefix));
+    set.views
+}
