@@ -272,7 +272,7 @@ impl Upcasting<'_> {
         };
         // First as it is and over the bare table, to see what the upcast itself does.
         let bare = ScannedTable::new(SourceTable::Declared(Arc::clone(self.old)));
-        let plan = over(&upcast.query, Arc::new(bare))?;
+        let plan = over(&named(&upcast.query), Arc::new(bare))?;
         check_shape(&plan).map_err(|message| upcast.refusal(message))?;
         let plan = over(&query, Arc::new(PlannedRelation::new(events.clone())))?;
         let columns = self.columns(&plan, &system)?;
@@ -291,19 +291,13 @@ impl Upcasting<'_> {
             .collect();
         let excluded = system.iter().copied().collect();
         let is_table = |name: &str| name == self.upcast.source;
-        let mut query = logical::without_system_columns(&self.upcast.query, &excluded, &is_table);
+        let mut query =
+            logical::without_system_columns(&named(&self.upcast.query), &excluded, &is_table);
         if let SetExpr::Select(select) = query.body.as_mut() {
             let item = |c: &SystemColumn| SelectItem::ExprWithAlias {
                 expr: SqlExpr::Identifier(Ident::new(c.field().name)),
                 alias: Ident::new(envelope_alias(*c)),
             };
-            // A name of its own for each value: an upcast may well give the same one twice.
-            for (index, given) in select.projection.iter_mut().enumerate() {
-                if let SelectItem::UnnamedExpr(expr) = given {
-                    let alias = Ident::new(format!("__value{index}"));
-                    *given = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
-                }
-            }
             select.projection.extend(system.iter().map(item));
         }
         Ok((query, system))
@@ -391,6 +385,20 @@ impl Upcasting<'_> {
         }
         Ok(Expr::Cast(Cast::new_from_field(Box::new(value), Arc::new(column.to_arrow()))))
     }
+}
+
+/// The query with a name of its own for each value: an upcast may well give the same one twice.
+fn named(query: &Query) -> Query {
+    let mut query = query.clone();
+    if let SetExpr::Select(select) = query.body.as_mut() {
+        for (index, given) in select.projection.iter_mut().enumerate() {
+            if let SelectItem::UnnamedExpr(expr) = given {
+                let alias = Ident::new(format!("__value{index}"));
+                *given = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+            }
+        }
+    }
+    query
 }
 
 /// The name of an envelope's column behind the upcast's own, which may have taken it for something.
