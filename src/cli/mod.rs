@@ -7,6 +7,7 @@ mod config;
 mod explain;
 mod golden;
 mod log;
+mod rebuild;
 pub mod sample;
 mod serve;
 mod test;
@@ -41,6 +42,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Run the views' golden tests, in process.
     Test(test::TestArgs),
+    /// Ask a running server to build a view anew from the log, beside the one that answers.
+    Rebuild(rebuild::RebuildArgs),
     /// Send sample orders to a running server.
     Sample(sample::SampleArgs),
     /// Look into a data directory without a server.
@@ -66,6 +69,7 @@ pub fn run() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Rebuild(args) => block_on(rebuild::run(&args)),
         Command::Sample(args) => block_on(sample::run(&args)),
         Command::Log(args) => log::run(&args),
         Command::ClickhouseChild { library, config } => {

@@ -2,6 +2,7 @@
 
 mod accumulator;
 mod arrange;
+mod cohort;
 mod delta;
 mod eval;
 mod exact;
@@ -14,6 +15,7 @@ mod results;
 mod runtime;
 mod worker;
 
+pub use cohort::CohortId;
 pub use eval::is_evaluating;
 pub use failure::{Dismissal, Failure, Failures};
 pub use output::{EncodedRow, read_order};

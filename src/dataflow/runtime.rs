@@ -1,5 +1,6 @@
 //! The workers of this process, and the one way to tell them something: all of them, in one order.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
@@ -7,6 +8,7 @@ use std::thread::Thread;
 use differential_dataflow::trace::ExertionLogic;
 use timely::communication::WorkerGuards;
 
+use super::cohort::CohortId;
 use super::output::EncodedRow;
 use super::worker::{Command, Installation, ReadRequest, WorkerState, has_backlog};
 use crate::log::Frame;
@@ -56,8 +58,10 @@ pub struct Runtime {
 
 struct State {
     handles: Vec<WorkerHandle>,
-    /// The end of what was fed.
-    fed: Head,
+    /// The end of what each cohort was fed.
+    fed: BTreeMap<CohortId, Head>,
+    /// The cohort of each view.
+    cohorts: BTreeMap<usize, CohortId>,
     /// Which worker gets the next frame.
     next: usize,
 }
@@ -91,7 +95,8 @@ impl Runtime {
             .zip(threads)
             .map(|(commands, (_, thread))| WorkerHandle { commands, thread })
             .collect();
-        let state = Mutex::new(State { handles, fed: Head::default(), next: 0 });
+        let state =
+            Mutex::new(State { handles, fed: BTreeMap::new(), cohorts: BTreeMap::new(), next: 0 });
         Ok(Runtime { state, guards: Mutex::new(Some(guards)), workers })
     }
 
@@ -100,30 +105,46 @@ impl Runtime {
         self.workers
     }
 
-    /// Begins views, which see what is fed from now on.
-    pub fn install(&self, views: &[Installation]) {
-        lock(&self.state).broadcast(|_| Command::Install { views: views.to_vec() });
+    /// Begins views as a new cohort, which sees what it is fed from now on.
+    pub fn install(&self, cohort: CohortId, views: &[Installation]) {
+        let mut state = lock(&self.state);
+        state.fed.insert(cohort, Head::default());
+        state.cohorts.extend(views.iter().map(|view| (view.view, cohort)));
+        state.broadcast(|_| Command::Install { cohort, views: views.to_vec() });
     }
 
-    /// Feeds frames, whose events all enter at `tick`, the tick of the last of them or later, and
-    /// advances the views past `tick`. `more` says that the log has more already.
-    pub fn feed(&self, frames: Vec<Frame>, tick: Tick, more: bool) {
+    /// Feeds frames to a cohort. Their events all enter at `tick`, the tick of the last of them or
+    /// later, and the cohort's views advance past it. `more` says that the log has more already.
+    pub fn feed(&self, cohort: CohortId, frames: Vec<Frame>, tick: Tick, more: bool) {
         let mut state = lock(&self.state);
         let mut shares: Vec<Vec<Frame>> = vec![Vec::new(); self.workers];
+        let mut fed = state.fed.get(&cohort).copied().unwrap_or_default();
         for frame in frames {
-            state.fed.position = frame.last_position();
+            fed.position = frame.last_position();
             let next = state.next;
             shares[next].push(frame);
             state.next = (next + 1) % self.workers;
         }
-        state.fed.tick = tick;
+        fed.tick = tick;
+        state.fed.insert(cohort, fed);
         state.broadcast(|index| {
             let frames = std::mem::take(&mut shares[index]);
-            Command::Feed { frames, tick, more }
+            Command::Feed { cohort, frames, tick, more }
         });
     }
 
-    /// Asks for a view's rows as of everything fed so far.
+    /// Feeds the views of `from` with those of `into` from now on. Both must have been fed up to
+    /// the same tick.
+    pub fn merge(&self, from: CohortId, into: CohortId) {
+        let mut state = lock(&self.state);
+        state.fed.remove(&from);
+        for cohort in state.cohorts.values_mut().filter(|cohort| **cohort == from) {
+            *cohort = into;
+        }
+        state.broadcast(|_| Command::Merge { from, into });
+    }
+
+    /// Asks for a view's rows as of everything that it was fed so far.
     ///
     /// Each worker's rows go to `answer` once it has caught up with that tick, `None` where the
     /// view is gone. Returns up to where the rows will be.
@@ -134,7 +155,8 @@ impl Runtime {
     ) -> Head {
         let answer = Arc::new(answer);
         let state = lock(&self.state);
-        let fed = state.fed;
+        let cohort = state.cohorts.get(&read.view);
+        let fed = cohort.and_then(|cohort| state.fed.get(cohort)).copied().unwrap_or_default();
         let tick = fed.tick;
         state.broadcast(|_| {
             let answer = Arc::clone(&answer);
@@ -152,7 +174,9 @@ impl Runtime {
 
     /// Stops a view and forgets its state.
     pub fn remove(&self, view: usize) {
-        lock(&self.state).broadcast(|_| Command::Remove { view });
+        let mut state = lock(&self.state);
+        state.cohorts.remove(&view);
+        state.broadcast(|_| Command::Remove { view });
     }
 
     /// Stops the workers and waits for them.

@@ -1,26 +1,22 @@
 //! A timely worker: takes commands, feeds its share of the log to its views, answers reads.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use arrow::array::BooleanArray;
 use arrow::error::ArrowError;
 use timely::dataflow::InputHandle;
 use timely::worker::Worker;
 
-use super::delta::{Delta, batch};
+use super::cohort::{Cohort, CohortId, SourceInput};
 use super::failure::Failures;
 use super::output::{self, EncodedRow, ViewRows};
 use super::render::Renderer;
-use crate::decode::{Decoded, Reject, TableDecoder};
 use crate::log::Frame;
 use crate::model::Tick;
-use crate::model::event::EventRef;
-use crate::model::source::{SourceColumn, SourceTable};
 use crate::model::view::ViewMessage;
 use crate::plan::ViewPlan;
 use crate::plan::ir::NodeId;
@@ -39,11 +35,14 @@ pub fn has_backlog() -> bool {
 
 /// What workers are told, all of them in the same order.
 pub enum Command {
-    /// Begin these views, which will be fed together.
-    Install { views: Vec<Installation> },
-    /// The frames of this worker's share, and the tick at which their events enter. With
-    /// everything up to `tick` fed, the views' inputs advance past it. `more`: the log has more.
-    Feed { frames: Vec<Frame>, tick: Tick, more: bool },
+    /// Begin these views, which are fed together as members of a cohort.
+    Install { cohort: CohortId, views: Vec<Installation> },
+    /// The frames of this worker's share for a cohort, and the tick at which their events enter.
+    /// With everything up to `tick` fed, the views' inputs advance past it. `more`: the log has
+    /// more.
+    Feed { cohort: CohortId, frames: Vec<Frame>, tick: Tick, more: bool },
+    /// Feed the views of one cohort with those of another, which is at the same tick.
+    Merge { from: CohortId, into: CohortId },
     /// Read a view's rows as of a tick that was fed.
     Read(ReadRequest),
     /// Stop a view and forget its state.
@@ -76,100 +75,11 @@ pub struct ReadRequest {
 
 /// A view that runs on this worker.
 struct RunningView {
+    cohort: CohortId,
     rows: ViewRows,
     inputs: Vec<SourceInput>,
     plan: ViewPlan,
     failures: Failures,
-}
-
-impl RunningView {
-    /// Records events that do not fit a table that the view reads.
-    fn reject(&self, table: &SourceTable, rejects: &[Reject]) {
-        let expression: Arc<str> = format!("table {}", table.name()).into();
-        for reject in rejects {
-            for (_, violation) in &reject.violations {
-                let reason = format!("{}: {}", violation.pointer, violation.message);
-                self.failures.record(&expression, &reason, Some(reject.position), 1);
-            }
-        }
-    }
-
-    /// Records an event of a type that the view reads, in a version that nothing declares.
-    fn miss_version(&self, event: &EventRef<'_>) {
-        let EventRef { event_type, version, position, .. } = event;
-        let expression: Arc<str> = format!("event type {event_type}").into();
-        let reason = format!("version {version} is not declared");
-        self.failures.record(&expression, &reason, Some(*position), 1);
-    }
-}
-
-/// Who is concerned by the events of one type and version.
-struct Readers {
-    /// The decoders of tables that read them.
-    decoders: Vec<usize>,
-    /// The views that read the type and cannot read the version.
-    missing: Vec<usize>,
-}
-
-/// One source of a view: which decoder's columns go in.
-struct SourceInput {
-    table: SourceTable,
-    /// The columns of the decoder, in the order of the source.
-    columns: Vec<SourceColumn>,
-    schema: arrow::datatypes::SchemaRef,
-    handle: InputHandle<Tick, timely::container::CapacityContainerBuilder<Vec<Delta>>>,
-}
-
-impl SourceInput {
-    /// The decoded rows that fit the source's columns, as insertions.
-    fn delta(
-        &self,
-        decoded: &Decoded,
-        columns: &[SourceColumn],
-        rejects: &[Reject],
-        tick: Tick,
-    ) -> Delta {
-        let arrays = self
-            .columns
-            .iter()
-            .filter_map(|c| columns.binary_search(c).ok())
-            .map(|index| Arc::clone(decoded.rows.column(index)))
-            .collect();
-        let rows = match batch(Arc::clone(&self.schema), arrays, decoded.rows.num_rows()) {
-            Ok(rows) => rows,
-            Err(error) => unreachable!("sources and decoders agree: {error}"),
-        };
-        let delta = Delta::insertions(rows, decoded.positions.clone(), tick);
-        if rejects.is_empty() {
-            return delta;
-        }
-        let mut fits = vec![true; delta.len()];
-        rejects.iter().for_each(|reject| fits[reject.row] = false);
-        match delta.filter(&BooleanArray::from(fits)) {
-            Ok(delta) => delta,
-            Err(error) => unreachable!("a filter is as long as its rows: {error}"),
-        }
-    }
-}
-
-/// The rejects that concern some of these columns, with what is wrong with them.
-///
-/// A view's rows must not depend on what other views read, so what is wrong elsewhere is not told.
-fn rejects_of(rejects: &[Reject], columns: &[SourceColumn]) -> Vec<Reject> {
-    let concerns = |reject: &&Reject| reject.columns.iter().any(|c| columns.contains(c));
-    let narrowed = |reject: &Reject| {
-        let mut reject = reject.clone();
-        reject.violations.retain(|(column, _)| column.is_none_or(|c| columns.contains(&c)));
-        reject
-    };
-    rejects.iter().filter(concerns).map(narrowed).collect()
-}
-
-/// A decoder that all sources over one table share.
-struct SharedDecoder {
-    table: SourceTable,
-    columns: Vec<SourceColumn>,
-    decoder: TableDecoder,
 }
 
 /// The state of one worker.
@@ -177,9 +87,8 @@ pub struct WorkerState<'a> {
     worker: &'a mut Worker,
     commands: Receiver<Command>,
     views: BTreeMap<usize, RunningView>,
-    decoders: Vec<SharedDecoder>,
+    cohorts: BTreeMap<CohortId, Cohort>,
     reads: Vec<ReadRequest>,
-    fed: Tick,
 }
 
 impl<'a> WorkerState<'a> {
@@ -189,9 +98,8 @@ impl<'a> WorkerState<'a> {
             worker,
             commands,
             views: BTreeMap::new(),
-            decoders: Vec::new(),
+            cohorts: BTreeMap::new(),
             reads: Vec::new(),
-            fed: 0,
         }
     }
 
@@ -228,10 +136,10 @@ impl<'a> WorkerState<'a> {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Install { views } => {
+            Command::Install { cohort, views } => {
                 for view in views {
                     let id = view.view;
-                    match self.install(view) {
+                    match self.install(cohort, view) {
                         Ok(running) => {
                             self.views.insert(id, running);
                         }
@@ -240,22 +148,24 @@ impl<'a> WorkerState<'a> {
                         }
                     }
                 }
-                self.share_decoders();
+                self.share_decoders(cohort);
             }
-            Command::Feed { frames, tick, more } => {
+            Command::Feed { cohort, frames, tick, more } => {
                 BACKLOG.set(more);
-                self.feed(&frames, tick);
+                self.feed(cohort, &frames, tick);
             }
+            Command::Merge { from, into } => self.merge(from, into),
             Command::Read(request) => self.reads.push(request),
             Command::Remove { view } => {
-                self.views.remove(&view);
-                self.share_decoders();
+                if let Some(view) = self.views.remove(&view) {
+                    self.share_decoders(view.cohort);
+                }
             }
             Command::Shutdown => {}
         }
     }
 
-    fn install(&mut self, view: Installation) -> Result<RunningView, ArrowError> {
+    fn install(&mut self, cohort: CohortId, view: Installation) -> Result<RunningView, ArrowError> {
         let index = self.worker.index();
         let Installation { plan, follower, failures, .. } = view;
         let schema = crate::plan::relaxed(&plan.plan.root().schema);
@@ -277,103 +187,55 @@ impl<'a> WorkerState<'a> {
             }
             let rows = Renderer::new(scope, &plan.plan, failures.clone()).render(sources)?;
             let rows = output::finish(rows, layout, index, follower, failures.clone());
-            Ok(RunningView { rows, inputs, plan: plan.clone(), failures })
+            Ok(RunningView { cohort, rows, inputs, plan: plan.clone(), failures })
         })
     }
 
-    /// One decoder per table, with the columns that any view reads.
-    fn share_decoders(&mut self) {
-        let mut wanted: Vec<(SourceTable, Vec<SourceColumn>)> = Vec::new();
-        for input in self.views.values().flat_map(|view| &view.inputs) {
-            match wanted.iter_mut().find(|(table, _)| *table == input.table) {
-                Some((_, columns)) => columns.extend(&input.columns),
-                None => wanted.push((input.table.clone(), input.columns.clone())),
-            }
+    /// From now on the views of `from` are fed with those of `into`.
+    fn merge(&mut self, from: CohortId, into: CohortId) {
+        let fed = |id: &CohortId| self.cohorts.get(id).map(|cohort| cohort.fed);
+        assert!(fed(&from) == fed(&into), "cohorts merge where they meet: {from} and {into}");
+        for view in self.views.values_mut().filter(|view| view.cohort == from) {
+            view.cohort = into;
         }
-        self.decoders = wanted
-            .into_iter()
-            .map(|(table, mut columns)| {
-                columns.sort_unstable();
-                columns.dedup();
-                let decoder = TableDecoder::new(table.clone(), columns.clone());
-                SharedDecoder { table, columns, decoder }
-            })
-            .collect();
+        self.share_decoders(from);
+        self.share_decoders(into);
     }
 
-    fn feed(&mut self, frames: &[Frame], tick: Tick) {
-        assert!(tick >= self.fed, "ticks only go forward: {tick} after {}", self.fed);
-        for frame in frames {
-            let events = match frame.decompress() {
-                Ok(events) => events,
-                Err(what) => panic!("frame at position {}: {what}", frame.first_position()),
-            };
-            let mut by_type: HashMap<(&str, u32), Readers> = HashMap::new();
-            for event in events.iter() {
-                let readers = by_type
-                    .entry((event.event_type, event.version))
-                    .or_insert_with(|| self.readers(&event));
-                for index in &readers.decoders {
-                    self.decoders[*index].decoder.push(&event);
-                }
-                for view in &readers.missing {
-                    self.views[view].miss_version(&event);
-                }
-            }
+    /// One decoder per table, with the columns that any view of the cohort reads.
+    fn share_decoders(&mut self, id: CohortId) {
+        let members = || self.views.values().filter(|view| view.cohort == id);
+        if members().next().is_none() {
+            self.cohorts.remove(&id);
+            return;
         }
-        self.send(tick);
-        for view in self.views.values_mut() {
+        let inputs = members().flat_map(|view| &view.inputs);
+        let versions = members().map(|view| (view.failures.clone(), view.plan.versions.clone()));
+        let fed = self.cohorts.get(&id).map_or(0, |cohort| cohort.fed);
+        self.cohorts.insert(id, Cohort::of(inputs, versions.collect(), fed));
+    }
+
+    fn feed(&mut self, id: CohortId, frames: &[Frame], tick: Tick) {
+        // A cohort whose last view has just been removed may still be on its way here.
+        let Some(cohort) = self.cohorts.get_mut(&id) else { return };
+        assert!(tick >= cohort.fed, "ticks only go forward: {tick} after {}", cohort.fed);
+        cohort.decode(frames);
+        cohort.fed = tick;
+        for view in self.views.values_mut().filter(|view| view.cohort == id) {
             for input in &mut view.inputs {
-                input.handle.advance_to(tick + 1);
+                input.feed(cohort, tick, &view.failures);
             }
         }
-        self.fed = tick;
-        self.compact();
-    }
-
-    fn readers(&self, event: &EventRef<'_>) -> Readers {
-        let reads = |(_, d): &(usize, &SharedDecoder)| d.decoder.reads(event);
-        let misses = |(_, view): &(&usize, &RunningView)| {
-            let versions = view.plan.versions.get(event.event_type);
-            versions.is_some_and(|declared| !declared.contains(&event.version))
-        };
-        Readers {
-            decoders: self.decoders.iter().enumerate().filter(reads).map(|(i, _)| i).collect(),
-            missing: self.views.iter().filter(misses).map(|(view, _)| *view).collect(),
-        }
-    }
-
-    /// Sends what was decoded to every source that reads it.
-    fn send(&mut self, tick: Tick) {
-        for shared in &mut self.decoders {
-            let decoded = shared.decoder.finish();
-            if decoded.positions.is_empty() {
-                continue;
-            }
-            for view in self.views.values_mut() {
-                let mut concerned = Vec::new();
-                for input in view.inputs.iter_mut().filter(|i| i.table == shared.table) {
-                    let rejects = rejects_of(&decoded.rejects, &input.columns);
-                    // What enters is what arrived up to the tick, at the tick.
-                    if *input.handle.time() < tick {
-                        input.handle.advance_to(tick);
-                    }
-                    let delta = input.delta(&decoded, &shared.columns, &rejects, tick);
-                    input.handle.send(delta);
-                    concerned.push(rejects);
-                }
-                for rejects in concerned {
-                    view.reject(&shared.table, &rejects);
-                }
-            }
-        }
+        cohort.forget();
+        self.compact(id);
     }
 
     /// Reads to come are at the last fed tick or later; those that wait hold their view back.
-    fn compact(&mut self) {
-        for (id, view) in &mut self.views {
+    fn compact(&mut self, cohort: CohortId) {
+        let Some(fed) = self.cohorts.get(&cohort).map(|cohort| cohort.fed) else { return };
+        for (id, view) in self.views.iter_mut().filter(|(_, view)| view.cohort == cohort) {
             let waiting = self.reads.iter().filter(|read| read.view == *id).map(|read| read.tick);
-            view.rows.compact(waiting.min().unwrap_or(self.fed).min(self.fed));
+            view.rows.compact(waiting.min().unwrap_or(fed).min(fed));
         }
     }
 

@@ -1,6 +1,6 @@
 //! What HTTP asks of the engine.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
@@ -10,19 +10,22 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use super::dismissed::Dismissed;
+use super::registry::{Registry, View};
+use super::supervisor::Request;
 use super::tracker::ViewTracker;
 use crate::dataflow::{EncodedRow, Read, Runtime, read_order};
-use crate::decode::Validator;
 use crate::http::{
-    Backend, ClickHouseStatus, DeadLetter, DeadLetterFilter, FileError, Misfit, RowsAnswer,
-    RowsError, RowsRequest, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
+    Backend, ClickHouseStatus, DeadLetterFilter, DeadLetters, DismissError, FileError, Misfit,
+    NextGeneration, RebuildError, Retried, RowsAnswer, RowsError, RowsRequest, Selection,
+    ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
 };
 use crate::log::Log;
 use crate::model::Head;
 use crate::model::event::NewEvent;
-use crate::model::schema::{EventTable, OnInvalid, SqlType};
+use crate::model::schema::SqlType;
 use crate::model::view::{ViewCodec, ViewSchema};
 use crate::plan::ViewPlan;
 
@@ -33,25 +36,10 @@ const READ_TIME: Duration = Duration::from_secs(5);
 pub struct EngineBackend {
     pub log: Log,
     pub runtime: Arc<Runtime>,
-    pub tables: Vec<Arc<EventTable>>,
-    pub failed_files: Vec<FileError>,
-    /// The views that are to run.
-    pub plans: Vec<ViewPlan>,
-    /// The views, once they run.
-    pub views: OnceLock<Vec<Arc<ViewTracker>>>,
-    pub clickhouse: RwLock<ClickHouseStatus>,
-    /// Validators that are not in use just now.
-    pub validators: Mutex<Vec<Validators>>,
-}
-
-/// A validator per table that refuses what does not fit.
-pub struct Validators(Vec<(Arc<EventTable>, Validator)>);
-
-impl Validators {
-    fn new(tables: &[Arc<EventTable>]) -> Self {
-        let strict = tables.iter().filter(|table| table.on_invalid == OnInvalid::Reject);
-        Validators(strict.map(|table| (Arc::clone(table), Validator::new(table))).collect())
-    }
+    pub registry: Arc<Registry>,
+    pub clickhouse: Arc<RwLock<ClickHouseStatus>>,
+    pub dismissed: Arc<Dismissed>,
+    pub requests: mpsc::UnboundedSender<Request>,
 }
 
 fn now_s() -> f64 {
@@ -69,16 +57,36 @@ fn lag_s(at: Head, head: Head) -> f64 {
 }
 
 impl EngineBackend {
-    fn trackers(&self) -> &[Arc<ViewTracker>] {
-        self.views.get().map_or(&[], Vec::as_slice)
+    fn state(view: &View) -> ViewState {
+        let tracker = view.shown();
+        let reason = tracker.and_then(|tracker| tracker.failed()).or(match view.serving {
+            // An older generation that answers is not failed by a newer one that cannot be built.
+            Some(_) => None,
+            None => view.failed.as_deref(),
+        });
+        match (reason, tracker) {
+            (Some(reason), _) => ViewState::Failed { reason: reason.to_string() },
+            (None, Some(tracker)) if tracker.is_live() => ViewState::Live,
+            (None, _) => ViewState::CatchingUp,
+        }
     }
 
-    fn tracker(&self, name: &str) -> Option<(usize, &Arc<ViewTracker>)> {
-        self.trackers().iter().enumerate().find(|(_, view)| view.name() == name)
-    }
-
-    fn state(view: &ViewTracker) -> ViewState {
-        if view.is_live() { ViewState::Live } else { ViewState::CatchingUp }
+    fn view_status(&self, view: &View) -> ViewStatus {
+        let shown = view.shown();
+        let mut status = match shown {
+            Some(tracker) => self.status(tracker),
+            None => self.waiting(&view.wanted),
+        };
+        status.state = Self::state(view);
+        let next = &view.wanted.schema.generation;
+        if status.schema.generation != *next {
+            status.next = Some(NextGeneration {
+                generation: next.clone(),
+                position: view.building.as_ref().map_or(0, |building| building.complete().position),
+                failed: view.failed.clone(),
+            });
+        }
+        status
     }
 
     fn status(&self, view: &ViewTracker) -> ViewStatus {
@@ -87,7 +95,8 @@ impl EngineBackend {
         let errors = u64::try_from(view.failures.count()).unwrap_or(0);
         ViewStatus {
             schema: Arc::clone(&view.plan.schema),
-            state: Self::state(view),
+            state: ViewState::CatchingUp,
+            next: None,
             event_types: view.plan.event_types.clone(),
             rows: view.rows(),
             errors,
@@ -110,6 +119,7 @@ impl EngineBackend {
         ViewStatus {
             schema: Arc::clone(&plan.schema),
             state: ViewState::CatchingUp,
+            next: None,
             event_types: plan.event_types.clone(),
             rows: 0,
             errors: 0,
@@ -124,16 +134,14 @@ impl EngineBackend {
     }
 
     async fn read_rows(&self, request: RowsRequest) -> Result<RowsAnswer, RowsError> {
-        let Some((index, view)) = self.tracker(&request.view) else {
-            let planned = self.plans.iter().any(|plan| plan.schema.name == request.view);
-            return Err(match planned {
-                true => RowsError::NotLive { view: request.view, state: ViewState::CatchingUp },
-                false => RowsError::NotFound { view: request.view },
-            });
+        let views = self.registry.views();
+        let Some(view) = views.views.get(&request.view) else {
+            return Err(RowsError::NotFound { view: request.view });
         };
-        if !view.is_live() {
-            return Err(RowsError::NotLive { view: request.view, state: Self::state(view) });
-        }
+        let state = Self::state(view);
+        let Some(view) = view.shown().filter(|_| state == ViewState::Live) else {
+            return Err(RowsError::NotLive { view: request.view, state });
+        };
         let query = RowsQuery::new(&view.plan.schema, &request)?;
         let deadline = tokio::time::Instant::now() + request.timeout;
         let mut complete = view.watch_complete();
@@ -145,7 +153,7 @@ impl EngineBackend {
         // The client's time is for the position; reading what is there takes a moment of its own.
         let deadline = deadline.max(tokio::time::Instant::now() + READ_TIME);
         let (position, tick, rows) =
-            self.collect(index, &query, deadline).await.ok_or_else(|| {
+            self.collect(view.id, &query, deadline).await.ok_or_else(|| {
                 let (position, reached) = (request.min_position, view.complete().position);
                 RowsError::Timeout { position, reached }
             })?;
@@ -302,41 +310,39 @@ fn value_of(schema: &ViewSchema, column: usize, value: &str) -> Result<ArrayRef,
 
 impl Backend for EngineBackend {
     fn validate(&self, events: &[NewEvent], misfits_max: usize) -> Vec<Misfit> {
-        let taken = self.validators.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut validators = taken.unwrap_or_else(|| Validators::new(&self.tables));
-        let mut misfits = Vec::new();
-        'events: for (index, event) in events.iter().enumerate() {
-            for (table, validator) in &mut validators.0 {
-                if table.event_type != event.event_type || table.version != event.version {
-                    continue;
+        self.registry.views().validators.with(|validators| {
+            let mut misfits = Vec::new();
+            for (index, event) in events.iter().enumerate() {
+                for (table, validator) in &mut validators.0 {
+                    if table.event_type != event.event_type || table.version != event.version {
+                        continue;
+                    }
+                    for violation in validator.check(&event.data) {
+                        misfits.push(Misfit { index, violation });
+                    }
                 }
-                for violation in validator.check(&event.data) {
-                    misfits.push(Misfit { index, violation });
+                if misfits.len() >= misfits_max {
+                    break;
                 }
             }
-            if misfits.len() >= misfits_max {
-                break 'events;
-            }
-        }
-        self.validators.lock().unwrap_or_else(PoisonError::into_inner).push(validators);
-        misfits
+            misfits
+        })
     }
 
     fn views(&self) -> Vec<ViewStatus> {
-        if self.views.get().is_none() {
-            return self.plans.iter().map(|plan| self.waiting(plan)).collect();
-        }
-        self.trackers().iter().map(|view| self.status(view)).collect()
+        self.registry.views().views.values().map(|view| self.view_status(view)).collect()
     }
 
     fn failed_files(&self) -> Vec<FileError> {
-        self.failed_files.clone()
+        self.registry.views().failed_files.clone()
     }
 
     fn clickhouse(&self) -> ClickHouseStatus {
-        let failing = self
-            .trackers()
-            .iter()
+        let views = self.registry.views();
+        let failing = views
+            .views
+            .values()
+            .flat_map(View::running)
             .filter_map(|view| view.sink.as_ref())
             .find(|sink| sink.is_failing.load(std::sync::atomic::Ordering::Relaxed));
         if let Some(sink) = failing {
@@ -351,38 +357,36 @@ impl Backend for EngineBackend {
 
     fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Vec<Waiting>> {
         async move {
-            if self.views.get().is_none()
-                && let Some(names) = &request.views
-            {
-                let waiting =
-                    |view: &String| Waiting { view: view.clone(), state: ViewState::CatchingUp };
-                return names.iter().map(waiting).collect();
-            }
-            let reads = |view: &ViewTracker| {
-                let types = &view.plan.event_types;
+            let views = self.registry.views();
+            let reads = |view: &View| {
+                let types = &view.wanted.event_types;
                 types.is_empty() || request.event_types.iter().any(|t| types.contains(t))
             };
-            let wanted = |view: &ViewTracker| match &request.views {
-                Some(names) => names.iter().any(|name| name == view.name()),
-                None => view.is_live(),
+            let is_live = |view: &View| Self::state(view) == ViewState::Live;
+            let wanted = |view: &&View| {
+                reads(view)
+                    && match &request.views {
+                        Some(names) => names.contains(&view.wanted.schema.name),
+                        None => is_live(view),
+                    }
             };
-            let views: Vec<&Arc<ViewTracker>> =
-                self.trackers().iter().filter(|view| wanted(view) && reads(view)).collect();
-            let waiting = |view: &&Arc<ViewTracker>| Waiting {
-                view: view.name().to_string(),
+            let wanted: Vec<&View> = views.views.values().filter(wanted).collect();
+            let waiting = |view: &View| Waiting {
+                view: view.wanted.schema.name.clone(),
                 state: Self::state(view),
             };
             let late: Vec<Waiting> =
-                views.iter().filter(|view| !view.is_live()).map(waiting).collect();
+                wanted.iter().filter(|view| !is_live(view)).map(|view| waiting(view)).collect();
             if !late.is_empty() {
                 return late;
             }
             let deadline = tokio::time::Instant::now() + request.timeout;
             let mut late = Vec::new();
-            for view in &views {
-                let mut head = match (&view.sink, request.target) {
+            for view in wanted {
+                let Some(tracker) = view.shown() else { continue };
+                let mut head = match (&tracker.sink, request.target) {
                     (Some(sink), WaitTarget::ClickHouse) => sink.watch_written(),
-                    _ => view.watch_complete(),
+                    _ => tracker.watch_complete(),
                 };
                 let shown = head.wait_for(|head| head.position >= request.position);
                 if !matches!(tokio::time::timeout_at(deadline, shown).await, Ok(Ok(_))) {
@@ -394,59 +398,32 @@ impl Backend for EngineBackend {
         .boxed()
     }
 
-    fn dead_letters(&self, filter: &DeadLetterFilter) -> Vec<DeadLetter> {
-        let mut letters = Vec::new();
-        for view in self.trackers() {
-            if filter.view.as_ref().is_some_and(|name| name != view.name()) {
-                continue;
+    fn rebuild(&self, view: String) -> BoxFuture<'_, Result<String, RebuildError>> {
+        async move {
+            let (answer, answered) = oneshot::channel();
+            if !self.registry.views().views.contains_key(&view) {
+                return Err(RebuildError::NotFound { view });
             }
-            for failure in view.failures.list() {
-                if failure.count <= 0 {
-                    continue;
+            let _ = self.requests.send(Request::Rebuild { view, answer });
+            match answered.await {
+                Ok(result) => result.map_err(|reason| RebuildError::Failed { reason }),
+                Err(_) => {
+                    Err(RebuildError::Failed { reason: "the server is stopping".to_string() })
                 }
-                let inside = |p: &u64| {
-                    filter.from.is_none_or(|from| *p >= from) && filter.to.is_none_or(|to| *p <= to)
-                };
-                let position = failure.positions.iter().copied().find(|p| inside(p));
-                let by_position = filter.from.is_some() || filter.to.is_some();
-                if by_position && position.is_none() {
-                    continue;
-                }
-                let event = position.and_then(|p| self.event(p));
-                let event_type = event.as_ref().map(|(event_type, _)| event_type.clone());
-                if filter.event_type.is_some() && filter.event_type != event_type {
-                    continue;
-                }
-                letters.push(DeadLetter {
-                    view: Some(view.name().to_string()),
-                    event_type,
-                    position,
-                    expression: failure.expression,
-                    reason: failure.reason,
-                    count: u64::try_from(failure.count).unwrap_or(0),
-                    sample: event.map(|(_, data)| data),
-                });
             }
         }
-        letters.sort_by_key(|letter| std::cmp::Reverse(letter.count));
-        letters.truncate(filter.limit);
-        letters
+        .boxed()
     }
-}
 
-impl EngineBackend {
-    /// The type and payload of an event.
-    fn event(&self, position: u64) -> Option<(String, String)> {
-        let mut reader = self.log.read(position - 1).ok()?;
-        let frame = loop {
-            let frame = reader.next_frame().ok()??;
-            if frame.last_position() >= position {
-                break frame;
-            }
-        };
-        let events = frame.decompress().ok()?;
-        let event = events.iter().find(|event| event.position == position)?;
-        let data = String::from_utf8_lossy(event.data).into_owned();
-        Some((event.event_type.to_string(), data))
+    fn dead_letters(&self, filter: &DeadLetterFilter) -> Option<DeadLetters> {
+        self.list_dead_letters(filter)
+    }
+
+    fn dismiss(&self, selection: &Selection) -> Result<u64, DismissError> {
+        self.dismiss_dead_letters(selection)
+    }
+
+    fn retry(&self, selection: Selection) -> BoxFuture<'_, Retried> {
+        self.retry_dead_letters(selection).boxed()
     }
 }

@@ -1,36 +1,90 @@
-//! The cursor that feeds the log to the views: chunk by chunk until the tail is reached, then as
+//! The cursors that feed the log to the views: chunk by chunk until the tail is reached, then as
 //! it comes.
+//!
+//! Views that start together are a cohort with a cursor of its own. A cohort that has caught up with
+//! another one becomes part of it, so that in the long run events are read and decoded once.
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::tracker::ViewTracker;
-use crate::dataflow::Runtime;
+use crate::dataflow::{CohortId, Runtime};
 use crate::log::{Frame, Log, LogError, LogReader};
 use crate::model::view::ViewMessage;
 use crate::model::{Head, Tick};
 
 /// How many bytes of events one chunk holds, give or take a frame.
 const CHUNK_BYTES: usize = 8 << 20;
+/// The same for views that catch up while others are live and wait for their turn.
+const CHUNK_BYTES_BESIDE: usize = 1 << 20;
 /// How often it is looked whether a sink has room again.
 const ROOM_POLL: Duration = Duration::from_millis(50);
 /// How often a long replay shows how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Feeds a log to a set of views.
+/// What the feeder is told.
+enum Order {
+    Add { cohort: CohortId, views: Vec<Arc<ViewTracker>>, boundaries: BTreeSet<Tick> },
+    Remove { view: usize },
+}
+
+/// Tells a feeder which views to feed.
+#[derive(Clone)]
+pub struct FeederHandle {
+    orders: Sender<Order>,
+    /// Wakes the feeder; trackers do, too.
+    pub wake: Arc<Notify>,
+}
+
+impl FeederHandle {
+    /// Feeds these views from the log's beginning. They must have been installed as `cohort`.
+    /// Chunks end at `boundaries`, for the sinks to find their way back.
+    pub fn add(&self, cohort: CohortId, views: Vec<Arc<ViewTracker>>, boundaries: BTreeSet<Tick>) {
+        self.send(Order::Add { cohort, views, boundaries });
+    }
+
+    /// Feeds a view no more and forgets its state.
+    pub fn remove(&self, view: usize) {
+        self.send(Order::Remove { view });
+    }
+
+    fn send(&self, order: Order) {
+        // A feeder that is gone has ended the server, or ends with it.
+        let _ = self.orders.send(order);
+        self.wake.notify_one();
+    }
+}
+
+/// Feeds a log to views.
 pub struct Feeder {
     log: Log,
     runtime: Arc<Runtime>,
-    views: Vec<Arc<ViewTracker>>,
-    /// Ticks at which a chunk has to end, for the sinks to find their way back.
-    boundaries: BTreeSet<Tick>,
+    orders: Receiver<Order>,
+    wake: Arc<Notify>,
+    cohorts: Vec<Cohort>,
     stop: watch::Receiver<bool>,
     tokio: Handle,
+}
+
+/// Views that are fed together.
+struct Cohort {
+    id: CohortId,
+    views: Vec<Arc<ViewTracker>>,
+    boundaries: BTreeSet<Tick>,
+    reader: LogReader,
+    /// What was in the log when the cohort began.
+    target: Head,
+    live: bool,
+    /// The ends of the last two chunks.
+    before: Head,
+    last: Head,
+    progress: Progress,
 }
 
 /// A chunk of the log: frames whose events enter together.
@@ -40,61 +94,146 @@ struct Chunk {
 }
 
 impl Feeder {
-    /// A feeder of these views, which must have been installed.
+    /// A feeder without views, and the handle that gives it some.
     pub fn new(
         log: Log,
         runtime: Arc<Runtime>,
-        views: Vec<Arc<ViewTracker>>,
-        boundaries: BTreeSet<Tick>,
         stop: watch::Receiver<bool>,
         tokio: Handle,
-    ) -> Self {
-        Feeder { log, runtime, views, boundaries, stop, tokio }
+    ) -> (Self, FeederHandle) {
+        let (sender, orders) = channel();
+        let wake = Arc::new(Notify::new());
+        let handle = FeederHandle { orders: sender, wake: Arc::clone(&wake) };
+        (Feeder { log, runtime, orders, wake, cohorts: Vec::new(), stop, tokio }, handle)
     }
 
     /// Feeds until it is told to stop. Blocking: runs on a thread of its own.
     pub fn run(mut self) -> Result<(), LogError> {
         let mut head = self.log.subscribe();
-        let target = *head.borrow_and_update();
-        let mut reader = self.log.read(0)?;
-        let mut progress = Progress::new(target);
-        // Views without any event have their rows too (a count of nothing).
-        self.feed(Chunk { frames: Vec::new(), end: Head::default() });
-        let mut before = Head::default();
-        let mut last = Head::default();
-        let mut live = false;
-        loop {
-            if *self.stop.borrow() {
-                return Ok(());
+        while !*self.stop.borrow() {
+            head.borrow_and_update();
+            while let Ok(order) = self.orders.try_recv() {
+                self.obey(order)?;
             }
-            if !live && last.position >= target.position {
-                live = true;
-                self.tell(&ViewMessage::Live { tick: last.tick });
-                progress.done();
+            // Live views go first: what is new does not wait for what is being made up for.
+            self.cohorts.sort_by_key(|cohort| (!cohort.live, cohort.id));
+            let beside = self.cohorts.first().is_some_and(|cohort| cohort.live);
+            let mut fed = false;
+            for cohort in &mut self.cohorts {
+                fed |= cohort.step(&self.log, &self.runtime, beside)?;
             }
-            match self.chunk(&mut reader)? {
-                Some(chunk) => {
-                    // At most two chunks are on their way: the workers are never idle, and what
-                    // waits in memory stays bounded.
-                    self.wait_for(before);
-                    self.wait_for_room();
-                    before = last;
-                    last = chunk.end;
-                    self.feed(chunk);
-                    progress.show(last);
+            self.merge();
+            if !fed {
+                self.wait(&mut head);
+            }
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, order: Order) -> Result<(), LogError> {
+        match order {
+            Order::Add { cohort, views, boundaries } => {
+                let (target, reader) = (self.log.head(), self.log.read(0)?);
+                let mut cohort = Cohort {
+                    id: cohort,
+                    views,
+                    boundaries,
+                    reader,
+                    target,
+                    live: false,
+                    before: Head::default(),
+                    last: Head::default(),
+                    progress: Progress::new(target),
+                };
+                // Views without any event have their rows too (a count of nothing).
+                let nothing = Chunk { frames: Vec::new(), end: Head::default() };
+                cohort.feed(&self.log, &self.runtime, nothing);
+                self.cohorts.push(cohort);
+            }
+            Order::Remove { view } => {
+                self.runtime.remove(view);
+                for cohort in &mut self.cohorts {
+                    cohort.views.retain(|tracker| tracker.id != view);
                 }
-                None => self.wait_for_events(&mut head),
+                self.cohorts.retain(|cohort| !cohort.views.is_empty());
             }
+        }
+        Ok(())
+    }
+
+    /// Lets live cohorts that have met go on as one.
+    fn merge(&mut self) {
+        let mut index = 1;
+        while index < self.cohorts.len() {
+            let (first, other) = (&self.cohorts[0], &self.cohorts[index]);
+            if !(first.live && other.live && first.last == other.last) {
+                index += 1;
+                continue;
+            }
+            let other = self.cohorts.remove(index);
+            let first = &mut self.cohorts[0];
+            self.runtime.merge(other.id, first.id);
+            first.views.extend(other.views);
+            first.boundaries.extend(other.boundaries);
         }
     }
 
+    /// Waits until something may have changed: the log, a view's progress, an order.
+    fn wait(&mut self, head: &mut watch::Receiver<Head>) {
+        let full = self.cohorts.iter().any(|cohort| !cohort.has_room());
+        let (stop, wake) = (&mut self.stop, &self.wake);
+        self.tokio.block_on(async {
+            tokio::select! {
+                // The log outlives us, so this is news and not its end.
+                _ = head.changed() => {}
+                () = wake.notified() => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+                () = tokio::time::sleep(ROOM_POLL), if full => {}
+            }
+        });
+    }
+}
+
+impl Cohort {
+    /// Feeds the next chunk if there is one and the views are ready for it. `beside`: others are
+    /// live, and do not wait long.
+    fn step(&mut self, log: &Log, runtime: &Runtime, beside: bool) -> Result<bool, LogError> {
+        // At most two chunks are on their way: the workers are never idle, and what waits in
+        // memory stays bounded.
+        let behind = |view: &Arc<ViewTracker>| view.complete().position < self.before.position;
+        if self.views.iter().any(behind) || !self.has_room() {
+            return Ok(false);
+        }
+        let bytes = if beside && !self.live { CHUNK_BYTES_BESIDE } else { CHUNK_BYTES };
+        let chunk = self.chunk(bytes)?;
+        let fed = chunk.is_some();
+        if let Some(chunk) = chunk {
+            self.before = self.last;
+            self.last = chunk.end;
+            self.feed(log, runtime, chunk);
+            self.progress.show(self.last);
+        }
+        if !self.live && self.last.position >= self.target.position {
+            self.live = true;
+            self.tell(&ViewMessage::Live { tick: self.last.tick });
+            self.progress.done();
+        }
+        Ok(fed)
+    }
+
+    /// False while what ClickHouse has yet to be told takes too much memory. Events are accepted
+    /// all the while.
+    fn has_room(&self) -> bool {
+        self.views.iter().all(|view| view.sink.as_ref().is_none_or(|sink| sink.has_room()))
+    }
+
     /// The next frames, up to a boundary; `None` at the tail.
-    fn chunk(&mut self, reader: &mut LogReader) -> Result<Option<Chunk>, LogError> {
+    fn chunk(&mut self, bytes_max: usize) -> Result<Option<Chunk>, LogError> {
         let mut frames = Vec::new();
         let mut bytes = 0;
         let mut end = Head::default();
-        while bytes < CHUNK_BYTES {
-            let Some(frame) = reader.next_frame()? else { break };
+        while bytes < bytes_max {
+            let Some(frame) = self.reader.next_frame()? else { break };
             bytes += frame.raw_bytes();
             end = Head { position: frame.last_position(), tick: frame.tick() };
             frames.push(frame);
@@ -105,51 +244,17 @@ impl Feeder {
         Ok((!frames.is_empty()).then_some(Chunk { frames, end }))
     }
 
-    fn feed(&self, chunk: Chunk) {
+    fn feed(&mut self, log: &Log, runtime: &Runtime, chunk: Chunk) {
         let Head { position, tick } = chunk.end;
         self.tell(&ViewMessage::Mark { tick, position });
-        let more = self.log.head().position > position;
-        self.runtime.feed(chunk.frames, tick, more);
+        let more = log.head().position > position;
+        runtime.feed(self.id, chunk.frames, tick, more);
     }
 
     fn tell(&self, message: &ViewMessage) {
         for view in &self.views {
             view.take(message.clone());
         }
-    }
-
-    /// Waits until all views are through with everything up to a chunk's end.
-    fn wait_for(&mut self, end: Head) {
-        for view in &self.views {
-            let mut complete = view.watch_complete();
-            let stop = &mut self.stop;
-            self.tokio.block_on(async {
-                tokio::select! {
-                    _ = complete.wait_for(|head| head.position >= end.position) => {}
-                    _ = stop.wait_for(|stop| *stop) => {}
-                }
-            });
-        }
-    }
-
-    /// Waits while what ClickHouse has yet to be told takes too much memory. Events are accepted all
-    /// the while.
-    fn wait_for_room(&self) {
-        let full = |view: &Arc<ViewTracker>| view.sink.as_ref().is_some_and(|s| !s.has_room());
-        while self.views.iter().any(full) && !*self.stop.borrow() {
-            std::thread::sleep(ROOM_POLL);
-        }
-    }
-
-    fn wait_for_events(&mut self, head: &mut watch::Receiver<Head>) {
-        let stop = &mut self.stop;
-        self.tokio.block_on(async {
-            tokio::select! {
-                // The log outlives us, so this is news and not its end.
-                _ = head.changed() => {}
-                _ = stop.wait_for(|stop| *stop) => {}
-            }
-        });
     }
 }
 

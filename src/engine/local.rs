@@ -7,13 +7,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use arrow::array::RecordBatch;
 use hashbrown::HashMap;
 
-use crate::dataflow::{Failure, Failures, Installation, Runtime, RuntimeError};
+use crate::dataflow::{CohortId, Failure, Failures, Installation, Runtime, RuntimeError};
 use crate::log::{Frame, NumberedEvent};
 use crate::model::event::NewEvent;
 use crate::model::row::Row;
 use crate::model::view::{ViewCodec, ViewMessage};
 use crate::model::{Position, Tick};
 use crate::plan::ViewPlan;
+
+/// All views here are fed together.
+const COHORT: CohortId = 0;
 
 /// Some views over events that are handed in.
 pub struct LocalRun {
@@ -72,7 +75,7 @@ impl LocalRun {
                 }
             })
             .collect();
-        runtime.install(&installations);
+        runtime.install(COHORT, &installations);
         Ok(LocalRun { runtime, views, position: 0, tick: 0, streams: HashMap::new() })
     }
 
@@ -98,7 +101,7 @@ impl LocalRun {
             self.position = frame.last_position();
             frames.push(frame);
         }
-        self.runtime.feed(frames, tick, false);
+        self.runtime.feed(COHORT, frames, tick, false);
         self.tick = tick;
         Ok(())
     }
@@ -108,7 +111,7 @@ impl LocalRun {
     pub fn feed_frames(&mut self, frames: Vec<Frame>) {
         let Some(last) = frames.last() else { return };
         (self.position, self.tick) = (last.last_position(), last.tick());
-        self.runtime.feed(frames, self.tick, true);
+        self.runtime.feed(COHORT, frames, self.tick, true);
         for view in &self.views {
             drop(view.state.wait(self.tick));
         }

@@ -1,39 +1,32 @@
 //! Recover, wire, run, drain. The only module that names all the others; it decides nothing.
 
 mod backend;
+mod dead_letters;
+mod dismissed;
 mod feeder;
 pub mod local;
 mod queries;
+mod registry;
+mod supervisor;
 mod tracker;
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, RwLock};
 
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 
-use crate::dataflow::{Installation, Runtime, RuntimeError};
-use crate::http::{self, AppState, ClickHouseStatus, FileError};
+use crate::dataflow::{Runtime, RuntimeError};
+use crate::http::{self, AppState, ClickHouseStatus};
 use crate::log::{self, Log, LogError, LogOptions};
 use crate::model::limits::Limits;
-use crate::plan::ViewPlan;
-use crate::sink::{
-    ClickHouseConfig, Recovered, RejectHandler, Retention, Sink, SinkError, ViewSink,
-    ViewSinkStatus,
-};
+use crate::sink::{ClickHouseConfig, SinkError};
 use backend::EngineBackend;
-use feeder::Feeder;
-use tracker::ViewTracker;
-
-/// How often time is written down while nothing else is, if some view depends on it.
-const CLOCK_INTERVAL: Duration = Duration::from_millis(200);
-/// The longest pause between two attempts to reach ClickHouse at the start.
-const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
+use dismissed::Dismissed;
+use queries::Queries;
+use registry::Registry;
+use supervisor::Supervisor;
 
 /// What a server is run with.
 pub struct EngineConfig {
@@ -52,6 +45,8 @@ pub enum EngineError {
     Log(#[from] LogError),
     #[error("query files: {0}")]
     Queries(std::io::Error),
+    #[error("dismissed.json in the data directory: {0}")]
+    Dismissed(std::io::Error),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
@@ -66,11 +61,12 @@ pub enum EngineError {
 
 /// A server that was recovered and is ready to serve.
 pub struct Engine {
-    config: EngineConfig,
+    limits: Limits,
     log: Log,
     runtime: Arc<Runtime>,
     backend: Arc<EngineBackend>,
-    views: Vec<ViewPlan>,
+    supervisor: Supervisor,
+    stop: watch::Sender<bool>,
 }
 
 impl Engine {
@@ -82,32 +78,42 @@ impl Engine {
             ..LogOptions::default()
         };
         let log = Log::open(&log::directory(&config.data_dir), options)?;
-        let in_use = queries::load(&config.queries, &config.data_dir, &log.id().to_string())
+        let log_id = log.id().to_string();
+        let mut queries = Queries::open(&config.queries, &config.data_dir, log_id)
             .map_err(EngineError::Queries)?;
-        for diagnostic in &in_use.diagnostics {
-            tracing::error!("a query file is not in use:\n{diagnostic}");
-        }
-        let failed_files = in_use.diagnostics.iter().map(|diagnostic| FileError {
-            file: diagnostic.file.path.display().to_string(),
-            message: diagnostic.to_string(),
-        });
+        let dismissed = Dismissed::open(&config.data_dir).map_err(EngineError::Dismissed)?;
+        let registry = Arc::new(Registry::default());
+        let in_use = queries.load().map_err(EngineError::Queries)?;
+        supervisor::adopt(&registry, in_use, |_| {});
         let runtime = Arc::new(Runtime::start(config.workers)?);
-        let clickhouse = match &config.clickhouse {
+        let clickhouse_status = Arc::new(RwLock::new(match &config.clickhouse {
             None => ClickHouseStatus::NotUsed,
             Some(_) => ClickHouseStatus::Away { reason: "not connected yet".to_string() },
-        };
+        }));
+        let (requests_sender, requests) = mpsc::unbounded_channel();
+        let (stop, stopping) = watch::channel(false);
+        let dismissed = Arc::new(dismissed);
         let backend = EngineBackend {
             log: log.clone(),
             runtime: Arc::clone(&runtime),
-            tables: in_use.set.tables,
-            failed_files: failed_files.collect(),
-            plans: in_use.set.views.clone(),
-            views: OnceLock::new(),
-            clickhouse: RwLock::new(clickhouse),
-            validators: Mutex::default(),
+            registry: Arc::clone(&registry),
+            clickhouse: Arc::clone(&clickhouse_status),
+            dismissed: Arc::clone(&dismissed),
+            requests: requests_sender,
         };
-        let backend = Arc::new(backend);
-        Ok(Engine { config, log, runtime, backend, views: in_use.set.views })
+        let supervisor = Supervisor {
+            clickhouse: config.clickhouse,
+            clickhouse_status,
+            log: log.clone(),
+            runtime: Arc::clone(&runtime),
+            registry,
+            queries,
+            dismissed,
+            requests,
+            stopping,
+        };
+        let (limits, backend) = (config.limits, Arc::new(backend));
+        Ok(Engine { limits, log, runtime, backend, supervisor, stop })
     }
 
     /// Serves on `listener` until `shutdown` resolves or the log fails, then ends everything in
@@ -117,17 +123,9 @@ impl Engine {
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), EngineError> {
-        let (stop, stopping) = watch::channel(false);
-        let views = tokio::spawn(run_views(ViewsTask {
-            clickhouse: self.config.clickhouse.clone(),
-            log: self.log.clone(),
-            runtime: Arc::clone(&self.runtime),
-            backend: Arc::clone(&self.backend),
-            plans: self.views,
-            stopping,
-        }));
-        let backend = Arc::clone(&self.backend) as Arc<dyn http::Backend>;
-        let state = AppState::new(self.log.clone(), backend, self.config.limits.clone());
+        let views = tokio::spawn(self.supervisor.run());
+        let backend = self.backend as Arc<dyn http::Backend>;
+        let state = AppState::new(self.log.clone(), backend, self.limits);
         let (failed_sender, mut failed) = watch::channel(None);
         let ends = async {
             tokio::select! {
@@ -136,7 +134,7 @@ impl Engine {
             }
         };
         let served = http::serve(listener, state, ends).await.map_err(EngineError::Serve);
-        let _ = stop.send(true);
+        let _ = self.stop.send(true);
         let running = match views.await {
             Ok(result) => result,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -151,162 +149,5 @@ impl Engine {
             return Err(EngineError::LogFailed(reason));
         }
         served.and(running)
-    }
-}
-
-/// What it takes to run the views.
-struct ViewsTask {
-    clickhouse: Option<ClickHouseConfig>,
-    log: Log,
-    runtime: Arc<Runtime>,
-    backend: Arc<EngineBackend>,
-    plans: Vec<ViewPlan>,
-    stopping: watch::Receiver<bool>,
-}
-
-/// Connects to ClickHouse, begins the views and feeds them until told to stop.
-async fn run_views(task: ViewsTask) -> Result<(), EngineError> {
-    let ViewsTask { clickhouse, log, runtime, backend, plans, mut stopping } = task;
-    let mut janitor = None;
-    let sink = match &clickhouse {
-        None => None,
-        Some(config) => {
-            let Some(sink) = connect(config, &backend, stopping.clone()).await? else {
-                return Ok(());
-            };
-            let names: Vec<&str> = plans
-                .iter()
-                .filter(|plan| plan.schema.clickhouse)
-                .map(|plan| plan.schema.name.as_str())
-                .collect();
-            for gone in sink.retire_all_but(&names).await? {
-                tracing::info!(
-                    view = gone,
-                    "the view is gone from the queries, and from ClickHouse"
-                );
-            }
-            janitor = Some(tokio::spawn(sink.clone().run_janitor(stopping.clone())));
-            Some(sink)
-        }
-    };
-    let mut boundaries = BTreeSet::new();
-    let mut trackers = Vec::new();
-    let mut sinks: Vec<JoinHandle<()>> = Vec::new();
-    for plan in plans {
-        let opened = match &sink {
-            Some(sink) if plan.schema.clickhouse => {
-                Some(sink.open_view(Arc::clone(&plan.schema), runtime.workers()).await?)
-            }
-            _ => None,
-        };
-        let sink = opened.map(|view| {
-            let Recovered { progress, boundary, .. } = view.recovered();
-            boundaries.extend(progress.map(|head| head.tick));
-            boundaries.extend(*boundary);
-            let (sender, receiver) = mpsc::unbounded_channel();
-            let status = Arc::new(ViewSinkStatus::default());
-            let name = plan.schema.name.clone();
-            sinks.push(tokio::spawn(write(
-                name,
-                view,
-                receiver,
-                Arc::clone(&status),
-                stopping.clone(),
-            )));
-            (status, sender)
-        });
-        trackers.push(Arc::new(ViewTracker::new(plan, runtime.workers(), sink)));
-    }
-    let installations: Vec<Installation> =
-        trackers.iter().enumerate().map(|(view, tracker)| installation(view, tracker)).collect();
-    runtime.install(&installations);
-    let temporal = trackers.iter().any(|tracker| tracker.plan.plan.is_temporal());
-    log.keep_time(temporal.then_some(CLOCK_INTERVAL));
-    let _ = backend.views.set(trackers.clone());
-    let feeder = Feeder::new(
-        log,
-        runtime,
-        trackers.clone(),
-        boundaries,
-        stopping.clone(),
-        Handle::current(),
-    );
-    let feeding = std::thread::Builder::new()
-        .name("feeder".to_string())
-        .spawn(move || feeder.run())
-        .map_err(EngineError::Feeder)?;
-    let _ = stopping.wait_for(|stop| *stop).await;
-    let fed = tokio::task::spawn_blocking(move || feeding.join()).await;
-    for sink in sinks {
-        let _ = sink.await;
-    }
-    if let Some(janitor) = janitor {
-        let _ = janitor.await;
-    }
-    match fed {
-        Ok(Ok(result)) => Ok(result?),
-        Ok(Err(panic)) => std::panic::resume_unwind(panic),
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-async fn write(
-    view: String,
-    sink: ViewSink,
-    messages: mpsc::UnboundedReceiver<crate::model::view::ViewMessage>,
-    status: Arc<ViewSinkStatus>,
-    stopping: watch::Receiver<bool>,
-) {
-    if let Err(error) = sink.run(messages, status, stopping).await {
-        tracing::error!(view, %error, "the view is not written to ClickHouse any more");
-    }
-}
-
-fn installation(view: usize, tracker: &Arc<ViewTracker>) -> Installation {
-    let follower = Arc::clone(tracker);
-    Installation {
-        view,
-        plan: tracker.plan.clone(),
-        follower: Arc::new(move |message| follower.take(message)),
-        failures: tracker.failures.clone(),
-    }
-}
-
-/// Tries until ClickHouse answers; `None` if the server stops before.
-async fn connect(
-    config: &ClickHouseConfig,
-    backend: &Arc<EngineBackend>,
-    mut stopping: watch::Receiver<bool>,
-) -> Result<Option<Sink>, EngineError> {
-    let mut pause = Duration::from_millis(100);
-    let set = |status| {
-        *backend.clickhouse.write().unwrap_or_else(PoisonError::into_inner) = status;
-    };
-    let for_rejects = Arc::clone(backend);
-    let rejects: RejectHandler = Arc::new(move |reject: crate::sink::SinkReject| {
-        let trackers = for_rejects.views.get().map_or(&[][..], Vec::as_slice);
-        if let Some(view) = trackers.iter().find(|view| view.name() == reject.view.name) {
-            let expression: Arc<str> = "ClickHouse".into();
-            let reason = format!("{}: {}", reject.reason, reject.row);
-            view.failures.record(&expression, &reason, None, reject.diff);
-        }
-    });
-    loop {
-        match Sink::connect(config, Retention::default(), Arc::clone(&rejects)).await {
-            Ok(sink) => {
-                set(ClickHouseStatus::Reachable);
-                return Ok(Some(sink));
-            }
-            Err(error) if error.is_transient() => {
-                tracing::warn!(%error, "views begin once ClickHouse is there; events are accepted");
-                set(ClickHouseStatus::Away { reason: error.to_string() });
-            }
-            Err(error) => return Err(error.into()),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = stopping.wait_for(|stop| *stop) => return Ok(None),
-        }
-        pause = (pause * 2).min(CONNECT_PAUSE_MAX);
     }
 }

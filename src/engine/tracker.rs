@@ -1,10 +1,10 @@
 //! How far a view is: put together from what its workers, the feeder and its sink tell.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::dataflow::Failures;
 use crate::model::view::ViewMessage;
@@ -14,6 +14,8 @@ use crate::sink::ViewSinkStatus;
 
 /// The state of a running view, shared by all who feed, follow or show it.
 pub struct ViewTracker {
+    /// The view's number in the dataflow: another one for each generation that is run.
+    pub id: usize,
     pub plan: ViewPlan,
     pub failures: Failures,
     /// `None` for a view that is not written to ClickHouse.
@@ -21,28 +23,41 @@ pub struct ViewTracker {
     to_sink: Option<mpsc::UnboundedSender<ViewMessage>>,
     frontiers: Vec<AtomicU64>,
     rows: AtomicI64,
-    live: AtomicBool,
+    /// The end of what was in the log when the view started, once all of that was fed.
+    live_at: AtomicU64,
+    failed: OnceLock<String>,
+    /// Woken when the view has got further.
+    wake: Arc<Notify>,
     /// Chunks that were fed and that not all workers are through with.
     marks: Mutex<VecDeque<Head>>,
     complete: watch::Sender<Head>,
 }
 
+/// The view has not been fed everything yet that was in the log when it started.
+const NOT_LIVE: Tick = Tick::MAX;
+
 impl ViewTracker {
-    /// The tracker of a view that has seen nothing yet.
+    /// The tracker of a view that has seen nothing yet. `wake` is told of every step ahead.
     pub fn new(
+        id: usize,
         plan: ViewPlan,
+        failures: Failures,
         workers: usize,
         sink: Option<(Arc<ViewSinkStatus>, mpsc::UnboundedSender<ViewMessage>)>,
+        wake: Arc<Notify>,
     ) -> Self {
         let (sink, to_sink) = sink.unzip();
         ViewTracker {
+            id,
             plan,
-            failures: Failures::default(),
+            failures,
             sink,
             to_sink,
             frontiers: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             rows: AtomicI64::new(0),
-            live: AtomicBool::new(false),
+            live_at: AtomicU64::new(NOT_LIVE),
+            failed: OnceLock::new(),
+            wake,
             marks: Mutex::default(),
             complete: watch::Sender::new(Head::default()),
         }
@@ -59,7 +74,7 @@ impl ViewTracker {
                 let mark = Head { position: *position, tick: *tick };
                 self.marks.lock().unwrap_or_else(PoisonError::into_inner).push_back(mark);
             }
-            ViewMessage::Live { .. } => self.live.store(true, Ordering::Release),
+            ViewMessage::Live { tick } => self.live_at.store(*tick, Ordering::Release),
             ViewMessage::Frontier { .. } | ViewMessage::Errors { .. } => {}
         }
         let frontier = match &message {
@@ -88,6 +103,7 @@ impl ViewTracker {
         }
         if let Some(reached) = reached {
             self.complete.send_replace(reached);
+            self.wake.notify_one();
         }
     }
 
@@ -101,9 +117,26 @@ impl ViewTracker {
         self.complete.subscribe()
     }
 
-    /// Whether it has seen everything that was in the log when it started.
+    /// Whether it shows everything that was in the log when it started.
     pub fn is_live(&self) -> bool {
-        self.live.load(Ordering::Acquire)
+        let live_at = self.live_at.load(Ordering::Acquire);
+        live_at != NOT_LIVE && self.complete().tick >= live_at
+    }
+
+    /// Whether it can take another generation's place: it is live, and so is its table.
+    pub fn is_ready(&self) -> bool {
+        self.is_live() && self.sink.as_ref().is_none_or(|sink| sink.is_published())
+    }
+
+    /// Says why the view has stopped.
+    pub fn fail(&self, reason: String) {
+        // The first reason is the one that counts.
+        let _ = self.failed.set(reason);
+    }
+
+    /// Why the view has stopped, if it has.
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.get().map(String::as_str)
     }
 
     /// How many rows the view has, about now.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use futures::future::BoxFuture;
+use serde::Deserialize;
 
 use crate::decode::Violation;
 use crate::model::event::NewEvent;
@@ -42,8 +43,18 @@ pub trait Backend: Send + Sync + 'static {
     /// show it yet. Returns at once when a view that the request names is not live.
     fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Vec<Waiting>>;
 
-    /// What failed, most frequent first.
-    fn dead_letters(&self, filter: &DeadLetterFilter) -> Vec<DeadLetter>;
+    /// Begins to build a view anew from the log; the generation that will take its place.
+    fn rebuild(&self, view: String) -> BoxFuture<'_, Result<String, RebuildError>>;
+
+    /// What failed, in the order of views, expressions and reasons; `None` when the cursor is none.
+    /// May read the log.
+    fn dead_letters(&self, filter: &DeadLetterFilter) -> Option<DeadLetters>;
+
+    /// Accepts failures as lost; how many. May read the log, and writes to the disk.
+    fn dismiss(&self, selection: &Selection) -> Result<u64, DismissError>;
+
+    /// Tries again what failed, with the query files as they are now.
+    fn retry(&self, selection: Selection) -> BoxFuture<'_, Retried>;
 }
 
 /// A part of an event's `data` that does not fit its declared schema.
@@ -86,6 +97,8 @@ pub struct ViewStatus {
     /// Name, generation, columns and key.
     pub schema: ViewRef,
     pub state: ViewState,
+    /// What is being built to take its place.
+    pub next: Option<NextGeneration>,
     /// The types of the events that it reads; empty when it reads all.
     pub event_types: Vec<String>,
     /// How many rows it has.
@@ -108,6 +121,30 @@ pub struct ViewStatus {
     /// How often an insert into ClickHouse was tried again.
     pub sink_retries: u64,
 }
+
+/// A generation of a view that will take the place of the one that answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextGeneration {
+    pub generation: String,
+    /// The last event that it has taken in.
+    pub position: Position,
+    /// Why it cannot be built, if so.
+    pub failed: Option<String>,
+}
+
+/// Why a view is not built anew.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RebuildError {
+    #[error("there is no view {view}")]
+    NotFound { view: String },
+    #[error("{reason}")]
+    Failed { reason: String },
+}
+
+/// Why failures could not be dismissed: the disk's words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("what is dismissed cannot be written down: {0}")]
+pub struct DismissError(pub String);
 
 /// A query file that is not in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,33 +240,64 @@ pub struct Waiting {
     pub state: ViewState,
 }
 
-/// Which dead letters are asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeadLetterFilter {
+/// Which dead letters are meant; nothing given means all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selection {
     pub view: Option<String>,
+    #[serde(rename = "type")]
     pub event_type: Option<String>,
     /// Events from this position on.
     pub from: Option<Position>,
     /// Events up to this position.
     pub to: Option<Position>,
-    /// The most to list.
-    pub limit: usize,
 }
 
-/// An event or row that failed, or many that failed alike.
+/// Which dead letters are to be listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeadLetterFilter {
+    pub selection: Selection,
+    /// A part of the expression or of the reason.
+    pub reason: Option<String>,
+    /// The most to list.
+    pub limit: usize,
+    /// Where the previous answer ended.
+    pub cursor: Option<String>,
+}
+
+/// Some dead letters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeadLetters {
+    pub letters: Vec<DeadLetter>,
+    /// Where the next request goes on; `None` when there are no more.
+    pub cursor: Option<String>,
+}
+
+/// Events or rows of one view that failed alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// The view that lacks it; `None` for an event that no view could read.
-    pub view: Option<String>,
+    /// The view that lacks them.
+    pub view: String,
     pub event_type: Option<String>,
-    /// The event, where the failure belongs to one.
+    /// The first event, where the failure belongs to one.
     pub position: Option<Position>,
+    /// The first events.
+    pub positions: Vec<Position>,
     /// What was evaluated.
     pub expression: String,
     /// What went wrong.
     pub reason: String,
     /// How many failed in this way.
     pub count: u64,
-    /// One of them, as text.
+    /// The first event's payload.
     pub sample: Option<String>,
+}
+
+/// What came of a retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retried {
+    /// How many were tried again.
+    pub retried: u64,
+    /// How many of them fail still.
+    pub failed: u64,
 }

@@ -30,8 +30,9 @@ use axum::routing::{get, post};
 use tokio::sync::{Semaphore, watch};
 
 pub use backend::{
-    Backend, ClickHouseStatus, DeadLetter, DeadLetterFilter, FileError, Misfit, RowsAnswer,
-    RowsError, RowsRequest, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
+    Backend, ClickHouseStatus, DeadLetter, DeadLetterFilter, DeadLetters, DismissError, FileError,
+    Misfit, NextGeneration, RebuildError, Retried, RowsAnswer, RowsError, RowsRequest, Selection,
+    ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
 };
 pub use events::write_line as write_event_line;
 pub use server::serve;
@@ -88,7 +89,10 @@ fn router(state: AppState) -> Router {
         .route("/v1/views", get(views::list))
         .route("/v1/views/{view}", get(views::one))
         .route("/v1/views/{view}/rows", get(rows::rows))
+        .route("/v1/views/{view}/rebuild", post(views::rebuild))
         .route("/v1/dead-letters", get(dead_letters::list))
+        .route("/v1/dead-letters/retry", post(dead_letters::retry))
+        .route("/v1/dead-letters/dismiss", post(dead_letters::dismiss))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::middleware::from_fn_with_state(state.clone(), metrics::count_requests))

@@ -2,11 +2,11 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::Uri;
+use axum::http::{StatusCode, Uri};
 use serde::Serialize;
 
 use super::AppState;
-use super::backend::{ViewState, ViewStatus};
+use super::backend::{RebuildError, ViewState, ViewStatus};
 use super::params::{Name, Params};
 use super::problem::Problem;
 use crate::model::schema::SqlField;
@@ -33,6 +33,9 @@ pub struct View {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// What is being built to take its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_generation: Option<Next>,
     schema: Vec<Column>,
     /// Null for a view whose rows may repeat.
     key: Option<Vec<String>>,
@@ -45,6 +48,22 @@ pub struct View {
     lag_seconds: Lag,
     lag_events: u64,
     sink_retries: u64,
+}
+
+#[derive(Serialize)]
+struct Next {
+    generation: String,
+    position: Position,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed: Option<String>,
+}
+
+/// The answer of a rebuild.
+#[derive(Serialize)]
+pub struct Rebuilding {
+    view: String,
+    /// The generation that will take the view's place.
+    generation: String,
 }
 
 #[derive(Serialize)]
@@ -84,6 +103,21 @@ pub async fn one(
     }
 }
 
+pub async fn rebuild(
+    State(state): State<AppState>,
+    Name(view): Name,
+    uri: Uri,
+) -> Result<(StatusCode, Json<Rebuilding>), Problem> {
+    Params::of(&uri)?.finish()?;
+    match state.backend.rebuild(view.clone()).await {
+        Ok(generation) => Ok((StatusCode::ACCEPTED, Json(Rebuilding { view, generation }))),
+        Err(error @ RebuildError::NotFound { .. }) => {
+            Err(Problem::not_found("view_not_found", error.to_string()))
+        }
+        Err(error) => Err(Problem::unavailable("not_rebuilt", error.to_string())),
+    }
+}
+
 impl From<&ViewStatus> for View {
     fn from(status: &ViewStatus) -> Self {
         let schema = &status.schema;
@@ -97,6 +131,11 @@ impl From<&ViewStatus> for View {
             generation: schema.generation.clone(),
             status: status.state.as_str(),
             reason,
+            next_generation: status.next.as_ref().map(|next| Next {
+                generation: next.generation.clone(),
+                position: next.position,
+                failed: next.failed.clone(),
+            }),
             schema: schema.columns.iter().map(Column::from).collect(),
             key: schema.key.as_ref().map(|key| key.iter().filter_map(name).collect()),
             event_types: status.event_types.clone(),

@@ -216,6 +216,7 @@ impl<'a> Planning<'a> {
     /// The hash of everything that decides a view's rows and table.
     fn generation(&self, def: &ViewDef) -> String {
         let mut parts = BTreeSet::new();
+        let mut types = BTreeSet::new();
         let mut todo = vec![def.name.clone()];
         while let Some(name) = todo.pop() {
             if let Some(view) = self.catalog.views.get(&name) {
@@ -224,12 +225,15 @@ impl<'a> Planning<'a> {
                 }
             } else if let Some(table) = self.catalog.tables.get(&name) {
                 parts.insert(table.canonical.clone());
+                types.insert(table.table.event_type.as_str());
                 for upcast in self.catalog.upcasts.iter().filter(|u| u.target == name) {
                     parts.insert(upcast.canonical.clone());
                     todo.push(upcast.source.clone());
                 }
             }
         }
+        // Which versions are declared decides which events are missing.
+        parts.extend(types.iter().map(|event_type| self.declared_versions(event_type)));
         let mut hash = Xxh3::new();
         hash.update(&ENGINE_SEMANTICS.to_le_bytes());
         for part in [self.log_id, &def.name].into_iter().chain(parts.iter().map(String::as_str)) {
@@ -237,6 +241,14 @@ impl<'a> Planning<'a> {
             hash.update(part.as_bytes());
         }
         format!("{:016x}", hash.digest())
+    }
+}
+
+impl Planning<'_> {
+    fn declared_versions(&self, event_type: &str) -> String {
+        let of_type = self.tables.iter().filter(|table| table.event_type == event_type);
+        let versions: BTreeSet<u32> = of_type.map(|table| table.version).collect();
+        format!("{event_type} {versions:?}")
     }
 }
 

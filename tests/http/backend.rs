@@ -12,8 +12,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use heliostat::decode::Validator;
 use heliostat::http::{
-    Backend, ClickHouseStatus, DeadLetter, DeadLetterFilter, FileError, Misfit, RowsAnswer,
-    RowsError, RowsRequest, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
+    Backend, ClickHouseStatus, DeadLetter, DeadLetterFilter, DeadLetters, DismissError, FileError,
+    Misfit, RebuildError, Retried, RowsAnswer, RowsError, RowsRequest, Selection, ViewState,
+    ViewStatus, WaitRequest, WaitTarget, Waiting,
 };
 use heliostat::model::Position;
 use heliostat::model::event::NewEvent;
@@ -136,6 +137,7 @@ impl Backend for TestBackend {
         vec![ViewStatus {
             schema: Arc::clone(&self.schema),
             state: self.state(),
+            next: None,
             event_types: vec!["OrderPlaced".to_string()],
             rows: 2,
             errors: 3,
@@ -182,21 +184,48 @@ impl Backend for TestBackend {
         .boxed()
     }
 
-    fn dead_letters(&self, filter: &DeadLetterFilter) -> Vec<DeadLetter> {
+    fn rebuild(&self, view: String) -> BoxFuture<'_, Result<String, RebuildError>> {
+        let result = match view.as_str() {
+            "orders" => Ok("0123456789abcdef".to_string()),
+            _ => Err(RebuildError::NotFound { view }),
+        };
+        std::future::ready(result).boxed()
+    }
+
+    fn dead_letters(&self, filter: &DeadLetterFilter) -> Option<DeadLetters> {
         let letter = DeadLetter {
-            view: Some("orders".to_string()),
+            view: "orders".to_string(),
             event_type: Some("OrderPlaced".to_string()),
             position: Some(17),
+            positions: vec![17],
             expression: "total / quantity".to_string(),
             reason: "division by zero".to_string(),
             count: 5,
             sample: None,
         };
-        let fits = filter.view.as_deref().is_none_or(|view| view == "orders")
-            && filter.from.is_none_or(|from| from <= 17)
-            && filter.to.is_none_or(|to| to >= 17);
-        Vec::from_iter(fits.then_some(letter))
+        if filter.cursor.as_deref().is_some_and(|cursor| cursor != "next") {
+            return None;
+        }
+        let fits = selects(&filter.selection)
+            && filter.reason.as_ref().is_none_or(|text| letter.reason.contains(text));
+        Some(DeadLetters { letters: Vec::from_iter(fits.then_some(letter)), cursor: None })
     }
+
+    fn dismiss(&self, selection: &Selection) -> Result<u64, DismissError> {
+        Ok(if selects(selection) { 5 } else { 0 })
+    }
+
+    fn retry(&self, selection: Selection) -> BoxFuture<'_, Retried> {
+        let retried = if selects(&selection) { 5 } else { 0 };
+        std::future::ready(Retried { retried, failed: retried / 2 }).boxed()
+    }
+}
+
+/// Whether the only dead letter is meant.
+fn selects(selection: &Selection) -> bool {
+    selection.view.as_deref().is_none_or(|view| view == "orders")
+        && selection.from.is_none_or(|from| from <= 17)
+        && selection.to.is_none_or(|to| to >= 17)
 }
 
 /// Two rows with a column of every kind that JSON has a choice for.

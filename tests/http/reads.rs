@@ -113,21 +113,52 @@ async fn rows_that_cannot_be_had_are_problems() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_listed() {
+async fn dead_letters_are_listed_tried_again_and_dismissed() {
     let server = Server::start().await;
     let letter = json!({
-        "view": "orders", "type": "OrderPlaced", "position": 17, "expression": "total / quantity",
-        "reason": "division by zero", "count": 5, "sample": null,
+        "view": "orders", "type": "OrderPlaced", "position": 17, "positions": [17],
+        "expression": "total / quantity", "reason": "division by zero", "count": 5, "sample": null,
     });
-    for query in ["", "?view=orders&type=OrderPlaced&from=17&to=17&limit=1"] {
+    for query in ["", "?view=orders&type=OrderPlaced&from=17&to=17&reason=zero&limit=1&cursor=next"]
+    {
         let answer = server.get(&format!("/v1/dead-letters{query}")).await;
-        assert_eq!(answer.json(), json!({"dead_letters": [letter]}));
+        assert_eq!(answer.json(), json!({"dead_letters": [letter], "cursor": null}));
     }
-    for query in ["?view=other", "?from=18", "?to=16"] {
+    for query in ["?view=other", "?from=18", "?to=16", "?reason=overflow"] {
         let answer = server.get(&format!("/v1/dead-letters{query}")).await;
-        assert_eq!(answer.json(), json!({"dead_letters": []}), "{query}");
+        assert_eq!(answer.json(), json!({"dead_letters": [], "cursor": null}), "{query}");
     }
-    assert_eq!(server.get("/v1/dead-letters?from=x").await.problem_code(400), "bad_parameter");
+    for query in ["?from=x", "?cursor=x"] {
+        let answer = server.get(&format!("/v1/dead-letters{query}")).await;
+        assert_eq!(answer.problem_code(400), "bad_parameter", "{query}");
+    }
+    for (body, retried, dismissed) in [
+        ("{}", json!({"retried": 5, "failed": 2}), json!({"dismissed": 5})),
+        (
+            r#"{"view": "other", "from": null}"#,
+            json!({"retried": 0, "failed": 0}),
+            json!({"dismissed": 0}),
+        ),
+    ] {
+        let json = [("content-type", "application/json")];
+        let answer = server.post_to("/v1/dead-letters/retry", &json, body).await;
+        assert_eq!(answer.json(), retried);
+        assert_eq!(server.post_to("/v1/dead-letters/dismiss", &json, body).await.json(), dismissed);
+    }
+    for body in ["", "[]", r#"{"position": 3}"#, r#"{"from": -1}"#] {
+        let answer = server.post_to("/v1/dead-letters/dismiss", &[], body).await;
+        assert_eq!(answer.problem_code(400), "bad_selection", "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_view_is_rebuilt_when_asked_to() {
+    let server = Server::start().await;
+    let answer = server.post_to("/v1/views/orders/rebuild", &[], "").await;
+    assert_eq!(answer.status, 202);
+    assert_eq!(answer.json(), json!({"view": "orders", "generation": "0123456789abcdef"}));
+    let answer = server.post_to("/v1/views/other/rebuild", &[], "").await;
+    assert_eq!(answer.problem_code(404), "view_not_found");
 }
 
 #[tokio::test]

@@ -11,11 +11,17 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 pub use locate::{ClickHouseProgram, LIBCHDB_VERSION, locate};
 use supervise::{Command, Supervisor};
+
+/// How long a port may be taken before it is given up.
+const PORT_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is tried.
+const PORT_POLL: Duration = Duration::from_millis(100);
 
 /// Why the own ClickHouse does not run.
 #[derive(Debug, thiserror::Error)]
@@ -167,9 +173,17 @@ impl Drop for OwnClickHouse {
 /// The port itself, if it is free, or a free one for 0.
 fn usable_port(port: u16) -> Result<u16, ServerError> {
     let taken = |source| ServerError::Port { port, source };
-    let listener =
-        TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).map_err(taken)?;
-    Ok(listener.local_addr().map_err(taken)?.port())
+    let deadline = Instant::now() + PORT_PATIENCE;
+    loop {
+        match TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
+            Ok(listener) => return Ok(listener.local_addr().map_err(taken)?.port()),
+            // The one of a server that was killed a moment ago may still be ending.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(PORT_POLL);
+            }
+            Err(error) => return Err(taken(error)),
+        }
+    }
 }
 
 fn create_dir(path: &Path) -> Result<(), ServerError> {

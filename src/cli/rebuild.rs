@@ -1,0 +1,94 @@
+//! `heliostat rebuild`: asks a running server to build a view anew from the log.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
+
+/// How often the server is asked how far the view is.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Arguments of `heliostat rebuild`.
+#[derive(clap::Args)]
+pub struct RebuildArgs {
+    /// The view.
+    view: String,
+    /// The server.
+    #[arg(long, env = "HELIOSTAT_URL", default_value = "http://127.0.0.1:8080")]
+    url: String,
+    /// End as soon as the server has begun; otherwise once the new rows answer.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(Deserialize)]
+struct Begun {
+    generation: String,
+}
+
+#[derive(Deserialize)]
+struct View {
+    generation: String,
+    next_generation: Option<Next>,
+}
+
+#[derive(Deserialize)]
+struct Next {
+    generation: String,
+    failed: Option<String>,
+}
+
+/// Asks, and waits until the new generation answers; returns the exit code.
+pub async fn run(args: &RebuildArgs) -> u8 {
+    match rebuild(args).await {
+        Ok(code) => code,
+        Err(error) => {
+            report(&error);
+            ENVIRONMENT
+        }
+    }
+}
+
+async fn rebuild(args: &RebuildArgs) -> Result<u8, reqwest::Error> {
+    let client = reqwest::Client::new();
+    let mut address = reqwest::Url::parse(&args.url).map(|mut url| {
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(["v1", "views", &args.view]);
+        }
+        url
+    });
+    let Ok(view) = &mut address else {
+        eprintln!("error: --url: {} is no address", args.url);
+        return Ok(WRONG_INPUT);
+    };
+    let response = client.post(format!("{view}/rebuild")).send().await?;
+    if !response.status().is_success() {
+        eprintln!("error: {}: {}", response.status(), response.text().await?);
+        return Ok(WRONG_INPUT);
+    }
+    let Begun { generation } = response.json().await?;
+    println!("building generation {generation} of {}", args.view);
+    if args.no_wait {
+        return Ok(DONE);
+    }
+    loop {
+        let now: View = client.get(view.clone()).send().await?.error_for_status()?.json().await?;
+        if now.generation == generation {
+            println!("it answers");
+            return Ok(DONE);
+        }
+        match now.next_generation {
+            Some(Next { generation: next, failed: Some(reason) }) if next == generation => {
+                eprintln!("error: {reason}");
+                return Ok(ENVIRONMENT);
+            }
+            Some(Next { generation: next, .. }) if next == generation => {}
+            _ => {
+                eprintln!("error: the query files or another rebuild have replaced it");
+                return Ok(WRONG_INPUT);
+            }
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}

@@ -1,0 +1,203 @@
+//! Views that are fed together: their events are decoded once, and each of their sources takes the
+//! columns that it reads.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arrow::array::BooleanArray;
+use arrow::datatypes::SchemaRef;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::InputHandle;
+
+use super::delta::{Delta, batch};
+use super::failure::Failures;
+use crate::decode::{Decoded, Reject, TableDecoder};
+use crate::log::Frame;
+use crate::model::Tick;
+use crate::model::event::EventRef;
+use crate::model::source::{SourceColumn, SourceTable};
+
+/// Names views that are fed together and share the decoding of events.
+pub type CohortId = usize;
+
+/// The versions of event types that are declared.
+type Versions = BTreeMap<String, BTreeSet<u32>>;
+
+/// How far a cohort was fed, and what decodes its events.
+pub struct Cohort {
+    decoders: Vec<SharedDecoder>,
+    /// Of each view the types that it reads, and who is told of their undeclared versions.
+    versions: Vec<(Failures, Versions)>,
+    pub fed: Tick,
+}
+
+/// A decoder that all sources over one table share.
+struct SharedDecoder {
+    table: SourceTable,
+    columns: Vec<SourceColumn>,
+    decoder: TableDecoder,
+    /// What the last feed held for this table, if anything.
+    decoded: Option<Decoded>,
+}
+
+/// Who is concerned by the events of one type and version: indexes of decoders that read them, and
+/// of views that read the type and cannot read the version.
+struct Readers {
+    decoders: Vec<usize>,
+    missing: Vec<usize>,
+}
+
+impl Cohort {
+    /// The cohort of views with these inputs, which were fed up to `fed`.
+    pub fn of<'a>(
+        inputs: impl Iterator<Item = &'a SourceInput>,
+        versions: Vec<(Failures, Versions)>,
+        fed: Tick,
+    ) -> Self {
+        let mut wanted: Vec<(SourceTable, Vec<SourceColumn>)> = Vec::new();
+        for input in inputs {
+            match wanted.iter_mut().find(|(table, _)| *table == input.table) {
+                Some((_, columns)) => columns.extend(&input.columns),
+                None => wanted.push((input.table.clone(), input.columns.clone())),
+            }
+        }
+        let decoders = wanted.into_iter().map(|(table, mut columns)| {
+            columns.sort_unstable();
+            columns.dedup();
+            let decoder = TableDecoder::new(table.clone(), columns.clone());
+            SharedDecoder { table, columns, decoder, decoded: None }
+        });
+        Cohort { decoders: decoders.collect(), versions, fed }
+    }
+
+    /// Decodes frames for all views of the cohort at once.
+    pub fn decode(&mut self, frames: &[Frame]) {
+        for frame in frames {
+            let events = match frame.decompress() {
+                Ok(events) => events,
+                Err(what) => panic!("frame at position {}: {what}", frame.first_position()),
+            };
+            let mut by_type: HashMap<(&str, u32), Readers> = HashMap::new();
+            for event in events.iter() {
+                let readers = by_type
+                    .entry((event.event_type, event.version))
+                    .or_insert_with(|| self.readers(&event));
+                for index in &readers.decoders {
+                    self.decoders[*index].decoder.push(&event);
+                }
+                for index in &readers.missing {
+                    miss_version(&self.versions[*index].0, &event);
+                }
+            }
+        }
+        for shared in &mut self.decoders {
+            shared.decoded = Some(shared.decoder.finish()).filter(|d| !d.positions.is_empty());
+        }
+    }
+
+    /// Forgets what was decoded.
+    pub fn forget(&mut self) {
+        self.decoders.iter_mut().for_each(|shared| shared.decoded = None);
+    }
+
+    fn readers(&self, event: &EventRef<'_>) -> Readers {
+        let reads = |(_, d): &(usize, &SharedDecoder)| d.decoder.reads(event);
+        let misses = |(_, (_, versions)): &(usize, &(Failures, Versions))| {
+            let declared = versions.get(event.event_type);
+            declared.is_some_and(|declared| !declared.contains(&event.version))
+        };
+        Readers {
+            decoders: self.decoders.iter().enumerate().filter(reads).map(|(i, _)| i).collect(),
+            missing: self.versions.iter().enumerate().filter(misses).map(|(i, _)| i).collect(),
+        }
+    }
+}
+
+/// Records an event in a version that nothing declares, of a type that a view reads.
+fn miss_version(failures: &Failures, event: &EventRef<'_>) {
+    let expression: Arc<str> = format!("event type {}", event.event_type).into();
+    let reason = format!("version {} is not declared", event.version);
+    failures.record(&expression, &reason, Some(event.position), 1);
+}
+
+/// One source of a view: which decoder's columns go in.
+pub struct SourceInput {
+    pub table: SourceTable,
+    /// The columns of the decoder, in the order of the source.
+    pub columns: Vec<SourceColumn>,
+    pub schema: SchemaRef,
+    pub handle: InputHandle<Tick, CapacityContainerBuilder<Vec<Delta>>>,
+}
+
+impl SourceInput {
+    /// Sends what the cohort has decoded for this source, and advances past `tick`.
+    pub fn feed(&mut self, cohort: &Cohort, tick: Tick, failures: &Failures) {
+        let shared = cohort.decoders.iter().find(|shared| shared.table == self.table);
+        if let Some(shared) = shared
+            && let Some(decoded) = &shared.decoded
+        {
+            let rejects = rejects_of(&decoded.rejects, &self.columns);
+            // What enters is what arrived up to the tick, at the tick.
+            if *self.handle.time() < tick {
+                self.handle.advance_to(tick);
+            }
+            self.handle.send(self.delta(decoded, &shared.columns, &rejects, tick));
+            record(failures, &self.table, &rejects);
+        }
+        self.handle.advance_to(tick + 1);
+    }
+
+    /// The decoded rows that fit the source's columns, as insertions.
+    fn delta(
+        &self,
+        decoded: &Decoded,
+        columns: &[SourceColumn],
+        rejects: &[Reject],
+        tick: Tick,
+    ) -> Delta {
+        let arrays = self
+            .columns
+            .iter()
+            .filter_map(|c| columns.binary_search(c).ok())
+            .map(|index| Arc::clone(decoded.rows.column(index)))
+            .collect();
+        let rows = match batch(Arc::clone(&self.schema), arrays, decoded.rows.num_rows()) {
+            Ok(rows) => rows,
+            Err(error) => unreachable!("sources and decoders agree: {error}"),
+        };
+        let delta = Delta::insertions(rows, decoded.positions.clone(), tick);
+        if rejects.is_empty() {
+            return delta;
+        }
+        let mut fits = vec![true; delta.len()];
+        rejects.iter().for_each(|reject| fits[reject.row] = false);
+        match delta.filter(&BooleanArray::from(fits)) {
+            Ok(delta) => delta,
+            Err(error) => unreachable!("a filter is as long as its rows: {error}"),
+        }
+    }
+}
+
+/// The rejects that concern some of these columns, with what is wrong with them.
+///
+/// A view's rows must not depend on what other views read, so what is wrong elsewhere is not told.
+fn rejects_of(rejects: &[Reject], columns: &[SourceColumn]) -> Vec<Reject> {
+    let concerns = |reject: &&Reject| reject.columns.iter().any(|c| columns.contains(c));
+    let narrowed = |reject: &Reject| {
+        let mut reject = reject.clone();
+        reject.violations.retain(|(column, _)| column.is_none_or(|c| columns.contains(&c)));
+        reject
+    };
+    rejects.iter().filter(concerns).map(narrowed).collect()
+}
+
+/// Records events that do not fit a table that the view reads.
+fn record(failures: &Failures, table: &SourceTable, rejects: &[Reject]) {
+    let expression: Arc<str> = format!("table {}", table.name()).into();
+    for reject in rejects {
+        for (_, violation) in &reject.violations {
+            let reason = format!("{}: {}", violation.pointer, violation.message);
+            failures.record(&expression, &reason, Some(reject.position), 1);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What runs just now: which views answer, which are being built, and which tables are declared.
+//!
+//! Readers take a consistent state as it is; the supervisor alone replaces it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use super::tracker::ViewTracker;
+use crate::decode::Validator;
+use crate::http::FileError;
+use crate::model::schema::{EventTable, OnInvalid};
+use crate::plan::ViewPlan;
+
+/// The state of the views, replaced as a whole.
+#[derive(Default)]
+pub struct Registry(RwLock<Arc<Views>>);
+
+/// The views and tables at one moment.
+#[derive(Clone, Default)]
+pub struct Views {
+    /// By name.
+    pub views: BTreeMap<String, View>,
+    pub failed_files: Vec<FileError>,
+    pub validators: Arc<ValidatorPool>,
+}
+
+/// One view.
+#[derive(Clone)]
+pub struct View {
+    /// What the query files say.
+    pub wanted: ViewPlan,
+    /// The generation that answers.
+    pub serving: Option<Arc<ViewTracker>>,
+    /// The generation that will take its place.
+    pub building: Option<Arc<ViewTracker>>,
+    /// Why the wanted generation cannot be built.
+    pub failed: Option<String>,
+}
+
+impl View {
+    /// A view that has not begun.
+    pub fn new(wanted: ViewPlan) -> Self {
+        View { wanted, serving: None, building: None, failed: None }
+    }
+
+    /// The generation that requests are about.
+    pub fn shown(&self) -> Option<&Arc<ViewTracker>> {
+        self.serving.as_ref().or(self.building.as_ref())
+    }
+
+    /// Both generations.
+    pub fn running(&self) -> impl Iterator<Item = &Arc<ViewTracker>> {
+        self.serving.iter().chain(&self.building)
+    }
+}
+
+impl Registry {
+    /// The state now.
+    pub fn views(&self) -> Arc<Views> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces the state by a changed one.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Views) -> T) -> T {
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = (**current).clone();
+        let result = change(&mut next);
+        *current = Arc::new(next);
+        result
+    }
+}
+
+/// Validators of a set of tables that are not in use just now.
+#[derive(Default)]
+pub struct ValidatorPool {
+    tables: Vec<Arc<EventTable>>,
+    idle: Mutex<Vec<Validators>>,
+}
+
+/// A validator per table that refuses what does not fit.
+pub struct Validators(pub Vec<(Arc<EventTable>, Validator)>);
+
+impl ValidatorPool {
+    /// A pool for these tables.
+    pub fn new(tables: Vec<Arc<EventTable>>) -> Self {
+        ValidatorPool { tables, idle: Mutex::default() }
+    }
+
+    /// Calls `check` with validators of its own.
+    pub fn with<T>(&self, check: impl FnOnce(&mut Validators) -> T) -> T {
+        let taken = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut validators = taken.unwrap_or_else(|| {
+            let strict = self.tables.iter().filter(|table| table.on_invalid == OnInvalid::Reject);
+            Validators(strict.map(|table| (Arc::clone(table), Validator::new(table))).collect())
+        });
+        let result = check(&mut validators);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(validators);
+        result
+    }
+}

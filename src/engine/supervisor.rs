@@ -1,0 +1,482 @@
+//! Begins views, replaces them when their SQL changes, and ends those that are gone.
+//!
+//! A changed view is built as another generation beside the one that answers, which is fed until the
+//! new one has caught up and ClickHouse reads from it.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::EngineError;
+use super::dismissed::Dismissed;
+use super::feeder::{Feeder, FeederHandle};
+use super::queries::{InUse, Queries};
+use super::registry::{Registry, ValidatorPool, View};
+use super::tracker::ViewTracker;
+use crate::dataflow::{CohortId, Failures, Installation, Runtime};
+use crate::http::{ClickHouseStatus, FileError};
+use crate::log::Log;
+use crate::model::Tick;
+use crate::model::view::ViewMessage;
+use crate::plan::ViewPlan;
+use crate::plan::diagnostic::Diagnostic;
+use crate::sink::{
+    ClickHouseConfig, Recovered, RejectHandler, Retention, Sink, SinkError, ViewSink,
+    ViewSinkStatus,
+};
+
+/// How often time is written down while nothing else is, if some view depends on it.
+const CLOCK_INTERVAL: Duration = Duration::from_millis(200);
+/// The longest pause between two attempts to reach ClickHouse at the start.
+const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How often the query files are looked at.
+const FILES_INTERVAL: Duration = Duration::from_millis(500);
+/// How often it is looked whether a generation can take over.
+const TURN_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What the supervisor is asked to do.
+pub enum Request {
+    /// Build a view anew. The answer is the generation that is being built, or why there is none.
+    Rebuild { view: String, answer: oneshot::Sender<Result<String, String>> },
+    /// Look at the query files now.
+    Reload { answer: oneshot::Sender<()> },
+}
+
+/// What it takes to run views.
+pub struct Supervisor {
+    pub clickhouse: Option<ClickHouseConfig>,
+    pub clickhouse_status: Arc<RwLock<ClickHouseStatus>>,
+    pub log: Log,
+    pub runtime: Arc<Runtime>,
+    pub registry: Arc<Registry>,
+    pub queries: Queries,
+    pub dismissed: Arc<Dismissed>,
+    pub requests: mpsc::UnboundedReceiver<Request>,
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl Supervisor {
+    /// Connects to ClickHouse, and runs the views until told to stop.
+    pub async fn run(mut self) -> Result<(), EngineError> {
+        let sink = match self.clickhouse.clone() {
+            None => None,
+            Some(config) => match self.connect(&config).await? {
+                Some(sink) => Some(sink),
+                None => return Ok(()),
+            },
+        };
+        let janitor =
+            sink.clone().map(|sink| tokio::spawn(sink.run_janitor(self.stopping.clone())));
+        let (feeder, handle) = Feeder::new(
+            self.log.clone(),
+            Arc::clone(&self.runtime),
+            self.stopping.clone(),
+            Handle::current(),
+        );
+        let feeding = std::thread::Builder::new()
+            .name("feeder".to_string())
+            .spawn(move || feeder.run())
+            .map_err(EngineError::Feeder)?;
+        let stopping = self.stopping.clone();
+        let mut running = Running {
+            sink,
+            feeder: handle,
+            sinks: Vec::new(),
+            next_id: 0,
+            next_cohort: 0,
+            supervisor: self,
+        };
+        running.serve(stopping).await;
+        let sinks = running.sinks;
+        let fed = tokio::task::spawn_blocking(move || feeding.join()).await;
+        for sink in sinks {
+            let _ = sink.await;
+        }
+        if let Some(janitor) = janitor {
+            let _ = janitor.await;
+        }
+        match fed {
+            Ok(Ok(result)) => Ok(result?),
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Tries until ClickHouse answers; `None` if the server stops before.
+    async fn connect(&mut self, config: &ClickHouseConfig) -> Result<Option<Sink>, EngineError> {
+        let mut pause = Duration::from_millis(100);
+        let registry = Arc::clone(&self.registry);
+        let rejects: RejectHandler = Arc::new(move |reject: crate::sink::SinkReject| {
+            let views = registry.views();
+            let running = views.views.get(&reject.view.name).into_iter().flat_map(View::running);
+            for view in running.filter(|view| view.plan.schema.generation == reject.view.generation)
+            {
+                let expression: Arc<str> = "ClickHouse".into();
+                let reason = format!("{}: {}", reject.reason, reject.row);
+                view.failures.record(&expression, &reason, None, reject.diff);
+            }
+        });
+        loop {
+            let status = match Sink::connect(config, Retention::default(), Arc::clone(&rejects))
+                .await
+            {
+                Ok(sink) => {
+                    self.set_clickhouse(ClickHouseStatus::Reachable);
+                    return Ok(Some(sink));
+                }
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(%error, "views begin once ClickHouse is there; events are accepted");
+                    ClickHouseStatus::Away { reason: error.to_string() }
+                }
+                Err(error) => return Err(error.into()),
+            };
+            self.set_clickhouse(status);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = self.stopping.wait_for(|stop| *stop) => return Ok(None),
+            }
+            pause = (pause * 2).min(CONNECT_PAUSE_MAX);
+        }
+    }
+
+    fn set_clickhouse(&self, status: ClickHouseStatus) {
+        *self.clickhouse_status.write().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
+
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // A sender that is gone means the end, too.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// The supervisor once views can begin.
+struct Running {
+    supervisor: Supervisor,
+    sink: Option<Sink>,
+    feeder: FeederHandle,
+    sinks: Vec<JoinHandle<()>>,
+    next_id: usize,
+    next_cohort: CohortId,
+}
+
+/// A view that is to begin, and whether it answers from the first moment.
+struct Beginning {
+    plan: ViewPlan,
+    answers: bool,
+}
+
+impl Running {
+    async fn serve(&mut self, mut stopping: watch::Receiver<bool>) {
+        self.retire().await;
+        self.begin_missing(true).await;
+        let mut files = tokio::time::interval(FILES_INTERVAL);
+        let mut turn = tokio::time::interval(TURN_INTERVAL);
+        files.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stopped(&mut stopping) => return,
+                request = self.supervisor.requests.recv() => match request {
+                    Some(request) => self.obey(request).await,
+                    None => return,
+                },
+                _ = files.tick() => {
+                    self.reload().await;
+                    self.begin_missing(false).await;
+                }
+                _ = turn.tick() => self.take_turns(),
+            }
+        }
+    }
+
+    async fn obey(&mut self, request: Request) {
+        match request {
+            Request::Rebuild { view, answer } => {
+                let result = self.rebuild(&view).await;
+                let _ = answer.send(result);
+            }
+            Request::Reload { answer } => {
+                // Twice, since files count once they are the same at two looks.
+                self.reload().await;
+                self.reload().await;
+                self.begin_missing(false).await;
+                let _ = answer.send(());
+            }
+        }
+    }
+
+    /// Uses the query files as they are now, if they have changed and have no error.
+    async fn reload(&mut self) {
+        let in_use = match self.supervisor.queries.reload() {
+            Ok(Some(in_use)) => in_use,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%error, "the query files cannot be read; what was in use stays");
+                return;
+            }
+        };
+        if adopt(&self.supervisor.registry, in_use, |view| self.end(view)) {
+            tracing::info!("the query files have changed");
+            let views = self.supervisor.registry.views();
+            let forgotten =
+                self.supervisor.queries.forget_all_but(|view| views.views.contains_key(view));
+            if let Err(error) = forgotten {
+                tracing::error!(%error, "which SQL answers could not be written down");
+            }
+            self.retire().await;
+        }
+    }
+
+    /// Takes views that are not wanted any more out of ClickHouse.
+    async fn retire(&self) {
+        let Some(sink) = &self.sink else { return };
+        let views = self.supervisor.registry.views();
+        let wanted = views.views.values().filter(|view| view.wanted.schema.clickhouse);
+        let names: Vec<&str> = wanted.map(|view| view.wanted.schema.name.as_str()).collect();
+        match sink.retire_all_but(&names).await {
+            Ok(gone) => {
+                for view in gone {
+                    tracing::info!(view, "the view is gone from the queries, and from ClickHouse");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "views that are gone stay in ClickHouse for now"),
+        }
+    }
+
+    /// Begins what is wanted and does not run. `first`: nothing runs yet, so what answered before
+    /// the server was stopped answers again.
+    async fn begin_missing(&mut self, first: bool) {
+        let views = self.supervisor.registry.views();
+        let mut beginning = Vec::new();
+        for (name, view) in &views.views {
+            let wanted = &view.wanted;
+            let is_wanted = |tracker: &Arc<ViewTracker>| {
+                tracker.plan.schema.generation == wanted.schema.generation
+            };
+            if view.failed.is_some() || view.running().any(is_wanted) {
+                continue;
+            }
+            let before = if first { self.supervisor.queries.served_before(name) } else { None };
+            if let Some(plan) = before
+                && plan.schema.generation != wanted.schema.generation
+            {
+                beginning.push(Beginning { plan, answers: true });
+            }
+            beginning.push(Beginning { plan: wanted.clone(), answers: false });
+        }
+        if !beginning.is_empty() {
+            self.begin(beginning).await;
+        }
+    }
+
+    /// Begins these views, which are fed together from the log's beginning.
+    async fn begin(&mut self, beginning: Vec<Beginning>) {
+        let mut boundaries = BTreeSet::new();
+        let mut trackers = Vec::new();
+        for Beginning { plan, answers } in beginning {
+            let name = plan.schema.name.clone();
+            let tracker = match self.tracker(plan, &mut boundaries).await {
+                Ok(tracker) => tracker,
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(view = name, %error, "the view begins once ClickHouse is there");
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!(view = name, %error, "the view cannot begin");
+                    self.supervisor.registry.change(|views| {
+                        if let Some(view) = views.views.get_mut(&name) {
+                            view.failed = Some(error.to_string());
+                        }
+                    });
+                    continue;
+                }
+            };
+            self.supervisor.registry.change(|views| {
+                if let Some(view) = views.views.get_mut(&name) {
+                    let place = if answers { &mut view.serving } else { &mut view.building };
+                    *place = Some(Arc::clone(&tracker));
+                }
+            });
+            trackers.push(tracker);
+        }
+        if trackers.is_empty() {
+            return;
+        }
+        let cohort = self.next_cohort;
+        self.next_cohort += 1;
+        let installations: Vec<Installation> = trackers.iter().map(installation).collect();
+        self.supervisor.runtime.install(cohort, &installations);
+        self.feeder.add(cohort, trackers, boundaries);
+        self.keep_time();
+    }
+
+    async fn tracker(
+        &mut self,
+        plan: ViewPlan,
+        boundaries: &mut BTreeSet<Tick>,
+    ) -> Result<Arc<ViewTracker>, SinkError> {
+        let workers = self.supervisor.runtime.workers();
+        let opened = match &self.sink {
+            Some(sink) if plan.schema.clickhouse => {
+                Some(sink.open_view(Arc::clone(&plan.schema), workers).await?)
+            }
+            _ => None,
+        };
+        let channel = opened.as_ref().map(|view| {
+            let Recovered { progress, boundary, .. } = view.recovered();
+            boundaries.extend(progress.map(|head| head.tick));
+            boundaries.extend(*boundary);
+            let (sender, receiver) = mpsc::unbounded_channel();
+            (Arc::new(ViewSinkStatus::default()), sender, receiver)
+        });
+        let (to_sink, receiver) = match channel {
+            Some((status, sender, receiver)) => (Some((status, sender)), Some(receiver)),
+            None => (None, None),
+        };
+        let failures = Failures::new(self.supervisor.dismissed.of(&plan.schema.name));
+        let id = self.next_id;
+        self.next_id += 1;
+        let wake = Arc::clone(&self.feeder.wake);
+        let tracker = Arc::new(ViewTracker::new(id, plan, failures, workers, to_sink, wake));
+        if let (Some(view), Some(receiver)) = (opened, receiver) {
+            let stopping = self.supervisor.stopping.clone();
+            self.sinks.retain(|sink| !sink.is_finished());
+            self.sinks.push(tokio::spawn(write(
+                Arc::downgrade(&tracker),
+                view,
+                receiver,
+                stopping,
+            )));
+        }
+        Ok(tracker)
+    }
+
+    /// Lets generations that are ready answer in place of those before them.
+    fn take_turns(&mut self) {
+        let views = self.supervisor.registry.views();
+        for (name, view) in &views.views {
+            let Some(building) = view.building.as_ref().filter(|view| view.is_ready()) else {
+                continue;
+            };
+            let before = self.supervisor.registry.change(|views| {
+                let view = views.views.get_mut(name)?;
+                view.serving.replace(view.building.take()?)
+            });
+            if let Err(error) = self.supervisor.queries.serves(&building.plan) {
+                tracing::error!(view = name, %error, "which SQL answers could not be written down");
+            }
+            if let Some(before) = before {
+                let generation = &building.plan.schema.generation;
+                tracing::info!(view = name, generation, "the new generation answers");
+                self.end(&before);
+            }
+        }
+    }
+
+    /// Stops a generation.
+    fn end(&self, view: &Arc<ViewTracker>) {
+        self.feeder.remove(view.id);
+        self.keep_time();
+    }
+
+    /// Has time written down as long as a view depends on it.
+    fn keep_time(&self) {
+        let views = self.supervisor.registry.views();
+        let mut running = views.views.values().flat_map(View::running);
+        let temporal = running.any(|tracker| tracker.plan.plan.is_temporal());
+        self.supervisor.log.keep_time(temporal.then_some(CLOCK_INTERVAL));
+    }
+
+    async fn rebuild(&mut self, name: &str) -> Result<String, String> {
+        let views = self.supervisor.registry.views();
+        let view = views.views.get(name).ok_or_else(|| format!("there is no view {name}"))?;
+        let queries = &mut self.supervisor.queries;
+        let plan = queries.rebuild(&view.wanted).map_err(|error| error.to_string())?;
+        let generation = plan.schema.generation.clone();
+        let abandoned = self.supervisor.registry.change(|views| {
+            let view = views.views.get_mut(name)?;
+            view.wanted = plan;
+            view.failed = None;
+            view.building.take()
+        });
+        if let Some(abandoned) = abandoned {
+            self.end(&abandoned);
+        }
+        self.begin_missing(false).await;
+        Ok(generation)
+    }
+}
+
+/// Takes over a set of files, or, when they have errors, what is wrong with them. Calls `end` for
+/// generations that are not wanted any more; true when the set has changed.
+pub fn adopt(registry: &Registry, in_use: InUse, end: impl FnMut(&Arc<ViewTracker>)) -> bool {
+    for diagnostic in &in_use.diagnostics {
+        tracing::error!("a query file is not in use:\n{diagnostic}");
+    }
+    let failed_files: Vec<FileError> = in_use.diagnostics.iter().map(file_error).collect();
+    let Some(set) = in_use.set else {
+        registry.change(|views| views.failed_files = failed_files);
+        return false;
+    };
+    let ended = registry.change(|views| {
+        views.failed_files = failed_files;
+        views.validators = Arc::new(ValidatorPool::new(set.tables));
+        let mut before = std::mem::take(&mut views.views);
+        let mut ended = Vec::new();
+        for plan in set.views {
+            let name = plan.schema.name.clone();
+            let view = match before.remove(&name) {
+                None => View::new(plan),
+                Some(mut view) => {
+                    let generation = &plan.schema.generation;
+                    let other = |t: &Arc<ViewTracker>| t.plan.schema.generation != *generation;
+                    // What was being built and is not wanted any more is given up.
+                    ended.extend(view.building.take_if(|tracker| other(tracker)));
+                    view.failed = None;
+                    view.wanted = plan;
+                    view
+                }
+            };
+            views.views.insert(name, view);
+        }
+        ended.extend(
+            before.into_values().flat_map(|view| view.serving.into_iter().chain(view.building)),
+        );
+        ended
+    });
+    ended.iter().for_each(end);
+    true
+}
+
+fn file_error(diagnostic: &Diagnostic) -> FileError {
+    FileError { file: diagnostic.file.path.display().to_string(), message: diagnostic.to_string() }
+}
+
+async fn write(
+    tracker: std::sync::Weak<ViewTracker>,
+    sink: ViewSink,
+    messages: mpsc::UnboundedReceiver<ViewMessage>,
+    stopping: watch::Receiver<bool>,
+) {
+    let Some(status) = tracker.upgrade().and_then(|tracker| tracker.sink.clone()) else { return };
+    if let Err(error) = sink.run(messages, status, stopping).await
+        && let Some(tracker) = tracker.upgrade()
+    {
+        tracing::error!(view = tracker.name(), %error, "the view is not written to ClickHouse any more");
+        tracker.fail(format!("it is not written to ClickHouse any more: {error}"));
+    }
+}
+
+fn installation(tracker: &Arc<ViewTracker>) -> Installation {
+    let follower = Arc::clone(tracker);
+    Installation {
+        view: tracker.id,
+        plan: tracker.plan.clone(),
+        follower: Arc::new(move |message| follower.take(message)),
+        failures: tracker.failures.clone(),
+    }
+}

@@ -1,0 +1,165 @@
+//! The real server as a process of its own, with data, queries and ClickHouse of its own.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything may take that a test waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A directory with queries and data, and the server that runs over it.
+pub struct Server {
+    pub directory: tempfile::TempDir,
+    child: Mutex<Option<Child>>,
+    port: u16,
+    clickhouse_port: Option<u16>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Server {
+    /// Runs over these query files, without ClickHouse.
+    pub fn start(files: &[(&str, &str)]) -> Server {
+        Server::new(files, None)
+    }
+
+    /// Runs over these query files, with a ClickHouse of its own.
+    pub fn with_clickhouse(files: &[(&str, &str)]) -> Server {
+        Server::new(files, Some(free_port()))
+    }
+
+    fn new(files: &[(&str, &str)], clickhouse_port: Option<u16>) -> Server {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("queries")).unwrap();
+        let server =
+            Server { directory, child: Mutex::default(), port: free_port(), clickhouse_port };
+        files.iter().for_each(|(name, text)| server.write(name, text));
+        server.run();
+        server
+    }
+
+    pub fn queries(&self) -> PathBuf {
+        self.directory.path().join("queries")
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Writes a query file.
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.queries().join(name), text).unwrap();
+    }
+
+    pub fn remove(&self, name: &str) {
+        std::fs::remove_file(self.queries().join(name)).unwrap();
+    }
+
+    /// Starts the process and waits until it listens.
+    pub fn run(&self) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_heliostat"));
+        command
+            .args(["serve", "--listen", &format!("127.0.0.1:{}", self.port)])
+            .args([Path::new("--data-dir"), &self.data(), Path::new("--queries"), &self.queries()])
+            .env("HELIOSTAT_LOG", "error")
+            .stdin(Stdio::null());
+        match self.clickhouse_port {
+            Some(port) => command.args(["--clickhouse-http-port", &port.to_string()]),
+            None => command.arg("--no-clickhouse"),
+        };
+        *self.child.lock().unwrap() = Some(command.spawn().unwrap());
+        let end = Instant::now() + PATIENCE;
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(Instant::now() < end, "the server does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends the process at once.
+    pub fn kill(&self) {
+        if let Some(mut child) = self.child.lock().unwrap().take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Kills the process and starts it again.
+    pub fn restart(&self) {
+        self.kill();
+        self.run();
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// Runs a command of the program.
+    pub fn command(&self, arguments: &[&str]) -> std::process::Output {
+        Command::new(env!("CARGO_BIN_EXE_heliostat"))
+            .args(arguments)
+            .env("HELIOSTAT_URL", self.url(""))
+            .output()
+            .unwrap()
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        reqwest::get(self.url(path)).await.unwrap().json().await.unwrap()
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let request = reqwest::Client::new().post(self.url(path)).json(body);
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    /// Posts events, which must be accepted; the answer.
+    pub async fn append(&self, events: &Value) -> Value {
+        let (status, answer) = self.post("/v1/events", events).await;
+        assert!(status < 300, "{status}: {answer}");
+        answer
+    }
+
+    /// What ClickHouse answers, or its error.
+    pub async fn clickhouse(&self, sql: &str) -> String {
+        let url = format!("http://127.0.0.1:{}/?database=heliostat", self.clickhouse_port.unwrap());
+        let request = reqwest::Client::new().post(url).body(sql.to_string());
+        match request.send().await {
+            Ok(response) => response.text().await.unwrap_or_default(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// Asks until the answer is the expected one.
+    #[track_caller]
+    pub fn until<A, F>(&self, expected: A, ask: impl Fn() -> F) -> impl Future<Output = ()>
+    where
+        A: PartialEq + std::fmt::Debug,
+        F: Future<Output = A>,
+    {
+        let caller = std::panic::Location::caller();
+        async move {
+            let end = Instant::now() + PATIENCE;
+            loop {
+                let answer = ask().await;
+                if answer == expected {
+                    return;
+                }
+                assert!(Instant::now() < end, "{caller}: {answer:?}, not {expected:?}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
