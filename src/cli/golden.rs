@@ -266,7 +266,8 @@ fn table(rows: &RecordBatch) -> Result<Vec<Row>, String> {
     Ok((0..rows.num_rows()).map(|row| (0..columns).map(|c| value(row, c)).collect()).collect())
 }
 
-fn to_csv(rows: &RecordBatch) -> Result<String, String> {
+/// The rows as CSV with a header, where an empty field is NULL and `""` is empty text.
+pub fn to_csv(rows: &RecordBatch) -> Result<String, String> {
     let names: Row = rows.schema().fields().iter().map(|f| Some(f.name().clone())).collect();
     let mut text = line(&names);
     for row in table(rows)? {

@@ -8,6 +8,7 @@ mod explain;
 mod golden;
 mod log;
 mod rebuild;
+mod replay;
 pub mod sample;
 mod serve;
 mod test;
@@ -44,6 +45,8 @@ enum Command {
     Test(test::TestArgs),
     /// Ask a running server to build a view anew from the log, beside the one that answers.
     Rebuild(rebuild::RebuildArgs),
+    /// Print a view as it was at some time, from the log alone.
+    Replay(replay::ReplayArgs),
     /// Send sample orders to a running server.
     Sample(sample::SampleArgs),
     /// Look into a data directory without a server.
@@ -70,6 +73,7 @@ pub fn run() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Rebuild(args) => block_on(rebuild::run(&args)),
+        Command::Replay(args) => replay::run(&args),
         Command::Sample(args) => block_on(sample::run(&args)),
         Command::Log(args) => log::run(&args),
         Command::ClickhouseChild { library, config } => {

@@ -30,7 +30,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the feeder is told.
 enum Order {
-    Add { cohort: CohortId, views: Vec<Arc<ViewTracker>>, boundaries: BTreeSet<Tick> },
+    Add { cohort: CohortId, exact: bool, views: Vec<Arc<ViewTracker>>, boundaries: BTreeSet<Tick> },
     Remove { view: usize },
 }
 
@@ -44,9 +44,16 @@ pub struct FeederHandle {
 
 impl FeederHandle {
     /// Feeds these views from the log's beginning. They must have been installed as `cohort`.
-    /// Chunks end at `boundaries`, for the sinks to find their way back.
-    pub fn add(&self, cohort: CohortId, views: Vec<Arc<ViewTracker>>, boundaries: BTreeSet<Tick>) {
-        self.send(Order::Add { cohort, views, boundaries });
+    /// Chunks end at `boundaries`, for the sinks to find their way back. `exact`: the
+    /// views see each tick that the log has, and not only the last one of each chunk.
+    pub fn add(
+        &self,
+        cohort: CohortId,
+        exact: bool,
+        views: Vec<Arc<ViewTracker>>,
+        boundaries: BTreeSet<Tick>,
+    ) {
+        self.send(Order::Add { cohort, exact, views, boundaries });
     }
 
     /// Feeds a view no more and forgets its state.
@@ -75,6 +82,8 @@ pub struct Feeder {
 /// Views that are fed together.
 struct Cohort {
     id: CohortId,
+    /// Every tick is fed by itself.
+    exact: bool,
     views: Vec<Arc<ViewTracker>>,
     boundaries: BTreeSet<Tick>,
     reader: LogReader,
@@ -132,10 +141,11 @@ impl Feeder {
 
     fn obey(&mut self, order: Order) -> Result<(), LogError> {
         match order {
-            Order::Add { cohort, views, boundaries } => {
+            Order::Add { cohort, exact, views, boundaries } => {
                 let (target, reader) = (self.log.head(), self.log.read(0)?);
                 let mut cohort = Cohort {
                     id: cohort,
+                    exact,
                     views,
                     boundaries,
                     reader,
@@ -163,18 +173,18 @@ impl Feeder {
 
     /// Lets live cohorts that have met go on as one.
     fn merge(&mut self) {
-        let mut index = 1;
-        while index < self.cohorts.len() {
-            let (first, other) = (&self.cohorts[0], &self.cohorts[index]);
-            if !(first.live && other.live && first.last == other.last) {
-                index += 1;
-                continue;
+        for first in 0..self.cohorts.len() {
+            let meets =
+                |a: &Cohort, b: &Cohort| a.live && b.live && a.exact == b.exact && a.last == b.last;
+            while let Some(other) = (first + 1..self.cohorts.len())
+                .find(|other| meets(&self.cohorts[first], &self.cohorts[*other]))
+            {
+                let other = self.cohorts.remove(other);
+                let first = &mut self.cohorts[first];
+                self.runtime.merge(other.id, first.id);
+                first.views.extend(other.views);
+                first.boundaries.extend(other.boundaries);
             }
-            let other = self.cohorts.remove(index);
-            let first = &mut self.cohorts[0];
-            self.runtime.merge(other.id, first.id);
-            first.views.extend(other.views);
-            first.boundaries.extend(other.boundaries);
         }
     }
 
@@ -248,7 +258,14 @@ impl Cohort {
         let Head { position, tick } = chunk.end;
         self.tell(&ViewMessage::Mark { tick, position });
         let more = log.head().position > position;
-        runtime.feed(self.id, chunk.frames, tick, more);
+        if !self.exact || chunk.frames.is_empty() {
+            runtime.feed(self.id, chunk.frames, tick, more);
+            return;
+        }
+        for frame in chunk.frames {
+            let tick = frame.tick();
+            runtime.feed(self.id, vec![frame], tick, more);
+        }
     }
 
     fn tell(&self, message: &ViewMessage) {

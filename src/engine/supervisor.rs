@@ -275,6 +275,14 @@ impl Running {
 
     /// Begins these views, which are fed together from the log's beginning.
     async fn begin(&mut self, beginning: Vec<Beginning>) {
+        // Views with a history are fed by themselves, tick by tick.
+        let (exact, others): (Vec<_>, Vec<_>) =
+            beginning.into_iter().partition(|beginning| beginning.plan.schema.history);
+        self.begin_cohort(others, false).await;
+        self.begin_cohort(exact, true).await;
+    }
+
+    async fn begin_cohort(&mut self, beginning: Vec<Beginning>, exact: bool) {
         let mut boundaries = BTreeSet::new();
         let mut trackers = Vec::new();
         for Beginning { plan, answers } in beginning {
@@ -310,7 +318,7 @@ impl Running {
         self.next_cohort += 1;
         let installations: Vec<Installation> = trackers.iter().map(installation).collect();
         self.supervisor.runtime.install(cohort, &installations);
-        self.feeder.add(cohort, trackers, boundaries);
+        self.feeder.add(cohort, exact, trackers, boundaries);
         self.keep_time();
     }
 

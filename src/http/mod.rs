@@ -35,6 +35,7 @@ pub use backend::{
     ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
 };
 pub use events::write_line as write_event_line;
+pub use render::{RenderOptions, write_rows};
 pub use server::serve;
 
 use crate::log::Log;

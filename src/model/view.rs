@@ -30,6 +30,8 @@ pub struct ViewSchema {
     pub ttl: Option<String>,
     /// False when the view is kept and readable over HTTP but not written to ClickHouse.
     pub clickhouse: bool,
+    /// True when it is kept from when to when each row was there.
+    pub history: bool,
 }
 
 impl ViewSchema {

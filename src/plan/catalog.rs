@@ -54,6 +54,8 @@ pub struct ViewOptions {
     pub clickhouse: Option<bool>,
     /// After how many iterations a recursion in the view fails.
     pub max_iterations: Option<u64>,
+    /// From when to when each row was there is kept, too.
+    pub history: bool,
 }
 
 /// Everything that the files declare, by name.
@@ -390,11 +392,12 @@ fn view(
             ttl: given.take_string("ttl")?.map(|(_, text)| text),
             clickhouse: given.take_boolean("clickhouse")?.map(|(_, yes)| yes),
             max_iterations: given.take_number("max_iterations")?.map(u64::from),
+            history: given.take_boolean("history")?.is_some_and(|(_, yes)| yes),
         };
-        if let Some((at, true)) = given.take_boolean("history")? {
-            return Err(Refusal::new(at, "history is not supported yet"));
+        given.finish("key, order_by, partition_by, ttl, clickhouse, max_iterations, history")?;
+        if options.history && options.clickhouse == Some(false) {
+            return Err(Refusal::new(span, "history is kept in ClickHouse, which the view is not"));
         }
-        given.finish("key, order_by, partition_by, ttl, clickhouse, max_iterations")?;
         options
     } else {
         given.finish("none: a plain view is a building block; MATERIALIZED ones have options")?;

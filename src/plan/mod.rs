@@ -126,6 +126,14 @@ impl<'a> Planning<'a> {
             }
         }
         for (name, def) in &self.catalog.views {
+            let history = format!("{name}_history");
+            if def.options.history
+                && (self.catalog.views.contains_key(&history)
+                    || self.catalog.tables.contains_key(&history))
+            {
+                let message = format!("{history} is the name of the history of {name}");
+                self.diagnostics.push(Refusal::new(def.span, message).in_file(&def.file));
+            }
             let Some(plan) = self.view(name) else { continue };
             // Plain views are lowered too: what nobody reads yet is checked all the same.
             match self.materialize(def, plan) {

@@ -46,6 +46,15 @@ pub fn shape(
             .position(|c| c.name == *name)
             .ok_or_else(|| format!("option names column {name}, which {} does not have", def.name))
     };
+    if def.options.history
+        && let Some(taken) =
+            columns.iter().find(|c| ["valid_from", "valid_to"].contains(&c.name.as_str()))
+    {
+        return Err(format!(
+            "column {} has a name that history needs: rename it with AS",
+            taken.name
+        ));
+    }
     let ViewOptions { key, order_by, partition_by, ttl, clickhouse, .. } = &def.options;
     let declared: Option<Vec<usize>> =
         key.as_ref().map(|names| names.iter().map(index_of).collect()).transpose()?;
@@ -71,6 +80,7 @@ pub fn shape(
         partition_by: partition_by.clone(),
         ttl: ttl.clone(),
         clickhouse: clickhouse.unwrap_or(true),
+        history: def.options.history,
     });
     Ok(ViewPlan { schema, plan: Arc::new(plan), event_types, versions })
 }

@@ -14,7 +14,7 @@ use super::client::ClickHouse;
 use super::error::SinkError;
 use super::progress::ProgressStore;
 use super::status::now_ms;
-use super::table::{Table, VERSION_COLUMN, table_name};
+use super::table::{Table, VERSION_COLUMN, history_table_name, history_view_name, table_name};
 use super::types::{quote_name, quote_text};
 
 /// The table that holds the states.
@@ -130,11 +130,14 @@ impl Catalog {
             self.progress.forget(view, generation).await?;
             self.create(table, &table.create_sql()).await?;
         }
+        if table.schema.history {
+            self.create(table, &table.create_history_sql()).await?;
+        }
         if !found {
             self.record(&mut last_change, (view, generation, State::Building), 0).await?;
         }
         if published {
-            self.create(table, &table.publish_sql()).await?;
+            self.create_views(table).await?;
         }
         let progress = self.progress.read(view, generation).await?;
         let boundary = self.last_version(table).await?;
@@ -146,7 +149,7 @@ impl Catalog {
     pub(super) async fn publish(&self, table: &Table) -> Result<(), SinkError> {
         let mut last_change = self.last_change.lock().await;
         let (view, generation) = (&table.schema.name, &table.schema.generation);
-        self.create(table, &table.publish_sql()).await?;
+        self.create_views(table).await?;
         self.record(&mut last_change, (view, generation, State::Public), 0).await?;
         let others = format!(
             "view = {} AND generation != {} AND state = 'public'",
@@ -155,6 +158,9 @@ impl Catalog {
         );
         let drop_at = now_ms() + millis(self.retention.replaced);
         for other in self.generations(&others).await? {
+            if !table.schema.history {
+                self.drop_history_view(&other).await?;
+            }
             let retired = (view.as_str(), other.generation.as_str(), State::Retired);
             self.record(&mut last_change, retired, drop_at).await?;
         }
@@ -173,6 +179,7 @@ impl Catalog {
             let name = quote_name(&generation.view);
             let database = quote_name(self.clickhouse.database());
             self.clickhouse.execute(&format!("DROP VIEW IF EXISTS {database}.{name}")).await?;
+            self.drop_history_view(&generation).await?;
             let retired =
                 (generation.view.as_str(), generation.generation.as_str(), State::Retired);
             self.record(&mut last_change, retired, drop_at).await?;
@@ -190,12 +197,14 @@ impl Catalog {
         for due in self.generations(&due).await? {
             self.progress.forget(&due.view, &due.generation).await?;
             let table = table_name(&due.view, &due.generation);
-            let drop = format!(
-                "DROP TABLE IF EXISTS {}.{} SETTINGS max_table_size_to_drop = 0",
-                quote_name(self.clickhouse.database()),
-                quote_name(&table)
-            );
-            self.clickhouse.execute(&drop).await?;
+            for name in [&table, &history_table_name(&due.view, &due.generation)] {
+                let drop = format!(
+                    "DROP TABLE IF EXISTS {}.{} SETTINGS max_table_size_to_drop = 0",
+                    quote_name(self.clickhouse.database()),
+                    quote_name(name)
+                );
+                self.clickhouse.execute(&drop).await?;
+            }
             let row = (due.view.as_str(), due.generation.as_str(), State::Retired);
             self.insert(&mut last_change, row, 0, true).await?;
             dropped.push(table);
@@ -211,6 +220,27 @@ impl Catalog {
             format!("{database}.{}", quote_name(&table_name(&g.view, &g.generation)))
         };
         Ok(generations.iter().map(path).collect())
+    }
+
+    /// Puts the tables behind the view's public names.
+    async fn create_views(&self, table: &Table) -> Result<(), SinkError> {
+        self.create(table, &table.publish_sql()).await?;
+        if table.schema.history {
+            self.create(table, &table.publish_history_sql()).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops the public name of a generation's history, if it has one.
+    async fn drop_history_view(&self, generation: &Generation) -> Result<(), SinkError> {
+        // Without history, another view may have the name.
+        let table = history_table_name(&generation.view, &generation.generation);
+        if !self.has_table(&table).await? {
+            return Ok(());
+        }
+        let name = quote_name(&history_view_name(&generation.view));
+        let database = quote_name(self.clickhouse.database());
+        self.clickhouse.execute(&format!("DROP VIEW IF EXISTS {database}.{name}")).await
     }
 
     async fn create(&self, table: &Table, sql: &str) -> Result<(), SinkError> {

@@ -10,6 +10,7 @@ use crate::model::{Head, Tick};
 
 use super::boundary::Boundaries;
 use super::catalog::Recovered;
+use super::history::{History, Interval};
 use super::pending::Pending;
 use super::reject::Limits;
 use super::writer::Writer;
@@ -26,8 +27,29 @@ pub(super) struct Collector {
     open_bytes: usize,
     /// Changes after `taken`, up to the closed boundary.
     pending: Pending,
+    history: Option<Intervals>,
     /// The end of the last flush that was taken.
     taken: Head,
+}
+
+/// The history of a view that keeps one.
+#[derive(Default)]
+struct Intervals {
+    history: History,
+    /// Like [`Collector::open`] and [`Collector::pending`].
+    open: BTreeMap<Tick, Vec<Interval>>,
+    pending: Vec<Interval>,
+    bytes: usize,
+}
+
+/// What a flush is to write.
+pub(super) struct Taken {
+    pub(super) changes: Pending,
+    pub(super) intervals: Vec<Interval>,
+    /// The end of the flush before.
+    pub(super) from: Tick,
+    /// Where this one ends.
+    pub(super) to: Head,
 }
 
 impl Collector {
@@ -38,6 +60,7 @@ impl Collector {
         workers: usize,
     ) -> Self {
         let written = recovered.progress;
+        let history = writer.table.schema.history.then(Intervals::default);
         Collector {
             writer,
             limits,
@@ -46,6 +69,7 @@ impl Collector {
             open: BTreeMap::new(),
             open_bytes: 0,
             pending: Pending::default(),
+            history,
             taken: written.unwrap_or_default(),
         }
     }
@@ -60,7 +84,11 @@ impl Collector {
         if let Some(limits) = &self.limits {
             limits.filter(&mut updates)?;
         }
-        if self.recovered.is_none_or(|recovered| tick > recovered) {
+        let is_news = self.recovered.is_none_or(|recovered| tick > recovered);
+        if let Some(history) = &mut self.history {
+            history.changes(tick, &updates, is_news);
+        }
+        if is_news {
             self.open_bytes += updates.iter().map(update_bytes).sum::<usize>();
             self.open.entry(tick).or_default().append(&mut updates);
         } else if self.writer.table.is_keyless() {
@@ -91,6 +119,9 @@ impl Collector {
             Some(next) => self.open.split_off(&next),
             None => BTreeMap::new(),
         };
+        if let Some(history) = &mut self.history {
+            history.absorb(self.boundaries.closed().tick);
+        }
         for update in std::mem::replace(&mut self.open, later).into_values().flatten() {
             self.open_bytes -= update_bytes(&update);
             self.pending.add(update);
@@ -114,27 +145,56 @@ impl Collector {
 
     /// True when nothing has changed between the last flush and the closed boundary.
     pub(super) fn is_clean(&self) -> bool {
-        self.pending.is_empty()
+        self.pending.is_empty() && self.history.as_ref().is_none_or(|h| h.pending.is_empty())
     }
 
     /// Bytes of the changes that a flush could take now.
     pub(super) fn pending_bytes(&self) -> usize {
-        self.pending.bytes()
+        self.pending.bytes() + self.history.as_ref().map_or(0, |history| history.bytes)
     }
 
     /// About how much memory all changes take.
     pub(super) fn bytes(&self) -> usize {
-        self.pending.bytes() + self.open_bytes
+        self.pending_bytes() + self.open_bytes
     }
 
-    /// All changes up to the closed boundary, with the ticks after which and at which they end.
-    pub(super) fn take(&mut self) -> (Pending, Tick, Head) {
+    /// All changes up to the closed boundary.
+    pub(super) fn take(&mut self) -> Taken {
         let (from, to) = (self.taken.tick, self.boundaries.closed());
         let changes = std::mem::take(&mut self.pending);
+        let intervals = self.history.as_mut().map(Intervals::take).unwrap_or_default();
         self.taken = to;
         self.boundaries.release();
         self.absorb();
-        (changes, from, to)
+        Taken { changes, intervals, from, to }
+    }
+}
+
+impl Intervals {
+    /// Takes changes in; what is no news is in ClickHouse already.
+    fn changes(&mut self, tick: Tick, updates: &[Update], is_news: bool) {
+        let mut told = Vec::new();
+        for update in updates {
+            self.history.change(tick, update, |interval| told.push(interval));
+        }
+        if is_news && !told.is_empty() {
+            self.bytes += told.iter().map(Interval::bytes).sum::<usize>();
+            self.open.entry(tick).or_default().append(&mut told);
+        }
+    }
+
+    fn absorb(&mut self, closed: Tick) {
+        let later = match closed.checked_add(1) {
+            Some(next) => self.open.split_off(&next),
+            None => BTreeMap::new(),
+        };
+        self.pending.extend(std::mem::replace(&mut self.open, later).into_values().flatten());
+    }
+
+    fn take(&mut self) -> Vec<Interval> {
+        let taken = std::mem::take(&mut self.pending);
+        self.bytes -= taken.iter().map(Interval::bytes).sum::<usize>();
+        taken
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, FixedSizeBinaryArray, ListArray, PrimitiveArray,
-    RecordBatch, StructArray, UInt8Array, UInt64Array, make_array,
+    RecordBatch, StructArray, TimestampMillisecondArray, UInt8Array, UInt64Array, make_array,
 };
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{DataType, Field, Schema};
@@ -18,7 +18,11 @@ use crate::model::Tick;
 use crate::model::row::{Row, RowCodec};
 use crate::model::view::ViewSchema;
 
-use super::table::{DELETED_COLUMN, HASH_COLUMN, MULTIPLICITY_COLUMN, Table, VERSION_COLUMN};
+use super::history::Interval;
+use super::table::{
+    DELETED_COLUMN, HASH_COLUMN, MULTIPLICITY_COLUMN, Table, VALID_FROM_COLUMN, VALID_TO_COLUMN,
+    VERSION_COLUMN,
+};
 
 /// A row on its way to ClickHouse.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,24 +97,47 @@ impl Encoder {
 
     /// One Arrow stream with one batch of these rows.
     pub(super) fn encode(&self, rows: &[OutRow], version: Tick) -> Result<Bytes, ArrowError> {
-        let own = self.decoder.decode(rows.iter().map(|r| (&r.key, &r.value)))?;
-        let mut columns = Vec::with_capacity(own.len() + 4);
-        for (name, column) in self.names.iter().zip(&own) {
-            columns.push((name.as_str(), storable(column)?));
-        }
-        if self.hashed {
-            let hashes = rows.iter().map(|r| row_hash(&r.key).to_be_bytes());
-            let hashes = FixedSizeBinaryArray::try_from_iter(hashes)?;
-            columns.push((HASH_COLUMN, Arc::new(hashes)));
-        }
-        if self.keyless {
-            let counts = UInt64Array::from_iter_values(rows.iter().map(|r| r.multiplicity));
-            columns.push((MULTIPLICITY_COLUMN, Arc::new(counts)));
-        }
+        let mut columns = self.columns(rows.iter())?;
         columns.push((VERSION_COLUMN, Arc::new(UInt64Array::from_value(version, rows.len()))));
         let deleted = rows.iter().map(|r| u8::from(r.multiplicity == 0));
         columns.push((DELETED_COLUMN, Arc::new(UInt8Array::from_iter_values(deleted))));
         write_stream(columns)
+    }
+
+    /// One Arrow stream with one batch of these intervals, for the table of the view's history.
+    pub(super) fn encode_history(&self, intervals: &[Interval]) -> Result<Bytes, ArrowError> {
+        let mut columns = self.columns(intervals.iter().map(|interval| &interval.row))?;
+        let instant = |tick: Tick| i64::try_from(tick).unwrap_or(i64::MAX);
+        let from = intervals.iter().map(|interval| instant(interval.from));
+        let from = TimestampMillisecondArray::from_iter_values(from).with_timezone("UTC");
+        columns.push((VALID_FROM_COLUMN, Arc::new(from)));
+        let to = intervals.iter().map(|interval| interval.to.map(instant));
+        let to = TimestampMillisecondArray::from_iter(to).with_timezone("UTC");
+        columns.push((VALID_TO_COLUMN, Arc::new(to)));
+        let versions = intervals.iter().map(Interval::version);
+        columns.push((VERSION_COLUMN, Arc::new(UInt64Array::from_iter_values(versions))));
+        write_stream(columns)
+    }
+
+    /// The view's own columns, and those that tell rows apart.
+    fn columns<'a>(
+        &self,
+        rows: impl ExactSizeIterator<Item = &'a OutRow> + Clone,
+    ) -> Result<Vec<(&str, ArrayRef)>, ArrowError> {
+        let own = self.decoder.decode(rows.clone().map(|r| (&r.key, &r.value)))?;
+        let mut columns: Vec<(&str, ArrayRef)> = Vec::with_capacity(own.len() + 5);
+        for (name, column) in self.names.iter().zip(&own) {
+            columns.push((name.as_str(), storable(column)?));
+        }
+        if self.hashed {
+            let hashes = rows.clone().map(|r| row_hash(&r.key).to_be_bytes());
+            columns.push((HASH_COLUMN, Arc::new(FixedSizeBinaryArray::try_from_iter(hashes)?)));
+        }
+        if self.keyless {
+            let counts = UInt64Array::from_iter_values(rows.map(|r| r.multiplicity));
+            columns.push((MULTIPLICITY_COLUMN, Arc::new(counts)));
+        }
+        Ok(columns)
     }
 }
 

@@ -9,6 +9,8 @@
 //! ViewMessage ─► collect ─► pending ─► rows ─► encode ─► client ─► <view>__<generation>
 //!                   │                                      │
 //!                boundary (which ticks may be flushed)     └─► progress, catalog (public VIEWs)
+//!
+//!                 └─► history (since when) ─► encode ─► client ─► <view>__<generation>_history
 //! ```
 
 mod boundary;
@@ -18,6 +20,7 @@ mod collect;
 mod encode;
 mod error;
 mod fault;
+mod history;
 mod pace;
 mod pending;
 mod progress;

@@ -17,6 +17,11 @@ pub(super) const VERSION_COLUMN: &str = "_version";
 /// 1 in a tombstone.
 pub(super) const DELETED_COLUMN: &str = "_deleted";
 
+/// When a row came, in the table of a view's history.
+pub(super) const VALID_FROM_COLUMN: &str = "valid_from";
+/// When it went, or NULL.
+pub(super) const VALID_TO_COLUMN: &str = "valid_to";
+
 /// How many inserts back ClickHouse recognises a repeated one.
 const DEDUPLICATION_WINDOW: u32 = 1000;
 /// How long a partition rests before it is merged into one part, which removes tombstones.
@@ -25,6 +30,16 @@ const CLEANUP_AGE_S: u32 = 600;
 /// The name of the table of a view's generation.
 pub(super) fn table_name(view: &str, generation: &str) -> String {
     format!("{view}__{generation}")
+}
+
+/// The name of the table of a generation's history.
+pub(super) fn history_table_name(view: &str, generation: &str) -> String {
+    format!("{view}__{generation}_history")
+}
+
+/// The public name of a view's history.
+pub(super) fn history_view_name(view: &str) -> String {
+    format!("{view}_history")
 }
 
 /// A view's table in ClickHouse.
@@ -82,8 +97,17 @@ impl Table {
         format!("{}.{}", quote_name(&self.database), quote_name(&self.name()))
     }
 
-    /// The columns that are not the view's own, with their types.
-    fn system_columns(&self) -> Vec<(&'static str, &'static str)> {
+    /// The name of the table of its history, without its database.
+    pub(super) fn history_name(&self) -> String {
+        history_table_name(&self.schema.name, &self.schema.generation)
+    }
+
+    fn history_path(&self) -> String {
+        format!("{}.{}", quote_name(&self.database), quote_name(&self.history_name()))
+    }
+
+    /// The columns that tell rows apart, with their types.
+    fn identity_columns(&self) -> Vec<(&'static str, &'static str)> {
         let mut columns = Vec::new();
         if self.hashed {
             columns.push((HASH_COLUMN, "FixedString(16)"));
@@ -91,17 +115,87 @@ impl Table {
         if self.is_keyless() {
             columns.push((MULTIPLICITY_COLUMN, "UInt64"));
         }
+        columns
+    }
+
+    /// The columns that are not the view's own, with their types.
+    fn system_columns(&self) -> Vec<(&'static str, &'static str)> {
+        let mut columns = self.identity_columns();
         columns.extend([(VERSION_COLUMN, "UInt64"), (DELETED_COLUMN, "UInt8")]);
         columns
     }
 
-    /// `CREATE TABLE`, if it is not there.
-    pub(super) fn create_sql(&self) -> String {
+    /// The same of the table of its history.
+    fn history_columns(&self) -> Vec<(&'static str, &'static str)> {
+        let mut columns = self.identity_columns();
+        columns.extend([
+            (VALID_FROM_COLUMN, "DateTime64(3, 'UTC')"),
+            (VALID_TO_COLUMN, "Nullable(DateTime64(3, 'UTC'))"),
+            (VERSION_COLUMN, "UInt64"),
+        ]);
+        columns
+    }
+
+    fn columns_sql(&self, system: &[(&str, &str)]) -> String {
         let own = self.schema.columns.iter().map(|c| quote_name(&c.name));
         let own = own.zip(&self.column_types).map(|(name, of)| format!("{name} {of}"));
-        let system = self.system_columns();
         let system = system.iter().map(|(name, of)| format!("{} {of}", quote_name(name)));
-        let columns: Vec<String> = own.chain(system).collect();
+        own.chain(system).collect::<Vec<_>>().join(", ")
+    }
+
+    fn insert_into(&self, path: &str, system: &[(&str, &str)]) -> String {
+        let own = self.schema.columns.iter().map(|c| quote_name(&c.name));
+        let names: Vec<String> = own.chain(system.iter().map(|(n, _)| quote_name(n))).collect();
+        format!("INSERT INTO {path} ({}) FORMAT ArrowStream", names.join(", "))
+    }
+
+    fn view_over(&self, name: &str, path: &str, more: &[&str]) -> String {
+        let own = self.schema.columns.iter().map(|c| quote_name(&c.name));
+        let columns: Vec<String> = own.chain(more.iter().map(|name| quote_name(name))).collect();
+        let repeat = match self.is_keyless() {
+            true => format!(" ARRAY JOIN range({MULTIPLICITY_COLUMN}) AS `_copy`"),
+            false => String::new(),
+        };
+        format!(
+            "CREATE OR REPLACE VIEW {}.{} DEFINER = CURRENT_USER SQL SECURITY DEFINER AS \
+             SELECT {} FROM {path} FINAL{repeat}",
+            quote_name(&self.database),
+            quote_name(name),
+            columns.join(", "),
+        )
+    }
+
+    /// `CREATE TABLE` for the history, if it is not there. What `partition_by` and `ttl` say is of the
+    /// rows that are there now.
+    pub(super) fn create_history_sql(&self) -> String {
+        let sorting: Vec<String> = [self.sorting_sql(), quote_name(VALID_FROM_COLUMN)]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect();
+        format!(
+            "CREATE TABLE IF NOT EXISTS {} ({}) ENGINE = ReplacingMergeTree({VERSION_COLUMN}) \
+             ORDER BY ({}) SETTINGS allow_nullable_key = 1, \
+             non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}, \
+             fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1",
+            self.history_path(),
+            self.columns_sql(&self.history_columns()),
+            sorting.join(", "),
+        )
+    }
+
+    /// `INSERT` of intervals by column name; data follows as an Arrow stream.
+    pub(super) fn insert_history_sql(&self) -> String {
+        self.insert_into(&self.history_path(), &self.history_columns())
+    }
+
+    /// The statement that puts the history's table behind its public name.
+    pub(super) fn publish_history_sql(&self) -> String {
+        let name = history_view_name(&self.schema.name);
+        self.view_over(&name, &self.history_path(), &[VALID_FROM_COLUMN, VALID_TO_COLUMN])
+    }
+
+    /// `CREATE TABLE`, if it is not there.
+    pub(super) fn create_sql(&self) -> String {
         let partition = clause("PARTITION BY", self.schema.partition_by.as_deref());
         let ttl = clause("TTL", self.schema.ttl.as_deref());
         format!(
@@ -109,7 +203,7 @@ impl Table {
              ENGINE = ReplacingMergeTree({VERSION_COLUMN}, {DELETED_COLUMN}){partition} \
              ORDER BY ({}){ttl} SETTINGS {}",
             self.path(),
-            columns.join(", "),
+            self.columns_sql(&self.system_columns()),
             self.sorting_sql(),
             self.settings_sql(),
         )
@@ -147,28 +241,12 @@ impl Table {
 
     /// `INSERT` by column name; data follows as an Arrow stream.
     pub(super) fn insert_sql(&self) -> String {
-        let own = self.schema.columns.iter().map(|c| quote_name(&c.name));
-        let system = self.system_columns();
-        let names: Vec<String> = own.chain(system.iter().map(|(n, _)| quote_name(n))).collect();
-        format!("INSERT INTO {} ({}) FORMAT ArrowStream", self.path(), names.join(", "))
+        self.insert_into(&self.path(), &self.system_columns())
     }
 
     /// The statement that puts this table behind the view's public name.
     pub(super) fn publish_sql(&self) -> String {
-        let columns: Vec<String> =
-            self.schema.columns.iter().map(|c| quote_name(&c.name)).collect();
-        let repeat = match self.is_keyless() {
-            true => format!(" ARRAY JOIN range({MULTIPLICITY_COLUMN}) AS `_copy`"),
-            false => String::new(),
-        };
-        format!(
-            "CREATE OR REPLACE VIEW {}.{} DEFINER = CURRENT_USER SQL SECURITY DEFINER AS \
-             SELECT {} FROM {} FINAL{repeat}",
-            quote_name(&self.database),
-            quote_name(&self.schema.name),
-            columns.join(", "),
-            self.path(),
-        )
+        self.view_over(&self.schema.name, &self.path(), &[])
     }
 }
 

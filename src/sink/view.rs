@@ -123,11 +123,11 @@ impl Runner {
         if self.in_flight.is_some() || !self.is_due() {
             return;
         }
-        let (changes, from, to) = self.collector.take();
+        let taken = self.collector.take();
         // With the boundary of an unfinished flush behind it the collector may have closed more;
         // the name waits until that is written too.
         let publish = !self.published && self.is_live() && self.collector.is_clean();
-        let flush = Flush { changes, from, to, errors: self.errors, publish };
+        let flush = Flush { taken, errors: self.errors, publish };
         self.tell_bytes();
         self.pace.started();
         self.in_flight = Some(tokio::spawn(Arc::clone(&self.writer).flush(flush)));
@@ -183,8 +183,8 @@ impl Runner {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         for last in [false, true] {
             if last && self.published && !self.collector.is_clean() {
-                let (changes, from, to) = self.collector.take();
-                let flush = Flush { changes, from, to, errors: self.errors, publish: false };
+                let taken = self.collector.take();
+                let flush = Flush { taken, errors: self.errors, publish: false };
                 self.in_flight = Some(tokio::spawn(Arc::clone(&self.writer).flush(flush)));
             }
             let Some(mut task) = self.in_flight.take() else { continue };

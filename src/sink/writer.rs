@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow::error::ArrowError;
+use bytes::Bytes;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -13,9 +14,11 @@ use crate::model::{Head, Tick};
 
 use super::catalog::Catalog;
 use super::client::ClickHouse;
+use super::collect::Taken;
 use super::encode::{Encoder, OutRow};
 use super::error::SinkError;
 use super::fault;
+use super::history::Interval;
 use super::pending::{Multiplicities, Pending};
 use super::progress::{Progress, ProgressStore};
 use super::retry::Backoff;
@@ -32,11 +35,7 @@ const FLUSHES_PER_COUNT: u64 = 10;
 
 /// What one flush is to do.
 pub(super) struct Flush {
-    pub(super) changes: Pending,
-    /// The end of the flush before.
-    pub(super) from: Tick,
-    /// Where this one ends.
-    pub(super) to: Head,
+    pub(super) taken: Taken,
     /// How many rows are failing in the dataflow.
     pub(super) errors: u64,
     /// Let the view's name read from this table afterwards.
@@ -70,7 +69,7 @@ impl Writer {
     /// Writes a flush, repeating each step until it succeeds. Fails only where repeating is of no
     /// use: rows that do not fit the view's columns.
     pub(super) async fn flush(self: Arc<Self>, flush: Flush) -> Result<Flushed, SinkError> {
-        let Flush { changes, from, to, errors, publish } = flush;
+        let Flush { taken: Taken { changes, intervals, from, to }, errors, publish } = flush;
         let start = Instant::now();
         let mut written = 0;
         let mut parts = None;
@@ -84,6 +83,10 @@ impl Writer {
                 // Only the pace depends on it, so an error is no reason to stop.
                 parts = self.catalog.parts(&self.table.name()).await.ok();
             }
+        }
+        if !intervals.is_empty() {
+            written += intervals.len() as u64;
+            self.write_intervals(Arc::new(intervals), from, to.tick).await?;
         }
         self.status.rows_written.fetch_add(written, Ordering::Relaxed);
         self.status.set_written(to);
@@ -105,18 +108,38 @@ impl Writer {
         from: Tick,
         to: Tick,
     ) -> Result<(), SinkError> {
-        let insert_sql = self.table.insert_sql();
-        for (index, block) in blocks(&rows).into_iter().enumerate() {
+        let sql = self.table.insert_sql();
+        for (index, block) in blocks(&rows, |row| row).into_iter().enumerate() {
             let rows = Arc::clone(&rows);
             let encode = move |w: &Self| w.encoder.encode(&rows[block], to);
             let stream = Arc::clone(self).blocking(encode).await?;
-            // The hash makes sure that a token never stands for other data.
-            let token =
-                format!("{}:{from}-{to}:{index}:{:016x}", self.table.name(), xxh3_64(&stream));
-            self.until_done(|| self.clickhouse.insert_arrow(&insert_sql, &token, stream.clone()))
-                .await;
+            let place = format!("{}:{from}-{to}:{index}", self.table.name());
+            self.insert(&sql, place, stream).await;
         }
         Ok(())
+    }
+
+    async fn write_intervals(
+        self: &Arc<Self>,
+        intervals: Arc<Vec<Interval>>,
+        from: Tick,
+        to: Tick,
+    ) -> Result<(), SinkError> {
+        let sql = self.table.insert_history_sql();
+        for (index, block) in blocks(&intervals, |i| &i.row).into_iter().enumerate() {
+            let intervals = Arc::clone(&intervals);
+            let encode = move |w: &Self| w.encoder.encode_history(&intervals[block]);
+            let stream = Arc::clone(self).blocking(encode).await?;
+            let place = format!("{}:{from}-{to}:{index}", self.table.history_name());
+            self.insert(&sql, place, stream).await;
+        }
+        Ok(())
+    }
+
+    async fn insert(&self, sql: &str, place: String, stream: Bytes) {
+        // The hash makes sure that a token never stands for other data.
+        let token = format!("{place}:{:016x}", xxh3_64(&stream));
+        self.until_done(|| self.clickhouse.insert_arrow(sql, &token, stream.clone())).await;
     }
 
     fn rows_of(&self, changes: Pending) -> Result<Vec<OutRow>, ArrowError> {
@@ -154,10 +177,10 @@ impl Writer {
 }
 
 /// Cuts rows into blocks, the same rows always at the same places.
-fn blocks(rows: &[OutRow]) -> Vec<Range<usize>> {
+fn blocks<T>(rows: &[T], row: impl Fn(&T) -> &OutRow) -> Vec<Range<usize>> {
     let mut blocks = Vec::new();
     let (mut start, mut bytes) = (0, 0);
-    for (index, row) in rows.iter().enumerate() {
+    for (index, row) in rows.iter().map(row).enumerate() {
         bytes += row.key.len() + row.value.len();
         if index + 1 - start >= BLOCK_ROWS_MAX || bytes >= BLOCK_BYTES_MAX {
             blocks.push(start..index + 1);

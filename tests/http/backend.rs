@@ -54,6 +54,7 @@ impl TestBackend {
             partition_by: None,
             ttl: None,
             clickhouse: true,
+            history: false,
         };
         TestBackend {
             table: Arc::clone(&set.tables[0]),

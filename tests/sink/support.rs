@@ -109,6 +109,7 @@ pub fn schema(
         partition_by: None,
         ttl: None,
         clickhouse: true,
+        history: false,
     }
 }
 
