@@ -10,11 +10,11 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 CLIENTS_DIR := $(HOME)/.cache/heliostat/clients
-CLIENTS_PYTHON := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5
+CLIENTS_PYTHON := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5 duckdb==2.0.0
 CLIENTS_NODE := cloudevents@10.0.0
 CLIENTS := $(CLIENTS_PYTHON) $(CLIENTS_NODE)
 
-.PHONY: run test lint advisories check-compose bench clickhouse clients nextest deny system
+.PHONY: run test bless lint advisories check-compose bench clickhouse clients nextest deny system
 
 ## Build, and run the server with its own ClickHouse and a light stream of sample orders.
 run: system clickhouse
@@ -24,6 +24,10 @@ run: system clickhouse
 ## Every check and test.
 test: system clickhouse clients nextest lint check-compose
 	cargo nextest run --release --locked --no-fail-fast
+
+## Writes the rows that views have into the files of tests/sql; the batch engines have to agree with them.
+bless: clients nextest
+	HELIOSTAT_BLESS=1 cargo nextest run --release --locked --test sql events_first
 
 lint: deny
 	cargo fmt --check
@@ -54,7 +58,7 @@ clickhouse: system
 	  (cd "$$work" && npm pack --silent "$(CHDB_PACKAGE)" >/dev/null && tar xzf *.tgz); \
 	  mv "$$work/package/libchdb.so" "$(CHDB_DIR)/libchdb.so"; rm -rf "$$work"; fi
 
-## Programs of others that the tests run against the server: SDKs of CloudEvents, schemathesis.
+## Programs of others that the tests run against the server: SDKs of CloudEvents, schemathesis, DuckDB.
 clients: system
 	if [ "$$(cat "$(CLIENTS_DIR)/installed" 2>/dev/null)" != "$(CLIENTS)" ]; then \
 	  missing=(); command -v node >/dev/null || missing+=(nodejs); command -v npm >/dev/null || missing+=(npm); \

@@ -1,6 +1,7 @@
 //! The workers of this process, and the one way to tell them something: all of them, in one order.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
@@ -54,6 +55,18 @@ pub struct Runtime {
     state: Mutex<State>,
     guards: Mutex<Option<WorkerGuards<()>>>,
     workers: usize,
+    lost: Arc<AtomicUsize>,
+}
+
+/// Counts a worker as lost when it ends with a panic.
+struct Watch(Arc<AtomicUsize>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 }
 
 struct State {
@@ -80,7 +93,10 @@ impl Runtime {
         let started = Mutex::new(started);
         let mut config = timely::Config::process(workers);
         config.worker.set("differential/default_exert_logic".to_string(), exert_logic());
+        let lost = Arc::new(AtomicUsize::new(0));
+        let watched = Arc::clone(&lost);
         let guards = timely::execute(config, move |worker| {
+            let _watch = Watch(Arc::clone(&watched));
             let index = worker.index();
             let _ = lock(&started).send((index, std::thread::current()));
             if let Some(commands) = lock(&receivers[index]).take() {
@@ -97,7 +113,12 @@ impl Runtime {
             .collect();
         let state =
             Mutex::new(State { handles, fed: BTreeMap::new(), cohorts: BTreeMap::new(), next: 0 });
-        Ok(Runtime { state, guards: Mutex::new(Some(guards)), workers })
+        Ok(Runtime { state, guards: Mutex::new(Some(guards)), workers, lost })
+    }
+
+    /// How many workers ended with a panic: nothing more comes from any of them.
+    pub fn lost_workers(&self) -> usize {
+        self.lost.load(Ordering::SeqCst)
     }
 
     /// How many workers there are.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use hashbrown::HashMap;
@@ -17,6 +18,8 @@ use crate::plan::ViewPlan;
 
 /// All views here are fed together.
 const COHORT: CohortId = 0;
+/// How often a wait looks whether the workers are all there.
+const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Some views over events that are handed in.
 pub struct LocalRun {
@@ -112,15 +115,28 @@ impl LocalRun {
         let Some(last) = frames.last() else { return };
         (self.position, self.tick) = (last.last_position(), last.tick());
         self.runtime.feed(COHORT, frames, self.tick, true);
-        for view in &self.views {
-            drop(view.state.wait(self.tick));
+        for view in 0..self.views.len() {
+            drop(self.wait(view));
         }
+    }
+
+    /// A view's contents, once all workers are past the last tick. Panics when a worker has: the
+    /// others wait for it, and would for ever.
+    fn wait(&self, view: usize) -> MutexGuard<'_, Contents> {
+        let state = &self.views[view].state;
+        let mut contents = lock(&state.contents);
+        while contents.frontiers.iter().any(|f| *f <= self.tick) {
+            assert!(self.runtime.lost_workers() == 0, "a worker ended with a panic");
+            let waited = state.advanced.wait_timeout(contents, WATCH_INTERVAL);
+            contents = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        contents
     }
 
     /// A view's rows as of the last feed, in the order of their keys.
     pub fn rows(&self, view: usize) -> Result<RecordBatch, String> {
         let local = &self.views[view];
-        let contents = local.state.wait(self.tick);
+        let contents = self.wait(view);
         let rows: Vec<(&[u8], &[u8])> = contents
             .rows
             .iter()
@@ -132,7 +148,7 @@ impl LocalRun {
 
     /// The rows of a view that fail as of the last feed.
     pub fn failures(&self, view: usize) -> Vec<Failure> {
-        drop(self.views[view].state.wait(self.tick));
+        drop(self.wait(view));
         self.views[view].failures.list()
     }
 
@@ -160,13 +176,5 @@ impl State {
             }
             ViewMessage::Mark { .. } | ViewMessage::Errors { .. } | ViewMessage::Live { .. } => {}
         }
-    }
-
-    /// Waits until all workers are past `tick`.
-    fn wait(&self, tick: Tick) -> MutexGuard<'_, Contents> {
-        let guard = lock(&self.contents);
-        self.advanced
-            .wait_while(guard, |contents| contents.frontiers.iter().any(|f| *f <= tick))
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }

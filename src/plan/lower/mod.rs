@@ -222,7 +222,10 @@ impl Lowering {
         if let Some(work) = source.downcast_ref::<WorkTableSource>() {
             let known = self.work_tables.iter().rev().find(|table| table.name == work.name);
             let Some(node) = known.map(|table| table.node) else {
-                return refuse(format!("{} is read outside its recursion", work.name));
+                return refuse(format!(
+                    "{0} is read in a sub-query of its recursive term, but not in the term's FROM: join {0} there",
+                    work.name
+                ));
             };
             return Ok(match &scan.projection {
                 Some(columns) => self.select(node, columns),

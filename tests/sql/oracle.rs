@@ -1,0 +1,270 @@
+//! What a batch engine answers over the events so far.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, RecordBatch};
+use arrow::datatypes::{DataType, TimeUnit};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use heliostat::decode::TableDecoder;
+use heliostat::log::Frame;
+use heliostat::model::Tick;
+use heliostat::model::event::NewEvent;
+use heliostat::model::schema::{EventTable, TableMode};
+use heliostat::model::source::SourceTable;
+use heliostat::plan::QuerySet;
+
+use super::cells::{self, Cell, Rows};
+use super::duckdb;
+use super::script::{Engine, View};
+
+/// What is asked of the engines: views over the tables of `tables` with `events` in them.
+pub struct Question<'a> {
+    pub tables: &'a str,
+    pub set: &'a QuerySet,
+    pub events: &'a [NewEvent],
+    /// What now() is.
+    pub tick: Tick,
+}
+
+struct Source {
+    name: String,
+    rows: RecordBatch,
+    /// For an upsert table, the query that makes it of its events.
+    latest: Option<String>,
+}
+
+impl Question<'_> {
+    /// The rows of each view; views that only their file knows are `None`.
+    pub fn answers(&self, views: &[View]) -> Vec<Option<Result<Rows, String>>> {
+        if views.iter().all(|view| view.oracle.engine == Engine::Nobody) {
+            return views.iter().map(|_| None).collect();
+        }
+        let sources: Vec<Source> = self.set.tables.iter().map(|table| self.source(table)).collect();
+        let of = |engine| -> Vec<usize> {
+            (0..views.len()).filter(|i| views[*i].oracle.engine == engine).collect()
+        };
+        let mut answers: Vec<Option<Result<Rows, String>>> = views.iter().map(|_| None).collect();
+        let (fusion, duck) = (of(Engine::DataFusion), of(Engine::DuckDb));
+        if !fusion.is_empty() {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let rows = runtime.block_on(self.ask_datafusion(&sources, views, &fusion));
+            fusion.iter().zip(rows).for_each(|(at, rows)| answers[*at] = Some(rows));
+        }
+        if !duck.is_empty() {
+            let rows = self.ask_duckdb(&sources, views, &duck);
+            duck.iter().zip(rows).for_each(|(at, rows)| answers[*at] = Some(rows));
+        }
+        for (at, answer) in answers.iter_mut().enumerate() {
+            if let Some(Ok(rows)) = answer {
+                self.like_ours(at, rows);
+            }
+        }
+        answers
+    }
+
+    /// Texts of float columns as floats, so that rows of all engines sort alike.
+    fn like_ours(&self, view: usize, rows: &mut Rows) {
+        let columns = self.set.views[view].schema.columns.iter().map(|c| c.sql_type.to_arrow());
+        for (column, data_type) in columns.enumerate() {
+            for row in &mut *rows {
+                let number = match &row[column] {
+                    Cell::Text(text) => text.parse::<f64>().ok(),
+                    Cell::Float(value) => Some(*value),
+                    _ => None,
+                };
+                match (&data_type, number) {
+                    (DataType::Float64, Some(value)) => row[column] = Cell::Float(value),
+                    (DataType::Float32, Some(value)) => row[column] = Cell::Real(value as f32),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn source(&self, table: &Arc<EventTable>) -> Source {
+        let source = SourceTable::Declared(Arc::clone(table));
+        let columns = source.columns();
+        let mut decoder = TableDecoder::new(source, columns);
+        if !self.events.is_empty() {
+            let frame = Frame::new(1, 1, self.events.iter()).unwrap();
+            let events = frame.decompress().unwrap();
+            for event in events.iter() {
+                if decoder.reads(&event) {
+                    decoder.push(&event);
+                }
+            }
+        }
+        let decoded = decoder.finish();
+        assert!(decoded.rejects.is_empty(), "{}: {:?}", table.name, decoded.rejects);
+        match &table.mode {
+            TableMode::Append => {
+                Source { name: table.name.clone(), rows: decoded.rows, latest: None }
+            }
+            TableMode::Upsert { key, delete_when } => {
+                let names: Vec<String> =
+                    table.columns.iter().map(|c| format!("\"{}\"", c.field.name)).collect();
+                let key: Vec<&str> = key.iter().map(|at| names[*at].as_str()).collect();
+                let name = format!("{}_events", table.name);
+                let latest = format!(
+                    "SELECT {} FROM (SELECT *, row_number() OVER (PARTITION BY {} ORDER BY _position DESC) AS rn \
+                     FROM {name}) AS latest WHERE rn = 1 AND NOT coalesce(({}), false)",
+                    names.join(", "),
+                    key.join(", "),
+                    delete_when.as_deref().unwrap_or("false"),
+                );
+                Source { name, rows: decoded.rows, latest: Some(latest) }
+            }
+        }
+    }
+
+    /// A view's question as the engine understands it: the tick stands for now().
+    fn words(&self, view: &View) -> String {
+        let now = chrono::DateTime::from_timestamp_millis(self.tick as i64).unwrap();
+        let words = view.oracle.words.as_ref().unwrap_or(&view.sql);
+        let words =
+            words.replace("now()", &now.format("TIMESTAMP '%Y-%m-%d %H:%M:%S%.3f'").to_string());
+        words.replace("current_date", &now.format("DATE '%Y-%m-%d'").to_string())
+    }
+
+    /// The views that queries read: upsert tables, plain views, materialized views.
+    fn views(&self, sources: &[Source], views: &[View]) -> Vec<String> {
+        let latest = sources.iter().filter_map(|source| {
+            let name = source.name.strip_suffix("_events").unwrap_or(&source.name);
+            source.latest.as_ref().map(|sql| format!("CREATE VIEW {name} AS {sql}"))
+        });
+        let plain = self.tables.split(';').map(str::trim).filter(|s| s.starts_with("CREATE VIEW"));
+        let kept = views.iter().map(|view| {
+            let name = view.name.split(' ').next().unwrap_or_default();
+            format!("CREATE VIEW {name} AS {}", self.words(view))
+        });
+        latest.chain(plain.map(str::to_string)).chain(kept).collect()
+    }
+
+    async fn ask_datafusion(
+        &self,
+        sources: &[Source],
+        views: &[View],
+        wanted: &[usize],
+    ) -> Vec<Result<Rows, String>> {
+        let mut config = SessionConfig::new().with_target_partitions(1);
+        config.options_mut().sql_parser.map_string_types_to_utf8view = false;
+        config.options_mut().sql_parser.parse_float_as_decimal = true;
+        let context = SessionContext::new_with_config(config);
+        for source in sources {
+            context.register_batch(&source.name, source.rows.clone()).unwrap();
+        }
+        for sql in self.views(sources, views) {
+            // A view that it cannot plan is an error only for who reads it.
+            let _ = context.sql(&sql).await;
+        }
+        let mut answers = Vec::new();
+        for at in wanted {
+            let rows = match context.sql(&self.words(&views[*at])).await {
+                Ok(frame) => frame.collect().await,
+                Err(error) => Err(error),
+            };
+            let rows = rows.map(|batches| batches.iter().flat_map(cells::rows).collect());
+            answers.push(rows.map_err(|error| format!("DataFusion: {error}")));
+        }
+        answers
+    }
+
+    fn ask_duckdb(
+        &self,
+        sources: &[Source],
+        views: &[View],
+        wanted: &[usize],
+    ) -> Vec<Result<Rows, String>> {
+        let setup: Vec<String> =
+            sources.iter().flat_map(|source| create(&source.name, &source.rows)).collect();
+        let queries: Vec<String> = wanted
+            .iter()
+            .map(|at| {
+                let columns = &self.set.views[*at].schema.columns;
+                let texts: Vec<String> = columns
+                    .iter()
+                    .enumerate()
+                    .map(|(n, column)| as_text(&format!("c{n}"), &column.sql_type.to_arrow()))
+                    .collect();
+                let names: Vec<String> = (0..columns.len()).map(|n| format!("c{n}")).collect();
+                let words = self.words(&views[*at]);
+                format!("SELECT {} FROM ({words}) AS q({})", texts.join(", "), names.join(", "))
+            })
+            .collect();
+        duckdb::ask(&setup, &self.views(sources, views), &queries)
+    }
+}
+
+/// A table with these rows.
+fn create(name: &str, rows: &RecordBatch) -> Vec<String> {
+    let schema = rows.schema();
+    let columns: Vec<String> = schema
+        .fields()
+        .iter()
+        .map(|field| format!("\"{}\" {}", field.name(), duckdb_type(field.data_type())))
+        .collect();
+    let mut statements = vec![format!("CREATE TABLE {name} ({})", columns.join(", "))];
+    let options = FormatOptions::default().with_null("NULL");
+    let texts: Vec<_> =
+        rows.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
+    let value = |column: usize, row: usize| {
+        let array = rows.column(column);
+        if array.is_null(row) {
+            return "NULL".to_string();
+        }
+        let text = texts[column].value(row).to_string().replace('\'', "''");
+        match array.data_type() {
+            DataType::Binary | DataType::LargeBinary => format!("from_hex('{text}')"),
+            _ => format!("'{text}'"),
+        }
+    };
+    let lines: Vec<String> = (0..rows.num_rows())
+        .map(|row| {
+            let values: Vec<String> = (0..rows.num_columns()).map(|c| value(c, row)).collect();
+            format!("({})", values.join(", "))
+        })
+        .collect();
+    let inserts = lines.chunks(500).map(|l| format!("INSERT INTO {name} VALUES {}", l.join(", ")));
+    statements.extend(inserts);
+    statements
+}
+
+fn duckdb_type(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Boolean => "BOOLEAN".to_string(),
+        DataType::Int8 => "TINYINT".to_string(),
+        DataType::Int16 => "SMALLINT".to_string(),
+        DataType::Int32 => "INTEGER".to_string(),
+        DataType::Int64 => "BIGINT".to_string(),
+        DataType::UInt16 => "USMALLINT".to_string(),
+        DataType::UInt32 => "UINTEGER".to_string(),
+        DataType::UInt64 => "UBIGINT".to_string(),
+        DataType::Float32 => "REAL".to_string(),
+        DataType::Float64 => "DOUBLE".to_string(),
+        DataType::Decimal128(precision, scale) => format!("DECIMAL({precision}, {scale})"),
+        DataType::Date32 => "DATE".to_string(),
+        DataType::Timestamp(_, Some(_)) => "TIMESTAMPTZ".to_string(),
+        DataType::Timestamp(TimeUnit::Nanosecond, None) => "TIMESTAMP_NS".to_string(),
+        DataType::Timestamp(..) => "TIMESTAMP".to_string(),
+        DataType::Binary => "BLOB".to_string(),
+        DataType::List(item) => format!("{}[]", duckdb_type(item.data_type())),
+        DataType::Struct(fields) => {
+            let members: Vec<String> = fields
+                .iter()
+                .map(|f| format!("\"{}\" {}", f.name(), duckdb_type(f.data_type())))
+                .collect();
+            format!("STRUCT({})", members.join(", "))
+        }
+        _ => "VARCHAR".to_string(),
+    }
+}
+
+/// A column as text, with the type that our view gives it.
+fn as_text(column: &str, data_type: &DataType) -> String {
+    match data_type {
+        DataType::List(_) | DataType::Struct(_) => format!("{column}::VARCHAR"),
+        DataType::Binary => format!("lower(hex({column}))"),
+        other => format!("CAST({column} AS {})::VARCHAR", duckdb_type(other)),
+    }
+}
