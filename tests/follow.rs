@@ -186,3 +186,41 @@ async fn dead_letters_go_with_their_cause_or_are_dismissed() {
     };
     server.until(rows, shown).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_accepted_once_is_known_whatever_is_declared_later() {
+    let server = Server::start(&[]);
+    let client = reqwest::Client::new();
+    let send = |key: Option<&'static str>, body: Value| {
+        let mut request = client.post(server.url("/v1/events")).json(&body);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        async move {
+            let response = request.send().await.unwrap();
+            (response.status().as_u16(), response.json::<Value>().await.unwrap())
+        }
+    };
+    let event = |id: &str| json!({"id": id, "type": "Paid", "data": {"k": 1}});
+    let first = send(None, json!([event("a"), event("b")])).await;
+    let keyed = send(Some("key"), json!({"type": "Paid", "data": {"k": 2}})).await;
+    assert_eq!((first.0, keyed.0), (200, 200));
+    server.write("paid.sql", PAID);
+    // From now on such an event does not fit.
+    let probe = json!({"type": "Paid", "data": {"k": 0}});
+    server.until(422, || async { send(None, probe.clone()).await.0 }).await;
+    let again = send(None, json!([event("b"), event("a")])).await;
+    assert_eq!((again.0, &again.1["positions"]), (200, &json!([2, 1])), "{}", again.1);
+    let again = send(Some("key"), json!({"type": "Paid", "data": {"k": 2}})).await;
+    assert_eq!((again.0, &again.1["positions"]), (200, &json!([3])), "{}", again.1);
+    let mixed = send(None, json!([event("a"), event("c")])).await;
+    assert_eq!((mixed.0, &mixed.1["errors"][0]["index"]), (422, &json!(1)), "{}", mixed.1);
+    let other = send(None, json!({"id": "a", "type": "Paid", "data": {"k": 7}})).await;
+    assert_eq!(
+        (other.0, &other.1["errors"][0]["code"]),
+        (409, &json!("id_conflict")),
+        "{}",
+        other.1
+    );
+    server.append(&paid("k", 1)).await;
+}

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use hashbrown::{HashMap, HashSet};
 use serde::Serialize;
 
-use super::backend::{Backend, WaitRequest, WaitTarget, Waiting};
+use super::backend::{Backend, Misfit, WaitRequest, WaitTarget, Waiting};
 use super::batch::{self, Batch, Layout};
 use super::body::{self, Coding, Held, ReceivedBody};
 use super::events::unreadable;
@@ -69,6 +69,11 @@ pub async fn post_events(
     let coding = Coding::of(&headers)?;
     let received = body::receive(&state, &headers, body).await?;
     let (batch, fingerprint, held) = read_batch(&state, received, layout, coding).await?;
+    let Checked { batch, mut misfits } = batch;
+    if !misfits.is_empty() && (misfits.len() >= ERRORS_MAX || batch.made_ids && key.is_none()) {
+        // Nothing that was stored before can be meant, or there is too much to tell.
+        return Err(not_fitting(&misfits, |index| batch.request_index(index)));
+    }
 
     let asked = Asked::of(&batch);
     let wait = wait.map(|wait| (wait, event_types(&batch)));
@@ -77,9 +82,16 @@ pub async fn post_events(
         expected_versions: batch.expected_versions,
         key: key.map(|key| RequestKey { key, fingerprint }),
         made_ids: batch.made_ids,
+        misfits: misfits.iter().map(|misfit| misfit.index).collect(),
     };
     let appended = state.metrics.time_append(state.log.append(append)).await;
-    let appended = appended.map_err(|error| refused(error, &asked))?;
+    let appended = appended.map_err(|error| match error {
+        AppendError::Misfits(new) => {
+            misfits.retain(|misfit| new.contains(&misfit.index));
+            not_fitting(&misfits, |index| asked.request_index(index))
+        }
+        error => refused(error, &asked),
+    })?;
     drop(held);
     let (first_position, last_position) = (appended.first_position, appended.last_position);
     let positions = asked.positions(&appended);
@@ -170,7 +182,7 @@ async fn read_batch(
     received: ReceivedBody,
     layout: Layout,
     coding: Coding,
-) -> Result<(Batch, u128, Held), Problem> {
+) -> Result<(Checked, u128, Held), Problem> {
     const INLINE_BYTES_MAX: usize = 16 << 10;
     let inline = received.len() <= INLINE_BYTES_MAX && coding == Coding::Identity;
     let (limits, backend) = (Arc::clone(&state.limits), Arc::clone(&state.backend));
@@ -182,28 +194,35 @@ async fn read_batch(
     if inline { read() } else { blocking(read).await }
 }
 
+/// A request's events, and which of them do not fit what is declared.
+struct Checked {
+    batch: Batch,
+    misfits: Vec<Misfit>,
+}
+
 fn checked_batch(
     plain: &[u8],
     layout: &Layout,
     limits: &Limits,
     backend: &dyn Backend,
-) -> Result<Batch, Problem> {
+) -> Result<Checked, Problem> {
     let batch = batch::parse(plain, layout, limits, now_us())?;
     let misfits = backend.validate(&batch.events, ERRORS_MAX);
-    if misfits.is_empty() {
-        return Ok(batch);
-    }
+    Ok(Checked { batch, misfits })
+}
+
+fn not_fitting(misfits: &[Misfit], request_index: impl Fn(usize) -> usize) -> Problem {
     let mut errors = Errors::default();
     for misfit in misfits {
         errors.push(ErrorItem {
-            index: Some(batch.request_index(misfit.index)),
+            index: Some(request_index(misfit.index)),
             code: "schema_violation",
             pointer: format!("/data{}", misfit.violation.pointer),
-            message: misfit.violation.message,
+            message: misfit.violation.message.clone(),
             current_version: None,
         });
     }
-    Err(errors.into_problem(StatusCode::UNPROCESSABLE_ENTITY))
+    errors.into_problem(StatusCode::UNPROCESSABLE_ENTITY)
 }
 
 fn refused(error: AppendError, asked: &Asked) -> Problem {
@@ -215,6 +234,7 @@ fn refused(error: AppendError, asked: &Asked) -> Problem {
             }
             errors.into_problem(StatusCode::CONFLICT)
         }
+        AppendError::Misfits(_) => unreachable!("a request that has misfits has said so"),
         AppendError::KeyReused => idempotency::reused(),
         AppendError::Busy { .. } => Problem::too_busy(error.to_string()),
         AppendError::Stopped { .. } => {

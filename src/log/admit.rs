@@ -115,6 +115,11 @@ impl<'i> Admission<'i> {
         if !unsure.is_empty() {
             return Ok(Verdict::Unsure(unsure));
         }
+        let misfits = request.append.misfits.iter().copied();
+        let misfits: Vec<usize> = misfits.filter(|index| known[*index].is_none()).collect();
+        if !misfits.is_empty() {
+            return Ok(Verdict::Refused(AppendError::Misfits(misfits)));
+        }
         let (numbers, touched, conflicts) = self.number(request, &known)?;
         if !conflicts.is_empty() {
             return Ok(Verdict::Refused(AppendError::Conflicts(conflicts)));

@@ -92,6 +92,9 @@ pub enum AppendError {
     /// Events exclude each other or do not follow what is in the log.
     #[error("{} conflicts with what is in the log", .0.len())]
     Conflicts(Vec<Conflict>),
+    /// These events are new, and among those that the request says are to be refused.
+    #[error("{} events do not fit", .0.len())]
+    Misfits(Vec<usize>),
     /// Another request was made under the same key.
     #[error("another request was made under this key")]
     KeyReused,

@@ -62,6 +62,9 @@ pub struct Append {
     pub key: Option<RequestKey>,
     /// Whether ids were made for events that came without one.
     pub made_ids: bool,
+    /// Indexes of events that are refused unless they are in the log already: what was accepted once
+    /// is known for ever, whatever is declared today.
+    pub misfits: Vec<usize>,
 }
 
 impl From<Vec<NewEvent>> for Append {
