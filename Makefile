@@ -11,7 +11,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 CLIENTS_DIR := $(HOME)/.cache/heliostat/clients
 CLIENTS_PYTHON := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5 duckdb==2.0.0
-CLIENTS_NODE := cloudevents@10.0.0
+CLIENTS_NODE := cloudevents@10.0.0 puppeteer-core@24.31.0
 CLIENTS := $(CLIENTS_PYTHON) $(CLIENTS_NODE)
 
 .PHONY: run test bless lint advisories check-compose bench clickhouse clients nextest deny system
@@ -58,8 +58,10 @@ clickhouse: system
 	  (cd "$$work" && npm pack --silent "$(CHDB_PACKAGE)" >/dev/null && tar xzf *.tgz); \
 	  mv "$$work/package/libchdb.so" "$(CHDB_DIR)/libchdb.so"; rm -rf "$$work"; fi
 
-## Programs of others that the tests run against the server: SDKs of CloudEvents, schemathesis, DuckDB.
+## Programs of others that the tests run: a browser, SDKs of CloudEvents, schemathesis, DuckDB.
 clients: system
+	if ! command -v chromium >/dev/null; then \
+	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium; fi
 	if [ "$$(cat "$(CLIENTS_DIR)/installed" 2>/dev/null)" != "$(CLIENTS)" ]; then \
 	  missing=(); command -v node >/dev/null || missing+=(nodejs); command -v npm >/dev/null || missing+=(npm); \
 	  python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv); \

@@ -165,6 +165,13 @@ impl Runtime {
         state.broadcast(|_| Command::Merge { from, into });
     }
 
+    /// How far a view was fed.
+    pub fn fed(&self, view: usize) -> Head {
+        let state = lock(&self.state);
+        let cohort = state.cohorts.get(&view);
+        cohort.and_then(|cohort| state.fed.get(cohort)).copied().unwrap_or_default()
+    }
+
     /// Asks for a view's rows as of everything that it was fed so far.
     ///
     /// Each worker's rows go to `answer` once it has caught up with that tick, `None` where the

@@ -12,15 +12,16 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
+use super::changes::{Follower, Gone};
 use super::dismissed::Dismissed;
 use super::registry::{Registry, View};
 use super::supervisor::Request;
 use super::tracker::ViewTracker;
 use crate::dataflow::{EncodedRow, Read, Runtime, read_order};
 use crate::http::{
-    Backend, ClickHouseStatus, DeadLetterFilter, DeadLetters, DismissError, FileError, Misfit,
-    NextGeneration, RebuildError, Retried, RowsAnswer, RowsError, RowsRequest, Selection,
-    ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
+    Backend, ChangeFeed, ChangesError, ClickHouseStatus, DeadLetterFilter, DeadLetters,
+    DismissError, FileError, Misfit, NextGeneration, RebuildError, Retried, RowsAnswer, RowsError,
+    RowsRequest, Selection, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
 };
 use crate::log::Log;
 use crate::model::Head;
@@ -396,6 +397,26 @@ impl Backend for EngineBackend {
             late
         }
         .boxed()
+    }
+
+    fn changes(
+        &self,
+        view: &str,
+        last_id: Option<&str>,
+        bytes_max: usize,
+    ) -> Result<Box<dyn ChangeFeed>, ChangesError> {
+        let views = self.registry.views();
+        let not_found = || ChangesError::NotFound { view: view.to_string() };
+        let found = views.views.get(view).ok_or_else(not_found)?;
+        let state = Self::state(found);
+        let Some(tracker) = found.shown().filter(|_| state == ViewState::Live) else {
+            return Err(ChangesError::NotLive { view: view.to_string(), state });
+        };
+        let (runtime, tracker) = (Arc::clone(&self.runtime), Arc::clone(tracker));
+        match Follower::new(runtime, tracker, last_id, bytes_max) {
+            Ok(follower) => Ok(Box::new(follower)),
+            Err(Gone(reason)) => Err(ChangesError::Gone { reason }),
+        }
     }
 
     fn rebuild(&self, view: String) -> BoxFuture<'_, Result<String, RebuildError>> {

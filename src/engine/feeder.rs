@@ -256,14 +256,15 @@ impl Cohort {
 
     fn feed(&mut self, log: &Log, runtime: &Runtime, chunk: Chunk) {
         let Head { position, tick } = chunk.end;
-        self.tell(&ViewMessage::Mark { tick, position });
         let more = log.head().position > position;
         if !self.exact || chunk.frames.is_empty() {
+            self.tell(&ViewMessage::Mark { tick, position });
             runtime.feed(self.id, chunk.frames, tick, more);
             return;
         }
         for frame in chunk.frames {
-            let tick = frame.tick();
+            let (tick, position) = (frame.tick(), frame.last_position());
+            self.tell(&ViewMessage::Mark { tick, position });
             runtime.feed(self.id, vec![frame], tick, more);
         }
     }

@@ -1,6 +1,7 @@
 //! Recover, wire, run, drain. The only module that names all the others; it decides nothing.
 
 mod backend;
+mod changes;
 mod dead_letters;
 mod dismissed;
 mod feeder;

@@ -387,6 +387,7 @@ impl Running {
 
     /// Stops a generation.
     fn end(&self, view: &Arc<ViewTracker>) {
+        view.changes.end("the view is gone, or was built anew");
         self.feeder.remove(view.id);
         self.keep_time();
     }

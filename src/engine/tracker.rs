@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::changes::RecentChanges;
 use crate::dataflow::Failures;
 use crate::model::view::ViewMessage;
 use crate::model::{Head, Tick};
@@ -31,6 +32,8 @@ pub struct ViewTracker {
     /// Chunks that were fed and that not all workers are through with.
     marks: Mutex<VecDeque<Head>>,
     complete: watch::Sender<Head>,
+    /// For those who follow the view.
+    pub changes: RecentChanges,
 }
 
 /// The view has not been fed everything yet that was in the log when it started.
@@ -60,13 +63,15 @@ impl ViewTracker {
             wake,
             marks: Mutex::default(),
             complete: watch::Sender::new(Head::default()),
+            changes: RecentChanges::default(),
         }
     }
 
     /// Takes a message of the dataflow or the feeder, and passes it to the sink.
     pub fn take(&self, message: ViewMessage) {
         match &message {
-            ViewMessage::Changes { updates, .. } => {
+            ViewMessage::Changes { updates, tick, .. } => {
+                self.changes.take(*tick, updates);
                 let change: i64 = updates.iter().map(|update| update.diff).sum();
                 self.rows.fetch_add(change, Ordering::Relaxed);
             }
@@ -100,6 +105,9 @@ impl ViewTracker {
         let mut reached = None;
         while marks.front().is_some_and(|mark| mark.tick < frontier) {
             reached = marks.pop_front();
+            if let Some(reached) = reached {
+                self.changes.complete(reached, self.plan.schema.key.is_some());
+            }
         }
         if let Some(reached) = reached {
             self.complete.send_replace(reached);
@@ -131,6 +139,7 @@ impl ViewTracker {
     /// Says why the view has stopped.
     pub fn fail(&self, reason: String) {
         // The first reason is the one that counts.
+        self.changes.end(&reason);
         let _ = self.failed.set(reason);
     }
 

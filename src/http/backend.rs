@@ -43,6 +43,15 @@ pub trait Backend: Send + Sync + 'static {
     /// show it yet. Returns at once when a view that the request names is not live.
     fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Vec<Waiting>>;
 
+    /// A view's changes: from a snapshot on, or after the tick whose id a feed has told. `bytes_max`:
+    /// how much of the last changes is kept for those who are behind.
+    fn changes(
+        &self,
+        view: &str,
+        last_id: Option<&str>,
+        bytes_max: usize,
+    ) -> Result<Box<dyn ChangeFeed>, ChangesError>;
+
     /// Begins to build a view anew from the log; the generation that will take its place.
     fn rebuild(&self, view: String) -> BoxFuture<'_, Result<String, RebuildError>>;
 
@@ -238,6 +247,54 @@ pub struct WaitRequest {
 pub struct Waiting {
     pub view: String,
     pub state: ViewState,
+}
+
+/// A view's changes, part by part.
+pub trait ChangeFeed: Send {
+    /// The next part, once there is one. May be dropped and called again.
+    fn next(&mut self) -> BoxFuture<'_, Result<ChangePart, FeedEnd>>;
+}
+
+/// Some changes of a view at one tick.
+#[derive(Clone, Debug)]
+pub struct ChangePart {
+    pub tick: Tick,
+    /// Rows that went; of a view with a key not those that were replaced.
+    pub deleted: RecordBatch,
+    /// Rows that came, or took the place of those with the same key.
+    pub upserted: RecordBatch,
+    /// Set where these were the tick's last changes.
+    pub end: Option<TickEnd>,
+}
+
+/// The end of a tick's changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TickEnd {
+    /// From where a feed can go on.
+    pub id: String,
+    pub tick: Tick,
+    /// The view shows all events up to here.
+    pub position: Position,
+}
+
+/// Why a feed ends.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FeedEnd {
+    #[error("too slow: what comes next is not kept any more; start again with a new snapshot")]
+    TooSlow,
+    #[error("{reason}")]
+    Ended { reason: String },
+}
+
+/// Why there is no feed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangesError {
+    #[error("there is no view {view}")]
+    NotFound { view: String },
+    #[error("{view} is {}, not live", state.as_str())]
+    NotLive { view: String, state: ViewState },
+    #[error("{reason}: connect without Last-Event-ID for a new snapshot")]
+    Gone { reason: String },
 }
 
 /// Which dead letters are meant; nothing given means all.

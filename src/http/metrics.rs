@@ -36,6 +36,7 @@ pub struct Metrics {
     registry: Registry,
     append_seconds: Histogram,
     requests: Family<[(&'static str, String); 1], Counter>,
+    feed_ends: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
 impl Metrics {
@@ -51,8 +52,16 @@ impl Metrics {
         let requests = Family::default();
         let help = "Requests answered, by status";
         registry.register("heliostat_http_requests", help, requests.clone());
+        let feed_ends = Family::default();
+        let help = "Change feeds that the server ended, by reason";
+        registry.register("heliostat_change_feed_ends", help, feed_ends.clone());
         registry.register_collector(Box::new(Figures { log, backend }));
-        Metrics { registry, append_seconds, requests }
+        Metrics { registry, append_seconds, requests, feed_ends }
+    }
+
+    /// Counts a change feed that the server ended.
+    pub fn count_feed_end(&self, reason: &'static str) {
+        self.feed_ends.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// Measures how long an append takes.

@@ -6,6 +6,7 @@
 mod backend;
 mod batch;
 mod body;
+mod changes;
 mod cloudevents;
 mod dead_letters;
 mod envelope;
@@ -19,6 +20,7 @@ mod problem;
 mod render;
 mod rows;
 mod server;
+mod stall;
 mod streams;
 mod views;
 
@@ -30,9 +32,10 @@ use axum::routing::{get, post};
 use tokio::sync::{Semaphore, watch};
 
 pub use backend::{
-    Backend, ClickHouseStatus, DeadLetter, DeadLetterFilter, DeadLetters, DismissError, FileError,
-    Misfit, NextGeneration, RebuildError, Retried, RowsAnswer, RowsError, RowsRequest, Selection,
-    ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
+    Backend, ChangeFeed, ChangePart, ChangesError, ClickHouseStatus, DeadLetter, DeadLetterFilter,
+    DeadLetters, DismissError, FeedEnd, FileError, Misfit, NextGeneration, RebuildError, Retried,
+    RowsAnswer, RowsError, RowsRequest, Selection, TickEnd, ViewState, ViewStatus, WaitRequest,
+    WaitTarget, Waiting,
 };
 pub use events::write_line as write_event_line;
 pub use render::{RenderOptions, write_rows};
@@ -54,6 +57,8 @@ pub struct AppState {
     body_bytes: Arc<Semaphore>,
     /// One permit per answer that is being read from the log.
     event_streams: Arc<Semaphore>,
+    /// One permit per change feed.
+    change_feeds: Arc<Semaphore>,
     /// True once the server is stopping.
     stopping: watch::Sender<bool>,
 }
@@ -68,6 +73,7 @@ impl AppState {
             metrics: Arc::new(metrics),
             body_bytes: Arc::new(Semaphore::new(limits.bodies_bytes_max)),
             event_streams: Arc::new(Semaphore::new(limits.event_streams_max)),
+            change_feeds: Arc::new(Semaphore::new(limits.change_feeds_max)),
             limits: Arc::new(limits),
             stopping: watch::Sender::new(false),
         }
@@ -90,6 +96,7 @@ fn router(state: AppState) -> Router {
         .route("/v1/views", get(views::list))
         .route("/v1/views/{view}", get(views::one))
         .route("/v1/views/{view}/rows", get(rows::rows))
+        .route("/v1/views/{view}/changes", get(changes::changes))
         .route("/v1/views/{view}/rebuild", post(views::rebuild))
         .route("/v1/dead-letters", get(dead_letters::list))
         .route("/v1/dead-letters/retry", post(dead_letters::retry))

@@ -66,18 +66,23 @@ fn render(answer: &RowsAnswer, options: RenderOptions) -> Vec<u8> {
 }
 
 fn refused(error: RowsError) -> Problem {
-    let message = match &error {
-        RowsError::NotLive { state: ViewState::Failed { reason }, .. } => {
-            format!("{error}: {reason}")
-        }
-        _ => error.to_string(),
-    };
+    let message = error.to_string();
     match error {
         RowsError::NotFound { .. } => Problem::not_found("view_not_found", message),
         RowsError::UnknownColumn { .. } => Problem::bad_request("unknown_column", message),
         RowsError::BadValue { .. } => Problem::bad_request("bad_value", message),
         RowsError::BadCursor { .. } => Problem::bad_request("bad_cursor", message),
-        RowsError::NotLive { .. } => Problem::unavailable("not_live", message),
+        RowsError::NotLive { view, state } => not_live(&view, &state),
         RowsError::Timeout { .. } => Problem::unavailable("timeout", message),
     }
+}
+
+/// The problem of a view that is not live.
+pub fn not_live(view: &str, state: &ViewState) -> Problem {
+    let message = format!("{view} is {}, not live", state.as_str());
+    let message = match state {
+        ViewState::Failed { reason } => format!("{message}: {reason}"),
+        ViewState::CatchingUp | ViewState::Live => message,
+    };
+    Problem::unavailable("not_live", message)
 }

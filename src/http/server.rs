@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::stall::StallGuard;
 use super::{AppState, router};
 
 /// How long requests may take to finish once the server is stopping.
@@ -42,6 +43,7 @@ pub async fn serve(
             Ok((stream, slot)) => {
                 let connection = Connection {
                     router: router.clone(),
+                    stall_max: Duration::from_millis(state.limits.write_stall_ms_max),
                     header_time_max: Duration::from_millis(state.limits.request_read_ms_max),
                     stopping: state.stopping.subscribe(),
                     _slot: slot,
@@ -88,6 +90,7 @@ fn is_final(error: &io::Error) -> bool {
 struct Connection {
     router: Router,
     header_time_max: Duration,
+    stall_max: Duration,
     stopping: watch::Receiver<bool>,
     _slot: OwnedSemaphorePermit,
 }
@@ -101,7 +104,10 @@ impl Connection {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_time_max)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router));
+            .serve_connection(
+                TokioIo::new(StallGuard::new(stream, self.stall_max)),
+                TowerToHyperService::new(self.router),
+            );
         let mut connection = pin!(connection);
         let stopping = async { _ = self.stopping.wait_for(|stopping| *stopping).await };
         let served = tokio::select! {

@@ -20,6 +20,12 @@ pub struct Limits {
     pub bodies_bytes_max: usize,
     /// How many answers may be read from the log at once, those that follow it included.
     pub event_streams_max: usize,
+    /// How many change feeds may be open at once.
+    pub change_feeds_max: usize,
+    /// How many bytes of a view's last changes are kept for feeds that are behind.
+    pub change_bytes_max: usize,
+    /// A client that takes nothing of its answer for this long is cut off.
+    pub write_stall_ms_max: u64,
     /// An answer that follows the log sends an empty line when nothing has come for this long.
     pub follow_heartbeat_ms: u64,
     /// How many connections may be open at once.
@@ -47,6 +53,9 @@ impl Default for Limits {
             name_bytes_max: 1024,
             bodies_bytes_max: 256 << 20,
             event_streams_max: 128,
+            change_feeds_max: 256,
+            change_bytes_max: 16 << 20,
+            write_stall_ms_max: 30_000,
             follow_heartbeat_ms: 15_000,
             connections_max: 1024,
             request_read_ms_max: 30_000,

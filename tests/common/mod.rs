@@ -12,6 +12,14 @@ use serde_json::Value;
 /// How long anything may take that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Where `make clients` installs to.
+pub fn clients() -> PathBuf {
+    let directory =
+        PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/heliostat/clients");
+    assert!(directory.join("installed").exists(), "run `make clients` first");
+    directory
+}
+
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -41,8 +49,18 @@ impl Server {
         Server::new(files, Some(free_port()))
     }
 
+    /// Runs over these query files and this configuration, without ClickHouse.
+    pub fn configured(files: &[(&str, &str)], toml: &str) -> Server {
+        Server::over(files, None, toml)
+    }
+
     fn new(files: &[(&str, &str)], clickhouse_port: Option<u16>) -> Server {
+        Server::over(files, clickhouse_port, "")
+    }
+
+    fn over(files: &[(&str, &str)], clickhouse_port: Option<u16>, toml: &str) -> Server {
         let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("heliostat.toml"), toml).unwrap();
         std::fs::create_dir(directory.path().join("queries")).unwrap();
         let server =
             Server { directory, child: Mutex::default(), port: free_port(), clickhouse_port };
@@ -74,6 +92,8 @@ impl Server {
         command
             .args(["serve", "--listen", &format!("127.0.0.1:{}", self.port)])
             .args([Path::new("--data-dir"), &self.data(), Path::new("--queries"), &self.queries()])
+            .arg("--config")
+            .arg(self.directory.path().join("heliostat.toml"))
             .env("HELIOSTAT_LOG", "error")
             .stdin(Stdio::null());
         match self.clickhouse_port {

@@ -12,9 +12,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use heliostat::decode::Validator;
 use heliostat::http::{
-    Backend, ClickHouseStatus, DeadLetter, DeadLetterFilter, DeadLetters, DismissError, FileError,
-    Misfit, RebuildError, Retried, RowsAnswer, RowsError, RowsRequest, Selection, ViewState,
-    ViewStatus, WaitRequest, WaitTarget, Waiting,
+    Backend, ChangeFeed, ChangesError, ClickHouseStatus, DeadLetter, DeadLetterFilter, DeadLetters,
+    DismissError, FileError, Misfit, RebuildError, Retried, RowsAnswer, RowsError, RowsRequest,
+    Selection, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
 };
 use heliostat::model::Position;
 use heliostat::model::event::NewEvent;
@@ -183,6 +183,16 @@ impl Backend for TestBackend {
             }
         }
         .boxed()
+    }
+
+    fn changes(
+        &self,
+        view: &str,
+        _last_id: Option<&str>,
+        _bytes_max: usize,
+    ) -> Result<Box<dyn ChangeFeed>, ChangesError> {
+        // Feeds are tried with the real ones, in `tests/changes.rs`.
+        Err(ChangesError::NotFound { view: view.to_string() })
     }
 
     fn rebuild(&self, view: String) -> BoxFuture<'_, Result<String, RebuildError>> {
