@@ -49,7 +49,7 @@ pub async fn changes(
     params.finish()?;
     let header = headers.get(&LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?").to_string());
     // What a browser has seen is further than what its page was opened with.
-    let last_id = header.or(given).filter(|id| !id.is_empty());
+    let last_id = header.filter(|id| !id.is_empty()).or(given.filter(|id| !id.is_empty()));
     let permit = Arc::clone(&state.change_feeds)
         .try_acquire_owned()
         .map_err(|_| Problem::too_busy("too many change feeds: the limit is reached"))?;
