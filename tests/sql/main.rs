@@ -5,6 +5,7 @@
 
 mod cells;
 mod duckdb;
+mod generate;
 mod modes;
 mod oracle;
 mod rng;

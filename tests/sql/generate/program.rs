@@ -1,0 +1,116 @@
+//! Random event tables, events and views, drawn together so that the views mean something.
+
+use super::query::{Query, Relation};
+use crate::rng::Rng;
+use crate::script::{Asked, CLOCK_START, Engine, Script, TimedEvent, View};
+
+/// The types of columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    Int,
+    Text,
+    Decimal,
+    Time,
+    Bool,
+}
+
+const TYPES: [Type; 5] = [Type::Int, Type::Text, Type::Decimal, Type::Time, Type::Bool];
+/// Times lie in the first milliseconds of the clock, so that conditions on now() change.
+const TIMES: u64 = 60;
+
+impl Type {
+    fn sql(self) -> &'static str {
+        match self {
+            Type::Int => "BIGINT",
+            Type::Text => "TEXT",
+            Type::Decimal => "DECIMAL(10,2)",
+            Type::Time => "TIMESTAMP(3)",
+            Type::Bool => "BOOLEAN",
+        }
+    }
+
+    fn json(self, rng: &mut Rng) -> String {
+        match self {
+            Type::Int => rng.below(6).to_string(),
+            Type::Text => rng.pick(&["\"a\"", "\"b\"", "\"c\"", "\"\"", "\"Ö\""]).to_string(),
+            Type::Decimal => format!("\"{}.{}\"", rng.below(8), rng.pick(&["00", "25", "50", "99"])),
+            Type::Time => format!("\"2000-01-01T00:00:00.{:03}Z\"", rng.below(TIMES)),
+            Type::Bool => rng.pick(&["true", "false"]).to_string(),
+        }
+    }
+
+    /// A value as SQL.
+    pub fn literal(self, rng: &mut Rng) -> String {
+        match self {
+            Type::Int => rng.below(6).to_string(),
+            Type::Text => rng.pick(&["'a'", "'b'", "'c'"]).to_string(),
+            Type::Decimal => format!("CAST({}.5 AS DECIMAL(10,2))", rng.below(8)),
+            Type::Time => format!("TIMESTAMP '2000-01-01 00:00:00.{:03}'", rng.below(TIMES)),
+            Type::Bool => rng.pick(&["true", "false"]).to_string(),
+        }
+    }
+}
+
+/// The program of this seed.
+pub fn program(seed: u64) -> Script {
+    let rng = &mut Rng::new(seed);
+    let upserts: Vec<bool> = (0..1 + rng.below(3)).map(|_| rng.one_in(2)).collect();
+    let (tables, sql): (Vec<Relation>, Vec<String>) =
+        upserts.iter().enumerate().map(|(n, upsert)| table(rng, &format!("t{n}"), *upsert)).unzip();
+    let count = 5 + rng.below(36);
+    let events: Vec<TimedEvent> = (1..=count)
+        .map(|n| {
+            let at = rng.below(tables.len() as u64) as usize;
+            event(rng, &tables[at], upserts[at], CLOCK_START + n)
+        })
+        .collect();
+    let mut relations = tables;
+    let mut views = Vec::new();
+    for number in 0..1 + rng.below(3) {
+        let query = Query::random(rng, &relations);
+        let name = format!("v{number}");
+        // DuckDB has first_value() as a window function only.
+        let words = Some(query.sql.replace("first_value(", "first("));
+        let oracle = Asked { engine: Engine::DuckDb, words };
+        views.push(View { name: name.clone(), sql: query.sql, oracle, expected: None });
+        relations.push(Relation { name, columns: query.columns });
+    }
+    Script {
+        path: format!("generated/{seed}.slt").into(),
+        tables: sql.concat(),
+        events,
+        end: CLOCK_START + count,
+        views,
+        refused: Vec::new(),
+        without: Vec::new(),
+    }
+}
+
+fn table(rng: &mut Rng, name: &str, upsert: bool) -> (Relation, String) {
+    let mut columns = vec![("k".to_string(), Type::Int), ("n".to_string(), Type::Int)];
+    for at in 0..1 + rng.below(4) {
+        columns.push((format!("c{at}"), TYPES[rng.below(5) as usize]));
+    }
+    let mut declared: Vec<String> =
+        columns.iter().map(|(name, t)| format!("{name} {}", t.sql())).collect();
+    let mut options = format!("event_type = '{name}'");
+    if upsert {
+        declared.extend(["gone BOOLEAN".to_string(), "PRIMARY KEY (k)".to_string()]);
+        options.push_str(", mode = 'upsert', delete_when = 'gone'");
+    }
+    let sql = format!("CREATE TABLE {name} ({}) WITH ({options});\n", declared.join(", "));
+    (Relation { name: name.to_string(), columns }, sql)
+}
+
+fn event(rng: &mut Rng, table: &Relation, upsert: bool, tick: u64) -> TimedEvent {
+    let mut members: Vec<String> = Vec::new();
+    for (name, t) in &table.columns {
+        let is_key = upsert && name == "k";
+        let value = if !is_key && rng.one_in(8) { "null".to_string() } else { t.json(rng) };
+        members.push(format!("\"{name}\":{value}"));
+    }
+    if upsert {
+        members.push(format!("\"gone\":{}", rng.one_in(4)));
+    }
+    TimedEvent { tick, event_type: table.name.clone(), data: format!("{{{}}}", members.join(",")) }
+}
