@@ -14,7 +14,7 @@ CLIENTS_PYTHON := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5 duckd
 CLIENTS_NODE := cloudevents@10.0.0 puppeteer-core@24.31.0
 CLIENTS := $(CLIENTS_PYTHON) $(CLIENTS_NODE)
 
-.PHONY: run test bless lint advisories check-compose bench clickhouse clients nextest deny system
+.PHONY: run test bless fuzz-sql lint advisories check-compose bench clickhouse clients nextest deny system
 
 ## Build, and run the server with its own ClickHouse and a light stream of sample orders.
 run: system clickhouse
@@ -28,6 +28,10 @@ test: system clickhouse clients nextest lint check-compose
 ## Writes the rows that views have into the files of tests/sql; the batch engines have to agree with them.
 bless: clients nextest
 	HELIOSTAT_BLESS=1 cargo nextest run --release --locked --test sql events_first
+
+## Random SQL programs against DuckDB for FUZZ_SECONDS (an hour).
+fuzz-sql: clients nextest
+	HELIOSTAT_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),3600) cargo nextest run --release --locked --test sql --no-capture generate::fuzz
 
 lint: deny
 	cargo fmt --check

@@ -140,7 +140,9 @@ impl QueryPlanner {
             PlannerConfig { functions: &self.functions, aliases: Arc::new(AliasGenerator::new()) };
         let plan = ResolveGroupingFunction::new().analyze(plan, &self.functions.options)?;
         let plan = TypeCoercion::new().analyze(plan, &self.functions.options)?;
-        Optimizer::with_rules(rules()).optimize(plan, &config, |_, _| {})
+        let plan = Optimizer::with_rules(rules()).optimize(plan, &config, |_, _| {})?;
+        // Dropping columns has put projections between LIMITs and their ORDER BY.
+        sink_limits(plan)
     }
 }
 

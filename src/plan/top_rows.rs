@@ -92,7 +92,8 @@ impl UserDefinedLogicalNodeCore for TopRows {
 
 /// LIMIT moved below the projections that stand between it and its ORDER BY.
 ///
-/// The planner puts a projection there when the order is by columns that the SELECT list leaves out.
+/// The planner puts a projection there when the order is by columns that the SELECT list leaves out,
+/// and so does the optimizer when the query around it reads none of them.
 pub fn sink_limits(plan: LogicalPlan) -> Result<LogicalPlan> {
     plan.transform_up_with_subqueries(|node| match node {
         LogicalPlan::Limit(limit) if is_sorted_below(&limit.input) => {

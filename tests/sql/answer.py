@@ -4,30 +4,36 @@ import sys
 
 import duckdb
 
-for line in sys.stdin:
-    request = json.loads(line)
-    connection = duckdb.connect(config={"threads": 1})
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("SET default_null_order = 'nulls_last_on_asc_first_on_desc'")
-    connection.execute("SET integer_division = true")
-    answers = []
+
+def answers(connection, request):
     for statement in request["setup"]:
         try:
             connection.execute(statement)
         except Exception as error:
-            answers.append({"error": f"{statement}: {error}"})
-            break
-    else:
-        for statement in request.get("views", []):
-            try:
-                connection.execute(statement)
-            except Exception:
-                pass  # whoever reads the view gets the error
-        for query in request["queries"]:
-            try:
-                answers.append({"rows": connection.execute(query).fetchall()})
-            except Exception as error:
-                answers.append({"error": str(error)})
-    connection.close()
-    sys.stdout.write(json.dumps({"answers": answers}) + "\n")
+            return [{"error": f"{statement}: {error}"}]
+    for statement in request["views"]:
+        try:
+            connection.execute(statement)
+        except Exception:
+            pass  # whoever reads the view gets the error
+    answers = []
+    for query in request["queries"]:
+        try:
+            answers.append({"rows": connection.execute(query).fetchall()})
+        except Exception as error:
+            answers.append({"error": str(error)})
+    return answers
+
+
+connection = duckdb.connect(config={"threads": 1})
+connection.execute("SET TimeZone = 'UTC'")
+connection.execute("SET default_null_order = 'nulls_last_on_asc_first_on_desc'")
+connection.execute("SET integer_division = true")
+for line in sys.stdin:
+    # A database for each request: making one costs far less than a connection.
+    connection.execute("ATTACH ':memory:' AS asked")
+    connection.execute("USE asked")
+    sys.stdout.write(json.dumps({"answers": answers(connection, json.loads(line))}) + "\n")
     sys.stdout.flush()
+    connection.execute("USE memory")
+    connection.execute("DETACH asked")

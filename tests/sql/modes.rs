@@ -180,7 +180,8 @@ impl Check<'_> {
             let (failures, rows): (Vec<&str>, Vec<&str>) =
                 lines.iter().partition(|line| of_failures(line));
             let theirs = cells::read(&rows, &ours);
-            let compared = view.expected.as_ref().map_or(Ok(()), |_| cells::compare(&ours, &theirs));
+            let compared =
+                view.expected.as_ref().map_or(Ok(()), |_| cells::compare(&ours, &theirs));
             if let Err(problem) = compared {
                 let plan = explain::explain(&self.set.views[at]);
                 self.wrong.push(format!("{} against the file: {problem}\n{plan}", view.name));

@@ -48,6 +48,7 @@ impl Lowering {
         let mut prepared = Prepared {
             exprs: plan.group_expr.clone(),
             schema: input_schema,
+            apart: 0,
             with_empty_group: width == 0,
         };
         let calls = calls(plan, width, &mut prepared)?;

@@ -49,14 +49,17 @@ pub struct Prepared<'a> {
     /// The expressions that become columns of the prepared input.
     pub exprs: Vec<Expr>,
     pub schema: &'a DFSchema,
+    /// How many of the expressions, the first ones, are not for arguments: grouping sets put NULLs in
+    /// their place, and aggregates see the values all the same.
+    pub apart: usize,
     /// There is a group even without rows: it is given a row of NULLs, which no aggregate may count.
     pub with_empty_group: bool,
 }
 
 impl Prepared<'_> {
     fn column(&mut self, expr: Expr) -> usize {
-        match self.exprs.iter().position(|e| *e == expr) {
-            Some(known) => known,
+        match self.exprs[self.apart..].iter().position(|e| *e == expr) {
+            Some(known) => self.apart + known,
             None => {
                 self.exprs.push(expr);
                 self.exprs.len() - 1

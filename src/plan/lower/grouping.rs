@@ -23,6 +23,7 @@ impl Lowering {
         let mut prepared = Prepared {
             exprs,
             schema: input_schema,
+            apart: width,
             with_empty_group: sets.iter().any(|set| set.iter().all(|present| !present)),
         };
         // Behind the columns stands the number that grouping() reads; it is part of the key, and so

@@ -19,12 +19,6 @@ pub struct WorkTable {
 
 impl Lowering {
     pub(super) fn recursive(&mut self, query: &RecursiveQuery) -> Result<NodeId> {
-        if let Some(outer) = self.work_tables.first() {
-            return refuse(format!(
-                "{} recurses inside the recursion of {}: take it out into a view of its own",
-                query.name, outer.name
-            ));
-        }
         let base = self.plan(&query.static_term)?;
         let schema = relaxed(&arrow_schema(&query.schema));
         let base = self.conformed(base, &schema);
@@ -120,7 +114,12 @@ fn monotone(name: &str, op: &Op, depends: &[bool]) -> Result<()> {
         Op::TopK { .. } | Op::First { .. } => "LIMIT, DISTINCT ON or an aggregate",
         Op::Window { .. } => "a window function",
         Op::Temporal { .. } => "a condition on now()",
-        Op::Recursion { .. } => "another recursion",
+        Op::Recursion { name: inner, .. } => {
+            return refuse(format!(
+                "the recursion {inner} inside the recursive term of {name} reads {name}: only one that \
+                 does not is supported"
+            ));
+        }
         Op::AssertKey { .. } | Op::Source { .. } | Op::Constant { .. } => "a key",
     };
     refuse(format!(

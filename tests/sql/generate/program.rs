@@ -33,7 +33,9 @@ impl Type {
         match self {
             Type::Int => rng.below(6).to_string(),
             Type::Text => rng.pick(&["\"a\"", "\"b\"", "\"c\"", "\"\"", "\"Ö\""]).to_string(),
-            Type::Decimal => format!("\"{}.{}\"", rng.below(8), rng.pick(&["00", "25", "50", "99"])),
+            Type::Decimal => {
+                format!("\"{}.{}\"", rng.below(8), rng.pick(&["00", "25", "50", "99"]))
+            }
             Type::Time => format!("\"2000-01-01T00:00:00.{:03}Z\"", rng.below(TIMES)),
             Type::Bool => rng.pick(&["true", "false"]).to_string(),
         }

@@ -19,7 +19,8 @@ pub struct Query {
 
 impl Relation {
     fn as_alias(&self, alias: &str) -> Relation {
-        let columns = self.columns.iter().map(|(name, t)| (format!("{alias}.{name}"), *t)).collect();
+        let columns =
+            self.columns.iter().map(|(name, t)| (format!("{alias}.{name}"), *t)).collect();
         Relation { name: format!("{} {alias}", self.name), columns }
     }
 
@@ -34,7 +35,7 @@ impl Relation {
     /// A column of integers, or a constant where there is none.
     fn int(&self, rng: &mut Rng) -> String {
         match self.of(Type::Int) {
-            none if none.is_empty() => rng.below(6).to_string(),
+            none if none.is_empty() => format!("CAST({} AS BIGINT)", rng.below(6)),
             some => rng.pick(&some).to_string(),
         }
     }
@@ -186,9 +187,15 @@ impl Writer<'_> {
         match self.rng.below(7) {
             0 | 1 => format!("{outer} {not}IN (SELECT {value} FROM {from} WHERE {filter})"),
             2 => format!("{not}EXISTS (SELECT 1 FROM {from} WHERE {value} = {outer} AND {filter})"),
-            3 => format!("{not}EXISTS (SELECT 1 FROM {from} WHERE {value} {than} {outer} AND {filter})"),
-            4 => format!("{outer} {than} (SELECT max({other}) FROM {from} WHERE {value} = {outer})"),
-            5 => format!("{outer} {not}IN (SELECT {value} FROM {from} WHERE {other} {than} {outer})"),
+            3 => format!(
+                "{not}EXISTS (SELECT 1 FROM {from} WHERE {value} {than} {outer} AND {filter})"
+            ),
+            4 => {
+                format!("{outer} {than} (SELECT max({other}) FROM {from} WHERE {value} = {outer})")
+            }
+            5 => {
+                format!("{outer} {not}IN (SELECT {value} FROM {from} WHERE {other} {than} {outer})")
+            }
             _ => format!("{outer} > (SELECT count(*) FROM {from} WHERE {value} {than} {outer})"),
         }
     }
@@ -209,7 +216,9 @@ impl Writer<'_> {
                 let than = self.rng.pick(&["=", "=", "<"]);
                 let outer = rows.int(self.rng);
                 let from = &inner.name;
-                let text = format!("(SELECT CAST({call}({argument}) AS BIGINT) FROM {from} WHERE {key} {than} {outer})");
+                let text = format!(
+                    "(SELECT CAST({call}({argument}) AS BIGINT) FROM {from} WHERE {key} {than} {outer})"
+                );
                 (text, Type::Int)
             }
             3 => (format!("{} + {}", rows.int(self.rng), rows.int(self.rng)), Type::Int),
@@ -289,19 +298,20 @@ impl Writer<'_> {
 
     fn windows(&mut self, rows: &Relation, rest: &str) -> Query {
         let mut items = self.some_columns(rows);
+        // One order for all of them: which of two equal rows has which value in one order and which
+        // in another is not fixed.
+        let (partition, by) = (rows.any(self.rng).0, rows.any(self.rng).0);
+        let direction = self.rng.pick(&["", " DESC", " NULLS FIRST", " DESC NULLS LAST"]);
+        let peers = format!("PARTITION BY {partition} ORDER BY {by}{direction}");
         for _ in 0..1 + self.rng.below(2) {
-            items.add((self.window(rows), Type::Int));
+            items.add((self.window(rows, &peers), Type::Int));
         }
         items.query(rest.to_string())
     }
 
-    fn window(&mut self, rows: &Relation) -> String {
-        let (partition, _) = rows.any(self.rng);
+    fn window(&mut self, rows: &Relation, peers: &str) -> String {
         let argument = rows.int(self.rng);
-        let (by, _) = rows.any(self.rng);
-        let direction = self.rng.pick(&["", " DESC", " NULLS FIRST", " DESC NULLS LAST"]);
-        let over = format!("PARTITION BY {partition} ORDER BY {by}{direction}, {}", rows.all());
-        let peers = format!("PARTITION BY {partition} ORDER BY {by}{direction}");
+        let over = format!("{peers}, {}", rows.all());
         let (from, to) = (self.rng.below(3), self.rng.below(3));
         match self.rng.below(10) {
             0 => format!("row_number() OVER ({over})"),
@@ -309,11 +319,17 @@ impl Writer<'_> {
             2 => format!("dense_rank() OVER ({peers})"),
             3 => format!("lag({argument}) OVER ({over})"),
             4 => format!("lead({argument}, 2, -1) OVER ({over})"),
-            5 => format!("CAST(sum({argument}) OVER ({over} ROWS BETWEEN {from} PRECEDING AND {to} FOLLOWING) AS BIGINT)"),
+            5 => format!(
+                "CAST(sum({argument}) OVER ({over} ROWS BETWEEN {from} PRECEDING AND {to} FOLLOWING) AS BIGINT)"
+            ),
             6 => format!("count({argument}) OVER ({peers})"),
-            7 => format!("min({argument}) OVER ({peers} GROUPS BETWEEN {from} PRECEDING AND {to} FOLLOWING)"),
+            7 => format!(
+                "min({argument}) OVER ({peers} GROUPS BETWEEN {from} PRECEDING AND {to} FOLLOWING)"
+            ),
             8 => format!("ntile(3) OVER ({over})"),
-            _ => format!("max({argument}) OVER ({over} ROWS BETWEEN UNBOUNDED PRECEDING AND {to} FOLLOWING)"),
+            _ => format!(
+                "max({argument}) OVER ({over} ROWS BETWEEN UNBOUNDED PRECEDING AND {to} FOLLOWING)"
+            ),
         }
     }
 
@@ -340,7 +356,8 @@ impl Writer<'_> {
     }
 
     fn set_operation(&mut self, rows: &Relation, rest: &str) -> Query {
-        let operations = ["UNION", "UNION ALL", "INTERSECT", "EXCEPT", "INTERSECT ALL", "EXCEPT ALL"];
+        let operations =
+            ["UNION", "UNION ALL", "INTERSECT", "EXCEPT", "INTERSECT ALL", "EXCEPT ALL"];
         let operation = self.rng.pick(&operations);
         let mut items = Items::default();
         items.add((rows.int(self.rng), Type::Int));
