@@ -25,6 +25,7 @@ use crate::model::source::SourceTable;
 pub struct Functions {
     pub registry: MemoryFunctionRegistry,
     pub options: Arc<ConfigOptions>,
+    aliases: Aliases,
     expr_planners: Vec<Arc<dyn ExprPlanner>>,
     relation_planners: Vec<Arc<dyn RelationPlanner>>,
     type_planner: Arc<dyn TypePlanner>,
@@ -34,20 +35,25 @@ impl Functions {
     /// All functions of DataFusion.
     pub fn new() -> Result<Self> {
         let mut registry = MemoryFunctionRegistry::new();
+        let mut aliases = Aliases::default();
         for udf in datafusion_functions::all_default_functions()
             .into_iter()
             .chain(datafusion_functions_nested::all_default_nested_functions())
             .chain(json::functions())
         {
+            learn(&mut aliases.scalar, udf.name(), udf.aliases());
             registry.register_udf(udf)?;
         }
         for udf in datafusion_functions_nested::all_default_higher_order_functions() {
+            learn(&mut aliases.higher_order, udf.name(), udf.aliases());
             registry.register_higher_order_function(udf)?;
         }
         for udaf in datafusion_functions_aggregate::all_default_aggregate_functions() {
+            learn(&mut aliases.aggregate, udaf.name(), udaf.aliases());
             registry.register_udaf(udaf)?;
         }
         for udwf in datafusion_functions_window::all_default_window_functions() {
+            learn(&mut aliases.window, udwf.name(), udwf.aliases());
             registry.register_udwf(udwf)?;
         }
         let mut options = ConfigOptions::default();
@@ -57,6 +63,7 @@ impl Functions {
         Ok(Functions {
             registry,
             options: Arc::new(options),
+            aliases,
             expr_planners: vec![
                 Arc::new(json::JsonOperators),
                 Arc::new(datafusion_functions::core::planner::CoreFunctionPlanner::default()),
@@ -75,6 +82,28 @@ impl Functions {
             type_planner: Arc::new(CastTypes),
         })
     }
+}
+
+/// The further names of functions, each with the name that the registry knows.
+#[derive(Default)]
+struct Aliases {
+    scalar: HashMap<String, String>,
+    higher_order: HashMap<String, String>,
+    aggregate: HashMap<String, String>,
+    window: HashMap<String, String>,
+}
+
+fn learn(aliases: &mut HashMap<String, String>, name: &str, others: &[String]) {
+    aliases.extend(others.iter().map(|other| (other.clone(), name.to_string())));
+}
+
+/// What `find` knows under this name, or under the one that it is an alias of.
+fn named<T>(
+    aliases: &HashMap<String, String>,
+    name: &str,
+    find: impl Fn(&str) -> Result<T>,
+) -> Option<T> {
+    find(name).ok().or_else(|| find(aliases.get(name)?).ok())
 }
 
 /// The scope that one query is planned in.
@@ -104,19 +133,25 @@ impl ContextProvider for Scope<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.functions.registry.udf(name).ok()
+        let functions = self.functions;
+        named(&functions.aliases.scalar, name, |name| functions.registry.udf(name))
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {
-        self.functions.registry.higher_order_function(name).ok()
+        let functions = self.functions;
+        named(&functions.aliases.higher_order, name, |name| {
+            functions.registry.higher_order_function(name)
+        })
     }
 
     fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
-        self.functions.registry.udaf(name).ok()
+        let functions = self.functions;
+        named(&functions.aliases.aggregate, name, |name| functions.registry.udaf(name))
     }
 
     fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
-        self.functions.registry.udwf(name).ok()
+        let functions = self.functions;
+        named(&functions.aliases.window, name, |name| functions.registry.udwf(name))
     }
 
     fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> Result<Arc<dyn TableSource>> {
