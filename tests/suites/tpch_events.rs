@@ -65,6 +65,7 @@ fn event(event_type: &str, data: Value) -> NewEvent {
 
 /// Of every twentieth order another price, date and priority, and other quantities and dates of its
 /// items; every other twentieth is deleted with its items.
+#[allow(dead_code, reason = "for the tests")]
 pub fn changes(events: &[NewEvent]) -> Vec<NewEvent> {
     let mut changes = Vec::new();
     for old in events.iter().filter(|e| e.event_type == "orders" || e.event_type == "lineitem") {
@@ -99,4 +100,16 @@ pub fn changes(events: &[NewEvent]) -> Vec<NewEvent> {
         changes.push(event(&old.event_type, Value::Object(data)));
     }
     changes
+}
+
+/// The same orders with other prices.
+#[allow(dead_code, reason = "for the bench")]
+pub fn other_prices(orders: &[NewEvent]) -> Vec<NewEvent> {
+    let changed = |old: &NewEvent| {
+        let mut data: Map<String, Value> = serde_json::from_slice(&old.data).unwrap();
+        let price = data["o_totalprice"].as_f64().unwrap_or(0.0);
+        data.insert("o_totalprice".to_string(), json!((price + 1.0).round()));
+        event("orders", Value::Object(data))
+    };
+    orders.iter().map(changed).collect()
 }
