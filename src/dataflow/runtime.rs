@@ -19,12 +19,23 @@ use crate::model::{Head, Tick};
 /// worth.
 const IDLE_MERGE_EFFORT: usize = 10_000;
 
-/// Idle traces merge down to one layer, which is where old updates cancel out: memory at rest is the
-/// views' size, not their past. While there is work to do, merging is left to the work itself.
+/// Of an idle trace all layers are merged that are more than this part of the largest one. Were it
+/// every layer, each single change would cost the merge of all that there is.
+const IDLE_MERGE_SHARE: usize = 8;
+
+/// Idle traces merge down to little more than one layer, which is where old updates cancel out:
+/// memory at rest is the views' size, not their past. While there is work to do, merging is left to
+/// the work itself.
 fn exert_logic() -> ExertionLogic {
     Arc::new(|levels: &[(usize, usize, usize)]| {
-        let layers: usize = levels.iter().filter(|(_, _, len)| *len > 0).map(|(_, n, _)| n).sum();
-        (layers > 1 && !has_backlog()).then_some(IDLE_MERGE_EFFORT)
+        let filled = levels.iter().filter(|(_, _, len)| *len > 0);
+        let (layers, total) = filled.fold((0, 0), |(n, sum), (_, more, len)| (n + more, sum + len));
+        let largest = levels.iter().max_by_key(|(_, _, len)| *len);
+        let is_due = largest.is_some_and(|(_, batches, len)| {
+            // Two batches at one level are being merged.
+            *batches > 1 || (total - len) * IDLE_MERGE_SHARE > *len
+        });
+        (layers > 1 && is_due && !has_backlog()).then_some(IDLE_MERGE_EFFORT)
     })
 }
 
