@@ -224,3 +224,28 @@ async fn what_was_accepted_once_is_known_whatever_is_declared_later() {
     );
     server.append(&paid("k", 1)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_no_view_reads_have_dead_letters_too() {
+    let table = "CREATE TABLE paid (k TEXT NOT NULL) WITH (event_type = 'Paid', on_invalid = 'quarantine');";
+    let server = Server::start(&[("paid.sql", table)]);
+    server.append(&json!({"type": "Paid", "version": 2, "data": {"k": 1}})).await;
+    server
+        .append(&json!([{"type": "Paid", "data": {"k": 1}}, {"type": "Other", "data": {}}]))
+        .await;
+    let letters = || async {
+        let found = server.get("/v1/dead-letters").await;
+        let told = |l: &Value| format!("{} {} {}", l["view"], l["position"], l["reason"]);
+        found["dead_letters"].as_array().unwrap().iter().map(told).collect::<Vec<_>>()
+    };
+    let version = "null 1 \"version 2 is not declared\"".to_string();
+    let misfit = "null 2 \"/k: expected TEXT, found the number 1\"".to_string();
+    server.until(vec![version.clone(), misfit.clone()], letters).await;
+    let dismissed = server.post("/v1/dead-letters/dismiss", &json!({"from": 1, "to": 1})).await;
+    assert_eq!(dismissed, (200, json!({"dismissed": 1})));
+    assert_eq!(letters().await, std::slice::from_ref(&misfit));
+    server.restart();
+    server.until(vec![misfit], letters).await;
+    server.write("paid.sql", "CREATE TABLE paid (k BIGINT NOT NULL) WITH (event_type = 'Paid');");
+    server.until(Vec::new(), letters).await;
+}

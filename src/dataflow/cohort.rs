@@ -86,7 +86,7 @@ impl Cohort {
                     self.decoders[*index].decoder.push(&event);
                 }
                 for index in &readers.missing {
-                    miss_version(&self.versions[*index].0, &event);
+                    self.versions[*index].0.record_undeclared(&event);
                 }
             }
         }
@@ -111,13 +111,6 @@ impl Cohort {
             missing: self.versions.iter().enumerate().filter(misses).map(|(i, _)| i).collect(),
         }
     }
-}
-
-/// Records an event in a version that nothing declares, of a type that a view reads.
-fn miss_version(failures: &Failures, event: &EventRef<'_>) {
-    let expression: Arc<str> = format!("event type {}", event.event_type).into();
-    let reason = format!("version {} is not declared", event.version);
-    failures.record(&expression, &reason, Some(event.position), 1);
 }
 
 /// One source of a view: which decoder's columns go in.
@@ -193,11 +186,9 @@ fn rejects_of(rejects: &[Reject], columns: &[SourceColumn]) -> Vec<Reject> {
 
 /// Records events that do not fit a table that the view reads.
 fn record(failures: &Failures, table: &SourceTable, rejects: &[Reject]) {
-    let expression: Arc<str> = format!("table {}", table.name()).into();
     for reject in rejects {
         for (_, violation) in &reject.violations {
-            let reason = format!("{}: {}", violation.pointer, violation.message);
-            failures.record(&expression, &reason, Some(reject.position), 1);
+            failures.record_misfit(table.name(), violation, reject.position);
         }
     }
 }

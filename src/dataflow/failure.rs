@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::decode::Violation;
 use crate::model::Position;
+use crate::model::event::EventRef;
 
 /// How many failing events of one view are known by their positions; further ones are counted.
 const POSITIONS_MAX: usize = 100_000;
@@ -114,6 +116,20 @@ impl Failures {
         if entry.count == 0 && entry.positions.is_empty() {
             state.entries.remove(&key);
         }
+    }
+
+    /// Counts an event in a version that nothing declares.
+    pub fn record_undeclared(&self, event: &EventRef<'_>) {
+        let expression: Arc<str> = format!("event type {}", event.event_type).into();
+        let reason = format!("version {} is not declared", event.version);
+        self.record(&expression, &reason, Some(event.position), 1);
+    }
+
+    /// Counts an event that does not fit its table.
+    pub fn record_misfit(&self, table: &str, violation: &Violation, at: Position) {
+        let expression: Arc<str> = format!("table {table}").into();
+        let reason = format!("{}: {}", violation.pointer, violation.message);
+        self.record(&expression, &reason, Some(at), 1);
     }
 
     /// What fails now and was not dismissed, in the order of expressions and reasons.

@@ -17,6 +17,7 @@ use super::dismissed::Dismissed;
 use super::registry::{Registry, View};
 use super::supervisor::Request;
 use super::tracker::ViewTracker;
+use super::unread::Unread;
 use crate::dataflow::{EncodedRow, Read, Runtime, read_order};
 use crate::http::{
     Backend, ChangeFeed, ChangesError, ClickHouseStatus, DeadLetterFilter, DeadLetters,
@@ -41,6 +42,7 @@ pub struct EngineBackend {
     pub clickhouse: Arc<RwLock<ClickHouseStatus>>,
     pub dismissed: Arc<Dismissed>,
     pub requests: mpsc::UnboundedSender<Request>,
+    pub unread: Unread,
 }
 
 fn now_s() -> f64 {

@@ -16,6 +16,8 @@ use crate::model::Position;
 
 /// How many positions of one letter are told.
 const POSITIONS_TOLD: usize = 100;
+/// Stands for a view where none reads the events.
+const NO_VIEW: &str = "";
 /// How long a retry waits for views that are being built.
 const RETRY_TIME: Duration = Duration::from_secs(10);
 /// How often it looks.
@@ -23,7 +25,8 @@ const RETRY_POLL: Duration = Duration::from_millis(50);
 
 /// Failures of one view for one reason, as far as they are asked for.
 struct Found {
-    view: Arc<ViewTracker>,
+    /// `None` for events of a type that no view reads.
+    view: Option<Arc<ViewTracker>>,
     failure: Failure,
     event_type: Option<String>,
     /// The first event's payload.
@@ -43,7 +46,7 @@ impl EngineBackend {
         let mut found = self.find(&filter.selection);
         let place = |found: &Found| {
             let Failure { expression, reason, .. } = &found.failure;
-            (found.view.name().to_string(), expression.clone(), reason.clone())
+            (found.view_name().to_string(), expression.clone(), reason.clone())
         };
         if let Some(text) = &filter.reason {
             found
@@ -77,11 +80,14 @@ impl EngineBackend {
                 to: selection.to.unwrap_or(Position::MAX).min(self.log.head().position),
                 rows: if ranged { 0 } else { (failing - listed).max(0) },
             };
-            let view = found.view.name();
+            let view = found.view.as_ref().map_or(NO_VIEW, |view| view.name());
             self.dismissed
                 .add(view, std::slice::from_ref(&dismissal))
                 .map_err(|error| DismissError(error.to_string()))?;
-            found.view.failures.dismiss(dismissal);
+            match &found.view {
+                Some(view) => view.failures.dismiss(dismissal),
+                None => self.unread.dismiss(dismissal),
+            }
             count += u64::try_from(failing).unwrap_or(0);
         }
         Ok(count)
@@ -99,7 +105,7 @@ impl EngineBackend {
             let _ = answered.await;
         }
         let deadline = tokio::time::Instant::now() + RETRY_TIME;
-        let concerned = |name: &str| before.iter().any(|found| found.view.name() == name);
+        let concerned = |name: &str| before.iter().any(|found| found.view_name() == name);
         loop {
             let views = self.registry.views();
             let building = |(name, view): (&String, &super::registry::View)| {
@@ -122,7 +128,14 @@ impl EngineBackend {
         let mut found = Vec::new();
         for view in shown.filter(wanted) {
             for failure in view.failures.list() {
-                found.extend(self.select(view, failure, selection));
+                found.extend(self.select(Some(view), failure, selection));
+            }
+        }
+        if selection.view.is_none() {
+            match self.unread.list(&self.log, &views, || self.dismissed.of(NO_VIEW)) {
+                Ok(failures) => found
+                    .extend(failures.into_iter().filter_map(|f| self.select(None, f, selection))),
+                Err(error) => tracing::error!(%error, "the log cannot be read for dead letters"),
             }
         }
         found
@@ -131,7 +144,7 @@ impl EngineBackend {
     /// What a selection takes of a failure.
     fn select(
         &self,
-        view: &Arc<ViewTracker>,
+        view: Option<&Arc<ViewTracker>>,
         mut failure: Failure,
         selection: &Selection,
     ) -> Option<Found> {
@@ -148,15 +161,15 @@ impl EngineBackend {
         let (event_type, sample) = match event {
             Some((event_type, data)) => (Some(event_type), Some(data)),
             // A row that is no event any more came from one of the only type that there is.
-            None => match view.plan.event_types.as_slice() {
-                [only] => (Some(only.clone()), None),
+            None => match view.map(|view| view.plan.event_types.as_slice()) {
+                Some([only]) => (Some(only.clone()), None),
                 _ => (None, None),
             },
         };
         if wanted.is_some() && *wanted != event_type {
             return None;
         }
-        Some(Found { view: Arc::clone(view), failure, event_type, sample })
+        Some(Found { view: view.cloned(), failure, event_type, sample })
     }
 
     /// The type and payload of an event.
@@ -176,12 +189,17 @@ impl EngineBackend {
 }
 
 impl Found {
+    /// The empty name stands before all views.
+    fn view_name(&self) -> &str {
+        self.view.as_ref().map_or(NO_VIEW, |view| view.name())
+    }
+
     fn letter(self) -> DeadLetter {
         let Failure { expression, reason, count, mut positions } = self.failure;
         let position = positions.first().copied();
         positions.truncate(POSITIONS_TOLD);
         DeadLetter {
-            view: self.view.name().to_string(),
+            view: self.view.map(|view| view.name().to_string()),
             event_type: self.event_type,
             position,
             positions,

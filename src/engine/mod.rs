@@ -10,6 +10,7 @@ mod queries;
 mod registry;
 mod supervisor;
 mod tracker;
+mod unread;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use dismissed::Dismissed;
 use queries::Queries;
 use registry::Registry;
 use supervisor::Supervisor;
+use unread::Unread;
 
 /// What a server is run with.
 pub struct EngineConfig {
@@ -101,6 +103,7 @@ impl Engine {
             clickhouse: Arc::clone(&clickhouse_status),
             dismissed: Arc::clone(&dismissed),
             requests: requests_sender,
+            unread: Unread::default(),
         };
         let supervisor = Supervisor {
             clickhouse: config.clickhouse,

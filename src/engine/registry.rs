@@ -86,6 +86,11 @@ impl ValidatorPool {
         ValidatorPool { tables, idle: Mutex::default() }
     }
 
+    /// All declared tables.
+    pub fn tables(&self) -> &[Arc<EventTable>] {
+        &self.tables
+    }
+
     /// Calls `check` with validators of its own.
     pub fn with<T>(&self, check: impl FnOnce(&mut Validators) -> T) -> T {
         let taken = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();

@@ -333,8 +333,8 @@ pub struct DeadLetters {
 /// Events or rows of one view that failed alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// The view that lacks them.
-    pub view: String,
+    /// The view that lacks them; `None` for events of a type that no view reads.
+    pub view: Option<String>,
     pub event_type: Option<String>,
     /// The first event, where the failure belongs to one.
     pub position: Option<Position>,

@@ -26,7 +26,8 @@ pub struct List {
 /// One dead letter on the wire.
 #[derive(Serialize)]
 struct Letter {
-    view: String,
+    /// Null for events of a type that no view reads.
+    view: Option<String>,
     r#type: Option<String>,
     position: Option<Position>,
     positions: Vec<Position>,

@@ -205,7 +205,7 @@ impl Backend for TestBackend {
 
     fn dead_letters(&self, filter: &DeadLetterFilter) -> Option<DeadLetters> {
         let letter = DeadLetter {
-            view: "orders".to_string(),
+            view: Some("orders".to_string()),
             event_type: Some("OrderPlaced".to_string()),
             position: Some(17),
             positions: vec![17],
