@@ -86,6 +86,8 @@ impl ViewTracker {
             ViewMessage::Frontier { worker, frontier } => Some((*worker, *frontier)),
             _ => None,
         };
+        // A view that reads no events is through with all ticks at once: nothing but marks follows.
+        let is_step = frontier.is_some() || matches!(message, ViewMessage::Mark { .. });
         // The sink is told first: what it shows is never behind what we say is complete by more
         // than its own work.
         if let Some(sender) = &self.to_sink {
@@ -94,6 +96,8 @@ impl ViewTracker {
         }
         if let Some((worker, frontier)) = frontier {
             self.frontiers[worker].store(frontier, Ordering::Release);
+        }
+        if is_step {
             self.advance();
         }
     }

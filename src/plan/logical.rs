@@ -33,7 +33,7 @@ use super::join_order::JoinOrder;
 use super::push_filter::PushFilterThroughJoin;
 use super::required::required;
 use super::top_rows::{RowNumberLimit, TopRows, sink_limits};
-use super::{sugar, unnest, window_tables};
+use super::{array_literal, group_keys, sugar, unnest, window_tables};
 use crate::model::schema::{EventTable, Format, TableMode};
 use crate::model::source::{SYSTEM_COLUMNS, SourceTable, SystemColumn};
 
@@ -61,9 +61,9 @@ impl QueryPlanner {
     ) -> Result<LogicalPlan> {
         let scope = Scope { functions: &self.functions, relations };
         let planner = SqlToRel::new_with_options(&scope, self.parser_options());
-        let query = sugar::desugar(query.clone())?;
+        let query = array_literal::as_calls(sugar::desugar(query.clone())?)?;
         let plan = planner.sql_statement_to_plan(Statement::Query(Box::new(query)))?;
-        decorrelate(sink_limits(unnest::attach(plan)?)?)
+        decorrelate(sink_limits(unnest::attach(group_keys::once(plan)?)?)?)
     }
 
     /// The relation that an upsert table is, of all its events: the latest per key, unless it means

@@ -1,11 +1,13 @@
 //! SQL files → catalog → logical plan → [`ir`]. Pure: no I/O but reading files, no timely.
 
+mod array_literal;
 pub mod catalog;
 mod context;
 mod decorrelate;
 pub mod diagnostic;
 pub mod explain;
 pub mod ir;
+mod group_keys;
 mod join_order;
 mod json;
 mod logical;
