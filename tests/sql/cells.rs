@@ -9,8 +9,10 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 /// How far floats of two engines may be apart, in units in the last place of a double: their sums
 /// round after every addition, in an order of their own, and ours only once. About 1e-9.
 pub const FLOAT_ULPS_MAX: u64 = 1 << 22;
-/// The same for REAL, whose sums others make in single precision.
-const REAL_ULPS_MAX: f64 = 1e-5;
+/// The same for REAL, in units in the last place of a single: others sum in single precision. About 1e-5.
+const REAL_ULPS_MAX: u32 = 1 << 7;
+/// What may be left of a sum whose terms cancel out, where no number of units is few.
+const RESIDUE_MAX: f64 = 1e-12;
 
 #[derive(Clone, Debug)]
 pub enum Cell {
@@ -89,9 +91,11 @@ impl Cell {
             (Cell::Null, _) | (_, Cell::Null) => false,
             (Cell::Text(a), Cell::Text(b)) => a == b || same_text(a, b),
             (Cell::Real(_), _) | (_, Cell::Real(_)) => {
-                near(self, other, |a, b| (a - b).abs() <= REAL_ULPS_MAX * a.abs().max(b.abs()))
+                near(self, other, |a, b| real_ulps(a as f32, b as f32) <= REAL_ULPS_MAX)
             }
-            _ => near(self, other, |a, b| ulps(a, b) <= FLOAT_ULPS_MAX || (a - b).abs() < 1e-12),
+            _ => near(self, other, |a, b| {
+                ulps(a, b) <= FLOAT_ULPS_MAX || (a - b).abs() < RESIDUE_MAX
+            }),
         }
     }
 
@@ -116,6 +120,14 @@ fn ulps(a: f64, b: f64) -> u64 {
     let ordered = |x: f64| {
         let bits = x.to_bits() as i64;
         if bits < 0 { i64::MIN.wrapping_sub(bits) } else { bits }
+    };
+    ordered(a).abs_diff(ordered(b))
+}
+
+fn real_ulps(a: f32, b: f32) -> u32 {
+    let ordered = |x: f32| {
+        let bits = x.to_bits() as i32;
+        if bits < 0 { i32::MIN.wrapping_sub(bits) } else { bits }
     };
     ordered(a).abs_diff(ordered(b))
 }

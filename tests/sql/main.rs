@@ -4,12 +4,16 @@
 //! views have into the files; the batch engine has to agree with them all the same.
 
 mod cells;
+#[path = "../common/mod.rs"]
+mod common;
 mod duckdb;
 mod generate;
 mod modes;
 mod oracle;
+mod reasons;
 mod rng;
 mod script;
+mod server;
 
 use std::path::{Path, PathBuf};
 
@@ -85,10 +89,27 @@ fn restart() {
 }
 
 #[test]
+fn killed_server() {
+    let wrong = server::check(&scripts());
+    assert!(wrong.is_empty(), "{} differences\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
 fn refusals() {
     let mut wrong = Vec::new();
     for script in scripts() {
         wrong.extend(script.wrong_refusals().iter().map(|w| format!("{}: {w}", script.name())));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// That every reason is in the list is seen when a file is read.
+#[test]
+fn reasons_are_all_given() {
+    let scripts = scripts();
+    let given: Vec<&str> =
+        scripts.iter().flat_map(|s| &s.views).filter_map(|view| view.oracle.reason).collect();
+    let unused = reasons::unused(&given);
+    let selected = std::env::var_os("HELIOSTAT_SLT").is_some();
+    assert!(selected || unused.is_empty(), "no file gives these reasons: {unused:?}");
 }

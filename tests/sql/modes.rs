@@ -295,7 +295,7 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
-fn numbered(events: &[TimedEvent]) -> Vec<NewEvent> {
+pub fn numbered(events: &[TimedEvent]) -> Vec<NewEvent> {
     events.iter().enumerate().map(|(n, event)| event.to_event(n)).collect()
 }
 

@@ -21,6 +21,10 @@ impl Rng {
     }
 
     pub fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+        self.pick_of(from)
+    }
+
+    pub fn pick_of<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
 

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! include PATH                  the blocks of another file, below tests/sql
-//! option churn=no REASON        a mode that has no meaning here (churn, order, mixed), and why
+//! option churn=no REASON        a mode that has no meaning here (churn, order, mixed, server), and why
 //! tables                        then event tables and plain views, as SQL
 //! events                        then one event per line: its type and its data; `clock TIME` moves the clock
 //! view NAME                     then its SELECT,
-//! oracle ENGINE                 where another engine or other words are asked: datafusion, duckdb, or none REASON
+//! oracle ENGINE REASON          where another engine or other words are asked: datafusion, duckdb or none; `reasons.rs` has the reasons
 //! ----                          and its rows in any order; `! expression: reason` × n are failing rows
 //! refused                       then a statement,
 //! ----                          and what its refusal says
@@ -19,6 +19,8 @@ use heliostat::model::Tick;
 use heliostat::model::event::NewEvent;
 use heliostat::plan::diagnostic::SourceFile;
 use heliostat::plan::{QuerySet, plan_files};
+
+use super::reasons;
 
 /// When the clock of every file starts: 2000-01-01T00:00:00Z, in ms since the epoch.
 pub const CLOCK_START: Tick = 946_684_800_000;
@@ -57,13 +59,15 @@ pub struct View {
 pub enum Engine {
     DataFusion,
     DuckDb,
-    /// Nobody but the file: the reason stands there.
+    /// Nobody but the file.
     Nobody,
 }
 
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub engine: Engine,
+    /// Why it is not DataFusion.
+    pub reason: Option<&'static str>,
     /// Other words for the same question.
     pub words: Option<String>,
 }
@@ -125,7 +129,7 @@ impl Script {
             ("option", rest) => {
                 let (mode, reason) =
                     rest.split_once("=no ").ok_or("an option is MODE=no REASON")?;
-                if !["order", "churn", "mixed"].contains(&mode)
+                if !["order", "churn", "mixed", "server"].contains(&mode)
                     || reason.is_empty()
                     || !lines.is_empty()
                 {
@@ -223,21 +227,30 @@ fn view(name: &str, above: &[&str], expected: &[&str]) -> Result<View, String> {
     let at = above.iter().position(|line| line.starts_with("oracle "));
     let (sql, asked) = above.split_at(at.unwrap_or(above.len()));
     let oracle = match asked {
-        [] => Asked { engine: Engine::DataFusion, words: None },
+        [] => Asked { engine: Engine::DataFusion, reason: None, words: None },
         [head, words @ ..] => {
-            let engine = match head.split(' ').nth(1) {
-                Some("datafusion") => Engine::DataFusion,
-                Some("duckdb") => Engine::DuckDb,
-                Some("none") if head.split(' ').count() > 3 => Engine::Nobody,
-                _ => {
-                    return Err(format!(
-                        "{name}: {head}: datafusion, duckdb, or none with its reason"
-                    ));
-                }
-            };
-            Asked { engine, words: (!words.is_empty()).then(|| words.join("\n")) }
+            let (engine, reason) =
+                asked_engine(head).map_err(|e| format!("{name}: {head}: {e}"))?;
+            Asked { engine, reason, words: (!words.is_empty()).then(|| words.join("\n")) }
         }
     };
     let expected = Some(expected.iter().map(ToString::to_string).collect());
     Ok(View { name: name.to_string(), sql: sql.join("\n"), oracle, expected })
+}
+
+/// The engine that `oracle ENGINE REASON` names, and its reason out of the list.
+fn asked_engine(head: &str) -> Result<(Engine, Option<&'static str>), String> {
+    let rest = head.split_once(' ').map_or("", |(_, rest)| rest);
+    let (engine, reason) = rest.split_once(' ').unwrap_or((rest, ""));
+    let engine = match engine {
+        "datafusion" => Engine::DataFusion,
+        "duckdb" => Engine::DuckDb,
+        "none" => Engine::Nobody,
+        _ => return Err("the engine is datafusion, duckdb or none".to_string()),
+    };
+    let known = reasons::of(engine).iter().find(|known| **known == reason).copied();
+    if known.is_none() && (engine != Engine::DataFusion || !reason.is_empty()) {
+        return Err(format!("the reason is one of {:?}", reasons::of(engine)));
+    }
+    Ok((engine, known))
 }

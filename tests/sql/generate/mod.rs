@@ -6,6 +6,9 @@
 
 mod program;
 mod query;
+mod relation;
+mod sources;
+mod windows;
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,6 +16,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::modes::{self, Mode};
+use super::reasons;
 use super::script::Script;
 use program::program;
 
@@ -73,7 +77,9 @@ fn text(script: &Script, why: &str) -> String {
     for view in &script.views {
         let words = view.oracle.words.as_ref().filter(|words| **words != view.sql);
         let words = words.map(|words| format!("{words}\n")).unwrap_or_default();
-        text.push_str(&format!("\nview {}\n{}\noracle duckdb\n{words}----\n", view.name, view.sql));
+        let reason = reasons::RANDOM;
+        let head = format!("view {}\n{}\noracle duckdb {reason}", view.name, view.sql);
+        text.push_str(&format!("\n{head}\n{words}----\n"));
     }
     text
 }

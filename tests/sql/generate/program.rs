@@ -1,6 +1,8 @@
 //! Random event tables, events and views, drawn together so that the views mean something.
 
-use super::query::{Query, Relation};
+use super::query::Query;
+use super::relation::Relation;
+use crate::reasons;
 use crate::rng::Rng;
 use crate::script::{Asked, CLOCK_START, Engine, Script, TimedEvent, View};
 
@@ -12,13 +14,29 @@ pub enum Type {
     Decimal,
     Time,
     Bool,
+    Float,
+    /// A list of integers. It is selected and unnested, and never compared: engines order lists in
+    /// ways of their own.
+    Ints,
+    /// A float that rounding may have touched. It is selected and never compared: what is near in
+    /// two engines may be equal in one of them only.
+    Rounded,
 }
 
-const TYPES: [Type; 5] = [Type::Int, Type::Text, Type::Decimal, Type::Time, Type::Bool];
+/// The types that event tables have.
+const TYPES: [Type; 7] =
+    [Type::Int, Type::Text, Type::Decimal, Type::Time, Type::Bool, Type::Float, Type::Ints];
 /// Times lie in the first milliseconds of the clock, so that conditions on now() change.
 const TIMES: u64 = 60;
+/// The fields of a struct that some tables have.
+const FIELDS: [&str; 2] = ["s['x']", "s['y']"];
 
 impl Type {
+    /// Whether queries may compare, group and order by values of this type.
+    pub fn is_comparable(self) -> bool {
+        !matches!(self, Type::Ints | Type::Rounded)
+    }
+
     fn sql(self) -> &'static str {
         match self {
             Type::Int => "BIGINT",
@@ -26,6 +44,8 @@ impl Type {
             Type::Decimal => "DECIMAL(10,2)",
             Type::Time => "TIMESTAMP(3)",
             Type::Bool => "BOOLEAN",
+            Type::Float | Type::Rounded => "DOUBLE",
+            Type::Ints => "BIGINT[]",
         }
     }
 
@@ -38,6 +58,16 @@ impl Type {
             }
             Type::Time => format!("\"2000-01-01T00:00:00.{:03}Z\"", rng.below(TIMES)),
             Type::Bool => rng.pick(&["true", "false"]).to_string(),
+            Type::Float | Type::Rounded => {
+                rng.pick(&["0.1", "0.2", "-0.3", "2.5", "1e3", "7", "3.3333"]).to_string()
+            }
+            Type::Ints => {
+                let items = (0..rng.below(4)).map(|_| match rng.below(5) {
+                    0 => "null".to_string(),
+                    _ => rng.below(6).to_string(),
+                });
+                format!("[{}]", items.collect::<Vec<_>>().join(","))
+            }
         }
     }
 
@@ -49,6 +79,10 @@ impl Type {
             Type::Decimal => format!("CAST({}.5 AS DECIMAL(10,2))", rng.below(8)),
             Type::Time => format!("TIMESTAMP '2000-01-01 00:00:00.{:03}'", rng.below(TIMES)),
             Type::Bool => rng.pick(&["true", "false"]).to_string(),
+            Type::Float | Type::Rounded => {
+                format!("CAST({} AS DOUBLE)", rng.pick(&["0.1", "0.2", "2.5", "7"]))
+            }
+            Type::Ints => format!("ARRAY[{}, {}]", rng.below(6), rng.below(6)),
         }
     }
 }
@@ -71,9 +105,8 @@ pub fn program(seed: u64) -> Script {
     for number in 0..1 + rng.below(3) {
         let query = Query::random(rng, &relations);
         let name = format!("v{number}");
-        // DuckDB has first_value() as a window function only.
-        let words = Some(query.sql.replace("first_value(", "first("));
-        let oracle = Asked { engine: Engine::DuckDb, words };
+        let words = Some(for_duckdb(&query.sql));
+        let oracle = Asked { engine: Engine::DuckDb, reason: Some(reasons::RANDOM), words };
         views.push(View { name: name.clone(), sql: query.sql, oracle, expected: None });
         relations.push(Relation { name, columns: query.columns });
     }
@@ -88,13 +121,27 @@ pub fn program(seed: u64) -> Script {
     }
 }
 
+/// What DuckDB calls otherwise: `first_value()` is a window function only, `cardinality()` is for maps,
+/// and an ASOF join has its inequality among its conditions.
+fn for_duckdb(sql: &str) -> String {
+    let sql = sql.replace("first_value(", "first(").replace("cardinality(", "len(");
+    match sql.split_once(" MATCH_CONDITION (") {
+        Some((before, after)) => format!("{before} ON {}", after.replacen(") ON ", " AND ", 1)),
+        None => sql,
+    }
+}
+
 fn table(rng: &mut Rng, name: &str, upsert: bool) -> (Relation, String) {
     let mut columns = vec![("k".to_string(), Type::Int), ("n".to_string(), Type::Int)];
     for at in 0..1 + rng.below(4) {
-        columns.push((format!("c{at}"), TYPES[rng.below(5) as usize]));
+        columns.push((format!("c{at}"), TYPES[rng.below(TYPES.len() as u64) as usize]));
     }
     let mut declared: Vec<String> =
         columns.iter().map(|(name, t)| format!("{name} {}", t.sql())).collect();
+    if rng.one_in(4) {
+        declared.push("s STRUCT<x BIGINT, y BIGINT>".to_string());
+        columns.extend(FIELDS.map(|name| (name.to_string(), Type::Int)));
+    }
     let mut options = format!("event_type = '{name}'");
     if upsert {
         declared.extend(["gone BOOLEAN".to_string(), "PRIMARY KEY (k)".to_string()]);
@@ -106,7 +153,11 @@ fn table(rng: &mut Rng, name: &str, upsert: bool) -> (Relation, String) {
 
 fn event(rng: &mut Rng, table: &Relation, upsert: bool, tick: u64) -> TimedEvent {
     let mut members: Vec<String> = Vec::new();
-    for (name, t) in &table.columns {
+    if table.columns.iter().any(|(name, _)| name == FIELDS[0]) && !rng.one_in(6) {
+        let (x, y) = (Type::Int.json(rng), rng.pick(&["null", "1", "2"]));
+        members.push(format!("\"s\":{{\"x\":{x},\"y\":{y}}}"));
+    }
+    for (name, t) in table.columns.iter().filter(|(name, _)| !FIELDS.contains(&name.as_str())) {
         let is_key = upsert && name == "k";
         let value = if !is_key && rng.one_in(8) { "null".to_string() } else { t.json(rng) };
         members.push(format!("\"{name}\":{value}"));

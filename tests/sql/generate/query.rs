@@ -2,14 +2,8 @@
 //! orders by all columns, so that what is tied is equal.
 
 use super::program::Type;
+use super::relation::Relation;
 use crate::rng::Rng;
-
-/// Something to select from.
-#[derive(Clone)]
-pub struct Relation {
-    pub name: String,
-    pub columns: Vec<(String, Type)>,
-}
 
 /// A query and the columns that it has.
 pub struct Query {
@@ -17,55 +11,27 @@ pub struct Query {
     pub columns: Vec<(String, Type)>,
 }
 
-impl Relation {
-    fn as_alias(&self, alias: &str) -> Relation {
-        let columns =
-            self.columns.iter().map(|(name, t)| (format!("{alias}.{name}"), *t)).collect();
-        Relation { name: format!("{} {alias}", self.name), columns }
-    }
-
-    fn of(&self, wanted: Type) -> Vec<&str> {
-        self.columns.iter().filter(|(_, t)| *t == wanted).map(|(n, _)| n.as_str()).collect()
-    }
-
-    fn any(&self, rng: &mut Rng) -> (String, Type) {
-        self.columns[rng.below(self.columns.len() as u64) as usize].clone()
-    }
-
-    /// A column of integers, or a constant where there is none.
-    fn int(&self, rng: &mut Rng) -> String {
-        match self.of(Type::Int) {
-            none if none.is_empty() => format!("CAST({} AS BIGINT)", rng.below(6)),
-            some => rng.pick(&some).to_string(),
-        }
-    }
-
-    fn all(&self) -> String {
-        self.columns.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
-    }
-}
-
 /// The items of a SELECT, named x0, x1, …
 #[derive(Default)]
-struct Items {
+pub struct Items {
     texts: Vec<String>,
-    columns: Vec<(String, Type)>,
+    pub columns: Vec<(String, Type)>,
 }
 
 impl Items {
-    fn add(&mut self, (text, t): (String, Type)) {
+    pub fn add(&mut self, (text, t): (String, Type)) {
         let name = format!("x{}", self.texts.len());
         self.texts.push(format!("{text} AS {name}"));
         self.columns.push((name, t));
     }
 
-    fn query(self, rest: String) -> Query {
+    pub fn query(self, rest: String) -> Query {
         Query { sql: format!("SELECT {} {rest}", self.texts.join(", ")), columns: self.columns }
     }
 }
 
-struct Writer<'a> {
-    rng: &'a mut Rng,
+pub struct Writer<'a> {
+    pub rng: &'a mut Rng,
     relations: &'a [Relation],
 }
 
@@ -77,7 +43,7 @@ impl Query {
 }
 
 impl Writer<'_> {
-    fn relation(&mut self, alias: &str) -> Relation {
+    pub fn relation(&mut self, alias: &str) -> Relation {
         self.relations[self.rng.below(self.relations.len() as u64) as usize].as_alias(alias)
     }
 
@@ -98,6 +64,7 @@ impl Writer<'_> {
             11 => self.lateral(&rows, &from),
             _ => {
                 let mut items = self.some_columns(&rows);
+                items.add(rows.any_at_all(self.rng));
                 if self.rng.one_in(2) {
                     items.add(self.value(&rows));
                 }
@@ -106,25 +73,7 @@ impl Writer<'_> {
         }
     }
 
-    fn source(&mut self) -> (String, Relation) {
-        let first = self.relation("a");
-        if self.rng.one_in(2) {
-            return (first.name.clone(), first);
-        }
-        let second = self.relation("b");
-        let join = self.rng.pick(&["JOIN", "JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"]);
-        let (left, right) = (first.int(self.rng), second.int(self.rng));
-        let mut on = format!("{left} = {right}");
-        if self.rng.one_in(3) && join != "FULL JOIN" {
-            let than = self.rng.pick(&["<", ">=", "<>"]);
-            on.push_str(&format!(" AND {} {than} {}", first.int(self.rng), second.int(self.rng)));
-        }
-        let text = format!("{} {join} {} ON {on}", first.name, second.name);
-        let columns = first.columns.into_iter().chain(second.columns).collect();
-        (text, Relation { name: String::new(), columns })
-    }
-
-    fn filter(&mut self, rows: &Relation) -> String {
+    pub fn filter(&mut self, rows: &Relation) -> String {
         match self.rng.below(5) {
             0 | 1 => String::new(),
             2 | 3 => format!(" WHERE {}", self.condition(rows)),
@@ -132,7 +81,7 @@ impl Writer<'_> {
         }
     }
 
-    fn comparison(&mut self, rows: &Relation) -> String {
+    pub fn comparison(&mut self, rows: &Relation) -> String {
         let (name, t) = rows.any(self.rng);
         match self.rng.below(6) {
             0 => format!("{name} IS {}NULL", self.rng.pick(&["", "NOT "])),
@@ -140,7 +89,10 @@ impl Writer<'_> {
                 format!("{name} IN ({}, {})", t.literal(self.rng), t.literal(self.rng))
             }
             2 => {
-                let other = self.rng.pick(&rows.of(t)).to_string();
+                let other = match rows.of(t) {
+                    none if none.is_empty() => t.literal(self.rng),
+                    some => self.rng.pick(&some).to_string(),
+                };
                 format!("{name} {} {other}", self.rng.pick(&["=", "<>", "<", ">="]))
             }
             _ => {
@@ -203,7 +155,7 @@ impl Writer<'_> {
     /// An expression that is not a column alone.
     fn value(&mut self, rows: &Relation) -> (String, Type) {
         let (name, t) = rows.any(self.rng);
-        match self.rng.below(5) {
+        match self.rng.below(10) {
             0 => (format!("coalesce({name}, {})", t.literal(self.rng)), t),
             1 => {
                 let condition = self.comparison(rows);
@@ -221,12 +173,61 @@ impl Writer<'_> {
                 );
                 (text, Type::Int)
             }
-            3 => (format!("{} + {}", rows.int(self.rng), rows.int(self.rng)), Type::Int),
+            3 => {
+                let inner = self.relation("i");
+                let (value, key, all) = (inner.int(self.rng), inner.int(self.rng), inner.all());
+                let (outer, order) = (rows.int(self.rng), self.rng.pick(&["", " DESC"]));
+                let text = format!(
+                    "(SELECT {value} FROM {} WHERE {key} = {outer} ORDER BY {value}{order}, {all} LIMIT 1)",
+                    inner.name
+                );
+                (text, Type::Int)
+            }
+            4 | 5 => self.of_list(rows),
+            6 | 7 => self.mixed(rows),
+            8 => (format!("{} + {}", rows.int(self.rng), rows.int(self.rng)), Type::Int),
             _ => (self.comparison(rows), Type::Bool),
         }
     }
 
-    fn some_columns(&mut self, rows: &Relation) -> Items {
+    /// An expression over a list.
+    fn of_list(&mut self, rows: &Relation) -> (String, Type) {
+        let lists = rows.of(Type::Ints);
+        let list = match lists.is_empty() {
+            true => format!("ARRAY[{}, {}]", rows.int(self.rng), rows.int(self.rng)),
+            false => self.rng.pick(&lists).to_string(),
+        };
+        match self.rng.below(4) {
+            0 => (format!("{list}[{}]", 1 + self.rng.below(3)), Type::Int),
+            1 => (format!("CAST(cardinality({list}) AS BIGINT)"), Type::Int),
+            2 => (format!("array_to_string({list}, '-')"), Type::Text),
+            _ => (list, Type::Ints),
+        }
+    }
+
+    /// Values of two types in one place.
+    fn mixed(&mut self, rows: &Relation) -> (String, Type) {
+        let (condition, int) = (self.comparison(rows), rows.int(self.rng));
+        let decimal = match rows.of(Type::Decimal) {
+            none if none.is_empty() => Type::Decimal.literal(self.rng),
+            some => self.rng.pick(&some).to_string(),
+        };
+        match self.rng.below(4) {
+            0 => (format!("CASE WHEN {condition} THEN {int} ELSE {decimal} END"), Type::Decimal),
+            1 => (format!("coalesce({decimal}, {int})"), Type::Decimal),
+            2 => {
+                let text =
+                    format!("CASE WHEN {condition} THEN CAST({int} AS DOUBLE) ELSE {int} END");
+                (text, Type::Float)
+            }
+            _ => {
+                let text = format!("CASE WHEN {condition} THEN CAST({int} AS TEXT) ELSE 'z' END");
+                (text, Type::Text)
+            }
+        }
+    }
+
+    pub fn some_columns(&mut self, rows: &Relation) -> Items {
         let mut items = Items::default();
         for _ in 0..1 + self.rng.below(3) {
             items.add(rows.any(self.rng));
@@ -271,15 +272,26 @@ impl Writer<'_> {
         let distinct = self.rng.pick(&["", "", "DISTINCT "]);
         let (call, t) = match (self.rng.below(7), t) {
             (0, _) => ("count(*)".to_string(), Type::Int),
-            (1, _) => (format!("count({distinct}{name})"), Type::Int),
+            (1, Type::Text | Type::Decimal | Type::Time | Type::Float) => {
+                (format!("count({distinct}{name})"), Type::Int)
+            }
+            (1, Type::Int) => (format!("avg({distinct}{name})"), Type::Rounded),
             (2 | 3, Type::Int) => (format!("CAST(sum({distinct}{name}) AS BIGINT)"), Type::Int),
             (2 | 3, Type::Decimal) => (format!("sum({distinct}{name})"), Type::Decimal),
+            (2..=4, Type::Float) => {
+                let call = self.rng.pick(&["sum", "avg"]);
+                (format!("{call}({distinct}{name})"), Type::Rounded)
+            }
             (4, Type::Text) => (format!("string_agg({name}, ',' ORDER BY {name})"), Type::Text),
             (4, Type::Int) => {
                 let call = self.rng.pick(&["bit_and", "bit_or", "bit_xor"]);
                 (format!("{call}({name})"), Type::Int)
             }
             (_, Type::Bool) => (format!("{}({name})", self.rng.pick(&["bool_or", "bool_and"])), t),
+            (4, Type::Decimal) => {
+                let int = rows.int(self.rng);
+                (format!("array_agg({int} ORDER BY {int})"), Type::Ints)
+            }
             (5, _) => (format!("first_value({name} ORDER BY {name}, {})", rows.all()), t),
             (6, _) => (format!("max({name})"), t),
             _ => (format!("min({name})"), t),
@@ -296,75 +308,25 @@ impl Writer<'_> {
         }
     }
 
-    fn windows(&mut self, rows: &Relation, rest: &str) -> Query {
-        let mut items = self.some_columns(rows);
-        // One order for all of them: which of two equal rows has which value in one order and which
-        // in another is not fixed.
-        let (partition, by) = (rows.any(self.rng).0, rows.any(self.rng).0);
-        let direction = self.rng.pick(&["", " DESC", " NULLS FIRST", " DESC NULLS LAST"]);
-        let peers = format!("PARTITION BY {partition} ORDER BY {by}{direction}");
-        for _ in 0..1 + self.rng.below(2) {
-            items.add((self.window(rows, &peers), Type::Int));
-        }
-        items.query(rest.to_string())
-    }
-
-    fn window(&mut self, rows: &Relation, peers: &str) -> String {
-        let argument = rows.int(self.rng);
-        let over = format!("{peers}, {}", rows.all());
-        let (from, to) = (self.rng.below(3), self.rng.below(3));
-        match self.rng.below(10) {
-            0 => format!("row_number() OVER ({over})"),
-            1 => format!("rank() OVER ({peers})"),
-            2 => format!("dense_rank() OVER ({peers})"),
-            3 => format!("lag({argument}) OVER ({over})"),
-            4 => format!("lead({argument}, 2, -1) OVER ({over})"),
-            5 => format!(
-                "CAST(sum({argument}) OVER ({over} ROWS BETWEEN {from} PRECEDING AND {to} FOLLOWING) AS BIGINT)"
-            ),
-            6 => format!("count({argument}) OVER ({peers})"),
-            7 => format!(
-                "min({argument}) OVER ({peers} GROUPS BETWEEN {from} PRECEDING AND {to} FOLLOWING)"
-            ),
-            8 => format!("ntile(3) OVER ({over})"),
-            _ => format!(
-                "max({argument}) OVER ({over} ROWS BETWEEN UNBOUNDED PRECEDING AND {to} FOLLOWING)"
-            ),
-        }
-    }
-
-    fn limited(&mut self, rows: &Relation, rest: &str) -> Query {
-        let mut items = Items::default();
-        rows.columns.iter().for_each(|column| items.add(column.clone()));
-        let mut order: Vec<String> = (1..=rows.columns.len()).map(|n| n.to_string()).collect();
-        order[0].push_str(self.rng.pick(&["", " DESC", " NULLS FIRST", " DESC NULLS LAST"]));
-        let offset = self.rng.pick(&["", "", " OFFSET 2"]);
-        let limit = 1 + self.rng.below(6);
-        items.query(format!("{rest} ORDER BY {} LIMIT {limit}{offset}", order.join(", ")))
-    }
-
-    /// The first rows of each partition.
-    fn best(&mut self, rows: &Relation, rest: &str) -> Query {
-        let mut items = self.some_columns(rows);
-        let over = format!("PARTITION BY {} ORDER BY {}", rows.any(self.rng).0, rows.all());
-        items.add((format!("row_number() OVER ({over})"), Type::Int));
-        let columns = items.columns.clone();
-        let (last, _) = columns[columns.len() - 1].clone();
-        let inner = items.query(rest.to_string()).sql;
-        let sql = format!("SELECT * FROM ({inner}) AS q WHERE {last} <= {}", 1 + self.rng.below(3));
-        Query { sql, columns }
-    }
-
     fn set_operation(&mut self, rows: &Relation, rest: &str) -> Query {
         let operations =
             ["UNION", "UNION ALL", "INTERSECT", "EXCEPT", "INTERSECT ALL", "EXCEPT ALL"];
         let operation = self.rng.pick(&operations);
-        let mut items = Items::default();
-        items.add((rows.int(self.rng), Type::Int));
         let other = self.relation("d");
-        let value = other.int(self.rng);
+        let (mut items, mut others) = (Items::default(), Items::default());
+        for _ in 0..1 + self.rng.below(2) {
+            let (name, t) = rows.any(self.rng);
+            let (theirs, t) = match (other.of(t), t) {
+                (none, Type::Decimal | Type::Float) if none.is_empty() => (other.int(self.rng), t),
+                (none, _) if none.is_empty() => (t.literal(self.rng), t),
+                (some, _) => (self.rng.pick(&some).to_string(), t),
+            };
+            items.add((name, t));
+            others.add((theirs, t));
+        }
         let filter = self.filter(&other);
-        items.query(format!("{rest} {operation} SELECT {value} FROM {}{filter}", other.name))
+        let others = others.query(format!("FROM {}{filter}", other.name)).sql;
+        items.query(format!("{rest} {operation} {others}"))
     }
 
     fn lateral(&mut self, rows: &Relation, from: &str) -> Query {

@@ -1,0 +1,39 @@
+//! Why a view's rows are not DataFusion's: every reason there is. A file gives one of these, and one
+//! that no file gives has to go.
+
+use super::script::Engine;
+
+/// The reason of random programs: one engine answers all of them, in a process of its own.
+pub const RANDOM: &str = "the program is random";
+
+/// DuckDB answers instead.
+const OF_DUCKDB: &[&str] = &[
+    RANDOM,
+    "datafusion does not decorrelate this",
+    "datafusion has no ordinality",
+    "datafusion cannot name a recursion twice",
+    "datafusion leaves DISTINCT out of bit_xor",
+];
+
+/// Only the file knows.
+const OF_NOBODY: &[&str] = &[
+    "batch engines fail as a whole where a row fails",
+    "batch engines have no rows that only some queries can read",
+    "engines approximate in an order of their own",
+    "no engine has these JSON operators",
+];
+
+/// What can be given for an engine.
+pub fn of(engine: Engine) -> &'static [&'static str] {
+    match engine {
+        Engine::DataFusion => &[],
+        Engine::DuckDb => OF_DUCKDB,
+        Engine::Nobody => OF_NOBODY,
+    }
+}
+
+/// Reasons that are in the list, and in no file.
+pub fn unused(given: &[&str]) -> Vec<&'static str> {
+    let listed = OF_DUCKDB.iter().chain(OF_NOBODY).copied();
+    listed.filter(|reason| *reason != RANDOM && !given.contains(reason)).collect()
+}
