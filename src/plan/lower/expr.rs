@@ -9,11 +9,12 @@ use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode, Tre
 use datafusion_common::{DFSchema, ScalarValue};
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion_expr::{Expr, Volatility};
+use datafusion_expr::{Expr, ExprSchemable, Volatility};
 use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 
 use super::{LowerError, Result, refuse, temporal};
+use crate::model::schema::{SqlField, SqlType};
 use crate::plan::ir::Scalar;
 
 /// Binds expressions to the columns of an input.
@@ -34,12 +35,28 @@ impl ExprPlanner {
     pub fn scalar(&self, expr: &Expr, schema: &DFSchema) -> Result<Scalar> {
         refuse_unrepeatable(expr)?;
         let physical = create_physical_expr(expr, schema, &self.props, &self.context)?;
-        let text = match expr {
-            Expr::Alias(alias) => alias.expr.human_display().to_string(),
-            other => other.human_display().to_string(),
+        let bare = match expr {
+            Expr::Alias(alias) => alias.expr.as_ref(),
+            other => other,
         };
+        let text = text(bare, schema)?;
         Ok(Scalar { expr: checked(physical)?, text: text.into() })
     }
+}
+
+/// The expression as people write it. A cast of a text is written out, because it can fail; others
+/// are mostly the planner's own, and left out.
+fn text(expr: &Expr, schema: &DFSchema) -> Result<String> {
+    let written = expr.clone().transform_up(|expr| {
+        let Expr::Cast(cast) = &expr else { return Ok(Transformed::no(expr)) };
+        let to = SqlField::from_arrow(&cast.field).map_or(SqlType::Text, |field| field.sql_type);
+        if to == SqlType::Text || !cast.expr.get_type(schema).is_ok_and(|from| from.is_string()) {
+            return Ok(Transformed::no(expr));
+        }
+        let call = format!("CAST({} AS {to})", cast.expr.human_display());
+        Ok(Transformed::yes(Expr::Column(datafusion_common::Column::new_unqualified(call))))
+    })?;
+    Ok(written.data.human_display().to_string())
 }
 
 /// Refuses what does not give the same result for the same row at any time.
