@@ -2,7 +2,7 @@
 //! afterwards are the rows that the same events make in process.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arrow::datatypes::DataType;
 use heliostat::engine::local::LocalRun;
@@ -19,6 +19,8 @@ use super::script::{Script, TimedEvent};
 
 /// How many servers run at a time.
 const SERVERS: usize = 2;
+/// How long a view may take to show what was posted.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How many events a request has.
 const EVENTS_PER_REQUEST: usize = 20;
 
@@ -99,14 +101,12 @@ fn envelope(event: &TimedEvent, n: usize) -> Value {
 /// A view's rows as of this position.
 async fn rows(server: &Server, schema: &ViewSchema, position: usize) -> Rows {
     let name = &schema.name;
-    let path = format!("/v1/views/{name}/rows?min_position={position}&timeout=30s&limit=10000");
+    let path = format!("/v1/views/{name}/rows?min_position={position}&timeout=10s&limit=10000");
+    let end = Instant::now() + PATIENCE;
     let mut answer = server.get(&path).await;
-    for _ in 0..1000 {
-        // A view that is still being read from the log says so at once.
-        if answer["rows"].is_array() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    // A view that is still being read from the log says so at once.
+    while !answer["rows"].is_array() && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
         answer = server.get(&path).await;
     }
     assert!(answer["rows"].is_array(), "{name}: {answer}");
