@@ -10,7 +10,8 @@ use differential_dataflow::trace::implementations::ord_neu::{
 };
 use serde::{Deserialize, Serialize};
 use timely::dataflow::Stream;
-use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::vec::Broadcast;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::accumulator::Accumulator;
@@ -55,18 +56,46 @@ pub type RowTrace = TraceAgent<OrdValSpine<Key, Row, Tick, i64>>;
 /// Groups by key.
 pub type GroupTrace = TraceAgent<OrdKeySpine<Key, Tick, Accumulator>>;
 
+/// On which worker a row is arranged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Placement {
+    /// On that of its key.
+    ByKey,
+    /// On any one: rows that share one key are spread over all workers.
+    Spread,
+    /// On each of them.
+    Everywhere,
+}
+
 /// Sends rows to the worker of their key and arranges them there.
 pub fn arrange_rows<'scope>(
     stream: Stream<'scope, Tick, Vec<KeyedUpdate>>,
     name: &str,
 ) -> Arranged<'scope, RowTrace> {
-    let exchange = Exchange::new(|update: &KeyedUpdate| update.0.0.hash);
-    arrange_core::<_, _, OrdValBatcher<Key, Row, Tick, i64>, _>(
-        stream,
-        exchange,
-        name,
-        OrdValBatcher::new,
-    )
+    arrange_placed(stream, name, Placement::ByKey)
+}
+
+/// Sends rows to their workers and arranges them there.
+pub fn arrange_placed<'scope>(
+    stream: Stream<'scope, Tick, Vec<KeyedUpdate>>,
+    name: &str,
+    placement: Placement,
+) -> Arranged<'scope, RowTrace> {
+    type Batcher = OrdValBatcher<Key, Row, Tick, i64>;
+    match placement {
+        Placement::ByKey => {
+            let exchange = Exchange::new(|update: &KeyedUpdate| update.0.0.hash);
+            arrange_core::<_, _, Batcher, _>(stream, exchange, name, OrdValBatcher::new)
+        }
+        Placement::Spread => {
+            let exchange = Exchange::new(|update: &KeyedUpdate| xxh3_64(&update.0.1));
+            arrange_core::<_, _, Batcher, _>(stream, exchange, name, OrdValBatcher::new)
+        }
+        Placement::Everywhere => {
+            let stream = stream.broadcast();
+            arrange_core::<_, _, Batcher, _>(stream, Pipeline, name, OrdValBatcher::new)
+        }
+    }
 }
 
 /// Sends groups to the worker of their key and arranges them there.

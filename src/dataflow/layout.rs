@@ -78,20 +78,30 @@ impl RowLayout {
         skip_null_keys: bool,
         out: &mut Vec<KeyedUpdate>,
     ) -> Result<(), ArrowError> {
+        out.reserve(delta.len());
+        self.encode_each(delta, skip_null_keys, |index, key, value| {
+            out.push(((key, value), delta.tick, delta.diffs[index]));
+        })
+    }
+
+    /// Hands on each of a delta's rows with its index.
+    pub fn encode_each(
+        &self,
+        delta: &Delta,
+        skip_null_keys: bool,
+        mut give: impl FnMut(usize, Key, Row),
+    ) -> Result<(), ArrowError> {
         let select = |columns: &[usize]| -> Vec<ArrayRef> {
             columns.iter().map(|c| Arc::clone(delta.rows.column(*c))).collect()
         };
         let key_arrays = select(&self.key_columns);
         let keys = self.key.encode(&key_arrays, delta.len())?;
         let values = self.value.encode(&select(&self.value_columns), delta.len())?;
-        out.reserve(delta.len());
         for index in 0..delta.len() {
             if skip_null_keys && key_arrays.iter().any(|a| a.is_null(index)) {
                 continue;
             }
-            let key = Key::new(keys.bytes(index));
-            let value = Row::from_slice(values.bytes(index));
-            out.push(((key, value), delta.tick, delta.diffs[index]));
+            give(index, Key::new(keys.bytes(index)), Row::from_slice(values.bytes(index)));
         }
         Ok(())
     }

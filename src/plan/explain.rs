@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use super::ir::{Aggregate, JoinKeys, Node, NodeId, Op, OrderColumn, Plan, Scalar};
+use super::ir::{
+    Aggregate, DeltaPath, JoinKeys, Lookup, Node, NodeId, Op, OrderColumn, Plan, Reach, Scalar,
+    WindowFunction,
+};
 use super::view::ViewPlan;
 use crate::model::source::SourceColumn;
 
@@ -69,9 +72,30 @@ impl Explain<'_> {
             Op::Join { left, right, on } => {
                 format!("Join {} (state: both inputs)", self.on(*left, *right, on))
             }
+            Op::DeltaJoin { inputs, paths } => {
+                let lookup = |l: &Lookup| {
+                    format!("{} by [{}]", l.input + 1, self.columns(inputs[l.input], &l.on.right))
+                };
+                let path = |(number, path): (usize, &DeltaPath)| {
+                    let lookups: Vec<String> = path.lookups.iter().map(lookup).collect();
+                    format!("{} finds {}", number + 1, lookups.join(", "))
+                };
+                let paths: Vec<String> = paths.iter().enumerate().map(path).collect();
+                format!("DeltaJoin {} (state: the inputs)", paths.join("; "))
+            }
             Op::SemiJoin { left, right, on, anti } => {
                 let name = if *anti { "AntiJoin" } else { "SemiJoin" };
                 format!("{name} {} (state: both inputs)", self.on(*left, *right, on))
+            }
+            Op::Nearest { left, right, on, at, order, strict, outer } => {
+                let name = if *outer { "NearestOrNone" } else { "Nearest" };
+                let strict = if *strict { ", not the same" } else { "" };
+                format!(
+                    "{name} {} to {} order [{}]{strict} (state: both inputs)",
+                    self.on(*left, *right, on),
+                    self.columns(*left, &[*at]),
+                    self.order(*right, order)
+                )
             }
             Op::Reduce { input, key, aggregates } if aggregates.is_empty() => {
                 format!("Distinct [{}] (state: one count per row)", self.columns(*input, key))
@@ -103,8 +127,15 @@ impl Explain<'_> {
             }
             Op::Window { input, key, order, functions } => {
                 let (key, order) = (self.columns(*input, key), self.order(*input, order));
+                let whole = |f: &WindowFunction| matches!(f.reach, Reach::Partition);
+                let growing = |f: &WindowFunction| matches!(f.reach, Reach::Before { .. });
+                let cost = match functions {
+                    all if all.iter().any(whole) => "its partition",
+                    some if some.iter().any(growing) => "what is behind it",
+                    _ => "what is near it",
+                };
                 format!(
-                    "Window by [{key}] order [{order}] {functions:?} (state: the input; a change costs its partition)"
+                    "Window by [{key}] order [{order}] {functions:?} (state: the input; a change costs {cost})"
                 )
             }
             Op::AssertKey { input, key } => {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
+use datafusion_common::ScalarValue;
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion_physical_expr::window::WindowExpr;
@@ -77,8 +78,24 @@ pub enum Op {
     Unnest { input: NodeId, array: Scalar, outer: bool, ordinality: bool },
     /// Pairs of rows with equal keys: the left columns, then the right ones.
     Join { left: NodeId, right: NodeId, on: JoinKeys },
+    /// Rows of all inputs with equal keys side by side. Nothing is kept but the inputs: what changes in
+    /// one of them looks up the others by its path.
+    DeltaJoin { inputs: Vec<NodeId>, paths: Vec<DeltaPath> },
     /// The left rows for which there is a right row with an equal key, or none if `anti`.
     SemiJoin { left: NodeId, right: NodeId, on: JoinKeys, anti: bool },
+    /// Each left row beside the right row that is nearest to it, of those with an equal key: that
+    /// comes first in `order`, of which the first column is compared with the left row's `at`.
+    Nearest {
+        left: NodeId,
+        right: NodeId,
+        on: JoinKeys,
+        at: usize,
+        order: Vec<OrderColumn>,
+        /// Right rows at the same place do not count.
+        strict: bool,
+        /// Left rows without a right one are beside NULLs.
+        outer: bool,
+    },
     /// One row per key: its columns, then the aggregates. No aggregates: DISTINCT.
     Reduce { input: NodeId, key: Vec<usize>, aggregates: Vec<Aggregate> },
     /// Of each group the rows `offset .. offset + limit` in order; ties go by the whole row.
@@ -150,11 +167,11 @@ impl Op {
             | Op::Recompute { input, .. }
             | Op::Window { input, .. }
             | Op::AssertKey { input, .. } => vec![input],
-            Op::Join { left, right, .. } | Op::SemiJoin { left, right, .. } => {
-                vec![left, right]
-            }
+            Op::Join { left, right, .. }
+            | Op::SemiJoin { left, right, .. }
+            | Op::Nearest { left, right, .. } => vec![left, right],
             Op::Recursion { base, outer, .. } => [base].into_iter().chain(outer).collect(),
-            Op::Union { inputs } => inputs.iter_mut().collect(),
+            Op::Union { inputs } | Op::DeltaJoin { inputs, .. } => inputs.iter_mut().collect(),
         }
     }
 }
@@ -186,6 +203,22 @@ pub struct JoinKeys {
     pub right: Vec<usize>,
     /// NULL equals NULL (as in set operations); otherwise a row with a NULL key matches nothing.
     pub nulls_equal: bool,
+}
+
+/// How the changes of one input of a delta join find the rows of the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeltaPath {
+    pub lookups: Vec<Lookup>,
+    /// The output's columns: places in the input's row with those looked up behind it.
+    pub output: Vec<usize>,
+}
+
+/// A step of a path: which input is looked up, by which columns of the row so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lookup {
+    /// The number of the input.
+    pub input: usize,
+    pub on: JoinKeys,
 }
 
 /// A column to order by.
@@ -224,16 +257,14 @@ impl fmt::Debug for GeneralAggregate {
 #[derive(Clone)]
 pub struct WindowFunction {
     pub evaluation: WindowEvaluation,
+    pub reach: Reach,
     pub text: Arc<str>,
 }
 
 impl PartialEq for WindowFunction {
     /// Only copies of one function are known to be equal.
     fn eq(&self, other: &Self) -> bool {
-        match (&self.evaluation, &other.evaluation) {
-            (WindowEvaluation::Whole(a), WindowEvaluation::Whole(b)) => Arc::ptr_eq(a, b),
-            _ => false,
-        }
+        Arc::ptr_eq(&self.text, &other.text)
     }
 }
 
@@ -249,11 +280,54 @@ pub enum WindowEvaluation {
     /// As DataFusion does it.
     Whole(Arc<dyn WindowExpr>),
     /// An aggregate of each row's frame by itself: nothing is ever taken out of a sum.
-    EachFrame {
-        aggregate: Arc<AggregateFunctionExpr>,
-        frame: Arc<dyn WindowExpr>,
-        filter: Option<Scalar>,
-    },
+    EachFrame(FrameAggregate),
+    /// An aggregate of frames that begin at the partition's start: goes on from what the rows before
+    /// came to.
+    Growing(FrameAggregate),
+    /// A number that counts what is before a row.
+    Rank(Rank, Arc<dyn WindowExpr>),
+    /// The value of the partition's `n`-th row (from 1), where frames begin at the partition's start.
+    Nth { n: u64, expr: Arc<dyn WindowExpr> },
+}
+
+/// What a rank counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    /// Rows, whether peers or not, or rows before the first peer.
+    Rows,
+    /// Sets of peers.
+    Peers,
+}
+
+/// An aggregate over frames.
+#[derive(Clone)]
+pub struct FrameAggregate {
+    pub aggregate: Arc<AggregateFunctionExpr>,
+    pub frame: Arc<dyn WindowExpr>,
+    /// Only rows for which this is true.
+    pub filter: Option<Scalar>,
+}
+
+/// Of which rows of its partition a function's value for a row depends.
+#[derive(Clone, Debug)]
+pub enum Reach {
+    /// All of them.
+    Partition,
+    /// Those near the row.
+    Near { before: Extent, after: Extent },
+    /// All before it, in a form that can be gone on from, and those near behind it.
+    Before { after: Extent },
+}
+
+/// How far from a row.
+#[derive(Clone, Debug)]
+pub enum Extent {
+    /// So many rows, whether peers or not.
+    Rows(u64),
+    /// The peers of the row and so many sets of peers further on.
+    Peers(u64),
+    /// Rows whose ordering column differs by no more than this.
+    Value(ScalarValue),
 }
 
 /// An aggregate over one column. NULLs never count; a FILTER has become NULLs in the column.

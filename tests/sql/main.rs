@@ -8,6 +8,7 @@ mod cells;
 mod common;
 mod duckdb;
 mod generate;
+mod long;
 mod modes;
 mod oracle;
 mod reasons;

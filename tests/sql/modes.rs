@@ -38,6 +38,8 @@ enum Way {
     /// The values of a type's events change places among them, so that only the oracle knows the
     /// rows; compared at every tick.
     Mixed,
+    /// The events of each tick together, compared at every tick.
+    InSteps,
     /// A durable log, a crash after half of the events, and the log read anew.
     Restart,
 }
@@ -61,6 +63,10 @@ impl Mode {
 
     pub fn mixed(seed: u64) -> Mode {
         Mode { way: Way::Mixed, workers: 1 + seed as usize % 3, seed }
+    }
+
+    pub fn in_steps(workers: usize) -> Mode {
+        Mode { way: Way::InSteps, workers, seed: 1 }
     }
 
     pub fn restart(workers: usize) -> Mode {
@@ -122,6 +128,7 @@ pub fn run(script: &Script, mode: &Mode) -> Vec<String> {
                 Way::Mixed => {
                     scatter(numbered(&mixed(&script.events, &mut rng)), script.end, &mut rng)
                 }
+                Way::InSteps => by_tick(script),
                 Way::AnyOrder => scatter(shuffled(script, &plain, &mut rng), script.end, &mut rng),
                 _ => one_by_one(script),
             };
@@ -216,7 +223,7 @@ fn failure_lines(run: &LocalRun, view: usize) -> Vec<String> {
 
 fn straight(check: &mut Check<'_>, steps: Vec<Step>, mode: &Mode, rng: &mut Rng) {
     let mut run = LocalRun::start(&check.set.views, mode.workers).unwrap();
-    let every = matches!(mode.way, Way::AnyOrder | Way::Churn | Way::Mixed);
+    let every = matches!(mode.way, Way::AnyOrder | Way::Churn | Way::Mixed | Way::InSteps);
     if every {
         check.feed(&mut run, Step { tick: CLOCK_START, groups: Vec::new() });
         check.with_oracle(&run, CLOCK_START);
@@ -317,6 +324,18 @@ fn mixed(events: &[TimedEvent], rng: &mut Rng) -> Vec<TimedEvent> {
         TimedEvent { data: Value::Object(data).to_string(), ..event.clone() }
     };
     events.iter().map(mix).collect()
+}
+
+fn by_tick(script: &Script) -> Vec<Step> {
+    let events: Vec<(Tick, NewEvent)> =
+        script.events.iter().enumerate().map(|(n, e)| (e.tick, e.to_event(n))).collect();
+    let ticks = events.chunk_by(|a, b| a.0 == b.0);
+    ticks
+        .map(|events| {
+            let group = events.iter().map(|(_, event)| event.clone()).collect();
+            Step { tick: events[0].0, groups: vec![group] }
+        })
+        .collect()
 }
 
 fn one_by_one(script: &Script) -> Vec<Step> {

@@ -13,7 +13,7 @@ use timely::dataflow::operators::core::Concat;
 use timely::dataflow::operators::generic::Operator;
 
 use super::{Deltas, Renderer, map, sound};
-use crate::dataflow::arrange::{RowTrace, arrange_rows};
+use crate::dataflow::arrange::{Placement, RowTrace, arrange_placed};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
@@ -21,26 +21,40 @@ use crate::model::row::Row;
 use crate::plan::ir::{JoinKeys, NodeId};
 
 /// A pair of rows with one key: key, left value, right value.
-type Pair = ((Row, Row, Row), Tick, i64);
+pub type Pair = ((Row, Row, Row), Tick, i64);
 
 impl<'scope> Renderer<'scope, '_> {
     /// A node's rows, arranged by some of their columns, for all who ask for that.
-    fn arranged(
+    pub(super) fn arranged(
         &self,
         input: NodeId,
         key: &[usize],
         skip_null_keys: bool,
+        placement: Placement,
     ) -> Result<(Arranged<'scope, RowTrace>, RowLayout), ArrowError> {
         let schema = self.schema(input);
         let layout = RowLayout::new(&schema, key)?;
-        let id = (input, key.to_vec(), skip_null_keys);
+        let id = (input, key.to_vec(), skip_null_keys, placement);
         if let Some(known) = self.arranged.borrow().get(&id) {
             return Ok((known.clone(), layout));
         }
         let encoder = RowLayout::new(&schema, key)?;
-        let arranged = arrange_rows(keyed(self.input(input), encoder, skip_null_keys), "Arrange");
+        let rows = keyed(self.input(input), encoder, skip_null_keys);
+        let arranged = arrange_placed(rows, "Arrange", placement);
         self.arranged.borrow_mut().insert(id, arranged.clone());
         Ok((arranged, layout))
+    }
+
+    /// Where the sides of a join meet. Without a key all rows of one side meet all of the other: the
+    /// one that has at most one row goes to the rows of the other, wherever those are.
+    fn placements(&self, left: NodeId, on: &JoinKeys) -> (Placement, Placement) {
+        if !on.left.is_empty() {
+            return (Placement::ByKey, Placement::ByKey);
+        }
+        if self.plan.nodes[left].keys.iter().any(Vec::is_empty) {
+            return (Placement::Everywhere, Placement::Spread);
+        }
+        (Placement::Spread, Placement::Everywhere)
     }
 
     pub(super) fn join(
@@ -51,8 +65,10 @@ impl<'scope> Renderer<'scope, '_> {
         on: &JoinKeys,
     ) -> Result<Deltas<'scope>, ArrowError> {
         let schema = self.schema(id);
-        let (left, left_layout) = self.arranged(left, &on.left, !on.nulls_equal)?;
-        let (right, right_layout) = self.arranged(right, &on.right, !on.nulls_equal)?;
+        let (left_place, right_place) = self.placements(left, on);
+        let (left, left_layout) = self.arranged(left, &on.left, !on.nulls_equal, left_place)?;
+        let (right, right_layout) =
+            self.arranged(right, &on.right, !on.nulls_equal, right_place)?;
         let pairs = pairs(left, right, "Join");
         Ok(decoded(pairs, move |group| {
             let left = group.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
@@ -72,12 +88,18 @@ impl<'scope> Renderer<'scope, '_> {
     ) -> Result<Deltas<'scope>, ArrowError> {
         let schema = self.schema(left);
         let skip_null_keys = !on.nulls_equal;
-        let (arranged, layout) = self.arranged(left, &on.left, skip_null_keys)?;
+        // Without a key there is one key at most.
+        let (left_place, right_place) = match on.left.is_empty() {
+            true => (Placement::Spread, Placement::Everywhere),
+            false => (Placement::ByKey, Placement::ByKey),
+        };
+        let (arranged, layout) = self.arranged(left, &on.left, skip_null_keys, left_place)?;
         let keys = self.distinct_keys(right, &on.right)?;
         let key_schema = self.key_schema(right, &on.right);
         let all: Vec<usize> = (0..on.right.len()).collect();
         let encoder = RowLayout::new(&key_schema, &all)?;
-        let keys = arrange_rows(keyed(keys, encoder, skip_null_keys), "Arrange keys");
+        let keys = keyed(keys, encoder, skip_null_keys);
+        let keys = arrange_placed(keys, "Arrange keys", right_place);
         let matched = decoded(pairs(arranged, keys, "SemiJoin"), move |group| {
             let rows = group.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
             batch(Arc::clone(&schema), layout.columns(rows)?, group.len())
@@ -126,7 +148,7 @@ fn pairs<'scope>(
 }
 
 /// Turns pairs back into columns, one delta per tick.
-fn decoded<'scope>(
+pub fn decoded<'scope>(
     pairs: Stream<'scope, Tick, Vec<Pair>>,
     decode: impl Fn(&[Pair]) -> Result<arrow::array::RecordBatch, ArrowError> + 'static,
 ) -> Deltas<'scope> {

@@ -1,14 +1,17 @@
 //! IR → operators: one match, one file per stateful operator.
 
 mod changes;
+mod delta_join;
 mod first;
 mod join;
 mod linear;
+mod nearest;
 mod recompute;
 mod recursion;
 mod reduce;
 mod temporal;
 mod topk;
+mod window;
 
 pub use join::keyed;
 
@@ -25,11 +28,14 @@ use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::vec::ToStream;
 use timely::dataflow::{Scope, Stream};
 
-use super::arrange::RowTrace;
+use super::arrange::{Placement, RowTrace};
 use super::delta::Delta;
 use super::failure::Failures;
 use crate::model::Tick;
 use crate::plan::ir::{NodeId, Op, Plan};
+
+/// How a node's rows are arranged.
+type Arrangement = (NodeId, Vec<usize>, bool, Placement);
 
 /// A node's output.
 pub type Deltas<'scope> = Stream<'scope, Tick, Vec<Delta>>;
@@ -40,8 +46,9 @@ pub struct Renderer<'scope, 'a> {
     pub plan: &'a Plan,
     pub failures: Failures,
     outputs: Vec<Option<Deltas<'scope>>>,
-    /// Rows that are arranged already: by node, key, and whether rows with NULL keys are left out.
-    arranged: RefCell<HashMap<(NodeId, Vec<usize>, bool), Arranged<'scope, RowTrace>>>,
+    /// Rows that are arranged already: by node, key, whether rows with NULL keys are left out, and
+    /// where they are.
+    arranged: RefCell<HashMap<Arrangement, Arranged<'scope, RowTrace>>>,
 }
 
 impl<'scope, 'a> Renderer<'scope, 'a> {
@@ -99,7 +106,13 @@ impl<'scope, 'a> Renderer<'scope, 'a> {
                 Ok(self.unnest(id, *input, array, *outer, *ordinality))
             }
             Op::Join { left, right, on } => self.join(id, *left, *right, on),
+            Op::DeltaJoin { inputs, paths } => self.delta_join(id, inputs, paths),
             Op::SemiJoin { left, right, on, anti } => self.semi_join(*left, *right, on, *anti),
+            Op::Nearest { left, right, on, at, order, strict, outer } => {
+                let nearest =
+                    nearest::Nearest { on, at: *at, order, strict: *strict, outer: *outer };
+                self.nearest(id, *left, *right, &nearest)
+            }
             Op::Reduce { input, key, aggregates } => self.reduce(id, *input, key, aggregates),
             Op::TopK { input, key, order, offset, limit } => {
                 self.top_k(*input, key, order, *offset, *limit)

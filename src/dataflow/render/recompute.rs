@@ -1,5 +1,4 @@
-//! Groups whose output is computed anew from all of their rows, in order, whenever one changes:
-//! general aggregates and window functions.
+//! Aggregates that are computed anew from all of their group's rows, in order, whenever one changes.
 //!
 //! The rows of a group before and after each change are evaluated once, all groups of an activation
 //! in one batch of columns; what stays the same is not sent on.
@@ -8,13 +7,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, filter_record_batch, take};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion_common::ScalarValue;
-use datafusion_expr::window_state::WindowFrameContext;
-use datafusion_physical_expr::window::WindowExpr;
 use differential_dataflow::trace::Cursor;
 use differential_dataflow::trace::cursor::cursor_list;
 
@@ -23,12 +20,13 @@ use super::join::keyed;
 use super::{Deltas, Renderer, sound};
 use crate::dataflow::arrange::arrange_rows;
 use crate::dataflow::delta::{Delta, batch};
+use crate::dataflow::difference::{Difference, Replacement};
 use crate::dataflow::eval::guarded;
 use crate::dataflow::failure::Failures;
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
 use crate::model::row::{Row, RowCodec};
-use crate::plan::ir::{GeneralAggregate, NodeId, OrderColumn, WindowEvaluation, WindowFunction};
+use crate::plan::ir::{GeneralAggregate, NodeId, OrderColumn};
 
 /// What a group's rows, in order, come to; or the expression that failed, and why.
 type Outcome = Result<RecordBatch, (Arc<str>, String)>;
@@ -42,43 +40,14 @@ impl<'scope> Renderer<'scope, '_> {
         order: &[OrderColumn],
         aggregates: &[GeneralAggregate],
     ) -> Result<Deltas<'scope>, ArrowError> {
-        let (key_columns, aggregates) = (key.to_vec(), aggregates.to_vec());
-        let schema = self.schema(id);
-        self.by_group(id, input, key, order, move |rows| {
-            aggregated(&schema, &key_columns, &aggregates, rows)
-        })
-    }
-
-    pub(super) fn window(
-        &self,
-        id: NodeId,
-        input: NodeId,
-        key: &[usize],
-        order: &[OrderColumn],
-        functions: &[WindowFunction],
-    ) -> Result<Deltas<'scope>, ArrowError> {
-        let (functions, schema) = (functions.to_vec(), self.schema(id));
-        self.by_group(id, input, key, order, move |rows| windowed(&schema, &functions, rows))
-    }
-
-    fn by_group(
-        &self,
-        id: NodeId,
-        input: NodeId,
-        key: &[usize],
-        order: &[OrderColumn],
-        evaluate: impl Fn(&RecordBatch) -> Outcome + 'static,
-    ) -> Result<Deltas<'scope>, ArrowError> {
         let schema = self.schema(input);
         let encoder = RowLayout::ordered(&schema, key, order)?;
         let rows = arrange_rows(keyed(self.input(input), encoder, false), "Groups");
-        let output = self.schema(id);
-        let types: Vec<DataType> = output.fields().iter().map(|f| f.data_type().clone()).collect();
         let groups = Groups {
             layout: RowLayout::ordered(&schema, key, order)?,
-            output,
-            codec: RowCodec::new(&types)?,
-            evaluate,
+            key: key.to_vec(),
+            aggregates: aggregates.to_vec(),
+            difference: Difference::new(self.schema(id))?,
             failures: self.failures.clone(),
         };
         Ok(on_changes(rows, "Recompute", move |batches, history| {
@@ -149,29 +118,32 @@ impl Versions {
     }
 }
 
-struct Groups<F> {
+struct Groups {
     layout: RowLayout,
-    output: SchemaRef,
-    codec: RowCodec,
-    evaluate: F,
+    key: Vec<usize>,
+    aggregates: Vec<GeneralAggregate>,
+    difference: Difference,
     failures: Failures,
 }
 
-impl<F: Fn(&RecordBatch) -> Outcome> Groups<F> {
+impl Groups {
     fn deltas(&self, versions: &Versions) -> Vec<Delta> {
         let bytes = versions.rows.iter().map(|(key, value)| (&key[..], &value[..]));
         let columns = sound(self.layout.columns(bytes));
         let schema = Arc::clone(self.layout.schema());
         let rows = sound(batch(schema, columns, versions.rows.len()));
-        let empty = RecordBatch::new_empty(Arc::clone(&self.output));
+        let output = self.difference.schema();
         let mut results = Vec::new();
         let mut failed = Vec::new();
         for (range, _) in &versions.versions {
             let part = rows.slice(range.start, range.len());
-            let outcome =
-                if part.num_rows() == 0 { Ok(empty.clone()) } else { (self.evaluate)(&part) };
+            let outcome = if part.num_rows() == 0 {
+                Ok(RecordBatch::new_empty(Arc::clone(output)))
+            } else {
+                aggregated(output, &self.key, &self.aggregates, &part)
+            };
             failed.push(outcome.as_ref().err().map(|error| (error.clone(), range.len() as i64)));
-            results.push(outcome.unwrap_or_else(|_| empty.clone()));
+            results.push(outcome.unwrap_or_else(|_| RecordBatch::new_empty(Arc::clone(output))));
         }
         self.record(versions, &failed);
         self.differences(versions, &results)
@@ -193,44 +165,19 @@ impl<F: Fn(&RecordBatch) -> Outcome> Groups<F> {
 
     /// What each version has more, or less, than the one before it.
     fn differences(&self, versions: &Versions, results: &[RecordBatch]) -> Vec<Delta> {
-        let all = sound(concat_batches(&self.output, results));
-        let encoded = sound(self.codec.encode(all.columns(), all.num_rows()));
-        let mut starts = Vec::with_capacity(results.len() + 1);
-        let mut at = 0;
-        for result in results {
-            starts.push(at);
-            at += result.num_rows();
-        }
-        starts.push(at);
-        let mut changes: Vec<(Tick, u32, i64)> = Vec::new();
-        for (index, (_, tick)) in versions.versions.iter().enumerate() {
-            let Some(tick) = tick else { continue };
-            let mut net: HashMap<&[u8], (u32, i64)> = HashMap::new();
-            for (range, sign) in
-                [(starts[index - 1]..starts[index], -1), (starts[index]..starts[index + 1], 1)]
-            {
-                for row in range {
-                    net.entry(encoded.bytes(row)).or_insert((row as u32, 0)).1 += sign;
-                }
+        let all = sound(concat_batches(self.difference.schema(), results));
+        let mut replacements = Vec::new();
+        let (mut at, mut before) = (0, 0..0);
+        for (result, (_, tick)) in results.iter().zip(&versions.versions) {
+            let range = at..at + result.num_rows();
+            at = range.end;
+            if let Some(tick) = *tick {
+                let (before, after) = (vec![before], vec![range.clone()]);
+                replacements.push(Replacement { tick, before, after });
             }
-            let changed = net.into_values().filter(|(_, diff)| *diff != 0);
-            changes.extend(changed.map(|(row, diff)| (*tick, row, diff)));
+            before = range;
         }
-        changes.sort_unstable();
-        let by_tick = changes.chunk_by(|a, b| a.0 == b.0);
-        by_tick.map(|group| self.delta(&all, group)).collect()
-    }
-
-    fn delta(&self, all: &RecordBatch, group: &[(Tick, u32, i64)]) -> Delta {
-        let indexes = UInt32Array::from_iter_values(group.iter().map(|(_, row, _)| *row));
-        let columns = all.columns().iter().map(|c| sound(take(c.as_ref(), &indexes, None)));
-        let columns: Vec<ArrayRef> = columns.collect();
-        Delta {
-            rows: sound(batch(Arc::clone(&self.output), columns, group.len())),
-            diffs: group.iter().map(|(_, _, diff)| *diff).collect(),
-            positions: None,
-            tick: group[0].0,
-        }
+        sound(self.difference.deltas(&all, &replacements))
     }
 }
 
@@ -285,72 +232,4 @@ fn first_of_each(columns: &[ArrayRef]) -> Result<BooleanArray, ArrowError> {
     let rows = codec.encode(columns, len)?;
     let mut seen = std::collections::HashSet::new();
     Ok((0..len).map(|row| Some(seen.insert(rows.bytes(row).to_vec()))).collect())
-}
-
-/// The rows with the functions' columns behind their own.
-fn windowed(schema: &SchemaRef, functions: &[WindowFunction], rows: &RecordBatch) -> Outcome {
-    let mut columns = rows.columns().to_vec();
-    for function in functions {
-        let data_type = schema.field(columns.len()).data_type();
-        let column = guarded(|| {
-            let column = match &function.evaluation {
-                WindowEvaluation::Whole(expr) => expr.evaluate(rows)?,
-                WindowEvaluation::EachFrame { aggregate, frame, filter } => {
-                    each_frame(aggregate, frame.as_ref(), filter.as_ref(), rows)?
-                }
-            };
-            Ok(arrow::compute::cast(&column, data_type)?)
-        });
-        columns.push(column.map_err(|reason| (Arc::clone(&function.text), reason))?);
-    }
-    Ok(sound(batch(Arc::clone(schema), columns, rows.num_rows())))
-}
-
-fn each_frame(
-    aggregate: &datafusion_physical_expr::aggregate::AggregateFunctionExpr,
-    frame: &dyn WindowExpr,
-    filter: Option<&crate::plan::ir::Scalar>,
-    rows: &RecordBatch,
-) -> datafusion_common::Result<ArrayRef> {
-    let len = rows.num_rows();
-    let exprs = aggregate.expressions();
-    let values: Vec<ArrayRef> = exprs
-        .iter()
-        .map(|e| e.evaluate(rows)?.into_array(len))
-        .collect::<datafusion_common::Result<_>>()?;
-    let kept = match filter {
-        Some(filter) => Some(filter.expr.evaluate(rows)?.into_array(len)?),
-        None => None,
-    };
-    let sort = frame.order_by_columns(rows)?;
-    let order: Vec<ArrayRef> = sort.iter().map(|s| Arc::clone(&s.values)).collect();
-    let options = frame.order_by().iter().map(|o| o.options).collect();
-    let mut context = WindowFrameContext::new(Arc::clone(frame.get_window_frame()), options);
-    let mut last = Range { start: 0, end: 0 };
-    let mut results: Vec<ScalarValue> = Vec::with_capacity(len);
-    for row in 0..len {
-        let range = context.calculate_range(&order, &last, len, row)?;
-        if row > 0 && range == last {
-            results.push(results[row - 1].clone());
-            continue;
-        }
-        let mut accumulator = aggregate.create_accumulator()?;
-        if !range.is_empty() {
-            let part = |array: &ArrayRef| -> Result<ArrayRef, ArrowError> {
-                let slice = array.slice(range.start, range.len());
-                match &kept {
-                    Some(kept) => {
-                        let kept = kept.slice(range.start, range.len());
-                        arrow::compute::filter(&slice, kept.as_boolean())
-                    }
-                    None => Ok(slice),
-                }
-            };
-            let parts = values.iter().map(part).collect::<Result<Vec<_>, _>>()?;
-            accumulator.update_batch(&parts)?;
-        }
-        results.push(accumulator.evaluate()?);
-        last = range;
-    }
-    ScalarValue::iter_to_array(results)
 }

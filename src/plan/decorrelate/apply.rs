@@ -322,6 +322,9 @@ impl Apply<'_> {
 
     /// LIMIT inside a sub-query counts for each value of the domain.
     fn limit(&self, limit: &Limit, domain: &Domain) -> Result<LogicalPlan> {
+        if let Some(nearest) = self.nearest(limit, domain)? {
+            return Ok(nearest);
+        }
         let (SkipType::Literal(skip), FetchType::Literal(fetch)) =
             (limit.get_skip_type()?, limit.get_fetch_type()?)
         else {
@@ -399,7 +402,7 @@ fn partitioned(expr: Expr, keys: &[Expr]) -> Expr {
 }
 
 /// `outer = inner` or `inner = outer`, when the inner side has no outer reference.
-fn equated(condition: &Expr, input: &LogicalPlan) -> Result<Option<(Column, Expr)>> {
+pub(super) fn equated(condition: &Expr, input: &LogicalPlan) -> Result<Option<(Column, Expr)>> {
     let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = condition else {
         return Ok(None);
     };
@@ -444,14 +447,14 @@ fn empty_value(call: &Expr, data_type: &arrow::datatypes::DataType) -> Result<Sc
     }
 }
 
-fn filtered(plan: LogicalPlan, conditions: Vec<Expr>) -> Result<LogicalPlan> {
+pub(super) fn filtered(plan: LogicalPlan, conditions: Vec<Expr>) -> Result<LogicalPlan> {
     match conjunction(conditions) {
         Some(condition) => Ok(LogicalPlan::Filter(Filter::try_new(condition, Arc::new(plan))?)),
         None => Ok(plan),
     }
 }
 
-fn project(input: LogicalPlan, domain: &Domain, own: Vec<Expr>) -> Result<LogicalPlan> {
+pub(super) fn project(input: LogicalPlan, domain: &Domain, own: Vec<Expr>) -> Result<LogicalPlan> {
     let columns = domain.columns().into_iter().map(Expr::Column);
     let exprs = columns.chain(own).collect();
     Ok(LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input))?))

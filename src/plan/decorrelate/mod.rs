@@ -6,6 +6,7 @@
 
 mod apply;
 mod members;
+mod nearest;
 mod one_row;
 mod outer;
 
@@ -223,6 +224,9 @@ impl Decorrelation {
     }
 
     fn lateral_join(&self, join: Join) -> Result<LogicalPlan> {
+        if let Some(plan) = self.nearest_join(&join)? {
+            return Ok(plan);
+        }
         let shown = join.schema.columns();
         let left = self.plan(Arc::unwrap_or_clone(join.left))?;
         let columns = outer::references(&join.right)?;

@@ -7,8 +7,10 @@ use datafusion_common::{JoinType, NullEquality};
 use datafusion_expr::{Expr, ExprSchemable, Join};
 
 use super::expr;
+use super::rank::order_columns;
 use super::{Lowering, Result, arrow_schema, refuse};
-use crate::plan::ir::{JoinKeys, NodeId, Op, Scalar};
+use crate::plan::ir::{JoinKeys, NodeId, Op, OrderColumn, Scalar};
+use crate::plan::nearest::Nearest;
 
 /// A side of a join: its rows, with the key's expressions as further columns where they are more
 /// than columns.
@@ -191,6 +193,51 @@ impl Lowering {
         };
         let node = self.semi_join(left, right, on, true);
         self.select(node, &all)
+    }
+
+    /// Each left row with the nearest right one.
+    pub(super) fn nearest(&mut self, nearest: &Nearest) -> Result<NodeId> {
+        let (left_keys, mut right_keys): (Vec<_>, Vec<_>) =
+            nearest.on.iter().cloned().chain([nearest.order.clone()]).unzip();
+        right_keys.extend(nearest.ties.iter().map(|s| s.expr.clone()));
+        let left = self.side(&nearest.left, &left_keys)?;
+        let right = self.side(&nearest.right, &right_keys)?;
+        let keys = nearest.on.len();
+        let on = JoinKeys {
+            left: left.keys[..keys].to_vec(),
+            right: right.keys[..keys].to_vec(),
+            nulls_equal: false,
+        };
+        // NULL is before everything, so that there is nothing near it.
+        let place = right.keys[keys];
+        let mut order = vec![OrderColumn {
+            column: place,
+            descending: !nearest.direction.back,
+            nulls_first: true,
+        }];
+        order.extend(
+            order_columns(&nearest.ties, 0)
+                .into_iter()
+                .zip(&right.keys[keys + 1..])
+                .map(|(by, column)| OrderColumn { column: *column, ..by }),
+        );
+        let op = Op::Nearest {
+            left: left.keyed,
+            right: right.keyed,
+            on,
+            at: left.keys[keys],
+            order,
+            strict: nearest.direction.strict,
+            outer: nearest.outer,
+        };
+        let fields = self.nodes[left.keyed].schema.fields().iter();
+        let fields = fields.chain(self.nodes[right.keyed].schema.fields().iter()).cloned();
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let offset = self.width(left.keyed);
+        let node_keys = self.nodes[left.keyed].keys.clone();
+        let node = self.add(op, schema, node_keys, false);
+        let columns: Vec<usize> = (0..left.width).chain(offset..offset + right.width).collect();
+        Ok(self.select(node, &columns))
     }
 
     fn semi_join(&mut self, left: NodeId, right: NodeId, on: JoinKeys, anti: bool) -> NodeId {

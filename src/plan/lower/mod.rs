@@ -8,9 +8,12 @@ mod expr;
 mod grouping;
 mod join;
 mod rank;
+mod reach;
 mod recursion;
 mod temporal;
 mod window;
+
+pub use expr::column_index;
 
 pub use expr::column;
 
@@ -25,7 +28,9 @@ use datafusion_expr::utils::split_conjunction;
 use datafusion_expr::{Expr, LogicalPlan, TableScan, Values, lit};
 
 use super::context::{ScannedTable, WorkTableSource, plain_message};
+use super::delta_join::delta_joins;
 use super::ir::{Node, NodeId, Op, Plan, Scalar};
+use super::nearest::Nearest;
 use super::top_rows::TopRows;
 use super::unnest::UnnestRows;
 use crate::model::source::SourceColumn;
@@ -68,7 +73,9 @@ pub fn lower(
         iterations_max,
     };
     let root = lowering.plan(plan)?;
-    Ok(reachable(Plan { nodes: lowering.nodes, root }))
+    let mut plan = reachable(Plan { nodes: lowering.nodes, root });
+    delta_joins(&mut plan);
+    Ok(reachable(plan))
 }
 
 /// The plan without nodes that nobody reads.
@@ -202,6 +209,8 @@ impl Lowering {
                     self.unnest(unnest)
                 } else if let Some(top) = node.downcast_ref::<TopRows>() {
                     self.top_rows(top)
+                } else if let Some(nearest) = node.downcast_ref::<Nearest>() {
+                    self.nearest(nearest)
                 } else {
                     refuse("UNNEST needs a row to belong to: FROM t, UNNEST(t.items) AS i")
                 }

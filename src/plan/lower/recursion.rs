@@ -106,12 +106,14 @@ fn monotone(name: &str, op: &Op, depends: &[bool]) -> Result<()> {
         | Op::Project { .. }
         | Op::Unnest { .. }
         | Op::Join { .. }
+        | Op::DeltaJoin { .. }
         | Op::Union { .. } => return Ok(()),
         Op::Reduce { aggregates, .. } if aggregates.is_empty() => return Ok(()),
         Op::SemiJoin { right, anti, .. } if !anti || !depends[*right] => return Ok(()),
         Op::SemiJoin { .. } => "NOT IN, NOT EXISTS, EXCEPT or an outer join",
         Op::Reduce { .. } | Op::Recompute { .. } => "an aggregate",
         Op::TopK { .. } | Op::First { .. } => "LIMIT, DISTINCT ON or an aggregate",
+        Op::Nearest { .. } => "an ASOF join",
         Op::Window { .. } => "a window function",
         Op::Temporal { .. } => "a condition on now()",
         Op::Recursion { name: inner, .. } => {

@@ -18,8 +18,11 @@ use datafusion_physical_expr::window::{
 use datafusion_physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
 use super::rank::order_columns;
+use super::reach;
 use super::{Lowering, Result, refuse};
-use crate::plan::ir::{NodeId, Op, OrderColumn, Scalar, WindowEvaluation, WindowFunction};
+use crate::plan::ir::{
+    FrameAggregate, NodeId, Op, OrderColumn, Reach, Scalar, WindowEvaluation, WindowFunction,
+};
 
 /// A window function of the SELECT, taken apart.
 struct Call<'a> {
@@ -148,11 +151,12 @@ fn window_function(
     let ignore_nulls = call.params.null_treatment == Some(NullTreatment::IgnoreNulls);
     let frame = Arc::new(call.params.window_frame.clone());
     let filter = call.params.filter.as_deref().and_then(place).map(column);
-    let evaluation = match call.function {
+    let (evaluation, reach) = match call.function {
         WindowFunctionDefinition::WindowUDF(function) => {
+            let reach = reach::of_function(function.name(), &args, ignore_nulls, &frame, &order);
             let function = Partitioned::new(function, args, schema, &call.text, ignore_nulls)?;
             let expr = StandardWindowExpr::new(Arc::new(function), &[], &order, frame);
-            WindowEvaluation::Whole(Arc::new(expr))
+            reach::function_evaluation(reach, Arc::new(expr))
         }
         WindowFunctionDefinition::AggregateUDF(function) => {
             let builder = AggregateExprBuilder::new(Arc::clone(function), args)
@@ -160,10 +164,12 @@ fn window_function(
                 .alias(call.text.as_ref())
                 .with_ignore_nulls(ignore_nulls)
                 .with_distinct(call.params.distinct);
-            aggregate_evaluation(Arc::new(builder.build()?), &order, frame, filter, &call.text)
+            let reach = reach::of_aggregate(function.name(), call.params.distinct, &frame, &order);
+            let aggregate = Arc::new(builder.build()?);
+            (aggregate_evaluation(aggregate, &order, frame, filter, &reach, &call.text), reach)
         }
     };
-    Ok(WindowFunction { evaluation, text: Arc::clone(&call.text) })
+    Ok(WindowFunction { evaluation, reach, text: Arc::clone(&call.text) })
 }
 
 fn aggregate_evaluation(
@@ -171,27 +177,38 @@ fn aggregate_evaluation(
     order: &[PhysicalSortExpr],
     frame: Arc<datafusion_expr::WindowFrame>,
     filter: Option<Arc<dyn PhysicalExpr>>,
+    reach: &Reach,
     text: &Arc<str>,
 ) -> WindowEvaluation {
-    let grows = frame.is_ever_expanding();
     let takes_out = !aggregate.field().data_type().is_floating()
         && aggregate.create_sliding_accumulator().is_ok_and(|a| a.supports_retract_batch());
-    if grows {
-        let expr = PlainAggregateWindowExpr::new(aggregate, &[], order, frame, filter);
-        return WindowEvaluation::Whole(Arc::new(expr));
+    let kept = filter.clone().map(|expr| Scalar { expr, text: Arc::clone(text) });
+    if frame.is_ever_expanding() {
+        let expr: Arc<dyn WindowExpr> = Arc::new(PlainAggregateWindowExpr::new(
+            Arc::clone(&aggregate),
+            &[],
+            order,
+            frame,
+            filter,
+        ));
+        return match reach {
+            Reach::Before { .. } => {
+                WindowEvaluation::Growing(FrameAggregate { aggregate, frame: expr, filter: kept })
+            }
+            _ => WindowEvaluation::Whole(expr),
+        };
     }
     let whole: Arc<dyn WindowExpr> = Arc::new(SlidingAggregateWindowExpr::new(
         Arc::clone(&aggregate),
         &[],
         order,
         frame,
-        filter.clone(),
+        filter,
     ));
     if takes_out {
         return WindowEvaluation::Whole(whole);
     }
-    let filter = filter.map(|expr| Scalar { expr, text: Arc::clone(text) });
-    WindowEvaluation::EachFrame { aggregate, frame: whole, filter }
+    WindowEvaluation::EachFrame(FrameAggregate { aggregate, frame: whole, filter: kept })
 }
 
 /// A window function of DataFusion over its arguments.

@@ -1,0 +1,305 @@
+//! The rows of a window function's partition, in order.
+//!
+//! They are held in chunks, each of which may know what the functions had come to before it, so that
+//! a change at the end need not look at what lies before.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::row::Row;
+
+/// A chunk with this many different rows is split.
+const CHUNK_ROWS_MAX: usize = 256;
+/// Two neighbours that have no more than this together become one.
+const CHUNK_ROWS_JOIN: usize = 64;
+
+/// A row of a partition and how often it is there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Held {
+    pub row: Row,
+    pub copies: i64,
+    /// How many of the row's bytes are its ordering columns.
+    order_bytes: u32,
+}
+
+impl Held {
+    /// A row that is there `copies` times; its first bytes are what it is ordered by.
+    pub fn new(row: Row, order_bytes: usize, copies: i64) -> Self {
+        // Rows are far below 4 GiB: an event has a few megabytes at most.
+        Held { row, copies, order_bytes: order_bytes as u32 }
+    }
+
+    /// The change that undoes this one.
+    pub fn negated(&self) -> Self {
+        Held { copies: -self.copies, ..self.clone() }
+    }
+
+    /// The bytes of the ordering columns: equal for peers.
+    pub fn order(&self) -> &[u8] {
+        &self.row[..self.order_bytes as usize]
+    }
+}
+
+/// Where a row is, or would be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    chunk: usize,
+    index: usize,
+}
+
+/// Ordered rows, and what `P` tells of the rows before some of them.
+#[derive(Debug)]
+pub struct Partition<P> {
+    chunks: Vec<Chunk<P>>,
+    /// How many of the first chunks have a `prior` that still holds.
+    known: usize,
+}
+
+#[derive(Debug)]
+struct Chunk<P> {
+    rows: Vec<Held>,
+    prior: Option<Arc<P>>,
+}
+
+impl<P> Default for Partition<P> {
+    fn default() -> Self {
+        Partition { chunks: Vec::new(), known: 0 }
+    }
+}
+
+impl<P> Partition<P> {
+    /// True when there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// True when there are so few rows that nothing is gained by looking at some of them alone.
+    pub fn is_small(&self) -> bool {
+        self.chunks.len() <= 1 && self.chunks.iter().all(|c| c.rows.len() <= CHUNK_ROWS_JOIN)
+    }
+
+    /// Before all rows.
+    pub fn start(&self) -> Place {
+        Place { chunk: 0, index: 0 }
+    }
+
+    /// Behind all rows.
+    pub fn end(&self) -> Place {
+        Place { chunk: self.chunks.len(), index: 0 }
+    }
+
+    /// The first row for which `before` is not true; it is true for rows up to some place.
+    fn point(&self, before: impl Fn(&Held) -> bool) -> Place {
+        let chunk = self.chunks.partition_point(|chunk| chunk.rows.last().is_some_and(&before));
+        let index =
+            self.chunks.get(chunk).map_or(0, |chunk| chunk.rows.partition_point(|r| before(r)));
+        Place { chunk, index }
+    }
+
+    /// The first row that is not less than these bytes.
+    pub fn seek(&self, row: &[u8]) -> Place {
+        self.point(|held| &held.row[..] < row)
+    }
+
+    /// The first row whose ordering columns are not less than these.
+    pub fn first_peer(&self, order: &[u8]) -> Place {
+        self.point(|held| held.order() < order)
+    }
+
+    /// The first row whose ordering columns are greater than these.
+    pub fn behind_peers(&self, order: &[u8]) -> Place {
+        self.point(|held| held.order() <= order)
+    }
+
+    /// The row at a place, unless that is the end.
+    pub fn get(&self, place: Place) -> Option<&Held> {
+        self.chunks.get(place.chunk)?.rows.get(place.index)
+    }
+
+    /// The place behind this one.
+    pub fn next(&self, place: Place) -> Place {
+        match self.chunks.get(place.chunk) {
+            Some(chunk) if place.index + 1 < chunk.rows.len() => {
+                Place { index: place.index + 1, ..place }
+            }
+            Some(_) => Place { chunk: place.chunk + 1, index: 0 },
+            None => place,
+        }
+    }
+
+    /// The place before this one, unless that is the start.
+    pub fn previous(&self, place: Place) -> Option<Place> {
+        if place.index > 0 {
+            return Some(Place { index: place.index - 1, ..place });
+        }
+        let chunk = place.chunk.checked_sub(1)?;
+        Some(Place { chunk, index: self.chunks[chunk].rows.len() - 1 })
+    }
+
+    /// The rows between two places.
+    pub fn rows(&self, from: Place, to: Place) -> impl Iterator<Item = (Place, &Held)> {
+        let mut at = from;
+        std::iter::from_fn(move || {
+            let held = self.get(at).filter(|_| at < to)?;
+            let place = at;
+            at = self.next(at);
+            Some((place, held))
+        })
+    }
+
+    /// Adds to, or takes from, how often a row is there.
+    pub fn add(&mut self, change: &Held) {
+        let place = self.seek(&change.row);
+        if self.get(place).is_some_and(|held| held.row == change.row) {
+            self.count(place, change.copies);
+        } else {
+            self.insert(place, change.clone());
+        }
+    }
+
+    fn count(&mut self, place: Place, copies: i64) {
+        self.known = self.known.min(place.chunk + 1);
+        let rows = &mut self.chunks[place.chunk].rows;
+        rows[place.index].copies += copies;
+        if rows[place.index].copies == 0 {
+            rows.remove(place.index);
+            self.shrink(place.chunk);
+        }
+    }
+
+    fn shrink(&mut self, chunk: usize) {
+        let rows = self.chunks[chunk].rows.len();
+        if rows == 0 {
+            self.chunks.remove(chunk);
+            self.known = self.known.min(chunk);
+        } else if self.chunks.get(chunk + 1).is_some_and(|n| rows + n.rows.len() <= CHUNK_ROWS_JOIN)
+        {
+            let next = self.chunks.remove(chunk + 1);
+            self.chunks[chunk].rows.extend(next.rows);
+        }
+    }
+
+    fn insert(&mut self, mut place: Place, held: Held) {
+        if place.index == 0 && place.chunk > 0 {
+            // Between two chunks: at the end of the first one, so that the other need not move.
+            place.chunk -= 1;
+            place.index = self.chunks[place.chunk].rows.len();
+        }
+        self.known = self.known.min(place.chunk + 1);
+        let Some(chunk) = self.chunks.get_mut(place.chunk) else {
+            self.chunks.push(Chunk { rows: vec![held], prior: None });
+            return;
+        };
+        if chunk.rows.len() < CHUNK_ROWS_MAX {
+            chunk.rows.insert(place.index, held);
+            return;
+        }
+        // Rows that come in order leave full chunks behind.
+        let at = if place.index == chunk.rows.len() { place.index } else { chunk.rows.len() / 2 };
+        let mut rest = chunk.rows.split_off(at);
+        if place.index < at {
+            chunk.rows.insert(place.index, held);
+        } else {
+            rest.insert(place.index - at, held);
+        }
+        self.chunks.insert(place.chunk + 1, Chunk { rows: rest, prior: None });
+    }
+
+    /// The last beginning of a chunk, at or before a place, of which it is known what was before it
+    /// and `usable` says that this will do. The start has nothing before it.
+    pub fn known_before(
+        &self,
+        place: Place,
+        usable: impl Fn(&P) -> bool,
+    ) -> (Place, Option<Arc<P>>) {
+        let first = place.chunk.min(self.known.saturating_sub(1));
+        let known = (1..=first).rev().find_map(|chunk| {
+            let prior = self.chunks.get(chunk)?.prior.as_ref().filter(|prior| usable(prior))?;
+            Some((Place { chunk, index: 0 }, Some(Arc::clone(prior))))
+        });
+        known.unwrap_or((self.start(), None))
+    }
+
+    /// Whether a chunk begins here whose `prior` may be set, peers not being torn apart if `aligned`.
+    pub fn is_boundary(&self, place: Place, aligned: bool) -> bool {
+        if place.index != 0 || place.chunk == 0 {
+            return false;
+        }
+        let before = self.previous(place).and_then(|previous| self.get(previous));
+        match (before, self.get(place)) {
+            (Some(a), Some(b)) => !aligned || a.order() != b.order(),
+            _ => false,
+        }
+    }
+
+    /// Forgets what was known before chunks that lie behind a change.
+    pub fn forget(&mut self) {
+        self.chunks.iter_mut().skip(self.known).for_each(|chunk| chunk.prior = None);
+        self.known = self.chunks.len();
+    }
+
+    /// Remembers what is before a boundary; to be called after [`Partition::forget`].
+    pub fn remember(&mut self, place: Place, prior: P) {
+        self.chunks[place.chunk].prior = Some(Arc::new(prior));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(value: u32, copies: i64) -> Held {
+        Held::new(Row::from_slice(&value.to_be_bytes()), 3, copies)
+    }
+
+    fn values(partition: &Partition<u32>) -> Vec<(u32, i64)> {
+        let rows = partition.rows(partition.start(), partition.end());
+        rows.map(|(_, held)| (u32::from_be_bytes(held.row[..].try_into().unwrap()), held.copies))
+            .collect()
+    }
+
+    #[test]
+    fn rows_stay_in_order_however_they_come_and_go() {
+        let mut partition: Partition<u32> = Partition::default();
+        let mut expected: std::collections::BTreeMap<u32, i64> = Default::default();
+        let mut state = 1_u64;
+        for step in 0..20_000_u32 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let value = if step % 3 == 0 { step } else { (state >> 40) as u32 % 5_000 };
+            let take = step > 10_000 && expected.contains_key(&value);
+            let diff = if take { -expected[&value] } else { 1 };
+            partition.add(&held(value, diff));
+            *expected.entry(value).or_insert(0) += diff;
+            expected.retain(|key, count| *key != value || *count != 0);
+        }
+        assert_eq!(values(&partition), expected.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_was_before_a_chunk_is_forgotten_when_it_changes() {
+        let mut partition: Partition<u32> = Partition::default();
+        (0..1_000).for_each(|value| partition.add(&held(value, 1)));
+        partition.forget();
+        let boundaries: Vec<Place> = partition
+            .rows(partition.start(), partition.end())
+            .map(|(place, _)| place)
+            .filter(|place| partition.is_boundary(*place, false))
+            .collect();
+        assert!(boundaries.len() >= 3, "{boundaries:?}");
+        for place in &boundaries {
+            let value =
+                u32::from_be_bytes(partition.get(*place).unwrap().row[..].try_into().unwrap());
+            partition.remember(*place, value);
+        }
+        let last = *boundaries.last().unwrap();
+        let known = |partition: &Partition<u32>| partition.known_before(partition.end(), |_| true);
+        assert_eq!(known(&partition).0, last);
+        assert_eq!(partition.known_before(partition.end(), |p| *p < 300).1.as_deref(), Some(&256));
+        // At the end nothing is forgotten, in the middle what lies behind.
+        partition.add(&held(5_000, 1));
+        assert_eq!(known(&partition).0, last);
+        partition.add(&held(300, 1));
+        assert_eq!(known(&partition).0, boundaries[0]);
+    }
+}

@@ -1,0 +1,267 @@
+//! Each left row with the nearest right row of its key: ASOF joins.
+//!
+//! Both sides are held in order. A right row that comes or goes concerns the left rows from its place
+//! up to the next right row's, and no others.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, new_null_array};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::generic::Operator;
+use timely::progress::frontier::MutableAntichain;
+
+use super::window::in_order;
+use super::{Deltas, Renderer, sound};
+use crate::dataflow::delta::{Delta, batch};
+use crate::dataflow::ordered::{Ordered, Update, by_key};
+use crate::dataflow::partition::{Held, Partition, Place};
+use crate::model::Tick;
+use crate::model::row::Row;
+use crate::plan::ir::{JoinKeys, NodeId, OrderColumn};
+
+/// What to search for; see [`crate::plan::ir::Op::Nearest`].
+pub struct Nearest<'a> {
+    pub on: &'a JoinKeys,
+    pub at: usize,
+    pub order: &'a [OrderColumn],
+    pub strict: bool,
+    pub outer: bool,
+}
+
+/// Changes that wait for their tick to be complete.
+type Waiting = BTreeMap<Tick, (Vec<(Row, Held)>, Vec<(Row, Held)>)>;
+
+impl<'scope> Renderer<'scope, '_> {
+    pub(super) fn nearest(
+        &self,
+        id: NodeId,
+        left: NodeId,
+        right: NodeId,
+        nearest: &Nearest<'_>,
+    ) -> Result<Deltas<'scope>, ArrowError> {
+        let (left_schema, right_schema) = (self.schema(left), self.schema(right));
+        let place = OrderColumn { column: nearest.at, ..nearest.order[0] };
+        // Without a match a left row is kept beside NULLs, also when it has none to be matched by.
+        let lefts = || Ordered::new(&left_schema, &nearest.on.left, &[place], 1, !nearest.outer);
+        let rights = || Ordered::new(&right_schema, &nearest.on.right, nearest.order, 1, true);
+        let mut search = Search {
+            left: lefts()?,
+            right: rights()?,
+            schema: self.schema(id),
+            strict: nearest.strict,
+            outer: nearest.outer,
+            keys: HashMap::new(),
+        };
+        let (left, right) =
+            (in_order(self.input(left), lefts()?), in_order(self.input(right), rights()?));
+        let exchange = || Exchange::new(|(key, _, _): &Update| key.hash());
+        Ok(left.binary_frontier(right, exchange(), exchange(), "Nearest", move |capability, _| {
+            let mut held = Some(capability);
+            let mut waiting = Waiting::new();
+            move |(left, left_frontier), (right, right_frontier), output| {
+                left.for_each(|_, updates: &mut Vec<Update>| {
+                    for (key, row, tick) in updates.drain(..) {
+                        waiting.entry(tick).or_default().0.push((key.row, row));
+                    }
+                });
+                right.for_each(|_, updates: &mut Vec<Update>| {
+                    for (key, row, tick) in updates.drain(..) {
+                        waiting.entry(tick).or_default().1.push((key.row, row));
+                    }
+                });
+                let frontier = earliest(left_frontier, right_frontier);
+                while let Some(first) = waiting.first_entry()
+                    && frontier.is_none_or(|frontier| *first.key() < frontier)
+                {
+                    let (tick, (left, right)) = first.remove_entry();
+                    let found = search.step(tick, left, right);
+                    if let Some(held) = &held {
+                        output.session(&held.delayed(&tick)).give_iterator(found.into_iter());
+                    }
+                }
+                match (frontier, &mut held) {
+                    (Some(frontier), Some(held)) => held.downgrade(&frontier),
+                    (None, _) => held = None,
+                    (Some(_), None) => {}
+                }
+            }
+        }))
+    }
+}
+
+/// The first tick that one of two inputs may still have changes of.
+fn earliest(left: &MutableAntichain<Tick>, right: &MutableAntichain<Tick>) -> Option<Tick> {
+    left.frontier().iter().chain(right.frontier().iter()).min().copied()
+}
+
+/// The rows of one key.
+#[derive(Default)]
+struct Sides {
+    left: Partition<()>,
+    right: Partition<()>,
+}
+
+/// A pair of rows: key, left row, right row.
+type Pair = (Row, Row, Option<Row>);
+
+struct Search {
+    left: Ordered,
+    right: Ordered,
+    schema: SchemaRef,
+    strict: bool,
+    outer: bool,
+    keys: HashMap<Row, Sides>,
+}
+
+impl Search {
+    /// Applies a tick's changes and gives those of the pairs.
+    fn step(
+        &mut self,
+        tick: Tick,
+        left: Vec<(Row, Held)>,
+        right: Vec<(Row, Held)>,
+    ) -> Option<Delta> {
+        let mut changes: HashMap<Row, (Vec<Held>, Vec<Held>)> = HashMap::new();
+        for (key, rows) in by_key(left) {
+            changes.entry(key).or_default().0 = rows;
+        }
+        for (key, rows) in by_key(right) {
+            changes.entry(key).or_default().1 = rows;
+        }
+        let mut pairs: Vec<(Pair, i64)> = Vec::new();
+        for (key, (left, right)) in changes {
+            self.change(&key, &left, &right, &mut pairs);
+        }
+        differential_dataflow::consolidation::consolidate(&mut pairs);
+        (!pairs.is_empty()).then(|| sound(self.delta(tick, &pairs)))
+    }
+
+    fn change(&mut self, key: &Row, left: &[Held], right: &[Held], out: &mut Vec<(Pair, i64)>) {
+        let sides = self.keys.entry(key.clone()).or_default();
+        let search = Places { strict: self.strict, outer: self.outer };
+        let mut spans = search.concerned(&sides.right, right);
+        right.iter().for_each(|row| sides.right.add(row));
+        spans.extend(search.concerned(&sides.right, right));
+        let spans = merged(spans);
+        right.iter().for_each(|row| sides.right.add(&row.negated()));
+        search.pairs(key, sides, &spans, left, -1, out);
+        right.iter().for_each(|row| sides.right.add(row));
+        left.iter().for_each(|row| sides.left.add(row));
+        search.pairs(key, sides, &spans, left, 1, out);
+        if sides.left.is_empty() && sides.right.is_empty() {
+            self.keys.remove(key);
+        }
+    }
+
+    fn delta(&self, tick: Tick, pairs: &[(Pair, i64)]) -> Result<Delta, ArrowError> {
+        let left = pairs.iter().map(|((key, left, _), _)| (&key[..], &left[..]));
+        let mut columns: Vec<ArrayRef> = self.left.layout().columns(left)?;
+        let found = pairs.iter().filter_map(|((key, _, right), _)| Some((key, right.as_ref()?)));
+        let right =
+            self.right.layout().columns(found.map(|(key, right)| (&key[..], &right[..])))?;
+        let mut next = 0..;
+        let places: arrow::array::UInt32Array = pairs
+            .iter()
+            .map(|((_, _, right), _)| right.as_ref().and_then(|_| next.next()))
+            .collect();
+        for column in right {
+            columns.push(if column.is_empty() {
+                new_null_array(column.data_type(), pairs.len())
+            } else {
+                arrow::compute::take(column.as_ref(), &places, None)?
+            });
+        }
+        Ok(Delta {
+            rows: batch(Arc::clone(&self.schema), columns, pairs.len())?,
+            diffs: pairs.iter().map(|(_, diff)| *diff).collect(),
+            positions: None,
+            tick,
+        })
+    }
+}
+
+/// The places of left rows, from one to before another; `None`: to the end.
+type Span = (Vec<u8>, Option<Vec<u8>>);
+
+/// Joins spans that overlap or touch.
+fn merged(mut spans: Vec<Span>) -> Vec<Span> {
+    spans.sort_unstable();
+    let mut merged: Vec<Span> = Vec::new();
+    for (from, to) in spans {
+        match merged.last_mut() {
+            Some((_, None)) => {}
+            Some((_, last)) if last.as_ref().is_some_and(|last| from <= *last) => {
+                if to.is_none() || to > *last {
+                    *last = to;
+                }
+            }
+            _ => merged.push((from, to)),
+        }
+    }
+    merged
+}
+
+/// Where left and right rows meet.
+struct Places {
+    strict: bool,
+    outer: bool,
+}
+
+impl Places {
+    /// The places of left rows that changed right rows are nearest to, or would be. With `strict` the
+    /// last place counts, too, and the first one does not: both are taken in.
+    fn concerned(&self, right: &Partition<()>, changes: &[Held]) -> Vec<Span> {
+        let span = |change: &Held| {
+            let next =
+                right.get(right.behind_peers(change.order())).map(|held| held.order().to_vec());
+            (change.order().to_vec(), next)
+        };
+        changes.iter().map(span).collect()
+    }
+
+    /// The pairs of left rows in these spans, and of those that change themselves.
+    fn pairs(
+        &self,
+        key: &Row,
+        sides: &Sides,
+        spans: &[Span],
+        changes: &[Held],
+        sign: i64,
+        out: &mut Vec<(Pair, i64)>,
+    ) {
+        let mut give = |held: &Held| {
+            let right = self.nearest(&sides.right, held);
+            if held.copies > 0 && (right.is_some() || self.outer) {
+                out.push(((key.clone(), held.row.clone(), right.cloned()), sign * held.copies));
+            }
+        };
+        let within = |held: &Held| {
+            let after = spans.partition_point(|(from, _)| &from[..] <= held.order());
+            let span = after.checked_sub(1).map(|index| &spans[index]);
+            span.is_some_and(|(_, to)| to.as_ref().is_none_or(|to| held.order() <= &to[..]))
+        };
+        for (from, to) in spans {
+            let first = sides.left.first_peer(from);
+            let end = to.as_ref().map_or(sides.left.end(), |to| sides.left.behind_peers(to));
+            sides.left.rows(first, end).for_each(|(_, held)| give(held));
+        }
+        for change in changes.iter().filter(|change| !within(change)) {
+            let place = sides.left.seek(&change.row);
+            if let Some(held) = sides.left.get(place).filter(|held| held.row == change.row) {
+                give(held);
+            }
+        }
+    }
+
+    /// The right row that is nearest to a left one.
+    fn nearest<'a>(&self, right: &'a Partition<()>, left: &Held) -> Option<&'a Row> {
+        let order = left.order();
+        let behind: Place =
+            if self.strict { right.first_peer(order) } else { right.behind_peers(order) };
+        let last = right.get(right.previous(behind)?)?;
+        right.get(right.first_peer(last.order())).map(|held| &held.row)
+    }
+}

@@ -1,0 +1,308 @@
+//! Window functions. Each partition's rows are held in order, and only the rows whose values a change
+//! can reach are computed anew: those near it, or those behind it, going on from what the functions had
+//! come to before. Where a function depends on all of its partition, all of it is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::generic::Operator;
+
+use super::{Deltas, Renderer, sound};
+use crate::dataflow::delta::{Delta, batch};
+use crate::dataflow::difference::{Difference, Replacement};
+use crate::dataflow::eval::guarded;
+use crate::dataflow::failure::Failures;
+use crate::dataflow::frames::{Part, Prior};
+use crate::dataflow::ordered::{Ordered, Update, by_key};
+use crate::dataflow::partition::{Held, Partition};
+use crate::dataflow::reached::{Parts, Reaching, Rows, Scope, Segment, Span, merged};
+use crate::model::Tick;
+use crate::model::row::Row;
+use crate::plan::ir::{NodeId, OrderColumn, WindowFunction};
+
+impl<'scope> Renderer<'scope, '_> {
+    pub(super) fn window(
+        &self,
+        id: NodeId,
+        input: NodeId,
+        key: &[usize],
+        order: &[OrderColumn],
+        functions: &[WindowFunction],
+    ) -> Result<Deltas<'scope>, ArrowError> {
+        let schema = self.schema(input);
+        let ordered = || Ordered::new(&schema, key, order, order.len(), false);
+        let mut windows = Windows {
+            ordered: ordered()?,
+            difference: Difference::new(self.schema(id))?,
+            scope: Scope::of(functions),
+            functions: functions.to_vec(),
+            partitions: HashMap::new(),
+            failures: self.failures.clone(),
+        };
+        let updates = in_order(self.input(input), ordered()?);
+        let exchange = Exchange::new(|(key, _, _): &Update| key.hash());
+        Ok(updates.unary_frontier(exchange, "Window", move |capability, _| {
+            let mut held = Some(capability);
+            let mut waiting: BTreeMap<Tick, Vec<(Row, Held)>> = BTreeMap::new();
+            move |(input, frontier), output| {
+                input.for_each(|_, updates: &mut Vec<Update>| {
+                    for (key, row, tick) in updates.drain(..) {
+                        waiting.entry(tick).or_default().push((key.row, row));
+                    }
+                });
+                let frontier = frontier.frontier().first().copied();
+                while let Some(first) = waiting.first_entry()
+                    && frontier.is_none_or(|frontier| *first.key() < frontier)
+                {
+                    let (tick, updates) = first.remove_entry();
+                    let deltas = windows.step(tick, updates);
+                    if let Some(held) = &held {
+                        output.session(&held.delayed(&tick)).give_iterator(deltas.into_iter());
+                    }
+                }
+                match (frontier, &mut held) {
+                    (Some(frontier), Some(held)) => held.downgrade(&frontier),
+                    (None, _) => held = None,
+                    (Some(_), None) => {}
+                }
+            }
+        }))
+    }
+}
+
+/// Encodes rows for operators that hold them in order.
+pub(super) fn in_order(stream: Deltas<'_>, ordered: Ordered) -> Stream<'_, Tick, Vec<Update>> {
+    stream.unary(Pipeline, "Encode", move |_, _| {
+        move |input, output| {
+            input.for_each(|time, deltas| {
+                let mut updates = Vec::new();
+                for delta in deltas.drain(..) {
+                    sound(ordered.encode(&delta, &mut updates));
+                }
+                output.session(&time).give_container(&mut updates);
+            });
+        }
+    })
+}
+
+/// A partition's rows; and whether some function has no value for some of them, so that none of them
+/// is in the output.
+#[derive(Default)]
+struct Content {
+    rows: Partition<Prior>,
+    failing: bool,
+}
+
+/// A partition that changes at a tick.
+struct Change {
+    key: Row,
+    rows: Vec<Held>,
+    /// All of the partition is computed.
+    whole: bool,
+    before: Vec<Segment>,
+    after: Vec<Segment>,
+}
+
+/// A segment's rows that were asked for, with their values; and what is before its boundaries.
+type Outcome = Result<(RecordBatch, Vec<Prior>), (Arc<str>, String)>;
+
+struct Windows {
+    ordered: Ordered,
+    functions: Vec<WindowFunction>,
+    scope: Scope,
+    difference: Difference,
+    partitions: HashMap<Row, Content>,
+    failures: Failures,
+}
+
+impl Windows {
+    /// Applies a tick's changes and gives those of the output.
+    fn step(&mut self, tick: Tick, updates: Vec<(Row, Held)>) -> Vec<Delta> {
+        let keys = by_key(updates);
+        let (mut deltas, failing) = self.round(tick, keys);
+        // What fails in a part is computed as a whole: a function that fails takes out all rows.
+        deltas.extend(self.round(tick, failing).0);
+        deltas
+    }
+
+    /// Applies changes and computes what they reach; those of partitions in parts of which a function
+    /// failed are taken back and returned.
+    fn round(
+        &mut self,
+        tick: Tick,
+        keys: Vec<(Row, Vec<Held>)>,
+    ) -> (Vec<Delta>, Vec<(Row, Vec<Held>)>) {
+        if keys.is_empty() {
+            return (Vec::new(), Vec::new());
+        }
+        let mut rows = Rows::default();
+        let changes: Vec<Change> =
+            keys.into_iter().map(|(key, changes)| self.change(key, changes, &mut rows)).collect();
+        let columns = sound(self.ordered.layout().columns(rows.iter()));
+        let schema = Arc::clone(self.ordered.layout().schema());
+        let input = sound(batch(schema, columns, rows.len()));
+        drop(rows);
+        let mut results = Results { batches: Vec::new(), len: 0 };
+        let mut replacements = Vec::new();
+        let mut again = Vec::new();
+        for change in changes {
+            let before = self.evaluate(&change.before, &input);
+            let after = self.evaluate(&change.after, &input);
+            if !change.whole && (before.is_err() || after.is_err()) {
+                again.push(self.taken_back(change));
+                continue;
+            }
+            self.record(&change, &before, &after);
+            self.settle(&change, &after);
+            let before = results.add(before);
+            let after = results.add(after);
+            replacements.push(Replacement { tick, before, after });
+        }
+        if results.batches.is_empty() {
+            return (Vec::new(), again);
+        }
+        let all = sound(concat_batches(self.difference.schema(), &results.batches));
+        (sound(self.difference.deltas(&all, &replacements)), again)
+    }
+
+    /// Applies the changes of a partition, and notes the rows to compute before and after them.
+    fn change(&mut self, key: Row, changes: Vec<Held>, rows: &mut Rows) -> Change {
+        let content = self.partitions.entry(key.clone()).or_default();
+        let whole = !self.scope.local || content.failing || content.rows.is_small();
+        let all = [Span { from: None, to: None }];
+        let part = Parts {
+            order: Reaching(self.ordered.order()),
+            scope: &self.scope,
+            functions: &self.functions,
+        };
+        if whole {
+            let before = part.segments(&key, &content.rows, &all, true, rows);
+            changes.iter().for_each(|change| content.rows.add(change));
+            let after = part.segments(&key, &content.rows, &all, true, rows);
+            return Change { key, rows: changes, whole, before, after };
+        }
+        let mut spans: Vec<Span> = changes.iter().map(|c| part.span(&content.rows, c)).collect();
+        changes.iter().for_each(|change| content.rows.add(change));
+        spans.extend(changes.iter().map(|c| part.span(&content.rows, c)));
+        let spans = merged(spans);
+        // What the rows were is read as they were.
+        changes.iter().for_each(|change| content.rows.add(&change.negated()));
+        let before = part.segments(&key, &content.rows, &spans, false, rows);
+        changes.iter().for_each(|change| content.rows.add(change));
+        let after = part.segments(&key, &content.rows, &spans, false, rows);
+        Change { key, rows: changes, whole, before, after }
+    }
+
+    /// Takes back what a change did, so that it is made again with all of the partition.
+    fn taken_back(&mut self, change: Change) -> (Row, Vec<Held>) {
+        let content = self.partitions.entry(change.key.clone()).or_default();
+        for row in &change.rows {
+            content.rows.add(&row.negated());
+        }
+        content.failing = true;
+        (change.key, change.rows)
+    }
+
+    fn evaluate(
+        &self,
+        segments: &[Segment],
+        input: &RecordBatch,
+    ) -> Result<Vec<(RecordBatch, Vec<Prior>)>, (Arc<str>, String)> {
+        segments.iter().map(|segment| self.segment(segment, input)).collect()
+    }
+
+    fn segment(&self, segment: &Segment, input: &RecordBatch) -> Outcome {
+        let rows = input.slice(segment.rows.start, segment.rows.len());
+        let part = Part {
+            rows: &rows,
+            wanted: segment.wanted.clone(),
+            known: segment.known,
+            prior: segment.prior.as_deref(),
+            peers: self.scope.by_peers.then_some(&segment.peers),
+            boundaries: &segment.boundaries,
+        };
+        let failed = std::cell::Cell::new(0);
+        let values = guarded(|| {
+            part.evaluate(&self.functions).map_err(|(index, error)| {
+                failed.set(index);
+                error
+            })
+        });
+        let text = |index: usize| Arc::clone(&self.functions[index].text);
+        let (values, priors) = values.map_err(|reason| (text(failed.get()), reason))?;
+        let wanted = rows.slice(segment.wanted.start, segment.wanted.len());
+        let mut columns = wanted.columns().to_vec();
+        for (index, column) in values.into_iter().enumerate() {
+            let schema = self.difference.schema();
+            let data_type: &DataType = schema.field(columns.len()).data_type();
+            let column = guarded(|| Ok(arrow::compute::cast(&column, data_type)?));
+            columns.push(column.map_err(|reason| (text(index), reason))?);
+        }
+        let schema = Arc::clone(self.difference.schema());
+        Ok((sound(batch(schema, columns, wanted.num_rows())), priors))
+    }
+
+    /// Tells what fails of a partition that was computed as a whole.
+    fn record<T>(
+        &mut self,
+        change: &Change,
+        before: &Result<T, (Arc<str>, String)>,
+        after: &Result<T, (Arc<str>, String)>,
+    ) {
+        for (outcome, segments, sign) in [(before, &change.before, -1), (after, &change.after, 1)] {
+            if let Err((text, reason)) = outcome {
+                let rows: usize = segments.iter().map(|s| s.wanted.len()).sum();
+                self.failures.record(text, reason, None, sign * rows as i64);
+            }
+        }
+        if let Some(content) = self.partitions.get_mut(&change.key) {
+            content.failing = after.is_err();
+        }
+    }
+
+    /// Remembers what there is before boundaries, and forgets what is no more.
+    fn settle(
+        &mut self,
+        change: &Change,
+        after: &Result<Vec<(RecordBatch, Vec<Prior>)>, (Arc<str>, String)>,
+    ) {
+        let Some(content) = self.partitions.get_mut(&change.key) else { return };
+        if content.rows.is_empty() {
+            self.partitions.remove(&change.key);
+            return;
+        }
+        content.rows.forget();
+        let Ok(after) = after else { return };
+        for (segment, (_, priors)) in change.after.iter().zip(after) {
+            for (place, prior) in segment.places.iter().zip(priors) {
+                content.rows.remember(*place, prior.clone());
+            }
+        }
+    }
+}
+
+/// Rows with their values, side by side.
+struct Results {
+    batches: Vec<RecordBatch>,
+    len: usize,
+}
+
+impl Results {
+    /// Where the rows of an outcome are; nowhere, if it is a failure.
+    fn add<E>(&mut self, outcome: Result<Vec<(RecordBatch, Vec<Prior>)>, E>) -> Vec<Range<usize>> {
+        let mut ranges = Vec::new();
+        for (batch, _) in outcome.into_iter().flatten() {
+            ranges.push(self.len..self.len + batch.num_rows());
+            self.len += batch.num_rows();
+            self.batches.push(batch);
+        }
+        ranges
+    }
+}
