@@ -215,11 +215,9 @@ impl Parts<'_> {
             let is_peer = last.is_some_and(|last| last.order() == held.order());
             if place == at.known {
                 segment.known = row;
-            } else if goes_on && place > at.known {
-                if rows.is_boundary(place, self.scope.by_peers) {
-                    segment.boundaries.push((row, Prior::counted(counts.0, counts.1)));
-                    segment.places.push(place);
-                }
+            } else if goes_on && place > at.known && rows.is_boundary(place, self.scope.by_peers) {
+                segment.boundaries.push((row, Prior::counted(counts.0, counts.1)));
+                segment.places.push(place);
             }
             if self.scope.by_peers && place > at.known && !is_peer {
                 segment.peers.push(row);

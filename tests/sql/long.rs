@@ -59,7 +59,11 @@ fn check_words(views: &[(&str, &str, Option<&str>)]) {
         let view = |(name, sql, words): &(&str, &str, Option<&str>)| View {
             name: name.to_string(),
             sql: sql.to_string(),
-            oracle: Asked { engine: Engine::DuckDb, words: words.map(str::to_string) },
+            oracle: Asked {
+                engine: Engine::DuckDb,
+                reason: None,
+                words: words.map(str::to_string),
+            },
             expected: None,
         };
         let script = Script {
@@ -121,7 +125,7 @@ fn frames_near_their_row() {
         (
             "near_values",
             "SELECT k, count(*) OVER (PARTITION BY g ORDER BY a RANGE BETWEEN 7 PRECEDING AND 3 FOLLOWING) AS near, \
-             sum(b) OVER (PARTITION BY g ORDER BY at RANGE BETWEEN INTERVAL '20 seconds' PRECEDING AND CURRENT ROW) AS recent, \
+             sum(b) OVER (PARTITION BY g ORDER BY \"at\" RANGE BETWEEN INTERVAL '20 seconds' PRECEDING AND CURRENT ROW) AS recent, \
              min(b) OVER (PARTITION BY g ORDER BY a DESC RANGE BETWEEN CURRENT ROW AND 5 FOLLOWING) AS low \
              FROM t",
         ),
