@@ -24,8 +24,24 @@ pub struct RowLayout {
     value_columns: Vec<usize>,
 }
 
-fn types(schema: &SchemaRef, columns: &[usize]) -> Vec<DataType> {
+/// The types of some columns.
+pub fn types(schema: &SchemaRef, columns: &[usize]) -> Vec<DataType> {
     columns.iter().map(|c| schema.field(*c).data_type().clone()).collect()
+}
+
+/// The columns of an order, each once, and how they sort.
+pub fn sorted(schema: &SchemaRef, order: &[OrderColumn]) -> (Vec<usize>, Vec<SortField>) {
+    let mut columns: Vec<usize> = Vec::new();
+    let mut fields = Vec::new();
+    for by in order {
+        if !columns.contains(&by.column) {
+            let options = SortOptions { descending: by.descending, nulls_first: by.nulls_first };
+            let data_type = schema.field(by.column).data_type().clone();
+            fields.push(SortField::new_with_options(data_type, options));
+            columns.push(by.column);
+        }
+    }
+    (columns, fields)
 }
 
 impl RowLayout {
@@ -40,17 +56,7 @@ impl RowLayout {
         key: &[usize],
         order: &[OrderColumn],
     ) -> Result<Self, ArrowError> {
-        let mut value_columns: Vec<usize> = Vec::new();
-        let mut fields = Vec::new();
-        for by in order {
-            if !value_columns.contains(&by.column) {
-                let options =
-                    SortOptions { descending: by.descending, nulls_first: by.nulls_first };
-                let data_type = schema.field(by.column).data_type().clone();
-                fields.push(SortField::new_with_options(data_type, options));
-                value_columns.push(by.column);
-            }
-        }
+        let (mut value_columns, mut fields) = sorted(schema, order);
         for column in 0..schema.fields().len() {
             if !key.contains(&column) && !value_columns.contains(&column) {
                 fields.push(SortField::new(schema.field(column).data_type().clone()));

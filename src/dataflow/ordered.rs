@@ -3,15 +3,13 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
-use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use arrow::row::SortField;
 use datafusion_common::ScalarValue;
 
 use super::arrange::Key;
 use super::delta::Delta;
-use super::layout::RowLayout;
+use super::layout::{RowLayout, sorted, types};
 use super::partition::Held;
 use crate::model::Tick;
 use crate::model::row::{Row, RowCodec};
@@ -78,20 +76,8 @@ pub struct Order {
 
 impl Order {
     fn new(schema: &SchemaRef, order: &[OrderColumn]) -> Result<Self, ArrowError> {
-        let mut columns: Vec<usize> = Vec::new();
-        let mut fields = Vec::new();
-        let mut types = Vec::new();
-        for by in order.iter() {
-            if !columns.contains(&by.column) {
-                let options =
-                    SortOptions { descending: by.descending, nulls_first: by.nulls_first };
-                let data_type = schema.field(by.column).data_type();
-                fields.push(SortField::new_with_options(data_type.clone(), options));
-                types.push(data_type.clone());
-                columns.push(by.column);
-            }
-        }
-        let codec = RowCodec::with_fields(&types, fields)?;
+        let (columns, fields) = sorted(schema, order);
+        let codec = RowCodec::with_fields(&types(schema, &columns), fields)?;
         Ok(Order { codec, columns, first: order.first().copied() })
     }
 

@@ -250,6 +250,7 @@ struct Noted {
     first: Place,
     end: Place,
 }
+
 /// How far from a place something reaches.
 pub struct Reaching<'a>(pub &'a Order);
 

@@ -18,19 +18,26 @@ pub fn delta_joins(plan: &mut Plan) {
     let readers = readers(plan);
     let mut inner = HashSet::new();
     for id in (0..plan.nodes.len()).rev() {
-        if !matches!(plan.nodes[id].op, Op::Join { .. }) || inner.contains(&id) {
+        if part(&plan.nodes[id].op).is_none() || inner.contains(&id) {
             continue;
         }
         let mut tree = Tree::default();
-        tree.columns = match tree.flatten(plan, &readers, id, true) {
-            Some(columns) => columns,
-            None => continue,
-        };
+        tree.columns = tree.flatten(plan, &readers, id, true);
         inner.extend(tree.joins.iter().copied());
         let Some(paths) = tree.paths(plan).filter(|paths| tree.pays(plan, paths)) else {
             continue;
         };
         plan.nodes[id].op = Op::DeltaJoin { inputs: tree.inputs, paths };
+    }
+}
+
+/// The inputs and the keys of a join that can be a part of a delta join.
+fn part(op: &Op) -> Option<(NodeId, NodeId, &JoinKeys)> {
+    match op {
+        Op::Join { left, right, on } if !on.nulls_equal && !on.left.is_empty() => {
+            Some((*left, *right, on))
+        }
+        _ => None,
     }
 }
 
@@ -55,37 +62,29 @@ struct Tree {
 }
 
 impl Tree {
-    /// Takes a node apart into inputs; where its columns come from. `None`: it has a join that cannot
-    /// be taken apart.
-    fn flatten(
-        &mut self,
-        plan: &Plan,
-        readers: &[usize],
-        id: NodeId,
-        first: bool,
-    ) -> Option<Vec<Place>> {
-        match &plan.nodes[id].op {
-            Op::Join { left, right, on } if first || readers[id] == 1 => {
-                if on.nulls_equal || on.left.is_empty() {
-                    return if first { None } else { Some(self.input(plan, id)) };
-                }
-                let mut columns = self.flatten(plan, readers, *left, false)?;
-                let right = self.flatten(plan, readers, *right, false)?;
-                self.equal
-                    .extend(on.left.iter().zip(&on.right).map(|(l, r)| (columns[*l], right[*r])));
-                self.joins.push(id);
-                columns.extend(right);
-                Some(columns)
-            }
-            Op::Project { input, columns } if readers[id] == 1 && is_join(plan, *input) => {
-                let places: Option<Vec<usize>> =
-                    columns.iter().map(super::lower::column_index).collect();
-                let Some(places) = places else { return Some(self.input(plan, id)) };
-                let below = self.flatten(plan, readers, *input, false)?;
-                Some(places.into_iter().map(|place| below[place]).collect())
-            }
-            _ => Some(self.input(plan, id)),
+    /// Takes a node apart into inputs; where its columns come from. Only the last result may be read
+    /// by many.
+    fn flatten(&mut self, plan: &Plan, readers: &[usize], id: NodeId, last: bool) -> Vec<Place> {
+        let op = &plan.nodes[id].op;
+        let own = last || readers[id] == 1;
+        if let (Some((left, right, on)), true) = (part(op), own) {
+            let mut columns = self.flatten(plan, readers, left, false);
+            let right = self.flatten(plan, readers, right, false);
+            let equal = on.left.iter().zip(&on.right).map(|(l, r)| (columns[*l], right[*r]));
+            self.equal.extend(equal);
+            self.joins.push(id);
+            columns.extend(right);
+            return columns;
         }
+        if let (Op::Project { input, columns }, true) = (op, own)
+            && is_join(plan, *input)
+            && let Some(places) =
+                columns.iter().map(super::lower::column_index).collect::<Option<Vec<usize>>>()
+        {
+            let below = self.flatten(plan, readers, *input, false);
+            return places.into_iter().map(|place| below[place]).collect();
+        }
+        self.input(plan, id)
     }
 
     fn input(&mut self, plan: &Plan, id: NodeId) -> Vec<Place> {
@@ -146,7 +145,11 @@ impl Tree {
                 .filter(|(_, on)| !on.left.is_empty())
                 // Inputs of which one row matches at most do not make rows more.
                 .max_by_key(|(input, on)| {
-                    (self.is_unique(plan, *input, &on.right), on.right.len(), usize::MAX - input)
+                    (
+                        plan.nodes[self.inputs[*input]].is_unique_by(&on.right),
+                        on.right.len(),
+                        usize::MAX - input,
+                    )
                 });
             let (input, on) = best?;
             row.extend((0..width(input)).map(|column| (input, column)));
@@ -180,11 +183,6 @@ impl Tree {
         on
     }
 
-    fn is_unique(&self, plan: &Plan, input: usize, columns: &[usize]) -> bool {
-        let keys = &plan.nodes[self.inputs[input]].keys;
-        keys.iter().any(|key| key.iter().all(|column| columns.contains(column)))
-    }
-
     fn pays(&self, plan: &Plan, paths: &[DeltaPath]) -> bool {
         let of_inputs: HashSet<(NodeId, &[usize])> = paths
             .iter()
@@ -197,11 +195,8 @@ impl Tree {
             let Op::Join { left, right, on } = &plan.nodes[*id].op else { continue };
             of_chain.insert((*left, &on.left));
             of_chain.insert((*right, &on.right));
-            let unique = |side: NodeId, columns: &[usize]| {
-                let keys = &plan.nodes[side].keys;
-                keys.iter().any(|key| key.iter().all(|column| columns.contains(column)))
-            };
             let last = self.joins.last() == Some(id);
+            let unique = |side: NodeId, columns: &[usize]| plan.nodes[side].is_unique_by(columns);
             grows |= !last && !unique(*left, &on.left) && !unique(*right, &on.right);
         }
         of_inputs.len() < of_chain.len() || (grows && of_inputs.len() == of_chain.len())

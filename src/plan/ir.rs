@@ -58,6 +58,13 @@ pub struct Node {
     pub monotonic: bool,
 }
 
+impl Node {
+    /// Whether no two rows agree in all of these columns.
+    pub fn is_unique_by(&self, columns: &[usize]) -> bool {
+        self.keys.iter().any(|key| key.iter().all(|column| columns.contains(column)))
+    }
+}
+
 /// What a node does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {

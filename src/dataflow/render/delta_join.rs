@@ -5,7 +5,6 @@
 //! before it as of the same tick, and of those behind it as of before the tick. (The scheme is that of
 //! McSherry's delta queries; Materialize and dogsdogsdogs describe it, too.)
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
@@ -21,6 +20,7 @@ use timely::dataflow::operators::generic::Operator;
 use timely::progress::Antichain;
 
 use super::join::{Pair, decoded, keyed};
+use super::pending::Pending;
 use super::{Deltas, Renderer, map, sound};
 use crate::dataflow::arrange::{Key, KeyedUpdate, Placement, RowTrace};
 use crate::dataflow::delta::batch;
@@ -98,14 +98,13 @@ fn half_join<'scope>(
         Pipeline,
         "HalfJoin",
         move |capability, _| {
-            let mut held = Some(capability);
-            let mut waiting: BTreeMap<Tick, Vec<(Key, Row, i64)>> = BTreeMap::new();
+            let mut pending: Pending<Vec<(Key, Row, i64)>> = Pending::new(capability);
             // Up to where the arrangement is known.
             let mut upper = Antichain::from_elem(Tick::MIN);
             move |(updates, frontier), (batches, _), output| {
                 updates.for_each(|_, updates: &mut Vec<KeyedUpdate>| {
                     for ((key, row), tick, diff) in updates.drain(..) {
-                        waiting.entry(tick).or_default().push((key, row, diff));
+                        pending.at(tick).push((key, row, diff));
                     }
                 });
                 batches.for_each(|_, spans| {
@@ -115,32 +114,21 @@ fn half_join<'scope>(
                 });
                 trace.advance_upper(&mut upper);
                 let frontier = frontier.frontier().first().copied();
-                let complete =
-                    |tick: Tick| frontier.is_none_or(|f| tick < f) && !upper.less_equal(&tick);
-                while let Some(first) = waiting.first_entry()
-                    && complete(*first.key())
-                {
-                    let (tick, changes) = first.remove_entry();
+                let is_complete =
+                    |tick| frontier.is_none_or(|f| tick < f) && !upper.less_equal(&tick);
+                while let Some((at, changes)) = pending.take(is_complete) {
                     let Some(history) = trace.batches_through(upper.borrow()) else {
                         unreachable!("nothing is compacted past what was read")
                     };
-                    let mut pairs = matches(changes, history, tick, before);
-                    if let Some(held) = &held {
-                        output.session(&held.delayed(&tick)).give_container(&mut pairs);
-                    }
+                    let mut pairs = matches(changes, history, *at.time(), before);
+                    output.session(&at).give_container(&mut pairs);
                 }
-                let least = waiting.keys().next().copied();
-                let next = least.into_iter().chain(frontier).min();
                 // What was just before a tick must be told from the tick itself.
-                let since = next.map(|tick| if before { tick.saturating_sub(1) } else { tick });
+                let since = pending.downgrade(frontier);
+                let since = since.map(|tick| if before { tick.saturating_sub(1) } else { tick });
                 let since = since.map_or(Antichain::new(), Antichain::from_elem);
                 trace.set_logical_compaction(since.borrow());
                 trace.set_physical_compaction(upper.borrow());
-                match (next, &mut held) {
-                    (Some(next), Some(held)) => held.downgrade(&next),
-                    (None, _) => held = None,
-                    (Some(_), None) => {}
-                }
             }
         },
     )

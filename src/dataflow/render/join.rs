@@ -88,11 +88,7 @@ impl<'scope> Renderer<'scope, '_> {
     ) -> Result<Deltas<'scope>, ArrowError> {
         let schema = self.schema(left);
         let skip_null_keys = !on.nulls_equal;
-        // Without a key there is one key at most.
-        let (left_place, right_place) = match on.left.is_empty() {
-            true => (Placement::Spread, Placement::Everywhere),
-            false => (Placement::ByKey, Placement::ByKey),
-        };
+        let (left_place, right_place) = self.placements(left, on);
         let (arranged, layout) = self.arranged(left, &on.left, skip_null_keys, left_place)?;
         let keys = self.distinct_keys(right, &on.right)?;
         let key_schema = self.key_schema(right, &on.right);

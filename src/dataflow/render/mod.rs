@@ -6,6 +6,7 @@ mod first;
 mod join;
 mod linear;
 mod nearest;
+mod pending;
 mod recompute;
 mod recursion;
 mod reduce;

@@ -3,7 +3,7 @@
 //! Both sides are held in order. A right row that comes or goes concerns the left rows from its place
 //! up to the next right row's, and no others.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, new_null_array};
@@ -13,11 +13,12 @@ use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::Operator;
 use timely::progress::frontier::MutableAntichain;
 
-use super::window::in_order;
+use super::pending::{Pending, in_order};
 use super::{Deltas, Renderer, sound};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::ordered::{Ordered, Update, by_key};
 use crate::dataflow::partition::{Held, Partition, Place};
+use crate::dataflow::reached::{Span, merged};
 use crate::model::Tick;
 use crate::model::row::Row;
 use crate::plan::ir::{JoinKeys, NodeId, OrderColumn};
@@ -31,8 +32,12 @@ pub struct Nearest<'a> {
     pub outer: bool,
 }
 
-/// Changes that wait for their tick to be complete.
-type Waiting = BTreeMap<Tick, (Vec<(Row, Held)>, Vec<(Row, Held)>)>;
+/// Changes of both sides, each with its key.
+#[derive(Default)]
+struct Changes {
+    left: Vec<(Row, Held)>,
+    right: Vec<(Row, Held)>,
+}
 
 impl<'scope> Renderer<'scope, '_> {
     pub(super) fn nearest(
@@ -59,34 +64,24 @@ impl<'scope> Renderer<'scope, '_> {
             (in_order(self.input(left), lefts()?), in_order(self.input(right), rights()?));
         let exchange = || Exchange::new(|(key, _, _): &Update| key.hash());
         Ok(left.binary_frontier(right, exchange(), exchange(), "Nearest", move |capability, _| {
-            let mut held = Some(capability);
-            let mut waiting = Waiting::new();
+            let mut pending: Pending<Changes> = Pending::new(capability);
             move |(left, left_frontier), (right, right_frontier), output| {
                 left.for_each(|_, updates: &mut Vec<Update>| {
                     for (key, row, tick) in updates.drain(..) {
-                        waiting.entry(tick).or_default().0.push((key.row, row));
+                        pending.at(tick).left.push((key.row, row));
                     }
                 });
                 right.for_each(|_, updates: &mut Vec<Update>| {
                     for (key, row, tick) in updates.drain(..) {
-                        waiting.entry(tick).or_default().1.push((key.row, row));
+                        pending.at(tick).right.push((key.row, row));
                     }
                 });
                 let frontier = earliest(left_frontier, right_frontier);
-                while let Some(first) = waiting.first_entry()
-                    && frontier.is_none_or(|frontier| *first.key() < frontier)
-                {
-                    let (tick, (left, right)) = first.remove_entry();
-                    let found = search.step(tick, left, right);
-                    if let Some(held) = &held {
-                        output.session(&held.delayed(&tick)).give_iterator(found.into_iter());
-                    }
+                while let Some((at, changes)) = pending.take(|t| frontier.is_none_or(|f| t < f)) {
+                    let found = search.step(*at.time(), changes);
+                    output.session(&at).give_iterator(found.into_iter());
                 }
-                match (frontier, &mut held) {
-                    (Some(frontier), Some(held)) => held.downgrade(&frontier),
-                    (None, _) => held = None,
-                    (Some(_), None) => {}
-                }
+                pending.downgrade(frontier);
             }
         }))
     }
@@ -118,21 +113,16 @@ struct Search {
 
 impl Search {
     /// Applies a tick's changes and gives those of the pairs.
-    fn step(
-        &mut self,
-        tick: Tick,
-        left: Vec<(Row, Held)>,
-        right: Vec<(Row, Held)>,
-    ) -> Option<Delta> {
-        let mut changes: HashMap<Row, (Vec<Held>, Vec<Held>)> = HashMap::new();
-        for (key, rows) in by_key(left) {
-            changes.entry(key).or_default().0 = rows;
+    fn step(&mut self, tick: Tick, changes: Changes) -> Option<Delta> {
+        let mut keys: HashMap<Row, (Vec<Held>, Vec<Held>)> = HashMap::new();
+        for (key, rows) in by_key(changes.left) {
+            keys.entry(key).or_default().0 = rows;
         }
-        for (key, rows) in by_key(right) {
-            changes.entry(key).or_default().1 = rows;
+        for (key, rows) in by_key(changes.right) {
+            keys.entry(key).or_default().1 = rows;
         }
         let mut pairs: Vec<(Pair, i64)> = Vec::new();
-        for (key, (left, right)) in changes {
+        for (key, (left, right)) in keys {
             self.change(&key, &left, &right, &mut pairs);
         }
         differential_dataflow::consolidation::consolidate(&mut pairs);
@@ -183,27 +173,6 @@ impl Search {
     }
 }
 
-/// The places of left rows, from one to before another; `None`: to the end.
-type Span = (Vec<u8>, Option<Vec<u8>>);
-
-/// Joins spans that overlap or touch.
-fn merged(mut spans: Vec<Span>) -> Vec<Span> {
-    spans.sort_unstable();
-    let mut merged: Vec<Span> = Vec::new();
-    for (from, to) in spans {
-        match merged.last_mut() {
-            Some((_, None)) => {}
-            Some((_, last)) if last.as_ref().is_some_and(|last| from <= *last) => {
-                if to.is_none() || to > *last {
-                    *last = to;
-                }
-            }
-            _ => merged.push((from, to)),
-        }
-    }
-    merged
-}
-
 /// Where left and right rows meet.
 struct Places {
     strict: bool,
@@ -211,13 +180,13 @@ struct Places {
 }
 
 impl Places {
-    /// The places of left rows that changed right rows are nearest to, or would be. With `strict` the
-    /// last place counts, too, and the first one does not: both are taken in.
+    /// The orders of left rows that changed right rows are nearest to, or would be. With `strict` the
+    /// last one counts, too, and the first one does not: both are taken in.
     fn concerned(&self, right: &Partition<()>, changes: &[Held]) -> Vec<Span> {
         let span = |change: &Held| {
-            let next =
-                right.get(right.behind_peers(change.order())).map(|held| held.order().to_vec());
-            (change.order().to_vec(), next)
+            let next = right.get(right.behind_peers(change.order()));
+            let to = next.map(|held| Row::from_slice(held.order()));
+            Span { from: Some(Row::from_slice(change.order())), to }
         };
         changes.iter().map(span).collect()
     }
@@ -239,14 +208,15 @@ impl Places {
             }
         };
         let within = |held: &Held| {
-            let after = spans.partition_point(|(from, _)| &from[..] <= held.order());
-            let span = after.checked_sub(1).map(|index| &spans[index]);
-            span.is_some_and(|(_, to)| to.as_ref().is_none_or(|to| held.order() <= &to[..]))
+            let from_before = |span: &Span| span.from.as_deref().is_none_or(|f| f <= held.order());
+            let span = spans.partition_point(from_before).checked_sub(1).map(|at| &spans[at]);
+            span.is_some_and(|span| span.to.as_deref().is_none_or(|to| held.order() <= to))
         };
-        for (from, to) in spans {
-            let first = sides.left.first_peer(from);
-            let end = to.as_ref().map_or(sides.left.end(), |to| sides.left.behind_peers(to));
-            sides.left.rows(first, end).for_each(|(_, held)| give(held));
+        for span in spans {
+            let left = &sides.left;
+            let first = span.from.as_deref().map_or(left.start(), |from| left.first_peer(from));
+            let end = span.to.as_deref().map_or(left.end(), |to| left.behind_peers(to));
+            left.rows(first, end).for_each(|(_, held)| give(held));
         }
         for change in changes.iter().filter(|change| !within(change)) {
             let place = sides.left.seek(&change.row);

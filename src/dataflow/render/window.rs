@@ -2,7 +2,7 @@
 //! can reach are computed anew: those near it, or those behind it, going on from what the functions had
 //! come to before. Where a function depends on all of its partition, all of it is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
-use timely::dataflow::Stream;
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::Operator;
 
+use super::pending::{Pending, in_order};
 use super::{Deltas, Renderer, sound};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::difference::{Difference, Replacement};
@@ -49,47 +49,22 @@ impl<'scope> Renderer<'scope, '_> {
         let updates = in_order(self.input(input), ordered()?);
         let exchange = Exchange::new(|(key, _, _): &Update| key.hash());
         Ok(updates.unary_frontier(exchange, "Window", move |capability, _| {
-            let mut held = Some(capability);
-            let mut waiting: BTreeMap<Tick, Vec<(Row, Held)>> = BTreeMap::new();
+            let mut pending: Pending<Vec<(Row, Held)>> = Pending::new(capability);
             move |(input, frontier), output| {
                 input.for_each(|_, updates: &mut Vec<Update>| {
                     for (key, row, tick) in updates.drain(..) {
-                        waiting.entry(tick).or_default().push((key.row, row));
+                        pending.at(tick).push((key.row, row));
                     }
                 });
                 let frontier = frontier.frontier().first().copied();
-                while let Some(first) = waiting.first_entry()
-                    && frontier.is_none_or(|frontier| *first.key() < frontier)
-                {
-                    let (tick, updates) = first.remove_entry();
-                    let deltas = windows.step(tick, updates);
-                    if let Some(held) = &held {
-                        output.session(&held.delayed(&tick)).give_iterator(deltas.into_iter());
-                    }
+                while let Some((at, updates)) = pending.take(|t| frontier.is_none_or(|f| t < f)) {
+                    let deltas = windows.step(*at.time(), updates);
+                    output.session(&at).give_iterator(deltas.into_iter());
                 }
-                match (frontier, &mut held) {
-                    (Some(frontier), Some(held)) => held.downgrade(&frontier),
-                    (None, _) => held = None,
-                    (Some(_), None) => {}
-                }
+                pending.downgrade(frontier);
             }
         }))
     }
-}
-
-/// Encodes rows for operators that hold them in order.
-pub(super) fn in_order(stream: Deltas<'_>, ordered: Ordered) -> Stream<'_, Tick, Vec<Update>> {
-    stream.unary(Pipeline, "Encode", move |_, _| {
-        move |input, output| {
-            input.for_each(|time, deltas| {
-                let mut updates = Vec::new();
-                for delta in deltas.drain(..) {
-                    sound(ordered.encode(&delta, &mut updates));
-                }
-                output.session(&time).give_container(&mut updates);
-            });
-        }
-    })
 }
 
 /// A partition's rows; and whether some function has no value for some of them, so that none of them

@@ -114,7 +114,7 @@ impl Lowering {
 
     /// Whether a row of the other side meets at most one row of this side.
     fn is_unique(&self, side: &Side) -> bool {
-        self.nodes[side.keyed].keys.iter().any(|key| key.iter().all(|c| side.keys.contains(c)))
+        self.nodes[side.keyed].is_unique_by(&side.keys)
     }
 
     fn joined_keys(&self, left: &Side, right: &Side, offset: usize) -> Vec<Vec<usize>> {

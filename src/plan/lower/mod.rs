@@ -100,7 +100,7 @@ fn reachable(plan: Plan) -> Plan {
 /// Appends to a plan the check that `key` is unique, unless that is already certain.
 pub fn assert_key(mut plan: Plan, key: &[usize]) -> Plan {
     let root = plan.root();
-    if root.keys.iter().any(|known| known.iter().all(|c| key.contains(c))) {
+    if root.is_unique_by(key) {
         return plan;
     }
     let node = Node {

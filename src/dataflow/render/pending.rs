@@ -1,0 +1,63 @@
+//! What operators need that take changes tick by tick, in order.
+
+use std::collections::BTreeMap;
+
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::Operator;
+
+use super::{Deltas, sound};
+use crate::dataflow::ordered::{Ordered, Update};
+use crate::model::Tick;
+
+/// Changes that wait for their tick to be complete, and the right to answer them.
+pub struct Pending<T> {
+    held: Option<Capability<Tick>>,
+    waiting: BTreeMap<Tick, T>,
+}
+
+impl<T: Default> Pending<T> {
+    /// Nothing waits yet; `capability` is the operator's first one.
+    pub fn new(capability: Capability<Tick>) -> Self {
+        Pending { held: Some(capability), waiting: BTreeMap::new() }
+    }
+
+    /// What waits for this tick.
+    pub fn at(&mut self, tick: Tick) -> &mut T {
+        self.waiting.entry(tick).or_default()
+    }
+
+    /// What waits for the first tick, if that is complete, with a capability at that tick.
+    pub fn take(&mut self, is_complete: impl Fn(Tick) -> bool) -> Option<(Capability<Tick>, T)> {
+        let first = self.waiting.first_entry().filter(|first| is_complete(*first.key()))?;
+        let at = self.held.as_ref()?.delayed(first.key());
+        Some((at, first.remove()))
+    }
+
+    /// Gives up all ticks before the first one that is still to be answered, and tells which that is;
+    /// `frontier` is the first one that changes may still come of.
+    pub fn downgrade(&mut self, frontier: Option<Tick>) -> Option<Tick> {
+        let next = self.waiting.keys().next().copied().into_iter().chain(frontier).min();
+        match (next, &mut self.held) {
+            (Some(next), Some(held)) => held.downgrade(&next),
+            _ => self.held = None,
+        }
+        next
+    }
+}
+
+/// Encodes rows for operators that hold them in order.
+pub fn in_order(stream: Deltas<'_>, ordered: Ordered) -> Stream<'_, Tick, Vec<Update>> {
+    stream.unary(Pipeline, "Encode", move |_, _| {
+        move |input, output| {
+            input.for_each(|time, deltas| {
+                let mut updates = Vec::new();
+                for delta in deltas.drain(..) {
+                    sound(ordered.encode(&delta, &mut updates));
+                }
+                output.session(&time).give_container(&mut updates);
+            });
+        }
+    })
+}
