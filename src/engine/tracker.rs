@@ -103,9 +103,11 @@ impl ViewTracker {
     }
 
     fn advance(&self) {
+        // Under the lock, so that of two workers that get on at the same moment the later one sees
+        // what both have stored.
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         let frontiers = self.frontiers.iter().map(|f| f.load(Ordering::Acquire));
         let frontier: Tick = frontiers.min().unwrap_or(0);
-        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut reached = None;
         while marks.front().is_some_and(|mark| mark.tick < frontier) {
             reached = marks.pop_front();
@@ -160,5 +162,44 @@ impl ViewTracker {
     /// The view's name.
     pub fn name(&self) -> &str {
         &self.plan.schema.name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Barrier;
+
+    use super::*;
+    use crate::plan::diagnostic::SourceFile;
+    use crate::plan::plan_files;
+
+    const SQL: &str = "
+        CREATE TABLE n (x BIGINT) WITH (event_type = 'n');
+        CREATE MATERIALIZED VIEW v AS SELECT x FROM n;
+    ";
+
+    #[test]
+    fn two_workers_that_get_on_at_the_same_moment_are_both_seen() {
+        let file = SourceFile { path: PathBuf::from("v.sql"), text: SQL.to_string() };
+        let plan = plan_files(&[Arc::new(file)], "log").views.remove(0);
+        let tracker = ViewTracker::new(0, plan, Failures::default(), 2, None, Arc::default());
+        let (start, end) = (Barrier::new(2), Barrier::new(2));
+        let steps = 1..=100_000;
+        let step = |worker: usize, tick: Tick| {
+            start.wait();
+            tracker.take(ViewMessage::Frontier { worker, frontier: tick + 1 });
+            end.wait();
+        };
+        let mut missed = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| steps.clone().for_each(|tick| step(1, tick)));
+            for tick in steps.clone() {
+                tracker.take(ViewMessage::Mark { tick, position: tick });
+                step(0, tick);
+                missed += u32::from(tracker.complete().tick != tick);
+            }
+        });
+        assert_eq!(missed, 0);
     }
 }
