@@ -11,7 +11,7 @@ use timely::communication::WorkerGuards;
 
 use super::cohort::CohortId;
 use super::output::EncodedRow;
-use super::worker::{Command, Installation, ReadRequest, WorkerState, has_backlog};
+use super::worker::{Command, Installation, Load, ReadRequest, WorkerState, load};
 use crate::log::Frame;
 use crate::model::{Head, Tick};
 
@@ -35,7 +35,14 @@ fn exert_logic() -> ExertionLogic {
             // Two batches at one level are being merged.
             *batches > 1 || (total - len) * IDLE_MERGE_SHARE > *len
         });
-        (layers > 1 && is_due && !has_backlog()).then_some(IDLE_MERGE_EFFORT)
+        let effort = match load() {
+            Load::Idle => IDLE_MERGE_EFFORT,
+            // Next to nothing, but to be asked again.
+            Load::Busy => 1,
+            // What comes next asks again.
+            Load::Backlog => return None,
+        };
+        (layers > 1 && is_due).then_some(effort)
     })
 }
 

@@ -24,13 +24,24 @@ use crate::plan::ir::NodeId;
 /// How long an idle worker sleeps when nobody wakes it.
 const PARK_MAX: Duration = Duration::from_millis(100);
 
-thread_local! {
-    static BACKLOG: Cell<bool> = const { Cell::new(false) };
+/// What a worker has to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    /// Nothing that anybody waits for.
+    Idle,
+    /// Its views are not through with what they were fed.
+    Busy,
+    /// Nor is that all: the log has more.
+    Backlog,
 }
 
-/// Whether more of the log waited when this worker was last fed.
-pub fn has_backlog() -> bool {
-    BACKLOG.get()
+thread_local! {
+    static LOAD: Cell<Load> = const { Cell::new(Load::Idle) };
+}
+
+/// What this worker has to do.
+pub fn load() -> Load {
+    LOAD.get()
 }
 
 /// What workers are told, all of them in the same order.
@@ -122,11 +133,22 @@ impl<'a> WorkerState<'a> {
             } else {
                 self.worker.step();
             }
+            if load() == Load::Busy && !self.is_behind() {
+                LOAD.set(Load::Idle);
+            }
         }
         self.end();
     }
 
+    /// Whether a view is not through yet with what it was fed.
+    fn is_behind(&mut self) -> bool {
+        let cohorts = &self.cohorts;
+        let fed = |view: &RunningView| cohorts.get(&view.cohort).map_or(0, |cohort| cohort.fed);
+        self.views.values_mut().any(|view| view.rows.upper() <= fed(view))
+    }
+
     fn end(mut self) {
+        LOAD.set(Load::Idle);
         // Closed inputs let the dataflows come to their end.
         self.views.clear();
         while self.worker.has_dataflows() {
@@ -151,7 +173,7 @@ impl<'a> WorkerState<'a> {
                 self.share_decoders(cohort);
             }
             Command::Feed { cohort, frames, tick, more } => {
-                BACKLOG.set(more);
+                LOAD.set(if more { Load::Backlog } else { Load::Busy });
                 self.feed(cohort, &frames, tick);
             }
             Command::Merge { from, into } => self.merge(from, into),
