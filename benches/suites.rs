@@ -23,6 +23,13 @@ use heliostat::model::view::ViewMessage;
 use heliostat::plan::diagnostic::SourceFile;
 use heliostat::plan::{ViewPlan, plan_files};
 
+/// As the server allocates, and gives memory back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// mimalloc's option `purge_delay`, by its place in `mi_option_e`.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
 /// How many events a frame has.
 const FRAME_EVENTS: usize = 5_000;
 /// How many frames enter at a tick, as when a view catches up.
@@ -255,6 +262,8 @@ fn groups() {
 }
 
 fn main() {
+    // SAFETY: the option is one of the library's and takes any number of milliseconds.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 0) };
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let wanted = |section: &str| arguments.is_empty() || arguments.iter().any(|a| a == section);

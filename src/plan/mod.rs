@@ -22,6 +22,7 @@ mod refuse;
 mod required;
 mod session;
 mod set_operation;
+mod share;
 mod sugar;
 mod top_rows;
 mod types;

@@ -31,6 +31,7 @@ use super::context::{ScannedTable, WorkTableSource, plain_message};
 use super::delta_join::delta_joins;
 use super::ir::{Node, NodeId, Op, Plan, Scalar};
 use super::nearest::Nearest;
+use super::share::shared_scans;
 use super::top_rows::TopRows;
 use super::unnest::UnnestRows;
 use crate::model::source::SourceColumn;
@@ -73,7 +74,8 @@ pub fn lower(
         iterations_max,
     };
     let root = lowering.plan(plan)?;
-    let mut plan = reachable(Plan { nodes: lowering.nodes, root });
+    let plan = reachable(Plan { nodes: lowering.nodes, root });
+    let mut plan = shared_scans(plan);
     delta_joins(&mut plan);
     Ok(reachable(plan))
 }
