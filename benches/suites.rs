@@ -4,7 +4,7 @@
 //! the view's changes, the process of decoding included; resident bytes per event; and, for TPC-H, the
 //! time in which 1,000 changed orders are reflected. `HELIOSTAT_BENCH_EVENTS` sets the number of
 //! Nexmark's events, `HELIOSTAT_BENCH_SCALE` TPC-H's scale factor, `HELIOSTAT_BENCH_QUERIES` which
-//! queries (`q4,q16`).
+//! queries (`q4,q16`), and `HELIOSTAT_BENCH_ALONE=0` leaves the runs on one worker out.
 
 #[path = "../tests/suites/nexmark_events.rs"]
 mod nexmark_events;
@@ -164,10 +164,12 @@ fn suite(name: &str, events: Vec<NewEvent>, changes: &[Vec<NewEvent>]) {
     );
     for view in views(name) {
         let stored = read(&view);
-        let one = Run::start(&view, 1);
-        let alone = one.load(&stored);
-        one.runtime.shutdown();
-        drop(one);
+        let alone = (setting("HELIOSTAT_BENCH_ALONE", 1.0) != 0.0).then(|| {
+            let one = Run::start(&view, 1);
+            let alone = one.load(&stored);
+            one.runtime.shutdown();
+            alone
+        });
         let before = resident();
         let run = Run::start(&view, 2);
         let load = run.load(&stored);
@@ -187,10 +189,10 @@ fn suite(name: &str, events: Vec<NewEvent>, changes: &[Vec<NewEvent>]) {
         }
         let rate = |time: Duration| stored.events as f64 / time.as_secs_f64();
         println!(
-            "{:5} {:>20} {:>12.0} {:>13.0} {:>8.2} {bytes:>13.0} {:>11.1}",
+            "{:5} {:>20} {:>12} {:>13.0} {:>8.2} {bytes:>13.0} {:>11.1}",
             view.schema.name,
             stored.events,
-            rate(alone),
+            alone.map_or("-".to_string(), |alone| format!("{:.0}", rate(alone))),
             rate(load),
             load.as_secs_f64(),
             worst.as_secs_f64() * 1e3,

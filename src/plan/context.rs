@@ -14,11 +14,11 @@ use datafusion_expr::{
     TableSource, WindowUDF,
 };
 
-use super::json;
 use super::set_operation::SetOperationPlanner;
 use super::types::CastTypes;
 use super::unnest::UnnestPlanner;
 use super::window_tables::WindowTablePlanner;
+use super::{array_has, json};
 use crate::model::source::SourceTable;
 
 /// The functions, planners and options, which are the same for every view.
@@ -40,6 +40,8 @@ impl Functions {
             .into_iter()
             .chain(datafusion_functions_nested::all_default_nested_functions())
             .chain(json::functions())
+            // In the place of DataFusion's own.
+            .chain([array_has::array_has()])
         {
             learn(&mut aliases.scalar, udf.name(), udf.aliases());
             registry.register_udf(udf)?;

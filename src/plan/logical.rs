@@ -30,10 +30,11 @@ use datafusion_sql::sqlparser::parser::Parser;
 use super::context::{Functions, PlannedRelation, ScannedTable, Scope};
 use super::decorrelate::decorrelate;
 use super::join_order::JoinOrder;
+use super::precedence::bind_json_operators;
 use super::push_filter::PushFilterThroughJoin;
 use super::required::required;
 use super::top_rows::{RowNumberLimit, TopRows, sink_limits};
-use super::{array_literal, group_keys, sugar, unnest, window_tables};
+use super::{array_literal, group_keys, row_values, sugar, unnest, window_tables};
 use crate::model::schema::{EventTable, Format, TableMode};
 use crate::model::source::{SYSTEM_COLUMNS, SourceTable, SystemColumn};
 
@@ -61,7 +62,10 @@ impl QueryPlanner {
     ) -> Result<LogicalPlan> {
         let scope = Scope { functions: &self.functions, relations };
         let planner = SqlToRel::new_with_options(&scope, self.parser_options());
-        let query = array_literal::as_calls(sugar::desugar(query.clone())?)?;
+        let mut query = query.clone();
+        bind_json_operators(&mut query);
+        let query = row_values::by_column(sugar::desugar(query)?)?;
+        let query = array_literal::as_calls(query)?;
         let plan = planner.sql_statement_to_plan(Statement::Query(Box::new(query)))?;
         decorrelate(sink_limits(unnest::attach(group_keys::once(plan)?)?)?)
     }
@@ -101,8 +105,9 @@ impl QueryPlanner {
     /// A boolean expression over the columns of `schema`.
     fn condition(&self, text: &str, schema: &datafusion_common::DFSchema) -> Result<Expr> {
         let dialect = GenericDialect {};
-        let parsed: SqlExpr =
+        let mut parsed: SqlExpr =
             Parser::new(&dialect).try_with_sql(text).and_then(|mut p| p.parse_expr())?;
+        bind_json_operators(&mut parsed);
         let scope = Scope { functions: &self.functions, relations: HashMap::new() };
         let planner = SqlToRel::new_with_options(&scope, self.parser_options());
         planner.sql_to_expr(parsed, schema, &mut PlannerContext::new())

@@ -1,5 +1,6 @@
 //! SQL files → catalog → logical plan → [`ir`]. Pure: no I/O but reading files, no timely.
 
+mod array_has;
 mod array_literal;
 pub mod catalog;
 mod context;
@@ -17,9 +18,11 @@ pub use lower::{column, relaxed};
 mod names;
 mod nearest;
 mod parse;
+mod precedence;
 mod push_filter;
 mod refuse;
 mod required;
+mod row_values;
 mod session;
 mod set_operation;
 mod share;

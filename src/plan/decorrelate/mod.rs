@@ -7,6 +7,7 @@
 mod apply;
 mod members;
 mod nearest;
+mod on;
 mod one_row;
 mod outer;
 
@@ -79,9 +80,7 @@ impl Decorrelation {
                     .build()?;
                 self.filter(Filter::try_new(condition, Arc::new(product))?)
             }
-            LogicalPlan::Join(join) => {
-                plan_err!("a sub-query in the ON of a {} JOIN is not supported", join.join_type)
-            }
+            LogicalPlan::Join(join) => self.outer_join(join),
             other => self.with_more_columns(other),
         }
     }
@@ -246,9 +245,10 @@ impl Decorrelation {
             }
             JoinType::Left => {
                 let same = keys.into_iter().map(apply::same_value);
-                LogicalPlanBuilder::from(left)
+                let joined = LogicalPlanBuilder::from(left)
                     .join_on(right, JoinType::Left, same.chain(conditions))?
-                    .build()?
+                    .build()?;
+                self.node(joined)?
             }
             other => return plan_err!("{other} JOIN LATERAL is not supported: LEFT and INNER are"),
         };

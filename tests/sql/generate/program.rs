@@ -105,10 +105,13 @@ pub fn program(seed: u64) -> Script {
     for number in 0..1 + rng.below(3) {
         let query = Query::random(rng, &relations);
         let name = format!("v{number}");
+        let reads = |r: &Relation| query.sql.contains(&format!(" {} ", r.name));
+        let has_as_of =
+            query.sql.contains("ASOF") || relations.iter().any(|r| r.has_as_of && reads(r));
         let words = Some(for_duckdb(&query.sql));
         let oracle = Asked { engine: Engine::DuckDb, reason: Some(reasons::RANDOM), words };
         views.push(View { name: name.clone(), sql: query.sql, oracle, expected: None });
-        relations.push(Relation { name, columns: query.columns });
+        relations.push(Relation { name, columns: query.columns, has_as_of });
     }
     Script {
         path: format!("generated/{seed}.slt").into(),
@@ -148,7 +151,7 @@ fn table(rng: &mut Rng, name: &str, upsert: bool) -> (Relation, String) {
         options.push_str(", mode = 'upsert', delete_when = 'gone'");
     }
     let sql = format!("CREATE TABLE {name} ({}) WITH ({options});\n", declared.join(", "));
-    (Relation { name: name.to_string(), columns }, sql)
+    (Relation { name: name.to_string(), columns, has_as_of: false }, sql)
 }
 
 fn event(rng: &mut Rng, table: &Relation, upsert: bool, tick: u64) -> TimedEvent {

@@ -129,14 +129,22 @@ impl Writer<'_> {
     }
 
     /// A condition with a sub-query.
-    fn membership(&mut self, rows: &Relation) -> String {
+    pub fn membership(&mut self, rows: &Relation) -> String {
         let inner = self.relation("i");
         let (outer, value, other) = (rows.int(self.rng), inner.int(self.rng), inner.int(self.rng));
         let filter = self.comparison(&inner);
         let not = self.rng.pick(&["", "NOT "]);
         let than = self.rng.pick(&["<", ">=", "=", "<>"]);
         let from = &inner.name;
-        match self.rng.below(7) {
+        match self.rng.below(9) {
+            7 => format!(
+                "({outer}, {}) IN (SELECT {value}, {other} FROM {from} WHERE {filter})",
+                rows.int(self.rng)
+            ),
+            8 => format!(
+                "{not}EXISTS (SELECT 1 FROM {from} WHERE {value} = {outer} AND {other} {than} {})",
+                rows.int(self.rng)
+            ),
             0 | 1 => format!("{outer} {not}IN (SELECT {value} FROM {from} WHERE {filter})"),
             2 => format!("{not}EXISTS (SELECT 1 FROM {from} WHERE {value} = {outer} AND {filter})"),
             3 => format!(
@@ -197,10 +205,12 @@ impl Writer<'_> {
             true => format!("ARRAY[{}, {}]", rows.int(self.rng), rows.int(self.rng)),
             false => self.rng.pick(&lists).to_string(),
         };
-        match self.rng.below(4) {
+        match self.rng.below(5) {
             0 => (format!("{list}[{}]", 1 + self.rng.below(3)), Type::Int),
             1 => (format!("CAST(cardinality({list}) AS BIGINT)"), Type::Int),
-            2 => (format!("array_to_string({list}, '-')"), Type::Text),
+            // Of nothing but NULLs there is an empty text, or NULL in DuckDB.
+            2 => (format!("coalesce(array_to_string({list}, '-'), '')"), Type::Text),
+            3 => (format!("array_has({list}, {})", rows.int(self.rng)), Type::Bool),
             _ => (list, Type::Ints),
         }
     }
@@ -347,7 +357,12 @@ impl Writer<'_> {
 
     /// What can be reached from some rows.
     fn recursion(&mut self) -> Query {
-        let (base, step) = (self.relation("a"), self.relation("b"));
+        let base = self.relation("a");
+        // DuckDB has no ASOF joins in recursions.
+        let step = match self.relation("b") {
+            with if with.has_as_of => self.relations[0].as_alias("b"),
+            without => without,
+        };
         let start = self.comparison(&base);
         let (first, next, from) = (base.int(self.rng), step.int(self.rng), step.int(self.rng));
         let sql = format!(

@@ -8,13 +8,15 @@ use crate::rng::Rng;
 pub struct Relation {
     pub name: String,
     pub columns: Vec<(String, Type)>,
+    /// Nearest rows are looked for in it, or in what it reads.
+    pub has_as_of: bool,
 }
 
 impl Relation {
     pub fn as_alias(&self, alias: &str) -> Relation {
         let columns =
             self.columns.iter().map(|(name, t)| (format!("{alias}.{name}"), *t)).collect();
-        Relation { name: format!("{} {alias}", self.name), columns }
+        Relation { name: format!("{} {alias}", self.name), columns, ..*self }
     }
 
     pub fn of(&self, wanted: Type) -> Vec<&str> {
@@ -57,12 +59,13 @@ impl Relation {
 
     /// Only what can be compared.
     pub fn comparable_only(&self) -> Relation {
-        Relation { name: self.name.clone(), columns: self.comparable().cloned().collect() }
+        let columns = self.comparable().cloned().collect();
+        Relation { name: self.name.clone(), columns, ..*self }
     }
 
     /// These columns and others, as a join has them.
     pub fn and(mut self, others: Vec<(String, Type)>) -> Relation {
         self.columns.extend(others);
-        Relation { name: String::new(), columns: self.columns }
+        Relation { name: String::new(), ..self }
     }
 }

@@ -25,7 +25,12 @@ impl Writer<'_> {
             let than = self.rng.pick(&["<", ">=", "<>"]);
             on.push_str(&format!(" AND {} {than} {}", first.int(self.rng), second.int(self.rng)));
         }
-        (format!("{} {join} {} ON {on}", first.name, second.name), first.and(second.columns))
+        let text = format!("{} {join} {} ON {on}", first.name, second.name);
+        let rows = first.and(second.columns);
+        match self.rng.one_in(4) {
+            true => (format!("{text} AND {}", self.membership(&rows)), rows),
+            false => (text, rows),
+        }
     }
 
     /// Rows with each item of a list, and its number.
