@@ -1,4 +1,4 @@
-//! The known suites from a log to their views: `cargo bench --bench suites [-- nexmark tpch groups]`.
+//! The known suites from a log to their views: `cargo bench --bench suites [-- nexmark tpch groups expiries]`.
 //!
 //! For each query: events per second on 1 and 2 workers, from compressed frames as the log has them to
 //! the view's changes, the process of decoding included; resident bytes per event; and, for TPC-H, the
@@ -223,20 +223,28 @@ fn groups() {
     let scattered = |k: u64| (k * 7_919) % ROWS;
     stored.add(&(0..ROWS).map(|k| event(k, scattered(k), false)).collect::<Vec<_>>());
     println!("single changes in a group of {ROWS} rows");
-    println!("view       load s   ms/change: mean   worst");
-    for (name, sql) in [
-        ("min_max", "SELECT g, min(v) AS lo, max(v) AS hi FROM t GROUP BY g"),
+    println!("view            at   load s   ms/change: mean   worst");
+    for (name, ends, sql) in [
+        ("min_max", "both ends", "SELECT g, min(v) AS lo, max(v) AS hi FROM t GROUP BY g"),
         (
             "top_10",
+            "both ends",
             "SELECT k, v FROM (SELECT k, v, row_number() OVER (PARTITION BY g ORDER BY v DESC, k) AS r FROM t) x WHERE r <= 10",
         ),
-        ("limit_10", "SELECT k, v FROM t ORDER BY v, k LIMIT 10"),
+        ("limit_10", "both ends", "SELECT k, v FROM t ORDER BY v, k LIMIT 10"),
+        ("lag", "both ends", "SELECT k, v, lag(v) OVER (PARTITION BY g ORDER BY v, k) AS b FROM t"),
+        (
+            "sum_of_10",
+            "both ends",
+            "SELECT k, sum(v) OVER (PARTITION BY g ORDER BY v, k ROWS 9 PRECEDING) AS s FROM t",
+        ),
+        (
+            "running_sum",
+            "the end",
+            "SELECT k, sum(v) OVER (PARTITION BY g ORDER BY v, k) AS s FROM t",
+        ),
     ] {
-        let text = format!("{table} CREATE MATERIALIZED VIEW v AS {sql};");
-        let file = Arc::new(SourceFile { path: "v.sql".into(), text });
-        let set = plan_files(&[file], "bench");
-        assert!(set.diagnostics.is_empty());
-        let run = Run::start(&set.views[0], 2);
+        let run = Run::start(&view(&format!("{table} CREATE MATERIALIZED VIEW v AS {sql};")), 2);
         let load = run.load(&stored);
         // Traces merge while there is nothing else to do.
         std::thread::sleep(Duration::from_secs(5));
@@ -246,7 +254,8 @@ fn groups() {
             tick += 1;
             // The greatest and the least go, one after the other, and others come back.
             let k = (0..ROWS).find(|k| {
-                scattered(*k) == if change % 2 == 0 { ROWS - 1 - change } else { change }
+                let at_end = change % 2 == 0 || ends == "the end";
+                scattered(*k) == if at_end { ROWS - 1 - change } else { change }
             });
             let gone = change % 4 < 2;
             let frame = [event(k.unwrap_or(0), scattered(k.unwrap_or(0)), gone)];
@@ -258,7 +267,64 @@ fn groups() {
         }
         let mean = times.iter().sum::<f64>() / times.len() as f64;
         let worst = times.iter().copied().fold(0.0, f64::max);
-        println!("{name:9} {:>7.2} {mean:>17.3} {worst:>7.3}", load.as_secs_f64());
+        println!("{name:11} {ends:>9} {:>7.2} {mean:>17.3} {worst:>7.3}", load.as_secs_f64());
+        run.runtime.shutdown();
+    }
+}
+
+/// The only view of these declarations.
+fn view(text: &str) -> ViewPlan {
+    let file = Arc::new(SourceFile { path: "v.sql".into(), text: text.to_string() });
+    let mut set = plan_files(&[file], "bench");
+    assert!(set.diagnostics.is_empty());
+    set.views.remove(0)
+}
+
+/// Ticks in which nothing happens, or one row expires, while others are still to expire.
+fn expiries() {
+    const ROWS: u64 = 1_000_000;
+    const TICKS: u64 = 2_000;
+    let view = view(
+        "CREATE TABLE t (k BIGINT NOT NULL, at TIMESTAMP(3) NOT NULL) WITH (event_type = 'T');
+         CREATE MATERIALIZED VIEW v AS SELECT k, at FROM t WHERE at > now() - INTERVAL '1 hour';",
+    );
+    // Rows come before their time is up, in an order that is not that of their times.
+    let event = |k: u64, at: u64| {
+        let at = chrono::DateTime::from_timestamp_millis(at as i64).unwrap().to_rfc3339();
+        NewEvent {
+            id: String::new(),
+            source: String::new(),
+            event_type: "T".to_string(),
+            version: 1,
+            stream: None,
+            time_us: 0,
+            data: format!(r#"{{"k":{k},"at":"{at}"}}"#).into_bytes(),
+            metadata: Vec::new(),
+        }
+    };
+    const HOUR: u64 = 3_600_000;
+    println!("ticks of a view with a condition on now()");
+    println!("pending     expire   ms/tick: mean   worst");
+    for (rows, first) in [(1, 10 * TICKS), (ROWS, 10 * TICKS), (ROWS, 1)] {
+        let mut stored = Stored::default();
+        stored.add(&(0..rows).map(|k| event(k, (k * 7_919) % ROWS + first)).collect::<Vec<_>>());
+        let run = Run::start(&view, 2);
+        let start = stored.frames.len() as u64;
+        run.load(&stored);
+        std::thread::sleep(Duration::from_secs(5));
+        let before = run.changes.load(Ordering::Relaxed);
+        let mut times = Vec::new();
+        for tick in 1..=TICKS {
+            let tick = HOUR + start + tick;
+            let started = Instant::now();
+            run.runtime.feed(0, Vec::new(), tick, false);
+            run.wait(tick);
+            times.push(started.elapsed().as_secs_f64() * 1e3);
+        }
+        let mean = times.iter().sum::<f64>() / times.len() as f64;
+        let worst = times.iter().copied().fold(0.0, f64::max);
+        let gone = run.changes.load(Ordering::Relaxed) - before;
+        println!("{rows:>7} {gone:>10} {mean:>15.4} {worst:>7.3}");
         run.runtime.shutdown();
     }
 }
@@ -283,5 +349,8 @@ fn main() {
     }
     if wanted("groups") {
         groups();
+    }
+    if wanted("expiries") {
+        expiries();
     }
 }

@@ -15,9 +15,9 @@ use super::worker::{Command, Installation, Load, ReadRequest, WorkerState, load}
 use crate::log::Frame;
 use crate::model::{Head, Tick};
 
-/// How many updates an idle trace merges each time that its operator runs: about a millisecond's
-/// worth.
-const IDLE_MERGE_EFFORT: usize = 10_000;
+/// How many updates an idle trace merges each time that its operator runs: about 100 µs' worth, since
+/// a view may have dozens of traces, and what comes meanwhile waits for all of them.
+const IDLE_MERGE_EFFORT: usize = 1_000;
 
 /// Of an idle trace all layers are merged that are more than this part of the largest one. Were it
 /// every layer, each single change would cost the merge of all that there is.
