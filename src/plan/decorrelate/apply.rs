@@ -11,10 +11,12 @@ use std::sync::Arc;
 use datafusion_common::{Column, JoinType, NullEquality, Result, ScalarValue, plan_err};
 use datafusion_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion_expr::{
-    Aggregate, BinaryExpr, Distinct, Expr, Extension, FetchType, Filter, Join, JoinConstraint,
-    Limit, LogicalPlan, LogicalPlanBuilder, Operator, Projection, SkipType, SortExpr, Union,
-    Window, col, when,
+    Aggregate, BinaryExpr, Distinct, DistinctOn, Expr, Extension, FetchType, Filter, Join,
+    JoinConstraint, Limit, LogicalPlan, LogicalPlanBuilder, Operator, Projection, SkipType,
+    SortExpr, Union, Window, col, when,
 };
+
+use datafusion_functions::expr_fn::coalesce;
 
 use super::outer::{self, Renaming};
 use super::{Names, null_safe_join};
@@ -93,6 +95,7 @@ impl Apply<'_> {
                 let input = self.apply(input, domain, false)?;
                 LogicalPlanBuilder::from(input).distinct()?.build()
             }
+            LogicalPlan::Distinct(Distinct::On(on)) => self.distinct_on(on, domain),
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => {
                 self.apply(&sort.input, domain, false)
             }
@@ -284,12 +287,64 @@ impl Apply<'_> {
             let right = self.apply(right, &other, false)?;
             joined(self.apply(left, domain, false)?, right, Vec::new(), filter)?
         } else {
+            return self.shown_alone(join, domain, conditions);
+        };
+        project(LogicalPlan::Join(joined), domain, own)
+    }
+
+    /// A join whose right rows are there without a left one: those have the domain's values from the
+    /// right side.
+    fn shown_alone(
+        &self,
+        join: &Join,
+        domain: &Domain,
+        conditions: Vec<Expr>,
+    ) -> Result<LogicalPlan> {
+        if !matches!(join.join_type, JoinType::Right | JoinType::Full) {
             return plan_err!(
                 "a sub-query cannot refer to the outer query beneath a {} JOIN",
                 join.join_type
             );
+        }
+        let other = domain.renamed(self.names)?;
+        let left = self.apply(&join.left, domain, false)?;
+        let right = self.apply(&join.right, &other, false)?;
+        let on = join.on.iter().map(|(l, r)| l.clone().eq(r.clone()));
+        let pairs = || domain.columns().into_iter().zip(other.columns());
+        let same = pairs().map(same_value);
+        let joined = LogicalPlanBuilder::from(left)
+            .join_on(right, join.join_type, on.chain(same).chain(conditions))?
+            .build()?;
+        let values = pairs().map(|(own, other)| {
+            let name = own.name.clone();
+            coalesce(vec![Expr::Column(own), Expr::Column(other)]).alias(name)
+        });
+        let own = join.schema.columns().into_iter().map(Expr::Column);
+        let exprs = values.chain(own).collect();
+        Ok(LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(joined))?))
+    }
+
+    /// DISTINCT ON inside a sub-query takes the first rows for each value of the domain.
+    fn distinct_on(&self, on: &DistinctOn, domain: &Domain) -> Result<LogicalPlan> {
+        let input = self.apply(&on.input, domain, false)?;
+        let keys = || domain.columns().into_iter().map(Expr::Column);
+        let names = on.schema.iter().map(|(q, f)| (q.cloned(), f.name().clone()));
+        let bound = |exprs: &[Expr]| self.bind_all(exprs, domain, &[&on.input]);
+        let chosen = bound(&on.select_expr)?.into_iter().zip(names);
+        let chosen = chosen.map(|(e, (qualifier, name))| e.alias_qualified(qualifier, name));
+        let order = |sort: &SortExpr| -> Result<SortExpr> {
+            let expr = outer::bind(sort.expr.clone(), &domain.renaming, &[&on.input])?;
+            Ok(SortExpr { expr, ..sort.clone() })
         };
-        project(LogicalPlan::Join(joined), domain, own)
+        let order = on.sort_expr.iter().flatten().map(order).collect::<Result<Vec<_>>>()?;
+        let first = keys().map(|key| key.sort(true, false)).chain(order);
+        let distinct = DistinctOn::try_new(
+            keys().chain(bound(&on.on_expr)?).collect(),
+            keys().chain(chosen).collect(),
+            on.sort_expr.is_some().then(|| first.collect()),
+            Arc::new(input),
+        )?;
+        Ok(LogicalPlan::Distinct(Distinct::On(distinct)))
     }
 
     /// A LATERAL join inside a sub-query: its left side takes the domain, and the lateral relation
