@@ -76,7 +76,9 @@ fn constructs_that_are_not_supported_are_refused_by_name() {
         ("SELECT k, count(DISTINCT k, v) AS n FROM t GROUP BY k", "takes one argument"),
         ("SELECT k FROM t TABLESAMPLE BERNOULLI (10)", "TABLESAMPLE"),
         ("SELECT k FROM t FOR UPDATE", "FOR UPDATE"),
-        ("SELECT * FROM generate_series(1, 3) AS g", "generate_series(…) is no function in FROM"),
+        ("SELECT * FROM read_csv('a.csv') AS g", "read_csv(…) is no function in FROM"),
+        ("SELECT k FROM t FETCH FIRST 3 ROWS WITH TIES", "rank() finds ties"),
+        ("SELECT k FROM t WHERE (k, v) = (1, 2, 3)", "rows of 2 and 3 columns"),
         ("SELECT * FROM hop(t, v, INTERVAL '1 minute')", "is a TIMESTAMP"),
     ] {
         let view = format!("CREATE MATERIALIZED VIEW x AS {sql};");

@@ -11,8 +11,14 @@ use datafusion_sql::sqlparser::ast::{
 use super::diagnostic::Refusal;
 
 /// The functions that FROM knows, beside UNNEST.
-const TABLE_FUNCTIONS: [&str; 5] =
-    ["tumble", "hop", "session", "json_array_elements", "json_array_elements_text"];
+const TABLE_FUNCTIONS: [&str; 6] = [
+    "tumble",
+    "hop",
+    "session",
+    "json_array_elements",
+    "json_array_elements_text",
+    "generate_series",
+];
 
 /// Everything in a query that is refused.
 pub fn refusals(query: &Query) -> Vec<Refusal> {

@@ -2,15 +2,17 @@
 //!
 //! * `a ASOF [LEFT] JOIN b MATCH_CONDITION (a.t >= b.t) ON a.k = b.k` is a LATERAL join with the
 //!   nearest row of `b`;
-//! * `… INTERSECT ALL …` and `… EXCEPT ALL …` become a relation that [`super::set_operation`] plans.
+//! * `… INTERSECT ALL …` and `… EXCEPT ALL …` become a relation that [`super::set_operation`] plans;
+//! * `json_array_elements(…)` and `generate_series(…)` in FROM are UNNEST of the array that they give;
+//! * `FETCH FIRST n ROWS ONLY` is LIMIT n, and `mod(a, b)` is `a % b`.
 
 use std::ops::ControlFlow;
 
 use datafusion_common::{Result, plan_err};
 use datafusion_sql::sqlparser::ast::{
     BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Join,
-    JoinConstraint, JoinOperator, OrderByKind, Query, Select, SetExpr, SetOperator, SetQuantifier,
-    TableAlias, TableFactor, VisitMut, VisitorMut,
+    JoinConstraint, JoinOperator, LimitClause, OrderByKind, Query, Select, SetExpr, SetOperator,
+    SetQuantifier, TableAlias, TableFactor, Value, VisitMut, VisitorMut,
 };
 use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::keywords::Keyword;
@@ -84,22 +86,63 @@ impl VisitorMut for Desugar {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
-        if let Err(error) = body(&mut query.body) {
-            self.error = Some(error);
-            return ControlFlow::Break(());
+        match fetch(query).and_then(|()| body(&mut query.body)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.error = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Function(function) = expr
+            && let FunctionArguments::List(list) = &function.args
+            && let [
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(left)),
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(right)),
+            ] = list.args.as_slice()
+            && function.name.to_string().eq_ignore_ascii_case("mod")
+        {
+            let nested = |e: &Expr| Box::new(Expr::Nested(Box::new(e.clone())));
+            let (left, right) = (nested(left), nested(right));
+            let modulo = Expr::BinaryOp { left, op: BinaryOperator::Modulo, right };
+            *expr = Expr::Nested(Box::new(modulo));
         }
         ControlFlow::Continue(())
     }
+}
+
+/// `FETCH FIRST n ROWS ONLY` as LIMIT n.
+fn fetch(query: &mut Query) -> Result<()> {
+    let Some(fetch) = query.fetch.take() else { return Ok(()) };
+    if fetch.with_ties || fetch.percent {
+        return plan_err!("FETCH takes a number of rows, and ROWS ONLY: rank() finds ties");
+    }
+    let one = || Expr::value(Value::Number("1".to_string(), false));
+    let limit = fetch.quantity.unwrap_or_else(one);
+    match &mut query.limit_clause {
+        None => {
+            query.limit_clause = Some(LimitClause::LimitOffset {
+                limit: Some(limit),
+                offset: None,
+                limit_by: Vec::new(),
+            });
+        }
+        Some(LimitClause::LimitOffset { limit: taken @ None, .. }) => *taken = Some(limit),
+        Some(_) => return plan_err!("there is a LIMIT beside FETCH: one of them is enough"),
+    }
+    Ok(())
 }
 
 fn body(set: &mut SetExpr) -> Result<()> {
     match set {
         SetExpr::Select(select) => {
             for table in &mut select.from {
-                json_elements(&mut table.relation);
+                set_function(&mut table.relation);
                 for join in &mut table.joins {
                     asof(join)?;
-                    json_elements(&mut join.relation);
+                    set_function(&mut join.relation);
                 }
             }
             Ok(())
@@ -120,8 +163,8 @@ fn body(set: &mut SetExpr) -> Result<()> {
     }
 }
 
-/// `json_array_elements(j)` in FROM unnests an array like any other.
-fn json_elements(relation: &mut TableFactor) {
+/// `json_array_elements(j)` and `generate_series(a, b)` in FROM unnest an array like any other.
+fn set_function(relation: &mut TableFactor) {
     let (call, alias, with_ordinality) = match &*relation {
         TableFactor::Table { name, args: Some(args), alias, with_ordinality, .. } => {
             ((name, &args.args), alias, *with_ordinality)
@@ -130,8 +173,12 @@ fn json_elements(relation: &mut TableFactor) {
         _ => return,
     };
     let (name, args) = (call.0.to_string().to_lowercase(), call.1.as_slice());
-    let [FunctionArg::Unnamed(FunctionArgExpr::Expr(_))] = args else { return };
-    if name != "json_array_elements" && name != "json_array_elements_text" {
+    let unnested = match name.as_str() {
+        "json_array_elements" | "json_array_elements_text" => args.len() == 1,
+        "generate_series" => (2..=3).contains(&args.len()),
+        _ => false,
+    };
+    if !unnested {
         return;
     }
     let Ok(Expr::Function(mut function)) = parsed(&format!("{name}(x)")) else { return };
@@ -219,8 +266,7 @@ fn asof(join: &mut Join) -> Result<()> {
         alias: Some(alias),
         sample: None,
     };
-    let always =
-        JoinConstraint::On(Expr::value(datafusion_sql::sqlparser::ast::Value::Boolean(true)));
+    let always = JoinConstraint::On(Expr::value(Value::Boolean(true)));
     join.join_operator =
         if left_join { JoinOperator::Left(always) } else { JoinOperator::Inner(always) };
     Ok(())
