@@ -1,10 +1,11 @@
 //! The known suites from a log to their views: `cargo bench --bench suites [-- nexmark tpch groups expiries]`.
 //!
 //! For each query: events per second on 1 and 2 workers, from compressed frames as the log has them to
-//! the view's changes, the process of decoding included; resident bytes per event; and, for TPC-H, the
-//! time in which 1,000 changed orders are reflected. `HELIOSTAT_BENCH_EVENTS` sets the number of
-//! Nexmark's events, `HELIOSTAT_BENCH_SCALE` TPC-H's scale factor, `HELIOSTAT_BENCH_QUERIES` which
-//! queries (`q4,q16`), and `HELIOSTAT_BENCH_ALONE=0` leaves the runs on one worker out.
+//! the view's changes, the process of decoding included; resident bytes per event; for TPC-H, the
+//! time in which 1,000 changed orders are reflected; and that for a single row after the load.
+//! `HELIOSTAT_BENCH_EVENTS` sets the number of Nexmark's events, `HELIOSTAT_BENCH_SCALE` TPC-H's scale
+//! factor, `HELIOSTAT_BENCH_QUERIES` which queries (`q4,q16`), and `HELIOSTAT_BENCH_ALONE=0` leaves the
+//! runs on one worker out.
 
 #[path = "../tests/suites/nexmark_events.rs"]
 mod nexmark_events;
@@ -149,8 +150,9 @@ fn resident() -> f64 {
     pages.unwrap_or(0.0) * 4096.0
 }
 
-/// Loads a suite into each of its views and prints a line; `changes` are fed afterwards.
-fn suite(name: &str, events: Vec<NewEvent>, changes: &[Vec<NewEvent>]) {
+/// Loads a suite into each of its views and prints a line. Afterwards `changes` are fed, and `singles`
+/// one by one: those that the view reads, or of its own events some once more.
+fn suite(name: &str, events: Vec<NewEvent>, changes: &[Vec<NewEvent>], singles: &[NewEvent]) {
     // A view of Nexmark looks through the whole stream, as a source would hand it out.
     let read = |view: &ViewPlan| -> Stored {
         let reads = |e: &&NewEvent| name == "nexmark" || view.event_types.contains(&e.event_type);
@@ -160,7 +162,7 @@ fn suite(name: &str, events: Vec<NewEvent>, changes: &[Vec<NewEvent>]) {
     };
     println!("{name}: {} events", events.len());
     println!(
-        "query                events   1 worker/s   2 workers/s   load s   bytes/event   change ms"
+        "query                events   1 worker/s   2 workers/s   load s   bytes/event   change ms   ms/row"
     );
     for view in views(name) {
         let stored = read(&view);
@@ -175,21 +177,30 @@ fn suite(name: &str, events: Vec<NewEvent>, changes: &[Vec<NewEvent>]) {
         let load = run.load(&stored);
         std::thread::sleep(Duration::from_millis(500));
         let bytes = (resident() - before) / stored.events.max(1) as f64;
-        let mut worst = Duration::ZERO;
         let mut tick = stored.frames.len() as u64;
         let mut position = stored.events;
-        for change in changes {
+        let mut reflect = |events: &[NewEvent]| {
             tick += 1;
-            let frame = Frame::new(tick, position + 1, change.iter()).unwrap();
-            position += change.len() as u64;
+            let frame = Frame::new(tick, position + 1, events.iter()).unwrap();
+            position += events.len() as u64;
             let started = Instant::now();
             run.runtime.feed(0, vec![frame], tick, false);
             run.wait(tick);
-            worst = worst.max(started.elapsed());
+            started.elapsed()
+        };
+        let worst = changes.iter().map(|change| reflect(change)).max().unwrap_or_default();
+        let reads = |e: &&NewEvent| view.event_types.contains(&e.event_type);
+        let mut rows: Vec<&NewEvent> = singles.iter().filter(reads).collect();
+        if rows.is_empty() {
+            let own: Vec<&NewEvent> = events.iter().filter(reads).collect();
+            rows.extend(own.iter().step_by((own.len() / 100).max(1)).take(100));
         }
+        let alone_ms: f64 =
+            rows.iter().map(|row| reflect(std::slice::from_ref(*row)).as_secs_f64() * 1e3).sum();
+        let each = alone_ms / rows.len().max(1) as f64;
         let rate = |time: Duration| stored.events as f64 / time.as_secs_f64();
         println!(
-            "{:5} {:>20} {:>12} {:>13.0} {:>8.2} {bytes:>13.0} {:>11.1}",
+            "{:5} {:>20} {:>12} {:>13.0} {:>8.2} {bytes:>13.0} {:>11.1} {each:>8.3}",
             view.schema.name,
             stored.events,
             alone.map_or("-".to_string(), |alone| format!("{:.0}", rate(alone))),
@@ -337,7 +348,9 @@ fn main() {
     let wanted = |section: &str| arguments.is_empty() || arguments.iter().any(|a| a == section);
     if wanted("nexmark") {
         let events = setting("HELIOSTAT_BENCH_EVENTS", 1_000_000.0) as usize;
-        suite("nexmark", nexmark_events::generate(events), &[]);
+        let mut all = nexmark_events::generate(events + 1_000);
+        let singles = all.split_off(events);
+        suite("nexmark", all, &[], &singles);
     }
     if wanted("tpch") {
         let events = tpch_events::generate(setting("HELIOSTAT_BENCH_SCALE", 0.1));
@@ -345,7 +358,8 @@ fn main() {
             events.iter().filter(|e| e.event_type == "orders").take(3_000).cloned().collect();
         let changed: Vec<Vec<NewEvent>> =
             orders.chunks(1_000).map(tpch_events::other_prices).collect();
-        suite("tpch", events, &changed);
+        let singles = tpch_events::other_prices(&orders[..100]);
+        suite("tpch", events, &changed, &singles);
     }
     if wanted("groups") {
         groups();
