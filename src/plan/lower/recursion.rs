@@ -34,8 +34,6 @@ impl Lowering {
         self.work_tables.pop();
         let term = self.conformed(term?, &schema);
         let (step, outer) = self.step(&query.name, given, term)?;
-        let monotonic =
-            self.nodes[base].monotonic && outer.iter().all(|id| self.nodes[*id].monotonic);
         let keys =
             if query.is_distinct { vec![(0..schema.fields().len()).collect()] } else { Vec::new() };
         let op = Op::Recursion {
@@ -46,7 +44,8 @@ impl Lowering {
             iterations_max: self.iterations_max,
             name: query.name.as_str().into(),
         };
-        Ok(self.add(op, schema, keys, monotonic && query.is_distinct))
+        // A row that an earlier iteration comes to have is taken back in a later one, at the same tick.
+        Ok(self.add(op, schema, keys, false))
     }
 
     /// The node with the types of the schema.
