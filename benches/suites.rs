@@ -214,21 +214,28 @@ fn suite(name: &str, events: Vec<NewEvent>, changes: &[Vec<NewEvent>], singles: 
     }
 }
 
-/// Single changes in one group of a million rows.
-fn groups() {
-    const ROWS: u64 = 1_000_000;
-    const CHANGES: u64 = 200;
-    let table = "CREATE TABLE t (k BIGINT, g BIGINT NOT NULL, v BIGINT NOT NULL, gone BOOLEAN, PRIMARY KEY (k))
-      WITH (event_type = 'T', mode = 'upsert', delete_when = 'gone');";
-    let event = |k: u64, v: u64, gone: bool| NewEvent {
+/// An event of type T with this payload.
+fn event_of(data: String) -> NewEvent {
+    NewEvent {
         id: String::new(),
         source: String::new(),
         event_type: "T".to_string(),
         version: 1,
         stream: None,
         time_us: 0,
-        data: format!(r#"{{"k":{k},"g":1,"v":{v},"gone":{gone}}}"#).into_bytes(),
+        data: data.into_bytes(),
         metadata: Vec::new(),
+    }
+}
+
+/// Single changes in one group of a million rows.
+fn groups() {
+    const ROWS: u64 = 1_000_000;
+    const CHANGES: u64 = 200;
+    let table = "CREATE TABLE t (k BIGINT, g BIGINT NOT NULL, v BIGINT NOT NULL, gone BOOLEAN, PRIMARY KEY (k))
+      WITH (event_type = 'T', mode = 'upsert', delete_when = 'gone');";
+    let event = |k: u64, v: u64, gone: bool| {
+        event_of(format!(r#"{{"k":{k},"g":1,"v":{v},"gone":{gone}}}"#))
     };
     let mut stored = Stored::default();
     let scattered = |k: u64| (k * 7_919) % ROWS;
@@ -302,16 +309,7 @@ fn expiries() {
     // Rows come before their time is up, in an order that is not that of their times.
     let event = |k: u64, at: u64| {
         let at = chrono::DateTime::from_timestamp_millis(at as i64).unwrap().to_rfc3339();
-        NewEvent {
-            id: String::new(),
-            source: String::new(),
-            event_type: "T".to_string(),
-            version: 1,
-            stream: None,
-            time_us: 0,
-            data: format!(r#"{{"k":{k},"at":"{at}"}}"#).into_bytes(),
-            metadata: Vec::new(),
-        }
+        event_of(format!(r#"{{"k":{k},"at":"{at}"}}"#))
     };
     const HOUR: u64 = 3_600_000;
     println!("ticks of a view with a condition on now()");

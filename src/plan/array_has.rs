@@ -5,20 +5,16 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion_common::Result;
-use datafusion_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
-};
+use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature};
 use datafusion_functions_nested::array_has::array_has_udf;
 
 /// The function under all of its names.
 pub fn array_has() -> Arc<ScalarUDF> {
-    let signature = Signature::array_and_element(Volatility::Immutable);
-    Arc::new(ScalarUDF::new_from_impl(ArrayHas { signature, inner: array_has_udf() }))
+    Arc::new(ScalarUDF::new_from_impl(ArrayHas { inner: array_has_udf() }))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct ArrayHas {
-    signature: Signature,
     inner: Arc<ScalarUDF>,
 }
 
@@ -32,7 +28,7 @@ impl ScalarUDFImpl for ArrayHas {
     }
 
     fn signature(&self) -> &Signature {
-        &self.signature
+        self.inner.signature()
     }
 
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {

@@ -25,7 +25,7 @@ use datafusion_expr::{
 use datafusion_functions_aggregate::count::count_all;
 use datafusion_functions_aggregate::first_last::first_value;
 
-use apply::{Apply, domain_of};
+use apply::{Apply, domain_of, filtered};
 use outer::subquery_of;
 
 /// The plan without sub-queries.
@@ -285,13 +285,6 @@ fn is_safe(expr: &Expr) -> bool {
             total && is_safe(left) && is_safe(right)
         }
         _ => false,
-    }
-}
-
-fn filtered(plan: LogicalPlan, conditions: Vec<Expr>) -> Result<LogicalPlan> {
-    match conjunction(conditions) {
-        Some(condition) => Ok(LogicalPlan::Filter(Filter::try_new(condition, Arc::new(plan))?)),
-        None => Ok(plan),
     }
 }
 
