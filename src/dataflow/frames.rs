@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt64Array};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::kernels::numeric::add;
 use datafusion_common::{Result, ScalarValue};
 use datafusion_expr::Accumulator;
@@ -91,7 +91,7 @@ impl Part<'_> {
                     Rank::Peers => prior.peers,
                 });
                 let ranks = self.wanted_of(&expr.evaluate(&self.unknown())?);
-                add(&ranks, &UInt64Array::new_scalar(before))?
+                add(&ranks, &Int64Array::new_scalar(before as i64))?
             }
             WindowEvaluation::Nth { n, expr } => {
                 let values = expr.expressions()[0].evaluate(self.rows)?;

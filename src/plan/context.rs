@@ -18,7 +18,7 @@ use super::set_operation::SetOperationPlanner;
 use super::types::CastTypes;
 use super::unnest::UnnestPlanner;
 use super::window_tables::WindowTablePlanner;
-use super::{array_has, json};
+use super::{array_has, json, signed};
 use crate::model::source::SourceTable;
 
 /// The functions, planners and options, which are the same for every view.
@@ -42,6 +42,7 @@ impl Functions {
             .chain(json::functions())
             // In the place of DataFusion's own.
             .chain([array_has::array_has()])
+            .map(signed::scalar)
         {
             learn(&mut aliases.scalar, udf.name(), udf.aliases());
             registry.register_udf(udf)?;
@@ -54,7 +55,8 @@ impl Functions {
             learn(&mut aliases.aggregate, udaf.name(), udaf.aliases());
             registry.register_udaf(udaf)?;
         }
-        for udwf in datafusion_functions_window::all_default_window_functions() {
+        let window = datafusion_functions_window::all_default_window_functions();
+        for udwf in window.into_iter().map(signed::window) {
             learn(&mut aliases.window, udwf.name(), udwf.aliases());
             registry.register_udwf(udwf)?;
         }

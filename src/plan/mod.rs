@@ -26,6 +26,7 @@ mod row_values;
 mod session;
 mod set_operation;
 mod share;
+mod signed;
 mod sugar;
 mod top_rows;
 mod types;
@@ -53,7 +54,7 @@ pub use parse::read_files;
 pub use view::ViewPlan;
 
 /// Raised by hand when the same SQL comes to mean other rows, so that every view is built anew.
-const ENGINE_SEMANTICS: u32 = 4;
+const ENGINE_SEMANTICS: u32 = 5;
 
 /// After how many iterations a recursion fails, unless its view says another number.
 const ITERATIONS_MAX_DEFAULT: u64 = 1_000;

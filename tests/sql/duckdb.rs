@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
@@ -32,6 +33,14 @@ fn start() -> Process {
     Process { _child: child, input, output: BufReader::new(output) }
 }
 
+/// How often DuckDB has stopped at a bug of its own.
+pub static OWN_BUGS: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether an error says that DuckDB has a bug, which says nothing of the question.
+pub fn is_own_bug(error: &str) -> bool {
+    error.contains("INTERNAL Error")
+}
+
 /// Runs queries, whose columns are all text, in a database that `setup` and `views` fill. A view
 /// that cannot be created is an error only for who reads it.
 pub fn ask(setup: &[String], views: &[String], queries: &[String]) -> Vec<Result<Rows, String>> {
@@ -51,6 +60,9 @@ pub fn ask(setup: &[String], views: &[String], queries: &[String]) -> Vec<Result
 
 fn read(answer: &Value) -> Result<Rows, String> {
     if let Some(error) = answer["error"].as_str() {
+        if is_own_bug(error) {
+            OWN_BUGS.fetch_add(1, Ordering::Relaxed);
+        }
         return Err(error.to_string());
     }
     let rows = answer["rows"].as_array().unwrap();

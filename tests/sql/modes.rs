@@ -11,7 +11,7 @@ use heliostat::model::schema::TableMode;
 use heliostat::plan::{QuerySet, explain};
 use serde_json::{Map, Value};
 
-use super::cells;
+use super::{cells, duckdb};
 use super::oracle::Question;
 use super::rng::Rng;
 use super::script::{CLOCK_START, Script, TimedEvent};
@@ -161,13 +161,17 @@ impl Check<'_> {
 
     fn with_oracle(&mut self, run: &LocalRun, tick: Tick) {
         let question = Question { tables: self.tables, set: self.set, events: &self.events, tick };
-        let answers = question.answers(&self.in_order());
-        for (at, answer) in answers.into_iter().enumerate() {
+        let views = self.in_order();
+        for (at, answer) in question.answers(&views).into_iter().enumerate() {
             let name = &self.set.views[at].schema.name;
             let ours = cells::rows(&run.rows(at).unwrap());
             let result = match answer {
                 None => continue,
                 Some(Ok(theirs)) => cells::compare(&ours, &theirs),
+                // Of random programs; files have rows, and another engine to ask.
+                Some(Err(error)) if views[at].expected.is_none() && duckdb::is_own_bug(&error) => {
+                    continue;
+                }
                 Some(Err(error)) => Err(error),
             };
             if let Err(problem) = result {
