@@ -20,6 +20,7 @@ use datafusion_functions::expr_fn::coalesce;
 
 use super::outer::{self, Renaming};
 use super::{Names, null_safe_join};
+use crate::plan::group_keys;
 use crate::plan::top_rows::TopRows;
 use crate::plan::unnest::{UnnestRelation, UnnestRows};
 
@@ -125,7 +126,7 @@ impl Apply<'_> {
         }
     }
 
-    fn bind_all(
+    pub(super) fn bind_all(
         &self,
         exprs: &[Expr],
         domain: &Domain,
@@ -191,12 +192,12 @@ impl Apply<'_> {
         domain: &Domain,
         nulls_are_enough: bool,
     ) -> Result<LogicalPlan> {
+        if let Some(sets) = group_keys::sets(&aggregate.group_expr)? {
+            return self.grouping_sets(aggregate, sets, domain);
+        }
         let input = self.apply(&aggregate.input, domain, false)?;
         let own = self.bind_all(&aggregate.group_expr, domain, &[&aggregate.input])?;
         let calls = self.bind_all(&aggregate.aggr_expr, domain, &[&aggregate.input])?;
-        if matches!(own.first(), Some(Expr::GroupingSet(_))) {
-            return plan_err!("a sub-query with GROUPING SETS cannot refer to the outer query");
-        }
         let group: Vec<Expr> = domain.columns().into_iter().map(Expr::Column).chain(own).collect();
         let grouped = Aggregate::try_new(Arc::new(input), group, calls)?;
         let schema = Arc::clone(&grouped.schema);

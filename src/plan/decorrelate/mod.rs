@@ -5,6 +5,7 @@
 //! place. See [`apply`] for how a sub-query loses its references to the outer query.
 
 mod apply;
+mod grouping;
 mod members;
 mod nearest;
 mod on;

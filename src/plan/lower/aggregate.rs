@@ -18,6 +18,7 @@ use datafusion_physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
 use super::call::{Argument, Call, Class, General, Prepared};
 use super::{Lowering, Result, expr, refuse, relaxed};
+use crate::plan::group_keys;
 use crate::plan::ir::{
     Aggregate, AggregateFunction, GeneralAggregate, JoinKeys, NodeId, Op, OrderColumn,
 };
@@ -39,8 +40,8 @@ struct Classes {
 
 impl Lowering {
     pub(super) fn aggregate(&mut self, plan: &LogicalAggregate) -> Result<NodeId> {
-        if matches!(plan.group_expr.first(), Some(Expr::GroupingSet(_))) {
-            return self.grouping_sets(plan);
+        if let Some(sets) = group_keys::sets(&plan.group_expr)? {
+            return self.grouping_sets(plan, &sets);
         }
         let input = self.plan(&plan.input)?;
         let input_schema = plan.input.schema();

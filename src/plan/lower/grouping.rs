@@ -5,19 +5,26 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion_common::ScalarValue;
-use datafusion_expr::utils::{enumerate_grouping_sets, grouping_set_to_exprlist};
-use datafusion_expr::{Aggregate as LogicalAggregate, Expr, GroupingSet};
+use datafusion_expr::utils::grouping_set_to_exprlist;
+use datafusion_expr::{Aggregate as LogicalAggregate, Expr};
 
 use super::aggregate::{calls, prepared_schema};
 use super::call::Prepared;
-use super::{Lowering, Result, expr, refuse};
+use super::{Lowering, Result, expr};
 use crate::plan::ir::{NodeId, Scalar};
 
 impl Lowering {
-    pub(super) fn grouping_sets(&mut self, plan: &LogicalAggregate) -> Result<NodeId> {
+    pub(super) fn grouping_sets(
+        &mut self,
+        plan: &LogicalAggregate,
+        sets: &[Vec<Expr>],
+    ) -> Result<NodeId> {
         let exprs: Vec<Expr> =
             grouping_set_to_exprlist(&plan.group_expr)?.into_iter().cloned().collect();
-        let (sets, width) = (sets(plan, &exprs)?, exprs.len());
+        let width = exprs.len();
+        // Of each set, which of the expressions are in it.
+        let sets: Vec<Vec<bool>> =
+            sets.iter().map(|set| exprs.iter().map(|e| set.contains(e)).collect()).collect();
         let input = self.plan(&plan.input)?;
         let input_schema = plan.input.schema();
         let mut prepared = Prepared {
@@ -72,22 +79,4 @@ impl Lowering {
         let columns: Vec<usize> = (0..=width).chain(width + 2..width + 2 + calls.len()).collect();
         Ok(self.select(node, &columns))
     }
-}
-
-/// Of each set, which of the expressions are in it.
-fn sets(plan: &LogicalAggregate, exprs: &[Expr]) -> Result<Vec<Vec<bool>>> {
-    let sets = match enumerate_grouping_sets(plan.group_expr.clone())?.into_iter().next() {
-        Some(Expr::GroupingSet(GroupingSet::GroupingSets(sets))) => sets,
-        Some(Expr::GroupingSet(GroupingSet::Rollup(all))) => {
-            (0..=all.len()).rev().map(|n| all[..n].to_vec()).collect()
-        }
-        Some(Expr::GroupingSet(GroupingSet::Cube(all))) => (0..1_usize << all.len())
-            .map(|mask| {
-                let chosen = all.iter().enumerate().filter(|(i, _)| mask >> i & 1 == 0);
-                chosen.map(|(_, e)| e.clone()).collect()
-            })
-            .collect(),
-        _ => return refuse("these grouping sets are not supported"),
-    };
-    Ok(sets.iter().map(|set| exprs.iter().map(|e| set.contains(e)).collect()).collect())
 }
