@@ -18,7 +18,7 @@ use super::set_operation::SetOperationPlanner;
 use super::types::CastTypes;
 use super::unnest::UnnestPlanner;
 use super::window_tables::WindowTablePlanner;
-use super::{array_has, json, signed};
+use super::{array_has, json, json_build, ordered_set, signed};
 use crate::model::source::SourceTable;
 
 /// The functions, planners and options, which are the same for every view.
@@ -40,6 +40,7 @@ impl Functions {
             .into_iter()
             .chain(datafusion_functions_nested::all_default_nested_functions())
             .chain(json::functions())
+            .chain(json_build::functions())
             // In the place of DataFusion's own.
             .chain([array_has::array_has()])
             .map(signed::scalar)
@@ -51,7 +52,11 @@ impl Functions {
             learn(&mut aliases.higher_order, udf.name(), udf.aliases());
             registry.register_higher_order_function(udf)?;
         }
-        for udaf in datafusion_functions_aggregate::all_default_aggregate_functions() {
+        for udaf in datafusion_functions_aggregate::all_default_aggregate_functions()
+            .into_iter()
+            .chain(ordered_set::functions())
+            .chain(json_build::aggregates())
+        {
             learn(&mut aliases.aggregate, udaf.name(), udaf.aliases());
             registry.register_udaf(udaf)?;
         }
@@ -59,6 +64,12 @@ impl Functions {
         for udwf in window.into_iter().map(signed::window) {
             learn(&mut aliases.window, udwf.name(), udwf.aliases());
             registry.register_udwf(udwf)?;
+        }
+        for (aliases, other, name) in [
+            (&mut aliases.aggregate, "every", "bool_and"),
+            (&mut aliases.scalar, "sign", "signum"),
+        ] {
+            learn(aliases, name, &[other.to_string()]);
         }
         let mut options = ConfigOptions::default();
         options.sql_parser.map_string_types_to_utf8view = false;

@@ -4,9 +4,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListBuilder, StringArray, StringBuilder};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, ListArray, ListBuilder, StringArray, StringBuilder,
+    StructArray,
+};
+use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Int64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type};
 use datafusion_common::{DFSchema, Result, exec_err};
 use datafusion_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion_expr::{
@@ -28,6 +32,9 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
         Kind::PathText,
         Kind::Elements,
         Kind::ElementTexts,
+        Kind::Keys,
+        Kind::Each,
+        Kind::EachText,
         Kind::ArrayLength,
         Kind::TypeOf,
     ];
@@ -36,7 +43,8 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
 
 fn function(kind: Kind) -> Arc<ScalarUDF> {
     let signature = Signature::any(kind.arguments(), Volatility::Immutable);
-    Arc::new(ScalarUDF::new_from_impl(JsonFunction { kind, signature }))
+    let aliases = vec![kind.name().replacen("json", "jsonb", 1)];
+    Arc::new(ScalarUDF::new_from_impl(JsonFunction { kind, signature, aliases }))
 }
 
 /// The array of a JSON array's elements.
@@ -73,6 +81,9 @@ enum Kind {
     PathText,
     Elements,
     ElementTexts,
+    Keys,
+    Each,
+    EachText,
     ArrayLength,
     TypeOf,
 }
@@ -86,6 +97,9 @@ impl Kind {
             Kind::PathText => "json_path_text",
             Kind::Elements => "json_array_elements",
             Kind::ElementTexts => "json_array_elements_text",
+            Kind::Keys => "json_object_keys",
+            Kind::Each => "json_each",
+            Kind::EachText => "json_each_text",
             Kind::ArrayLength => "json_array_length",
             Kind::TypeOf => "json_typeof",
         }
@@ -107,8 +121,17 @@ impl Kind {
             }
             Kind::ArrayLength => Field::new(self.name(), DataType::Int64, true),
             Kind::Elements => Field::new(self.name(), DataType::List(Arc::new(json("item"))), true),
-            Kind::ElementTexts => {
+            Kind::ElementTexts | Kind::Keys => {
                 let item = Field::new("item", DataType::Utf8, true);
+                Field::new(self.name(), DataType::List(Arc::new(item)), true)
+            }
+            Kind::Each | Kind::EachText => {
+                let value = match self {
+                    Kind::Each => json("value"),
+                    _ => Field::new("value", DataType::Utf8, true),
+                };
+                let members = Fields::from(vec![Field::new("key", DataType::Utf8, true), value]);
+                let item = Field::new("item", DataType::Struct(members), true);
                 Field::new(self.name(), DataType::List(Arc::new(item)), true)
             }
         }
@@ -119,11 +142,16 @@ impl Kind {
 struct JsonFunction {
     kind: Kind,
     signature: Signature,
+    aliases: Vec<String>,
 }
 
 impl ScalarUDFImpl for JsonFunction {
     fn name(&self) -> &str {
         self.kind.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        &self.aliases
     }
 
     fn display_name(&self, args: &[datafusion_expr::Expr]) -> Result<String> {
@@ -161,6 +189,7 @@ impl ScalarUDFImpl for JsonFunction {
             Kind::Member | Kind::MemberText => self.members(json, &arrays[1])?,
             Kind::Path | Kind::PathText => self.paths(json, &arrays[1])?,
             Kind::Elements | Kind::ElementTexts => self.elements(json)?,
+            Kind::Keys | Kind::Each | Kind::EachText => self.members_of(json)?,
             Kind::ArrayLength => {
                 let length = |text: Option<&str>| match text {
                     Some(text) => Ok(Some(items(text)?.len() as i64)),
@@ -179,7 +208,10 @@ impl ScalarUDFImpl for JsonFunction {
 
 impl JsonFunction {
     fn as_text(&self) -> bool {
-        matches!(self.kind, Kind::MemberText | Kind::PathText | Kind::ElementTexts)
+        matches!(
+            self.kind,
+            Kind::MemberText | Kind::PathText | Kind::ElementTexts | Kind::EachText
+        )
     }
 
     /// A member by name, or an element by its number from 0 (negative: from the end).
@@ -274,6 +306,33 @@ impl JsonFunction {
         Ok(Arc::new(out.finish()))
     }
 
+    /// The names of an object's members, or the members themselves.
+    fn members_of(&self, json: &StringArray) -> Result<ArrayRef> {
+        let DataType::List(item) = self.kind.return_field().data_type().clone() else {
+            return exec_err!("the members of an object are an array");
+        };
+        let (mut names, mut values) = (StringBuilder::new(), StringBuilder::new());
+        let mut lengths = Vec::with_capacity(json.len());
+        for text in json.iter() {
+            let members = text.map(members).transpose()?.unwrap_or_default();
+            lengths.push(members.len());
+            for (name, value) in &members {
+                names.append_value(name);
+                self.append(&mut values, Some(value.get()))?;
+            }
+        }
+        let names: ArrayRef = Arc::new(names.finish());
+        let items = match item.data_type() {
+            DataType::Struct(fields) => {
+                let columns = vec![names, Arc::new(values.finish()) as ArrayRef];
+                Arc::new(StructArray::try_new(fields.clone(), columns, None)?) as ArrayRef
+            }
+            _ => names,
+        };
+        let offsets = OffsetBuffer::from_lengths(lengths);
+        Ok(Arc::new(ListArray::try_new(item, offsets, items, json.nulls().cloned())?))
+    }
+
     fn append(&self, out: &mut StringBuilder, json: Option<&str>) -> Result<()> {
         match json {
             Some("null") if self.as_text() => out.append_null(),
@@ -299,6 +358,35 @@ fn items(json: &str) -> Result<Vec<&RawValue>> {
     match first_of(json) {
         Some('[') => serde_json::from_str(json).map_err(not_json),
         _ => exec_err!("a JSON array is expected, found {}", type_of(json)?),
+    }
+}
+
+/// The members of a JSON object, in their order; of those with the same name each.
+fn members(json: &str) -> Result<Vec<(String, &RawValue)>> {
+    struct Members;
+    impl<'de> Visitor<'de> for Members {
+        type Value = Vec<(String, &'de RawValue)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut members = Vec::new();
+            while let Some(member) = map.next_entry()? {
+                members.push(member);
+            }
+            Ok(members)
+        }
+    }
+    match first_of(json) {
+        Some('{') => {
+            let mut deserializer = serde_json::Deserializer::from_str(json);
+            let members = deserializer.deserialize_map(Members).map_err(not_json)?;
+            deserializer.end().map_err(not_json)?;
+            Ok(members)
+        }
+        _ => exec_err!("a JSON object is expected, found {}", type_of(json)?),
     }
 }
 

@@ -217,8 +217,28 @@ impl OptimizerConfig for PlannerConfig<'_> {
 /// The relations that a query names, CTEs of its own included.
 pub fn relations_of(query: &Query) -> BTreeSet<String> {
     struct Names(BTreeSet<String>);
+    impl Names {
+        /// `TABLE t` is a query that names a relation without FROM.
+        fn body(&mut self, body: &SetExpr) {
+            match body {
+                SetExpr::Table(table) => {
+                    let name = table.table_name.as_deref().map(Ident::new);
+                    self.0.extend(name.as_ref().map(super::names::fold));
+                }
+                SetExpr::SetOperation { left, right, .. } => {
+                    self.body(left);
+                    self.body(right);
+                }
+                _ => {}
+            }
+        }
+    }
     impl Visitor for Names {
         type Break = ();
+        fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+            self.body(&query.body);
+            ControlFlow::Continue(())
+        }
         fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
             if let [part] = relation.0.as_slice()
                 && let Some(ident) = part.as_ident()

@@ -83,7 +83,7 @@ pub fn parse_file(file: &Arc<SourceFile>) -> (Vec<ParsedStatement>, Vec<Diagnost
 
 fn parse_statement(tokens: &[TokenWithSpan]) -> Result<Statement, ParserError> {
     let dialect = GenericDialect {};
-    let tokens = super::sugar::asof_tokens(tokens);
+    let tokens = super::sugar::tokens(tokens);
     let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens);
     let statement = parser.parse_statement()?;
     match parser.peek_token() {

@@ -9,16 +9,14 @@ use datafusion_sql::sqlparser::ast::{
 };
 
 use super::diagnostic::Refusal;
+use super::sugar::UNNESTED_FUNCTIONS;
 
-/// The functions that FROM knows, beside UNNEST.
-const TABLE_FUNCTIONS: [&str; 6] = [
-    "tumble",
-    "hop",
-    "session",
-    "json_array_elements",
-    "json_array_elements_text",
-    "generate_series",
-];
+/// The functions that FROM knows, beside those that unnest an array.
+const TABLE_FUNCTIONS: [&str; 3] = ["tumble", "hop", "session"];
+
+fn table_functions() -> impl Iterator<Item = &'static str> {
+    TABLE_FUNCTIONS.into_iter().chain(UNNESTED_FUNCTIONS)
+}
 
 /// Everything in a query that is refused.
 pub fn refusals(query: &Query) -> Vec<Refusal> {
@@ -51,7 +49,7 @@ impl Walk {
                 self.set_expr(right);
             }
             // Queries in parentheses are visited as queries.
-            SetExpr::Query(_) | SetExpr::Values(_) => {}
+            SetExpr::Query(_) | SetExpr::Values(_) | SetExpr::Table(_) => {}
             other => self.refuse(other, "only SELECT and VALUES have rows to keep"),
         }
     }
@@ -128,9 +126,9 @@ impl Visitor for Walk {
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         match factor {
             TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. }
-                if !TABLE_FUNCTIONS.contains(&name.to_string().to_lowercase().as_str()) =>
+                if !table_functions().any(|known| name.to_string().eq_ignore_ascii_case(known)) =>
             {
-                let known = TABLE_FUNCTIONS.join(", ");
+                let known = table_functions().collect::<Vec<_>>().join(", ");
                 self.refuse(factor, format!("{name}(…) is no function in FROM: {known} are"));
             }
             TableFactor::Table { sample: Some(_), .. } => {

@@ -100,7 +100,13 @@ fn output_columns(def: &ViewDef, output: &DFSchema) -> Result<Vec<SqlField>, Str
             return Err(format!("column {name} is NULL without a type: CAST(NULL AS TEXT), say"));
         }
         let mut column = SqlField::from_arrow(field).map_err(|t| {
-            format!("column {name} has type {t}, which a view cannot have: CAST it")
+            let instead = match t {
+                DataType::Duration(_) | DataType::Interval(_) => {
+                    format!("extract(epoch FROM …) AS {name} gives its seconds")
+                }
+                _ => "CAST it".to_string(),
+            };
+            format!("column {name} has type {t}, which a view cannot have: {instead}")
         })?;
         if columns.iter().any(|c| c.name == name) {
             return Err(format!("two columns are named {name}: give one another name with AS"));

@@ -13,7 +13,7 @@ use datafusion_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion_expr::{
     Aggregate, BinaryExpr, Distinct, DistinctOn, Expr, Extension, FetchType, Filter, Join,
     JoinConstraint, Limit, LogicalPlan, LogicalPlanBuilder, Operator, Projection, SkipType,
-    SortExpr, Union, Window, col, when,
+    SortExpr, Union, Values, Window, col, when,
 };
 
 use datafusion_functions::expr_fn::coalesce;
@@ -115,6 +115,7 @@ impl Apply<'_> {
                 let named = named.collect();
                 project(LogicalPlan::Union(union), domain, named)
             }
+            LogicalPlan::Values(values) => self.values(values, domain),
             LogicalPlan::Extension(extension) => self.extension(extension, domain),
             LogicalPlan::Subquery(subquery) => {
                 self.apply(&subquery.subquery, domain, nulls_are_enough)
@@ -133,6 +134,22 @@ impl Apply<'_> {
         inputs: &[&LogicalPlan],
     ) -> Result<Vec<Expr>> {
         exprs.iter().map(|e| outer::bind(e.clone(), &domain.renaming, inputs)).collect()
+    }
+
+    /// Each row of VALUES for each value of the domain.
+    fn values(&self, values: &Values, domain: &Domain) -> Result<LogicalPlan> {
+        let mut rows = Vec::new();
+        for row in &values.values {
+            let names = values.schema.iter();
+            let exprs = self.bind_all(row, domain, &[])?.into_iter().zip(names);
+            let exprs = exprs.map(|(e, (q, field))| e.alias_qualified(q.cloned(), field.name()));
+            let exprs = exprs.collect();
+            rows.push(Arc::new(project(domain.plan.clone(), domain, exprs)?));
+        }
+        match rows.len() {
+            1 => Ok(Arc::unwrap_or_clone(rows.remove(0))),
+            _ => Ok(LogicalPlan::Union(Union::try_new_with_loose_types(rows)?)),
+        }
     }
 
     fn filter(&self, filter: &Filter, domain: &Domain) -> Result<LogicalPlan> {

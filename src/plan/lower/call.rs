@@ -111,7 +111,24 @@ impl Prepared<'_> {
             Some(filter) => when(filter.as_ref().clone(), argument).end()?,
             None => argument,
         };
+        let extreme = matches!(function, AggregateFunction::Min | AggregateFunction::Max);
+        if extreme && argument.get_type(self.schema)?.is_nested() {
+            return Ok(self.nested_extreme(argument, function == AggregateFunction::Max));
+        }
         Ok(Class::Folded { function, distinct, input: Some(self.column(argument)) })
+    }
+
+    /// The least or greatest array or struct: NULL inside is greater than all else, while NULL itself is
+    /// no value.
+    fn nested_extreme(&mut self, argument: Expr, greatest: bool) -> Class {
+        let missing = self.column(argument.clone().is_null());
+        let value = self.column(argument);
+        let by = |column: usize, descending: bool| OrderColumn {
+            column,
+            descending,
+            nulls_first: descending,
+        };
+        Class::First { value, order: vec![by(missing, false), by(value, greatest)] }
     }
 
     fn of_rows(

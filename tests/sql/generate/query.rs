@@ -163,7 +163,8 @@ impl Writer<'_> {
     /// An expression that is not a column alone.
     fn value(&mut self, rows: &Relation) -> (String, Type) {
         let (name, t) = rows.any(self.rng);
-        match self.rng.below(10) {
+        match self.rng.below(13) {
+            10 | 11 => self.collected(rows),
             0 => (format!("coalesce({name}, {})", t.literal(self.rng)), t),
             1 => {
                 let condition = self.comparison(rows);
@@ -195,6 +196,33 @@ impl Writer<'_> {
             6 | 7 => self.mixed(rows),
             8 => (format!("{} + {}", rows.int(self.rng), rows.int(self.rng)), Type::Int),
             _ => (self.comparison(rows), Type::Bool),
+        }
+    }
+
+    /// What a sub-query over groups, a list or some values comes to.
+    fn collected(&mut self, rows: &Relation) -> (String, Type) {
+        let inner = self.relation("i");
+        let (value, key, outer) = (inner.int(self.rng), inner.int(self.rng), rows.int(self.rng));
+        let than = self.rng.pick(&["=", "=", "<"]);
+        let from = format!("FROM {} WHERE {key} {than} {outer}", inner.name);
+        match self.rng.below(4) {
+            0 => {
+                let order = self.rng.pick(&["", " DESC"]);
+                let limit = self.rng.pick(&["", " LIMIT 2"]);
+                (format!("ARRAY(SELECT {value} {from} ORDER BY {value}{order}{limit})"), Type::Ints)
+            }
+            1 => (format!("(SELECT max(v.y) FROM (VALUES ({outer}), (2)) AS v(y))"), Type::Int),
+            kind => {
+                let (by, _) = inner.any(self.rng);
+                let sets = match kind {
+                    2 => format!("ROLLUP ({by})"),
+                    _ => format!("GROUPING SETS (({by}), ({by}, {value}))"),
+                };
+                let text = format!(
+                    "(SELECT CAST(sum(g.y) AS BIGINT) FROM (SELECT count(*) + 1 AS y {from} GROUP BY {sets}) AS g)"
+                );
+                (text, Type::Int)
+            }
         }
     }
 
@@ -280,7 +308,7 @@ impl Writer<'_> {
     fn aggregate(&mut self, rows: &Relation) -> (String, Type) {
         let (name, t) = rows.any(self.rng);
         let distinct = self.rng.pick(&["", "", "DISTINCT "]);
-        let (call, t) = match (self.rng.below(7), t) {
+        let (call, t) = match (self.rng.below(8), t) {
             (0, _) => ("count(*)".to_string(), Type::Int),
             (1, Type::Text | Type::Decimal | Type::Time | Type::Float) => {
                 (format!("count({distinct}{name})"), Type::Int)
@@ -304,6 +332,10 @@ impl Writer<'_> {
             }
             (5, _) => (format!("first_value({name} ORDER BY {name}, {})", rows.all()), t),
             (6, _) => (format!("max({name})"), t),
+            (7, Type::Int | Type::Text | Type::Decimal) => {
+                let share = self.rng.pick(&["0.5", "0", "0.9"]);
+                (format!("percentile_disc({share}) WITHIN GROUP (ORDER BY {name})"), t)
+            }
             _ => (format!("min({name})"), t),
         };
         // CAST(sum(x) AS BIGINT) takes its filter inside.

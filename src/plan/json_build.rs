@@ -1,0 +1,429 @@
+//! JSON made of values: `to_json`, `json_build_object`, `json_build_array`, `json_agg` and
+//! `json_object_agg`. What is made has no spaces; members keep their order.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion_common::{Result, ScalarValue, exec_err, plan_err};
+use datafusion_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, ColumnarValue, ReturnFieldArgs,
+    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+
+use crate::model::schema::{SqlField, SqlType};
+
+/// The functions of single rows.
+pub fn functions() -> Vec<Arc<ScalarUDF>> {
+    let function = |kind: Kind, signature: Signature| {
+        Arc::new(ScalarUDF::new_from_impl(Build { kind, signature, aliases: vec![kind.alias()] }))
+    };
+    let some = || Signature::variadic_any(Volatility::Immutable);
+    let or_none = |signature: Signature| {
+        let alternatives = vec![signature.type_signature, datafusion_expr::TypeSignature::Nullary];
+        Signature::one_of(alternatives, Volatility::Immutable)
+    };
+    vec![
+        function(Kind::Value, Signature::any(1, Volatility::Immutable)),
+        function(Kind::Object, or_none(some())),
+        function(Kind::Array, or_none(some())),
+    ]
+}
+
+/// The aggregates.
+pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
+    let aggregate = |of: Aggregated, arguments: usize| {
+        let signature = Signature::any(arguments, Volatility::Immutable);
+        let aliases = vec![of.alias()];
+        Arc::new(AggregateUDF::new_from_impl(BuildAggregate { of, signature, aliases }))
+    };
+    vec![aggregate(Aggregated::Array, 1), aggregate(Aggregated::Object, 2)]
+}
+
+fn json(name: &str) -> FieldRef {
+    Arc::new(SqlField::new(name, SqlType::Json, true).to_arrow())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Value,
+    Object,
+    Array,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Value => "to_json",
+            Kind::Object => "json_build_object",
+            Kind::Array => "json_build_array",
+        }
+    }
+
+    fn alias(self) -> String {
+        self.name().replace("json", "jsonb")
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Build {
+    kind: Kind,
+    signature: Signature,
+    aliases: Vec<String>,
+}
+
+impl ScalarUDFImpl for Build {
+    fn name(&self) -> &str {
+        self.kind.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        &self.aliases
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Utf8)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        if self.kind == Kind::Object && args.arg_fields.len() % 2 == 1 {
+            return plan_err!("json_build_object takes pairs: a name and its value");
+        }
+        Ok(json(self.name()))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let rows = args.number_rows;
+        let arrays: Vec<ArrayRef> =
+            args.args.into_iter().map(|a| a.into_array(rows)).collect::<Result<_>>()?;
+        let values: Vec<Encoder> = arrays
+            .iter()
+            .zip(&args.arg_fields)
+            .map(|(array, field)| Encoder::new(array, field))
+            .collect::<Result<_>>()?;
+        let mut out = StringBuilder::new();
+        let mut text = String::new();
+        for row in 0..rows {
+            text.clear();
+            match self.kind {
+                // What is unknown is unknown as JSON too.
+                Kind::Value if arrays[0].is_null(row) => {
+                    out.append_null();
+                    continue;
+                }
+                Kind::Value => values[0].append(&mut text, row)?,
+                Kind::Array => append_array(&mut text, values.iter().map(|v| (v, row)))?,
+                Kind::Object => {
+                    let pairs = values.chunks_exact(2).map(|pair| (&pair[0], &pair[1], row));
+                    append_object(&mut text, pairs)?;
+                }
+            }
+            out.append_value(&text);
+        }
+        Ok(ColumnarValue::Array(Arc::new(out.finish())))
+    }
+}
+
+fn append_array<'a, 'b: 'a>(
+    out: &mut String,
+    values: impl Iterator<Item = (&'a Encoder<'b>, usize)>,
+) -> Result<()> {
+    out.push('[');
+    for (index, (value, row)) in values.enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        value.append(out, row)?;
+    }
+    out.push(']');
+    Ok(())
+}
+
+fn append_object<'a, 'b: 'a>(
+    out: &mut String,
+    pairs: impl Iterator<Item = (&'a Encoder<'b>, &'a Encoder<'b>, usize)>,
+) -> Result<()> {
+    out.push('{');
+    for (index, (name, value, row)) in pairs.enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        name.append_name(out, row)?;
+        out.push(':');
+        value.append(out, row)?;
+    }
+    out.push('}');
+    Ok(())
+}
+
+/// Writes the values of an array as JSON.
+enum Encoder<'a> {
+    Null,
+    /// JSON as it is.
+    Json(ArrayRef),
+    Text(ArrayRef),
+    /// Numbers and truth values, whose text is JSON.
+    Plain(ArrayFormatter<'a>, &'a ArrayRef),
+    /// Floats, of which some are no JSON.
+    Float(ArrayRef),
+    /// What is written as a text: dates, times, intervals.
+    Quoted(ArrayFormatter<'a>, &'a ArrayRef),
+    Bytes(ArrayRef),
+    /// Items of arrays are encoded as they come, since each row has an array of its own.
+    List(&'a ArrayRef, FieldRef),
+    Struct(&'a ArrayRef, Vec<(String, Encoder<'a>)>),
+}
+
+/// Times as PostgreSQL writes them into JSON, but for the zeros at the end of a second's fraction.
+const FORMAT: FormatOptions = FormatOptions::new()
+    .with_timestamp_format(Some("%Y-%m-%dT%H:%M:%S%.f"))
+    .with_timestamp_tz_format(Some("%Y-%m-%dT%H:%M:%S%.f%:z"))
+    .with_datetime_format(Some("%Y-%m-%dT%H:%M:%S%.f"));
+
+impl<'a> Encoder<'a> {
+    fn new(array: &'a ArrayRef, field: &Field) -> Result<Self> {
+        let is_json =
+            SqlField::from_arrow(field).is_ok_and(|field| field.sql_type == SqlType::Json);
+        Ok(match array.data_type() {
+            DataType::Null => Encoder::Null,
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+                let text = cast(array, &DataType::Utf8)?;
+                if is_json { Encoder::Json(text) } else { Encoder::Text(text) }
+            }
+            DataType::Float16 | DataType::Float32 | DataType::Float64 => {
+                Encoder::Float(Arc::clone(array))
+            }
+            DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
+                Encoder::Bytes(cast(array, &DataType::Binary)?)
+            }
+            DataType::List(item) => Encoder::List(array, Arc::clone(item)),
+            DataType::Struct(fields) => {
+                let columns = array.as_struct().columns().iter().zip(fields);
+                let members = columns
+                    .map(|(column, f)| Ok((f.name().clone(), Encoder::new(column, f)?)))
+                    .collect::<Result<_>>()?;
+                Encoder::Struct(array, members)
+            }
+            t if t.is_numeric() || *t == DataType::Boolean => {
+                Encoder::Plain(ArrayFormatter::try_new(array, &FORMAT)?, array)
+            }
+            _ => Encoder::Quoted(ArrayFormatter::try_new(array, &FORMAT)?, array),
+        })
+    }
+
+    fn is_null(&self, row: usize) -> bool {
+        match self {
+            Encoder::Null => true,
+            Encoder::Json(array)
+            | Encoder::Text(array)
+            | Encoder::Float(array)
+            | Encoder::Bytes(array) => array.is_null(row),
+            Encoder::Plain(_, array)
+            | Encoder::Quoted(_, array)
+            | Encoder::List(array, _)
+            | Encoder::Struct(array, _) => array.is_null(row),
+        }
+    }
+
+    fn append(&self, out: &mut String, row: usize) -> Result<()> {
+        if self.is_null(row) {
+            out.push_str("null");
+            return Ok(());
+        }
+        match self {
+            Encoder::Null => out.push_str("null"),
+            Encoder::Json(array) => out.push_str(array.as_string::<i32>().value(row)),
+            Encoder::Text(array) => quote(out, array.as_string::<i32>().value(row)),
+            Encoder::Plain(values, _) => values.value(row).write(out)?,
+            Encoder::Float(array) => append_float(out, array, row)?,
+            Encoder::Quoted(values, _) => quote(out, &values.value(row).try_to_string()?),
+            Encoder::Bytes(array) => {
+                out.push_str("\"\\\\x");
+                for byte in array.as_binary::<i32>().value(row) {
+                    let _ = write!(out, "{byte:02x}");
+                }
+                out.push('"');
+            }
+            Encoder::List(array, item) => {
+                let items = array.as_list::<i32>().value(row);
+                let encoder = Encoder::new(&items, item)?;
+                append_array(out, (0..items.len()).map(|row| (&encoder, row)))?;
+            }
+            Encoder::Struct(_, members) => {
+                out.push('{');
+                for (index, (name, value)) in members.iter().enumerate() {
+                    if index > 0 {
+                        out.push(',');
+                    }
+                    quote(out, name);
+                    out.push(':');
+                    value.append(out, row)?;
+                }
+                out.push('}');
+            }
+        }
+        Ok(())
+    }
+
+    /// A member's name: a text, or what the text of the value is.
+    fn append_name(&self, out: &mut String, row: usize) -> Result<()> {
+        if self.is_null(row) {
+            return exec_err!("a member of a JSON object has no name: it is NULL");
+        }
+        let mut name = String::new();
+        self.append(&mut name, row)?;
+        match name.starts_with('"') {
+            true => out.push_str(&name),
+            false => quote(out, &name),
+        }
+        Ok(())
+    }
+}
+
+fn append_float(out: &mut String, array: &ArrayRef, row: usize) -> Result<()> {
+    let text = match array.data_type() {
+        DataType::Float64 => {
+            number(array.as_primitive::<arrow::datatypes::Float64Type>().value(row))
+        }
+        _ => {
+            let single = cast(array, &DataType::Float32)?;
+            let value = single.as_primitive::<arrow::datatypes::Float32Type>().value(row);
+            // The shortest text that means this single, not its double.
+            value.to_string().parse::<f64>().map_or_else(|_| number(f64::NAN), number)
+        }
+    };
+    out.push_str(&text);
+    Ok(())
+}
+
+/// NaN and the infinities are no JSON numbers: they are texts. There is one zero, as everywhere in SQL.
+fn number(value: f64) -> String {
+    match serde_json::Number::from_f64(value + 0.0) {
+        Some(number) => number.to_string(),
+        None if value.is_nan() => "\"NaN\"".to_string(),
+        None if value > 0.0 => "\"Infinity\"".to_string(),
+        None => "\"-Infinity\"".to_string(),
+    }
+}
+
+fn quote(out: &mut String, text: &str) {
+    out.push_str(&serde_json::Value::String(text.to_string()).to_string());
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Aggregated {
+    Array,
+    Object,
+}
+
+impl Aggregated {
+    fn name(self) -> &'static str {
+        match self {
+            Aggregated::Array => "json_agg",
+            Aggregated::Object => "json_object_agg",
+        }
+    }
+
+    fn alias(self) -> String {
+        self.name().replace("json", "jsonb")
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct BuildAggregate {
+    of: Aggregated,
+    signature: Signature,
+    aliases: Vec<String>,
+}
+
+impl AggregateUDFImpl for BuildAggregate {
+    fn name(&self) -> &str {
+        self.of.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        &self.aliases
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Utf8)
+    }
+
+    fn return_field(&self, _: &[FieldRef]) -> Result<FieldRef> {
+        Ok(json(self.name()))
+    }
+
+    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        Ok(vec![Arc::new(Field::new(args.name, DataType::Utf8, true))])
+    }
+
+    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        let fields = args.expr_fields.to_vec();
+        Ok(Box::new(Members { of: self.of, fields, text: String::new() }))
+    }
+}
+
+/// The text so far, without its end.
+#[derive(Debug)]
+struct Members {
+    of: Aggregated,
+    fields: Vec<FieldRef>,
+    text: String,
+}
+
+impl Accumulator for Members {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let encoders: Vec<Encoder> = values
+            .iter()
+            .zip(&self.fields)
+            .map(|(array, field)| Encoder::new(array, field))
+            .collect::<Result<_>>()?;
+        for row in 0..values[0].len() {
+            if !self.text.is_empty() {
+                self.text.push(',');
+            }
+            if let (Aggregated::Object, [name, _]) = (self.of, encoders.as_slice()) {
+                name.append_name(&mut self.text, row)?;
+                self.text.push(':');
+            }
+            if let Some(value) = encoders.last() {
+                value.append(&mut self.text, row)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        if self.text.is_empty() {
+            return Ok(ScalarValue::Utf8(None));
+        }
+        Ok(ScalarValue::from(match self.of {
+            Aggregated::Array => format!("[{}]", self.text),
+            Aggregated::Object => format!("{{{}}}", self.text),
+        }))
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self) + self.text.capacity()
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        Ok(vec![self.evaluate()?])
+    }
+
+    fn merge_batch(&mut self, _: &[ArrayRef]) -> Result<()> {
+        exec_err!("{} is computed from all of its rows", self.of.name())
+    }
+}

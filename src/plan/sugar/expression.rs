@@ -1,0 +1,252 @@
+//! Expressions that are short for others.
+
+use datafusion_common::{Result, plan_err};
+use datafusion_sql::sqlparser::ast::{
+    Array, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArguments, Ident, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr, TableAlias,
+    TableAliasColumnDef, TableFactor, UnaryOperator, Value, ValueWithSpan,
+};
+use datafusion_sql::sqlparser::tokenizer::{Token, TokenWithSpan};
+
+use super::{parsed, select_of, skeleton};
+
+/// Stands before the lower bound of `BETWEEN SYMMETRIC`, which the parser does not know.
+const SYMMETRIC: &str = "__symmetric";
+
+/// Makes `__symmetric | a` of `SYMMETRIC a`: of what may stand there, `|` binds least.
+pub(super) fn tokens(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out = Vec::with_capacity(tokens.len());
+    let mut after_between = false;
+    for token in tokens {
+        let word = match &token.token {
+            Token::Word(word) if word.quote_style.is_none() => word.value.to_lowercase(),
+            Token::Whitespace(_) => {
+                out.push(token);
+                continue;
+            }
+            _ => String::new(),
+        };
+        match (after_between, word.as_str()) {
+            (true, "symmetric") => {
+                let tokens = [Token::make_word(SYMMETRIC, None), Token::Pipe];
+                out.extend(tokens.map(|t| TokenWithSpan { token: t, span: token.span }));
+            }
+            // The rule without the word.
+            (true, "asymmetric") => {}
+            _ => out.push(token),
+        }
+        after_between = word == "between";
+    }
+    out
+}
+
+/// What an expression is short for; `None` where it is short for nothing.
+pub(super) fn spelled_out(expr: &Expr) -> Result<Option<Expr>> {
+    match expr {
+        Expr::Between { expr, negated, low, high } => {
+            let Some(low) = without_symmetric(low) else { return Ok(None) };
+            Ok(Some(symmetric(expr, *negated, &low, high)))
+        }
+        Expr::Function(function) => call(function),
+        Expr::BinaryOp { left, op: BinaryOperator::PGOverlap, right } => {
+            let mut overlap = parsed("array_has_any(a, b)")?;
+            if let Expr::Function(function) = &mut overlap
+                && let FunctionArguments::List(list) = &mut function.args
+            {
+                let argument = |e: &Expr| FunctionArg::Unnamed(FunctionArgExpr::Expr(e.clone()));
+                list.args = vec![argument(left), argument(right)];
+            }
+            Ok(Some(overlap))
+        }
+        Expr::Like { escape_char: Some(escape), pattern, .. }
+        | Expr::ILike { escape_char: Some(escape), pattern, .. } => {
+            Ok(with_backslash(pattern, escape).map(|written| {
+                let mut like = expr.clone();
+                if let Expr::Like { pattern, escape_char, .. }
+                | Expr::ILike { pattern, escape_char, .. } = &mut like
+                {
+                    **pattern = written;
+                    *escape_char = None;
+                }
+                like
+            }))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// `()` among the keys of GROUP BY: the grouping set of no keys.
+pub(super) fn empty_key(key: &mut Expr) {
+    if matches!(key, Expr::Tuple(columns) if columns.is_empty()) {
+        *key = Expr::GroupingSets(vec![Vec::new()]);
+    }
+}
+
+/// A pattern whose escape character is another one, with the backslash in its place.
+fn with_backslash(pattern: &Expr, escape: &ValueWithSpan) -> Option<Expr> {
+    let text = |value: &ValueWithSpan| match &value.value {
+        Value::SingleQuotedString(text) => Some(text.clone()),
+        _ => None,
+    };
+    let Expr::Value(written) = pattern else { return None };
+    let (written, escape) = (text(written)?, text(escape)?);
+    let mut rest = written.chars();
+    let mut out = String::new();
+    while let Some(char) = rest.next() {
+        match char {
+            char if escape.starts_with(char) => out.extend(['\\', rest.next()?]),
+            '\\' => out.push_str("\\\\"),
+            char => out.push(char),
+        }
+    }
+    Some(Expr::value(Value::SingleQuotedString(out)))
+}
+
+fn call(function: &Function) -> Result<Option<Expr>> {
+    let name = function.name.to_string().to_lowercase();
+    let arguments = match &function.args {
+        FunctionArguments::Subquery(query) if name == "array" => {
+            return array_of(query).map(Some);
+        }
+        FunctionArguments::List(list) => list.args.as_slice(),
+        _ => return Ok(None),
+    };
+    Ok(match (name.as_str(), arguments) {
+        (
+            "mod",
+            [
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(left)),
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(right)),
+            ],
+        ) => {
+            let nested = |e: &Expr| Box::new(Expr::Nested(Box::new(e.clone())));
+            let (left, right) = (nested(left), nested(right));
+            let modulo = Expr::BinaryOp { left, op: BinaryOperator::Modulo, right };
+            Some(Expr::Nested(Box::new(modulo)))
+        }
+        (
+            "percentile_cont" | "percentile_disc",
+            [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Array(shares)))],
+        ) => {
+            let calls = shares.elem.iter().map(|share| one_percentile(function, share));
+            Some(Expr::Array(Array { elem: calls.collect(), named: true }))
+        }
+        _ => None,
+    })
+}
+
+/// Of `percentile_cont(ARRAY[a, b])` the call for one of them.
+fn one_percentile(function: &Function, share: &Expr) -> Expr {
+    let mut call = function.clone();
+    if let FunctionArguments::List(list) = &mut call.args {
+        list.args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(share.clone()))];
+    }
+    Expr::Function(call)
+}
+
+/// The lower bound, if the word stood before it.
+fn without_symmetric(low: &Expr) -> Option<Expr> {
+    let Expr::BinaryOp { left, op: BinaryOperator::BitwiseOr, right } = low else { return None };
+    match left.as_ref() {
+        Expr::Identifier(name) if name.value == SYMMETRIC => Some(right.as_ref().clone()),
+        inner => {
+            let left = Box::new(without_symmetric(inner)?);
+            Some(Expr::BinaryOp { left, op: BinaryOperator::BitwiseOr, right: right.clone() })
+        }
+    }
+}
+
+/// Between the bounds, whichever is the lower one.
+fn symmetric(expr: &Expr, negated: bool, low: &Expr, high: &Expr) -> Expr {
+    let between = |low: &Expr, high: &Expr| {
+        Box::new(Expr::Between {
+            expr: Box::new(expr.clone()),
+            negated: false,
+            low: Box::new(low.clone()),
+            high: Box::new(high.clone()),
+        })
+    };
+    let (left, right) = (between(low, high), between(high, low));
+    let either = Expr::BinaryOp { left, op: BinaryOperator::Or, right };
+    let either = Expr::Nested(Box::new(either));
+    match negated {
+        true => Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(either) },
+        false => either,
+    }
+}
+
+/// `ARRAY(SELECT x … ORDER BY y)`: the scalar sub-query that collects the values in that order.
+fn array_of(query: &Query) -> Result<Expr> {
+    let mut query = query.clone();
+    let sorts: Vec<OrderByExpr> = match query.order_by.as_ref().map(|by| &by.kind) {
+        Some(OrderByKind::Expressions(sorts)) => sorts.clone(),
+        Some(OrderByKind::All(_)) => return plan_err!("ORDER BY ALL in ARRAY(…): name the columns"),
+        None => Vec::new(),
+    };
+    let value = Ident::new("__value");
+    let mut columns = vec![value.clone()];
+    let mut order = Vec::new();
+    for mut sort in sorts {
+        let name = if is_value(&sort.expr, &query.body) {
+            value.clone()
+        } else {
+            let name = Ident::new(format!("__order{}", columns.len()));
+            show(&mut query.body, &sort.expr, &name)?;
+            columns.push(name.clone());
+            name
+        };
+        sort.expr = Expr::Identifier(name);
+        order.push(sort);
+    }
+    let text = match order.is_empty() {
+        true => "SELECT coalesce(array_agg(__value), make_array()) FROM (SELECT 1) AS __array".into(),
+        false => {
+            let order: Vec<String> = order.iter().map(OrderByExpr::to_string).collect();
+            let order = order.join(", ");
+            format!(
+                "SELECT coalesce(array_agg(__value ORDER BY {order}), make_array()) \
+                 FROM (SELECT 1) AS __array"
+            )
+        }
+    };
+    let mut outer = skeleton(&text)?;
+    let mut select = select_of(outer.clone())?;
+    if let TableFactor::Derived { subquery, alias, .. } = &mut select.from[0].relation {
+        **subquery = query;
+        *alias = Some(TableAlias {
+            explicit: true,
+            name: Ident::new("__array"),
+            columns: columns.into_iter().map(|c| TableAliasColumnDef::from_name(c.value)).collect(),
+            at: None,
+        });
+    }
+    *outer.body = SetExpr::Select(Box::new(select));
+    Ok(Expr::Subquery(Box::new(outer)))
+}
+
+/// Whether an order is by the one column of the query: by its number, its name or its expression.
+fn is_value(sort: &Expr, body: &SetExpr) -> bool {
+    if let Expr::Value(number) = sort {
+        return matches!(&number.value, Value::Number(n, _) if n == "1");
+    }
+    let SetExpr::Select(select) = body else { return true };
+    match select.projection.first() {
+        Some(SelectItem::UnnamedExpr(expr)) => sort == expr,
+        Some(SelectItem::ExprWithAlias { expr, alias }) => {
+            sort == expr || matches!(sort, Expr::Identifier(name) if name == alias)
+        }
+        _ => false,
+    }
+}
+
+/// Adds a column to a SELECT.
+fn show(body: &mut SetExpr, expr: &Expr, name: &Ident) -> Result<()> {
+    match body {
+        SetExpr::Select(select) if !matches!(select.distinct, Some(Distinct::Distinct)) => {
+            let item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: name.clone() };
+            select.projection.push(item);
+            Ok(())
+        }
+        _ => plan_err!("ORDER BY {expr} in ARRAY(SELECT DISTINCT …): only what is selected has an order"),
+    }
+}

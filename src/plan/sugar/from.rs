@@ -1,0 +1,48 @@
+//! Functions in FROM that unnest an array: `json_array_elements(j)`, `json_each(j)`,
+//! `generate_series(a, b)` and the like.
+
+use datafusion_sql::sqlparser::ast::{Expr, FunctionArguments, TableFactor};
+
+use super::parsed;
+
+/// The functions, beside UNNEST itself.
+pub const FUNCTIONS: [&str; 11] = [
+    "generate_series",
+    "json_array_elements",
+    "json_array_elements_text",
+    "json_each",
+    "json_each_text",
+    "json_object_keys",
+    "jsonb_array_elements",
+    "jsonb_array_elements_text",
+    "jsonb_each",
+    "jsonb_each_text",
+    "jsonb_object_keys",
+];
+
+/// Such a function is UNNEST of the array that it gives.
+pub(super) fn unnested(relation: &mut TableFactor) {
+    let (call, alias, with_ordinality) = match &*relation {
+        TableFactor::Table { name, args: Some(args), alias, with_ordinality, .. } => {
+            ((name, &args.args), alias, *with_ordinality)
+        }
+        TableFactor::Function { name, args, alias, .. } => ((name, args), alias, false),
+        _ => return,
+    };
+    let (name, args) = (call.0.to_string().to_lowercase(), call.1.as_slice());
+    let arguments = if name == "generate_series" { 2..=3 } else { 1..=1 };
+    if !FUNCTIONS.contains(&name.as_str()) || !arguments.contains(&args.len()) {
+        return;
+    }
+    let Ok(Expr::Function(mut function)) = parsed(&format!("{name}(x)")) else { return };
+    if let FunctionArguments::List(list) = &mut function.args {
+        list.args = args.to_vec();
+    }
+    *relation = TableFactor::UNNEST {
+        alias: alias.clone(),
+        array_exprs: vec![Expr::Function(function)],
+        with_offset: false,
+        with_offset_alias: None,
+        with_ordinality,
+    };
+}
