@@ -65,12 +65,9 @@ impl Functions {
             learn(&mut aliases.window, udwf.name(), udwf.aliases());
             registry.register_udwf(udwf)?;
         }
-        for (aliases, other, name) in [
-            (&mut aliases.aggregate, "every", "bool_and"),
-            (&mut aliases.scalar, "sign", "signum"),
-        ] {
-            learn(aliases, name, &[other.to_string()]);
-        }
+        // What PostgreSQL calls them.
+        learn(&mut aliases.aggregate, "bool_and", &["every".to_string()]);
+        learn(&mut aliases.scalar, "signum", &["sign".to_string()]);
         let mut options = ConfigOptions::default();
         options.sql_parser.map_string_types_to_utf8view = false;
         options.sql_parser.parse_float_as_decimal = true;

@@ -208,10 +208,7 @@ impl ScalarUDFImpl for JsonFunction {
 
 impl JsonFunction {
     fn as_text(&self) -> bool {
-        matches!(
-            self.kind,
-            Kind::MemberText | Kind::PathText | Kind::ElementTexts | Kind::EachText
-        )
+        matches!(self.kind, Kind::MemberText | Kind::PathText | Kind::ElementTexts | Kind::EachText)
     }
 
     /// A member by name, or an element by its number from 0 (negative: from the end).

@@ -6,6 +6,8 @@ import duckdb
 
 
 def answers(connection, request):
+    optimizer = "enable" if request["optimized"] else "disable"
+    connection.execute(f"PRAGMA {optimizer}_optimizer")
     for statement in request["setup"]:
         try:
             connection.execute(statement)

@@ -33,7 +33,7 @@ fn start() -> Process {
     Process { _child: child, input, output: BufReader::new(output) }
 }
 
-/// How often DuckDB has stopped at a bug of its own.
+/// How often DuckDB has stopped at a bug of its own, or has contradicted itself.
 pub static OWN_BUGS: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether an error says that DuckDB has a bug, which says nothing of the question.
@@ -43,10 +43,16 @@ pub fn is_own_bug(error: &str) -> bool {
 
 /// Runs queries, whose columns are all text, in a database that `setup` and `views` fill. A view
 /// that cannot be created is an error only for who reads it.
-pub fn ask(setup: &[String], views: &[String], queries: &[String]) -> Vec<Result<Rows, String>> {
+pub fn ask(
+    setup: &[String],
+    views: &[String],
+    queries: &[String],
+    optimized: bool,
+) -> Vec<Result<Rows, String>> {
     let mut process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
     let process = process.get_or_insert_with(start);
-    let request = json!({"setup": setup, "views": views, "queries": queries});
+    let request =
+        json!({"setup": setup, "views": views, "queries": queries, "optimized": optimized});
     writeln!(process.input, "{request}").unwrap();
     process.input.flush().unwrap();
     let mut line = String::new();

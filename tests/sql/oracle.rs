@@ -25,6 +25,8 @@ pub struct Question<'a> {
     pub events: &'a [NewEvent],
     /// What now() is.
     pub tick: Tick,
+    /// Whether DuckDB may optimise.
+    pub optimized: bool,
 }
 
 struct Source {
@@ -192,7 +194,7 @@ impl Question<'_> {
                 format!("SELECT {} FROM ({words}) AS q({})", texts.join(", "), names.join(", "))
             })
             .collect();
-        duckdb::ask(&setup, &self.views(sources, views), &queries)
+        duckdb::ask(&setup, &self.views(sources, views), &queries, self.optimized)
     }
 }
 

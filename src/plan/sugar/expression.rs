@@ -180,7 +180,9 @@ fn array_of(query: &Query) -> Result<Expr> {
     let mut query = query.clone();
     let sorts: Vec<OrderByExpr> = match query.order_by.as_ref().map(|by| &by.kind) {
         Some(OrderByKind::Expressions(sorts)) => sorts.clone(),
-        Some(OrderByKind::All(_)) => return plan_err!("ORDER BY ALL in ARRAY(…): name the columns"),
+        Some(OrderByKind::All(_)) => {
+            return plan_err!("ORDER BY ALL in ARRAY(…): name the columns");
+        }
         None => Vec::new(),
     };
     let value = Ident::new("__value");
@@ -199,7 +201,9 @@ fn array_of(query: &Query) -> Result<Expr> {
         order.push(sort);
     }
     let text = match order.is_empty() {
-        true => "SELECT coalesce(array_agg(__value), make_array()) FROM (SELECT 1) AS __array".into(),
+        true => {
+            "SELECT coalesce(array_agg(__value), make_array()) FROM (SELECT 1) AS __array".into()
+        }
         false => {
             let order: Vec<String> = order.iter().map(OrderByExpr::to_string).collect();
             let order = order.join(", ");
@@ -247,6 +251,8 @@ fn show(body: &mut SetExpr, expr: &Expr, name: &Ident) -> Result<()> {
             select.projection.push(item);
             Ok(())
         }
-        _ => plan_err!("ORDER BY {expr} in ARRAY(SELECT DISTINCT …): only what is selected has an order"),
+        _ => plan_err!(
+            "ORDER BY {expr} in ARRAY(SELECT DISTINCT …): only what is selected has an order"
+        ),
     }
 }

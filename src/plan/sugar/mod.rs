@@ -21,8 +21,8 @@ use std::ops::ControlFlow;
 
 use datafusion_common::{Result, plan_err};
 use datafusion_sql::sqlparser::ast::{
-    Expr, GroupByExpr, LimitClause, Query, Select, SetExpr, SetOperator, SetQuantifier, TableFactor, Value,
-    VisitMut, VisitorMut,
+    Expr, GroupByExpr, LimitClause, Query, Select, SetExpr, SetOperator, SetQuantifier,
+    TableFactor, Value, VisitMut, VisitorMut,
 };
 use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::parser::Parser;

@@ -274,7 +274,16 @@ impl Writer<'_> {
     }
 
     fn distinct(&mut self, rows: &Relation, rest: &str) -> Query {
-        let query = self.some_columns(rows).query(rest.to_string());
+        let mut items = self.some_columns(rows);
+        let (key, _) = rows.any(self.rng);
+        if self.rng.one_in(3) {
+            items.add(rows.any_at_all(self.rng));
+            let order = self.rng.pick(&["", " DESC"]);
+            let query = items.query(format!("{rest} ORDER BY {key}{order}, {}", rows.all()));
+            let distinct = format!("SELECT DISTINCT ON ({key})");
+            return Query { sql: query.sql.replacen("SELECT", &distinct, 1), ..query };
+        }
+        let query = items.query(rest.to_string());
         Query { sql: query.sql.replacen("SELECT", "SELECT DISTINCT", 1), ..query }
     }
 
