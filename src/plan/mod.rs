@@ -7,6 +7,7 @@ mod context;
 mod decorrelate;
 mod delta_join;
 pub mod diagnostic;
+mod distinct_on;
 pub mod explain;
 pub mod ir;
 mod group_keys;

@@ -55,7 +55,8 @@ fn run(script: &Script) -> Vec<String> {
     run.feed(now(), &[numbered(&script.events)]).unwrap();
     let mut wrong = Vec::new();
     for (at, (view, theirs)) in set.views.iter().zip(answers).enumerate() {
-        let ours = cells::rows(&run.rows(at).unwrap());
+        let mut ours = cells::rows(&run.rows(at).unwrap());
+        ours.iter_mut().for_each(|row| as_values(row, &view.schema));
         if let Err(problem) = cells::compare(&theirs, &ours) {
             wrong.push(format!("{} of a server that was killed: {problem}", view.schema.name));
         }
@@ -120,9 +121,20 @@ async fn rows(server: &Server, schema: &ViewSchema, position: usize) -> Rows {
 fn cell(value: &Value, sql_type: &SqlType) -> Cell {
     match (value, sql_type.to_arrow()) {
         (Value::Null, _) => Cell::Null,
+        (value, _) if *sql_type == SqlType::Json => Cell::Text(value.to_string()),
         (Value::Number(number), DataType::Float64) => Cell::Float(number.as_f64().unwrap()),
         (Value::Number(number), DataType::Float32) => Cell::Real(number.as_f64().unwrap() as f32),
         (value, _) => Cell::Text(text(value)),
+    }
+}
+
+/// JSON as the value that it is, however it is written.
+fn as_values(row: &mut [Cell], schema: &ViewSchema) {
+    for (cell, column) in row.iter_mut().zip(&schema.columns) {
+        if let (Cell::Text(text), SqlType::Json) = (&*cell, &column.sql_type) {
+            let value: Value = serde_json::from_str(text).unwrap();
+            *cell = Cell::Text(value.to_string());
+        }
     }
 }
 

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use datafusion_common::{Column, JoinType, NullEquality, Result, ScalarValue, plan_err};
 use datafusion_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion_expr::{
-    Aggregate, BinaryExpr, Distinct, DistinctOn, Expr, Extension, FetchType, Filter, Join,
-    JoinConstraint, Limit, LogicalPlan, LogicalPlanBuilder, Operator, Projection, SkipType,
-    SortExpr, Union, Values, Window, col, when,
+    Aggregate, BinaryExpr, Distinct, Expr, Extension, FetchType, Filter, Join, JoinConstraint,
+    Limit, LogicalPlan, LogicalPlanBuilder, Operator, Projection, SkipType, SortExpr, Union,
+    Values, Window, col, when,
 };
 
 use datafusion_functions::expr_fn::coalesce;
@@ -96,7 +96,6 @@ impl Apply<'_> {
                 let input = self.apply(input, domain, false)?;
                 LogicalPlanBuilder::from(input).distinct()?.build()
             }
-            LogicalPlan::Distinct(Distinct::On(on)) => self.distinct_on(on, domain),
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => {
                 self.apply(&sort.input, domain, false)
             }
@@ -343,27 +342,6 @@ impl Apply<'_> {
     }
 
     /// DISTINCT ON inside a sub-query takes the first rows for each value of the domain.
-    fn distinct_on(&self, on: &DistinctOn, domain: &Domain) -> Result<LogicalPlan> {
-        let input = self.apply(&on.input, domain, false)?;
-        let keys = || domain.columns().into_iter().map(Expr::Column);
-        let names = on.schema.iter().map(|(q, f)| (q.cloned(), f.name().clone()));
-        let bound = |exprs: &[Expr]| self.bind_all(exprs, domain, &[&on.input]);
-        let chosen = bound(&on.select_expr)?.into_iter().zip(names);
-        let chosen = chosen.map(|(e, (qualifier, name))| e.alias_qualified(qualifier, name));
-        let order = |sort: &SortExpr| -> Result<SortExpr> {
-            let expr = outer::bind(sort.expr.clone(), &domain.renaming, &[&on.input])?;
-            Ok(SortExpr { expr, ..sort.clone() })
-        };
-        let order = on.sort_expr.iter().flatten().map(order).collect::<Result<Vec<_>>>()?;
-        let first = keys().map(|key| key.sort(true, false)).chain(order);
-        let distinct = DistinctOn::try_new(
-            keys().chain(bound(&on.on_expr)?).collect(),
-            keys().chain(chosen).collect(),
-            on.sort_expr.is_some().then(|| first.collect()),
-            Arc::new(input),
-        )?;
-        Ok(LogicalPlan::Distinct(Distinct::On(distinct)))
-    }
 
     /// A LATERAL join inside a sub-query: its left side takes the domain, and the lateral relation
     /// refers to that.
@@ -409,13 +387,7 @@ impl Apply<'_> {
             _ => (&none, &limit.input),
         };
         let input = self.apply(source, domain, false)?;
-        let order = order
-            .iter()
-            .map(|s| {
-                let expr = outer::bind(s.expr.clone(), &domain.renaming, &[source])?;
-                Ok(SortExpr { expr, ..s.clone() })
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let order = bind_order(order, domain, source)?;
         let partition = domain.columns().into_iter().map(Expr::Column).collect();
         let top = TopRows::new(input, partition, order, skip, fetch);
         Ok(LogicalPlan::Extension(Extension { node: Arc::new(top) }))
@@ -455,6 +427,14 @@ impl Apply<'_> {
             let array = outer::bind(unnest.array.clone(), &domain.renaming, &[&unnest.input])?;
             let rows = unnest.of(input, array)?;
             return Ok(LogicalPlan::Extension(Extension { node: Arc::new(rows) }));
+        }
+        if let Some(top) = any.downcast_ref::<TopRows>() {
+            let input = self.apply(&top.input, domain, false)?;
+            let own = self.bind_all(&top.partition, domain, &[&top.input])?;
+            let partition = domain.columns().into_iter().map(Expr::Column).chain(own).collect();
+            let order = bind_order(&top.order, domain, &top.input)?;
+            let top = TopRows::new(input, partition, order, top.skip, top.fetch);
+            return Ok(LogicalPlan::Extension(Extension { node: Arc::new(top) }));
         }
         plan_err!("a sub-query cannot refer to the outer query beneath {}", extension.node.name())
     }
@@ -525,6 +505,14 @@ pub(super) fn filtered(plan: LogicalPlan, conditions: Vec<Expr>) -> Result<Logic
         Some(condition) => Ok(LogicalPlan::Filter(Filter::try_new(condition, Arc::new(plan))?)),
         None => Ok(plan),
     }
+}
+
+fn bind_order(order: &[SortExpr], domain: &Domain, input: &LogicalPlan) -> Result<Vec<SortExpr>> {
+    let bound = |sort: &SortExpr| {
+        let expr = outer::bind(sort.expr.clone(), &domain.renaming, &[input])?;
+        Ok(SortExpr { expr, ..sort.clone() })
+    };
+    order.iter().map(bound).collect()
 }
 
 pub(super) fn project(input: LogicalPlan, domain: &Domain, own: Vec<Expr>) -> Result<LogicalPlan> {

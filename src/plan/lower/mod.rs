@@ -181,7 +181,6 @@ impl Lowering {
                 let input = self.plan(input)?;
                 Ok(self.distinct(input))
             }
-            LogicalPlan::Distinct(datafusion_expr::Distinct::On(on)) => self.distinct_on(on),
             LogicalPlan::Sort(sort) => match sort.fetch {
                 // Without a limit the order of rows is nobody's business: tables have none.
                 None => self.plan(&sort.input),

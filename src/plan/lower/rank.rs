@@ -1,13 +1,10 @@
-//! DISTINCT ON, ORDER BY … LIMIT, and the first row of a group.
+//! ORDER BY … LIMIT, and the first rows of a group.
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema};
-use datafusion_expr::{
-    DistinctOn, Expr, ExprSchemable, FetchType, Limit, LogicalPlan, SkipType, SortExpr,
-};
+use arrow::datatypes::Schema;
+use datafusion_expr::{Expr, ExprSchemable, FetchType, Limit, LogicalPlan, SkipType, SortExpr};
 
-use super::expr;
 use super::{Lowering, Result, refuse};
 use crate::plan::ir::{Node, NodeId, Op, OrderColumn};
 use crate::plan::top_rows::TopRows;
@@ -54,48 +51,6 @@ impl Lowering {
             _ => Op::TopK { input, key, order, offset, limit },
         };
         self.add(op, schema, keys, false)
-    }
-
-    pub(super) fn distinct_on(&mut self, on: &DistinctOn) -> Result<NodeId> {
-        let input = self.plan(&on.input)?;
-        let no_order = Vec::new();
-        let sort = on.sort_expr.as_ref().unwrap_or(&no_order);
-        let exprs: Vec<Expr> = on
-            .select_expr
-            .iter()
-            .chain(&on.on_expr)
-            .chain(sort.iter().map(|s| &s.expr))
-            .cloned()
-            .collect();
-        let node = self.with_columns(input, &exprs, &on.input)?;
-        let width = on.select_expr.len();
-        let key_end = width + on.on_expr.len();
-        let order = order_columns(sort, key_end);
-        let node = self.first(node, (width..key_end).collect(), order);
-        let names = on.schema.as_arrow().fields();
-        let schema = Arc::clone(&self.nodes[node].schema);
-        let columns = (0..width).map(|i| expr::column(&schema, i)).collect();
-        let fields: Vec<Field> = names.iter().map(|f| f.as_ref().clone()).collect();
-        let id = self.project_scalars(node, columns, Arc::new(Schema::new(fields)));
-        self.key_through_selection(id, on);
-        Ok(id)
-    }
-
-    /// The ON expressions are a key of the result where the SELECT list shows them all.
-    fn key_through_selection(&mut self, id: NodeId, on: &DistinctOn) {
-        let bare = |e: &Expr| match e {
-            Expr::Alias(alias) => alias.expr.as_ref().clone(),
-            other => other.clone(),
-        };
-        let selected: Vec<Expr> = on.select_expr.iter().map(bare).collect();
-        let key: Option<Vec<usize>> =
-            on.on_expr.iter().map(|e| selected.iter().position(|s| *s == bare(e))).collect();
-        if let Some(mut key) = key {
-            key.sort_unstable();
-            if !self.nodes[id].keys.contains(&key) {
-                self.nodes[id].keys.push(key);
-            }
-        }
     }
 
     pub(super) fn with_columns(
