@@ -18,7 +18,7 @@ use super::set_operation::SetOperationPlanner;
 use super::types::CastTypes;
 use super::unnest::UnnestPlanner;
 use super::window_tables::WindowTablePlanner;
-use super::{array_has, json, json_build, ordered_set, signed};
+use super::{array_has, interval, json, json_build, ordered_set, signed};
 use crate::model::source::SourceTable;
 
 /// The functions, planners and options, which are the same for every view.
@@ -78,6 +78,7 @@ impl Functions {
             aliases,
             expr_planners: vec![
                 Arc::new(json::JsonOperators),
+                Arc::new(interval::IntervalArithmetic),
                 Arc::new(datafusion_functions::core::planner::CoreFunctionPlanner::default()),
                 Arc::new(datafusion_functions_nested::planner::NestedFunctionPlanner),
                 Arc::new(datafusion_functions_nested::planner::FieldAccessPlanner),

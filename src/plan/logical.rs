@@ -31,6 +31,7 @@ use datafusion_sql::sqlparser::parser::Parser;
 use super::context::{Functions, PlannedRelation, ScannedTable, Scope};
 use super::decorrelate::decorrelate;
 use super::join_order::JoinOrder;
+use super::lambda::read_lambdas;
 use super::precedence::bind_json_operators;
 use super::push_filter::PushFilterThroughJoin;
 use super::required::required;
@@ -64,6 +65,7 @@ impl QueryPlanner {
         let scope = Scope { functions: &self.functions, relations };
         let planner = SqlToRel::new_with_options(&scope, self.parser_options());
         let mut query = query.clone();
+        read_lambdas(&mut query);
         bind_json_operators(&mut query);
         let query = row_values::by_column(sugar::desugar(query)?)?;
         let query = array_literal::as_calls(query)?;

@@ -1,4 +1,5 @@
-//! Rows in comparisons: `(a, b) IN (SELECT …)`, `(a, b) IN ((1, 2), (3, 4))`, `(a, b) = (c, d)`.
+//! Rows in comparisons: `(a, b) IN (SELECT …)`, `(a, b) IN ((1, 2), (3, 4))`, `(a, b) = (c, d)`,
+//! `(a, b) < (c, d)`.
 //!
 //! Each becomes what the SQL standard defines it by: comparisons of the columns. IN is true if a row
 //! equals, else NULL if one would but for NULLs, else false.
@@ -110,7 +111,11 @@ fn value(expr: &mut Expr) -> Result<()> {
             match op {
                 BinaryOperator::Eq => equal_rows(left, right)?,
                 BinaryOperator::NotEq => not(equal_rows(left, right)?),
-                op => return plan_err!("rows are compared by =, <> and IN, not by {op}"),
+                BinaryOperator::Lt
+                | BinaryOperator::LtEq
+                | BinaryOperator::Gt
+                | BinaryOperator::GtEq => ordered_rows(left, op, right)?,
+                op => return plan_err!("rows are compared, {op} is no comparison"),
             }
         }
         _ => return Ok(()),
@@ -141,16 +146,39 @@ fn chained(conditions: Vec<Expr>, op: BinaryOperator) -> Expr {
     Expr::Nested(Box::new(all.unwrap_or_else(|| literal(Value::Boolean(true)))))
 }
 
-fn equal_rows(left: &[Expr], right: &[Expr]) -> Result<Expr> {
-    if left.len() != right.len() {
-        return plan_err!(
-            "rows of {} and {} columns are compared: ({}) and ({})",
-            left.len(),
-            right.len(),
-            row_text(left),
-            row_text(right)
-        );
+fn check_widths(left: &[Expr], right: &[Expr]) -> Result<()> {
+    if left.len() == right.len() {
+        return Ok(());
     }
+    plan_err!(
+        "rows of {} and {} columns are compared: ({}) and ({})",
+        left.len(),
+        right.len(),
+        row_text(left),
+        row_text(right)
+    )
+}
+
+/// The first columns that differ decide: `a < c OR (a = c AND b < d)`.
+fn ordered_rows(left: &[Expr], op: &BinaryOperator, right: &[Expr]) -> Result<Expr> {
+    check_widths(left, right)?;
+    let strict = match op {
+        BinaryOperator::LtEq => BinaryOperator::Lt,
+        BinaryOperator::GtEq => BinaryOperator::Gt,
+        strict => strict.clone(),
+    };
+    let mut pairs = left.iter().zip(right).rev();
+    let Some((l, r)) = pairs.next() else { return Ok(literal(Value::Boolean(true))) };
+    let last = binary(l.clone(), op.clone(), r.clone());
+    Ok(pairs.fold(last, |rest, (l, r)| {
+        let same = chained(vec![equal(l.clone(), r.clone()), rest], BinaryOperator::And);
+        let before = binary(l.clone(), strict.clone(), r.clone());
+        chained(vec![before, same], BinaryOperator::Or)
+    }))
+}
+
+fn equal_rows(left: &[Expr], right: &[Expr]) -> Result<Expr> {
+    check_widths(left, right)?;
     let pairs = left.iter().zip(right).map(|(l, r)| equal(l.clone(), r.clone()));
     Ok(chained(pairs.collect(), BinaryOperator::And))
 }

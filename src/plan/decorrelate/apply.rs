@@ -115,6 +115,15 @@ impl Apply<'_> {
                 project(LogicalPlan::Union(union), domain, named)
             }
             LogicalPlan::Values(values) => self.values(values, domain),
+            LogicalPlan::Unnest(unnest) => {
+                let input = self.apply(&unnest.input, domain, false)?;
+                let (columns, options) = (unnest.exec_columns.clone(), unnest.options.clone());
+                let plan = LogicalPlanBuilder::from(input)
+                    .unnest_columns_with_options(columns, options)?
+                    .build()?;
+                let own = unnest.schema.columns().into_iter().map(Expr::Column).collect();
+                project(plan, domain, own)
+            }
             LogicalPlan::Extension(extension) => self.extension(extension, domain),
             LogicalPlan::Subquery(subquery) => {
                 self.apply(&subquery.subquery, domain, nulls_are_enough)

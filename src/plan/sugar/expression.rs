@@ -48,6 +48,14 @@ pub(super) fn spelled_out(expr: &Expr) -> Result<Option<Expr>> {
             Ok(Some(symmetric(expr, *negated, &low, high)))
         }
         Expr::Function(function) => call(function),
+        Expr::Collate { expr, collation } => {
+            let name = collation.to_string().replace('"', "").to_lowercase();
+            match name.as_str() {
+                // Texts are compared by their bytes, here and in ClickHouse.
+                "c" | "posix" | "ucs_basic" => Ok(Some(Expr::Nested(expr.clone()))),
+                _ => plan_err!("COLLATE {collation} is not supported: texts compare as in \"C\""),
+            }
+        }
         Expr::BinaryOp { left, op: BinaryOperator::PGOverlap, right } => {
             let mut overlap = parsed("array_has_any(a, b)")?;
             if let Expr::Function(function) = &mut overlap

@@ -11,6 +11,7 @@
 //! * `percentile_cont(ARRAY[a, b]) …` is an array of calls;
 //! * `a && b` of arrays is array_has_any, `GROUP BY ()` the one empty grouping set;
 //! * `LIKE … ESCAPE '!'` has its pattern written with the backslash;
+//! * `AS MATERIALIZED` is AS; `COLLATE "C"` is how all texts are compared;
 //! * `TABLE t` is `SELECT * FROM t`, `FETCH FIRST n ROWS ONLY` is LIMIT n, `mod(a, b)` is `a % b`.
 
 mod asof;
@@ -26,7 +27,7 @@ use datafusion_sql::sqlparser::ast::{
 };
 use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::parser::Parser;
-use datafusion_sql::sqlparser::tokenizer::TokenWithSpan;
+use datafusion_sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::set_operation::{EXCEPT_ALL, INTERSECT_ALL};
 
@@ -34,7 +35,38 @@ pub use from::FUNCTIONS as UNNESTED_FUNCTIONS;
 
 /// The tokens, as far as the parser does not know what they stand for.
 pub fn tokens(tokens: &[TokenWithSpan]) -> Vec<TokenWithSpan> {
-    expression::tokens(asof::tokens(tokens))
+    expression::tokens(without_cte_hints(asof::tokens(tokens)))
+}
+
+/// Drops the word of `AS MATERIALIZED (…)` and `AS NOT MATERIALIZED (…)`: how a CTE is kept is no
+/// question here.
+fn without_cte_hints(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let is_word = |token: &TokenWithSpan, text: &str| match &token.token {
+        Token::Word(word) => word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text),
+        _ => false,
+    };
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    // Where, among the tokens that say something, AS stands with no more than NOT behind it.
+    let mut hint_from: Option<usize> = None;
+    for token in tokens {
+        if matches!(token.token, Token::Whitespace(_)) {
+            out.push(token);
+            continue;
+        }
+        match hint_from {
+            Some(from) if is_word(&token, "materialized") => {
+                out.truncate(from);
+                hint_from = None;
+            }
+            Some(_) if is_word(&token, "not") => out.push(token),
+            _ => {
+                let is_as = is_word(&token, "as");
+                out.push(token);
+                hint_from = is_as.then_some(out.len());
+            }
+        }
+    }
+    out
 }
 
 /// The query without the constructs that are short for others.

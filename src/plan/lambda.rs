@@ -1,0 +1,79 @@
+//! `array_transform(a, x -> x + 1)`: the arguments of functions over arrays that are functions themselves.
+//!
+//! The parser takes the arrow for the operator of JSON, which in these places it is not.
+
+use std::convert::Infallible;
+use std::ops::ControlFlow;
+
+use datafusion_sql::sqlparser::ast::{
+    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, LambdaFunction,
+    LambdaFunctionParameter, LambdaSyntax, OneOrManyWithParens, Query, visit_expressions_mut,
+};
+
+/// The functions that take a function, under all of their names.
+const HIGHER_ORDER: [&str; 10] = [
+    "any_match",
+    "array_any_match",
+    "array_filter",
+    "array_first",
+    "array_transform",
+    "list_any_match",
+    "list_filter",
+    "list_first",
+    "list_transform",
+    "transform",
+];
+
+/// Makes functions of such arguments.
+pub fn read_lambdas(query: &mut Query) {
+    let _ = visit_expressions_mut(query, |expr| {
+        if let Expr::Function(function) = expr
+            && HIGHER_ORDER.contains(&function.name.to_string().to_lowercase().as_str())
+            && let FunctionArguments::List(list) = &mut function.args
+        {
+            for argument in &mut list.args {
+                if let FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)) = argument
+                    && let Some(parameters) = take_parameters(argument)
+                {
+                    *argument = lambda(parameters, argument.clone());
+                }
+            }
+        }
+        ControlFlow::<Infallible>::Continue(())
+    });
+}
+
+/// The names before the first arrow, which are taken away with it.
+fn take_parameters(expr: &mut Expr) -> Option<Vec<Ident>> {
+    let Expr::BinaryOp { left, op, right } = expr else { return None };
+    if matches!(left.as_ref(), Expr::BinaryOp { .. }) {
+        return take_parameters(left);
+    }
+    let names = match left.as_ref() {
+        Expr::Identifier(name) => vec![name.clone()],
+        Expr::Nested(name) => vec![identifier(name)?],
+        Expr::Tuple(names) => names.iter().map(identifier).collect::<Option<_>>()?,
+        _ => return None,
+    };
+    if *op != BinaryOperator::Arrow {
+        return None;
+    }
+    *expr = right.as_ref().clone();
+    Some(names)
+}
+
+fn identifier(expr: &Expr) -> Option<Ident> {
+    match expr {
+        Expr::Identifier(name) => Some(name.clone()),
+        _ => None,
+    }
+}
+
+fn lambda(names: Vec<Ident>, body: Expr) -> Expr {
+    let parameter = |name| LambdaFunctionParameter { name, data_type: None };
+    Expr::Lambda(LambdaFunction {
+        params: OneOrManyWithParens::Many(names.into_iter().map(parameter).collect()),
+        body: Box::new(body),
+        syntax: LambdaSyntax::Arrow,
+    })
+}
