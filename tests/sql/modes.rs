@@ -237,12 +237,17 @@ impl Check<'_> {
     }
 }
 
-fn failure_lines(run: &LocalRun, view: usize) -> Vec<String> {
+/// What fails in a view, as files have it.
+pub fn failure_lines(run: &LocalRun, view: usize) -> Vec<String> {
     let failures = run.failures(view).into_iter().filter(|f| f.count != 0);
     let mut lines: Vec<String> =
-        failures.map(|f| format!("! {}: {} × {}", f.expression, f.reason, f.count)).collect();
+        failures.map(|f| failure_line(&f.expression, &f.reason, f.count)).collect();
     lines.sort();
     lines
+}
+
+pub fn failure_line(expression: &str, reason: &str, count: i64) -> String {
+    format!("! {expression}: {reason} × {count}")
 }
 
 fn straight(check: &mut Check<'_>, steps: Vec<Step>, mode: &Mode, rng: &mut Rng) {

@@ -1,5 +1,5 @@
 //! The files against the real server, which is killed at half of the events: what its views answer
-//! afterwards are the rows that the same events make in process.
+//! afterwards are the rows that the same events make in process, and so is what fails in them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::cells::{self, Cell, Rows};
 use super::common::Server;
-use super::modes::numbered;
+use super::modes::{failure_line, failure_lines, numbered};
 use super::script::{Script, TimedEvent};
 
 /// How many servers run at a time.
@@ -54,18 +54,26 @@ fn run(script: &Script) -> Vec<String> {
     let mut run = LocalRun::start(&set.views, 1).unwrap();
     run.feed(now(), &[numbered(&script.events)]).unwrap();
     let mut wrong = Vec::new();
-    for (at, (view, theirs)) in set.views.iter().zip(answers).enumerate() {
+    for (at, (view, (theirs, failing))) in set.views.iter().zip(answers).enumerate() {
         let mut ours = cells::rows(&run.rows(at).unwrap());
         ours.iter_mut().for_each(|row| as_values(row, &view.schema));
         if let Err(problem) = cells::compare(&theirs, &ours) {
             wrong.push(format!("{} of a server that was killed: {problem}", view.schema.name));
         }
+        let fails = failure_lines(&run, at);
+        if failing != fails {
+            let name = &view.schema.name;
+            wrong.push(format!(
+                "{name} of a server that was killed fails with {failing:?}, and should with {fails:?}"
+            ));
+        }
     }
     wrong
 }
 
-/// The rows of each view, after a kill that comes while events are on their way into the views.
-async fn killed(script: &Script, set: &QuerySet) -> Vec<Rows> {
+/// The rows of each view and what fails in it, after a kill that comes while events are on their way
+/// into the views.
+async fn killed(script: &Script, set: &QuerySet) -> Vec<(Rows, Vec<String>)> {
     let server = Server::start(&[("script.sql", &script.sql(&script.tables))]);
     let (before, after) = script.events.split_at(script.events.len() / 2);
     let (shown, underway) = before.split_at(before.len() / 2);
@@ -79,9 +87,25 @@ async fn killed(script: &Script, set: &QuerySet) -> Vec<Rows> {
     let all = script.events.len();
     let mut answers = Vec::new();
     for view in &set.views {
-        answers.push(rows(&server, &view.schema, all).await);
+        let rows = rows(&server, &view.schema, all).await;
+        answers.push((rows, failures(&server, &view.schema.name).await));
     }
     answers
+}
+
+/// What fails in a view, as files have it.
+async fn failures(server: &Server, view: &str) -> Vec<String> {
+    let answer = server.get(&format!("/v1/dead-letters?view={view}&limit=10000")).await;
+    let letters = answer["dead_letters"].as_array().unwrap();
+    let mut lines: Vec<String> = letters
+        .iter()
+        .map(|letter| {
+            let text = |name: &str| letter[name].as_str().unwrap();
+            failure_line(text("expression"), text("reason"), letter["count"].as_i64().unwrap())
+        })
+        .collect();
+    lines.sort();
+    lines
 }
 
 /// Posts events, the first of which is number `from`; the position of the last.

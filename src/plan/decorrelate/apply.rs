@@ -350,8 +350,6 @@ impl Apply<'_> {
         Ok(LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(joined))?))
     }
 
-    /// DISTINCT ON inside a sub-query takes the first rows for each value of the domain.
-
     /// A LATERAL join inside a sub-query: its left side takes the domain, and the lateral relation
     /// refers to that.
     fn lateral(&self, join: &Join, domain: &Domain) -> Result<LogicalPlan> {
