@@ -366,8 +366,11 @@ fn general_aggregate(
         });
         builder = builder.order_by(sort.collect());
     }
+    let function = builder.build()?;
+    // Says now, rather than at the first row, what is wrong with the arguments.
+    function.create_accumulator()?;
     Ok(GeneralAggregate {
-        function: Arc::new(builder.build()?),
+        function: Arc::new(function),
         filter: general.filter.map(place),
         distinct: general.distinct,
         text: Arc::clone(&call.text),

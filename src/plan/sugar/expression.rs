@@ -186,6 +186,11 @@ fn symmetric(expr: &Expr, negated: bool, low: &Expr, high: &Expr) -> Expr {
 /// `ARRAY(SELECT x … ORDER BY y)`: the scalar sub-query that collects the values in that order.
 fn array_of(query: &Query) -> Result<Expr> {
     let mut query = query.clone();
+    if let SetExpr::Select(select) = query.body.as_ref()
+        && select.projection.len() > 1
+    {
+        return plan_err!("ARRAY(SELECT …) takes one column, found {}", select.projection.len());
+    }
     let sorts: Vec<OrderByExpr> = match query.order_by.as_ref().map(|by| &by.kind) {
         Some(OrderByKind::Expressions(sorts)) => sorts.clone(),
         Some(OrderByKind::All(_)) => {
