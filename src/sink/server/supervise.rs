@@ -54,16 +54,19 @@ impl Supervisor {
     ) {
         // The other side waits for exactly one answer; if it is gone, nobody needs the child.
         let mut child = match self.start_first() {
-            Ok(child) if ready.send(Ok(())).is_ok() => child,
-            Ok(child) => return kill(child),
+            Ok(child) => child,
             Err(error) => {
                 let _ = ready.send(Err(error));
                 return;
             }
         };
+        // Whoever hears that it answers may ask at once which process it is.
+        pid.send_replace(Some(child.id()));
+        if ready.send(Ok(())).is_err() {
+            return kill(child);
+        }
         let mut wait = RESTART_WAIT.0;
         loop {
-            pid.send_replace(Some(child.id()));
             let born = Instant::now();
             let status = match watch_child(&mut child, commands) {
                 Watched::Died(status) => status,
@@ -82,7 +85,10 @@ impl Supervisor {
                 }
                 wait = (wait * 2).min(RESTART_WAIT.1);
                 match self.spawn() {
-                    Ok(child) => break child,
+                    Ok(child) => {
+                        pid.send_replace(Some(child.id()));
+                        break child;
+                    }
                     Err(error) => tracing::error!(%error, "ClickHouse did not start"),
                 }
             };
