@@ -1,29 +1,30 @@
 //! `ARRAY[a, b]` as the call `make_array(a, b)`: the planner knows no columns of outer queries inside
 //! the brackets, and knows them in a call.
 
-use std::convert::Infallible;
 use std::ops::ControlFlow;
 
-use datafusion_common::Result;
+use datafusion_common::{DataFusionError, Result};
 use datafusion_sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Query, visit_expressions_mut,
+    Expr, FunctionArg, FunctionArgExpr, Query, visit_expressions_mut,
 };
-use datafusion_sql::sqlparser::dialect::GenericDialect;
-use datafusion_sql::sqlparser::parser::Parser;
+
+use super::sugar::call;
 
 /// The query without array literals.
 pub fn as_calls(mut query: Query) -> Result<Query> {
-    let call = Parser::new(&GenericDialect {}).try_with_sql("make_array()")?.parse_expr()?;
-    let _ = visit_expressions_mut(&mut query, |expr| {
-        if let Expr::Array(literal) = expr
-            && let Expr::Function(mut function) = call.clone()
-            && let FunctionArguments::List(list) = &mut function.args
-        {
+    let replaced = visit_expressions_mut(&mut query, |expr| {
+        if let Expr::Array(literal) = expr {
             let items = std::mem::take(&mut literal.elem).into_iter();
-            list.args = items.map(|e| FunctionArg::Unnamed(FunctionArgExpr::Expr(e))).collect();
-            *expr = Expr::Function(function);
+            let items = items.map(|e| FunctionArg::Unnamed(FunctionArgExpr::Expr(e))).collect();
+            match call("make_array", items) {
+                Ok(call) => *expr = call,
+                Err(error) => return ControlFlow::<DataFusionError>::Break(error),
+            }
         }
-        ControlFlow::<Infallible>::Continue(())
+        ControlFlow::Continue(())
     });
-    Ok(query)
+    match replaced {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(query),
+    }
 }

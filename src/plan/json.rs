@@ -43,8 +43,13 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
 
 fn function(kind: Kind) -> Arc<ScalarUDF> {
     let signature = Signature::any(kind.arguments(), Volatility::Immutable);
-    let aliases = vec![kind.name().replacen("json", "jsonb", 1)];
+    let aliases = jsonb(kind.name());
     Arc::new(ScalarUDF::new_from_impl(JsonFunction { kind, signature, aliases }))
+}
+
+/// A function's further name: JSON is one type here, whatever PostgreSQL calls it.
+pub fn jsonb(name: &str) -> Vec<String> {
+    vec![name.replacen("json", "jsonb", 1)]
 }
 
 /// The array of a JSON array's elements.

@@ -4,9 +4,9 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, StringBuilder};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Float32Type, Float64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion_common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion_expr::function::{AccumulatorArgs, StateFieldsArgs};
@@ -15,12 +15,13 @@ use datafusion_expr::{
     ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::json::jsonb;
 use crate::model::schema::{SqlField, SqlType};
 
 /// The functions of single rows.
 pub fn functions() -> Vec<Arc<ScalarUDF>> {
     let function = |kind: Kind, signature: Signature| {
-        Arc::new(ScalarUDF::new_from_impl(Build { kind, signature, aliases: vec![kind.alias()] }))
+        Arc::new(ScalarUDF::new_from_impl(Build { kind, signature, aliases: jsonb(kind.name()) }))
     };
     let some = || Signature::variadic_any(Volatility::Immutable);
     let or_none = |signature: Signature| {
@@ -38,7 +39,7 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
 pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
     let aggregate = |of: Aggregated, arguments: usize| {
         let signature = Signature::any(arguments, Volatility::Immutable);
-        let aliases = vec![of.alias()];
+        let aliases = jsonb(of.name());
         Arc::new(AggregateUDF::new_from_impl(BuildAggregate { of, signature, aliases }))
     };
     vec![aggregate(Aggregated::Array, 1), aggregate(Aggregated::Object, 2)]
@@ -62,10 +63,6 @@ impl Kind {
             Kind::Object => "json_build_object",
             Kind::Array => "json_build_array",
         }
-    }
-
-    fn alias(self) -> String {
-        self.name().replace("json", "jsonb")
     }
 }
 
@@ -177,8 +174,8 @@ enum Encoder<'a> {
     /// What is written as a text: dates, times, intervals.
     Quoted(ArrayFormatter<'a>, &'a ArrayRef),
     Bytes(ArrayRef),
-    /// Items of arrays are encoded as they come, since each row has an array of its own.
-    List(&'a ArrayRef, FieldRef),
+    /// Beside the lists the items of all of them.
+    List(&'a ListArray, Box<Encoder<'a>>),
     Struct(&'a ArrayRef, Vec<(String, Encoder<'a>)>),
 }
 
@@ -198,13 +195,15 @@ impl<'a> Encoder<'a> {
                 let text = cast(array, &DataType::Utf8)?;
                 if is_json { Encoder::Json(text) } else { Encoder::Text(text) }
             }
-            DataType::Float16 | DataType::Float32 | DataType::Float64 => {
-                Encoder::Float(Arc::clone(array))
-            }
+            DataType::Float16 => Encoder::Float(cast(array, &DataType::Float32)?),
+            DataType::Float32 | DataType::Float64 => Encoder::Float(Arc::clone(array)),
             DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
                 Encoder::Bytes(cast(array, &DataType::Binary)?)
             }
-            DataType::List(item) => Encoder::List(array, Arc::clone(item)),
+            DataType::List(item) => {
+                let lists = array.as_list::<i32>();
+                Encoder::List(lists, Box::new(Encoder::new(lists.values(), item)?))
+            }
             DataType::Struct(fields) => {
                 let columns = array.as_struct().columns().iter().zip(fields);
                 let members = columns
@@ -226,10 +225,10 @@ impl<'a> Encoder<'a> {
             | Encoder::Text(array)
             | Encoder::Float(array)
             | Encoder::Bytes(array) => array.is_null(row),
-            Encoder::Plain(_, array)
-            | Encoder::Quoted(_, array)
-            | Encoder::List(array, _)
-            | Encoder::Struct(array, _) => array.is_null(row),
+            Encoder::Plain(_, array) | Encoder::Quoted(_, array) | Encoder::Struct(array, _) => {
+                array.is_null(row)
+            }
+            Encoder::List(lists, _) => lists.is_null(row),
         }
     }
 
@@ -252,10 +251,10 @@ impl<'a> Encoder<'a> {
                 }
                 out.push('"');
             }
-            Encoder::List(array, item) => {
-                let items = array.as_list::<i32>().value(row);
-                let encoder = Encoder::new(&items, item)?;
-                append_array(out, (0..items.len()).map(|row| (&encoder, row)))?;
+            Encoder::List(lists, items) => {
+                let offsets = &lists.value_offsets()[row..=row + 1];
+                let rows = offsets[0] as usize..offsets[1] as usize;
+                append_array(out, rows.map(|row| (items.as_ref(), row)))?;
             }
             Encoder::Struct(_, members) => {
                 out.push('{');
@@ -289,15 +288,12 @@ impl<'a> Encoder<'a> {
 }
 
 fn append_float(out: &mut String, array: &ArrayRef, row: usize) -> Result<()> {
-    let text = match array.data_type() {
-        DataType::Float64 => {
-            number(array.as_primitive::<arrow::datatypes::Float64Type>().value(row))
-        }
-        _ => {
-            let single = cast(array, &DataType::Float32)?;
-            let value = single.as_primitive::<arrow::datatypes::Float32Type>().value(row);
+    let text = match array.as_primitive_opt::<Float64Type>() {
+        Some(doubles) => number(doubles.value(row)),
+        None => {
+            let single = array.as_primitive::<Float32Type>().value(row);
             // The shortest text that means this single, not its double.
-            value.to_string().parse::<f64>().map_or_else(|_| number(f64::NAN), number)
+            single.to_string().parse::<f64>().map_or_else(|_| number(f64::NAN), number)
         }
     };
     out.push_str(&text);
@@ -330,10 +326,6 @@ impl Aggregated {
             Aggregated::Array => "json_agg",
             Aggregated::Object => "json_object_agg",
         }
-    }
-
-    fn alias(self) -> String {
-        self.name().replace("json", "jsonb")
     }
 }
 

@@ -10,25 +10,11 @@ use datafusion_sql::sqlparser::ast::{
     LambdaFunctionParameter, LambdaSyntax, OneOrManyWithParens, Query, visit_expressions_mut,
 };
 
-/// The functions that take a function, under all of their names.
-const HIGHER_ORDER: [&str; 10] = [
-    "any_match",
-    "array_any_match",
-    "array_filter",
-    "array_first",
-    "array_transform",
-    "list_any_match",
-    "list_filter",
-    "list_first",
-    "list_transform",
-    "transform",
-];
-
-/// Makes functions of such arguments.
-pub fn read_lambdas(query: &mut Query) {
+/// Makes functions of such arguments; `takes_functions` tells of a name whether its arguments may be some.
+pub fn read_lambdas(query: &mut Query, takes_functions: impl Fn(&str) -> bool) {
     let _ = visit_expressions_mut(query, |expr| {
         if let Expr::Function(function) = expr
-            && HIGHER_ORDER.contains(&function.name.to_string().to_lowercase().as_str())
+            && takes_functions(&function.name.to_string().to_lowercase())
             && let FunctionArguments::List(list) = &mut function.args
         {
             for argument in &mut list.args {

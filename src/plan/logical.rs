@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use datafusion_common::alias::AliasGenerator;
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{Column, DataFusionError, Result, plan_err};
+use datafusion_expr::planner::ContextProvider;
 use datafusion_expr::registry::FunctionRegistry;
 use datafusion_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder, TableSource, col, lit};
 use datafusion_functions::expr_fn::coalesce;
@@ -65,7 +66,7 @@ impl QueryPlanner {
         let scope = Scope { functions: &self.functions, relations };
         let planner = SqlToRel::new_with_options(&scope, self.parser_options());
         let mut query = query.clone();
-        read_lambdas(&mut query);
+        read_lambdas(&mut query, |name| scope.get_higher_order_meta(name).is_some());
         bind_json_operators(&mut query);
         let query = row_values::by_column(sugar::desugar(query)?)?;
         let query = array_literal::as_calls(query)?;

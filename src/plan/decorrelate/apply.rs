@@ -8,7 +8,9 @@
 
 use std::sync::Arc;
 
-use datafusion_common::{Column, JoinType, NullEquality, Result, ScalarValue, plan_err};
+use datafusion_common::{
+    Column, JoinType, NullEquality, Result, ScalarValue, TableReference, plan_err,
+};
 use datafusion_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion_expr::{
     Aggregate, BinaryExpr, Distinct, Expr, Extension, FetchType, Filter, Join, JoinConstraint,
@@ -102,17 +104,9 @@ impl Apply<'_> {
             LogicalPlan::Limit(limit) => self.limit(limit, domain),
             LogicalPlan::Window(window) => self.window(window, domain),
             LogicalPlan::Union(union) => {
-                let inputs =
-                    union.inputs.iter().map(|i| Ok(Arc::new(self.apply(i, domain, false)?)));
-                let union = Union::try_new_with_loose_types(inputs.collect::<Result<_>>()?)?;
-                let schema = Arc::clone(&union.schema);
-                let columns = schema.columns().into_iter().map(Expr::Column);
-                let named = columns.skip(domain.renaming.len()).zip(plan.schema().iter());
-                let named = named.map(|(c, (qualifier, field))| {
-                    c.alias_qualified(qualifier.cloned(), field.name())
-                });
-                let named = named.collect();
-                project(LogicalPlan::Union(union), domain, named)
+                let inputs = union.inputs.iter().map(|input| self.apply(input, domain, false));
+                let names = plan.schema().iter().map(|(q, f)| (q.cloned(), f.name().clone()));
+                union_of(inputs.collect::<Result<_>>()?, domain, names)
             }
             LogicalPlan::Values(values) => self.values(values, domain),
             LogicalPlan::Unnest(unnest) => {
@@ -512,6 +506,19 @@ pub(super) fn filtered(plan: LogicalPlan, conditions: Vec<Expr>) -> Result<Logic
         Some(condition) => Ok(LogicalPlan::Filter(Filter::try_new(condition, Arc::new(plan))?)),
         None => Ok(plan),
     }
+}
+
+/// The rows of all inputs, which begin with the domain's columns; the others get these names.
+pub(super) fn union_of(
+    inputs: Vec<LogicalPlan>,
+    domain: &Domain,
+    names: impl Iterator<Item = (Option<TableReference>, String)>,
+) -> Result<LogicalPlan> {
+    let union = Union::try_new_with_loose_types(inputs.into_iter().map(Arc::new).collect())?;
+    let columns = union.schema.columns().into_iter().skip(domain.renaming.len());
+    let named = columns.zip(names).map(|(c, (q, name))| Expr::Column(c).alias_qualified(q, name));
+    let named = named.collect();
+    project(LogicalPlan::Union(union), domain, named)
 }
 
 fn bind_order(order: &[SortExpr], domain: &Domain, input: &LogicalPlan) -> Result<Vec<SortExpr>> {

@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use datafusion_common::{Column, Result, ScalarValue};
-use datafusion_expr::{Aggregate, Expr, GroupingSet, LogicalPlan, Union, lit};
+use datafusion_common::{Result, ScalarValue, TableReference, plan_err};
+use datafusion_expr::{Aggregate, Expr, GroupingSet, LogicalPlan, lit};
 
-use super::apply::{Apply, Domain, project};
+use super::apply::{Apply, Domain, project, union_of};
 
-/// A column's place among an aggregate's own, and what stands there.
-type Named = (Option<datafusion_common::TableReference>, String);
+/// What a column is called.
+type Named = (Option<TableReference>, String);
 
 impl Apply<'_> {
     /// An aggregate over grouping sets, for each value of the domain.
@@ -29,18 +29,10 @@ impl Apply<'_> {
         for _ in empty {
             parts.push(self.empty_set(aggregate, domain)?);
         }
-        let only = match parts.len() {
-            1 => parts.pop(),
-            _ => None,
-        };
-        if let Some(only) = only {
-            return Ok(only);
+        match parts.len() {
+            1 => Ok(parts.remove(0)),
+            _ => union_of(parts, domain, own_columns(aggregate).map(|(_, name)| name)),
         }
-        let union = Union::try_new_with_loose_types(parts.into_iter().map(Arc::new).collect())?;
-        let columns = union.schema.columns().into_iter().skip(domain.renaming.len());
-        let named = columns.zip(own_columns(aggregate)).map(|(c, (_, name))| under(c, name));
-        let named = named.collect();
-        project(LogicalPlan::Union(union), domain, named)
     }
 
     fn keyed_sets(
@@ -62,16 +54,15 @@ impl Apply<'_> {
         let columns = grouped.schema.columns();
         let width = domain.renaming.len();
         let named = own_columns(aggregate)
-            .map(|(index, name)| under(columns[width + index].clone(), name))
+            .map(|(index, (relation, name))| {
+                Expr::Column(columns[width + index].clone()).alias_qualified(relation, name)
+            })
             .collect();
         project(LogicalPlan::Aggregate(grouped), domain, named)
     }
 
     fn empty_set(&self, aggregate: &Aggregate, domain: &Domain) -> Result<LogicalPlan> {
         let keys = aggregate.schema.fields().len() - aggregate.aggr_expr.len();
-        let is_call = |index: usize| {
-            index >= keys && grouping_arguments(&aggregate.aggr_expr[index - keys]).is_none()
-        };
         let calls = aggregate.aggr_expr.iter();
         let calls: Vec<Expr> =
             calls.filter(|call| grouping_arguments(call).is_none()).cloned().collect();
@@ -86,17 +77,18 @@ impl Apply<'_> {
         let mut values = values.into_iter();
         let mut named = Vec::new();
         for (index, (relation, name)) in own_columns(aggregate) {
-            let field = aggregate.schema.field(index);
-            let value = match is_call(index).then(|| values.next()).flatten() {
-                Some(column) => Expr::Column(column),
-                None if index < keys => {
-                    Expr::Literal(ScalarValue::try_from(field.data_type())?, None)
+            let call = index.checked_sub(keys).map(|call| &aggregate.aggr_expr[call]);
+            let value = match call.map(grouping_arguments) {
+                None => {
+                    let data_type = aggregate.schema.field(index).data_type();
+                    Expr::Literal(ScalarValue::try_from(data_type)?, None)
                 }
                 // No key is in the set, so that grouping() has a bit for each of its arguments.
-                None => {
-                    let arguments = grouping_arguments(&aggregate.aggr_expr[index - keys]);
-                    lit((1_i32 << arguments.unwrap_or(0)) - 1)
-                }
+                Some(Some(arguments)) => lit((1_i32 << arguments) - 1),
+                Some(None) => match values.next() {
+                    Some(column) => Expr::Column(column),
+                    None => return plan_err!("an aggregate of the empty set is missing"),
+                },
             };
             named.push(value.alias_qualified(relation, name));
         }
@@ -110,10 +102,6 @@ fn own_columns(aggregate: &Aggregate) -> impl Iterator<Item = (usize, Named)> {
     columns
         .filter(|(_, (_, field))| field.name() != Aggregate::INTERNAL_GROUPING_ID)
         .map(|(index, (relation, field))| (index, (relation.cloned(), field.name().clone())))
-}
-
-fn under(column: Column, (relation, name): Named) -> Expr {
-    Expr::Column(column).alias_qualified(relation, name)
 }
 
 /// How many arguments a call of grouping() has.

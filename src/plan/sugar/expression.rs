@@ -3,12 +3,12 @@
 use datafusion_common::{Result, plan_err};
 use datafusion_sql::sqlparser::ast::{
     Array, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArguments, Ident, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr, TableAlias,
+    FunctionArguments, Ident, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr,
     TableAliasColumnDef, TableFactor, UnaryOperator, Value, ValueWithSpan,
 };
 use datafusion_sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
-use super::{parsed, select_of, skeleton};
+use super::skeleton;
 
 /// Stands before the lower bound of `BETWEEN SYMMETRIC`, which the parser does not know.
 const SYMMETRIC: &str = "__symmetric";
@@ -57,14 +57,8 @@ pub(super) fn spelled_out(expr: &Expr) -> Result<Option<Expr>> {
             }
         }
         Expr::BinaryOp { left, op: BinaryOperator::PGOverlap, right } => {
-            let mut overlap = parsed("array_has_any(a, b)")?;
-            if let Expr::Function(function) = &mut overlap
-                && let FunctionArguments::List(list) = &mut function.args
-            {
-                let argument = |e: &Expr| FunctionArg::Unnamed(FunctionArgExpr::Expr(e.clone()));
-                list.args = vec![argument(left), argument(right)];
-            }
-            Ok(Some(overlap))
+            let argument = |e: &Expr| FunctionArg::Unnamed(FunctionArgExpr::Expr(e.clone()));
+            super::call("array_has_any", vec![argument(left), argument(right)]).map(Some)
         }
         Expr::Like { escape_char: Some(escape), pattern, .. }
         | Expr::ILike { escape_char: Some(escape), pattern, .. } => {
@@ -213,31 +207,22 @@ fn array_of(query: &Query) -> Result<Expr> {
         sort.expr = Expr::Identifier(name);
         order.push(sort);
     }
-    let text = match order.is_empty() {
-        true => {
-            "SELECT coalesce(array_agg(__value), make_array()) FROM (SELECT 1) AS __array".into()
-        }
-        false => {
-            let order: Vec<String> = order.iter().map(OrderByExpr::to_string).collect();
-            let order = order.join(", ");
-            format!(
-                "SELECT coalesce(array_agg(__value ORDER BY {order}), make_array()) \
-                 FROM (SELECT 1) AS __array"
-            )
-        }
+    let order: Vec<String> = order.iter().map(OrderByExpr::to_string).collect();
+    let order = match order.is_empty() {
+        true => String::new(),
+        false => format!(" ORDER BY {}", order.join(", ")),
     };
-    let mut outer = skeleton(&text)?;
-    let mut select = select_of(outer.clone())?;
-    if let TableFactor::Derived { subquery, alias, .. } = &mut select.from[0].relation {
+    let mut outer = skeleton(&format!(
+        "SELECT coalesce(array_agg(__value{order}), make_array()) FROM (SELECT 1) AS __array"
+    ))?;
+    if let SetExpr::Select(select) = outer.body.as_mut()
+        && let TableFactor::Derived { subquery, alias: Some(alias), .. } =
+            &mut select.from[0].relation
+    {
         **subquery = query;
-        *alias = Some(TableAlias {
-            explicit: true,
-            name: Ident::new("__array"),
-            columns: columns.into_iter().map(|c| TableAliasColumnDef::from_name(c.value)).collect(),
-            at: None,
-        });
+        alias.columns =
+            columns.into_iter().map(|c| TableAliasColumnDef::from_name(c.value)).collect();
     }
-    *outer.body = SetExpr::Select(Box::new(select));
     Ok(Expr::Subquery(Box::new(outer)))
 }
 

@@ -1,9 +1,9 @@
 //! Functions in FROM that unnest an array: `json_array_elements(j)`, `json_each(j)`,
 //! `generate_series(a, b)` and the like.
 
-use datafusion_sql::sqlparser::ast::{Expr, FunctionArguments, TableFactor};
+use datafusion_sql::sqlparser::ast::TableFactor;
 
-use super::parsed;
+use super::call as call_of;
 
 /// The functions, beside UNNEST itself.
 pub const FUNCTIONS: [&str; 11] = [
@@ -34,13 +34,10 @@ pub(super) fn unnested(relation: &mut TableFactor) {
     if !FUNCTIONS.contains(&name.as_str()) || !arguments.contains(&args.len()) {
         return;
     }
-    let Ok(Expr::Function(mut function)) = parsed(&format!("{name}(x)")) else { return };
-    if let FunctionArguments::List(list) = &mut function.args {
-        list.args = args.to_vec();
-    }
+    let Ok(array) = call_of(&name, args.to_vec()) else { return };
     *relation = TableFactor::UNNEST {
         alias: alias.clone(),
-        array_exprs: vec![Expr::Function(function)],
+        array_exprs: vec![array],
         with_offset: false,
         with_offset_alias: None,
         with_ordinality,

@@ -22,8 +22,8 @@ use std::ops::ControlFlow;
 
 use datafusion_common::{Result, plan_err};
 use datafusion_sql::sqlparser::ast::{
-    Expr, GroupByExpr, LimitClause, Query, Select, SetExpr, SetOperator, SetQuantifier,
-    TableFactor, Value, VisitMut, VisitorMut,
+    Expr, FunctionArg, FunctionArguments, GroupByExpr, LimitClause, Query, Select, SetExpr,
+    SetOperator, SetQuantifier, TableFactor, Value, VisitMut, VisitorMut,
 };
 use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::parser::Parser;
@@ -169,8 +169,16 @@ fn body(set: &mut SetExpr) -> Result<()> {
     }
 }
 
-fn parsed(text: &str) -> Result<Expr> {
-    Ok(Parser::new(&GenericDialect {}).try_with_sql(text)?.parse_expr()?)
+/// The call of a function.
+pub fn call(name: &str, args: Vec<FunctionArg>) -> Result<Expr> {
+    let text = format!("{name}()");
+    let mut call = Parser::new(&GenericDialect {}).try_with_sql(&text)?.parse_expr()?;
+    if let Expr::Function(function) = &mut call
+        && let FunctionArguments::List(list) = &mut function.args
+    {
+        list.args = args;
+    }
+    Ok(call)
 }
 
 fn no_rows() -> Result<Box<SetExpr>> {
