@@ -36,6 +36,7 @@ fuzz-sql: clients nextest
 lint: deny
 	cargo fmt --check
 	cargo clippy --release --locked --all-targets -- -D warnings
+	cargo fetch --locked
 	cargo deny --offline check licenses bans sources
 
 check-compose:

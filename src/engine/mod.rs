@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use crate::dataflow::{Runtime, RuntimeError};
 use crate::http::{self, AppState, ClickHouseStatus};
 use crate::log::{self, Log, LogError, LogOptions};
+use crate::model::alarm::Alarms;
 use crate::model::limits::Limits;
 use crate::sink::{ClickHouseConfig, SinkError};
 use backend::EngineBackend;
@@ -69,6 +70,7 @@ pub struct Engine {
     runtime: Arc<Runtime>,
     backend: Arc<EngineBackend>,
     supervisor: Supervisor,
+    alarms: Alarms,
     stop: watch::Sender<bool>,
 }
 
@@ -80,6 +82,7 @@ impl Engine {
             request_life_ms: config.limits.idempotency_key_ms,
             ..LogOptions::default()
         };
+        let alarms = Alarms::default();
         let log = Log::open(&log::directory(&config.data_dir), options)?;
         let log_id = log.id().to_string();
         let mut queries = Queries::open(&config.queries, &config.data_dir, log_id)
@@ -117,7 +120,7 @@ impl Engine {
             stopping,
         };
         let (limits, backend) = (config.limits, Arc::new(backend));
-        Ok(Engine { limits, log, runtime, backend, supervisor, stop })
+        Ok(Engine { limits, log, runtime, backend, supervisor, alarms, stop })
     }
 
     /// Serves on `listener` until `shutdown` resolves or the log fails, then ends everything in
@@ -129,7 +132,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let views = tokio::spawn(self.supervisor.run());
         let backend = self.backend as Arc<dyn http::Backend>;
-        let state = AppState::new(self.log.clone(), backend, self.limits);
+        let state = AppState::new(self.log.clone(), backend, self.limits, self.alarms);
         let (failed_sender, mut failed) = watch::channel(None);
         let ends = async {
             tokio::select! {

@@ -42,6 +42,7 @@ pub use render::{RenderOptions, write_rows};
 pub use server::serve;
 
 use crate::log::Log;
+use crate::model::alarm::Alarms;
 use crate::model::limits::Limits;
 use metrics::Metrics;
 use problem::Problem;
@@ -52,6 +53,7 @@ pub struct AppState {
     log: Log,
     backend: Arc<dyn Backend>,
     limits: Arc<Limits>,
+    alarms: Alarms,
     metrics: Arc<Metrics>,
     /// One permit per byte of request body that is held in memory.
     body_bytes: Arc<Semaphore>,
@@ -65,11 +67,12 @@ pub struct AppState {
 
 impl AppState {
     /// The state of a server over this log and these views.
-    pub fn new(log: Log, backend: Arc<dyn Backend>, limits: Limits) -> Self {
+    pub fn new(log: Log, backend: Arc<dyn Backend>, limits: Limits, alarms: Alarms) -> Self {
         let metrics = Metrics::new(log.clone(), Arc::clone(&backend));
         AppState {
             log,
             backend,
+            alarms,
             metrics: Arc::new(metrics),
             body_bytes: Arc::new(Semaphore::new(limits.bodies_bytes_max)),
             event_streams: Arc::new(Semaphore::new(limits.event_streams_max)),

@@ -1,6 +1,7 @@
 //! The vocabulary that every other module shares: positions and ticks, events, schemas, rows and
 //! limits. Nothing here does I/O or knows another module.
 
+pub mod alarm;
 pub mod event;
 pub mod json;
 pub mod limits;

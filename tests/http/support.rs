@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use heliostat::http::{AppState, serve};
 use heliostat::log::{Files, Log, LogOptions};
+use heliostat::model::alarm::Alarms;
 use heliostat::model::limits::Limits;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -119,7 +120,7 @@ impl Server {
         directory: Option<TempDir>,
     ) -> Server {
         let backend = Arc::new(TestBackend::new());
-        let state = AppState::new(log.clone(), backend.clone(), limits);
+        let state = AppState::new(log.clone(), backend.clone(), limits, Alarms::default());
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { _ = stopped.await };

@@ -1,0 +1,104 @@
+//! What is wrong with the server now: logged once when it begins, listed until it ends.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The part of the server that an alarm is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The event log and its disk.
+    Log,
+    /// The query files and their planning.
+    Queries,
+    /// The connection to ClickHouse.
+    ClickHouse,
+    /// The system's clock.
+    Clock,
+    /// A task of the server itself.
+    Server,
+}
+
+impl Part {
+    /// The word of the wire and of the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Part::Log => "log",
+            Part::Queries => "queries",
+            Part::ClickHouse => "clickhouse",
+            Part::Clock => "clock",
+            Part::Server => "server",
+        }
+    }
+}
+
+/// Something that is wrong and needs a person, or passes by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alarm {
+    pub part: Part,
+    /// Which segment, file or task; empty where the part has only one.
+    pub subject: String,
+    /// What is wrong and what to do, in one line.
+    pub message: String,
+    /// When it began, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+}
+
+/// The alarms of one server. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Alarms(Arc<Mutex<BTreeMap<(Part, String), Alarm>>>);
+
+impl Alarms {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Part, String), Alarm>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins an alarm, or replaces its message. Logs it when it begins, not when only the words
+    /// change.
+    pub fn raise(&self, part: Part, subject: &str, message: impl Into<String>) {
+        let message = message.into();
+        let mut alarms = self.lock();
+        let alarm = alarms.entry((part, subject.to_string())).or_insert_with(|| {
+            tracing::error!(part = part.as_str(), subject, "{message}");
+            Alarm { part, subject: subject.to_string(), message: String::new(), since_ms: now_ms() }
+        });
+        alarm.message = message;
+    }
+
+    /// Ends an alarm, if there is one.
+    pub fn clear(&self, part: Part, subject: &str) {
+        if self.lock().remove(&(part, subject.to_string())).is_some() {
+            tracing::info!(part = part.as_str(), subject, "the alarm is over");
+        }
+    }
+
+    /// All alarms, by part and subject.
+    pub fn list(&self) -> Vec<Alarm> {
+        self.lock().values().cloned().collect()
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_keeps_its_beginning_and_its_last_message() {
+        let alarms = Alarms::default();
+        alarms.raise(Part::Log, "a", "first");
+        let since = alarms.list()[0].since_ms;
+        alarms.raise(Part::Log, "a", "second");
+        alarms.raise(Part::ClickHouse, "", "away");
+        let list = alarms.list();
+        assert_eq!(list.len(), 2);
+        assert_eq!((list[0].message.as_str(), list[0].since_ms), ("second", since));
+        alarms.clear(Part::Log, "a");
+        alarms.clear(Part::Log, "a");
+        assert_eq!(alarms.list().len(), 1);
+    }
+}
