@@ -24,12 +24,9 @@ use heliostat::model::view::ViewMessage;
 use heliostat::plan::diagnostic::SourceFile;
 use heliostat::plan::{ViewPlan, plan_files};
 
-/// As the server allocates, and gives memory back.
+/// As the server allocates.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// mimalloc's option `purge_delay`, by its place in `mi_option_e`.
-const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
 /// How many events a frame has.
 const FRAME_EVENTS: usize = 5_000;
@@ -175,7 +172,8 @@ fn suite(name: &str, events: Vec<NewEvent>, changes: &[Vec<NewEvent>], singles: 
         let before = resident();
         let run = Run::start(&view, 2);
         let load = run.load(&stored);
-        std::thread::sleep(Duration::from_millis(500));
+        // Workers give memory back once they have rested for a second.
+        std::thread::sleep(Duration::from_millis(1_500));
         let bytes = (resident() - before) / stored.events.max(1) as f64;
         let mut tick = stored.frames.len() as u64;
         let mut position = stored.events;
@@ -339,8 +337,6 @@ fn expiries() {
 }
 
 fn main() {
-    // SAFETY: the option is one of the library's and takes any number of milliseconds.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 0) };
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let wanted = |section: &str| arguments.is_empty() || arguments.iter().any(|a| a == section);

@@ -11,6 +11,7 @@ mod failure;
 mod frames;
 mod groups;
 mod layout;
+mod memory;
 mod ordered;
 mod output;
 mod partition;

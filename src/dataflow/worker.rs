@@ -13,6 +13,7 @@ use timely::worker::Worker;
 
 use super::cohort::{Cohort, CohortId, SourceInput};
 use super::failure::Failures;
+use super::memory::MemoryReturn;
 use super::output::{self, EncodedRow, ViewRows};
 use super::render::Renderer;
 use crate::log::Frame;
@@ -116,6 +117,7 @@ impl<'a> WorkerState<'a> {
 
     /// Works until it is told to stop.
     pub fn run(mut self) {
+        let mut memory = MemoryReturn::new();
         loop {
             let mut idle = true;
             // One command at a time, then a step: no command holds the others up for long.
@@ -123,6 +125,7 @@ impl<'a> WorkerState<'a> {
                 Ok(Command::Shutdown) | Err(std::sync::mpsc::TryRecvError::Disconnected) => break,
                 Ok(command) => {
                     idle = false;
+                    memory.worked();
                     self.handle(command);
                 }
                 Err(std::sync::mpsc::TryRecvError::Empty) => {}
@@ -135,6 +138,9 @@ impl<'a> WorkerState<'a> {
             }
             if load() == Load::Busy && !self.is_behind() {
                 LOAD.set(Load::Idle);
+            }
+            if idle && load() == Load::Idle {
+                memory.rest();
             }
         }
         self.end();

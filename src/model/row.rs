@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 pub const ROW_BYTES_INLINE: usize = 16;
 
 /// One encoded row. Ordered as its bytes are.
-#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Row(SmallVec<[u8; ROW_BYTES_INLINE]>);
 
 impl Row {
@@ -31,6 +31,14 @@ impl Row {
     /// Bytes on the heap, beyond the size of `Row` itself.
     pub fn heap_bytes(&self) -> usize {
         if self.0.spilled() { self.0.capacity() } else { 0 }
+    }
+}
+
+impl Clone for Row {
+    /// Copies the bytes as a whole; what is derived would push them one by one.
+    #[inline]
+    fn clone(&self) -> Self {
+        Row::from_slice(self)
     }
 }
 
