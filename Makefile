@@ -7,6 +7,8 @@ CHDB_DIR := $(HOME)/.cache/heliostat/chdb/$(CHDB_VERSION)
 CHDB_ARCH := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x64)
 CHDB_PACKAGE := @chdb/lib-linux-$(CHDB_ARCH)-gnu@$(CHDB_VERSION)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# The tests' profile: release, with debug assertions and overflow checks in this crate.
+CHECKED := --release --locked --config .config/checked.toml
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 CLIENTS_DIR := $(HOME)/.cache/heliostat/clients
@@ -14,7 +16,7 @@ CLIENTS_PYTHON := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5 duckd
 CLIENTS_NODE := cloudevents@10.0.0 puppeteer-core@24.31.0
 CLIENTS := $(CLIENTS_PYTHON) $(CLIENTS_NODE)
 
-.PHONY: run test bless fuzz-sql lint advisories check-compose bench clickhouse clients nextest deny system
+.PHONY: run test fresh bless fuzz-sql lint advisories check-compose bench clickhouse clients nextest deny system
 
 ## Build, and run the server with its own ClickHouse and a light stream of sample orders.
 run: system clickhouse
@@ -23,19 +25,24 @@ run: system clickhouse
 
 ## Every check and test.
 test: system clickhouse clients nextest lint check-compose
-	cargo nextest run --release --locked --no-fail-fast
+	cargo nextest run $(CHECKED) --no-fail-fast
+
+## Both commands above as a newcomer has them: a fresh clone, an empty HOME and CARGO_HOME. Takes the
+## ports 8080 and 8123, and as long as two cold builds and the tests.
+fresh:
+	scripts/fresh.sh
 
 ## Writes the rows that views have into the files of tests/sql; the batch engines have to agree with them.
 bless: clients nextest
-	HELIOSTAT_BLESS=1 cargo nextest run --release --locked -E 'test(events_first) + test(plans_are)'
+	HELIOSTAT_BLESS=1 cargo nextest run $(CHECKED) -E 'test(events_first) + test(plans_are)'
 
 ## Random SQL programs against DuckDB for FUZZ_SECONDS (an hour).
 fuzz-sql: clients nextest
-	HELIOSTAT_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),3600) cargo nextest run --release --locked --test sql --no-capture --run-ignored only generate::fuzz
+	HELIOSTAT_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),3600) cargo nextest run $(CHECKED) --test sql --no-capture --run-ignored only generate::fuzz
 
 lint: deny
 	cargo fmt --check
-	cargo clippy --release --locked --all-targets -- -D warnings
+	cargo clippy $(CHECKED) --all-targets -- -D warnings
 	cargo fetch --locked
 	cargo deny --offline check licenses bans sources
 
