@@ -11,6 +11,9 @@
 //!                                   queries/*.sql ─► plan
 //! ```
 
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod model;
 pub mod log;
 pub mod decode;

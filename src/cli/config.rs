@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::serve::ServeArgs;
 use crate::engine::EngineConfig;
+use crate::model::alarm::Alarms;
 use crate::model::limits::Limits;
 use crate::sink::ClickHouseConfig;
 
@@ -122,18 +123,20 @@ impl Settings {
     }
 
     /// What the engine runs with, once it is known where ClickHouse answers.
-    pub fn engine(&self, clickhouse_url: Option<String>) -> EngineConfig {
+    pub fn engine(&self, clickhouse_url: Option<String>, alarms: Alarms) -> EngineConfig {
         EngineConfig {
             data_dir: self.data_dir.clone(),
             queries: self.queries.clone(),
             workers: self.workers,
             limits: self.limits.clone(),
-            clickhouse: clickhouse_url.map(|url| ClickHouseConfig {
-                url,
-                user: self.user.clone(),
-                password: self.password.clone(),
-                database: self.database.clone(),
-            }),
+            alarms,
+            clickhouse: clickhouse_url.map(|url| self.clickhouse_at(url)),
         }
+    }
+
+    /// How to log in at a ClickHouse.
+    pub fn clickhouse_at(&self, url: String) -> ClickHouseConfig {
+        let (user, password) = (self.user.clone(), self.password.clone());
+        ClickHouseConfig { url, user, password, database: self.database.clone() }
     }
 }

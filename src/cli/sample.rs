@@ -4,13 +4,14 @@ pub mod orders;
 
 use std::future::Future;
 use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
+use crate::model::clock;
 use orders::Orders;
 
 /// Fewer requests than this per second are sent whatever the rate; what is more goes in batches.
@@ -194,8 +195,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 }
 
 fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    clock::now_us() / 1000
 }
 
 /// Tells how it goes: on a terminal one line that changes, else a line now and then.

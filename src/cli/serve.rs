@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,8 +11,15 @@ use tracing_subscriber::EnvFilter;
 
 use super::config::{ClickHouseChoice, Settings};
 use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
-use crate::engine::{Engine, EngineError};
+use crate::engine::Engine;
+use crate::model::alarm::Alarms;
 use crate::sink::server::{OwnClickHouse, ServerConfig, locate};
+use crate::sink::{Sink, SinkError};
+
+/// How long the process lives after it was told to end.
+const END_TIME_MAX: Duration = Duration::from_secs(9);
+/// How long threads may take that work for the runtime when all else has ended.
+const RUNTIME_END_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Arguments of `heliostat serve`.
 #[derive(clap::Args)]
@@ -68,7 +76,12 @@ pub fn run(args: ServeArgs) -> u8 {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(settings)),
+        Ok(runtime) => {
+            let code = runtime.block_on(serve(settings));
+            // What still computes or waits for somebody else ends with the process.
+            runtime.shutdown_timeout(RUNTIME_END_TIME_MAX);
+            code
+        }
         Err(error) => {
             report(&error);
             ENVIRONMENT
@@ -130,11 +143,19 @@ async fn serve(settings: Settings) -> u8 {
             return ENVIRONMENT;
         }
     };
-    let (own, url) = match clickhouse(&settings).await {
+    if let Err(error) = may_begin(&settings).await {
+        report(&error);
+        return match error {
+            SinkError::Url { .. } => WRONG_INPUT,
+            _ => ENVIRONMENT,
+        };
+    }
+    let alarms = Alarms::default();
+    let (own, url) = match clickhouse(&settings, &alarms).await {
         Ok(started) => started,
         Err(code) => return code,
     };
-    let engine = match Engine::open(settings.engine(url.clone())) {
+    let engine = match Engine::open(settings.engine(url.clone(), alarms)) {
         Ok(engine) => engine,
         Err(error) => {
             report(&error);
@@ -146,10 +167,6 @@ async fn serve(settings: Settings) -> u8 {
     }
     let code = match engine.serve(listener, ended()).await {
         Ok(()) => DONE,
-        Err(error @ EngineError::LogFailed(_)) => {
-            report(&error);
-            ENVIRONMENT
-        }
         Err(error) => {
             report(&error);
             ENVIRONMENT
@@ -161,8 +178,27 @@ async fn serve(settings: Settings) -> u8 {
     code
 }
 
+/// Refuses an address or a login of ClickHouse that cannot be right. A data directory that has
+/// served already is another matter: events are accepted there while somebody mends it.
+async fn may_begin(settings: &Settings) -> Result<(), SinkError> {
+    let ClickHouseChoice::Server { url } = &settings.clickhouse else { return Ok(()) };
+    let config = settings.clickhouse_at(url.clone());
+    config.check()?;
+    if crate::log::directory(&settings.data_dir).exists() {
+        return Ok(());
+    }
+    match Sink::probe(&config).await {
+        // It may be starting, too.
+        Err(SinkError::Unreachable { .. }) => Ok(()),
+        answered => answered,
+    }
+}
+
 /// Starts our own ClickHouse if that is what the settings ask for; its address in any case.
-async fn clickhouse(settings: &Settings) -> Result<(Option<OwnClickHouse>, Option<String>), u8> {
+async fn clickhouse(
+    settings: &Settings,
+    alarms: &Alarms,
+) -> Result<(Option<OwnClickHouse>, Option<String>), u8> {
     let http_port = match &settings.clickhouse {
         ClickHouseChoice::None => return Ok((None, None)),
         ClickHouseChoice::Server { url } => return Ok((None, Some(url.clone()))),
@@ -177,6 +213,7 @@ async fn clickhouse(settings: &Settings) -> Result<(Option<OwnClickHouse>, Optio
             program: locate(&program)?,
             dir: settings.data_dir.join("clickhouse"),
             http_port,
+            alarms: alarms.clone(),
         };
         OwnClickHouse::start(config).await
     };
@@ -192,7 +229,8 @@ async fn clickhouse(settings: &Settings) -> Result<(Option<OwnClickHouse>, Optio
     }
 }
 
-/// Resolves on SIGTERM or SIGINT.
+/// Resolves on SIGTERM or SIGINT. From then on the process ends within [`END_TIME_MAX`], whatever is
+/// going on in it: what is acknowledged is on disk.
 async fn ended() {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
@@ -204,4 +242,12 @@ async fn ended() {
         _ = interrupt.recv() => {}
     }
     tracing::info!("ending");
+    let watchdog = std::thread::Builder::new().name("watchdog".to_string()).spawn(|| {
+        std::thread::sleep(END_TIME_MAX);
+        tracing::warn!("a part did not end within {} s: the process does", END_TIME_MAX.as_secs());
+        std::process::exit(i32::from(DONE));
+    });
+    if let Err(error) = watchdog {
+        tracing::warn!(%error, "nothing limits the time that ending takes");
+    }
 }

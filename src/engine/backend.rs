@@ -1,7 +1,8 @@
 //! What HTTP asks of the engine.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
 use arrow::compute::kernels::cmp;
@@ -22,10 +23,11 @@ use crate::dataflow::{EncodedRow, Read, Runtime, read_order};
 use crate::http::{
     Backend, ChangeFeed, ChangesError, ClickHouseStatus, DeadLetterFilter, DeadLetters,
     DismissError, FileError, Misfit, NextGeneration, RebuildError, Retried, RowsAnswer, RowsError,
-    RowsRequest, Selection, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
+    RowsRequest, Selection, SinkStatus, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
 };
 use crate::log::Log;
 use crate::model::Head;
+use crate::model::clock::now_ms;
 use crate::model::event::NewEvent;
 use crate::model::schema::SqlType;
 use crate::model::view::{ViewCodec, ViewSchema};
@@ -45,10 +47,6 @@ pub struct EngineBackend {
     pub unread: Unread,
 }
 
-fn now_s() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
-}
-
 /// How long something that is complete up to `at` has been behind `head`, in seconds.
 fn lag_s(at: Head, head: Head) -> f64 {
     if at.position >= head.position {
@@ -56,7 +54,7 @@ fn lag_s(at: Head, head: Head) -> f64 {
     }
     // The oldest event that is missing is younger than the last one that is there.
     let since = if at.tick == 0 { head.tick } else { at.tick };
-    (now_s() - since as f64 / 1000.0).max(0.0)
+    Duration::from_millis(now_ms().saturating_sub(since)).as_secs_f64()
 }
 
 impl EngineBackend {
@@ -109,10 +107,12 @@ impl EngineBackend {
             lag_dataflow_s: lag_s(complete, head),
             lag_clickhouse_s: written.map(|written| lag_s(written, complete)),
             lag_events: head.position.saturating_sub(complete.position),
-            sink_retries: view
-                .sink
-                .as_ref()
-                .map_or(0, |sink| sink.retries.load(std::sync::atomic::Ordering::Relaxed)),
+            sink: view.sink.as_ref().map(|sink| SinkStatus {
+                name: "clickhouse",
+                state: sink.state(),
+                position: sink.written().position,
+                retries: sink.retries.load(Ordering::Relaxed),
+            }),
         }
     }
 
@@ -132,7 +132,7 @@ impl EngineBackend {
             lag_dataflow_s: lag,
             lag_clickhouse_s: plan.schema.clickhouse.then_some(0.0),
             lag_events: self.log.head().position,
-            sink_retries: 0,
+            sink: None,
         }
     }
 
@@ -342,14 +342,10 @@ impl Backend for EngineBackend {
 
     fn clickhouse(&self) -> ClickHouseStatus {
         let views = self.registry.views();
-        let failing = views
-            .views
-            .values()
-            .flat_map(View::running)
-            .filter_map(|view| view.sink.as_ref())
-            .find(|sink| sink.is_failing.load(std::sync::atomic::Ordering::Relaxed));
-        if let Some(sink) = failing {
-            return ClickHouseStatus::Away { reason: sink.last_error().unwrap_or_default() };
+        let sinks = views.views.values().flat_map(View::running);
+        let mut states = sinks.filter_map(|view| Some(view.sink.as_ref()?.state()));
+        if let Some(reason) = states.find_map(|state| state.error().map(str::to_string)) {
+            return ClickHouseStatus::Away { reason };
         }
         self.clickhouse.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

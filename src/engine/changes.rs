@@ -3,7 +3,7 @@
 //! The changes of the last ticks are kept once for all followers, up to a number of bytes. A follower
 //! only knows how far it is: a slow one holds nothing, and ends when what it needs next is gone.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,7 +16,7 @@ use super::tracker::ViewTracker;
 use crate::dataflow::{EncodedRow, Read, Runtime, read_order};
 use crate::http::{ChangeFeed, ChangePart, FeedEnd, TickEnd};
 use crate::model::row::Row;
-use crate::model::view::{Update, ViewCodec};
+use crate::model::view::{CompleteTicks, Update, ViewCodec};
 use crate::model::{Head, Tick};
 
 /// How many rows a part of a feed has, about.
@@ -34,8 +34,6 @@ pub struct RecentChanges {
 struct State {
     /// All changes after this tick are in `ticks`, as far as they are complete.
     from: Option<Tick>,
-    /// Changes at ticks that are not complete yet.
-    open: BTreeMap<Tick, Vec<Update>>,
     ticks: VecDeque<Arc<TickChanges>>,
     bytes: usize,
     bytes_max: usize,
@@ -67,22 +65,15 @@ impl RecentChanges {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes changes in.
-    pub fn take(&self, tick: Tick, updates: &[Update]) {
-        if self.kept.load(Ordering::Acquire) {
-            self.lock().open.entry(tick).or_default().extend_from_slice(updates);
-        }
-    }
-
-    /// All changes up to `head` have been taken in.
-    pub fn complete(&self, head: Head, keyed: bool) {
+    /// Keeps complete ticks, if somebody follows.
+    pub fn complete(&self, complete: &CompleteTicks, keyed: bool) {
         if !self.kept.load(Ordering::Acquire) {
             return;
         }
+        let head = complete.head;
+        let updates = complete.ticks.iter().flat_map(|(_, updates)| updates.iter().cloned());
+        let changes = net(updates.collect(), keyed);
         let mut state = self.lock();
-        let later = state.open.split_off(&(head.tick + 1));
-        let updates = std::mem::replace(&mut state.open, later).into_values().flatten().collect();
-        let changes = net(updates, keyed);
         if !changes.is_empty() {
             let size = |u: &Update| size_of::<Update>() + u.key.heap_bytes() + u.value.heap_bytes();
             let bytes = changes.iter().map(size).sum();
@@ -365,11 +356,14 @@ mod tests {
     #[test]
     fn what_is_too_much_goes_and_is_missed_by_who_needs_it() {
         let recent = RecentChanges::default();
-        recent.take(1, &[update("a", "1", 1)]);
+        let complete = |tick| CompleteTicks {
+            head: Head { tick, position: tick },
+            ticks: vec![(tick, vec![update("a", "1", 1)])],
+        };
+        recent.complete(&complete(1), true);
         recent.keep(3 * size_of::<Update>(), || 1);
         for tick in 2..8 {
-            recent.take(tick, &[update("a", "1", 1)]);
-            recent.complete(Head { tick, position: tick }, true);
+            recent.complete(&complete(tick), true);
         }
         let next = |at| recent.next(at).map(|tick| tick.map(|tick| tick.head.tick));
         assert_eq!(next(3), Err(FeedEnd::TooSlow));

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::tracker::ViewTracker;
 use crate::dataflow::{CohortId, Runtime};
@@ -75,7 +76,7 @@ pub struct Feeder {
     orders: Receiver<Order>,
     wake: Arc<Notify>,
     cohorts: Vec<Cohort>,
-    stop: watch::Receiver<bool>,
+    stop: CancellationToken,
     tokio: Handle,
 }
 
@@ -107,7 +108,7 @@ impl Feeder {
     pub fn new(
         log: Log,
         runtime: Arc<Runtime>,
-        stop: watch::Receiver<bool>,
+        stop: CancellationToken,
         tokio: Handle,
     ) -> (Self, FeederHandle) {
         let (sender, orders) = channel();
@@ -119,7 +120,7 @@ impl Feeder {
     /// Feeds until it is told to stop. Blocking: runs on a thread of its own.
     pub fn run(mut self) -> Result<(), LogError> {
         let mut head = self.log.subscribe();
-        while !*self.stop.borrow() {
+        while !self.stop.is_cancelled() {
             head.borrow_and_update();
             while let Ok(order) = self.orders.try_recv() {
                 self.obey(order)?;
@@ -191,13 +192,13 @@ impl Feeder {
     /// Waits until something may have changed: the log, a view's progress, an order.
     fn wait(&mut self, head: &mut watch::Receiver<Head>) {
         let full = self.cohorts.iter().any(|cohort| !cohort.has_room());
-        let (stop, wake) = (&mut self.stop, &self.wake);
+        let (stop, wake) = (&self.stop, &self.wake);
         self.tokio.block_on(async {
             tokio::select! {
                 // The log outlives us, so this is news and not its end.
                 _ = head.changed() => {}
                 () = wake.notified() => {}
-                _ = stop.wait_for(|stop| *stop) => {}
+                () = stop.cancelled() => {}
                 () = tokio::time::sleep(ROOM_POLL), if full => {}
             }
         });

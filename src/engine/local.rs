@@ -11,8 +11,9 @@ use hashbrown::HashMap;
 use crate::dataflow::{CohortId, Failure, Failures, Installation, Runtime, RuntimeError};
 use crate::log::{Frame, NumberedEvent};
 use crate::model::event::NewEvent;
+use crate::model::reorder::ReorderBuffer;
 use crate::model::row::Row;
-use crate::model::view::{ViewCodec, ViewMessage};
+use crate::model::view::{CompleteTicks, ViewCodec, ViewMessage};
 use crate::model::{Position, Tick};
 use crate::plan::ViewPlan;
 
@@ -45,7 +46,9 @@ struct State {
 
 struct Contents {
     rows: BTreeMap<(Row, Row), i64>,
-    frontiers: Vec<Tick>,
+    reorder: ReorderBuffer,
+    /// The last complete tick.
+    complete: Option<Tick>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -59,7 +62,8 @@ impl LocalRun {
         let views: Vec<LocalView> = views
             .iter()
             .map(|plan| {
-                let contents = Contents { rows: BTreeMap::new(), frontiers: vec![0; workers] };
+                let reorder = ReorderBuffer::new(workers);
+                let contents = Contents { rows: BTreeMap::new(), reorder, complete: None };
                 let (contents, advanced) = (Mutex::new(contents), Condvar::new());
                 let state = Arc::new(State { contents, advanced });
                 LocalView { plan: plan.clone(), state, failures: Failures::default() }
@@ -79,7 +83,9 @@ impl LocalRun {
             })
             .collect();
         runtime.install(COHORT, &installations);
-        Ok(LocalRun { runtime, views, position: 0, tick: 0, streams: HashMap::new() })
+        let run = LocalRun { runtime, views, position: 0, tick: 0, streams: HashMap::new() };
+        run.mark();
+        Ok(run)
     }
 
     /// Feeds groups of events, all of them at `tick`, which must be later than the one before.
@@ -104,9 +110,17 @@ impl LocalRun {
             self.position = frame.last_position();
             frames.push(frame);
         }
-        self.runtime.feed(COHORT, frames, tick, false);
         self.tick = tick;
+        self.mark();
+        self.runtime.feed(COHORT, frames, tick, false);
         Ok(())
+    }
+
+    /// Tells the views' buffers that the last tick ends at the last position.
+    fn mark(&self) {
+        for view in &self.views {
+            view.state.take(ViewMessage::Mark { tick: self.tick, position: self.position });
+        }
     }
 
     /// Feeds frames of a log, whose events all enter at the tick of the last of them, and waits until
@@ -114,6 +128,7 @@ impl LocalRun {
     pub fn feed_frames(&mut self, frames: Vec<Frame>) {
         let Some(last) = frames.last() else { return };
         (self.position, self.tick) = (last.last_position(), last.tick());
+        self.mark();
         self.runtime.feed(COHORT, frames, self.tick, true);
         for view in 0..self.views.len() {
             drop(self.wait(view));
@@ -125,7 +140,7 @@ impl LocalRun {
     fn wait(&self, view: usize) -> MutexGuard<'_, Contents> {
         let state = &self.views[view].state;
         let mut contents = lock(&state.contents);
-        while contents.frontiers.iter().any(|f| *f <= self.tick) {
+        while contents.complete.is_none_or(|complete| complete < self.tick) {
             assert!(self.runtime.lost_workers() == 0, "a worker ended with a panic");
             let waited = state.advanced.wait_timeout(contents, WATCH_INTERVAL);
             contents = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -161,20 +176,15 @@ impl LocalRun {
 impl State {
     fn take(&self, message: ViewMessage) {
         let mut contents = lock(&self.contents);
-        match message {
-            ViewMessage::Changes { updates, .. } => {
-                for update in updates {
-                    let entry = contents.rows.entry((update.key, update.value));
-                    let count = entry.or_insert(0);
-                    *count += update.diff;
-                }
+        let contents = &mut *contents;
+        contents.reorder.take(message);
+        while let Some(CompleteTicks { head, ticks }) = contents.reorder.complete() {
+            for update in ticks.into_iter().flat_map(|(_, updates)| updates) {
+                *contents.rows.entry((update.key, update.value)).or_insert(0) += update.diff;
             }
-            ViewMessage::Frontier { worker, frontier } => {
-                contents.frontiers[worker] = frontier;
-                contents.rows.retain(|_, count| *count != 0);
-                self.advanced.notify_all();
-            }
-            ViewMessage::Mark { .. } | ViewMessage::Errors { .. } | ViewMessage::Live { .. } => {}
+            contents.rows.retain(|_, count| *count != 0);
+            contents.complete = Some(head.tick);
+            self.advanced.notify_all();
         }
     }
 }

@@ -2,22 +2,26 @@
 
 mod backend;
 mod changes;
+mod clock;
 mod dead_letters;
 mod dismissed;
 mod feeder;
+mod inspection;
 pub mod local;
 mod queries;
 mod registry;
 mod supervisor;
+mod tasks;
 mod tracker;
 mod unread;
 
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::dataflow::{Runtime, RuntimeError};
 use crate::http::{self, AppState, ClickHouseStatus};
@@ -30,6 +34,7 @@ use dismissed::Dismissed;
 use queries::Queries;
 use registry::Registry;
 use supervisor::Supervisor;
+use tasks::Tasks;
 use unread::Unread;
 
 /// What a server is run with.
@@ -38,6 +43,8 @@ pub struct EngineConfig {
     pub queries: PathBuf,
     pub workers: usize,
     pub limits: Limits,
+    /// Where the parts tell what is wrong.
+    pub alarms: Alarms,
     /// `None`: views are kept and readable over HTTP, but written nowhere.
     pub clickhouse: Option<ClickHouseConfig>,
 }
@@ -59,9 +66,14 @@ pub enum EngineError {
     Serve(std::io::Error),
     #[error("the log failed: {0}")]
     LogFailed(String),
-    #[error("the thread that feeds the views cannot be started: {0}")]
-    Feeder(std::io::Error),
+    #[error("the thread `{name}` cannot be started: {source}")]
+    Thread { name: &'static str, source: std::io::Error },
 }
+
+/// How long the feeder, the sinks and the supervisor may take to end, last flushes included.
+const END_TIME_MAX: Duration = Duration::from_secs(3);
+/// How long the workers and the log may take to end after them.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// A server that was recovered and is ready to serve.
 pub struct Engine {
@@ -70,8 +82,7 @@ pub struct Engine {
     runtime: Arc<Runtime>,
     backend: Arc<EngineBackend>,
     supervisor: Supervisor,
-    alarms: Alarms,
-    stop: watch::Sender<bool>,
+    tasks: Tasks,
 }
 
 impl Engine {
@@ -82,7 +93,6 @@ impl Engine {
             request_life_ms: config.limits.idempotency_key_ms,
             ..LogOptions::default()
         };
-        let alarms = Alarms::default();
         let log = Log::open(&log::directory(&config.data_dir), options)?;
         let log_id = log.id().to_string();
         let mut queries = Queries::open(&config.queries, &config.data_dir, log_id)
@@ -97,7 +107,7 @@ impl Engine {
             Some(_) => ClickHouseStatus::Away { reason: "not connected yet".to_string() },
         }));
         let (requests_sender, requests) = mpsc::unbounded_channel();
-        let (stop, stopping) = watch::channel(false);
+        let tasks = Tasks::new(config.alarms);
         let dismissed = Arc::new(dismissed);
         let backend = EngineBackend {
             log: log.clone(),
@@ -105,7 +115,7 @@ impl Engine {
             registry: Arc::clone(&registry),
             clickhouse: Arc::clone(&clickhouse_status),
             dismissed: Arc::clone(&dismissed),
-            requests: requests_sender,
+            requests: requests_sender.clone(),
             unread: Unread::default(),
         };
         let supervisor = Supervisor {
@@ -117,44 +127,61 @@ impl Engine {
             queries,
             dismissed,
             requests,
-            stopping,
+            requests_sender,
+            tasks: tasks.clone(),
         };
         let (limits, backend) = (config.limits, Arc::new(backend));
-        Ok(Engine { limits, log, runtime, backend, supervisor, alarms, stop })
+        Ok(Engine { limits, log, runtime, backend, supervisor, tasks })
     }
 
-    /// Serves on `listener` until `shutdown` resolves or the log fails, then ends everything in
-    /// order: requests, feeding, the last flushes, the log.
+    /// Serves on `listener` until `shutdown` resolves or a part fails, then ends everything in
+    /// order: requests, feeding, the last flushes, the log, the workers. Takes a few seconds at
+    /// most: what does not end in time is left to the end of the process, which costs no event.
     pub async fn serve(
         self,
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), EngineError> {
-        let views = tokio::spawn(self.supervisor.run());
-        let backend = self.backend as Arc<dyn http::Backend>;
-        let state = AppState::new(self.log.clone(), backend, self.limits, self.alarms);
-        let (failed_sender, mut failed) = watch::channel(None);
-        let ends = async {
+        let Engine { limits, log, runtime, backend, supervisor, tasks } = self;
+        tasks.spawn("views", supervisor.run());
+        tasks.spawn("clock", {
+            let watch = clock::watch(log.clone(), tasks.alarms().clone(), tasks.stopping().clone());
+            async move {
+                watch.await;
+                Ok(())
+            }
+        });
+        tasks.spawn("log", {
+            let (log, stopping) = (log.clone(), tasks.stopping().clone());
+            async move {
+                tokio::select! {
+                    () = stopping.cancelled() => Ok(()),
+                    reason = log.failed() => Err(EngineError::LogFailed(reason)),
+                }
+            }
+        });
+        let backend = backend as Arc<dyn http::Backend>;
+        let state = AppState::new(log.clone(), backend, limits, tasks.alarms().clone());
+        let stopping = tasks.stopping().clone();
+        let ends = async move {
             tokio::select! {
                 () = shutdown => {}
-                reason = self.log.failed() => { failed_sender.send_replace(Some(reason)); }
+                () = stopping.cancelled() => {}
             }
         };
-        let served = http::serve(listener, state, ends).await.map_err(EngineError::Serve);
-        let _ = self.stop.send(true);
-        let running = match views.await {
-            Ok(result) => result,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        };
-        let (runtime, log) = (self.runtime, self.log);
-        let _ = tokio::task::spawn_blocking(move || {
-            runtime.shutdown();
-            log.close();
-        })
-        .await;
-        if let Some(reason) = failed.borrow_and_update().clone() {
-            return Err(EngineError::LogFailed(reason));
+        if let Err(error) = http::serve(listener, state, ends).await {
+            tasks.fail("http", EngineError::Serve(error));
         }
-        served.and(running)
+        if !tasks.end(END_TIME_MAX).await {
+            tracing::warn!("what is not in ClickHouse yet is written after the next start");
+        }
+        let closed = tokio::task::spawn_blocking(move || {
+            log.close();
+            runtime.shutdown();
+        });
+        if tokio::time::timeout(CLOSE_TIME_MAX, closed).await.is_err() {
+            tracing::warn!("a worker is still computing: it ends with the process");
+        }
+        tasks.failure().map_or(Ok(()), Err)
     }
 }

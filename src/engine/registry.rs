@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use super::tracker::ViewTracker;
 use crate::decode::Validator;
@@ -35,17 +36,24 @@ pub struct View {
     pub building: Option<Arc<ViewTracker>>,
     /// Why the wanted generation cannot be built.
     pub failed: Option<String>,
+    /// When it is tried again, if that may help.
+    pub retry_at: Option<Instant>,
 }
 
 impl View {
     /// A view that has not begun.
     pub fn new(wanted: ViewPlan) -> Self {
-        View { wanted, serving: None, building: None, failed: None }
+        View { wanted, serving: None, building: None, failed: None, retry_at: None }
     }
 
     /// The generation that requests are about.
     pub fn shown(&self) -> Option<&Arc<ViewTracker>> {
         self.serving.as_ref().or(self.building.as_ref())
+    }
+
+    /// Whether it is written to ClickHouse.
+    pub fn has_sink(&self) -> bool {
+        self.running().any(|tracker| tracker.sink.is_some())
     }
 
     /// Both generations.

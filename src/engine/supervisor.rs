@@ -5,34 +5,42 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::EngineError;
 use super::dismissed::Dismissed;
 use super::feeder::{Feeder, FeederHandle};
+use super::inspection;
 use super::queries::{InUse, Queries};
 use super::registry::{Registry, ValidatorPool, View};
+use super::tasks::Tasks;
 use super::tracker::ViewTracker;
 use crate::dataflow::{CohortId, Failures, Installation, Runtime};
 use crate::http::{ClickHouseStatus, FileError};
 use crate::log::Log;
 use crate::model::Tick;
-use crate::model::view::ViewMessage;
+use crate::model::alarm::Part;
+use crate::model::view::SinkMessage;
 use crate::plan::ViewPlan;
 use crate::plan::diagnostic::Diagnostic;
 use crate::sink::{
-    ClickHouseConfig, Recovered, RejectHandler, Retention, Sink, SinkError, ViewSink,
+    ClickHouseConfig, Recovered, RejectHandler, Retention, Sink, SinkError, Tampering, ViewSink,
     ViewSinkStatus,
 };
 
 /// How often time is written down while nothing else is, if some view depends on it.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(200);
-/// The longest pause between two attempts to reach ClickHouse at the start.
+/// The pauses between two attempts to reach ClickHouse at the start: the first and the longest.
+const CONNECT_PAUSE_MIN: Duration = Duration::from_millis(100);
 const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// When a view that ClickHouse has refused to make a table for is tried again.
+const BEGIN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// What an alarm about the connection is about.
+const CONNECTION: &str = "connection";
 /// How often the query files are looked at.
 const FILES_INTERVAL: Duration = Duration::from_millis(500);
 /// How often it is looked whether a generation can take over.
@@ -44,6 +52,8 @@ pub enum Request {
     Rebuild { view: String, answer: oneshot::Sender<Result<String, String>> },
     /// Look at the query files now.
     Reload { answer: oneshot::Sender<()> },
+    /// Mend what somebody else has done to the tables.
+    Repair { found: Vec<Tampering>, answer: oneshot::Sender<()> },
 }
 
 /// What it takes to run views.
@@ -56,59 +66,55 @@ pub struct Supervisor {
     pub queries: Queries,
     pub dismissed: Arc<Dismissed>,
     pub requests: mpsc::UnboundedReceiver<Request>,
-    pub stopping: watch::Receiver<bool>,
+    /// For parts that ask for something themselves.
+    pub requests_sender: mpsc::UnboundedSender<Request>,
+    pub tasks: Tasks,
 }
 
 impl Supervisor {
     /// Connects to ClickHouse, and runs the views until told to stop.
     pub async fn run(mut self) -> Result<(), EngineError> {
+        let stopping = self.tasks.stopping().clone();
         let sink = match self.clickhouse.clone() {
             None => None,
-            Some(config) => match self.connect(&config).await? {
+            Some(config) => match self.connect(&config).await {
                 Some(sink) => Some(sink),
                 None => return Ok(()),
             },
         };
-        let janitor =
-            sink.clone().map(|sink| tokio::spawn(sink.run_janitor(self.stopping.clone())));
+        if let Some(sink) = sink.clone() {
+            let janitor = sink.clone().run_janitor(stopping.clone());
+            self.tasks.spawn("janitor", async move {
+                janitor.await;
+                Ok(())
+            });
+            let (registry, requests) = (Arc::clone(&self.registry), self.requests_sender.clone());
+            let inspection = inspection::run(sink, registry, requests, stopping.clone());
+            self.tasks.spawn("inspection", async move {
+                inspection.await;
+                Ok(())
+            });
+        }
         let (feeder, handle) = Feeder::new(
             self.log.clone(),
             Arc::clone(&self.runtime),
-            self.stopping.clone(),
+            stopping.clone(),
             Handle::current(),
         );
-        let feeding = std::thread::Builder::new()
-            .name("feeder".to_string())
-            .spawn(move || feeder.run())
-            .map_err(EngineError::Feeder)?;
-        let stopping = self.stopping.clone();
-        let mut running = Running {
-            sink,
-            feeder: handle,
-            sinks: Vec::new(),
-            next_id: 0,
-            next_cohort: 0,
-            supervisor: self,
-        };
-        running.serve(stopping).await;
-        let sinks = running.sinks;
-        let fed = tokio::task::spawn_blocking(move || feeding.join()).await;
-        for sink in sinks {
-            let _ = sink.await;
+        self.tasks.spawn_thread("feeder", move || Ok(feeder.run()?))?;
+        let mut running =
+            Running { sink, feeder: handle, next_id: 0, next_cohort: 0, supervisor: self };
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => {}
+            () = running.serve() => {}
         }
-        if let Some(janitor) = janitor {
-            let _ = janitor.await;
-        }
-        match fed {
-            Ok(Ok(result)) => Ok(result?),
-            Ok(Err(panic)) => std::panic::resume_unwind(panic),
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+        Ok(())
     }
 
-    /// Tries until ClickHouse answers; `None` if the server stops before.
-    async fn connect(&mut self, config: &ClickHouseConfig) -> Result<Option<Sink>, EngineError> {
-        let mut pause = Duration::from_millis(100);
+    /// Tries until ClickHouse answers and lets us in; `None` if the server stops before.
+    async fn connect(&mut self, config: &ClickHouseConfig) -> Option<Sink> {
+        let mut pause = CONNECT_PAUSE_MIN;
         let registry = Arc::clone(&self.registry);
         let rejects: RejectHandler = Arc::new(move |reject: crate::sink::SinkReject| {
             let views = registry.views();
@@ -120,24 +126,28 @@ impl Supervisor {
                 view.failures.record(&expression, &reason, None, reject.diff);
             }
         });
+        let (stopping, alarms) = (self.tasks.stopping().clone(), self.tasks.alarms().clone());
         loop {
-            let status = match Sink::connect(config, Retention::default(), Arc::clone(&rejects))
-                .await
-            {
+            let attempt = Sink::connect(config, Retention::default(), Arc::clone(&rejects));
+            let connected = tokio::select! {
+                connected = attempt => connected,
+                () = stopping.cancelled() => return None,
+            };
+            match connected {
                 Ok(sink) => {
                     self.set_clickhouse(ClickHouseStatus::Reachable);
-                    return Ok(Some(sink));
+                    alarms.clear(Part::ClickHouse, CONNECTION);
+                    return Some(sink);
                 }
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(%error, "views begin once ClickHouse is there; events are accepted");
-                    ClickHouseStatus::Away { reason: error.to_string() }
+                Err(error) => {
+                    let consequence = "views begin once it is mended; events are accepted";
+                    alarms.raise(Part::ClickHouse, CONNECTION, format!("{error}: {consequence}"));
+                    self.set_clickhouse(ClickHouseStatus::Away { reason: error.to_string() });
                 }
-                Err(error) => return Err(error.into()),
-            };
-            self.set_clickhouse(status);
+            }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                _ = self.stopping.wait_for(|stop| *stop) => return Ok(None),
+                () = stopping.cancelled() => return None,
             }
             pause = (pause * 2).min(CONNECT_PAUSE_MAX);
         }
@@ -148,17 +158,11 @@ impl Supervisor {
     }
 }
 
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    // A sender that is gone means the end, too.
-    let _ = stopping.wait_for(|stop| *stop).await;
-}
-
 /// The supervisor once views can begin.
 struct Running {
     supervisor: Supervisor,
     sink: Option<Sink>,
     feeder: FeederHandle,
-    sinks: Vec<JoinHandle<()>>,
     next_id: usize,
     next_cohort: CohortId,
 }
@@ -170,7 +174,7 @@ struct Beginning {
 }
 
 impl Running {
-    async fn serve(&mut self, mut stopping: watch::Receiver<bool>) {
+    async fn serve(&mut self) {
         self.retire().await;
         self.begin_missing(true).await;
         let mut files = tokio::time::interval(FILES_INTERVAL);
@@ -179,7 +183,6 @@ impl Running {
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = stopped(&mut stopping) => return,
                 request = self.supervisor.requests.recv() => match request {
                     Some(request) => self.obey(request).await,
                     None => return,
@@ -198,6 +201,10 @@ impl Running {
             Request::Rebuild { view, answer } => {
                 let result = self.rebuild(&view).await;
                 let _ = answer.send(result);
+            }
+            Request::Repair { found, answer } => {
+                self.repair(found).await;
+                let _ = answer.send(());
             }
             Request::Reload { answer } => {
                 // Twice, since files count once they are the same at two looks.
@@ -257,7 +264,9 @@ impl Running {
             let is_wanted = |tracker: &Arc<ViewTracker>| {
                 tracker.plan.schema.generation == wanted.schema.generation
             };
-            if view.failed.is_some() || view.running().any(is_wanted) {
+            let waits = view.failed.is_some()
+                && view.retry_at.is_none_or(|retry_at| Instant::now() < retry_at);
+            if waits || view.running().any(is_wanted) {
                 continue;
             }
             let before = if first { self.supervisor.queries.served_before(name) } else { None };
@@ -289,17 +298,8 @@ impl Running {
             let name = plan.schema.name.clone();
             let tracker = match self.tracker(plan, &mut boundaries).await {
                 Ok(tracker) => tracker,
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(view = name, %error, "the view begins once ClickHouse is there");
-                    continue;
-                }
                 Err(error) => {
-                    tracing::error!(view = name, %error, "the view cannot begin");
-                    self.supervisor.registry.change(|views| {
-                        if let Some(view) = views.views.get_mut(&name) {
-                            view.failed = Some(error.to_string());
-                        }
-                    });
+                    self.cannot_begin(&name, &error);
                     continue;
                 }
             };
@@ -307,6 +307,7 @@ impl Running {
                 if let Some(view) = views.views.get_mut(&name) {
                     let place = if answers { &mut view.serving } else { &mut view.building };
                     *place = Some(Arc::clone(&tracker));
+                    (view.failed, view.retry_at) = (None, None);
                 }
             });
             trackers.push(tracker);
@@ -322,6 +323,19 @@ impl Running {
         self.keep_time();
     }
 
+    /// A view cannot begin for now, or ever with this SQL.
+    fn cannot_begin(&self, name: &str, error: &SinkError) {
+        let reason = error.to_string();
+        self.supervisor.registry.change(|views| {
+            let Some(view) = views.views.get_mut(name) else { return };
+            if view.failed.as_ref() != Some(&reason) {
+                tracing::error!(view = name, "the view cannot begin: {reason}");
+            }
+            view.failed = Some(reason);
+            view.retry_at = (!error.is_final()).then(|| Instant::now() + BEGIN_RETRY_INTERVAL);
+        });
+    }
+
     async fn tracker(
         &mut self,
         plan: ViewPlan,
@@ -330,7 +344,7 @@ impl Running {
         let workers = self.supervisor.runtime.workers();
         let opened = match &self.sink {
             Some(sink) if plan.schema.clickhouse => {
-                Some(sink.open_view(Arc::clone(&plan.schema), workers).await?)
+                Some(sink.open_view(Arc::clone(&plan.schema)).await?)
             }
             _ => None,
         };
@@ -351,14 +365,12 @@ impl Running {
         let wake = Arc::clone(&self.feeder.wake);
         let tracker = Arc::new(ViewTracker::new(id, plan, failures, workers, to_sink, wake));
         if let (Some(view), Some(receiver)) = (opened, receiver) {
-            let stopping = self.supervisor.stopping.clone();
-            self.sinks.retain(|sink| !sink.is_finished());
-            self.sinks.push(tokio::spawn(write(
-                Arc::downgrade(&tracker),
-                view,
-                receiver,
-                stopping,
-            )));
+            let stopping = self.supervisor.tasks.stopping().clone();
+            let writing = write(Arc::downgrade(&tracker), view, receiver, stopping);
+            self.supervisor.tasks.spawn("sink", async move {
+                writing.await;
+                Ok(())
+            });
         }
         Ok(tracker)
     }
@@ -382,6 +394,7 @@ impl Running {
                 tracing::info!(view = name, generation, "the new generation answers");
                 self.end(&before);
             }
+            self.supervisor.tasks.alarms().clear(Part::ClickHouse, name);
         }
     }
 
@@ -401,6 +414,13 @@ impl Running {
     }
 
     async fn rebuild(&mut self, name: &str) -> Result<String, String> {
+        let generation = self.next_generation(name)?;
+        self.begin_missing(false).await;
+        Ok(generation)
+    }
+
+    /// Wants a view in a generation of its own, to be built from the log.
+    fn next_generation(&mut self, name: &str) -> Result<String, String> {
         let views = self.supervisor.registry.views();
         let view = views.views.get(name).ok_or_else(|| format!("there is no view {name}"))?;
         let queries = &mut self.supervisor.queries;
@@ -409,14 +429,70 @@ impl Running {
         let abandoned = self.supervisor.registry.change(|views| {
             let view = views.views.get_mut(name)?;
             view.wanted = plan;
-            view.failed = None;
+            (view.failed, view.retry_at) = (None, None);
             view.building.take()
         });
         if let Some(abandoned) = abandoned {
             self.end(&abandoned);
         }
-        self.begin_missing(false).await;
         Ok(generation)
+    }
+
+    /// Mends tables that somebody else has dropped or changed: VIEWs are made anew, and views whose
+    /// rows cannot be relied on are written anew from the log, beside what is there.
+    async fn repair(&mut self, found: Vec<Tampering>) {
+        let Some(sink) = self.sink.clone() else { return };
+        let views = self.supervisor.registry.views();
+        for tampering in found {
+            match tampering {
+                Tampering::State { what, is_derived } => {
+                    tracing::error!(
+                        "somebody else has changed ClickHouse: {what}; it is made anew"
+                    );
+                    if let Err(error) = sink.prepare().await {
+                        tracing::warn!(%error, "it cannot be made anew yet; it is repeated");
+                        return;
+                    }
+                    let written = views.views.iter().filter(|(_, view)| view.has_sink());
+                    for (name, _) in written.filter(|_| !is_derived) {
+                        self.write_anew(name, &what);
+                    }
+                }
+                Tampering::Rows { view, generation, what } => {
+                    // A generation that is about to be replaced is mended by that.
+                    let is_wanted = |view: &View| view.wanted.schema.generation == generation;
+                    if views.views.get(&view).is_some_and(is_wanted) {
+                        self.write_anew(&view, &what);
+                    }
+                }
+                Tampering::Name { view, what } => {
+                    let has_name = |now: &View| {
+                        let serving = now.serving.as_ref().map(|t| &t.plan.schema.generation);
+                        now.building.is_none() && serving == Some(&view.generation)
+                    };
+                    if !views.views.get(&view.name).is_some_and(has_name) {
+                        continue;
+                    }
+                    tracing::error!(
+                        view = view.name,
+                        "somebody else has changed ClickHouse: {what}; it is made anew"
+                    );
+                    if let Err(error) = sink.republish(&view).await {
+                        tracing::warn!(view = view.name, %error, "it cannot be made anew yet; it is repeated");
+                    }
+                }
+            }
+        }
+        self.begin_missing(false).await;
+    }
+
+    /// Wants a view written anew since its table was changed by somebody else.
+    fn write_anew(&mut self, view: &str, what: &str) {
+        let message = format!("{what}, by somebody else: the view is written anew from the log");
+        self.supervisor.tasks.alarms().raise(Part::ClickHouse, view, message);
+        if let Err(error) = self.next_generation(view) {
+            tracing::error!(view, error, "the view cannot be written anew");
+        }
     }
 }
 
@@ -445,7 +521,7 @@ pub fn adopt(registry: &Registry, in_use: InUse, end: impl FnMut(&Arc<ViewTracke
                     let other = |t: &Arc<ViewTracker>| t.plan.schema.generation != *generation;
                     // What was being built and is not wanted any more is given up.
                     ended.extend(view.building.take_if(|tracker| other(tracker)));
-                    view.failed = None;
+                    (view.failed, view.retry_at) = (None, None);
                     view.wanted = plan;
                     view
                 }
@@ -468,8 +544,8 @@ fn file_error(diagnostic: &Diagnostic) -> FileError {
 async fn write(
     tracker: std::sync::Weak<ViewTracker>,
     sink: ViewSink,
-    messages: mpsc::UnboundedReceiver<ViewMessage>,
-    stopping: watch::Receiver<bool>,
+    messages: mpsc::UnboundedReceiver<SinkMessage>,
+    stopping: CancellationToken,
 ) {
     let Some(status) = tracker.upgrade().and_then(|tracker| tracker.sink.clone()) else { return };
     if let Err(error) = sink.run(messages, status, stopping).await

@@ -1,6 +1,5 @@
 //! How far a view is: put together from what its workers, the feeder and its sink tell.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -8,7 +7,8 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::changes::RecentChanges;
 use crate::dataflow::Failures;
-use crate::model::view::ViewMessage;
+use crate::model::reorder::ReorderBuffer;
+use crate::model::view::{CompleteTicks, SinkMessage, ViewMessage};
 use crate::model::{Head, Tick};
 use crate::plan::ViewPlan;
 use crate::sink::ViewSinkStatus;
@@ -21,22 +21,21 @@ pub struct ViewTracker {
     pub failures: Failures,
     /// `None` for a view that is not written to ClickHouse.
     pub sink: Option<Arc<ViewSinkStatus>>,
-    to_sink: Option<mpsc::UnboundedSender<ViewMessage>>,
-    frontiers: Vec<AtomicU64>,
+    to_sink: Option<mpsc::UnboundedSender<SinkMessage>>,
+    reorder: Mutex<ReorderBuffer>,
     rows: AtomicI64,
-    /// The end of what was in the log when the view started, once all of that was fed.
+    /// The last tick that was in the log when the view started, once all of that was fed.
     live_at: AtomicU64,
     failed: OnceLock<String>,
-    /// Woken when the view has got further.
+    /// Woken when the watermark has moved.
     wake: Arc<Notify>,
-    /// Chunks that were fed and that not all workers are through with.
-    marks: Mutex<VecDeque<Head>>,
     complete: watch::Sender<Head>,
-    /// For those who follow the view.
+    /// Recent changes, kept for change-feed subscribers.
     pub changes: RecentChanges,
 }
 
-/// The view has not been fed everything yet that was in the log when it started.
+/// The view is still catching up: not all events that were in the log when it was installed have
+/// been fed.
 const NOT_LIVE: Tick = Tick::MAX;
 
 impl ViewTracker {
@@ -46,7 +45,7 @@ impl ViewTracker {
         plan: ViewPlan,
         failures: Failures,
         workers: usize,
-        sink: Option<(Arc<ViewSinkStatus>, mpsc::UnboundedSender<ViewMessage>)>,
+        sink: Option<(Arc<ViewSinkStatus>, mpsc::UnboundedSender<SinkMessage>)>,
         wake: Arc<Notify>,
     ) -> Self {
         let (sink, to_sink) = sink.unzip();
@@ -56,68 +55,52 @@ impl ViewTracker {
             failures,
             sink,
             to_sink,
-            frontiers: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            reorder: Mutex::new(ReorderBuffer::new(workers)),
             rows: AtomicI64::new(0),
             live_at: AtomicU64::new(NOT_LIVE),
             failed: OnceLock::new(),
             wake,
-            marks: Mutex::default(),
             complete: watch::Sender::new(Head::default()),
             changes: RecentChanges::default(),
         }
     }
 
-    /// Takes a message of the dataflow or the feeder, and passes it to the sink.
+    /// Takes a message of a worker or the feeder.
     pub fn take(&self, message: ViewMessage) {
-        match &message {
-            ViewMessage::Changes { updates, tick, .. } => {
-                self.changes.take(*tick, updates);
-                let change: i64 = updates.iter().map(|update| update.diff).sum();
-                self.rows.fetch_add(change, Ordering::Relaxed);
+        match message {
+            ViewMessage::Errors { count } => return self.tell_sink(SinkMessage::Errors { count }),
+            ViewMessage::Live { tick } => {
+                self.live_at.store(tick, Ordering::Release);
+                return self.tell_sink(SinkMessage::Live { tick });
             }
-            ViewMessage::Mark { tick, position } => {
-                let mark = Head { position: *position, tick: *tick };
-                self.marks.lock().unwrap_or_else(PoisonError::into_inner).push_back(mark);
-            }
-            ViewMessage::Live { tick } => self.live_at.store(*tick, Ordering::Release),
-            ViewMessage::Frontier { .. } | ViewMessage::Errors { .. } => {}
+            ViewMessage::Changes { .. }
+            | ViewMessage::Frontier { .. }
+            | ViewMessage::Mark { .. } => {}
         }
-        let frontier = match &message {
-            ViewMessage::Frontier { worker, frontier } => Some((*worker, *frontier)),
-            _ => None,
-        };
-        // A view that reads no events is through with all ticks at once: nothing but marks follows.
-        let is_step = frontier.is_some() || matches!(message, ViewMessage::Mark { .. });
-        // The sink is told first: what it shows is never behind what we say is complete by more
-        // than its own work.
-        if let Some(sender) = &self.to_sink {
-            // A sink that is gone has said why.
-            let _ = sender.send(message);
-        }
-        if let Some((worker, frontier)) = frontier {
-            self.frontiers[worker].store(frontier, Ordering::Release);
-        }
-        if is_step {
-            self.advance();
+        // Under the lock to the end: consumers see complete ticks in their order.
+        let mut reorder = self.reorder.lock().unwrap_or_else(PoisonError::into_inner);
+        reorder.take(message);
+        while let Some(complete) = reorder.complete() {
+            self.advance(complete);
         }
     }
 
-    fn advance(&self) {
-        // Under the lock, so that of two workers that get on at the same moment the later one sees
-        // what both have stored.
-        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        let frontiers = self.frontiers.iter().map(|f| f.load(Ordering::Acquire));
-        let frontier: Tick = frontiers.min().unwrap_or(0);
-        let mut reached = None;
-        while marks.front().is_some_and(|mark| mark.tick < frontier) {
-            reached = marks.pop_front();
-            if let Some(reached) = reached {
-                self.changes.complete(reached, self.plan.schema.key.is_some());
-            }
-        }
-        if let Some(reached) = reached {
-            self.complete.send_replace(reached);
-            self.wake.notify_one();
+    fn advance(&self, complete: CompleteTicks) {
+        let head = complete.head;
+        let updates = complete.ticks.iter().flat_map(|(_, updates)| updates);
+        self.rows.fetch_add(updates.map(|update| update.diff).sum(), Ordering::Relaxed);
+        self.changes.complete(&complete, self.plan.schema.key.is_some());
+        // The sink is told first: ClickHouse is never behind what is said to be complete by more
+        // than the sink's own work.
+        self.tell_sink(SinkMessage::Complete(complete));
+        self.complete.send_replace(head);
+        self.wake.notify_one();
+    }
+
+    fn tell_sink(&self, message: SinkMessage) {
+        if let Some(sender) = &self.to_sink {
+            // A sink that is gone has said why.
+            let _ = sender.send(message);
         }
     }
 
@@ -180,7 +163,7 @@ mod tests {
     ";
 
     #[test]
-    fn two_workers_that_get_on_at_the_same_moment_are_both_seen() {
+    fn concurrent_frontier_updates_are_not_lost() {
         let file = SourceFile { path: PathBuf::from("v.sql"), text: SQL.to_string() };
         let plan = plan_files(&[Arc::new(file)], "log").views.remove(0);
         let tracker = ViewTracker::new(0, plan, Failures::default(), 2, None, Arc::default());

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::decode::Violation;
 use crate::model::event::NewEvent;
-use crate::model::view::ViewRef;
+use crate::model::view::{SinkState, ViewRef};
 use crate::model::{Position, Tick};
 
 /// What stands behind the server: declared schemas and materialized views.
@@ -127,8 +127,20 @@ pub struct ViewStatus {
     pub lag_clickhouse_s: Option<f64>,
     /// How many events the dataflow has not taken in.
     pub lag_events: u64,
-    /// How often an insert into ClickHouse was tried again.
-    pub sink_retries: u64,
+    /// How the view is written to ClickHouse; `None` for a view that is not.
+    pub sink: Option<SinkStatus>,
+}
+
+/// How a view is written by a sink.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SinkStatus {
+    /// The sink's name on the wire.
+    pub name: &'static str,
+    pub state: SinkState,
+    /// The last event that is shown there.
+    pub position: Position,
+    /// How often a write was repeated.
+    pub retries: u64,
 }
 
 /// A generation of a view that will take the place of the one that answers.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -21,6 +21,7 @@ use super::params::{Params, bad};
 use super::problem::{ERRORS_MAX, ErrorItem, Errors, Problem};
 use super::{AppState, blocking};
 use crate::log::{AppendError, Conflict};
+use crate::model::clock::now_us;
 use crate::model::event::{Append, Appended, RequestKey};
 use crate::model::limits::Limits;
 use crate::model::{Position, Tick};
@@ -276,11 +277,6 @@ fn conflict_item(conflict: Conflict, asked: &Asked) -> ErrorItem {
 fn event_types(batch: &Batch) -> Vec<String> {
     let types: HashSet<&str> = batch.events.iter().map(|event| &*event.event_type).collect();
     types.into_iter().map(str::to_string).collect()
-}
-
-fn now_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 impl Wait {

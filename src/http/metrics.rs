@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::HeaderValue;
@@ -26,6 +26,10 @@ use super::AppState;
 use super::backend::{Backend, ViewState, ViewStatus};
 use super::problem::Problem;
 use crate::log::Log;
+use crate::model::Tick;
+use crate::model::alarm::Alarms;
+use crate::model::clock::now_ms;
+use crate::model::view::SinkState;
 
 /// The upper bounds of the histogram of acknowledgements, in seconds.
 const APPEND_BOUNDS_S: [f64; 12] =
@@ -41,7 +45,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Metrics of this server, its log and its views.
-    pub fn new(log: Log, backend: Arc<dyn Backend>) -> Self {
+    pub fn new(log: Log, backend: Arc<dyn Backend>, alarms: Alarms) -> Self {
         let mut registry = Registry::default();
         let append_seconds = Histogram::new(APPEND_BOUNDS_S);
         registry.register(
@@ -55,7 +59,7 @@ impl Metrics {
         let feed_ends = Family::default();
         let help = "Change feeds that the server ended, by reason";
         registry.register("heliostat_change_feed_ends", help, feed_ends.clone());
-        registry.register_collector(Box::new(Figures { log, backend }));
+        registry.register_collector(Box::new(Figures { log, backend, alarms }));
         Metrics { registry, append_seconds, requests, feed_ends }
     }
 
@@ -98,6 +102,7 @@ pub async fn count_requests(
 struct Figures {
     log: Log,
     backend: Arc<dyn Backend>,
+    alarms: Alarms,
 }
 
 impl fmt::Debug for Figures {
@@ -110,6 +115,9 @@ impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_log(&mut encoder)?;
         self.encode_views(&mut encoder)?;
+        let help = "What is wrong now, as /readyz lists it: alarms of the server's parts";
+        let alarms = self.alarms.list().len() as u64;
+        gauge(&mut encoder, "heliostat_alarms", help, &alarms)?;
         match resident_bytes() {
             Some(bytes) => {
                 let help = "Memory of the process that is in RAM, in bytes";
@@ -142,7 +150,10 @@ impl Figures {
         let help = "Bytes of the log's indexes on disk";
         gauge(encoder, "heliostat_log_index_bytes", help, &self.log.index_bytes())?;
         let help = "The last position of the log";
-        gauge(encoder, "heliostat_log_position", help, &head.position)
+        gauge(encoder, "heliostat_log_position", help, &head.position)?;
+        let help =
+            "How far the system's clock is behind the last commit, in seconds; 0 if it is not";
+        gauge(encoder, "heliostat_clock_behind_seconds", help, &clock_behind_s(head.tick))
     }
 
     fn encode_views(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -164,10 +175,20 @@ impl Figures {
         let mut retries = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for view in &views {
             let labels = [("view", view.schema.name.as_str())];
-            ConstCounter::new(view.sink_retries).encode(retries.encode_family(&labels)?)?;
+            ConstCounter::new(view.sink.as_ref().map_or(0, |sink| sink.retries))
+                .encode(retries.encode_family(&labels)?)?;
         }
-        Ok(())
+        let help = "1 while writes to the sink fail for a reason that somebody has to mend, else 0";
+        let failed = |view: &ViewStatus| {
+            let state = view.sink.as_ref().map(|sink| &sink.state);
+            u64::from(matches!(state, Some(SinkState::Failed { .. })))
+        };
+        view_gauges(encoder, "heliostat_sink_failed", help, &views, failed)
     }
+}
+
+fn clock_behind_s(tick: Tick) -> f64 {
+    Duration::from_millis(tick.saturating_sub(now_ms())).as_secs_f64()
 }
 
 fn encode_lag(encoder: &mut DescriptorEncoder<'_>, views: &[ViewStatus]) -> fmt::Result {

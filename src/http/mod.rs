@@ -34,8 +34,8 @@ use tokio::sync::{Semaphore, watch};
 pub use backend::{
     Backend, ChangeFeed, ChangePart, ChangesError, ClickHouseStatus, DeadLetter, DeadLetterFilter,
     DeadLetters, DismissError, FeedEnd, FileError, Misfit, NextGeneration, RebuildError, Retried,
-    RowsAnswer, RowsError, RowsRequest, Selection, TickEnd, ViewState, ViewStatus, WaitRequest,
-    WaitTarget, Waiting,
+    RowsAnswer, RowsError, RowsRequest, Selection, SinkStatus, TickEnd, ViewState, ViewStatus,
+    WaitRequest, WaitTarget, Waiting,
 };
 pub use events::write_line as write_event_line;
 pub use render::{RenderOptions, write_rows};
@@ -68,7 +68,7 @@ pub struct AppState {
 impl AppState {
     /// The state of a server over this log and these views.
     pub fn new(log: Log, backend: Arc<dyn Backend>, limits: Limits, alarms: Alarms) -> Self {
-        let metrics = Metrics::new(log.clone(), Arc::clone(&backend));
+        let metrics = Metrics::new(log.clone(), Arc::clone(&backend), alarms.clone());
         AppState {
             log,
             backend,

@@ -18,8 +18,9 @@ use tokio::time::{sleep, timeout};
 use super::stall::StallGuard;
 use super::{AppState, router};
 
-/// How long requests may take to finish once the server is stopping.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long requests may take to finish once the server is stopping: with what ends after them, all
+/// is over within ten seconds.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// Serves until `shutdown` resolves: then no connection is accepted any more, requests that have
 /// begun are finished, and answers that follow the log end.

@@ -1,12 +1,14 @@
 //! `GET /v1/views` and `/v1/views/{view}`: which views there are, and how they are.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use serde::Serialize;
 
 use super::AppState;
-use super::backend::{RebuildError, ViewState, ViewStatus};
+use super::backend::{RebuildError, SinkStatus, ViewState, ViewStatus};
 use super::params::{Name, Params};
 use super::problem::Problem;
 use crate::model::schema::SqlField;
@@ -48,6 +50,19 @@ pub struct View {
     lag_seconds: Lag,
     lag_events: u64,
     sink_retries: u64,
+    /// How the view is written, by the sink's name; empty where it is not.
+    sinks: BTreeMap<&'static str, Sink>,
+}
+
+/// How a view is written by a sink.
+#[derive(Serialize)]
+struct Sink {
+    /// `writing`, `retrying` or `failed`.
+    status: &'static str,
+    /// Why the last write failed; null once one has succeeded.
+    error: Option<String>,
+    position: Position,
+    retries: u64,
 }
 
 #[derive(Serialize)]
@@ -149,7 +164,19 @@ impl From<&ViewStatus> for View {
                 clickhouse: status.lag_clickhouse_s,
             },
             lag_events: status.lag_events,
-            sink_retries: status.sink_retries,
+            sink_retries: status.sink.as_ref().map_or(0, |sink| sink.retries),
+            sinks: status.sink.iter().map(|sink| (sink.name, Sink::from(sink))).collect(),
+        }
+    }
+}
+
+impl From<&SinkStatus> for Sink {
+    fn from(sink: &SinkStatus) -> Self {
+        Sink {
+            status: sink.state.as_str(),
+            error: sink.state.error().map(str::to_string),
+            position: sink.position,
+            retries: sink.retries,
         }
     }
 }

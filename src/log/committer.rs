@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
@@ -14,6 +14,7 @@ use super::frame::{Frame, NumberedEvent};
 use super::index::{FrameEntry, Index};
 use super::recovery::Recovered;
 use super::{AppendError, LogError, LogOptions, segment};
+use crate::model::clock::now_ms;
 use crate::model::event::{Appended, NewEvent};
 use crate::model::{Head, Position, Tick};
 
@@ -477,8 +478,4 @@ impl Writer {
         }
         now.max(last + 1)
     }
-}
-
-fn now_ms() -> Tick {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as Tick)
 }

@@ -267,8 +267,9 @@ impl Log {
     /// Resolves with the reason once the log has failed. Never resolves for a log that is closed.
     pub async fn failed(&self) -> String {
         let mut failure = self.committer.failure();
-        match failure.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
+        let failed = failure.wait_for(Option::is_some).await.map(|reason| reason.clone());
+        match failed {
+            Ok(reason) => reason.unwrap_or_default(),
             Err(_) => std::future::pending().await,
         }
     }

@@ -2,9 +2,11 @@
 //! limits. Nothing here does I/O or knows another module.
 
 pub mod alarm;
+pub mod clock;
 pub mod event;
 pub mod json;
 pub mod limits;
+pub mod reorder;
 pub mod row;
 pub mod schema;
 pub mod source;

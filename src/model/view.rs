@@ -9,7 +9,7 @@ use arrow::error::ArrowError;
 
 use super::row::{Row, RowCodec};
 use super::schema::SqlField;
-use super::{Position, Tick};
+use super::{Head, Position, Tick};
 
 /// The shape of a materialized view and the options that its table in ClickHouse follows.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,8 +58,8 @@ pub struct Update {
     pub diff: i64,
 }
 
-/// What a view's consumer is told, in this order per worker: changes, then the frontier that closes
-/// them.
+/// What a view's workers and its feeder tell, in this order per worker: changes, then the frontier
+/// that closes them. See [`ReorderBuffer`](super::reorder::ReorderBuffer).
 #[derive(Clone, Debug)]
 pub enum ViewMessage {
     /// Net changes at one tick, from one worker.
@@ -73,6 +73,64 @@ pub enum ViewMessage {
     Errors { count: u64 },
     /// Everything up to `tick` has been sent that was in the log when the view started.
     Live { tick: Tick },
+}
+
+/// All changes of a view after the one before, up to `head`: nothing more comes at these ticks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompleteTicks {
+    /// The content at `head.tick` is the view over all events up to `head.position`.
+    pub head: Head,
+    /// The changes of each tick that has some, in the order of ticks.
+    pub ticks: Vec<(Tick, Vec<Update>)>,
+}
+
+/// What a view's sink is told.
+#[derive(Clone, Debug)]
+pub enum SinkMessage {
+    /// Changes to write.
+    Complete(CompleteTicks),
+    /// The number of rows that are failing now, after a change.
+    Errors { count: u64 },
+    /// Everything up to `tick` was in the log when the view started; what is complete there may be
+    /// shown.
+    Live { tick: Tick },
+}
+
+/// Whether a view's changes reach the system that its sink writes to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SinkState {
+    /// They do.
+    #[default]
+    Writing,
+    /// The last write failed, for a reason that passes by itself.
+    Retrying {
+        /// What went wrong.
+        error: String,
+    },
+    /// The last write failed, for a reason that somebody has to mend; it is repeated all the same.
+    Failed {
+        /// What went wrong, and what to do.
+        error: String,
+    },
+}
+
+impl SinkState {
+    /// The word of the wire: `writing`, `retrying` or `failed`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            SinkState::Writing => "writing",
+            SinkState::Retrying { .. } => "retrying",
+            SinkState::Failed { .. } => "failed",
+        }
+    }
+
+    /// Why the last write failed.
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            SinkState::Writing => None,
+            SinkState::Retrying { error } | SinkState::Failed { error } => Some(error),
+        }
+    }
 }
 
 /// A view, shared between the threads that serve it.

@@ -2,56 +2,38 @@
 
 use std::collections::VecDeque;
 
+use crate::model::view::CompleteTicks;
 use crate::model::{Head, Tick};
 
-/// Follows the workers' frontiers and the feeder's marks.
+/// Lets complete ticks through, up to where the next flush may end.
 ///
-/// A flush ends at a mark that every worker's frontier has passed, so that it has all changes up to
-/// that tick and nothing later. After a crash between a flush's data and its progress, the first
-/// flush must end exactly where that one did: wider, a key created before and deleted after would
-/// net out to nothing while its row is already in the table. Until then, marks beyond wait.
+/// A flush ends where complete ticks do, so that it has all changes up to that tick and nothing later.
+/// After a crash between a flush's data and its progress, the first flush must end exactly where that
+/// one did: wider, a key created before and deleted after would net out to nothing while its row is
+/// already in the table. Until then, what is complete beyond waits.
 pub(super) struct Boundaries {
-    frontiers: Vec<Tick>,
-    marks: VecDeque<Head>,
-    /// `None` before anything: the tick 0 has content, too.
+    waiting: VecDeque<CompleteTicks>,
+    /// The end of what was let through; `None` before anything: the tick 0 has content, too.
     closed: Option<Head>,
     hold: Option<Tick>,
 }
 
 impl Boundaries {
-    /// For this many workers, when everything up to `written` is in ClickHouse, and a flush without
-    /// progress has ended at `hold`.
-    pub(super) fn new(workers: usize, written: Option<Head>, hold: Option<Tick>) -> Self {
+    /// When everything up to `written` is in ClickHouse, and a flush without progress has ended at
+    /// `hold`.
+    pub(super) fn new(written: Option<Head>, hold: Option<Tick>) -> Self {
         let hold = hold.filter(|tick| written.is_none_or(|written| *tick > written.tick));
-        Boundaries {
-            frontiers: vec![0; workers.max(1)],
-            marks: VecDeque::new(),
-            closed: written,
-            hold,
-        }
+        Boundaries { waiting: VecDeque::new(), closed: written, hold }
     }
 
-    /// A worker will send nothing more below `frontier`.
-    pub(super) fn frontier(&mut self, worker: usize, frontier: Tick) {
-        if let Some(known) = self.frontiers.get_mut(worker) {
-            *known = frontier.max(*known);
-        }
+    /// Takes in what is complete, each after the one before.
+    pub(super) fn push(&mut self, complete: CompleteTicks) {
+        self.waiting.push_back(complete);
     }
 
-    /// The feeder has passed a point where a flush may end.
-    pub(super) fn mark(&mut self, head: Head) {
-        if self.is_after_closed(head.tick) {
-            self.marks.push_back(head);
-        }
-    }
-
-    /// The last point up to which all changes may be flushed together.
+    /// The end of what was let through, and so of the next flush.
     pub(super) fn closed(&self) -> Head {
         self.closed.unwrap_or_default()
-    }
-
-    fn is_after_closed(&self, tick: Tick) -> bool {
-        self.closed.is_none_or(|closed| tick > closed.tick)
     }
 
     /// True when the next flush must end at `closed()`, and does so now.
@@ -66,33 +48,27 @@ impl Boundaries {
         }
     }
 
-    /// Moves `closed()` as far as it may go; true when it moved.
-    pub(super) fn advance(&mut self) -> bool {
-        let passed = self.frontiers.iter().copied().min().unwrap_or(0);
-        let limit = self.hold.unwrap_or(Tick::MAX);
-        let before = self.closed;
-        while let Some(mark) = self.marks.front()
-            && mark.tick < passed
-            && mark.tick <= limit
-        {
-            self.closed = Some(*mark);
-            self.marks.pop_front();
+    /// The next changes that may be flushed.
+    pub(super) fn next(&mut self) -> Option<CompleteTicks> {
+        if self.is_held() {
+            return None;
         }
-        // Were the feeder not to mark the very tick, the frontiers still say that it is complete.
-        if let Some(hold) = self.hold
-            && hold < passed
-            && self.is_after_closed(hold)
-        {
-            self.closed = Some(Head { tick: hold, ..self.closed() });
+        let mut next = self.waiting.pop_front()?;
+        if let Some(hold) = self.hold.filter(|hold| next.head.tick > *hold) {
+            // Were no tick to end there, it is complete all the same: split at it.
+            let (before, after) = next.ticks.into_iter().partition(|(tick, _)| *tick <= hold);
+            self.waiting.push_front(CompleteTicks { head: next.head, ticks: after });
+            let head = Head { tick: hold, ..self.closed() };
+            next = CompleteTicks { head, ticks: before };
         }
-        self.closed != before
+        // What the feeder reads again after a restart was written before.
+        self.closed = self.closed.max(Some(next.head));
+        Some(next)
     }
 
-    /// True when everything at or below `tick` that can be flushed has been closed.
+    /// True when everything at or below `tick` has been let through.
     pub(super) fn has_passed(&self, tick: Tick) -> bool {
-        let passed = self.frontiers.iter().copied().min().unwrap_or(0);
-        let waits = self.marks.front().is_some_and(|mark| mark.tick <= tick);
-        self.hold.is_none() && (!self.is_after_closed(tick) || (passed > tick && !waits))
+        self.hold.is_none() && self.closed.is_some_and(|closed| closed.tick >= tick)
     }
 }
 
@@ -104,58 +80,63 @@ mod tests {
         Head { position: tick * 10, tick }
     }
 
-    #[test]
-    fn a_mark_closes_when_every_frontier_is_past_it() {
-        let mut boundaries = Boundaries::new(2, None, None);
-        boundaries.mark(head(5));
-        boundaries.mark(head(9));
-        boundaries.frontier(0, 10);
-        assert!(!boundaries.advance());
-        boundaries.frontier(1, 9);
-        assert!(boundaries.advance());
-        assert_eq!(boundaries.closed(), head(5));
-        boundaries.frontier(1, 10);
-        assert!(boundaries.advance());
-        assert_eq!(boundaries.closed(), head(9));
+    fn push(boundaries: &mut Boundaries, ends: &[Tick]) {
+        for end in ends {
+            let ticks = vec![(end - 1, Vec::new()), (*end, Vec::new())];
+            boundaries.push(CompleteTicks { head: head(*end), ticks });
+        }
+    }
+
+    /// The ticks that are let through now.
+    fn passed(boundaries: &mut Boundaries) -> Vec<Tick> {
+        let mut passed = Vec::new();
+        while let Some(complete) = boundaries.next() {
+            passed.extend(complete.ticks.iter().map(|(tick, _)| *tick));
+        }
+        passed
     }
 
     #[test]
-    fn nothing_closes_beyond_an_unfinished_flush_before_it_is_repeated() {
-        let mut boundaries = Boundaries::new(1, Some(head(3)), Some(7));
-        for tick in [2, 3, 5, 7, 9] {
-            boundaries.mark(head(tick));
-        }
-        boundaries.frontier(0, 100);
-        assert!(boundaries.advance());
+    fn complete_ticks_pass_at_once_without_an_unfinished_flush() {
+        let mut boundaries = Boundaries::new(None, None);
+        push(&mut boundaries, &[5, 9]);
+        assert_eq!(passed(&mut boundaries), [4, 5, 8, 9]);
+        assert_eq!(boundaries.closed(), head(9));
+        assert!(boundaries.has_passed(9) && !boundaries.has_passed(10));
+    }
+
+    #[test]
+    fn first_flush_after_crash_ends_at_the_unfinished_flush() {
+        let mut boundaries = Boundaries::new(Some(head(3)), Some(7));
+        push(&mut boundaries, &[2, 3, 5, 7, 9]);
+        assert_eq!(passed(&mut boundaries), [1, 2, 2, 3, 4, 5, 6, 7]);
         assert_eq!(boundaries.closed(), head(7));
         assert!(boundaries.is_held() && !boundaries.has_passed(7));
-        assert!(!boundaries.advance());
         boundaries.release();
-        assert!(boundaries.advance());
+        assert_eq!(passed(&mut boundaries), [8, 9]);
         assert_eq!(boundaries.closed(), head(9));
     }
 
     #[test]
-    fn an_unfinished_flush_ends_at_its_tick_even_without_a_mark() {
-        let mut boundaries = Boundaries::new(1, Some(head(3)), Some(7));
-        boundaries.mark(head(5));
-        boundaries.mark(head(9));
-        boundaries.frontier(0, 10);
-        assert!(boundaries.advance());
-        assert_eq!(boundaries.closed(), Head { position: 50, tick: 7 });
+    fn unfinished_flush_ends_at_its_tick_even_where_no_complete_ticks_end() {
+        let mut boundaries = Boundaries::new(Some(head(3)), Some(8));
+        push(&mut boundaries, &[5, 9]);
+        assert_eq!(passed(&mut boundaries), [4, 5, 8]);
+        assert_eq!(boundaries.closed(), Head { position: 50, tick: 8 });
+        boundaries.release();
+        assert_eq!(passed(&mut boundaries), [9]);
     }
 
     #[test]
-    fn what_is_there_before_any_event_closes_like_the_rest() {
-        let mut boundaries = Boundaries::new(1, None, None);
-        boundaries.mark(Head::default());
-        assert!(!boundaries.advance() && !boundaries.has_passed(0));
-        boundaries.frontier(0, 1);
-        assert!(boundaries.advance() && boundaries.has_passed(0));
-        assert_eq!(boundaries.closed(), Head::default());
-        let mut recovered = Boundaries::new(1, Some(Head::default()), None);
-        recovered.mark(Head::default());
-        recovered.frontier(0, 1);
-        assert!(!recovered.advance() && recovered.has_passed(0));
+    fn content_before_any_event_passes_like_the_rest() {
+        let nothing = || CompleteTicks { head: Head::default(), ticks: Vec::new() };
+        let mut boundaries = Boundaries::new(None, None);
+        assert!(!boundaries.has_passed(0));
+        boundaries.push(nothing());
+        assert!(boundaries.next().is_some() && boundaries.has_passed(0));
+        let mut recovered = Boundaries::new(Some(head(4)), None);
+        recovered.push(nothing());
+        assert!(recovered.next().is_some());
+        assert_eq!(recovered.closed(), head(4));
     }
 }

@@ -8,12 +8,12 @@ use clickhouse::Row;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
+use crate::model::clock::now_ms;
 use crate::model::{Head, Tick};
 
 use super::client::ClickHouse;
 use super::error::SinkError;
 use super::progress::ProgressStore;
-use super::status::now_ms;
 use super::table::{Table, VERSION_COLUMN, history_table_name, history_view_name, table_name};
 use super::types::{quote_name, quote_text};
 
@@ -88,24 +88,35 @@ pub(super) struct Catalog {
 }
 
 impl Catalog {
-    /// Creates its table if it is missing.
-    pub(super) async fn open(
+    /// A catalogue whose table may be missing yet.
+    pub(super) fn new(
         clickhouse: Arc<ClickHouse>,
         progress: ProgressStore,
         retention: Retention,
-    ) -> Result<Self, SinkError> {
-        let catalog = Catalog { clickhouse, progress, retention, last_change: Mutex::new(0) };
+    ) -> Self {
+        Catalog { clickhouse, progress, retention, last_change: Mutex::new(0) }
+    }
+
+    /// Creates its table if it is missing.
+    pub(super) async fn prepare(&self) -> Result<(), SinkError> {
         let create = format!(
             "CREATE TABLE IF NOT EXISTS {} (view String, generation String, state String, \
              drop_at_ms UInt64, changed UInt64, _deleted UInt8) \
              ENGINE = ReplacingMergeTree(changed, _deleted) ORDER BY (view, generation) \
              SETTINGS fsync_after_insert = 1, fsync_part_directory = 1",
-            catalog.path()
+            self.path()
         );
-        catalog.clickhouse.execute(&create).await?;
-        let query = format!("SELECT max(changed) AS number FROM {}", catalog.path());
-        *catalog.last_change.lock().await = catalog.number(&query).await?;
-        Ok(catalog)
+        self.clickhouse.execute(&create).await?;
+        let query = format!("SELECT max(changed) AS number FROM {}", self.path());
+        let mut last_change = self.last_change.lock().await;
+        *last_change = self.number(&query).await?.max(*last_change);
+        Ok(())
+    }
+
+    /// Makes a published view's public names anew.
+    pub(super) async fn republish(&self, table: &Table) -> Result<(), SinkError> {
+        let _one_at_a_time = self.last_change.lock().await;
+        self.create_views(table).await
     }
 
     /// Makes the generation's table, if it is not there, and reads how far it has got. Other

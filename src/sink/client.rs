@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clickhouse::error::Error as ClientError;
-use clickhouse::{Client, Compression, RowOwned, RowRead};
+use clickhouse::{Client, Compression, Row, RowOwned, RowRead};
+use serde::Deserialize;
 
 use super::error::SinkError;
 
@@ -15,6 +16,8 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 const SEND_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long ClickHouse may take for an insert once it has all of it.
 const INSERT_TIMEOUT: Duration = Duration::from_secs(120);
+/// What hyper says of a peer that speaks another protocol.
+const INVALID_HTTP: &str = "invalid HTTP";
 /// How much of a statement an error shows.
 const STATEMENT_CHARS_SHOWN: usize = 80;
 
@@ -29,6 +32,23 @@ pub struct ClickHouseConfig {
     pub password: String,
     /// The database that holds everything; created if it is missing.
     pub database: String,
+}
+
+impl ClickHouseConfig {
+    /// Whether the address can be one of ClickHouse.
+    pub fn check(&self) -> Result<(), SinkError> {
+        self.host().map(drop)
+    }
+
+    /// The host that the address names.
+    fn host(&self) -> Result<String, SinkError> {
+        let bad = |reason: &str| SinkError::Url { url: self.url.clone(), reason: reason.into() };
+        let uri: hyper::Uri = self.url.parse().map_err(|_| bad("it does not parse"))?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(bad("it does not start with http:// or https://"));
+        }
+        Ok(uri.host().ok_or_else(|| bad("it names no host"))?.to_string())
+    }
 }
 
 impl fmt::Debug for ClickHouseConfig {
@@ -46,27 +66,49 @@ impl fmt::Debug for ClickHouseConfig {
 pub(super) struct ClickHouse {
     client: Client,
     url: String,
+    user: String,
     database: String,
+}
+
+/// What a ClickHouse is asked to say, to know that it is one.
+const GREETING: u64 = 0x6865_6c69_6f73;
+
+#[derive(Row, Deserialize)]
+struct Greeting {
+    number: u64,
 }
 
 impl ClickHouse {
     /// Checks the address; asks nothing yet.
     pub(super) fn new(config: &ClickHouseConfig) -> Result<Self, SinkError> {
-        let bad = |reason: &str| SinkError::Url { url: config.url.clone(), reason: reason.into() };
-        let uri: hyper::Uri = config.url.parse().map_err(|_| bad("it does not parse"))?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) {
-            return Err(bad("it does not start with http:// or https://"));
-        }
-        let host = uri.host().ok_or_else(|| bad("it names no host"))?;
+        let host = config.host()?;
         let mut client = Client::default()
             .with_url(&config.url)
-            .with_compression(compression_for(host))
+            .with_compression(compression_for(&host))
             .with_setting("async_insert", "0")
             .with_product_info("heliostat", env!("CARGO_PKG_VERSION"));
         if !config.user.is_empty() {
             client = client.with_user(&config.user).with_password(&config.password);
         }
-        Ok(ClickHouse { client, url: config.url.clone(), database: config.database.clone() })
+        let ClickHouseConfig { url, user, database, .. } = config.clone();
+        Ok(ClickHouse { client, url, user, database })
+    }
+
+    /// Makes sure that a ClickHouse answers at the address and lets us in, within `time_max`.
+    pub(super) async fn greet(&self, time_max: Duration) -> Result<(), SinkError> {
+        let sql = format!("SELECT toUInt64({GREETING}) AS number");
+        let asked = self.client.query_raw(&sql).fetch_all::<Greeting>();
+        let answer = tokio::time::timeout(time_max, asked).await;
+        match answer.unwrap_or(Err(ClientError::TimedOut)) {
+            Ok(rows) if rows.iter().map(|row| row.number).eq([GREETING]) => Ok(()),
+            Ok(_) => Err(SinkError::not_clickhouse(&self.url, "it answers something else")),
+            Err(
+                error @ (ClientError::Network(_)
+                | ClientError::TimedOut
+                | ClientError::BadResponse(_)),
+            ) => Err(self.error(&sql, time_max, error)),
+            Err(error) => Err(SinkError::not_clickhouse(&self.url, &chain(&error))),
+        }
     }
 
     /// The database's name.
@@ -140,13 +182,17 @@ impl ClickHouse {
         let statement = || sql.chars().take(STATEMENT_CHARS_SHOWN).collect::<String>();
         match error {
             ClientError::Network(reason) => {
-                SinkError::Unreachable { url: self.url.clone(), reason: chain(&*reason) }
+                let reason = chain(&*reason);
+                match reason.contains(INVALID_HTTP) {
+                    true => SinkError::not_clickhouse(&self.url, &reason),
+                    false => SinkError::Unreachable { url: self.url.clone(), reason },
+                }
             }
             ClientError::TimedOut => {
                 SinkError::Timeout { statement: statement(), limit_s: limit.as_secs() }
             }
             ClientError::BadResponse(reason) => {
-                SinkError::Refused { statement: statement(), reason }
+                SinkError::answered(&self.url, &self.user, statement(), reason)
             }
             other => SinkError::Refused { statement: statement(), reason: chain(&other) },
         }

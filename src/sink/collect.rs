@@ -1,11 +1,10 @@
 //! Gathers a view's changes until a flush may take them.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use arrow::error::ArrowError;
 
-use crate::model::view::Update;
+use crate::model::view::{CompleteTicks, Update};
 use crate::model::{Head, Tick};
 
 use super::boundary::Boundaries;
@@ -22,22 +21,22 @@ pub(super) struct Collector {
     boundaries: Boundaries,
     /// What is at or below this tick is in ClickHouse already.
     recovered: Option<Tick>,
-    /// Changes at ticks that may not be flushed yet.
-    open: BTreeMap<Tick, Vec<Update>>,
-    open_bytes: usize,
+    /// The last tick that was taken in.
+    seen: Option<Tick>,
     /// Changes after `taken`, up to the closed boundary.
     pending: Pending,
     history: Option<Intervals>,
     /// The end of the last flush that was taken.
     taken: Head,
+    /// The number of the view's rows at the closed boundary.
+    rows: i64,
 }
 
 /// The history of a view that keeps one.
 #[derive(Default)]
 struct Intervals {
     history: History,
-    /// Like [`Collector::open`] and [`Collector::pending`].
-    open: BTreeMap<Tick, Vec<Interval>>,
+    /// Like [`Collector::pending`].
     pending: Vec<Interval>,
     bytes: usize,
 }
@@ -50,47 +49,57 @@ pub(super) struct Taken {
     pub(super) from: Tick,
     /// Where this one ends.
     pub(super) to: Head,
+    /// The number of rows that the view has there.
+    pub(super) rows: i64,
 }
 
 impl Collector {
-    pub(super) fn new(
-        writer: Arc<Writer>,
-        limits: Option<Limits>,
-        recovered: &Recovered,
-        workers: usize,
-    ) -> Self {
+    pub(super) fn new(writer: Arc<Writer>, limits: Option<Limits>, recovered: &Recovered) -> Self {
         let written = recovered.progress;
         let history = writer.table.schema.history.then(Intervals::default);
         Collector {
             writer,
             limits,
-            boundaries: Boundaries::new(workers, written, recovered.boundary),
+            boundaries: Boundaries::new(written, recovered.boundary),
             recovered: written.map(|head| head.tick),
-            open: BTreeMap::new(),
-            open_bytes: 0,
+            seen: None,
             pending: Pending::default(),
             history,
             taken: written.unwrap_or_default(),
+            rows: 0,
         }
     }
 
-    /// Takes changes in. Rows that ClickHouse cannot hold are left out here, before anything else,
-    /// so that coming and going they count the same.
-    pub(super) fn changes(
-        &mut self,
-        tick: Tick,
-        mut updates: Vec<Update>,
-    ) -> Result<(), ArrowError> {
+    /// Takes changes in, in the order of their ticks.
+    pub(super) fn complete(&mut self, complete: CompleteTicks) -> Result<(), ArrowError> {
+        self.boundaries.push(complete);
+        self.absorb()
+    }
+
+    /// Makes pending what may be flushed.
+    fn absorb(&mut self) -> Result<(), ArrowError> {
+        while let Some(complete) = self.boundaries.next() {
+            for (tick, updates) in complete.ticks {
+                self.changes(tick, updates)?;
+            }
+            self.seen = Some(complete.head.tick);
+        }
+        Ok(())
+    }
+
+    /// Takes the changes of a tick. Rows that ClickHouse cannot hold are left out here, before
+    /// anything else, so that coming and going they count the same.
+    fn changes(&mut self, tick: Tick, mut updates: Vec<Update>) -> Result<(), ArrowError> {
         if let Some(limits) = &self.limits {
             limits.filter(&mut updates)?;
         }
+        self.rows += updates.iter().map(|update| update.diff).sum::<i64>();
         let is_news = self.recovered.is_none_or(|recovered| tick > recovered);
         if let Some(history) = &mut self.history {
             history.changes(tick, &updates, is_news);
         }
         if is_news {
-            self.open_bytes += updates.iter().map(update_bytes).sum::<usize>();
-            self.open.entry(tick).or_default().append(&mut updates);
+            updates.into_iter().for_each(|update| self.pending.add(update));
         } else if self.writer.table.is_keyless() {
             let counts = self.writer.counts.lock();
             let mut counts = counts.unwrap_or_else(PoisonError::into_inner);
@@ -99,33 +108,6 @@ impl Collector {
             }
         }
         Ok(())
-    }
-
-    pub(super) fn frontier(&mut self, worker: usize, frontier: Tick) {
-        self.boundaries.frontier(worker, frontier);
-        self.absorb();
-    }
-
-    pub(super) fn mark(&mut self, head: Head) {
-        self.boundaries.mark(head);
-        self.absorb();
-    }
-
-    fn absorb(&mut self) {
-        if !self.boundaries.advance() {
-            return;
-        }
-        let later = match self.boundaries.closed().tick.checked_add(1) {
-            Some(next) => self.open.split_off(&next),
-            None => BTreeMap::new(),
-        };
-        if let Some(history) = &mut self.history {
-            history.absorb(self.boundaries.closed().tick);
-        }
-        for update in std::mem::replace(&mut self.open, later).into_values().flatten() {
-            self.open_bytes -= update_bytes(&update);
-            self.pending.add(update);
-        }
     }
 
     /// Up to where all changes are known.
@@ -148,47 +130,43 @@ impl Collector {
         self.pending.is_empty() && self.history.as_ref().is_none_or(|h| h.pending.is_empty())
     }
 
-    /// Bytes of the changes that a flush could take now.
+    /// About how much memory the changes take that a flush could take now.
     pub(super) fn pending_bytes(&self) -> usize {
         self.pending.bytes() + self.history.as_ref().map_or(0, |history| history.bytes)
     }
 
-    /// About how much memory all changes take.
-    pub(super) fn bytes(&self) -> usize {
-        self.pending_bytes() + self.open_bytes
+    /// The number of rows that the view has at the closed boundary; `None` while what was written
+    /// before the start has not all been taken in again.
+    pub(super) fn rows(&self) -> Option<i64> {
+        (self.seen >= self.recovered).then_some(self.rows)
     }
 
     /// All changes up to the closed boundary.
-    pub(super) fn take(&mut self) -> Taken {
+    pub(super) fn take(&mut self) -> Result<Taken, ArrowError> {
         let (from, to) = (self.taken.tick, self.boundaries.closed());
         let changes = std::mem::take(&mut self.pending);
         let intervals = self.history.as_mut().map(Intervals::take).unwrap_or_default();
+        let rows = self.rows;
         self.taken = to;
         self.boundaries.release();
-        self.absorb();
-        Taken { changes, intervals, from, to }
+        self.absorb()?;
+        Ok(Taken { changes, intervals, from, to, rows })
     }
 }
 
 impl Intervals {
     /// Takes changes in; what is no news is in ClickHouse already.
     fn changes(&mut self, tick: Tick, updates: &[Update], is_news: bool) {
-        let mut told = Vec::new();
+        let before = self.pending.len();
+        let Intervals { history, pending, bytes } = self;
         for update in updates {
-            self.history.change(tick, update, |interval| told.push(interval));
+            history.change(tick, update, |interval| {
+                if is_news {
+                    pending.push(interval);
+                }
+            });
         }
-        if is_news && !told.is_empty() {
-            self.bytes += told.iter().map(Interval::bytes).sum::<usize>();
-            self.open.entry(tick).or_default().append(&mut told);
-        }
-    }
-
-    fn absorb(&mut self, closed: Tick) {
-        let later = match closed.checked_add(1) {
-            Some(next) => self.open.split_off(&next),
-            None => BTreeMap::new(),
-        };
-        self.pending.extend(std::mem::replace(&mut self.open, later).into_values().flatten());
+        *bytes += pending[before..].iter().map(Interval::bytes).sum::<usize>();
     }
 
     fn take(&mut self) -> Vec<Interval> {
@@ -196,8 +174,4 @@ impl Intervals {
         self.bytes -= taken.iter().map(Interval::bytes).sum::<usize>();
         taken
     }
-}
-
-fn update_bytes(update: &Update) -> usize {
-    size_of::<Update>() + update.key.heap_bytes() + update.value.heap_bytes()
 }

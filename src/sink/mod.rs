@@ -6,7 +6,7 @@
 //! repeated up to exactly the same tick, so that the tables are right after any crash.
 //!
 //! ```text
-//! ViewMessage ─► collect ─► pending ─► rows ─► encode ─► client ─► <view>__<generation>
+//! SinkMessage ─► collect ─► pending ─► rows ─► encode ─► client ─► <view>__<generation>
 //!                   │                                      │
 //!                boundary (which ticks may be flushed)     └─► progress, catalog (public VIEWs)
 //!
@@ -21,6 +21,7 @@ mod encode;
 mod error;
 mod fault;
 mod history;
+mod inspect;
 mod pace;
 mod pending;
 mod progress;
@@ -40,14 +41,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::error::ArrowError;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::model::view::{ViewMessage, ViewRef};
+use crate::model::view::{SinkMessage, ViewRef};
 
 pub use catalog::{Recovered, Retention};
 pub use client::ClickHouseConfig;
 pub use error::SinkError;
+pub use inspect::{Inspection, Inspector, Tampering};
 pub use pace::FLUSH_INTERVAL;
 pub use reject::{RejectHandler, SinkReject};
 pub use status::ViewSinkStatus;
@@ -71,6 +74,11 @@ const DROP_INTERVAL: Duration = Duration::from_secs(30);
 /// How often tombstones are looked for; it reads one byte per row of every table.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 
+/// How long ClickHouse may take to answer the first question, which costs it nothing.
+const GREET_TIME_MAX: Duration = Duration::from_secs(15);
+/// The same at a start that can still be refused.
+const PROBE_TIME_MAX: Duration = Duration::from_millis(2_500);
+
 /// A ClickHouse database that holds views.
 #[derive(Clone)]
 pub struct Sink {
@@ -90,23 +98,43 @@ impl Sink {
         rejects: RejectHandler,
     ) -> Result<Self, SinkError> {
         let clickhouse = Arc::new(ClickHouse::new(config)?);
-        let database = clickhouse.database();
+        clickhouse.greet(GREET_TIME_MAX).await?;
+        let progress = ProgressStore::new(Arc::clone(&clickhouse));
+        let catalog = Catalog::new(Arc::clone(&clickhouse), progress.clone(), retention);
+        let sink = Sink { clickhouse, progress, catalog: Arc::new(catalog), rejects };
+        sink.prepare().await?;
+        Ok(sink)
+    }
+
+    /// Asks once whether there is a ClickHouse that lets us in; takes at most 2.5 s.
+    pub async fn probe(config: &ClickHouseConfig) -> Result<(), SinkError> {
+        match ClickHouse::new(config)?.greet(PROBE_TIME_MAX).await {
+            Err(SinkError::Timeout { .. }) => {
+                let silence = "it takes the connection and does not answer";
+                Err(SinkError::not_clickhouse(&config.url, silence))
+            }
+            answer => answer,
+        }
+    }
+
+    /// Creates what is missing of the database and of what the sink itself needs there.
+    pub async fn prepare(&self) -> Result<(), SinkError> {
+        let database = self.clickhouse.database();
         let create = format!("CREATE DATABASE IF NOT EXISTS {}", quote_name(database));
-        clickhouse.execute(&create).await?;
-        let progress = ProgressStore::open(Arc::clone(&clickhouse)).await?;
-        let catalog = Catalog::open(Arc::clone(&clickhouse), progress.clone(), retention).await?;
-        clickhouse.execute(&progress_view_sql(database, GENERATIONS_TABLE)).await?;
-        Ok(Sink { clickhouse, progress, catalog: Arc::new(catalog), rejects })
+        self.clickhouse.execute(&create).await?;
+        self.progress.prepare().await?;
+        self.catalog.prepare().await?;
+        self.clickhouse.execute(&progress_view_sql(database, GENERATIONS_TABLE)).await
     }
 
-    /// True when ClickHouse answers.
-    pub async fn ping(&self) -> bool {
-        self.clickhouse.execute("SELECT 1 FORMAT Null").await.is_ok()
+    /// Puts a generation's tables behind the view's public names again.
+    pub async fn republish(&self, schema: &ViewRef) -> Result<(), SinkError> {
+        let table = Table::new(Arc::clone(schema), self.clickhouse.database())?;
+        self.catalog.republish(&table).await
     }
 
-    /// Prepares the table of a view's generation and reads how far it has got. `workers` is the
-    /// number of dataflow workers that will send changes.
-    pub async fn open_view(&self, schema: ViewRef, workers: usize) -> Result<ViewSink, SinkError> {
+    /// Prepares the table of a view's generation and reads how far it has got.
+    pub async fn open_view(&self, schema: ViewRef) -> Result<ViewSink, SinkError> {
         let rows = |source: ArrowError| SinkError::Rows { view: schema.name.clone(), source };
         let table = Table::new(Arc::clone(&schema), self.clickhouse.database())?;
         let encoder = Encoder::new(&table).map_err(rows)?;
@@ -114,7 +142,7 @@ impl Sink {
         let limits = Limits::new(&schema, Arc::clone(&self.rejects)).map_err(rows)?;
         let recovered = self.catalog.open_generation(&table).await?;
         let sink = self.clone();
-        Ok(ViewSink { sink, table, encoder, maker, limits, recovered, workers })
+        Ok(ViewSink { sink, table, encoder, maker, limits, recovered })
     }
 
     /// Takes all views but these out of ClickHouse: their names at once, their tables later.
@@ -141,7 +169,7 @@ impl Sink {
     }
 
     /// Keeps dropping what is due and removing tombstones, until told to end.
-    pub async fn run_janitor(self, mut shutdown: watch::Receiver<bool>) {
+    pub async fn run_janitor(self, shutdown: CancellationToken) {
         let mut swept_at = Instant::now();
         loop {
             match self.drop_due().await {
@@ -156,7 +184,7 @@ impl Sink {
                 }
             }
             tokio::select! {
-                _ = shutdown.wait_for(|end| *end) => return,
+                () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(DROP_INTERVAL) => {}
             }
         }
@@ -171,7 +199,6 @@ pub struct ViewSink {
     maker: RowMaker,
     limits: Option<Limits>,
     recovered: Recovered,
-    workers: usize,
 }
 
 impl ViewSink {
@@ -180,16 +207,15 @@ impl ViewSink {
         &self.recovered
     }
 
-    /// Writes what the dataflow sends, until `shutdown` says `true`, its sender is gone, or the
-    /// dataflow hangs up. While ClickHouse is away it keeps trying, and consolidates what comes.
+    /// Writes what the dataflow sends, until `shutdown` is cancelled or the dataflow hangs up. While ClickHouse is away it keeps trying, and consolidates what comes.
     /// Fails only if rows do not fit the view's columns.
     pub async fn run(
         self,
-        messages: mpsc::UnboundedReceiver<ViewMessage>,
+        messages: mpsc::UnboundedReceiver<SinkMessage>,
         status: Arc<ViewSinkStatus>,
-        shutdown: watch::Receiver<bool>,
+        shutdown: CancellationToken,
     ) -> Result<(), SinkError> {
-        let ViewSink { sink, table, encoder, maker, limits, recovered, workers } = self;
+        let ViewSink { sink, table, encoder, maker, limits, recovered } = self;
         let writer = Arc::new(Writer {
             clickhouse: sink.clickhouse,
             catalog: sink.catalog,
@@ -200,7 +226,7 @@ impl ViewSink {
             counts: Mutex::new(Multiplicities::default()),
             status,
         });
-        let collector = Collector::new(Arc::clone(&writer), limits, &recovered, workers);
+        let collector = Collector::new(Arc::clone(&writer), limits, &recovered);
         Runner::new(writer, collector, &recovered).run(messages, shutdown).await
     }
 }

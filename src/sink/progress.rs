@@ -9,15 +9,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::model::Head;
+use crate::model::clock::now_ms;
 
 use super::client::ClickHouse;
 use super::error::SinkError;
 use super::retry::Backoff;
-use super::status::now_ms;
 use super::types::{quote_name, quote_text};
 
 /// The table behind the VIEW `_heliostat_progress`.
-const PROGRESS_TABLE: &str = "_heliostat_progress_log";
+pub(super) const PROGRESS_TABLE: &str = "_heliostat_progress_log";
+/// The public VIEW over it.
+pub(super) const PROGRESS_VIEW: &str = "_heliostat_progress";
 /// The least time between two inserts; what comes in between goes together, whatever the view.
 const INSERT_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -46,19 +48,22 @@ struct StoredHead {
 }
 
 impl ProgressStore {
-    /// Creates the table if it is missing, and starts the task that writes to it. The task ends
-    /// with the last clone of the store.
-    pub(super) async fn open(clickhouse: Arc<ClickHouse>) -> Result<Self, SinkError> {
+    /// Starts the task that writes to the table. It ends with the last clone of the store.
+    pub(super) fn new(clickhouse: Arc<ClickHouse>) -> Self {
+        let (queue, requests) = mpsc::unbounded_channel();
+        tokio::spawn(write_requests(Arc::clone(&clickhouse), requests));
+        ProgressStore { clickhouse, queue }
+    }
+
+    /// Creates the table if it is missing.
+    pub(super) async fn prepare(&self) -> Result<(), SinkError> {
         let create = format!(
             "CREATE TABLE IF NOT EXISTS {} (view String, generation String, tick UInt64, \
              position UInt64, errors UInt64, written_at DateTime64(3, 'UTC'), _deleted UInt8) \
              ENGINE = ReplacingMergeTree(tick, _deleted) ORDER BY (view, generation)",
-            path(&clickhouse)
+            path(&self.clickhouse)
         );
-        clickhouse.execute(&create).await?;
-        let (queue, requests) = mpsc::unbounded_channel();
-        tokio::spawn(write_requests(Arc::clone(&clickhouse), requests));
-        Ok(ProgressStore { clickhouse, queue })
+        self.clickhouse.execute(&create).await
     }
 
     /// The end of the generation's last flush that was recorded.
@@ -135,11 +140,14 @@ async fn write_requests(
         let rows: Vec<&Progress> = batch.iter().map(|(progress, _)| progress).collect();
         let sql = insert_sql(&clickhouse, &rows, false);
         let mut backoff = Backoff::new();
+        let mut is_told = false;
         while let Err(error) = clickhouse.execute(&sql).await {
             if batch.iter().all(|(_, done)| done.is_closed()) {
                 break;
             }
-            tracing::warn!(%error, "progress could not be written; it will be tried again");
+            if !std::mem::replace(&mut is_told, true) {
+                tracing::warn!(%error, "progress could not be written; it is repeated");
+            }
             backoff.wait().await;
         }
         next_insert = Instant::now() + INSERT_INTERVAL;
@@ -155,7 +163,7 @@ async fn write_requests(
 pub(super) fn progress_view_sql(database: &str, generations_table: &str) -> String {
     let database = quote_name(database);
     format!(
-        "CREATE OR REPLACE VIEW {database}._heliostat_progress \
+        "CREATE OR REPLACE VIEW {database}.{PROGRESS_VIEW} \
          DEFINER = CURRENT_USER SQL SECURITY DEFINER AS \
          SELECT g.view AS view, g.generation AS generation, p.tick AS tick, \
          fromUnixTimestamp64Milli(toInt64(p.tick), 'UTC') AS time, p.position AS position, \

@@ -1,11 +1,13 @@
 //! What the sink says about one view, readable from any thread.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::error::SinkError;
 use crate::model::Head;
+use crate::model::view::SinkState;
 
 /// With this much waiting, a view should be fed no more: the log keeps what memory cannot.
 const PENDING_BYTES_MAX: u64 = 768 << 20;
@@ -15,8 +17,6 @@ const PENDING_BYTES_MAX: u64 = 768 << 20;
 pub struct ViewSinkStatus {
     written: watch::Sender<Head>,
     published: watch::Sender<bool>,
-    /// When `written` last moved.
-    pub written_at_ms: AtomicU64,
     /// Requests that had to be repeated.
     pub retries: AtomicU64,
     /// Rows written, tombstones included.
@@ -27,9 +27,15 @@ pub struct ViewSinkStatus {
     pub errors: AtomicU64,
     /// About how much memory the changes take that wait for a flush.
     pub pending_bytes: AtomicU64,
-    /// True while a request is being repeated.
-    pub is_failing: AtomicBool,
-    last_error: Mutex<Option<String>>,
+    /// Rows that the table has as of `written`, in the sense of the view: repeated ones count.
+    pub rows: AtomicI64,
+    /// Inserts that were begun, repetitions included.
+    pub inserts: AtomicU64,
+    /// True while an insert is on its way.
+    pub is_inserting: AtomicBool,
+    /// True when a write failed since a table is not what the sink has made.
+    pub is_tampered: AtomicBool,
+    state: Mutex<SinkState>,
 }
 
 impl Default for ViewSinkStatus {
@@ -37,14 +43,16 @@ impl Default for ViewSinkStatus {
         ViewSinkStatus {
             written: watch::Sender::new(Head::default()),
             published: watch::Sender::new(false),
-            written_at_ms: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             rows_written: AtomicU64::new(0),
             flushes: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             pending_bytes: AtomicU64::new(0),
-            is_failing: AtomicBool::new(false),
-            last_error: Mutex::new(None),
+            rows: AtomicI64::new(0),
+            inserts: AtomicU64::new(0),
+            is_inserting: AtomicBool::new(false),
+            is_tampered: AtomicBool::new(false),
+            state: Mutex::default(),
         }
     }
 }
@@ -76,13 +84,16 @@ impl ViewSinkStatus {
         self.pending_bytes.load(Ordering::Relaxed) < PENDING_BYTES_MAX
     }
 
-    /// The last failure's text, also after it has passed.
-    pub fn last_error(&self) -> Option<String> {
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Whether writes succeed.
+    pub fn state(&self) -> SinkState {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SinkState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set_written(&self, head: Head) {
-        self.written_at_ms.store(now_ms(), Ordering::Relaxed);
         self.written.send_replace(head);
     }
 
@@ -90,19 +101,34 @@ impl ViewSinkStatus {
         self.published.send_replace(true);
     }
 
-    pub(super) fn failed(&self, error: String) {
+    /// A write has failed and will be repeated. Tells it in the log where it is news.
+    pub(super) fn failed(&self, view: &str, error: &SinkError) {
         self.retries.fetch_add(1, Ordering::Relaxed);
-        self.is_failing.store(true, Ordering::Relaxed);
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        if error.is_about_changed_tables() {
+            self.is_tampered.store(true, Ordering::Relaxed);
+        }
+        let text = error.to_string();
+        let next = match error.is_transient() {
+            true => SinkState::Retrying { error: text },
+            false => SinkState::Failed { error: text },
+        };
+        let mut state = self.lock();
+        if std::mem::discriminant(&*state) != std::mem::discriminant(&next) {
+            match &next {
+                SinkState::Failed { error } => {
+                    tracing::error!(view, "ClickHouse does not take the view: {error}");
+                }
+                _ => tracing::warn!(view, %error, "a write to ClickHouse failed; it is repeated"),
+            }
+        }
+        *state = next;
     }
 
-    pub(super) fn succeeded(&self) {
-        self.is_failing.store(false, Ordering::Relaxed);
+    /// A write has succeeded.
+    pub(super) fn succeeded(&self, view: &str) {
+        let mut state = self.lock();
+        if std::mem::take(&mut *state) != SinkState::Writing {
+            tracing::info!(view, "ClickHouse takes the view again");
+        }
     }
-}
-
-/// Milliseconds since the Unix epoch.
-pub(super) fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }

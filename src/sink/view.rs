@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use arrow::error::ArrowError;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::model::view::ViewMessage;
+use crate::model::view::SinkMessage;
 use crate::model::{Head, Tick};
 
 use super::catalog::Recovered;
@@ -23,7 +25,7 @@ const SNAPSHOT_BYTES: usize = 256 << 20;
 /// How often progress is written while nothing changes.
 const IDLE_PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a view may take to write what it has when it is told to end.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many messages are taken at once.
 const MESSAGES_PER_TURN: usize = 256;
 
@@ -65,16 +67,15 @@ impl Runner {
     /// Runs until told to end or until the dataflow has hung up.
     pub(super) async fn run(
         mut self,
-        mut messages: mpsc::UnboundedReceiver<ViewMessage>,
-        mut shutdown: watch::Receiver<bool>,
+        mut messages: mpsc::UnboundedReceiver<SinkMessage>,
+        shutdown: CancellationToken,
     ) -> Result<(), SinkError> {
         loop {
-            self.start_flush();
+            self.start_flush()?;
             let wake = self.wake_at();
             tokio::select! {
                 biased;
-                // An error means that nobody can ask for the end any more: end, too.
-                _ = shutdown.wait_for(|end| *end) => break,
+                () = shutdown.cancelled() => break,
                 done = join(&mut self.in_flight) => self.flush_ended(done?),
                 message = messages.recv() => {
                     let Some(message) = message else { break };
@@ -90,27 +91,28 @@ impl Runner {
         self.drain().await
     }
 
-    fn take(&mut self, message: ViewMessage) -> Result<(), SinkError> {
+    fn take(&mut self, message: SinkMessage) -> Result<(), SinkError> {
         match message {
-            ViewMessage::Changes { tick, updates, .. } => {
-                let view = || self.writer.table.schema.name.clone();
-                let taken = self.collector.changes(tick, updates);
-                taken.map_err(|source| SinkError::Rows { view: view(), source })?;
+            SinkMessage::Complete(complete) => {
+                self.collector.complete(complete).map_err(|source| self.unfit(source))?;
             }
-            ViewMessage::Frontier { worker, frontier } => self.collector.frontier(worker, frontier),
-            ViewMessage::Mark { tick, position } => self.collector.mark(Head { position, tick }),
-            ViewMessage::Errors { count } => {
+            SinkMessage::Errors { count } => {
                 self.errors = count;
                 self.writer.status.errors.store(count, Ordering::Relaxed);
             }
-            ViewMessage::Live { tick } => self.live_at = Some(tick),
+            SinkMessage::Live { tick } => self.live_at = Some(tick),
         }
         self.tell_bytes();
         Ok(())
     }
 
+    /// Rows that do not fit the view's columns.
+    fn unfit(&self, source: ArrowError) -> SinkError {
+        SinkError::Rows { view: self.writer.table.schema.name.clone(), source }
+    }
+
     fn tell_bytes(&self) {
-        let bytes = self.collector.bytes() as u64;
+        let bytes = self.collector.pending_bytes() as u64;
         self.writer.status.pending_bytes.store(bytes, Ordering::Relaxed);
     }
 
@@ -119,11 +121,11 @@ impl Runner {
         self.live_at.is_some_and(|tick| self.collector.has_passed(tick))
     }
 
-    fn start_flush(&mut self) {
+    fn start_flush(&mut self) -> Result<(), SinkError> {
         if self.in_flight.is_some() || !self.is_due() {
-            return;
+            return Ok(());
         }
-        let taken = self.collector.take();
+        let taken = self.collector.take().map_err(|source| self.unfit(source))?;
         // With the boundary of an unfinished flush behind it the collector may have closed more;
         // the name waits until that is written too.
         let publish = !self.published && self.is_live() && self.collector.is_clean();
@@ -131,6 +133,7 @@ impl Runner {
         self.tell_bytes();
         self.pace.started();
         self.in_flight = Some(tokio::spawn(Arc::clone(&self.writer).flush(flush)));
+        Ok(())
     }
 
     fn is_due(&mut self) -> bool {
@@ -144,6 +147,9 @@ impl Runner {
             };
         }
         // Nothing to write: the table says already what the view is at this tick.
+        if let Some(rows) = self.collector.rows() {
+            self.writer.status.rows.store(rows, Ordering::SeqCst);
+        }
         let closed = self.collector.closed();
         if closed.tick > self.written.tick {
             self.written = closed;
@@ -183,7 +189,7 @@ impl Runner {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         for last in [false, true] {
             if last && self.published && !self.collector.is_clean() {
-                let taken = self.collector.take();
+                let taken = self.collector.take().map_err(|source| self.unfit(source))?;
                 let flush = Flush { taken, errors: self.errors, publish: false };
                 self.in_flight = Some(tokio::spawn(Arc::clone(&self.writer).flush(flush)));
             }

@@ -69,14 +69,14 @@ impl Writer {
     /// Writes a flush, repeating each step until it succeeds. Fails only where repeating is of no
     /// use: rows that do not fit the view's columns.
     pub(super) async fn flush(self: Arc<Self>, flush: Flush) -> Result<Flushed, SinkError> {
-        let Flush { taken: Taken { changes, intervals, from, to }, errors, publish } = flush;
+        let Flush { taken: Taken { changes, intervals, from, to, rows }, errors, publish } = flush;
         let start = Instant::now();
         let mut written = 0;
         let mut parts = None;
         if !changes.is_empty() {
-            let rows = Arc::clone(&self).blocking(move |w| w.rows_of(changes)).await?;
-            written = rows.len() as u64;
-            self.write_rows(Arc::new(rows), from, to.tick).await?;
+            let changed = Arc::clone(&self).blocking(move |w| w.rows_of(changes)).await?;
+            written = changed.len() as u64;
+            self.write_rows(Arc::new(changed), from, to.tick).await?;
             fault::after_data();
             let flushes = self.status.flushes.fetch_add(1, Ordering::Relaxed);
             if flushes.is_multiple_of(FLUSHES_PER_COUNT) {
@@ -89,6 +89,7 @@ impl Writer {
             self.write_intervals(Arc::new(intervals), from, to.tick).await?;
         }
         self.status.rows_written.fetch_add(written, Ordering::Relaxed);
+        self.status.rows.store(rows, Ordering::SeqCst);
         self.status.set_written(to);
         let (view, generation) =
             (self.table.schema.name.clone(), self.table.schema.generation.clone());
@@ -139,7 +140,13 @@ impl Writer {
     async fn insert(&self, sql: &str, place: String, stream: Bytes) {
         // The hash makes sure that a token never stands for other data.
         let token = format!("{place}:{:016x}", xxh3_64(&stream));
-        self.until_done(|| self.clickhouse.insert_arrow(sql, &token, stream.clone())).await;
+        self.status.is_inserting.store(true, Ordering::SeqCst);
+        self.until_done(|| {
+            self.status.inserts.fetch_add(1, Ordering::SeqCst);
+            self.clickhouse.insert_arrow(sql, &token, stream.clone())
+        })
+        .await;
+        self.status.is_inserting.store(false, Ordering::SeqCst);
     }
 
     fn rows_of(&self, changes: Pending) -> Result<Vec<OutRow>, ArrowError> {
@@ -167,12 +174,10 @@ impl Writer {
     ) {
         let mut backoff = Backoff::new();
         while let Err(error) = attempt().await {
-            let view = &self.table.schema.name;
-            tracing::warn!(view, %error, "a write to ClickHouse failed; it will be tried again");
-            self.status.failed(error.to_string());
+            self.status.failed(&self.table.schema.name, &error);
             backoff.wait().await;
         }
-        self.status.succeeded();
+        self.status.succeeded(&self.table.schema.name);
     }
 }
 

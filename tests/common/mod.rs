@@ -30,6 +30,8 @@ pub struct Server {
     child: Mutex<Option<Child>>,
     port: u16,
     clickhouse_port: Option<u16>,
+    arguments: Vec<String>,
+    environment: Mutex<Vec<(String, String)>>,
 }
 
 impl Drop for Server {
@@ -54,19 +56,59 @@ impl Server {
         Server::over(files, None, toml)
     }
 
+    /// Runs over these query files, with these arguments about ClickHouse, in this environment.
+    pub fn with_arguments(
+        files: &[(&str, &str)],
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Server {
+        let mut server = Server::laid_out(files, None, "");
+        server.arguments = arguments.iter().map(|argument| argument.to_string()).collect();
+        let environment = environment.iter().map(|(k, v)| (k.to_string(), v.to_string()));
+        server.environment = Mutex::new(environment.collect());
+        server.run();
+        server
+    }
+
     fn new(files: &[(&str, &str)], clickhouse_port: Option<u16>) -> Server {
         Server::over(files, clickhouse_port, "")
     }
 
     fn over(files: &[(&str, &str)], clickhouse_port: Option<u16>, toml: &str) -> Server {
+        let server = Server::laid_out(files, clickhouse_port, toml);
+        server.run();
+        server
+    }
+
+    /// Writes the files, and starts nothing.
+    fn laid_out(files: &[(&str, &str)], clickhouse_port: Option<u16>, toml: &str) -> Server {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("heliostat.toml"), toml).unwrap();
         std::fs::create_dir(directory.path().join("queries")).unwrap();
-        let server =
-            Server { directory, child: Mutex::default(), port: free_port(), clickhouse_port };
+        let port = free_port();
+        let server = Server {
+            directory,
+            child: Mutex::default(),
+            port,
+            clickhouse_port,
+            arguments: Vec::new(),
+            environment: Mutex::default(),
+        };
         files.iter().for_each(|(name, text)| server.write(name, text));
-        server.run();
         server
+    }
+
+    /// From the next start on the environment is the usual one.
+    pub fn without_environment(&self) {
+        self.environment.lock().unwrap().clear();
+    }
+
+    /// Asks the process to end.
+    pub fn terminate(&self) -> Child {
+        let child = self.child.lock().unwrap().take().unwrap();
+        // SAFETY: a signal to a child that has not been waited for.
+        unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
+        child
     }
 
     pub fn queries(&self) -> PathBuf {
@@ -94,11 +136,14 @@ impl Server {
             .args([Path::new("--data-dir"), &self.data(), Path::new("--queries"), &self.queries()])
             .arg("--config")
             .arg(self.directory.path().join("heliostat.toml"))
+            .args(&self.arguments)
             .env("HELIOSTAT_LOG", "error")
+            .envs(self.environment.lock().unwrap().iter().cloned())
             .stdin(Stdio::null());
         match self.clickhouse_port {
             Some(port) => command.args(["--clickhouse-http-port", &port.to_string()]),
-            None => command.arg("--no-clickhouse"),
+            None if self.arguments.is_empty() => command.arg("--no-clickhouse"),
+            None => &mut command,
         };
         *self.child.lock().unwrap() = Some(command.spawn().unwrap());
         let end = Instant::now() + PATIENCE;
@@ -124,6 +169,11 @@ impl Server {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// Where its ClickHouse answers.
+    pub fn clickhouse_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.clickhouse_port.unwrap())
     }
 
     /// Runs a command of the program.
@@ -154,7 +204,7 @@ impl Server {
 
     /// What ClickHouse answers, or its error.
     pub async fn clickhouse(&self, sql: &str) -> String {
-        let url = format!("http://127.0.0.1:{}/?database=heliostat", self.clickhouse_port.unwrap());
+        let url = format!("{}/?database=heliostat", self.clickhouse_url());
         let request = reqwest::Client::new().post(url).body(sql.to_string());
         match request.send().await {
             Ok(response) => response.text().await.unwrap_or_default(),

@@ -14,12 +14,12 @@ use heliostat::decode::Validator;
 use heliostat::http::{
     Backend, ChangeFeed, ChangesError, ClickHouseStatus, DeadLetter, DeadLetterFilter, DeadLetters,
     DismissError, FileError, Misfit, RebuildError, Retried, RowsAnswer, RowsError, RowsRequest,
-    Selection, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
+    Selection, SinkStatus, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
 };
 use heliostat::model::Position;
 use heliostat::model::event::NewEvent;
 use heliostat::model::schema::{EventTable, SqlField, SqlType};
-use heliostat::model::view::{ViewRef, ViewSchema};
+use heliostat::model::view::{SinkState, ViewRef, ViewSchema};
 use heliostat::plan::diagnostic::SourceFile;
 use heliostat::plan::plan_files;
 use tokio::sync::watch;
@@ -148,7 +148,12 @@ impl Backend for TestBackend {
             lag_dataflow_s: 0.25,
             lag_clickhouse_s: Some(1.5),
             lag_events: 6,
-            sink_retries: 7,
+            sink: Some(SinkStatus {
+                name: "clickhouse",
+                state: SinkState::Writing,
+                position: 12,
+                retries: 7,
+            }),
         }]
     }
 

@@ -71,7 +71,7 @@ async fn readers_see_one_generation_or_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_replaced_or_is_gone_is_dropped_when_its_time_has_come() {
+async fn replaced_and_removed_generations_are_dropped_after_retention() {
     let server = Server::start().await;
     let url = server.own.url();
     let hour = Duration::from_secs(3600);
@@ -106,7 +106,7 @@ async fn what_was_replaced_or_is_gone_is_dropped_when_its_time_has_come() {
     sink.retire_all_but(&["kept"]).await.unwrap();
     assert_eq!(sink.drop_due().await.unwrap(), ["gone__g1"]);
     let view = Arc::new(schema("gone", "g1", fields(), Some(vec![0])));
-    let opened = sink.open_view(Arc::clone(&view), 1).await.unwrap();
+    let opened = sink.open_view(Arc::clone(&view)).await.unwrap();
     assert_eq!(*opened.recovered(), Default::default());
     drop(opened);
     let feed = generation(&sink, "gone", "g1", 1).await;

@@ -60,7 +60,7 @@ async fn crash_and_recover(name: &str, key: Option<Vec<usize>>) {
 
     let sink = server.sink().await;
     let view = Arc::new(view(name, key));
-    let opened = sink.open_view(Arc::clone(&view), 1).await.unwrap();
+    let opened = sink.open_view(Arc::clone(&view)).await.unwrap();
     let recovered = *opened.recovered();
     assert_eq!(recovered.progress, Some(Head { position: 2, tick: 5 }));
     assert_eq!(recovered.boundary, Some(7));
@@ -145,7 +145,9 @@ async fn clickhouse_is_killed_again_and_again_under_load() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     feed.shown(399).await;
-    assert!(feed.status.retries.load(Ordering::Relaxed) > 0 && feed.status.last_error().is_some());
+    assert!(
+        feed.status.retries.load(Ordering::Relaxed) > 0 && feed.status.state().error().is_some()
+    );
     let expected: Vec<String> = counts
         .iter()
         .enumerate()

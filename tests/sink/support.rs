@@ -5,17 +5,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::ArrayRef;
+use heliostat::model::alarm::Alarms;
+use heliostat::model::reorder::ReorderBuffer;
 use heliostat::model::row::{Row, RowCodec};
 use heliostat::model::schema::{SqlField, SqlType};
-use heliostat::model::view::{Update, ViewMessage, ViewRef, ViewSchema};
+use heliostat::model::view::{SinkMessage, Update, ViewMessage, ViewRef, ViewSchema};
 use heliostat::model::{Position, Tick};
 use heliostat::sink::server::{OwnClickHouse, ServerConfig, locate};
 use heliostat::sink::{
     ClickHouseConfig, Retention, Sink, SinkError, SinkReject, ViewSink, ViewSinkStatus,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Longer than anything takes on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,7 +50,8 @@ pub async fn start_own(
     http_port: u16,
 ) -> Result<OwnClickHouse, heliostat::sink::server::ServerError> {
     let program = locate(&PathBuf::from(env!("CARGO_BIN_EXE_heliostat")))?;
-    OwnClickHouse::start(ServerConfig { program, dir: dir.join("clickhouse"), http_port }).await
+    let (dir, alarms) = (dir.join("clickhouse"), Alarms::default());
+    OwnClickHouse::start(ServerConfig { program, dir, http_port, alarms }).await
 }
 
 pub async fn connect(url: &str, retention: Retention) -> Result<Sink, SinkError> {
@@ -117,8 +121,9 @@ pub fn schema(
 pub struct Feed {
     schema: ViewRef,
     pub status: Arc<ViewSinkStatus>,
-    messages: mpsc::UnboundedSender<ViewMessage>,
-    shutdown: watch::Sender<bool>,
+    messages: mpsc::UnboundedSender<SinkMessage>,
+    reorder: Mutex<ReorderBuffer>,
+    shutdown: CancellationToken,
     task: JoinHandle<Result<(), SinkError>>,
 }
 
@@ -126,19 +131,33 @@ impl Feed {
     /// Opens the view for one worker and runs it.
     pub async fn open(sink: &Sink, schema: &ViewSchema) -> Feed {
         let schema = Arc::new(schema.clone());
-        let view = sink.open_view(Arc::clone(&schema), 1).await.unwrap();
+        let view = sink.open_view(Arc::clone(&schema)).await.unwrap();
         Feed::run(view, schema)
     }
 
     pub fn run(view: ViewSink, schema: ViewRef) -> Feed {
         let (messages, receiver) = mpsc::unbounded_channel();
-        let (shutdown, end) = watch::channel(false);
+        let shutdown = CancellationToken::new();
         let status = Arc::new(ViewSinkStatus::default());
-        let task = tokio::spawn(view.run(receiver, Arc::clone(&status), end));
-        Feed { schema, status, messages, shutdown, task }
+        let task = tokio::spawn(view.run(receiver, Arc::clone(&status), shutdown.clone()));
+        let reorder = Mutex::new(ReorderBuffer::new(1));
+        Feed { schema, status, messages, reorder, shutdown, task }
     }
 
+    /// What a worker or the feeder tells.
     pub async fn send(&self, message: ViewMessage) {
+        let mut reorder = self.reorder.lock().unwrap();
+        match message {
+            ViewMessage::Errors { count } => self.tell(SinkMessage::Errors { count }),
+            ViewMessage::Live { tick } => self.tell(SinkMessage::Live { tick }),
+            message => reorder.take(message),
+        }
+        while let Some(complete) = reorder.complete() {
+            self.tell(SinkMessage::Complete(complete));
+        }
+    }
+
+    fn tell(&self, message: SinkMessage) {
         self.messages.send(message).unwrap();
     }
 
@@ -167,11 +186,11 @@ impl Feed {
             written.wait_for(|head| head.tick >= tick).await.unwrap();
         };
         let waited = tokio::time::timeout(PATIENCE, wait).await;
-        assert!(waited.is_ok(), "not shown: {:?}", self.status.last_error());
+        assert!(waited.is_ok(), "not shown: {:?}", self.status.state());
     }
 
     pub async fn end(self) {
-        self.shutdown.send(true).unwrap();
+        self.shutdown.cancel();
         self.task.await.unwrap().unwrap();
     }
 }

@@ -21,7 +21,7 @@ use timely::progress::Antichain;
 
 use super::join::{Pair, decoded, keyed};
 use super::pending::Pending;
-use super::{Deltas, Renderer, map, sound};
+use super::{Deltas, Renderer, expect_planned, map};
 use crate::dataflow::arrange::{Key, KeyedUpdate, Placement, RowTrace};
 use crate::dataflow::delta::batch;
 use crate::dataflow::layout::RowLayout;
@@ -48,7 +48,7 @@ impl<'scope> Renderer<'scope, '_> {
             let (schema, order) = (Arc::clone(&schema), path.output.clone());
             outputs.push(map(rows, "Reorder", move |delta| {
                 let columns = order.iter().map(|c| Arc::clone(delta.rows.column(*c))).collect();
-                vec![sound(delta.with_columns(Arc::clone(&schema), columns))]
+                vec![expect_planned(delta.with_columns(Arc::clone(&schema), columns))]
             }));
         }
         Ok(self.scope.concatenate(outputs))

@@ -8,7 +8,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 
 use super::reduce::{GroupChange, Seen, changes};
-use super::{Deltas, Renderer, sound};
+use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::accumulator::{Accumulator, Slot};
 use crate::dataflow::arrange::{GroupUpdate, KeyedUpdate, arrange_groups};
 use crate::dataflow::layout::RowLayout;
@@ -28,7 +28,9 @@ impl<'scope> Renderer<'scope, '_> {
         let encoder = RowLayout::ordered(&schema, key, order)?;
         let layout = RowLayout::ordered(&schema, key, order)?;
         let groups = arrange_groups(candidates(self.input(input), encoder, limit as u32), "First");
-        Ok(changes(groups, Seen::Sums, move |updates| sound(layout.decode(&mut rows(updates)))))
+        Ok(changes(groups, Seen::Sums, move |updates| {
+            expect_planned(layout.decode(&mut rows(updates)))
+        }))
     }
 }
 
@@ -43,7 +45,7 @@ fn candidates<'scope>(
             input.for_each(|time, deltas| {
                 let mut rows = Vec::new();
                 for delta in deltas.drain(..) {
-                    sound(layout.encode(&delta, false, &mut rows));
+                    expect_planned(layout.encode(&delta, false, &mut rows));
                 }
                 // Those of one activation are put together before they are exchanged.
                 rows.sort_unstable_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));

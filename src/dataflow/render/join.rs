@@ -12,7 +12,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::core::Concat;
 use timely::dataflow::operators::generic::Operator;
 
-use super::{Deltas, Renderer, map, sound};
+use super::{Deltas, Renderer, expect_planned, map};
 use crate::dataflow::arrange::{Placement, RowTrace, arrange_placed};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::layout::RowLayout;
@@ -119,7 +119,7 @@ pub fn keyed<'scope>(
             input.for_each(|time, deltas| {
                 let mut updates = Vec::new();
                 for delta in deltas.drain(..) {
-                    sound(layout.encode(&delta, skip_null_keys, &mut updates));
+                    expect_planned(layout.encode(&delta, skip_null_keys, &mut updates));
                 }
                 output.session(&time).give_container(&mut updates);
             });
@@ -155,7 +155,7 @@ pub fn decoded<'scope>(
                 pairs.sort_by_key(|(_, tick, _)| *tick);
                 for group in pairs.chunk_by(|a, b| a.1 == b.1) {
                     session.give(Delta {
-                        rows: sound(decode(group)),
+                        rows: expect_planned(decode(group)),
                         diffs: group.iter().map(|(_, _, diff)| *diff).collect(),
                         positions: None,
                         tick: group[0].1,

@@ -6,7 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, UInt32Array}
 use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
 
-use super::{Deltas, Renderer, map, sound};
+use super::{Deltas, Renderer, expect_planned, map};
 use crate::dataflow::delta::Delta;
 use crate::dataflow::eval;
 use crate::dataflow::failure::Failures;
@@ -96,9 +96,9 @@ impl Unnest {
                 numbers.push(Some(i64::from(element - first) + 1));
             }
         }
-        let spread = sound(delta.take(&rows));
+        let spread = expect_planned(delta.take(&rows));
         let mut columns: Vec<ArrayRef> = spread.rows.columns()[..width].to_vec();
-        let values = sound(take(lists.values(), &UInt32Array::from(elements), None));
+        let values = expect_planned(take(lists.values(), &UInt32Array::from(elements), None));
         match values.as_struct_opt() {
             // A NULL element has NULL members, whatever lies beneath it.
             Some(structs) => {
@@ -111,7 +111,7 @@ impl Unnest {
         if self.ordinality {
             columns.push(Arc::new(Int64Array::from(numbers)));
         }
-        sound(spread.with_columns(Arc::clone(&self.schema), columns))
+        expect_planned(spread.with_columns(Arc::clone(&self.schema), columns))
     }
 }
 
@@ -120,7 +120,7 @@ fn masked(member: &ArrayRef, parent: &dyn Array) -> ArrayRef {
         None => Arc::clone(member),
         Some(nulls) => {
             let is_null = arrow::array::BooleanArray::new(!nulls.inner(), None);
-            sound(arrow::compute::nullif(member.as_ref(), &is_null))
+            expect_planned(arrow::compute::nullif(member.as_ref(), &is_null))
         }
     }
 }

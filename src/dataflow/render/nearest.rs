@@ -14,7 +14,7 @@ use timely::dataflow::operators::generic::Operator;
 use timely::progress::frontier::MutableAntichain;
 
 use super::pending::{Pending, in_order};
-use super::{Deltas, Renderer, sound};
+use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::ordered::{Ordered, Update, by_key};
 use crate::dataflow::partition::{Held, Partition, Place};
@@ -126,7 +126,7 @@ impl Search {
             self.change(&key, &left, &right, &mut pairs);
         }
         differential_dataflow::consolidation::consolidate(&mut pairs);
-        (!pairs.is_empty()).then(|| sound(self.delta(tick, &pairs)))
+        (!pairs.is_empty()).then(|| expect_planned(self.delta(tick, &pairs)))
     }
 
     fn change(&mut self, key: &Row, left: &[Held], right: &[Held], out: &mut Vec<(Pair, i64)>) {

@@ -7,7 +7,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
 
-use super::{Deltas, sound};
+use super::{Deltas, expect_planned};
 use crate::dataflow::ordered::{Ordered, Update};
 use crate::model::Tick;
 
@@ -54,7 +54,7 @@ pub fn in_order(stream: Deltas<'_>, ordered: Ordered) -> Stream<'_, Tick, Vec<Up
             input.for_each(|time, deltas| {
                 let mut updates = Vec::new();
                 for delta in deltas.drain(..) {
-                    sound(ordered.encode(&delta, &mut updates));
+                    expect_planned(ordered.encode(&delta, &mut updates));
                 }
                 output.session(&time).give_container(&mut updates);
             });

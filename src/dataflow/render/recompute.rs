@@ -17,7 +17,7 @@ use differential_dataflow::trace::cursor::cursor_list;
 
 use super::changes::on_changes;
 use super::join::keyed;
-use super::{Deltas, Renderer, sound};
+use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::arrange::arrange_rows;
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::difference::{Difference, Replacement};
@@ -129,9 +129,9 @@ struct Groups {
 impl Groups {
     fn deltas(&self, versions: &Versions) -> Vec<Delta> {
         let bytes = versions.rows.iter().map(|(key, value)| (&key[..], &value[..]));
-        let columns = sound(self.layout.columns(bytes));
+        let columns = expect_planned(self.layout.columns(bytes));
         let schema = Arc::clone(self.layout.schema());
-        let rows = sound(batch(schema, columns, versions.rows.len()));
+        let rows = expect_planned(batch(schema, columns, versions.rows.len()));
         let output = self.difference.schema();
         let mut results = Vec::new();
         let mut failed = Vec::new();
@@ -165,7 +165,7 @@ impl Groups {
 
     /// What each version has more, or less, than the one before it.
     fn differences(&self, versions: &Versions, results: &[RecordBatch]) -> Vec<Delta> {
-        let all = sound(concat_batches(self.difference.schema(), results));
+        let all = expect_planned(concat_batches(self.difference.schema(), results));
         let mut replacements = Vec::new();
         let (mut at, mut before) = (0, 0..0);
         for (result, (_, tick)) in results.iter().zip(&versions.versions) {
@@ -177,7 +177,7 @@ impl Groups {
             }
             before = range;
         }
-        sound(self.difference.deltas(&all, &replacements))
+        expect_planned(self.difference.deltas(&all, &replacements))
     }
 }
 
@@ -197,7 +197,7 @@ fn aggregated(
         });
         columns.push(value.map_err(|reason| (Arc::clone(&aggregate.text), reason))?);
     }
-    Ok(sound(batch(Arc::clone(schema), columns, 1)))
+    Ok(expect_planned(batch(Arc::clone(schema), columns, 1)))
 }
 
 fn accumulated(

@@ -21,7 +21,7 @@ use timely::dataflow::operators::generic::Operator;
 use timely::order::Product;
 
 use super::linear::Unnest;
-use super::{Deltas, Renderer, sound};
+use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::arrange::Key;
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::eval;
@@ -95,7 +95,7 @@ impl<'scope> Renderer<'scope, '_> {
                 input.for_each(|time, deltas| {
                     let mut updates = Vec::new();
                     for delta in deltas.drain(..) {
-                        let rows = sound(codec.encode(delta.rows.columns(), delta.len()));
+                        let rows = expect_planned(codec.encode(delta.rows.columns(), delta.len()));
                         updates.extend((0..delta.len()).map(|index| {
                             (Row::from_slice(rows.bytes(index)), delta.tick, delta.diffs[index])
                         }));
@@ -120,8 +120,8 @@ fn decoded<'a>(
     tick: Tick,
 ) -> Delta {
     let diffs: Vec<i64> = rows.clone().map(|(_, diff)| diff).collect();
-    let columns = sound(codec.decode(rows.map(|(row, _)| &row[..])));
-    let rows = sound(batch(Arc::clone(schema), columns, diffs.len()));
+    let columns = expect_planned(codec.decode(rows.map(|(row, _)| &row[..])));
+    let rows = expect_planned(batch(Arc::clone(schema), columns, diffs.len()));
     Delta { rows, diffs: diffs.into(), positions: None, tick }
 }
 
@@ -237,7 +237,8 @@ impl<'inner> Loop<'inner, '_> {
                         let at = group[0].1;
                         let rows = group.iter().map(|(row, _, diff)| (row, *diff));
                         for delta in logic(decoded(&decoder, &schema, rows, at.outer)) {
-                            let rows = sound(encoder.encode(delta.rows.columns(), delta.len()));
+                            let rows =
+                                expect_planned(encoder.encode(delta.rows.columns(), delta.len()));
                             out.extend((0..delta.len()).map(|index| {
                                 let row = Row::from_slice(rows.bytes(index));
                                 (row, at, delta.diffs[index])
@@ -281,7 +282,7 @@ impl<'inner> Loop<'inner, '_> {
                         let rows = group.iter().map(|(row, _, diff)| (row, *diff));
                         let delta = decoded(&decoder, &schema, rows, at.outer);
                         let mut keyed = Vec::new();
-                        sound(layout.encode(&delta, skip_null_keys, &mut keyed));
+                        expect_planned(layout.encode(&delta, skip_null_keys, &mut keyed));
                         out.extend(keyed.into_iter().map(|(data, _, diff)| (data, at, diff)));
                     }
                     output.session(&time).give_container(&mut out);
@@ -308,9 +309,9 @@ impl<'inner> Loop<'inner, '_> {
         self.matched(left, right, move |pairs| {
             let left = pairs.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
             let right = pairs.iter().map(|((k, _, r), _, _)| (&k[..], &r[..]));
-            let mut columns: Vec<ArrayRef> = sound(layouts.0.columns(left));
-            columns.extend(sound(layouts.1.columns(right)));
-            let rows = sound(encoder.encode(&columns, pairs.len()));
+            let mut columns: Vec<ArrayRef> = expect_planned(layouts.0.columns(left));
+            columns.extend(expect_planned(layouts.1.columns(right)));
+            let rows = expect_planned(encoder.encode(&columns, pairs.len()));
             (0..pairs.len()).map(|index| Row::from_slice(rows.bytes(index))).collect()
         })
     }
@@ -331,8 +332,8 @@ impl<'inner> Loop<'inner, '_> {
         let rows = arranged(self.keyed(left.0, left.1.clone(), &on.left, skip)?);
         let matched = self.matched(rows, arranged(keys), move |pairs| {
             let rows = pairs.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
-            let columns = sound(layout.columns(rows));
-            let rows = sound(encoder.encode(&columns, pairs.len()));
+            let columns = expect_planned(layout.columns(rows));
+            let rows = expect_planned(encoder.encode(&columns, pairs.len()));
             (0..pairs.len()).map(|index| Row::from_slice(rows.bytes(index))).collect()
         })?;
         Ok(if anti { left.1.concat(matched.negate()) } else { matched })

@@ -14,7 +14,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 
 use super::changes::on_changes;
-use super::{Deltas, Renderer, sound};
+use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::accumulator::Accumulator;
 use crate::dataflow::arrange::{GroupTrace, GroupUpdate, arrange_groups};
 use crate::dataflow::delta::{Delta, batch};
@@ -88,7 +88,7 @@ pub(super) fn grouped<'scope>(
             input.for_each_stamp(|time, containers| {
                 let mut updates = Vec::new();
                 for delta in containers.flat_map(|c| c.drain(..)) {
-                    sound(grouper.push(&delta, &mut updates));
+                    expect_planned(grouper.push(&delta, &mut updates));
                 }
                 grouper.flush(&mut updates);
                 output.session(&time).give_container(&mut updates);
@@ -100,7 +100,7 @@ pub(super) fn grouped<'scope>(
 /// A group before or after a change: its key, its sum, when, and whether it comes or goes.
 pub(super) type GroupChange = (Row, Accumulator, Tick, i64);
 
-/// What of a group its readers see.
+/// Which change of a group produces output: its presence, or its sums.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
     /// Whether it is there.
@@ -183,12 +183,13 @@ impl Finish {
     }
 
     fn delta(&self, group: &[GroupChange]) -> Delta {
-        let mut columns: Vec<ArrayRef> = sound(self.key.decode(group.iter().map(|g| &g.0[..])));
+        let mut columns: Vec<ArrayRef> =
+            expect_planned(self.key.decode(group.iter().map(|g| &g.0[..])));
         let accumulators: Vec<&Accumulator> = group.iter().map(|g| &g.1).collect();
-        let (aggregates, overflows) = sound(self.results.columns(&accumulators));
+        let (aggregates, overflows) = expect_planned(self.results.columns(&accumulators));
         columns.extend(aggregates);
         let delta = Delta {
-            rows: sound(batch(Arc::clone(&self.schema), columns, group.len())),
+            rows: expect_planned(batch(Arc::clone(&self.schema), columns, group.len())),
             diffs: group.iter().map(|g| g.3).collect(),
             positions: None,
             tick: group[0].2,
@@ -204,6 +205,6 @@ impl Finish {
                 self.failures.record(text, &overflow.reason, None, group[overflow.row].3);
             }
         }
-        sound(delta.filter(&BooleanArray::from(keep)))
+        expect_planned(delta.filter(&BooleanArray::from(keep)))
     }
 }

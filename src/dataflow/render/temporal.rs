@@ -13,7 +13,7 @@ use arrow::error::ArrowError;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 
-use super::{Deltas, Renderer, sound};
+use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::eval::{evaluate, halves};
 use crate::dataflow::failure::Failures;
@@ -141,13 +141,13 @@ impl TemporalFilter {
         match self.outlook(&delta) {
             Ok(outlook) => {
                 let mut encoded = Vec::new();
-                sound(self.layout.encode(&delta, false, &mut encoded));
+                expect_planned(self.layout.encode(&delta, false, &mut encoded));
                 for change in outlook.changes {
                     let ((_, row), _, diff) = &encoded[change.row];
                     let sign = if change.appears { 1 } else { -1 };
                     self.queue.push(change.tick, row.clone(), sign * diff);
                 }
-                vec![sound(delta.filter(&outlook.present))]
+                vec![expect_planned(delta.filter(&outlook.present))]
             }
             Err((text, reason)) if delta.len() == 1 => {
                 self.failures.record(&text, &reason, delta.position(0), delta.diffs[0]);
@@ -161,7 +161,7 @@ impl TemporalFilter {
         let key = Row::default();
         let mut updates =
             changes.into_iter().map(|(row, diff)| (key.clone(), row, tick, diff)).collect();
-        sound(self.layout.decode(&mut updates))
+        expect_planned(self.layout.decode(&mut updates))
     }
 
     fn outlook(&self, delta: &Delta) -> Result<Outlook, (Arc<str>, String)> {
@@ -237,7 +237,8 @@ impl TemporalFilter {
         let now = TimestampNanosecondArray::from_iter_values(now).with_timezone("+00:00");
         let mut columns: Vec<ArrayRef> = delta.rows.columns().to_vec();
         columns.push(Arc::new(now));
-        let rows: RecordBatch = sound(batch(Arc::clone(&self.with_now), columns, delta.len()));
+        let rows: RecordBatch =
+            expect_planned(batch(Arc::clone(&self.with_now), columns, delta.len()));
         let values =
             evaluate(condition, &rows).map_err(|reason| (Arc::clone(&condition.text), reason))?;
         let values = values.as_boolean();

@@ -12,7 +12,7 @@ use differential_dataflow::trace::cursor::cursor_list;
 
 use super::changes::on_changes;
 use super::join::keyed;
-use super::{Deltas, Renderer, sound};
+use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::arrange::{RowTrace, arrange_rows};
 use crate::dataflow::failure::Failures;
 use crate::dataflow::layout::RowLayout;
@@ -159,7 +159,7 @@ fn ranked<'scope>(
             group.run(&key.row, &pick, &mut next, &mut updates);
             new.step_key(&new_storage);
         }
-        sound(layout.decode(&mut updates))
+        expect_planned(layout.decode(&mut updates))
     })
 }
 

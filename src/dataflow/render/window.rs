@@ -14,7 +14,7 @@ use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::Operator;
 
 use super::pending::{Pending, in_order};
-use super::{Deltas, Renderer, sound};
+use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::difference::{Difference, Replacement};
 use crate::dataflow::eval::guarded;
@@ -120,9 +120,9 @@ impl Windows {
         let mut rows = Rows::default();
         let changes: Vec<Change> =
             keys.into_iter().map(|(key, changes)| self.change(key, changes, &mut rows)).collect();
-        let columns = sound(self.ordered.layout().columns(rows.iter()));
+        let columns = expect_planned(self.ordered.layout().columns(rows.iter()));
         let schema = Arc::clone(self.ordered.layout().schema());
-        let input = sound(batch(schema, columns, rows.len()));
+        let input = expect_planned(batch(schema, columns, rows.len()));
         drop(rows);
         let mut results = Results { batches: Vec::new(), len: 0 };
         let mut replacements = Vec::new();
@@ -143,8 +143,8 @@ impl Windows {
         if results.batches.is_empty() {
             return (Vec::new(), again);
         }
-        let all = sound(concat_batches(self.difference.schema(), &results.batches));
-        (sound(self.difference.deltas(&all, &replacements)), again)
+        let all = expect_planned(concat_batches(self.difference.schema(), &results.batches));
+        (expect_planned(self.difference.deltas(&all, &replacements)), again)
     }
 
     /// Applies the changes of a partition, and notes the rows to compute before and after them.
@@ -221,7 +221,7 @@ impl Windows {
             columns.push(column.map_err(|reason| (text(index), reason))?);
         }
         let schema = Arc::clone(self.difference.schema());
-        Ok((sound(batch(schema, columns, wanted.num_rows())), priors))
+        Ok((expect_planned(batch(schema, columns, wanted.num_rows())), priors))
     }
 
     /// Tells what fails of a partition that was computed as a whole.

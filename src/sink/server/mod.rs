@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::model::alarm::Alarms;
+
 pub use locate::{ClickHouseProgram, LIBCHDB_VERSION, locate};
 use supervise::{Command, Supervisor};
 
@@ -82,6 +84,8 @@ pub struct ServerConfig {
     pub dir: PathBuf,
     /// The HTTP port on 127.0.0.1; 0 takes a free one.
     pub http_port: u16,
+    /// Where it is told that it has died, and until when.
+    pub alarms: Alarms,
 }
 
 /// A running ClickHouse. Dropping it kills the child; [`stop`](Self::stop) ends it in good order.
@@ -118,6 +122,7 @@ impl OwnClickHouse {
             log: dir.join("clickhouse.log"),
             output: dir.join("clickhouse-output.log"),
             http_port,
+            alarms: config.alarms.clone(),
         };
         let (commands, received) = mpsc::channel();
         let (pid_sender, pid) = watch::channel(None);

@@ -12,19 +12,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::{ClickHouseProgram, ServerError};
+use crate::model::alarm::{Alarms, Part};
 
 /// How often the child is looked after.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long it may take until it answers.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long it may take to end after SIGTERM.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// The wait before it is started again, the first time and at most.
 const RESTART_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// After so long a life, its death counts as the first again.
 const LIFE_SOUND: Duration = Duration::from_secs(30);
 /// How long one question whether it answers may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What an alarm about the child is about.
+const OWN_PROCESS: &str = "process";
 
 /// What the supervising thread is told.
 pub(super) enum Command {
@@ -41,6 +45,7 @@ pub(super) struct Supervisor {
     /// Where the child's standard output and error go.
     pub(super) output: PathBuf,
     pub(super) http_port: u16,
+    pub(super) alarms: Alarms,
 }
 
 impl Supervisor {
@@ -68,7 +73,9 @@ impl Supervisor {
         let mut wait = RESTART_WAIT.0;
         loop {
             let born = Instant::now();
-            let status = match watch_child(&mut child, commands) {
+            let answering = || answers(self.http_port);
+            let answered = || self.alarms.clear(Part::ClickHouse, OWN_PROCESS);
+            let status = match watch_child(&mut child, commands, answering, answered) {
                 Watched::Died(status) => status,
                 Watched::Told(Command::Stop) => return stop(child),
                 Watched::Told(Command::Kill) => return kill(child),
@@ -77,7 +84,10 @@ impl Supervisor {
             if born.elapsed() >= LIFE_SOUND {
                 wait = RESTART_WAIT.0;
             }
-            tracing::warn!(%status, log = %self.log.display(), "ClickHouse died; starting it again");
+            let log = self.log.display();
+            let message =
+                format!("the own ClickHouse died ({status}) and is started again: see {log}");
+            self.alarms.raise(Part::ClickHouse, OWN_PROCESS, message);
             child = loop {
                 match commands.recv_timeout(wait) {
                     Err(RecvTimeoutError::Timeout) => {}
@@ -89,7 +99,9 @@ impl Supervisor {
                         pid.send_replace(Some(child.id()));
                         break child;
                     }
-                    Err(error) => tracing::error!(%error, "ClickHouse did not start"),
+                    Err(error) => {
+                        self.alarms.raise(Part::ClickHouse, OWN_PROCESS, error.to_string());
+                    }
                 }
             };
         }
@@ -151,7 +163,14 @@ enum Watched {
     Told(Command),
 }
 
-fn watch_child(child: &mut Child, commands: &Receiver<Command>) -> Watched {
+/// Waits for the child to end, or for a command. Calls `answered` once `answering` says yes.
+fn watch_child(
+    child: &mut Child,
+    commands: &Receiver<Command>,
+    answering: impl Fn() -> bool,
+    answered: impl Fn(),
+) -> Watched {
+    let mut has_answered = false;
     loop {
         match commands.recv_timeout(POLL_INTERVAL) {
             Ok(command) => return Watched::Told(command),
@@ -160,6 +179,10 @@ fn watch_child(child: &mut Child, commands: &Receiver<Command>) -> Watched {
         }
         if let Ok(Some(status)) = child.try_wait() {
             return Watched::Died(status);
+        }
+        if !has_answered && answering() {
+            has_answered = true;
+            answered();
         }
     }
 }

@@ -1,0 +1,68 @@
+//! Looks after the views' tables in ClickHouse, and asks for what somebody else has changed to be
+//! written anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::registry::Registry;
+use super::supervisor::Request;
+use crate::sink::{Inspection, Inspector, Sink};
+
+/// How often the tables are looked at.
+const INTERVAL: Duration = Duration::from_secs(3);
+
+/// Looks until told to stop.
+pub async fn run(
+    sink: Sink,
+    registry: Arc<Registry>,
+    requests: mpsc::UnboundedSender<Request>,
+    stopping: CancellationToken,
+) {
+    let look = async {
+        let mut inspector = Inspector::default();
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            let generations = generations(&registry);
+            let found = match inspector.inspect(&sink, &generations).await {
+                Ok(found) => found,
+                // The sinks say so, too, and louder.
+                Err(error) => {
+                    tracing::debug!(%error, "the tables cannot be looked at");
+                    continue;
+                }
+            };
+            if found.is_empty() {
+                continue;
+            }
+            let (answer, answered) = oneshot::channel();
+            if requests.send(Request::Repair { found, answer }).is_err() {
+                return;
+            }
+            let _ = answered.await;
+        }
+    };
+    tokio::select! {
+        () = stopping.cancelled() => {}
+        () = look => {}
+    }
+}
+
+fn generations(registry: &Registry) -> Vec<Inspection> {
+    let views = registry.views();
+    let mut generations = Vec::new();
+    for view in views.views.values() {
+        let names = view.serving.as_ref().filter(|_| view.building.is_none()).map(|view| view.id);
+        for tracker in view.running() {
+            let Some(status) = &tracker.sink else { continue };
+            generations.push(Inspection {
+                schema: Arc::clone(&tracker.plan.schema),
+                status: Arc::clone(status),
+                has_names: names == Some(tracker.id),
+            });
+        }
+    }
+    generations
+}

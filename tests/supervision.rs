@@ -1,0 +1,337 @@
+//! What goes wrong around the views is told at once, and mends itself where it can: ClickHouse's
+//! address and login, tables that somebody else has changed, the clock, the end on request.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::Server;
+use heliostat::model::alarm::Alarms;
+use heliostat::sink::server::{ClickHouseProgram, OwnClickHouse, ServerConfig, locate};
+use serde_json::{Value, json};
+
+const PAID: &str = "
+    CREATE TABLE paid (k TEXT NOT NULL, amount BIGINT NOT NULL) WITH (event_type = 'Paid');
+    CREATE MATERIALIZED VIEW sums AS SELECT k, sum(amount) AS n FROM paid GROUP BY k;
+    CREATE MATERIALIZED VIEW counts WITH (history = true) AS SELECT k, count(*) AS n FROM paid GROUP BY k;
+";
+const SUMS: &str = "SELECT k, n FROM sums ORDER BY k FORMAT CSV";
+const COUNTS: &str = "SELECT k, n FROM counts ORDER BY k FORMAT CSV";
+
+fn paid(k: &str, amount: i64) -> Value {
+    json!({"type": "Paid", "data": {"k": k, "amount": amount}})
+}
+
+/// What `/readyz` says is wrong, in one text.
+async fn wrong(server: &Server) -> String {
+    server.get("/readyz").await["wrong"].to_string()
+}
+
+async fn wait_for(server: &Server, part: &str) {
+    server.until(true, || async { wrong(server).await.contains(part) }).await;
+}
+
+/// Runs `serve` on a data directory that has not served yet, until it ends by itself.
+fn refused(arguments: &[&str]) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_heliostat"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(directory.path().join("data"))
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    ended(child, Duration::from_secs(30))
+}
+
+/// The output of a process that must end in time.
+fn ended(mut child: Child, patience: Duration) -> Output {
+    let end = Instant::now() + patience;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > end {
+            child.kill().unwrap();
+            panic!("the process does not end");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.wait_with_output().unwrap()
+}
+
+fn assert_refused(output: &Output, code: i32, hint: &str) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(hint), "{text}");
+}
+
+/// Something that takes connections and says the same to each, or nothing.
+fn other_server(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for stream in listener.incoming().flatten() {
+            let mut stream = stream;
+            if answer.is_empty() {
+                open.push(stream);
+                continue;
+            }
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    url
+}
+
+#[test]
+fn addresses_that_are_no_clickhouse_are_refused_at_the_first_start() {
+    let output = refused(&["--clickhouse-url", "localhost:8123"]);
+    assert_refused(&output, 1, "it looks like http://host:8123");
+    let page = "HTTP/1.1 200 OK\r\ncontent-length: 13\r\nconnection: close\r\n\r\n<html></html>";
+    for (answer, hint) in [
+        (page, "is not the HTTP interface of a ClickHouse"),
+        (
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 7\r\nconnection: close\r\n\r\nNo page",
+            "No page",
+        ),
+        ("SSH-2.0-OpenSSH_9.2p1\r\n", "is not the HTTP interface of a ClickHouse"),
+        ("", "does not answer"),
+    ] {
+        let output = refused(&["--clickhouse-url", &other_server(answer)]);
+        assert_refused(&output, 3, hint);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_login_is_refused_at_the_first_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = locate(Path::new(env!("CARGO_BIN_EXE_heliostat"))).unwrap();
+    let (dir, alarms) = (directory.path().join("clickhouse"), Alarms::default());
+    let own = OwnClickHouse::start(ServerConfig { program, dir, http_port: 0, alarms }).await;
+    let own = own.unwrap();
+    let login = ["--clickhouse-url", &own.url(), "--clickhouse-user", "nobody"];
+    let output = refused(&login);
+    assert_refused(&output, 3, "does not let user `nobody` in");
+    assert_refused(&output, 3, "--clickhouse-password");
+    own.stop().await;
+}
+
+/// A ClickHouse with a password, which can be started again with another one.
+struct Guarded {
+    directory: PathBuf,
+    program: ClickHouseProgram,
+    http_port: u16,
+    child: Option<Child>,
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Guarded {
+    /// Takes over the folder and the configuration of an own ClickHouse that has ended.
+    async fn new(directory: &Path) -> Guarded {
+        let program = locate(Path::new(env!("CARGO_BIN_EXE_heliostat"))).unwrap();
+        let dir = directory.join("clickhouse");
+        let config = ServerConfig {
+            program: program.clone(),
+            dir: dir.clone(),
+            http_port: 0,
+            alarms: Alarms::default(),
+        };
+        let own = OwnClickHouse::start(config).await.unwrap();
+        let http_port = own.url().rsplit(':').next().unwrap().parse().unwrap();
+        own.stop().await;
+        Guarded { directory: dir, program, http_port, child: None }
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http_port)
+    }
+
+    async fn start(&mut self, password: &str) {
+        self.stop();
+        let file = self.directory.join("config.xml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let (before, rest) = text.split_once("<default>").unwrap();
+        let (_, after) = rest.split_once("</default>").unwrap();
+        // The boot logs in as default; the server of the test as another user.
+        let users = format!(
+            "<default><password></password><networks><ip>127.0.0.1</ip></networks>\
+             <profile>default</profile><quota>default</quota></default>\
+             <guest><password>{password}</password><networks><ip>127.0.0.1</ip></networks>\
+             <profile>default</profile><quota>default</quota></guest>"
+        );
+        let before = before.to_string();
+        let after = match after.split_once("</guest>") {
+            Some((_, after)) => after,
+            None => after,
+        };
+        std::fs::write(&file, before + &users + after).unwrap();
+        let mut command = match &self.program {
+            ClickHouseProgram::Binary(binary) => {
+                let mut command = Command::new(binary);
+                command.args(["server", "--config-file"]).arg(&file);
+                command
+            }
+            ClickHouseProgram::Library { library, heliostat } => {
+                let mut command = Command::new(heliostat);
+                command.arg("clickhouse-child").args([library, &file]);
+                command
+            }
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = Some(command.spawn().unwrap());
+        let end = Instant::now() + Duration::from_secs(60);
+        while reqwest::get(format!("{}/ping", self.url())).await.is_err() {
+            assert!(Instant::now() < end, "ClickHouse does not answer");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn ask(&self, password: &str, sql: &str) -> String {
+        let client = reqwest::Client::new();
+        let request = client.post(format!("{}/?database=heliostat", self.url()));
+        let request = request.basic_auth("guest", Some(password)).body(sql.to_string());
+        match request.send().await {
+            Ok(answer) => answer.text().await.unwrap_or_default(),
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotated_password_fails_the_sinks_and_not_ingest_until_it_is_right_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut clickhouse = Guarded::new(directory.path()).await;
+    clickhouse.start("first").await;
+    let url = clickhouse.url();
+    let login = ["--clickhouse-url", &url, "--clickhouse-user", "guest"];
+    let server = Server::with_arguments(
+        &[("paid.sql", PAID)],
+        &login,
+        &[("HELIOSTAT_CLICKHOUSE_PASSWORD", "first")],
+    );
+    server.append(&paid("a", 1)).await;
+    server.until("\"a\",1\n".to_string(), || clickhouse.ask("first", SUMS)).await;
+
+    clickhouse.start("second").await;
+    server.append(&paid("a", 2)).await;
+    let sink = || async { server.get("/v1/views/sums").await["sinks"]["clickhouse"].clone() };
+    server.until(json!("failed"), || async { sink().await["status"].clone() }).await;
+    let error = sink().await["error"].to_string();
+    assert!(error.contains("--clickhouse-password"), "{error}");
+    wait_for(&server, "does not let user `guest` in").await;
+    let all = reqwest::get(server.url("/readyz?views=all")).await.unwrap();
+    assert_eq!(all.status(), 503);
+    // The views themselves go on.
+    let answer = server.post("/v1/events?wait=views", &paid("a", 3)).await;
+    assert_eq!(answer.0, 200, "{}", answer.1);
+    server.restart();
+    wait_for(&server, "does not let user `guest` in").await;
+    server.append(&paid("a", 4)).await;
+
+    clickhouse.start("first").await;
+    server.until("\"a\",10\n".to_string(), || clickhouse.ask("first", SUMS)).await;
+    server.until("[]".to_string(), || wrong(&server)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_change_in_clickhouse_is_noticed_and_made_anew() {
+    let server = Server::with_clickhouse(&[("paid.sql", PAID)]);
+    server.append(&json!([paid("a", 1), paid("b", 2), paid("c", 3)])).await;
+    let sums = "\"a\",1\n\"b\",2\n\"c\",3\n".to_string();
+    let counts = "\"a\",1\n\"b\",1\n\"c\",1\n".to_string();
+    let right = || async {
+        server.until(sums.clone(), || server.clickhouse(SUMS)).await;
+        server.until(counts.clone(), || server.clickhouse(COUNTS)).await;
+    };
+    right().await;
+    let table = || async {
+        let generation = server.get("/v1/views/sums").await["generation"].clone();
+        format!("heliostat.sums__{}", generation.as_str().unwrap())
+    };
+    let changes: [fn(&str) -> String; 8] = [
+        |table| format!("TRUNCATE TABLE {table}"),
+        |table| format!("DELETE FROM {table} WHERE k = 'b'"),
+        |table| {
+            format!("ALTER TABLE {table} UPDATE n = 7 WHERE k = 'b' SETTINGS mutations_sync = 2")
+        },
+        |table| {
+            format!(
+                "INSERT INTO {table} (k, n, _version, _deleted) VALUES ('x', 1, 9999999999999, 0)"
+            )
+        },
+        |table| format!("DROP TABLE {table}"),
+        |_| "DROP VIEW heliostat.sums".to_string(),
+        |_| "CREATE OR REPLACE VIEW heliostat.sums AS SELECT 'z' AS k, 1 AS n".to_string(),
+        |_| "DROP DATABASE heliostat".to_string(),
+    ];
+    for change in changes {
+        // The tables are looked at every few seconds: once before, so that a change can be told.
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        let statement = change(&table().await);
+        let answer = server.clickhouse(&statement).await;
+        assert_eq!(answer, "", "{statement}");
+        assert_ne!(server.clickhouse(SUMS).await, sums, "{statement}");
+        right().await;
+        server.until("[]".to_string(), || wrong(&server)).await;
+    }
+    server.append(&paid("a", 9)).await;
+    server
+        .until("10\n".to_string(), || server.clickhouse("SELECT n FROM sums WHERE k = 'a'"))
+        .await;
+    let history = "SELECT count() FROM counts_history WHERE k = 'a'";
+    server.until("2\n".to_string(), || server.clickhouse(history)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clock_that_jumped_and_came_back_is_told() {
+    let files = [("paid.sql", PAID)];
+    let server = Server::with_arguments(
+        &files,
+        &["--no-clickhouse"],
+        &[("HELIOSTAT_CLOCK_OFFSET_MS", "60000")],
+    );
+    server.append(&paid("a", 1)).await;
+    assert_eq!(wrong(&server).await, "[]");
+    server.kill();
+    server.without_environment();
+    server.run();
+    wait_for(&server, "behind the last commit").await;
+    let metrics = reqwest::get(server.url("/metrics")).await.unwrap().text().await.unwrap();
+    let line = metrics.lines().find(|l| l.starts_with("heliostat_clock_behind_seconds ")).unwrap();
+    let behind: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!((1.0..=60.0).contains(&behind), "{line}");
+    server.append(&paid("a", 2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_ends_a_server_whose_workers_are_busy_within_ten_seconds() {
+    let pairs = "
+        CREATE TABLE n (x BIGINT) WITH (event_type = 'N');
+        CREATE MATERIALIZED VIEW pairs AS SELECT count(*) AS n FROM n a JOIN n b ON a.x <> b.x;
+    ";
+    let server = Server::with_clickhouse(&[("paid.sql", PAID), ("pairs.sql", pairs)]);
+    let events: Vec<Value> = (0..40_000).map(|x| json!({"type": "N", "data": {"x": x}})).collect();
+    server.append(&json!(events)).await;
+    let told = Instant::now();
+    let output = ended(server.terminate(), Duration::from_secs(30));
+    assert_eq!(output.status.code(), Some(0));
+    assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
+    server.run();
+    assert_eq!(server.get("/v1/events?after=39999&limit=2").await["position"], 40_000);
+}
