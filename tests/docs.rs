@@ -13,7 +13,8 @@ fn blocks(text: &str) -> Vec<(String, String)> {
     let mut blocks = Vec::new();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
-        let Some(language) = line.strip_prefix("```").filter(|language| !language.is_empty()) else {
+        let Some(language) = line.strip_prefix("```").filter(|language| !language.is_empty())
+        else {
             continue;
         };
         let body: Vec<&str> = lines.by_ref().take_while(|line| !line.starts_with("```")).collect();

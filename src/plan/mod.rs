@@ -3,6 +3,7 @@
 mod array_has;
 mod array_literal;
 pub mod catalog;
+mod clickhouse_option;
 mod context;
 mod decorrelate;
 mod delta_join;

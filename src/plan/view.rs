@@ -6,12 +6,9 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Schema};
 use datafusion_common::DFSchema;
 use datafusion_physical_expr::expressions::CastExpr;
-use datafusion_sql::sqlparser::ast::{Expr, Visit, Visitor};
-use datafusion_sql::sqlparser::dialect::GenericDialect;
-use datafusion_sql::sqlparser::parser::Parser;
-use std::ops::ControlFlow;
 
 use super::catalog::{ViewDef, ViewOptions};
+use super::clickhouse_option::ClickHouseOption;
 use super::ir::{Node, Op, Plan, Scalar};
 use super::lower::assert_key;
 use super::names;
@@ -67,8 +64,9 @@ pub fn shape(
         }
     };
     let sorting: Vec<usize> = order_by.iter().chain(key.iter().flatten()).copied().collect();
-    check_clickhouse_expr("partition_by", partition_by.as_deref(), &columns, &sorting, false)?;
-    check_clickhouse_expr("ttl", ttl.as_deref(), &columns, &sorting, true)?;
+    let option = |name| ClickHouseOption { name, columns: &columns, sorting: &sorting };
+    partition_by.as_ref().map_or(Ok(()), |text| option("partition_by").partition(text))?;
+    ttl.as_ref().map_or(Ok(()), |text| option("ttl").ttl(text))?;
     let event_types = event_types(&plan);
     let versions = versions(&plan, tables);
     let schema = Arc::new(ViewSchema {
@@ -182,52 +180,4 @@ fn versions(plan: &Plan, tables: &[Arc<EventTable>]) -> BTreeMap<String, BTreeSe
         }
     }
     versions
-}
-
-/// `partition_by` and `ttl` go to ClickHouse as they are, over columns of the sorting key only:
-/// anything else would bring deleted rows back.
-fn check_clickhouse_expr(
-    option: &str,
-    text: Option<&str>,
-    columns: &[SqlField],
-    sorting: &[usize],
-    not_null: bool,
-) -> Result<(), String> {
-    let Some(text) = text else { return Ok(()) };
-    let dialect = GenericDialect {};
-    let expr = Parser::new(&dialect)
-        .try_with_sql(text)
-        .and_then(|mut parser| parser.parse_expr())
-        .map_err(|error| format!("{option} is not an expression: {error}"))?;
-    for name in columns_of(&expr) {
-        let index = columns
-            .iter()
-            .position(|c| c.name == name)
-            .ok_or_else(|| format!("{option} names {name}, which is no column of the view"))?;
-        if !sorting.contains(&index) {
-            return Err(format!(
-                "{option} uses {name}, which is not in the sorting key: add it to order_by"
-            ));
-        }
-        if not_null && columns[index].nullable {
-            return Err(format!("{option} uses {name}, which may be NULL"));
-        }
-    }
-    Ok(())
-}
-
-fn columns_of(expr: &Expr) -> Vec<String> {
-    struct Names(Vec<String>);
-    impl Visitor for Names {
-        type Break = ();
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-            if let Expr::Identifier(ident) = expr {
-                self.0.push(names::fold(ident));
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    let mut names = Names(Vec::new());
-    let _ = expr.visit(&mut names);
-    names.0
 }
