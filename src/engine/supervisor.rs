@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::EngineError;
 use super::dismissed::Dismissed;
 use super::feeder::{Feeder, FeederHandle};
+use super::follow::{Look, QueryWatch};
 use super::queries::{InUse, Queries};
 use super::registry::{Registry, ValidatorPool, View};
 use super::tracker::ViewTracker;
@@ -33,8 +34,8 @@ use crate::sink::{
 const CLOCK_INTERVAL: Duration = Duration::from_millis(200);
 /// The longest pause between two attempts to reach ClickHouse at the start.
 const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// How often the query files are looked at.
-const FILES_INTERVAL: Duration = Duration::from_millis(500);
+/// How often views that could not begin are tried again.
+const BEGIN_INTERVAL: Duration = Duration::from_millis(500);
 /// How often it is looked whether a generation can take over.
 const TURN_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -54,6 +55,7 @@ pub struct Supervisor {
     pub runtime: Arc<Runtime>,
     pub registry: Arc<Registry>,
     pub queries: Queries,
+    pub watch: QueryWatch,
     pub dismissed: Arc<Dismissed>,
     pub requests: mpsc::UnboundedReceiver<Request>,
     pub stopping: watch::Receiver<bool>,
@@ -173,9 +175,9 @@ impl Running {
     async fn serve(&mut self, mut stopping: watch::Receiver<bool>) {
         self.retire().await;
         self.begin_missing(true).await;
-        let mut files = tokio::time::interval(FILES_INTERVAL);
+        let mut begin = tokio::time::interval(BEGIN_INTERVAL);
         let mut turn = tokio::time::interval(TURN_INTERVAL);
-        files.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        begin.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -184,10 +186,8 @@ impl Running {
                     Some(request) => self.obey(request).await,
                     None => return,
                 },
-                _ = files.tick() => {
-                    self.reload().await;
-                    self.begin_missing(false).await;
-                }
+                Some(look) = self.supervisor.watch.looks.recv() => self.reload(look).await,
+                _ = begin.tick() => self.begin_missing(false).await,
                 _ = turn.tick() => self.take_turns(),
             }
         }
@@ -199,26 +199,26 @@ impl Running {
                 let result = self.rebuild(&view).await;
                 let _ = answer.send(result);
             }
-            Request::Reload { answer } => {
-                // Twice, since files count once they are the same at two looks.
-                self.reload().await;
-                self.reload().await;
-                self.begin_missing(false).await;
-                let _ = answer.send(());
-            }
+            Request::Reload { answer } => self.supervisor.watch.look(answer),
         }
     }
 
-    /// Uses the query files as they are now, if they have changed and have no error.
-    async fn reload(&mut self) {
-        let in_use = match self.supervisor.queries.reload() {
-            Ok(Some(in_use)) => in_use,
-            Ok(None) => return,
-            Err(error) => {
-                tracing::error!(%error, "the query files cannot be read; what was in use stays");
-                return;
+    /// Uses the query files that were looked at, if they have changed and have no error.
+    async fn reload(&mut self, look: Look) {
+        if let Some(planned) = look.planned {
+            match self.supervisor.queries.accept(planned) {
+                Ok(in_use) => self.replace(in_use).await,
+                Err(error) => {
+                    tracing::error!(%error, "changed query files could not be written down; what was in use stays");
+                }
             }
-        };
+        }
+        if let Some(answer) = look.answer {
+            let _ = answer.send(());
+        }
+    }
+
+    async fn replace(&mut self, in_use: InUse) {
         if adopt(&self.supervisor.registry, in_use, |view| self.end(view)) {
             tracing::info!("the query files have changed");
             let views = self.supervisor.registry.views();
@@ -228,6 +228,7 @@ impl Running {
                 tracing::error!(%error, "which SQL answers could not be written down");
             }
             self.retire().await;
+            self.begin_missing(false).await;
         }
     }
 
