@@ -16,7 +16,7 @@ CLIENTS_PYTHON := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5 duckd
 CLIENTS_NODE := cloudevents@10.0.0 puppeteer-core@24.31.0
 CLIENTS := $(CLIENTS_PYTHON) $(CLIENTS_NODE)
 
-.PHONY: run test fresh bless fuzz-sql lint advisories check-compose bench clickhouse clients nextest deny system
+.PHONY: run test fresh bless fuzz-sql fuzz-files lint advisories check-compose bench clickhouse clients nextest deny system
 
 ## Build, and run the server with its own ClickHouse and a light stream of sample orders.
 run: system clickhouse
@@ -39,6 +39,10 @@ bless: clients nextest
 ## Random SQL programs against DuckDB for FUZZ_SECONDS (an hour).
 fuzz-sql: clients nextest
 	HELIOSTAT_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),3600) cargo nextest run $(CHECKED) --test sql --no-capture --run-ignored only generate::fuzz
+
+## MUTATIONS (1,000) mutated query files through a running server.
+fuzz-files: nextest
+	HELIOSTAT_MUTATIONS=$(or $(MUTATIONS),1000) cargo nextest run $(CHECKED) --test planning --no-capture -E 'test(mutated_files)'
 
 lint: deny
 	cargo fmt --check

@@ -8,6 +8,7 @@ use crate::engine::local::LocalRun;
 use crate::log::{self, Frame, LogError};
 use crate::model::schema::EventTable;
 use crate::plan::diagnostic::SourceFile;
+use crate::plan::step::on_large_stack;
 use crate::plan::{self, ViewPlan};
 
 /// How many bytes of events are read at once.
@@ -52,12 +53,11 @@ pub enum AuditError {
 }
 
 /// Reads the log in `data_dir`, which a server may have open, through every table of these files.
-pub fn audit(
-    files: &[Arc<SourceFile>],
-    tables: &[Arc<EventTable>],
-    data_dir: &Path,
-) -> Result<Audit, AuditError> {
-    let views = counting_views(files, tables);
+///
+/// The files have passed their trial.
+pub fn audit(files: &[Arc<SourceFile>], data_dir: &Path) -> Result<Audit, AuditError> {
+    let views = on_large_stack(|| counting_views(files, &plan::plan_files(files, "").tables))
+        .map_err(|error| AuditError::Run(error.to_string()))?;
     let mut run = LocalRun::start(&views, 1).map_err(|error| AuditError::Run(error.to_string()))?;
     let mut frames: Vec<Frame> = Vec::new();
     let mut bytes = 0;

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::audit::{self, AuditError};
-use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
+use super::{DONE, ENVIRONMENT, WRONG_INPUT, config, report};
+use crate::engine::trial::{self, Trial};
 use crate::log::LogError;
+use crate::plan;
 use crate::plan::diagnostic::SourceFile;
-use crate::plan::{self, QuerySet};
 
 /// Arguments of `heliostat check`.
 #[derive(clap::Args)]
@@ -19,6 +20,9 @@ pub struct CheckArgs {
     /// which would be dead letters. A server may have it open.
     #[arg(long, value_name = "DATA_DIR")]
     against: Option<PathBuf>,
+    /// The configuration file, for its `[limits]` [default: heliostat.toml, if there is one]
+    #[arg(long, env = "HELIOSTAT_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 /// Checks; prints diagnostics to standard error and a summary to standard output.
@@ -30,25 +34,38 @@ pub fn run(args: &CheckArgs) -> u8 {
             return ENVIRONMENT;
         }
     };
-    let set = plan::plan_files(&files, "");
-    for diagnostic in &set.diagnostics {
+    let limits = match config::limits(args.config.as_deref()) {
+        Ok(limits) => limits,
+        Err(error) => {
+            report(&error);
+            return WRONG_INPUT;
+        }
+    };
+    let trial = match trial::try_files(&files, &limits) {
+        Ok(trial) => trial,
+        Err(error) => {
+            report(&error);
+            return ENVIRONMENT;
+        }
+    };
+    for diagnostic in &trial.diagnostics {
         eprintln!("{diagnostic}");
     }
-    if !set.diagnostics.is_empty() {
-        let errors = set.diagnostics.len();
+    if !trial.diagnostics.is_empty() {
+        let errors = trial.diagnostics.len();
         eprintln!("{errors} error{}", if errors == 1 { "" } else { "s" });
         return WRONG_INPUT;
     }
-    let (tables, views) = (set.tables.len(), set.views.len());
+    let Trial { tables, views, .. } = trial;
     println!("ok: {tables} event tables, {views} materialized views");
     match &args.against {
         None => DONE,
-        Some(data_dir) => against(&files, &set, data_dir),
+        Some(data_dir) => against(&files, data_dir),
     }
 }
 
-fn against(files: &[Arc<SourceFile>], set: &QuerySet, data_dir: &Path) -> u8 {
-    match audit::audit(files, &set.tables, data_dir) {
+fn against(files: &[Arc<SourceFile>], data_dir: &Path) -> u8 {
+    match audit::audit(files, data_dir) {
         Ok(found) if found.misfits.is_empty() => {
             println!("ok: {} events fit", found.events);
             DONE

@@ -87,6 +87,11 @@ fn read_file(named: Option<&Path>) -> Result<FileConfig, ConfigError> {
     }
 }
 
+/// The limits of this file, or of the default one.
+pub fn limits(named: Option<&Path>) -> Result<Limits, ConfigError> {
+    read_file(named).map(|file| file.limits)
+}
+
 impl Settings {
     /// The settings that these arguments and their file make.
     pub fn new(args: &ServeArgs) -> Result<Self, ConfigError> {

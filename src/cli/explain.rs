@@ -1,6 +1,7 @@
 //! `heliostat explain`: the plan of a view.
 
 use super::{DONE, ENVIRONMENT, QueriesArg, WRONG_INPUT};
+use crate::engine::trial;
 use crate::plan;
 
 /// Arguments of `heliostat explain`.
@@ -14,7 +15,7 @@ pub struct ExplainArgs {
 
 /// Prints the plan.
 pub fn run(args: &ExplainArgs) -> u8 {
-    let set = match plan::load(&args.queries.queries, "") {
+    let set = match trial::try_and_plan(&args.queries.queries) {
         Ok(set) => set,
         Err(error) => {
             eprintln!("error: {error}");

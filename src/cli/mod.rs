@@ -54,6 +54,9 @@ enum Command {
     /// The process in which our own ClickHouse runs.
     #[command(hide = true)]
     ClickhouseChild { library: PathBuf, config: PathBuf },
+    /// The process in which query files are planned on trial.
+    #[command(hide = true, name = crate::engine::trial::COMMAND)]
+    PlanChild,
 }
 
 /// Where the query files are.
@@ -76,6 +79,13 @@ pub fn run() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Sample(args) => block_on(sample::run(&args)),
         Command::Log(args) => log::run(&args),
+        Command::PlanChild => match crate::engine::trial::child() {
+            Ok(()) => DONE,
+            Err(error) => {
+                report(&error);
+                ENVIRONMENT
+            }
+        },
         Command::ClickhouseChild { library, config } => {
             serve::use_small_pages(false);
             match clickhouse_child::run(&library, &config) {

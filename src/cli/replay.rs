@@ -7,10 +7,11 @@ use chrono::DateTime;
 
 use super::{DONE, ENVIRONMENT, QueriesArg, WRONG_INPUT, golden, report};
 use crate::engine::local::LocalRun;
+use crate::engine::trial;
 use crate::http::{RenderOptions, write_rows};
 use crate::log::{self, Frame, LogError};
 use crate::model::Tick;
-use crate::plan::{self, ViewPlan};
+use crate::plan::ViewPlan;
 
 /// How many bytes of events are read at once.
 const CHUNK_BYTES: usize = 8 << 20;
@@ -51,7 +52,7 @@ fn tick(text: &str) -> Result<Tick, String> {
 
 /// Prints the view's rows; returns the exit code.
 pub fn run(args: &ReplayArgs) -> u8 {
-    let set = match plan::load(&args.queries.queries, "") {
+    let set = match trial::try_and_plan(&args.queries.queries) {
         Ok(set) => set,
         Err(error) => {
             report(&error);

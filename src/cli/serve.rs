@@ -113,11 +113,11 @@ fn start_logging() {
 }
 
 /// A panic that nobody catches would leave the server half alive. (One in the evaluation of a row
-/// is caught and becomes that row's failure.)
+/// is caught and becomes that row's failure, one in planning an error of the file.)
 fn end_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        if crate::dataflow::is_evaluating() {
+        if crate::dataflow::is_evaluating() || crate::plan::step::is_planning() {
             return;
         }
         print(info);

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use super::golden::{self, GoldenTest};
 use super::{DONE, ENVIRONMENT, WRONG_INPUT};
-use crate::plan::{self, QuerySet};
+use crate::engine::trial;
+use crate::plan::QuerySet;
 
 /// Arguments of `heliostat test`.
 #[derive(clap::Args)]
@@ -29,8 +30,8 @@ struct Outcome {
 
 /// Runs the tests; prints one line per test and what does not match.
 pub fn run(args: &TestArgs) -> u8 {
-    let loaded =
-        plan::load(&args.directory, "").and_then(|set| Ok((set, golden::find(&args.directory)?)));
+    let loaded = trial::try_and_plan(&args.directory)
+        .and_then(|set| Ok((set, golden::find(&args.directory)?)));
     let (set, tests) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {

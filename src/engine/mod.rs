@@ -6,13 +6,16 @@ mod clock;
 mod dead_letters;
 mod dismissed;
 mod feeder;
+mod follow;
 mod inspection;
 pub mod local;
+mod planner;
 mod queries;
 mod registry;
 mod supervisor;
 mod tasks;
 mod tracker;
+pub mod trial;
 mod unread;
 
 use std::future::Future;
@@ -31,7 +34,9 @@ use crate::model::limits::Limits;
 use crate::sink::{ClickHouseConfig, SinkError};
 use backend::EngineBackend;
 use dismissed::Dismissed;
-use queries::Queries;
+use follow::QueryWatch;
+use planner::Planner;
+use queries::{Queries, QueriesError};
 use registry::Registry;
 use supervisor::Supervisor;
 use tasks::Tasks;
@@ -54,8 +59,8 @@ pub struct EngineConfig {
 pub enum EngineError {
     #[error(transparent)]
     Log(#[from] LogError),
-    #[error("query files: {0}")]
-    Queries(std::io::Error),
+    #[error(transparent)]
+    Queries(#[from] QueriesError),
     #[error("dismissed.json in the data directory: {0}")]
     Dismissed(std::io::Error),
     #[error(transparent)]
@@ -95,12 +100,15 @@ impl Engine {
         };
         let log = Log::open(&log::directory(&config.data_dir), options)?;
         let log_id = log.id().to_string();
-        let mut queries = Queries::open(&config.queries, &config.data_dir, log_id)
-            .map_err(EngineError::Queries)?;
+        let mut planner = Planner::new(&config.queries, log_id, config.limits.clone());
+        let mut queries =
+            Queries::open(&config.data_dir, &mut planner).map_err(QueriesError::from)?;
         let dismissed = Dismissed::open(&config.data_dir).map_err(EngineError::Dismissed)?;
         let registry = Arc::new(Registry::default());
-        let in_use = queries.load().map_err(EngineError::Queries)?;
+        let (in_use, files) = queries.load(&mut planner)?;
         supervisor::adopt(&registry, in_use, |_| {});
+        let watch =
+            QueryWatch::start(planner, files, config.alarms.clone()).map_err(QueriesError::from)?;
         let runtime = Arc::new(Runtime::start(config.workers)?);
         let clickhouse_status = Arc::new(RwLock::new(match &config.clickhouse {
             None => ClickHouseStatus::NotUsed,
@@ -125,6 +133,7 @@ impl Engine {
             runtime: Arc::clone(&runtime),
             registry,
             queries,
+            watch,
             dismissed,
             requests,
             requests_sender,

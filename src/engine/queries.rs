@@ -9,8 +9,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::planner::{Files, Planned, Planner, set_name};
+use super::trial::TrialError;
 use crate::plan::diagnostic::{Diagnostic, SourceFile};
-use crate::plan::{self, QuerySet, ViewPlan};
+use crate::plan::{QuerySet, ViewPlan};
 
 /// The file in the data directory that keeps sets of query files.
 const KEPT_FILE: &str = "queries-kept.json";
@@ -27,6 +29,8 @@ struct KeptFile {
 struct Kept {
     /// Sets of files without an error, by the hash of their content.
     sets: BTreeMap<String, Vec<KeptFile>>,
+    /// Of the sets, which have passed their trial, and who judged; see [`Planner::judge`].
+    passed: BTreeMap<String, String>,
     /// The last set that was in use.
     last_good: Option<String>,
     /// The generation of each view that answers, and the set that it was planned from.
@@ -42,15 +46,14 @@ struct Serving {
     rebuilds: u64,
 }
 
-/// The queries directory, and what is remembered of it.
+/// The sets of files that were in use, and what is remembered of them.
 pub struct Queries {
-    directory: PathBuf,
     kept_path: PathBuf,
-    log_id: String,
     kept: Kept,
-    /// The files as they were when they were last looked at, and when they were last planned.
-    seen: Vec<Arc<SourceFile>>,
-    planned: Option<Vec<Arc<SourceFile>>>,
+    /// What verdicts depend on beside the files; see [`Planner::judge`].
+    judge: String,
+    /// Of views that have changed, the plans that answered when the server last ran.
+    before: BTreeMap<String, ViewPlan>,
 }
 
 /// A set of files that was planned.
@@ -60,70 +63,119 @@ pub struct InUse {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+/// Why the server cannot say which views it has.
+#[derive(Debug, thiserror::Error)]
+pub enum QueriesError {
+    #[error("the query files: {0}")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Trial(#[from] TrialError),
+}
+
 impl Queries {
-    /// Reads what was kept in the data directory.
-    pub fn open(directory: &Path, data_dir: &Path, log_id: String) -> io::Result<Self> {
+    /// Reads what was kept in the data directory; `planner` need not try again what has passed.
+    pub fn open(data_dir: &Path, planner: &mut Planner) -> io::Result<Self> {
         let kept_path = data_dir.join(KEPT_FILE);
-        let kept = match std::fs::read(&kept_path) {
+        let kept: Kept = match std::fs::read(&kept_path) {
             Ok(bytes) => serde_json::from_slice(&bytes)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Kept::default(),
             Err(error) => return Err(error),
         };
-        let directory = directory.to_path_buf();
-        Ok(Queries { directory, kept_path, log_id, kept, seen: Vec::new(), planned: None })
+        let judge = planner.judge();
+        for (name, files) in &kept.sets {
+            let same = name_of(files);
+            if kept.passed.get(name) == Some(&judge) && *name == same {
+                planner.trust(same);
+            }
+        }
+        Ok(Queries { kept_path, kept, judge, before: BTreeMap::new() })
     }
 
-    /// Plans the directory, falling back to the last good set.
+    /// Plans the directory, falling back to the last good set, and what answered before: each set of
+    /// files once. Also gives the files of the directory, which are in use or have errors.
     ///
-    /// Without a last good set the views that have no error are used. A directory that is missing
-    /// is an empty one.
-    pub fn load(&mut self) -> io::Result<InUse> {
-        self.seen = self.read()?;
-        let mut in_use = self.plan()?;
-        if in_use.set.is_none() {
-            let last = self.kept.last_good.as_ref().and_then(|set| self.kept.sets.get(set));
-            let files = last.map_or_else(|| self.seen.clone(), |files| source_files(files));
-            in_use.set = Some(self.numbered(plan::plan_files(&files, &self.log_id)));
+    /// Without a last good set the views that have no error are used.
+    pub fn load(&mut self, planner: &mut Planner) -> Result<(InUse, Files), QueriesError> {
+        let mut planned = planner.plan(planner.read()?)?;
+        let (files, diagnostics) =
+            (planned.files.clone(), std::mem::take(&mut planned.diagnostics));
+        let last = self.kept.last_good.as_ref().and_then(|set| self.kept.sets.get(set));
+        if planned.set.is_some() {
+            self.remember(&planned)?;
+        } else if let Some(last) = last {
+            planned = planner.plan(source_files(last))?;
         }
-        Ok(in_use)
+        let set = match planned.set.take() {
+            Some(set) => set,
+            None => planner.plan_rest(&planned)?,
+        };
+        self.plan_before(planner, &planned.name, &set)?;
+        Ok((InUse { set: Some(self.numbered(set)), diagnostics }, files))
     }
 
-    /// Plans the directory again if its files have changed and rest: a file is often seen half
-    /// written, so they have to be the same at two looks.
-    pub fn reload(&mut self) -> io::Result<Option<InUse>> {
-        let files = self.read()?;
-        let rest = files == self.seen;
-        self.seen = files;
-        if !rest || self.planned.as_ref() == Some(&self.seen) {
-            return Ok(None);
+    /// Takes over a set of files that has changed.
+    pub fn accept(&mut self, planned: Planned) -> io::Result<InUse> {
+        if planned.set.is_some() {
+            self.remember(&planned)?;
         }
-        self.plan().map(Some)
+        let Planned { set, diagnostics, .. } = planned;
+        Ok(InUse { set: set.map(|set| self.numbered(set)), diagnostics })
     }
 
-    fn read(&self) -> io::Result<Vec<Arc<SourceFile>>> {
-        match self.directory.is_dir() {
-            true => plan::read_files(&self.directory),
-            false => Ok(Vec::new()),
+    /// Keeps a set without errors as the last good one.
+    fn remember(&mut self, planned: &Planned) -> io::Result<()> {
+        let name = planned.name.clone();
+        let passed = self.kept.passed.get(&name) == Some(&self.judge);
+        if passed && self.kept.last_good.as_ref() == Some(&name) {
+            return Ok(());
         }
-    }
-
-    fn plan(&mut self) -> io::Result<InUse> {
-        self.planned = Some(self.seen.clone());
-        let mut set = plan::plan_files(&self.seen, &self.log_id);
-        let diagnostics = std::mem::take(&mut set.diagnostics);
-        if !diagnostics.is_empty() {
-            return Ok(InUse { set: None, diagnostics });
-        }
-        let files: Vec<KeptFile> = self
-            .seen
-            .iter()
-            .map(|file| KeptFile { path: file.path.clone(), text: file.text.clone() })
-            .collect();
-        let name = format!("{:016x}", xxh3_64(&serde_json::to_vec(&files)?));
-        self.kept.sets.insert(name.clone(), files);
+        let kept =
+            |file: &Arc<SourceFile>| KeptFile { path: file.path.clone(), text: file.text.clone() };
+        self.kept.sets.insert(name.clone(), planned.files.iter().map(kept).collect());
+        self.kept.passed.insert(name.clone(), self.judge.clone());
         self.kept.last_good = Some(name);
-        self.keep()?;
-        Ok(InUse { set: Some(self.numbered(set)), diagnostics })
+        self.keep()
+    }
+
+    /// Plans the sets that views answered from which have changed since. `name` and `set` are those
+    /// in use.
+    fn plan_before(
+        &mut self,
+        planner: &mut Planner,
+        name: &str,
+        set: &QuerySet,
+    ) -> Result<(), QueriesError> {
+        let mut changed: BTreeMap<&String, Vec<(&String, &Serving)>> = BTreeMap::new();
+        for (view, serving) in &self.kept.serving {
+            let wanted = set.views.iter().find(|plan| plan.schema.name == *view);
+            let rebuilds = self.kept.rebuilds.get(view).copied().unwrap_or(0);
+            let same =
+                |plan: &ViewPlan| rebuilt(plan, rebuilds).schema.generation == serving.generation;
+            // A view that is gone does not answer any more.
+            if wanted.is_some_and(|plan| !same(plan)) {
+                changed.entry(&serving.set).or_default().push((view, serving));
+            }
+        }
+        let mut before = BTreeMap::new();
+        for (set_name, views) in changed {
+            let planned;
+            let set = if set_name == name {
+                set
+            } else {
+                let Some(files) = self.kept.sets.get(set_name) else { continue };
+                planned = planner.plan(source_files(files))?.set;
+                let Some(set) = &planned else { continue };
+                set
+            };
+            for (view, serving) in views {
+                let plan = set.views.iter().find(|plan| plan.schema.name == *view);
+                let plan = plan.map(|plan| rebuilt(plan, serving.rebuilds));
+                let plan = plan.filter(|plan| plan.schema.generation == serving.generation);
+                before.extend(plan.map(|plan| (view.clone(), plan)));
+            }
+        }
+        self.before = before;
+        Ok(())
     }
 
     /// Gives rebuilt views generations of their own.
@@ -135,14 +187,10 @@ impl Queries {
         set
     }
 
-    /// The plan of the generation of this view that answered when the server last ran.
-    pub fn served_before(&self, view: &str) -> Option<ViewPlan> {
-        let serving = self.kept.serving.get(view)?;
-        let files = source_files(self.kept.sets.get(&serving.set)?);
-        let set = plan::plan_files(&files, &self.log_id);
-        let plan = set.views.iter().find(|plan| plan.schema.name == view)?;
-        let plan = rebuilt(plan, serving.rebuilds);
-        (plan.schema.generation == serving.generation).then_some(plan)
+    /// The plan of the generation of this view that answered when the server last ran, if that is
+    /// another one than the files say now.
+    pub fn served_before(&mut self, view: &str) -> Option<ViewPlan> {
+        self.before.remove(view)
     }
 
     /// Remembers that a view of the files in use answers now.
@@ -189,6 +237,8 @@ impl Queries {
         let unused: Vec<String> =
             self.kept.sets.keys().filter(|set| !used.contains(set)).cloned().collect();
         unused.iter().for_each(|set| drop(self.kept.sets.remove(set)));
+        let sets = &self.kept.sets;
+        self.kept.passed.retain(|set, _| sets.contains_key(set));
         let next = self.kept_path.with_extension("next");
         let file = std::fs::File::create(&next)?;
         serde_json::to_writer(&file, &self.kept)?;
@@ -197,7 +247,11 @@ impl Queries {
     }
 }
 
-fn source_files(files: &[KeptFile]) -> Vec<Arc<SourceFile>> {
+fn name_of(files: &[KeptFile]) -> String {
+    set_name(files.iter().map(|file| (file.path.as_path(), file.text.as_str())))
+}
+
+fn source_files(files: &[KeptFile]) -> Files {
     let file = |file: &KeptFile| SourceFile { path: file.path.clone(), text: file.text.clone() };
     files.iter().map(|kept| Arc::new(file(kept))).collect()
 }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::EngineError;
 use super::dismissed::Dismissed;
 use super::feeder::{Feeder, FeederHandle};
+use super::follow::{Look, QueryWatch};
 use super::inspection;
 use super::queries::{InUse, Queries};
 use super::registry::{Registry, ValidatorPool, View};
@@ -39,10 +40,10 @@ const CONNECT_PAUSE_MIN: Duration = Duration::from_millis(100);
 const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// When a view that ClickHouse has refused to make a table for is tried again.
 const BEGIN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is looked whether a view can begin that could not.
+const BEGIN_INTERVAL: Duration = Duration::from_millis(500);
 /// What an alarm about the connection is about.
 const CONNECTION: &str = "connection";
-/// How often the query files are looked at.
-const FILES_INTERVAL: Duration = Duration::from_millis(500);
 /// How often it is looked whether a generation can take over.
 const TURN_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -64,6 +65,7 @@ pub struct Supervisor {
     pub runtime: Arc<Runtime>,
     pub registry: Arc<Registry>,
     pub queries: Queries,
+    pub watch: QueryWatch,
     pub dismissed: Arc<Dismissed>,
     pub requests: mpsc::UnboundedReceiver<Request>,
     /// For parts that ask for something themselves.
@@ -177,9 +179,9 @@ impl Running {
     async fn serve(&mut self) {
         self.retire().await;
         self.begin_missing(true).await;
-        let mut files = tokio::time::interval(FILES_INTERVAL);
+        let mut begin = tokio::time::interval(BEGIN_INTERVAL);
         let mut turn = tokio::time::interval(TURN_INTERVAL);
-        files.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        begin.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -187,10 +189,8 @@ impl Running {
                     Some(request) => self.obey(request).await,
                     None => return,
                 },
-                _ = files.tick() => {
-                    self.reload().await;
-                    self.begin_missing(false).await;
-                }
+                Some(look) = self.supervisor.watch.looks.recv() => self.reload(look).await,
+                _ = begin.tick() => self.begin_missing(false).await,
                 _ = turn.tick() => self.take_turns(),
             }
         }
@@ -206,26 +206,26 @@ impl Running {
                 self.repair(found).await;
                 let _ = answer.send(());
             }
-            Request::Reload { answer } => {
-                // Twice, since files count once they are the same at two looks.
-                self.reload().await;
-                self.reload().await;
-                self.begin_missing(false).await;
-                let _ = answer.send(());
-            }
+            Request::Reload { answer } => self.supervisor.watch.look(answer),
         }
     }
 
-    /// Uses the query files as they are now, if they have changed and have no error.
-    async fn reload(&mut self) {
-        let in_use = match self.supervisor.queries.reload() {
-            Ok(Some(in_use)) => in_use,
-            Ok(None) => return,
-            Err(error) => {
-                tracing::error!(%error, "the query files cannot be read; what was in use stays");
-                return;
+    /// Uses the query files that were looked at, if they have changed and have no error.
+    async fn reload(&mut self, look: Look) {
+        if let Some(planned) = look.planned {
+            match self.supervisor.queries.accept(planned) {
+                Ok(in_use) => self.replace(in_use).await,
+                Err(error) => {
+                    tracing::error!(%error, "changed query files could not be written down; what was in use stays");
+                }
             }
-        };
+        }
+        if let Some(answer) = look.answer {
+            let _ = answer.send(());
+        }
+    }
+
+    async fn replace(&mut self, in_use: InUse) {
         if adopt(&self.supervisor.registry, in_use, |view| self.end(view)) {
             tracing::info!("the query files have changed");
             let views = self.supervisor.registry.views();
@@ -235,6 +235,7 @@ impl Running {
                 tracing::error!(%error, "which SQL answers could not be written down");
             }
             self.retire().await;
+            self.begin_missing(false).await;
         }
     }
 

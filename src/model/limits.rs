@@ -40,6 +40,10 @@ pub struct Limits {
     pub wait_ms_max: u64,
     /// The most rows or dead letters that one read answers with.
     pub read_rows_max: usize,
+    /// How much processor time the planning of one view may take.
+    pub plan_time_ms_max: u64,
+    /// How much memory the planning of a set of query files may take, beside the stack.
+    pub plan_memory_bytes_max: u64,
 }
 
 impl Default for Limits {
@@ -63,6 +67,8 @@ impl Default for Limits {
             idempotency_key_ms: 24 * 60 * 60 * 1000,
             wait_ms_max: 60_000,
             read_rows_max: 10_000,
+            plan_time_ms_max: 10_000,
+            plan_memory_bytes_max: 1 << 30,
         }
     }
 }

@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use datafusion_sql::sqlparser::tokenizer::{Location, Span};
 
+/// How many characters of a line are shown.
+const EXCERPT_CHARS: usize = 240;
+
 /// One file below the queries directory.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SourceFile {
     /// The path as the user would write it.
     pub path: PathBuf,
@@ -56,12 +59,13 @@ impl fmt::Display for Diagnostic {
         let gutter = " ".repeat(number.len());
         writeln!(f, "error: {message}")?;
         writeln!(f, "{gutter}--> {}:{line}:{column}", file.path.display())?;
-        let text = file.text.lines().nth(*line as usize - 1).unwrap_or("");
-        let lead: String = text
-            .chars()
-            .take(*column as usize - 1)
-            .map(|c| if c == '\t' { '\t' } else { ' ' })
-            .collect();
+        let whole = file.text.lines().nth(*line as usize - 1).unwrap_or("");
+        let before = (*column as usize - 1).min(whole.chars().count());
+        // Of a line without an end only what is near the place.
+        let from = if before > EXCERPT_CHARS / 2 { before - EXCERPT_CHARS / 2 } else { 0 };
+        let text: String = whole.chars().skip(from).take(EXCERPT_CHARS).collect();
+        let lead: String =
+            text.chars().take(before - from).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         writeln!(f, "{gutter} |\n{number} | {text}\n{gutter} | {lead}^")?;
         match hint {
             Some(hint) => writeln!(f, "{gutter} = {hint}"),

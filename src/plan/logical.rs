@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use datafusion_common::alias::AliasGenerator;
 use datafusion_common::config::ConfigOptions;
-use datafusion_common::{Column, DataFusionError, Result, plan_err};
+use datafusion_common::{Column, DataFusionError, Result};
 use datafusion_expr::planner::ContextProvider;
 use datafusion_expr::registry::FunctionRegistry;
 use datafusion_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder, TableSource, col, lit};
@@ -70,11 +69,9 @@ impl QueryPlanner {
         bind_json_operators(&mut query);
         let query = row_values::by_column(sugar::desugar(query)?)?;
         let query = array_literal::as_calls(query)?;
-        contained(|| {
-            let plan = planner.sql_statement_to_plan(Statement::Query(Box::new(query)))?;
-            let plan = distinct_on::as_top_rows(unnest::attach(group_keys::once(plan)?)?)?;
-            decorrelate(sink_limits(plan)?)
-        })
+        let plan = planner.sql_statement_to_plan(Statement::Query(Box::new(query)))?;
+        let plan = distinct_on::as_top_rows(unnest::attach(group_keys::once(plan)?)?)?;
+        decorrelate(sink_limits(plan)?)
     }
 
     /// The relation that an upsert table is, of all its events: the latest per key, unless it means
@@ -150,23 +147,12 @@ impl QueryPlanner {
     pub fn optimize(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
         let config =
             PlannerConfig { functions: &self.functions, aliases: Arc::new(AliasGenerator::new()) };
-        contained(|| {
-            let plan = ResolveGroupingFunction::new().analyze(plan, &self.functions.options)?;
-            let plan = TypeCoercion::new().analyze(plan, &self.functions.options)?;
-            let plan = Optimizer::with_rules(rules()).optimize(plan, &config, |_, _| {})?;
-            // Dropping columns has put projections between LIMITs and their ORDER BY.
-            sink_limits(plan)
-        })
+        let plan = ResolveGroupingFunction::new().analyze(plan, &self.functions.options)?;
+        let plan = TypeCoercion::new().analyze(plan, &self.functions.options)?;
+        let plan = Optimizer::with_rules(rules()).optimize(plan, &config, |_, _| {})?;
+        // Dropping columns has put projections between LIMITs and their ORDER BY.
+        sink_limits(plan)
     }
-}
-
-/// A panic of the planner is an error of the one query that it was given.
-fn contained<T>(planning: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(planning)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
-        plan_err!("the planner panicked on this query, which is a bug: {text}")
-    })
 }
 
 /// The plan of what a table itself reads.
@@ -365,17 +351,4 @@ pub fn error_location(
     let diagnostic = error.diagnostic()?;
     let span = diagnostic.span?;
     Some(datafusion_sql::sqlparser::tokenizer::Location::new(span.start.line, span.start.column))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_of_the_planner_is_an_error() {
-        let planned: Result<()> = contained(|| panic!("index {} is out of bounds", 2));
-        let message = planned.unwrap_err().to_string();
-        assert!(message.contains("index 2 is out of bounds"), "{message}");
-        assert!(matches!(contained(|| Ok(1)), Ok(1)));
-    }
 }

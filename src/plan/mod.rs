@@ -33,6 +33,8 @@ mod session;
 mod set_operation;
 mod share;
 mod signed;
+mod size;
+pub mod step;
 mod sugar;
 mod top_rows;
 mod types;
@@ -42,8 +44,6 @@ mod view;
 mod window_tables;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use datafusion_common::DataFusionError;
@@ -57,6 +57,7 @@ use catalog::{Catalog, ViewDef};
 use diagnostic::{Diagnostic, Refusal, SourceFile};
 use logical::QueryPlanner;
 pub use parse::read_files;
+use step::{Stage, Steps};
 pub use view::ViewPlan;
 
 /// Raised by hand when the same SQL comes to mean other rows, so that every view is built anew.
@@ -76,29 +77,23 @@ pub struct QuerySet {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Reads, checks and plans every `*.sql` file below `directory`.
-///
-/// `log_id` becomes part of the views' generations. Fails only where files cannot be read.
-pub fn load(directory: &Path, log_id: &str) -> io::Result<QuerySet> {
-    Ok(plan_files(&parse::read_files(directory)?, log_id))
+/// Checks and plans these files; `log_id` becomes part of the views' generations.
+pub fn plan_files(files: &[Arc<SourceFile>], log_id: &str) -> QuerySet {
+    plan_steps(files, log_id, &Steps::new(&[], &|_| {}))
 }
 
-/// Checks and plans these files.
-pub fn plan_files(files: &[Arc<SourceFile>], log_id: &str) -> QuerySet {
+/// Checks and plans these files in steps that somebody watches.
+///
+/// Needs the stack that [`step::on_large_stack`] gives where the files have not been tried.
+pub fn plan_steps(files: &[Arc<SourceFile>], log_id: &str, steps: &Steps<'_>) -> QuerySet {
     let mut set = QuerySet::default();
     let mut catalog = Catalog::default();
     for file in files {
-        let (statements, diagnostics) = parse::parse_file(file);
-        set.diagnostics.extend(diagnostics);
-        for statement in statements {
-            if let Err(diagnostic) = catalog.add(statement) {
-                set.diagnostics.push(diagnostic);
-            }
-        }
+        set.diagnostics.extend(parse::declare_file(file, steps, &mut catalog));
     }
     set.tables = catalog.tables.values().map(|def| Arc::clone(&def.table)).collect();
     match QueryPlanner::new() {
-        Ok(queries) => Planning::new(&catalog, &queries, log_id).run(&mut set),
+        Ok(queries) => Planning::new(&catalog, &queries, log_id, steps).run(&mut set),
         Err(error) => unreachable!("DataFusion's own functions register: {error}"),
     }
     set.diagnostics
@@ -113,6 +108,7 @@ struct Planning<'a> {
     catalog: &'a Catalog,
     queries: &'a QueryPlanner,
     log_id: &'a str,
+    steps: &'a Steps<'a>,
     tables: Vec<Arc<EventTable>>,
     /// The plan of each table's events.
     events: BTreeMap<String, LogicalPlan>,
@@ -123,21 +119,33 @@ struct Planning<'a> {
 }
 
 impl<'a> Planning<'a> {
-    fn new(catalog: &'a Catalog, queries: &'a QueryPlanner, log_id: &'a str) -> Self {
+    fn new(
+        catalog: &'a Catalog,
+        queries: &'a QueryPlanner,
+        log_id: &'a str,
+        steps: &'a Steps<'a>,
+    ) -> Self {
         let mut diagnostics = Vec::new();
-        let events = upcast::plan_events(catalog, queries, &mut diagnostics);
+        let events = upcast::plan_events(catalog, queries, steps, &mut diagnostics);
         let tables = catalog.tables.values().map(|def| Arc::clone(&def.table)).collect();
         let (planned, path) = (BTreeMap::new(), Vec::new());
-        Planning { catalog, queries, log_id, tables, events, planned, path, diagnostics }
+        Planning { catalog, queries, log_id, steps, tables, events, planned, path, diagnostics }
     }
 
     fn run(mut self, set: &mut QuerySet) {
         for (name, def) in &self.catalog.tables {
             let events = self.events[name].clone();
-            if let Err(error) = self.queries.table_relation(&def.table, events, &BTreeSet::new()) {
-                let message = context::plain_message(&error);
-                let message = format!("delete_when of {name}: {message}");
-                self.diagnostics.push(Refusal::new(def.span, message).in_file(&def.file));
+            let relation = self.steps.run(&def.file, def.span.start, Stage::Plan, || {
+                self.queries.table_relation(&def.table, events, &BTreeSet::new())
+            });
+            match relation {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => {
+                    let message = context::plain_message(&error);
+                    let message = format!("delete_when of {name}: {message}");
+                    self.diagnostics.push(Refusal::new(def.span, message).in_file(&def.file));
+                }
+                Err(diagnostic) => self.diagnostics.push(diagnostic),
             }
         }
         for (name, def) in &self.catalog.views {
@@ -151,12 +159,16 @@ impl<'a> Planning<'a> {
             }
             let Some(plan) = self.view(name) else { continue };
             // Plain views are lowered too: what nobody reads yet is checked all the same.
-            match self.materialize(def, plan) {
-                Ok(view) if def.materialized => set.views.push(view),
-                Ok(_) => {}
-                Err(message) => {
+            let materialized = self
+                .steps
+                .run(&def.file, def.span.start, Stage::Plan, || self.materialize(def, plan));
+            match materialized {
+                Ok(Ok(view)) if def.materialized => set.views.push(view),
+                Ok(Ok(_)) => {}
+                Ok(Err(message)) => {
                     self.diagnostics.push(Refusal::new(def.span, message).in_file(&def.file));
                 }
+                Err(diagnostic) => self.diagnostics.push(diagnostic),
             }
         }
         set.diagnostics.append(&mut self.diagnostics);
@@ -164,6 +176,7 @@ impl<'a> Planning<'a> {
 
     fn materialize(&self, def: &ViewDef, plan: LogicalPlan) -> Result<ViewPlan, String> {
         let plan = self.queries.optimize(plan).map_err(|e| context::plain_message(&e))?;
+        size::check_constants(&plan)?;
         let iterations_max = def.options.max_iterations.unwrap_or(ITERATIONS_MAX_DEFAULT);
         let lowered = lower::lower(&plan, self.queries.options(), iterations_max)
             .map_err(|e| e.to_string())?;
@@ -177,7 +190,12 @@ impl<'a> Planning<'a> {
         }
         let def = &self.catalog.views[name];
         self.path.push(name.to_string());
-        let planned = self.plan_view(def);
+        let steps = self.steps;
+        let planned = steps.run(&def.file, def.span.start, Stage::Plan, || self.plan_view(def));
+        let planned = planned.unwrap_or_else(|diagnostic| {
+            self.diagnostics.push(diagnostic);
+            None
+        });
         self.path.pop();
         self.planned.insert(name.to_string(), planned.clone());
         planned
@@ -194,13 +212,12 @@ impl<'a> Planning<'a> {
         let is_table = |name: &str| self.catalog.tables.contains_key(name);
         let query = logical::without_system_columns(&def.query, &system, &is_table);
         let plan = self.queries.plan(&query, relations).and_then(|p| renamed(p, &def.columns));
-        match plan {
-            Ok(plan) => Some(plan),
-            Err(error) => {
-                self.diagnostics.push(diagnose(def, &error));
-                None
-            }
-        }
+        let checked = plan.map_err(|error| diagnose(def, &error)).and_then(|plan| {
+            let checked = size::check_operators(&plan);
+            checked.map_err(|message| Refusal::new(def.span, message).in_file(&def.file))?;
+            Ok(plan)
+        });
+        checked.map_err(|diagnostic| self.diagnostics.push(diagnostic)).ok()
     }
 
     /// What the names in the query's FROM stand for; `None` when one of them has errors.

@@ -11,7 +11,16 @@ use datafusion_sql::sqlparser::tokenizer::{
     Location, Token, TokenWithSpan, Tokenizer, TokenizerError,
 };
 
+use super::catalog::Catalog;
 use super::diagnostic::{Diagnostic, SourceFile};
+use super::step::{Stage, Steps};
+
+/// How deep a statement may nest. Each level costs the parser some kilobytes of stack, and a
+/// construct that it has to try twice doubles its time with each level.
+const NESTING_MAX: usize = 250;
+
+/// What stands for bytes that are not UTF-8.
+const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 
 /// A statement and the file that it stands in.
 #[derive(Debug)]
@@ -32,7 +41,9 @@ pub fn read_files(directory: &Path) -> io::Result<Vec<Arc<SourceFile>>> {
     paths
         .into_iter()
         .map(|path| {
-            let text = std::fs::read_to_string(&path).map_err(|error| named(&path, &error))?;
+            let bytes = std::fs::read(&path).map_err(|error| named(&path, &error))?;
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let path = path.to_string_lossy().into_owned().into();
             Ok(Arc::new(SourceFile { path, text }))
         })
         .collect()
@@ -55,36 +66,49 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// The statements of a file, and what could not be parsed of it.
-pub fn parse_file(file: &Arc<SourceFile>) -> (Vec<ParsedStatement>, Vec<Diagnostic>) {
-    let dialect = GenericDialect {};
-    let tokens = match Tokenizer::new(&dialect, &file.text).tokenize_with_location() {
-        Ok(tokens) => tokens,
-        Err(TokenizerError { message, location }) => {
-            return (Vec::new(), vec![Diagnostic::new(file, location, message)]);
-        }
+/// Declares the statements of a file; the answer is what is wrong with them.
+pub fn declare_file(
+    file: &Arc<SourceFile>,
+    steps: &Steps<'_>,
+    catalog: &mut Catalog,
+) -> Vec<Diagnostic> {
+    let begin = Location::new(1, 1);
+    let tokens = match steps.run(file, begin, Stage::Tokens, || tokens_of(file)) {
+        Ok(Ok(tokens)) => tokens,
+        Ok(Err(diagnostic)) | Err(diagnostic) => return vec![diagnostic],
     };
-    let mut statements = Vec::new();
     let mut diagnostics = Vec::new();
     for tokens in tokens.split(|t| t.token == Token::SemiColon) {
         let Some(first) = tokens.iter().find(|t| !matches!(t.token, Token::Whitespace(_))) else {
             continue;
         };
         let at = first.span.start;
-        match parse_statement(tokens) {
-            Ok(statement) => {
-                statements.push(ParsedStatement { file: Arc::clone(file), at, statement });
-            }
-            Err(error) => diagnostics.push(parse_error(file, tokens, at, error)),
-        }
+        let declared = steps.run(file, at, Stage::Statement, || match parse_statement(tokens) {
+            Ok(statement) => catalog.add(ParsedStatement { file: Arc::clone(file), at, statement }),
+            Err(error) => Err(parse_error(file, tokens, at, error)),
+        });
+        diagnostics.extend(declared.and_then(|declared| declared).err());
     }
-    (statements, diagnostics)
+    diagnostics
+}
+
+fn tokens_of(file: &Arc<SourceFile>) -> Result<Vec<TokenWithSpan>, Diagnostic> {
+    if let Some((line, text)) = file.text.lines().enumerate().find(|(_, l)| l.contains(REPLACEMENT))
+    {
+        let column = text.chars().take_while(|c| *c != REPLACEMENT).count();
+        let at = Location::new(line as u64 + 1, column as u64 + 1);
+        return Err(Diagnostic::new(file, at, "the file is not UTF-8 here"));
+    }
+    Tokenizer::new(&GenericDialect {}, &file.text)
+        .tokenize_with_location()
+        .map_err(|TokenizerError { message, location }| Diagnostic::new(file, location, message))
 }
 
 fn parse_statement(tokens: &[TokenWithSpan]) -> Result<Statement, ParserError> {
     let dialect = GenericDialect {};
     let tokens = super::sugar::tokens(tokens);
-    let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens);
+    let parser = Parser::new(&dialect).with_recursion_limit(NESTING_MAX);
+    let mut parser = parser.with_tokens_with_locations(tokens);
     let statement = parser.parse_statement()?;
     match parser.peek_token() {
         TokenWithSpan { token: Token::EOF, .. } => Ok(statement),
@@ -104,7 +128,9 @@ fn parse_error(
 ) -> Diagnostic {
     let text = match error {
         ParserError::TokenizerError(text) | ParserError::ParserError(text) => text,
-        ParserError::RecursionLimitExceeded => "nested too deeply".to_string(),
+        ParserError::RecursionLimitExceeded => {
+            format!("nested too deeply: a statement has {NESTING_MAX} levels at most")
+        }
     };
     let (message, at) = match text.rsplit_once(" at Line: ") {
         Some((message, place)) => (message.to_string(), parse_location(place)),

@@ -9,6 +9,7 @@ use datafusion_sql::sqlparser::ast::{
 };
 
 use super::diagnostic::Refusal;
+use super::size;
 use super::sugar::UNNESTED_FUNCTIONS;
 
 /// The functions that FROM knows, beside those that unnest an array.
@@ -72,6 +73,14 @@ impl Walk {
                 select,
                 "GROUP BY … WITH ROLLUP, CUBE or TOTALS is not supported: GROUP BY ROLLUP (…) is",
             );
+        }
+        let sets = size::grouping_sets(&select.group_by);
+        if sets > size::GROUPING_SETS_MAX {
+            let max = size::GROUPING_SETS_MAX;
+            let at = select.group_by.span();
+            let refusal = Refusal::new(at, format!("GROUP BY has more than {max} grouping sets"));
+            let hint = "each row is kept once for each set: name those that are read";
+            self.found.push(refusal.with_hint(hint));
         }
         for table in &select.from {
             for join in &table.joins {

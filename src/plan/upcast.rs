@@ -22,6 +22,7 @@ use super::catalog::{Catalog, TableDef};
 use super::context::{self, PlannedRelation, ScannedTable};
 use super::diagnostic::{Diagnostic, Refusal, SourceFile};
 use super::logical::{self, QueryPlanner};
+use super::step::{Stage, Steps};
 use super::{names, refuse};
 use crate::model::schema::{EventTable, SqlField, SqlType};
 use crate::model::source::{SourceTable, SystemColumn};
@@ -98,6 +99,7 @@ fn plain_select(query: &Query) -> Option<&Select> {
 pub fn plan_events(
     catalog: &Catalog,
     queries: &QueryPlanner,
+    steps: &Steps<'_>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> BTreeMap<String, LogicalPlan> {
     let mut valid: Vec<&UpcastDef> = Vec::new();
@@ -121,10 +123,14 @@ pub fn plan_events(
         let mut branches = vec![own];
         for upcast in valid.iter().filter(|upcast| upcast.target == table.name) {
             let old = &catalog.tables[&upcast.source].table;
-            let planned = Upcasting { upcast, old, new: table, queries }.plan(&events[&old.name]);
+            let upcasting = Upcasting { upcast, old, new: table, queries };
+            let planned = steps.run(&upcast.file, upcast.span.start, Stage::Plan, || {
+                upcasting.plan(&events[&old.name])
+            });
             match planned {
-                Ok(plan) => branches.push(plan),
-                Err(refusal) => diagnostics.push(refusal.in_file(&upcast.file)),
+                Ok(Ok(plan)) => branches.push(plan),
+                Ok(Err(refusal)) => diagnostics.push(refusal.in_file(&upcast.file)),
+                Err(diagnostic) => diagnostics.push(diagnostic),
             }
         }
         match union(branches, &table.name) {

@@ -9,13 +9,21 @@ use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode, Tre
 use datafusion_common::{DFSchema, ScalarValue};
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion_expr::{Expr, ExprSchemable, Volatility};
+use datafusion_expr::{
+    BinaryExpr as LogicalBinary, Expr, ExprSchemable, Operator, Volatility, binary_expr,
+};
 use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 
 use super::{LowerError, Result, refuse, temporal};
 use crate::model::schema::{SqlField, SqlType};
 use crate::plan::ir::Scalar;
+
+/// How deep an expression may nest that is evaluated: workers evaluate it, and others drop it, on
+/// stacks of 2 MiB, of which a level takes about 2 KiB.
+const DEPTH_MAX: usize = 400;
+/// Chains of AND and OR as long as this are made into trees.
+const CHAIN_MAX: usize = 32;
 
 /// Binds expressions to the columns of an input.
 pub struct ExprPlanner {
@@ -34,7 +42,15 @@ impl ExprPlanner {
     /// The expression over columns of `schema`.
     pub fn scalar(&self, expr: &Expr, schema: &DFSchema) -> Result<Scalar> {
         refuse_unrepeatable(expr)?;
-        let physical = create_physical_expr(expr, schema, &self.props, &self.context)?;
+        let balanced = balanced(expr.clone())?;
+        let physical = create_physical_expr(&balanced, schema, &self.props, &self.context)?;
+        if depth(&physical) > DEPTH_MAX {
+            return refuse(format!(
+                "an expression nests {} levels deep, more than {DEPTH_MAX}: a chain of operators \
+                 has one for each of them",
+                depth(&physical)
+            ));
+        }
         let bare = match expr {
             Expr::Alias(alias) => alias.expr.as_ref(),
             other => other,
@@ -94,6 +110,66 @@ fn refuse_unrepeatable(expr: &Expr) -> Result<()> {
         Some(message) => refuse(message),
         None => Ok(()),
     }
+}
+
+/// Long chains of AND and OR as trees whose depth is the logarithm of the chain's length. Operands
+/// keep their order, so each is still evaluated after those that guard it.
+fn balanced(expr: Expr) -> Result<Expr> {
+    let balanced = expr.transform_down(|expr| {
+        let Expr::BinaryExpr(LogicalBinary { op, .. }) = &expr else {
+            return Ok(Transformed::no(expr));
+        };
+        let op = *op;
+        if !matches!(op, Operator::And | Operator::Or) || !is_chain(&expr, op) {
+            return Ok(Transformed::no(expr));
+        }
+        let mut operands = Vec::new();
+        let mut todo = vec![expr];
+        while let Some(expr) = todo.pop() {
+            match expr {
+                Expr::BinaryExpr(binary) if binary.op == op => {
+                    todo.extend([*binary.right, *binary.left]);
+                }
+                other => operands.push(other),
+            }
+        }
+        while operands.len() > 1 {
+            let mut operands_left = operands.into_iter();
+            let mut pairs = Vec::new();
+            while let Some(left) = operands_left.next() {
+                pairs.push(match operands_left.next() {
+                    Some(right) => binary_expr(left, op, right),
+                    None => left,
+                });
+            }
+            operands = pairs;
+        }
+        Ok(Transformed::yes(operands.remove(0)))
+    })?;
+    Ok(balanced.data)
+}
+
+/// Whether the left side of this operator goes on with the same one for long.
+fn is_chain(expr: &Expr, op: Operator) -> bool {
+    let mut expr = expr;
+    for _ in 0..CHAIN_MAX {
+        match expr {
+            Expr::BinaryExpr(binary) if binary.op == op => expr = &binary.left,
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// How deep an expression nests.
+fn depth(expr: &Arc<dyn PhysicalExpr>) -> usize {
+    let mut deepest = 0;
+    let mut todo = vec![(expr, 1)];
+    while let Some((expr, depth)) = todo.pop() {
+        deepest = deepest.max(depth);
+        todo.extend(expr.children().into_iter().map(|child| (child, depth + 1)));
+    }
+    deepest
 }
 
 /// Integer arithmetic that overflows is an error, not a wrapped number.
