@@ -77,14 +77,15 @@ pub struct Engine {
 impl Engine {
     /// Opens the log, plans the queries, starts the workers. Nothing is fed yet.
     pub fn open(config: EngineConfig) -> Result<Engine, EngineError> {
+        let alarms = Alarms::default();
         let options = LogOptions {
             queue_bytes_max: config.limits.append_queue_bytes_max,
             request_life_ms: config.limits.idempotency_key_ms,
+            alarms: alarms.clone(),
             ..LogOptions::default()
         };
-        let alarms = Alarms::default();
         let log = Log::open(&log::directory(&config.data_dir), options)?;
-        let log_id = log.id().to_string();
+        let log_id = log.history();
         let mut queries = Queries::open(&config.queries, &config.data_dir, log_id)
             .map_err(EngineError::Queries)?;
         let dismissed = Dismissed::open(&config.data_dir).map_err(EngineError::Dismissed)?;

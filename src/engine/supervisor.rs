@@ -100,7 +100,7 @@ impl Supervisor {
             let _ = janitor.await;
         }
         match fed {
-            Ok(Ok(result)) => Ok(result?),
+            Ok(Ok(())) => Ok(()),
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
