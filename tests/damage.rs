@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use common::Server;
-use heliostat::log::{Log, LogOptions};
+use heliostat::log::{Log, LogOptions, Repair, examine};
 use heliostat::model::event::NewEvent;
 use serde_json::{Value, json};
 
@@ -36,18 +36,22 @@ fn posted(n: u64) -> Value {
     json!({"id": format!("id-{n}"), "type": "N", "stream": format!("s{}", n % 7), "data": {"x": n}})
 }
 
+/// Makes a log of several small segments.
+async fn make_log(directory: &Path) {
+    let options = LogOptions { segment_bytes_max: 800, ..LogOptions::default() };
+    let log = Log::open(directory, options).unwrap();
+    for first in (1..=EVENTS).step_by(PER_COMMIT as usize) {
+        log.append((first..first + PER_COMMIT).map(event).collect::<Vec<_>>()).await.unwrap();
+    }
+    log.close();
+}
+
 /// A server that does not run yet, over a log of several small segments.
 async fn stopped_server() -> Server {
     let server = Server::start(QUERIES);
     server.kill();
     std::fs::remove_dir_all(server.data()).unwrap();
-    let options = LogOptions { segment_bytes_max: 800, ..LogOptions::default() };
-    let log = Log::open(&log_directory(&server), options).unwrap();
-    for first in (1..=EVENTS).step_by(PER_COMMIT as usize) {
-        log.append((first..first + PER_COMMIT).map(event).collect::<Vec<_>>()).await.unwrap();
-    }
-    log.close();
-    drop(log);
+    make_log(&log_directory(&server)).await;
     assert!(segments(&server).len() >= 5, "{:?}", segments(&server));
     server
 }
@@ -112,7 +116,8 @@ async fn total(server: &Server) -> (u64, u64) {
     server.until("live".to_string(), || status_of_view(server)).await;
     let rows = server.get("/v1/views/total/rows").await;
     let row = &rows["rows"][0];
-    (row["n"].as_u64().unwrap(), row["s"].as_str().unwrap_or("0").parse().unwrap_or(0))
+    let number = |value: &Value| value.to_string().trim_matches('"').parse().unwrap();
+    (number(&row["n"]), number(&row["s"]))
 }
 
 /// What `/readyz` says is wrong with the log, as `subject: message`.
@@ -462,7 +467,7 @@ async fn a_live_view_goes_on_while_a_rebuild_meets_damage() {
     assert!(status < 300, "{status}");
     let failed = || async {
         let view = server.get("/v1/views/total").await;
-        view["next"]["failed"].as_str().unwrap_or_default().contains(&name(&path))
+        view["next_generation"]["failed"].as_str().unwrap_or_default().contains(&name(&path))
     };
     server.until(true, failed).await;
     assert!(wrong(&server).await[0].contains(&name(&path)));
@@ -506,4 +511,98 @@ async fn streams_have_their_other_versions_after_a_loss() {
     let positions: Vec<_> =
         page["events"].as_array().unwrap().iter().map(|e| &e["position"]).collect();
     assert_eq!(positions, [found[3].1, found[4].1]);
+}
+
+#[tokio::test]
+async fn without_indexes_a_damaged_log_is_not_served_since_ids_are_unknown() {
+    let server = stopped_server().await;
+    let (path, first) = segments(&server)[1].clone();
+    flip(&path, 64 + 45);
+    std::fs::remove_dir_all(log_directory(&server).join("index")).unwrap();
+    let (code, told) = refusal(&server);
+    assert!(code == 3 && told.contains(&name(&path)), "{told}");
+    assert!(told.contains("heliostat log repair"), "{told}");
+    assert_eq!(log_command(&server, &["repair", "--accept-loss"]).0, 0);
+    server.run();
+    assert_eq!(total(&server).await.0, EVENTS - PER_COMMIT);
+    let again = server.append(&json!([posted(first), posted(first + PER_COMMIT)])).await;
+    assert_eq!((&again["accepted"], &again["duplicates"]), (&json!(1), &json!(1)));
+}
+
+#[tokio::test]
+async fn a_segment_that_is_deleted_under_a_running_server_is_missed_when_it_is_read() {
+    let server = stopped_server().await;
+    server.run();
+    assert_eq!(total(&server).await.0, EVENTS);
+    let (old, _) = segments(&server)[1].clone();
+    std::fs::remove_file(&old).unwrap();
+    let (status, _, whole) = read(&server, "/v1/events").await;
+    assert_eq!((status, whole), (200, false));
+    assert!(wrong(&server).await[0].contains(&name(&old)));
+    assert_eq!(server.append(&posted(1000)).await["first_position"], EVENTS + 1);
+    server.until(EVENTS + 1, || async { total(&server).await.0 }).await;
+    // Nothing is acknowledged that would be written to a file without a name.
+    let (last, _) = segments(&server).pop().unwrap();
+    std::fs::remove_file(&last).unwrap();
+    let post = reqwest::Client::new().post(server.url("/v1/events")).json(&posted(1001));
+    if let Ok(answer) = post.send().await {
+        assert_eq!(answer.status().as_u16(), 503);
+    }
+    server.kill();
+    let (code, told) = refusal(&server);
+    assert!(code == 3 && told.contains(&name(&last)), "{told}");
+}
+
+/// Opens a log; the positions of its events, each of which must hold what was written there.
+async fn positions_of(directory: &Path) -> Vec<u64> {
+    let log = Log::open(directory, LogOptions::default()).unwrap();
+    let mut reader = log.read(0).unwrap();
+    let mut positions = Vec::new();
+    while let Some(frame) = reader.next_frame().unwrap() {
+        for event in frame.decompress().unwrap().iter() {
+            assert_eq!(event.id, format!("id-{}", event.position));
+            positions.push(event.position);
+        }
+    }
+    assert!(positions.is_sorted() && log.head().position >= EVENTS);
+    let new = log.append(vec![event(1000)]).await.unwrap();
+    assert!(new.first_position > EVENTS && new.stored == 1, "{new:?}");
+    log.close();
+    positions
+}
+
+#[tokio::test]
+async fn any_flipped_byte_is_found_and_repaired() {
+    let sound = tempfile::tempdir().unwrap();
+    make_log(sound.path()).await;
+    let entries = std::fs::read_dir(sound.path()).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<(String, Vec<u8>)> = entries
+        .filter(|path| path.is_file())
+        .map(|path| (name(&path), std::fs::read(&path).unwrap()))
+        .collect();
+    let places = files.iter().flat_map(|(file, bytes)| (0..bytes.len()).map(move |at| (file, at)));
+    let mut tried = 0;
+    for (file, at) in places.step_by(23) {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, bytes) in &files {
+            std::fs::write(directory.path().join(name), bytes).unwrap();
+        }
+        flip(&directory.path().join(file), at);
+        let readable = |frame: &heliostat::log::Frame| frame.decompress().map(|_| ());
+        let found = examine(directory.path(), readable).unwrap().findings;
+        assert!(found.len() == 1 && found[0].segment == *file, "{file}, byte {at}: {found:?}");
+        let repair = Repair::plan(directory.path(), readable).unwrap();
+        assert_eq!(repair.findings(), found);
+        repair.accept_loss().unwrap();
+        drop(repair);
+        let left = examine(directory.path(), readable).unwrap().findings;
+        assert_eq!(left, [], "{file}, byte {at}");
+        let lost = EVENTS - positions_of(directory.path()).await.len() as u64;
+        assert!(
+            lost <= PER_COMMIT && lost <= found[0].lost_positions(),
+            "{file}, byte {at}: {lost}"
+        );
+        tried += 1;
+    }
+    assert!(tried > 200, "{tried}");
 }

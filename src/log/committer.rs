@@ -463,6 +463,21 @@ struct OpenSegment {
     len: u64,
 }
 
+impl OpenSegment {
+    /// Nobody else may have changed the file, or removed it: what is written to one that has no
+    /// name any more is gone with the process.
+    fn check(&self, files: &dyn Files) -> std::io::Result<()> {
+        let (name, expected) = (&self.name, self.len);
+        match files.len(name) {
+            Ok(len) if len == expected => Ok(()),
+            Ok(len) => Err(std::io::Error::other(format!(
+                "segment {name} has {len} bytes, expected {expected}: something else has changed it"
+            ))),
+            Err(error) => Err(std::io::Error::other(format!("segment {name}: {error}"))),
+        }
+    }
+}
+
 /// Writes frames to segments.
 struct Writer {
     id: Uuid,
@@ -563,6 +578,7 @@ impl Writer {
             });
             reserved.map_err(WriteError::of_write)?;
         }
+        segment.check(self.files.as_ref()).map_err(WriteError::Fatal)?;
         let cut = || self.files.truncate(&segment.name, segment.len);
         let written = segment.file.write(&self.buffer).map_err(WriteError::of_write);
         written.map_err(|error| error.after(cut))?;

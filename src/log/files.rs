@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -55,7 +55,17 @@ pub struct DiskFiles {
     directory: PathBuf,
     /// Holds the lock while it is open; `None` for readers of a directory that others may write.
     _lock: Option<File>,
-    open: Mutex<BTreeMap<String, Arc<File>>>,
+    open: Mutex<BTreeMap<String, ReadFile>>,
+}
+
+/// So many files are kept open for reading.
+const OPEN_FILES_MAX: usize = 64;
+
+#[derive(Debug)]
+struct ReadFile {
+    file: Arc<File>,
+    /// Device and inode.
+    inode: (u64, u64),
 }
 
 impl DiskFiles {
@@ -95,18 +105,28 @@ impl DiskFiles {
 
     /// Gives a file another name, durably.
     pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        lock(&self.open).remove(from);
         std::fs::rename(self.directory.join(from), self.directory.join(to))?;
         self.sync_directory()
     }
 
+    /// A file to read from. One that was opened before counts only while it is the one of that name:
+    /// what is gone from the directory is gone after a restart, too.
     fn handle(&self, name: &str) -> io::Result<Arc<File>> {
+        let path = self.directory.join(name);
+        let there = std::fs::metadata(&path)?;
         let mut open = lock(&self.open);
-        if let Some(file) = open.get(name) {
-            return Ok(Arc::clone(file));
+        if let Some(file) = open.get(name)
+            && file.inode == (there.dev(), there.ino())
+        {
+            return Ok(Arc::clone(&file.file));
         }
-        let file = Arc::new(File::open(self.directory.join(name))?);
-        open.insert(name.to_string(), Arc::clone(&file));
+        if open.len() >= OPEN_FILES_MAX {
+            open.pop_first();
+        }
+        let file = Arc::new(File::open(path)?);
+        let opened = file.metadata()?;
+        let inode = (opened.dev(), opened.ino());
+        open.insert(name.to_string(), ReadFile { file: Arc::clone(&file), inode });
         Ok(file)
     }
 
@@ -163,7 +183,6 @@ impl Files for DiskFiles {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        lock(&self.open).remove(name);
         std::fs::remove_file(self.directory.join(name))?;
         self.sync_directory()
     }
@@ -180,7 +199,6 @@ impl Files for DiskFiles {
             let _ = std::fs::remove_file(&next);
             return Err(error);
         }
-        lock(&self.open).remove(name);
         self.sync_directory().map_err(failed_sync)
     }
 }

@@ -93,7 +93,7 @@ impl LogReader {
         if let Some(alarms) = &self.alarms {
             error.raise(alarms);
         }
-        if error.is_damage() && self.pass_damage()? { self.next_frame() } else { read }
+        if error.is_damage() && self.pass_damage() { self.next_frame() } else { read }
     }
 
     fn read_next(&mut self) -> Result<Option<Frame>, LogError> {
@@ -170,20 +170,20 @@ impl LogReader {
 
     /// Goes past damage in the first segment, if the first frame that is asked for lies behind it;
     /// false if there is no way round.
-    fn pass_damage(&mut self) -> Result<bool, LogError> {
+    fn pass_damage(&mut self) -> bool {
         let wanted = self.position + 1;
         let (Some(index), Some(reader)) = (self.index.take(), &mut self.segment) else {
-            return Ok(false);
+            return false;
         };
         if self.place.0 > 0 || wanted > self.head.borrow().position {
-            return Ok(false);
+            return false;
         }
-        match index.frame_of(wanted)? {
-            Some(entry) if entry.segment == reader.first() && entry.offset > reader.offset() => {
-                reader.jump(entry.offset, entry.first_position);
-                Ok(true)
+        match index.frame_of(wanted) {
+            Ok(Some(at)) if at.segment == reader.first() && at.offset > reader.offset() => {
+                reader.jump(at.offset, at.first_position);
+                true
             }
-            _ => Ok(false),
+            _ => false,
         }
     }
 

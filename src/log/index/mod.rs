@@ -237,15 +237,12 @@ impl Index {
         limit: usize,
     ) -> Result<Vec<Position>, IndexError> {
         let from = from.max(1);
-        let end = from.saturating_add(limit as u64);
         // Memory first: what leaves it in between is in the store by then.
-        let mut found = self.shared.recent_positions(stream, from, end);
-        let stored_end = found.first().map_or(end, |(version, _)| *version);
-        let empty = Vec::new();
-        let stored =
-            self.shared.stored(empty, |store| store.stream_positions(stream, from..stored_end))?;
-        found.splice(0..0, stored);
-        Ok(found.into_iter().map(|(_, position)| position).collect())
+        let mut found = self.shared.recent_positions(stream, from, limit);
+        let end = found.first().map_or(u64::MAX, |(version, _)| *version);
+        let stored = |store: &Store| store.stream_positions(stream, from..end, limit);
+        found.splice(0..0, self.shared.stored(Vec::new(), stored)?);
+        Ok(found.into_iter().take(limit).map(|(_, position)| position).collect())
     }
 
     /// Where the frame is that holds a position, which is one of the log.
@@ -312,7 +309,8 @@ impl Shared {
         ask(&memory.active).or_else(|| memory.frozen.as_deref().and_then(ask))
     }
 
-    fn recent_positions(&self, stream: u128, from: u64, end: u64) -> Vec<(u64, Position)> {
+    /// The first versions of a stream from one on that are in memory, at most `limit`.
+    fn recent_positions(&self, stream: u128, from: u64, limit: usize) -> Vec<(u64, Position)> {
         let memory = lock(&self.memory);
         let mut found = Vec::new();
         for recent in memory.frozen.as_deref().into_iter().chain([&memory.active]) {
@@ -321,8 +319,8 @@ impl Shared {
             let numbered = (first..).zip(tail.positions.iter().copied());
             let apart = recent.apart.iter().filter(|(name, _, _)| *name == stream);
             let apart = apart.map(|(_, version, position)| (*version, *position));
-            let wanted = |(version, _): &(u64, Position)| (from..end).contains(version);
-            found.extend(apart.chain(numbered).filter(wanted));
+            let wanted = apart.chain(numbered).filter(|(version, _)| *version >= from);
+            found.extend(wanted.take(limit - found.len()));
         }
         found
     }
@@ -401,7 +399,11 @@ fn write_run(shared: &Shared, run: &Recent, swept: &mut Tick) -> bool {
         }
         // What could not be written stays in memory, where it is found.
         Some(error) => {
-            let message = format!("{error}; it is tried again, and appends go on meanwhile");
+            let IndexError { path, what, .. } = error;
+            let path = path.display();
+            let message = format!(
+                "the indexes of the log in {path} cannot be written: {what}; it is tried again, and appends go on meanwhile"
+            );
             shared.alarms.raise(Part::Log, ALARM, message);
         }
     }

@@ -192,15 +192,17 @@ impl Store {
         Ok(bytes.map_or(0, |bytes| position_of(&bytes)))
     }
 
-    /// The positions of a stream's events of these versions, with the versions.
+    /// The positions of a stream's first events of these versions, at most `limit`, with the
+    /// versions.
     pub fn stream_positions(
         &self,
         stream: u128,
         versions: std::ops::Range<u64>,
+        limit: usize,
     ) -> fjall::Result<Vec<(u64, Position)>> {
         let range = streams::key(stream, versions.start)..streams::key(stream, versions.end);
         let mut positions = Vec::new();
-        for guard in self.streams.range(range) {
+        for guard in self.streams.range(range).take(limit) {
             let (key, value) = guard.into_inner()?;
             if let Some(version) = streams::version_of(&key) {
                 positions.push((version, position_of(&value)));
