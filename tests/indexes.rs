@@ -116,8 +116,13 @@ async fn indexes_of_another_history_are_made_anew() {
     fill(&log, 0..100).await;
     log.close();
     drop(log);
-    let segment = "00000000000000000001.log";
-    std::fs::copy(directory.path().join(segment), backup.path().join(segment)).unwrap();
+    let saved = ["00000000000000000001.log", "segments"];
+    let copy = |from: &Path, to: &Path| {
+        for file in saved {
+            std::fs::copy(from.join(file), to.join(file)).unwrap();
+        }
+    };
+    copy(directory.path(), backup.path());
     let log = open(directory.path());
     fill(&log, 100..400_000).await;
     log.close();
@@ -129,7 +134,7 @@ async fn indexes_of_another_history_are_made_anew() {
             std::fs::remove_file(path).unwrap();
         }
     }
-    std::fs::copy(backup.path().join(segment), directory.path().join(segment)).unwrap();
+    copy(backup.path(), directory.path());
     let log = open(directory.path());
     assert_eq!(log.head().position, 100);
     let mut new = event(200_000);

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use heliostat::log::{AppendError, Fault, FaultyFiles, Log, LogError, LogOptions};
+use heliostat::log::{AppendError, Fault, FaultyFiles, Files, Log, LogError, LogOptions};
+use heliostat::model::alarm::Alarms;
 use heliostat::model::event::NewEvent;
 
 fn event(n: u64) -> NewEvent {
@@ -113,22 +114,140 @@ async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
     assert!(append(&log, 50..51).await.is_err(), "it never tries again");
 }
 
+/// The log goes on with as much room as there may be.
+const ROOM: Fault = Fault::NoSpace { at: u64::MAX };
+
 #[tokio::test]
-async fn a_full_disk_stops_the_log_and_loses_nothing() {
+async fn appends_on_a_full_disk_are_refused_until_there_is_room() {
     for at in [0, 1, 39, 40, 41, 60, 100] {
         let (files, _) = small_log().await;
-        let log = open(&files).unwrap();
+        let alarms = Alarms::default();
+        let options = LogOptions { alarms: alarms.clone(), ..LogOptions::default() };
+        let log = Log::open_with(Arc::new(files.clone()), options).unwrap();
         files.inject(Fault::NoSpace { at });
-        let answer = append(&log, 10..30).await;
-        let Err(AppendError::Stopped { reason }) = answer else { panic!("{answer:?}") };
-        assert!(reason.contains("space"), "{reason}");
+        // Of one commit or several: all are refused.
+        let answers = futures::future::join_all((1..4).map(|n| append(&log, n * 10..n * 10 + 10)));
+        for answer in answers.await {
+            assert!(matches!(answer, Err(AppendError::Full { .. })), "{answer:?}");
+        }
+        assert!(log.refuses().unwrap().contains("space"));
+        assert_eq!(alarms.list().len(), 1);
+        assert_eq!(ids(&log), (0..10).collect::<Vec<_>>());
+        append(&log, 0..4).await.expect("what is known needs no room");
+        files.inject(ROOM);
+        append(&log, 10..14).await.unwrap();
+        assert_eq!((log.refuses(), alarms.list().len()), (None, 0));
+        assert_eq!(ids(&log), (0..14).collect::<Vec<_>>());
         log.close();
         drop(log);
-        files.crash(usize::MAX);
-        let log = open(&files).unwrap();
-        assert_eq!(ids(&log), (0..10).collect::<Vec<_>>());
-        log.close();
+        files.crash(0);
+        assert_eq!(ids(&open(&files).unwrap()), (0..14).collect::<Vec<_>>());
     }
+}
+
+#[tokio::test]
+async fn a_crash_on_a_full_disk_loses_nothing() {
+    for kept in [0, usize::MAX] {
+        let (files, _) = small_log().await;
+        let log = open(&files).unwrap();
+        files.inject(Fault::NoSpace { at: 60 });
+        assert!(append(&log, 10..30).await.is_err());
+        files.crash(kept);
+        drop(log);
+        assert_eq!(ids(&open(&files).unwrap()), (0..10).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn room_is_noticed_without_an_append_and_time_does_not_end_a_full_log() {
+    let (files, _) = small_log().await;
+    let log = open(&files).unwrap();
+    files.inject(Fault::NoSpace { at: 3 });
+    log.keep_time(Some(Duration::from_millis(2)));
+    let refuses = |expected: bool| {
+        let log = log.clone();
+        async move {
+            while log.refuses().is_some() != expected {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), refuses(true)).await.unwrap();
+    let full = log.head();
+    assert!(append(&log, 10..14).await.is_err());
+    files.inject(ROOM);
+    tokio::time::timeout(Duration::from_secs(10), refuses(false)).await.unwrap();
+    let mut head = log.subscribe();
+    head.wait_for(|head| head.tick > full.tick).await.unwrap();
+    append(&log, 10..14).await.unwrap();
+    assert_eq!(ids(&log).len(), 14);
+}
+
+#[tokio::test]
+async fn when_a_write_cannot_be_cut_off_nothing_is_acknowledged_any_more() {
+    let (files, _) = small_log().await;
+    let log = open(&files).unwrap();
+    files.inject(Fault::NoSpaceNoCut { at: 50 });
+    let answer = append(&log, 10..30).await;
+    assert!(matches!(answer, Err(AppendError::Stopped { .. })), "{answer:?}");
+    files.inject(ROOM);
+    assert!(append(&log, 40..41).await.is_err(), "it never tries again");
+    log.close();
+    drop(log);
+    files.crash(usize::MAX);
+    assert_eq!(ids(&open(&files).unwrap()), (0..10).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_segment_that_finds_no_room_begins_later() {
+    let files = FaultyFiles::new();
+    let options = LogOptions { segment_bytes_max: 300, ..LogOptions::default() };
+    let log = Log::open_with(Arc::new(files.clone()), options.clone()).unwrap();
+    let mut expected = 0;
+    for n in 0..40 {
+        files.inject(Fault::NoSpace { at: n * 40 % 700 });
+        let first = expected;
+        match append(&log, first..first + 5).await {
+            Ok(()) => expected += 5,
+            Err(error) => assert!(matches!(error, AppendError::Full { .. }), "{error}"),
+        }
+        files.inject(ROOM);
+        append(&log, expected..expected + 5).await.unwrap();
+        expected += 5;
+        assert_eq!(ids(&log), (0..expected).collect::<Vec<_>>());
+    }
+    log.close();
+    drop(log);
+    files.crash(0);
+    assert!(files.list().unwrap().len() > 10, "{:?}", files.list());
+    let log = Log::open_with(Arc::new(files.clone()), options).unwrap();
+    assert_eq!(ids(&log), (0..expected).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_crash_while_a_segment_begins_leaves_a_log_that_opens() {
+    let options = LogOptions { segment_bytes_max: 300, ..LogOptions::default() };
+    // Wherever the writes of a commit and of a new segment with its list stop.
+    for at in 0..1500 {
+        let files = FaultyFiles::new();
+        let log = Log::open_with(Arc::new(files.clone()), options.clone()).unwrap();
+        append(&log, 0..5).await.unwrap();
+        append(&log, 5..10).await.unwrap();
+        files.inject(Fault::TornWrite { at });
+        let acknowledged = append(&log, 10..15).await.is_ok();
+        drop(log);
+        files.crash(usize::MAX);
+        let log = Log::open_with(Arc::new(files.clone()), options.clone()).unwrap();
+        let expected = if acknowledged { 15 } else { 10 };
+        assert_eq!(ids(&log), (0..expected).collect::<Vec<_>>(), "torn at byte {at}");
+        append(&log, expected..expected + 1).await.unwrap();
+        log.close();
+        if acknowledged {
+            assert!(at > 300, "the list was written, too: {at}");
+            return;
+        }
+    }
+    panic!("no write was whole");
 }
 
 #[tokio::test]

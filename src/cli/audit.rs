@@ -84,7 +84,8 @@ pub fn audit(files: &[Arc<SourceFile>], data_dir: &Path) -> Result<Audit, AuditE
             });
         }
     }
-    Ok(Audit { events: info.head.position, misfits: misfits.into_values().collect() })
+    let events = info.segments.iter().map(|segment| segment.events).sum();
+    Ok(Audit { events, misfits: misfits.into_values().collect() })
 }
 
 /// A view of each table that reads all its columns and keeps one row.

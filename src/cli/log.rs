@@ -1,11 +1,11 @@
-//! `heliostat log`: a look into a data directory, without a server or beside one.
+//! `heliostat log`: a look into a data directory, without a server or beside one, and its repair.
 
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
 use crate::http::write_event_line;
-use crate::log::{self, Frame, LogError, LogInfo};
+use crate::log::{self, Examination, Finding, Frame, Gap, LogError, LogInfo, Repair};
 
 /// Arguments of `heliostat log`.
 #[derive(clap::Args)]
@@ -20,7 +20,10 @@ pub struct LogArgs {
 #[derive(clap::Subcommand)]
 enum LogCommand {
     /// The log in numbers, segment by segment.
-    Info,
+    Info {
+        #[command(flatten)]
+        place: Place,
+    },
     /// The events as NDJSON, in the form of GET /v1/events.
     Dump {
         /// Only events behind this position.
@@ -29,18 +32,55 @@ enum LogCommand {
         /// At most so many events.
         #[arg(long)]
         limit: Option<u64>,
+        #[command(flatten)]
+        place: Place,
     },
-    /// Check every checksum, and that positions are dense and ticks increase.
-    Verify,
+    /// Check every checksum, that no segment is missing, that positions are dense and that ticks
+    /// increase. Lists all that is wrong; exit code 1 if there is something.
+    Verify {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Say which events would be lost if the log went on without what is damaged, and do so only
+    /// with --accept-loss. No server may have the log open.
+    ///
+    /// Events that are left keep their positions, and those of lost events are never used again.
+    /// A server then builds all views anew. Events that are lost can be sent again: they are new.
+    /// Exit code 1 if there is something to repair and --accept-loss is not given.
+    Repair {
+        /// Do it.
+        #[arg(long)]
+        accept_loss: bool,
+        #[command(flatten)]
+        place: Place,
+    },
 }
 
-/// Looks; the exit code says whether the log is sound.
+/// The data directory, as an argument of its own.
+#[derive(clap::Args)]
+struct Place {
+    /// The data directory, in place of --data-dir.
+    #[arg(value_name = "DATA_DIR")]
+    directory: Option<PathBuf>,
+}
+
+/// Looks, or repairs; the exit code says whether the log is sound.
 pub fn run(args: &LogArgs) -> u8 {
-    let directory = log::directory(&args.data_dir);
+    let place = match &args.command {
+        LogCommand::Info { place }
+        | LogCommand::Dump { place, .. }
+        | LogCommand::Verify { place }
+        | LogCommand::Repair { place, .. } => place,
+    };
+    let directory = log::directory(place.directory.as_ref().unwrap_or(&args.data_dir));
     let result = match &args.command {
-        LogCommand::Info => log::info(&directory).map(|info| print_info(&info)),
-        LogCommand::Verify => log::verify(&directory, readable).map(|info| print_verified(&info)),
-        LogCommand::Dump { after, limit } => {
+        LogCommand::Info { .. } => log::info(&directory).map(|info| {
+            print_info(&info);
+            DONE
+        }),
+        LogCommand::Verify { .. } => log::examine(&directory, readable).map(|e| print_verified(&e)),
+        LogCommand::Repair { accept_loss, .. } => repair(&directory, *accept_loss),
+        LogCommand::Dump { after, limit, .. } => {
             let mut dump = Dump {
                 out: BufWriter::new(std::io::stdout().lock()),
                 after: *after,
@@ -49,20 +89,16 @@ pub fn run(args: &LogArgs) -> u8 {
             let result = log::verify(&directory, |frame| dump.frame(frame));
             // A reader that has seen enough closes its end.
             let _ = dump.out.flush();
-            result.map(|_| ())
+            result.map(|_| DONE)
         }
     };
-    match result {
-        Ok(()) => DONE,
-        Err(error @ LogError::Io { .. }) => {
-            report(&error);
-            ENVIRONMENT
+    result.unwrap_or_else(|error| {
+        report(&error);
+        match error {
+            LogError::Io { .. } | LogError::Locked { .. } => ENVIRONMENT,
+            _ => WRONG_INPUT,
         }
-        Err(error) => {
-            report(&error);
-            WRONG_INPUT
-        }
-    }
+    })
 }
 
 fn readable(frame: &Frame) -> Result<(), String> {
@@ -85,15 +121,77 @@ fn print_info(info: &LogInfo) {
             s.name, s.events, s.frames, s.bytes, s.torn_bytes
         );
     }
+    print_gaps(&info.gaps);
 }
 
-fn print_verified(info: &LogInfo) {
+fn print_gaps(gaps: &[Gap]) {
+    for gap in gaps {
+        let lost = positions((gap.first, gap.last), false);
+        println!("loss that was accepted: {lost}");
+    }
+}
+
+fn print_verified(examination: &Examination) -> u8 {
+    let Examination { info, findings, .. } = examination;
     let events: u64 = info.segments.iter().map(|s| s.events).sum();
     let torn: u64 = info.segments.iter().map(|s| s.torn_bytes).sum();
-    println!("ok: {events} events in {} segments", info.segments.len());
+    for finding in findings {
+        eprintln!("error: {}", describe(finding));
+    }
+    let state = if findings.is_empty() { "ok" } else { "damaged" };
+    println!("{state}: {events} events in {} segments", info.segments.len());
+    print_gaps(&info.gaps);
     if torn > 0 {
         println!("{torn} bytes at the end are of a write that was not completed or goes on");
     }
+    if findings.is_empty() {
+        return DONE;
+    }
+    println!("{}: see heliostat log repair", count(findings.len(), "problem"));
+    WRONG_INPUT
+}
+
+fn repair(directory: &Path, accept_loss: bool) -> Result<u8, LogError> {
+    let repair = Repair::plan(directory, readable)?;
+    let findings = repair.findings();
+    if findings.is_empty() {
+        println!("nothing is to be repaired");
+        return Ok(DONE);
+    }
+    for finding in findings {
+        println!("{}", describe(finding));
+    }
+    let lost: u64 = findings.iter().map(Finding::lost_positions).sum();
+    let most = if findings.iter().any(|finding| finding.at_most) { "at most " } else { "" };
+    let problems = count(findings.len(), "problem");
+    if !accept_loss {
+        println!("{problems}, {most}{lost} events would be lost");
+        println!("nothing was changed: --accept-loss repairs the log without them");
+        return Ok(WRONG_INPUT);
+    }
+    repair.accept_loss()?;
+    let after = log::examine(directory, readable)?;
+    println!("{problems} repaired, {most}{lost} events lost");
+    Ok(print_verified(&after))
+}
+
+/// What is wrong where, and what is lost with it, in a line.
+fn describe(finding: &Finding) -> String {
+    let Finding { segment, offset, what, lost, at_most, .. } = finding;
+    format!("{segment}, offset {offset}: {what}; lost: {}", positions(*lost, *at_most))
+}
+
+fn positions((first, last): (u64, u64), at_most: bool) -> String {
+    match (last + 1).saturating_sub(first) {
+        0 => "no events".to_string(),
+        1 => format!("position {first}"),
+        n if at_most => format!("positions {first} to at most {last}, at most {n} events"),
+        n => format!("positions {first} to {last}, {n} events"),
+    }
+}
+
+fn count(n: usize, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
 }
 
 struct Dump<W: Write> {

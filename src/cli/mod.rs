@@ -49,7 +49,7 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Send sample orders to a running server.
     Sample(sample::SampleArgs),
-    /// Look into a data directory without a server.
+    /// Look into a data directory without a server, or repair its log.
     Log(log::LogArgs),
     /// The process in which our own ClickHouse runs.
     #[command(hide = true)]

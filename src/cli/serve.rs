@@ -67,6 +67,7 @@ pub fn run(args: ServeArgs) -> u8 {
     use_small_pages(true);
     start_logging();
     end_on_panic();
+    survive_file_limits();
     let settings = match Settings::new(&args) {
         Ok(settings) => settings,
         Err(error) => {
@@ -99,6 +100,12 @@ pub fn use_small_pages(yes: bool) {
     };
     #[cfg(not(target_os = "linux"))]
     let _ = yes;
+}
+
+/// A write past the limit of file sizes is an error like that of a full disk, and not the end.
+fn survive_file_limits() {
+    // SAFETY: nothing runs in place of the signal.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 fn start_logging() {

@@ -81,10 +81,12 @@ impl EngineBackend {
         status.state = Self::state(view);
         let next = &view.wanted.schema.generation;
         if status.schema.generation != *next {
+            let failed = view.building.as_ref().and_then(|building| building.failed());
+            let failed = failed.map(str::to_string);
             status.next = Some(NextGeneration {
                 generation: next.clone(),
                 position: view.building.as_ref().map_or(0, |building| building.complete().position),
-                failed: view.failed.clone(),
+                failed: view.failed.clone().or(failed),
             });
         }
         status

@@ -118,32 +118,41 @@ impl Feeder {
     }
 
     /// Feeds until it is told to stop. Blocking: runs on a thread of its own.
-    pub fn run(mut self) -> Result<(), LogError> {
+    ///
+    /// Views that need events that cannot be read are failed and fed no more; others go on.
+    pub fn run(mut self) {
         let mut head = self.log.subscribe();
         while !self.stop.is_cancelled() {
             head.borrow_and_update();
             while let Ok(order) = self.orders.try_recv() {
-                self.obey(order)?;
+                self.obey(order);
             }
             // Live views go first: what is new does not wait for what is being made up for.
             self.cohorts.sort_by_key(|cohort| (!cohort.live, cohort.id));
             let beside = self.cohorts.first().is_some_and(|cohort| cohort.live);
             let mut fed = false;
             for cohort in &mut self.cohorts {
-                fed |= cohort.step(&self.log, &self.runtime, beside)?;
+                match cohort.step(&self.log, &self.runtime, beside) {
+                    Ok(more) => fed |= more,
+                    Err(error) => fail(&self.runtime, std::mem::take(&mut cohort.views), &error),
+                }
             }
+            self.cohorts.retain(|cohort| !cohort.views.is_empty());
             self.merge();
             if !fed {
                 self.wait(&mut head);
             }
         }
-        Ok(())
     }
 
-    fn obey(&mut self, order: Order) -> Result<(), LogError> {
+    fn obey(&mut self, order: Order) {
         match order {
             Order::Add { cohort, exact, views, boundaries } => {
-                let (target, reader) = (self.log.head(), self.log.read(0)?);
+                let target = self.log.head();
+                let reader = match self.log.read(0) {
+                    Ok(reader) => reader,
+                    Err(error) => return fail(&self.runtime, views, &error),
+                };
                 let mut cohort = Cohort {
                     id: cohort,
                     exact,
@@ -169,7 +178,6 @@ impl Feeder {
                 self.cohorts.retain(|cohort| !cohort.views.is_empty());
             }
         }
-        Ok(())
     }
 
     /// Lets live cohorts that have met go on as one.
@@ -202,6 +210,15 @@ impl Feeder {
                 () = tokio::time::sleep(ROOM_POLL), if full => {}
             }
         });
+    }
+}
+
+/// Ends views for which the log cannot be read any further. Their state is of no use to anybody.
+fn fail(runtime: &Runtime, views: Vec<Arc<ViewTracker>>, error: &LogError) {
+    for view in views {
+        tracing::error!(view = view.name(), %error, "the view has failed: it needs events that cannot be read");
+        view.fail(format!("it needs events that cannot be read: {error}"));
+        runtime.remove(view.id);
     }
 }
 

@@ -96,10 +96,11 @@ impl Engine {
         let options = LogOptions {
             queue_bytes_max: config.limits.append_queue_bytes_max,
             request_life_ms: config.limits.idempotency_key_ms,
+            alarms: config.alarms.clone(),
             ..LogOptions::default()
         };
         let log = Log::open(&log::directory(&config.data_dir), options)?;
-        let log_id = log.id().to_string();
+        let log_id = log.history();
         let mut planner = Planner::new(&config.queries, log_id, config.limits.clone());
         let mut queries =
             Queries::open(&config.data_dir, &mut planner).map_err(QueriesError::from)?;

@@ -103,7 +103,10 @@ impl Supervisor {
             stopping.clone(),
             Handle::current(),
         );
-        self.tasks.spawn_thread("feeder", move || Ok(feeder.run()?))?;
+        self.tasks.spawn_thread("feeder", move || {
+            feeder.run();
+            Ok(())
+        })?;
         let mut running =
             Running { sink, feeder: handle, next_id: 0, next_cohort: 0, supervisor: self };
         tokio::select! {

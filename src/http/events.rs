@@ -1,7 +1,9 @@
 //! `GET /v1/events`: the log, read back as lines of JSON.
 //!
 //! The answer is made as the client takes it: a chunk is read when the one before it is gone, so a
-//! slow client holds one compressed frame and nothing more.
+//! slow client holds one compressed frame and nothing more. The first chunk is read before the
+//! answer begins, so that a log that cannot be read there is a problem. Later the connection is
+//! broken off: the last chunk of the encoding never comes, which no client takes for the end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,8 +47,7 @@ pub async fn get_events(State(state): State<AppState>, uri: Uri) -> Result<Respo
     let permit = Arc::clone(&state.event_streams)
         .try_acquire_owned()
         .map_err(|_| Problem::too_busy("too many readers of events: the limit is reached"))?;
-    let head = state.log.head();
-    let log = state.log.clone();
+    let (log, heads, head) = (state.log.clone(), state.log.subscribe(), state.log.head());
     let opened = blocking(move || log.read(after)).await;
     let reader = opened.map_err(|error| unreadable(&error))?;
     let source = Source {
@@ -56,10 +57,13 @@ pub async fn get_events(State(state): State<AppState>, uri: Uri) -> Result<Respo
         end: if follow { Position::MAX } else { head.position },
         remaining: limit.unwrap_or(u64::MAX),
         types,
+        failed: None,
     };
-    let heads = state.log.subscribe();
+    let (source, first) = source.read().await;
+    let first = first.map_err(|error| unreadable(&error))?;
     let feed = Feed {
         source,
+        first: Some(first),
         heads,
         stopping: state.stopping.subscribe(),
         follow,
@@ -77,13 +81,21 @@ pub async fn get_events(State(state): State<AppState>, uri: Uri) -> Result<Respo
 /// The problem of a log that cannot be read.
 pub fn unreadable(error: &LogError) -> Problem {
     tracing::error!(%error, "the log cannot be read");
+    unreadable_because(error.is_damage(), &error.to_string())
+}
+
+/// The same, where all that is left of the error is what it said.
+pub fn unreadable_because(damaged: bool, reason: &str) -> Problem {
     let status = axum::http::StatusCode::INTERNAL_SERVER_ERROR;
-    Problem::new(status, "log_unreadable", format!("the log cannot be read: {error}"))
+    let code = if damaged { "log_damaged" } else { "log_unreadable" };
+    Problem::new(status, code, format!("the log cannot be read: {reason}"))
 }
 
 /// An answer in the making.
 struct Feed {
     source: Source,
+    /// What was read before the answer began.
+    first: Option<(Bytes, SourceState)>,
     heads: watch::Receiver<Head>,
     stopping: watch::Receiver<bool>,
     follow: bool,
@@ -97,16 +109,18 @@ impl Feed {
     async fn next(feed: Option<Feed>) -> Result<Option<(Bytes, Option<Feed>)>, LogError> {
         let Some(mut feed) = feed else { return Ok(None) };
         loop {
-            // Seen before reading: what arrives while reading is read in the next round.
-            feed.heads.mark_unchanged();
-            let mut source = feed.source;
-            let (back, chunk) = blocking(move || {
-                let chunk = source.chunk();
-                (source, chunk)
-            })
-            .await;
-            feed.source = back;
-            let (chunk, state) = chunk?;
+            let (chunk, state) = match feed.first.take() {
+                Some(first) => first,
+                None => {
+                    // Seen before reading: what arrives while reading is read in the next round.
+                    feed.heads.mark_unchanged();
+                    let (source, chunk) = feed.source.read().await;
+                    feed.source = source;
+                    chunk.inspect_err(|error| {
+                        tracing::error!(%error, "an answer is broken off: the log cannot be read");
+                    })?
+                }
+            };
             let ends = state == SourceState::Done
                 || (state == SourceState::AtTail && !feed.follow)
                 || (feed.follow && *feed.stopping.borrow());
@@ -170,33 +184,58 @@ struct Source {
     /// How many events may still be written.
     remaining: u64,
     types: Vec<String>,
+    /// Why reading has ended, once what was read before it is written.
+    failed: Option<LogError>,
 }
 
 impl Source {
-    /// Some lines, up to about [`CHUNK_BYTES`].
+    /// The next chunk, read where other requests need not wait for it.
+    async fn read(mut self) -> (Source, Result<(Bytes, SourceState), LogError>) {
+        blocking(move || {
+            let chunk = self.chunk();
+            (self, chunk)
+        })
+        .await
+    }
+
+    /// Some lines, up to about [`CHUNK_BYTES`]. What stands before damage is written, and the next
+    /// chunk is the error.
     fn chunk(&mut self) -> Result<(Bytes, SourceState), LogError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         let mut out = Vec::new();
+        match self.fill(&mut out) {
+            Ok(state) => Ok((Bytes::from(out), state)),
+            Err(error) if out.is_empty() => Err(error),
+            Err(error) => {
+                self.failed = Some(error);
+                Ok((Bytes::from(out), SourceState::More))
+            }
+        }
+    }
+
+    fn fill(&mut self, out: &mut Vec<u8>) -> Result<SourceState, LogError> {
         let mut scanned_bytes = 0;
-        let state = loop {
+        loop {
             if self.position >= self.end || self.remaining == 0 {
-                break SourceState::Done;
+                return Ok(SourceState::Done);
             }
             if out.len() >= CHUNK_BYTES || scanned_bytes >= SCAN_BYTES {
-                break SourceState::More;
+                return Ok(SourceState::More);
             }
             let frame = match self.frame.take() {
                 Some(frame) => frame,
                 None => match self.reader.next_frame()? {
                     Some(frame) => frame,
-                    None => break SourceState::AtTail,
+                    None => return Ok(SourceState::AtTail),
                 },
             };
             scanned_bytes += frame.raw_bytes();
-            if self.write_frame(&frame, &mut out)? {
+            if self.write_frame(&frame, out)? {
                 self.frame = Some(frame);
             }
-        };
-        Ok((Bytes::from(out), state))
+        }
     }
 
     /// Writes what is asked for of a frame; true when `out` was full before the frame's end.

@@ -80,6 +80,9 @@ fn accepts_events(state: &AppState) -> Vec<String> {
     if let Some(reason) = state.log.failed().now_or_never() {
         reasons.push(format!("the log has failed: {reason}"));
     }
+    if let Some(reason) = state.log.refuses() {
+        reasons.push(format!("the disk of the log is full: {reason}"));
+    }
     reasons
 }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::backend::{Backend, Misfit, WaitRequest, WaitTarget, Waiting};
 use super::batch::{self, Batch, Layout};
 use super::body::{self, Coding, Held, ReceivedBody};
-use super::events::unreadable;
+use super::events::{unreadable, unreadable_because};
 use super::idempotency::{self, REPLAYED_HEADER};
 use super::params::{Params, bad};
 use super::problem::{ERRORS_MAX, ErrorItem, Errors, Problem};
@@ -238,6 +238,13 @@ fn refused(error: AppendError, asked: &Asked) -> Problem {
         AppendError::Misfits(_) => unreachable!("a request that has misfits has said so"),
         AppendError::KeyReused => idempotency::reused(),
         AppendError::Busy { .. } => Problem::too_busy(error.to_string()),
+        AppendError::Full { .. } => {
+            let message = format!("{error}; nothing was stored");
+            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "insufficient_storage", message)
+                .retry_after(5)
+        }
+        AppendError::Unreadable { reason, damaged } => unreadable_because(damaged, &reason),
+        AppendError::Unindexed { reason } => Problem::unavailable("index_unavailable", reason),
         AppendError::Stopped { .. } => {
             let message = format!(
                 "{error}; it may be that the events were stored: send them again with their ids"

@@ -144,7 +144,7 @@ impl Figures {
         let help = "Commits of the log since the start";
         counter(encoder, "heliostat_log_commits", help, &stats.commits)?;
         let help = "Seconds spent writing and syncing commits since the start";
-        counter(encoder, "heliostat_log_commit_seconds", help, &stats.latency_sum_s)?;
+        counter(encoder, "heliostat_log_commit_seconds", help, &stats.commit_s)?;
         let help = "Bytes of events that wait for the disk";
         gauge(encoder, "heliostat_log_queued_bytes", help, &stats.queued_bytes)?;
         let help = "Bytes of the log's indexes on disk";

@@ -74,16 +74,10 @@ fn read_exactly(
     offset: u64,
     buffer: &mut [u8],
 ) -> Result<(), LogError> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        let read = files
-            .read_at(segment, offset + filled as u64, &mut buffer[filled..])
-            .map_err(|source| LogError::Io { path: segment.to_string(), source })?;
-        if read == 0 {
-            let what = format!("{filled} of {} bytes of a frame", buffer.len());
-            return Err(LogError::Damaged { segment: segment.to_string(), offset, what });
-        }
-        filled += read;
+    let read = segment::read_at(files, segment, offset, buffer)?;
+    if read == buffer.len() {
+        return Ok(());
     }
-    Ok(())
+    let what = format!("{read} of {} bytes of a frame", buffer.len());
+    Err(LogError::Damaged { segment: segment.to_string(), offset, what })
 }

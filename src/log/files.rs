@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +26,19 @@ pub trait Files: Send + Sync {
     fn truncate(&self, name: &str, len: u64) -> io::Result<()>;
     /// Removes a file, durably.
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// Replaces all of a file, or makes it: after a crash there is the old content or the new one.
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+}
+
+/// Whether a write failed for want of room, which may come back. A failed sync is never that, since
+/// nobody knows what it has left on disk: see [`failed_sync`].
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG))
+}
+
+/// A sync's error without its number, so that it is not taken for a full disk.
+fn failed_sync(error: io::Error) -> io::Error {
+    io::Error::other(format!("syncing failed: {error}"))
 }
 
 /// A file open for appending.
@@ -42,7 +55,17 @@ pub struct DiskFiles {
     directory: PathBuf,
     /// Holds the lock while it is open; `None` for readers of a directory that others may write.
     _lock: Option<File>,
-    open: Mutex<BTreeMap<String, Arc<File>>>,
+    open: Mutex<BTreeMap<String, ReadFile>>,
+}
+
+/// So many files are kept open for reading.
+const OPEN_FILES_MAX: usize = 64;
+
+#[derive(Debug)]
+struct ReadFile {
+    file: Arc<File>,
+    /// Device and inode.
+    inode: (u64, u64),
 }
 
 impl DiskFiles {
@@ -80,13 +103,30 @@ impl DiskFiles {
         Ok(DiskFiles { directory: directory.into(), _lock: None, open: Mutex::default() })
     }
 
+    /// Gives a file another name, durably.
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.directory.join(from), self.directory.join(to))?;
+        self.sync_directory()
+    }
+
+    /// A file to read from. One that was opened before counts only while it is the one of that name:
+    /// what is gone from the directory is gone after a restart, too.
     fn handle(&self, name: &str) -> io::Result<Arc<File>> {
+        let path = self.directory.join(name);
+        let there = std::fs::metadata(&path)?;
         let mut open = lock(&self.open);
-        if let Some(file) = open.get(name) {
-            return Ok(Arc::clone(file));
+        if let Some(file) = open.get(name)
+            && file.inode == (there.dev(), there.ino())
+        {
+            return Ok(Arc::clone(&file.file));
         }
-        let file = Arc::new(File::open(self.directory.join(name))?);
-        open.insert(name.to_string(), Arc::clone(&file));
+        if open.len() >= OPEN_FILES_MAX {
+            open.pop_first();
+        }
+        let file = Arc::new(File::open(path)?);
+        let opened = file.metadata()?;
+        let inode = (opened.dev(), opened.ino());
+        open.insert(name.to_string(), ReadFile { file: Arc::clone(&file), inode });
         Ok(file)
     }
 
@@ -117,7 +157,7 @@ impl Files for DiskFiles {
         let mut file = OpenOptions::new().create(true).append(true).open(path)?;
         file.seek(SeekFrom::End(0))?;
         if new {
-            self.sync_directory()?;
+            self.sync_directory().map_err(failed_sync)?;
         }
         Ok(Box::new(DiskFile(file)))
     }
@@ -143,9 +183,23 @@ impl Files for DiskFiles {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        lock(&self.open).remove(name);
         std::fs::remove_file(self.directory.join(name))?;
         self.sync_directory()
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let next = self.directory.join(format!("{name}.next"));
+        let written = File::create(&next).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all().map_err(failed_sync)
+        });
+        let written = written.and_then(|()| std::fs::rename(&next, self.directory.join(name)));
+        if let Err(error) = written {
+            // What is half written is in the way of nobody, but takes room.
+            let _ = std::fs::remove_file(&next);
+            return Err(error);
+        }
+        self.sync_directory().map_err(failed_sync)
     }
 }
 
@@ -157,7 +211,7 @@ impl FileHandle for DiskFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.0.sync_data()
+        self.0.sync_data().map_err(failed_sync)
     }
 }
 
@@ -168,6 +222,8 @@ pub enum Fault {
     TornWrite { at: u64 },
     /// The device is full at this many bytes in all.
     NoSpace { at: u64 },
+    /// The same, and a file cannot be cut either.
+    NoSpaceNoCut { at: u64 },
     /// `sync` number `n` (from 0) fails, and so do all later ones.
     SyncFails { n: u64 },
 }
@@ -268,6 +324,9 @@ impl Files for FaultyFiles {
 
     fn truncate(&self, name: &str, len: u64) -> io::Result<()> {
         let mut disk = lock(&self.0);
+        if matches!(disk.fault, Some(Fault::NoSpaceNoCut { .. })) {
+            return Err(input_output_error());
+        }
         let contents = disk.files.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
         contents.bytes.truncate(len as usize);
         contents.synced = contents.bytes.len();
@@ -278,6 +337,15 @@ impl Files for FaultyFiles {
         lock(&self.0).files.remove(name);
         Ok(())
     }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut disk = lock(&self.0);
+        disk.write(bytes.len()).1?;
+        disk.sync()?;
+        let contents = Contents { bytes: bytes.to_vec(), synced: bytes.len() };
+        disk.files.insert(name.to_string(), contents);
+        Ok(())
+    }
 }
 
 struct FaultyFile {
@@ -285,43 +353,56 @@ struct FaultyFile {
     name: String,
 }
 
+impl Disk {
+    /// How many of `len` bytes can be written, and what the write ends with.
+    fn write(&mut self, len: usize) -> (usize, io::Result<()>) {
+        if self.dead {
+            return (0, Err(input_output_error()));
+        }
+        let room = match self.fault {
+            Some(Fault::TornWrite { at } | Fault::NoSpace { at } | Fault::NoSpaceNoCut { at }) => {
+                at.saturating_sub(self.written)
+            }
+            _ => u64::MAX,
+        };
+        let written = len.min(usize::try_from(room).unwrap_or(usize::MAX));
+        self.written += written as u64;
+        if written == len {
+            return (written, Ok(()));
+        }
+        let result = match self.fault {
+            Some(Fault::NoSpace { .. } | Fault::NoSpaceNoCut { .. }) => {
+                io::Error::from_raw_os_error(libc::ENOSPC)
+            }
+            _ => {
+                self.dead = true;
+                input_output_error()
+            }
+        };
+        (written, Err(result))
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let n = self.syncs;
+        self.syncs += 1;
+        let fails = matches!(self.fault, Some(Fault::SyncFails { n: at }) if n >= at);
+        if self.dead || fails { Err(input_output_error()) } else { Ok(()) }
+    }
+}
+
 impl FileHandle for FaultyFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut guard = lock(&self.disk);
         let disk = &mut *guard;
-        if disk.dead {
-            return Err(input_output_error());
-        }
-        let room = match disk.fault {
-            Some(Fault::TornWrite { at } | Fault::NoSpace { at }) => {
-                at.saturating_sub(disk.written)
-            }
-            _ => u64::MAX,
-        };
-        let written = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-        disk.written += written as u64;
+        let (written, result) = disk.write(bytes.len());
         let contents = disk.files.entry(self.name.clone()).or_default();
         contents.bytes.extend_from_slice(&bytes[..written]);
-        if written == bytes.len() {
-            return Ok(());
-        }
-        match disk.fault {
-            Some(Fault::NoSpace { .. }) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
-            _ => {
-                disk.dead = true;
-                Err(input_output_error())
-            }
-        }
+        result
     }
 
     fn sync(&mut self) -> io::Result<()> {
         let mut disk = lock(&self.disk);
-        let n = disk.syncs;
-        disk.syncs += 1;
-        let fails = matches!(disk.fault, Some(Fault::SyncFails { n: at }) if n >= at);
-        if disk.dead || fails {
-            return Err(input_output_error());
-        }
+        disk.sync()?;
         if let Some(contents) = disk.files.get_mut(&self.name) {
             contents.synced = contents.bytes.len();
         }

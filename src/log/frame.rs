@@ -179,6 +179,11 @@ impl Frame {
         self.raw_bytes as usize
     }
 
+    /// The size of the frame on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        (HEADER_BYTES + self.payload.len()) as u64
+    }
+
     /// Appends the frame as it stands on disk.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut header = [0; HEADER_BYTES];

@@ -7,9 +7,10 @@ use uuid::Uuid;
 use super::LogError;
 use super::files::{DiskFiles, Files};
 use super::frame::Frame;
-use super::recovery::{check_sequence, frame_follows, read_header};
-use super::segment::{self, Next, SegmentReader};
-use crate::model::Head;
+use super::list::{Gap, GapBytes, LIST_NAME, Listed, ReadList, SegmentList};
+use super::recovery::{first_id, read_header, unlisted};
+use super::segment::{self, Next, SEGMENT_HEADER_BYTES, SegmentReader, find_frame};
+use crate::model::{Head, Position};
 
 /// A log in numbers.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct LogInfo {
     pub id: Uuid,
     pub head: Head,
     pub segments: Vec<SegmentInfo>,
+    /// Losses that were accepted.
+    pub gaps: Vec<Gap>,
 }
 
 /// A segment in numbers.
@@ -33,6 +36,66 @@ pub struct SegmentInfo {
     pub torn_bytes: u64,
 }
 
+/// What is wrong at one place of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The file.
+    pub segment: String,
+    /// Where in it.
+    pub offset: u64,
+    pub what: String,
+    /// The first and the last position that are lost; none where `last` is `first - 1`.
+    pub lost: (Position, Position),
+    /// Nobody knows how many of the positions were given to events.
+    pub at_most: bool,
+    pub(super) remedy: Remedy,
+}
+
+impl Finding {
+    /// How many positions are lost.
+    pub fn lost_positions(&self) -> u64 {
+        (self.lost.1 + 1).saturating_sub(self.lost.0)
+    }
+
+    fn error(&self) -> LogError {
+        match self.remedy {
+            Remedy::GiveUp { .. } => LogError::Missing { segment: self.segment.clone() },
+            _ => LogError::Damaged {
+                segment: self.segment.clone(),
+                offset: self.offset,
+                what: self.what.clone(),
+            },
+        }
+    }
+}
+
+/// What repair does about a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// Write the list anew.
+    WriteList,
+    /// Write the header of the segment that begins with this position.
+    WriteHeader(Position),
+    /// Pass over bytes.
+    Skip(GapBytes),
+    /// Take the segment that begins with this position from the list.
+    GiveUp(Position),
+    /// The same, and give its file another name.
+    SetAside(Position),
+    /// Give a file that does not belong to the log another name.
+    Rename,
+    /// End the last segment here and go on behind the positions that are reserved.
+    EndHere { segment: Position, offset: u64 },
+}
+
+/// All that is to be said of a log.
+#[derive(Clone, Debug)]
+pub struct Examination {
+    pub info: LogInfo,
+    pub findings: Vec<Finding>,
+    pub(super) list: SegmentList,
+}
+
 /// Reads a log through and tells what is in it.
 pub fn info(directory: &Path) -> Result<LogInfo, LogError> {
     verify(directory, |_| Ok(()))
@@ -44,69 +107,283 @@ pub fn verify(
     directory: &Path,
     mut visit: impl FnMut(&Frame) -> Result<(), String>,
 ) -> Result<LogInfo, LogError> {
-    let files = DiskFiles::read_only(directory)?;
-    let names = segment::list(&files)?;
-    let Some(first) = names.first() else {
-        let path = directory.display().to_string();
-        return Err(LogError::NotALog { path, what: "it holds no segment".to_string() });
-    };
-    let (id, _) = read_header(&files, first)?;
-    let mut log = LogInfo { id, head: Head::default(), segments: Vec::new() };
-    for (index, name) in names.iter().enumerate() {
-        let last = index + 1 == names.len();
-        segment_info(&files, name, last, &mut log, &mut visit)?;
-    }
-    Ok(log)
+    let mut examiner = Examiner::new(directory, &mut visit)?;
+    examiner.first_only = true;
+    let Examination { info, findings, .. } = examiner.run()?;
+    findings.first().map_or(Ok(info), |finding| Err(finding.error()))
 }
 
-fn segment_info(
-    files: &DiskFiles,
-    name: &str,
-    last: bool,
-    log: &mut LogInfo,
-    visit: &mut impl FnMut(&Frame) -> Result<(), String>,
+/// Reads a log through as [`verify`] does, and goes on behind what is wrong.
+pub fn examine(
+    directory: &Path,
+    mut visit: impl FnMut(&Frame) -> Result<(), String>,
+) -> Result<Examination, LogError> {
+    Examiner::new(directory, &mut visit)?.run()
+}
+
+/// A segment that is just being made is none yet.
+fn drop_stub(
+    files: &dyn Files,
+    names: &mut Vec<String>,
+    list: &SegmentList,
 ) -> Result<(), LogError> {
-    let damaged = |offset, what| LogError::Damaged { segment: name.to_string(), offset, what };
-    let (id, first_position) = read_header(files, name)?;
-    if id != log.id {
-        return Err(damaged(0, format!("it belongs to log {id}, not {}", log.id)));
+    let Some(last) = names.last() else { return Ok(()) };
+    let listed = segment::first_position(last).is_some_and(|f| list.segment(f).is_some());
+    let len = files.len(last).map_err(|source| LogError::of_file(last, source))?;
+    let begun = len > SEGMENT_HEADER_BYTES as u64 || (names.len() == 1 && list.segments.is_empty());
+    if !listed && !begun {
+        names.pop();
     }
-    let bytes =
-        files.len(name).map_err(|source| LogError::Io { path: name.to_string(), source })?;
-    let mut segment = SegmentInfo {
-        name: name.to_string(),
-        first_position,
-        events: 0,
-        frames: 0,
-        bytes,
-        first_tick: 0,
-        last_tick: 0,
-        torn_bytes: 0,
-    };
-    let mut reader = SegmentReader::new(name.to_string());
-    loop {
-        let offset = reader.offset();
-        match reader.next(files)? {
-            Next::Frame(frame) => {
-                check_sequence(&reader, log.head, frame.first_position(), frame.tick())?;
-                visit(&frame).map_err(|what| damaged(offset, what))?;
-                log.head = Head { position: frame.last_position(), tick: frame.tick() };
-                segment.frames += 1;
-                segment.events += u64::from(frame.count());
-                segment.last_tick = frame.tick();
-                if segment.first_tick == 0 {
-                    segment.first_tick = frame.tick();
+    Ok(())
+}
+
+type Visit<'a> = &'a mut dyn FnMut(&Frame) -> Result<(), String>;
+
+struct Examiner<'a> {
+    files: DiskFiles,
+    names: Vec<String>,
+    list: SegmentList,
+    info: LogInfo,
+    findings: Vec<Finding>,
+    /// Stop at the first finding.
+    first_only: bool,
+    visit: Visit<'a>,
+}
+
+impl<'a> Examiner<'a> {
+    fn new(directory: &Path, visit: Visit<'a>) -> Result<Self, LogError> {
+        let files = DiskFiles::read_only(directory)?;
+        // The list first: a segment that begins meanwhile is taken in behind it.
+        let read = SegmentList::read(&files)?;
+        let mut names = segment::list(&files)?;
+        let mut findings = Vec::new();
+        let mut of_list = |what: String| {
+            let (segment, remedy) = (LIST_NAME.to_string(), Remedy::WriteList);
+            findings.push(Finding {
+                segment,
+                offset: 0,
+                what,
+                lost: (1, 0),
+                at_most: false,
+                remedy,
+            });
+        };
+        let list = match read {
+            ReadList::Found { list, whole } => {
+                if !whole {
+                    of_list("one of its two copies is damaged".to_string());
                 }
+                Some(list)
             }
-            Next::End => break,
-            // A tail that is being written, or was cut off, has no whole frame behind it.
-            Next::Broken(_) if last && !frame_follows(files, name, offset + 1, bytes)? => {
-                segment.torn_bytes = bytes.saturating_sub(offset);
+            ReadList::Absent => None,
+            ReadList::Damaged(what) => {
+                of_list(format!(
+                    "{what}, in both copies: nobody can tell whether segments are missing at the end"
+                ));
+                None
+            }
+        };
+        let mut list = match list {
+            Some(list) => list,
+            None => SegmentList::new(first_id(&files, &names)?.ok_or_else(|| {
+                let path = directory.display().to_string();
+                LogError::NotALog { path, what: "it holds no segment".to_string() }
+            })?),
+        };
+        drop_stub(&files, &mut names, &list)?;
+        list.adopt(&files, &names)?;
+        let (id, gaps) = (list.log, list.gaps.clone());
+        let info = LogInfo { id, head: Head::default(), segments: Vec::new(), gaps };
+        Ok(Examiner { files, names, list, info, findings, first_only: false, visit })
+    }
+
+    fn run(mut self) -> Result<Examination, LogError> {
+        let listed = self.list.segments.clone();
+        for (index, listed) in listed.iter().enumerate() {
+            let last = index + 1 == self.list.segments.len();
+            if self.first_only && !self.findings.is_empty() {
                 break;
             }
-            Next::Broken(what) => return Err(damaged(offset, what)),
+            self.segment(listed, last)?;
+        }
+        let unlisted: Vec<String> = unlisted(&self.list, &self.names).cloned().collect();
+        for name in unlisted {
+            self.found(&name, 0, "it is not in the list of segments".to_string(), Remedy::Rename);
+        }
+        Ok(Examination { info: self.info, findings: self.findings, list: self.list })
+    }
+
+    /// The end of a segment, as far as it is known.
+    fn end(&self, listed: &Listed, last: bool) -> (Position, bool) {
+        match last {
+            true => (self.list.reserved.max(listed.first) - 1, true),
+            false => (listed.last, false),
         }
     }
-    log.segments.push(segment);
-    Ok(())
+
+    /// Something is wrong, and nothing is lost.
+    fn found(&mut self, name: &str, offset: u64, what: String, remedy: Remedy) {
+        self.found_to(name, (offset, what), (1, 0), false, remedy);
+    }
+
+    fn found_to(
+        &mut self,
+        name: &str,
+        (offset, what): (u64, String),
+        lost: (Position, Position),
+        at_most: bool,
+        remedy: Remedy,
+    ) {
+        let segment = name.to_string();
+        self.findings.push(Finding { segment, offset, what, lost, at_most, remedy });
+    }
+
+    fn segment(&mut self, listed: &Listed, last: bool) -> Result<(), LogError> {
+        let name = segment::name(listed.first);
+        let (end, at_most) = self.end(listed, last);
+        if self.names.binary_search(&name).is_err() {
+            let remedy = Remedy::GiveUp(listed.first);
+            let lost = (listed.first, end);
+            self.found_to(&name, (0, "it is missing".to_string()), lost, at_most, remedy);
+            self.info.head.position = end;
+            return Ok(());
+        }
+        match read_header(&self.files, &name)? {
+            Ok(id) if id == self.list.log => {}
+            Ok(id) => {
+                let what = format!("it belongs to log {id}, not {}", self.list.log);
+                let remedy = Remedy::SetAside(listed.first);
+                self.found_to(&name, (0, what), (listed.first, end), at_most, remedy);
+                self.info.head.position = end;
+                return Ok(());
+            }
+            Err(what) => {
+                let remedy = Remedy::WriteHeader(listed.first);
+                self.found(&name, 0, what, remedy);
+                if self.first_only {
+                    return Ok(());
+                }
+            }
+        }
+        self.frames(listed, last)
+    }
+
+    fn frames(&mut self, listed: &Listed, last: bool) -> Result<(), LogError> {
+        let mut reader = self.list.reader(listed.first);
+        if reader.open(&self.files)?.is_some() {
+            reader.jump(SEGMENT_HEADER_BYTES as u64, listed.first);
+        }
+        let name = reader.name().to_string();
+        let bytes = self.files.len(&name).map_err(|source| LogError::of_file(&name, source))?;
+        let mut segment = SegmentInfo {
+            name,
+            first_position: listed.first,
+            events: 0,
+            frames: 0,
+            bytes,
+            first_tick: 0,
+            last_tick: 0,
+            torn_bytes: 0,
+        };
+        let mut next_offset = reader.offset();
+        while !self.first_only || self.findings.is_empty() {
+            match reader.next(&self.files)? {
+                Next::Frame(frame) => {
+                    self.frame(&mut segment, &frame, (&reader, next_offset));
+                    next_offset = reader.offset();
+                }
+                Next::End => {
+                    self.at_end(&reader, listed, last, bytes);
+                    break;
+                }
+                Next::Broken { offset, what } => {
+                    if !self.broken(&mut reader, (listed, last), (offset, what), &mut segment)? {
+                        break;
+                    }
+                    next_offset = reader.offset();
+                }
+            }
+        }
+        self.info.head.position = self.info.head.position.max(reader.next_position() - 1);
+        self.info.segments.push(segment);
+        Ok(())
+    }
+
+    fn frame(
+        &mut self,
+        segment: &mut SegmentInfo,
+        frame: &Frame,
+        (reader, from): (&SegmentReader, u64),
+    ) {
+        let mut checked = (self.visit)(frame);
+        if frame.tick() <= self.info.head.tick {
+            let (tick, before) = (frame.tick(), self.info.head.tick);
+            checked = Err(format!("its tick {tick} does not follow {before}"));
+        }
+        if let Err(what) = checked {
+            let skip = GapBytes { segment: segment.first_position, from, to: reader.offset() };
+            let lost = (frame.first_position(), frame.last_position());
+            self.found_to(reader.name(), (from, what), lost, false, Remedy::Skip(skip));
+            return;
+        }
+        self.info.head = Head { position: frame.last_position(), tick: frame.tick() };
+        segment.frames += 1;
+        segment.events += u64::from(frame.count());
+        segment.last_tick = frame.tick();
+        if segment.first_tick == 0 {
+            segment.first_tick = frame.tick();
+        }
+    }
+
+    /// Compares the end of a segment with what the list says.
+    fn at_end(&mut self, reader: &SegmentReader, listed: &Listed, last: bool, bytes: u64) {
+        let (name, offset, next) = (reader.name(), reader.offset(), reader.next_position());
+        if last {
+            if offset < listed.bytes {
+                let what = format!("it ends, and {} bytes were synced", listed.bytes);
+                let lost = (next, self.end(listed, last).0);
+                let remedy = Remedy::EndHere { segment: listed.first, offset };
+                self.found_to(name, (offset, what), lost, true, remedy);
+            }
+        } else if next <= listed.last {
+            let what = format!("it ends, expected events to position {}", listed.last);
+            let skip = GapBytes { segment: listed.first, from: offset, to: offset.max(bytes) };
+            let lost = (next, listed.last);
+            self.found_to(name, (offset, what), lost, false, Remedy::Skip(skip));
+        } else if bytes != listed.bytes {
+            let what = format!("it has {bytes} bytes, expected {}", listed.bytes);
+            self.found(name, offset, what, Remedy::WriteList);
+        }
+    }
+
+    /// What is wrong from an offset on; false if the segment is through.
+    fn broken(
+        &mut self,
+        reader: &mut SegmentReader,
+        (listed, last): (&Listed, bool),
+        (offset, what): (u64, String),
+        segment: &mut SegmentInfo,
+    ) -> Result<bool, LogError> {
+        let (name, next) = (reader.name().to_string(), reader.next_position());
+        if let Some((to, frame)) = find_frame(&self.files, &name, offset + 1, next)? {
+            let skip = GapBytes { segment: listed.first, from: offset, to };
+            let lost = (next, frame.first_position() - 1);
+            self.found_to(&name, (offset, what), lost, false, Remedy::Skip(skip));
+            reader.jump(to, frame.first_position());
+            return Ok(true);
+        }
+        let end = self.end(listed, last).0;
+        if !last {
+            let skip = GapBytes { segment: listed.first, from: offset, to: segment.bytes };
+            self.found_to(&name, (offset, what), (next, end), false, Remedy::Skip(skip));
+            reader.jump(segment.bytes, end + 1);
+        } else if offset < listed.bytes {
+            let remedy = Remedy::EndHere { segment: listed.first, offset };
+            self.found_to(&name, (offset, what), (next, end), true, remedy);
+        } else {
+            // A tail that is being written, or was cut off, has no whole frame behind it.
+            segment.torn_bytes = segment.bytes.saturating_sub(offset);
+        }
+        Ok(false)
+    }
 }

@@ -4,6 +4,9 @@
 //! calls `fdatasync` once and then answers all of them. Before it writes, it decides which events are
 //! new, what versions they get in their streams, and which requests conflict. Readers stream frames
 //! from any position and follow the tail, or read a stream.
+//!
+//! What is damaged is found when the log is opened or when it is read, and is an alarm from then
+//! on. A full disk refuses appends until there is room; a failed sync ends the log.
 
 mod admit;
 mod committer;
@@ -12,8 +15,10 @@ mod files;
 mod frame;
 mod index;
 mod inspect;
+mod list;
 mod reader;
 mod recovery;
+mod repair;
 mod segment;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +28,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
+use crate::model::alarm::{Alarms, Part};
 use crate::model::event::{Append, Appended, EventRef, NewEvent};
 use crate::model::{Head, Position, json};
 use admit::Hashed;
@@ -31,8 +37,11 @@ use committer::{Answer, Committer, Request};
 pub use files::{DiskFiles, Fault, FaultyFiles, FileHandle, Files};
 pub use frame::{Frame, FrameEvents, NumberedEvent};
 use index::{Digester, Index, IndexError};
-pub use inspect::{LogInfo, SegmentInfo, info, verify};
+pub use inspect::{Examination, Finding, LogInfo, SegmentInfo, examine, info, verify};
+pub use list::Gap;
+use list::Segments;
 pub use reader::LogReader;
+pub use repair::Repair;
 
 /// How a log is kept.
 #[derive(Clone, Debug)]
@@ -46,6 +55,8 @@ pub struct LogOptions {
     pub group_bytes_max: usize,
     /// How long a request can be repeated by its key, in milliseconds.
     pub request_life_ms: u64,
+    /// Who is told of damage and of a full disk.
+    pub alarms: Alarms,
 }
 
 impl Default for LogOptions {
@@ -55,6 +66,7 @@ impl Default for LogOptions {
             queue_bytes_max: 64 << 20,
             group_bytes_max: 8 << 20,
             request_life_ms: 24 * 60 * 60 * 1000,
+            alarms: Alarms::default(),
         }
     }
 }
@@ -69,14 +81,46 @@ pub enum LogError {
     #[error("{path} is in use by another process: stop it, or name another --data-dir")]
     Locked { path: String },
     /// Bytes that were written whole are not what was written.
-    #[error("segment {segment} is damaged at offset {offset}: {what}")]
+    #[error("{segment} is damaged at offset {offset}: {what}; {REMEDY}")]
     Damaged { segment: String, offset: u64, what: String },
+    /// A segment that was there is gone.
+    #[error("segment {segment} is missing: put it back, or {REMEDY}")]
+    Missing { segment: String },
     /// The directory holds something else.
     #[error("{path} is not a log: {what}")]
     NotALog { path: String, what: String },
     /// The indexes beside the log failed.
     #[error(transparent)]
     Index(#[from] IndexError),
+}
+
+/// What to do about damage.
+const REMEDY: &str = "run `heliostat log verify`, which lists all damage, and, once the server is stopped, `heliostat log repair`, which says what would be lost";
+
+impl LogError {
+    /// The error of reading a file of the log.
+    fn of_file(name: &str, source: std::io::Error) -> LogError {
+        match source.kind() {
+            std::io::ErrorKind::NotFound => LogError::Missing { segment: name.to_string() },
+            _ => LogError::Io { path: name.to_string(), source },
+        }
+    }
+
+    /// Whether what was written is not there any more as it was written.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, LogError::Damaged { .. } | LogError::Missing { .. })
+    }
+
+    /// Makes it an alarm, if it tells of something that stays wrong.
+    fn raise(&self, alarms: &Alarms) {
+        let subject = match self {
+            LogError::Damaged { segment, .. } | LogError::Missing { segment } => segment,
+            LogError::Io { path, .. } => path,
+            LogError::Index(_) => "index",
+            LogError::Locked { .. } | LogError::NotALog { .. } => return,
+        };
+        alarms.raise(Part::Log, subject, self.to_string());
+    }
 }
 
 /// Why events were not appended. None of the request's events is in the log, or, after `Stopped`,
@@ -89,6 +133,15 @@ pub enum AppendError {
     /// The log has failed or is closing.
     #[error("the log accepts no events: {reason}")]
     Stopped { reason: String },
+    /// There is no room for the events. Once there is, appends work again.
+    #[error("the disk of the log is full: {reason}")]
+    Full { reason: String },
+    /// An event of the same identity is in the log, and cannot be read for a comparison.
+    #[error("{reason}")]
+    Unreadable { reason: String, damaged: bool },
+    /// Nobody can say now which events are in the log already.
+    #[error("{reason}")]
+    Unindexed { reason: String },
     /// Events exclude each other or do not follow what is in the log.
     #[error("{} conflicts with what is in the log", .0.len())]
     Conflicts(Vec<Conflict>),
@@ -121,7 +174,9 @@ pub enum Conflict {
 pub struct Log {
     id: Uuid,
     files: Arc<dyn Files>,
+    segments: Arc<Segments>,
     index: Arc<Index>,
+    alarms: Alarms,
     digester: Digester,
     committer: Arc<Committer>,
 }
@@ -147,20 +202,28 @@ impl Log {
         index_directory: Option<&Path>,
         options: LogOptions,
     ) -> Result<Log, LogError> {
-        let recovered = recovery::recover(files.as_ref())?;
-        let (id, head) = (recovered.id, recovered.head);
-        let index =
-            Index::open(files.as_ref(), index_directory, id, head, options.request_life_ms)?;
-        let index = Arc::new(index);
+        let recovered = recovery::recover(files.as_ref(), &options.alarms)?;
+        let (id, segments) = (recovered.id, Arc::clone(&recovered.segments));
+        let index = Arc::new(Index::open(&files, index_directory, &recovered, &options)?);
+        let alarms = options.alarms.clone();
         let committer =
             Committer::start(Arc::clone(&files), recovered, Arc::clone(&index), options)?;
-        let digester = Digester::new(id);
-        Ok(Log { id, files, index, digester, committer: Arc::new(committer) })
+        let (digester, committer) = (Digester::new(id), Arc::new(committer));
+        Ok(Log { id, files, segments, index, alarms, digester, committer })
     }
 
     /// The log's identity, made when it was created.
     pub fn id(&self) -> Uuid {
         self.id
+    }
+
+    /// The log's identity, and another one each time that a loss of events was accepted: what was
+    /// computed of another history is not what this one says.
+    pub fn history(&self) -> String {
+        match self.segments.ask(|list| list.gaps.len()) {
+            0 => self.id.to_string(),
+            losses => format!("{} without {losses}", self.id),
+        }
     }
 
     /// What is on disk.
@@ -214,7 +277,10 @@ impl Log {
             }
             true
         })
-        .map_err(|error| AppendError::Stopped { reason: error.to_string() })?;
+        .map_err(|error| AppendError::Unreadable {
+            damaged: error.is_damage(),
+            reason: format!("an event of the same id cannot be compared: {error}"),
+        })?;
         let other = places.into_iter().filter(|(index, _)| !request.same.contains_key(index));
         let mut conflicts: Vec<_> = other.collect();
         if conflicts.is_empty() {
@@ -232,7 +298,8 @@ impl Log {
         positions: &[Position],
         visit: impl FnMut(&EventRef<'_>) -> bool,
     ) -> Result<(), LogError> {
-        fetch::visit_events(self.files.as_ref(), &self.index, positions, visit)
+        let visited = fetch::visit_events(self.files.as_ref(), &self.index, positions, visit);
+        visited.inspect_err(|error| error.raise(&self.alarms))
     }
 
     /// Reads a stream from a version on: hands at most `limit` events to `visit`, until it returns
@@ -255,7 +322,10 @@ impl Log {
 
     /// Reads from behind a position: 0 reads everything.
     pub fn read(&self, after: Position) -> Result<LogReader, LogError> {
-        LogReader::open(Arc::clone(&self.files), self.subscribe(), after)
+        let (files, segments) = (Arc::clone(&self.files), Arc::clone(&self.segments));
+        let reader = LogReader::open(files, segments, self.subscribe(), after);
+        let reader = reader.inspect_err(|error| error.raise(&self.alarms))?;
+        Ok(reader.with(Arc::clone(&self.index), self.alarms.clone()))
     }
 
     /// While nothing is appended, writes an empty frame each time that `interval` has passed, so that
@@ -272,6 +342,11 @@ impl Log {
             Ok(reason) => reason.unwrap_or_default(),
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Why appends do not work now, though they will again.
+    pub fn refuses(&self) -> Option<String> {
+        self.committer.refuses()
     }
 
     /// Writes what waits and stops.

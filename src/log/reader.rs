@@ -7,78 +7,126 @@ use tokio::sync::watch;
 use super::LogError;
 use super::files::Files;
 use super::frame::Frame;
+use super::index::Index;
+use super::list::Segments;
 use super::segment::{self, Next, SegmentReader};
+use crate::model::alarm::Alarms;
 use crate::model::{Head, Position, Tick};
 
 /// Streams a log's frames. Blocking: use it on a thread that may wait for the disk.
 pub struct LogReader {
     files: Arc<dyn Files>,
+    segments: Arc<Segments>,
     head: watch::Receiver<Head>,
     segment: Option<SegmentReader>,
+    /// The position that the next frame in the log begins with.
+    next: Position,
     /// The position of the last event that was read or skipped.
     position: Position,
     /// The tick of the last frame that was read or skipped.
     tick: Tick,
+    /// The segment and the offset of the last frame that was handed out.
+    place: (Position, u64),
+    /// Finds the first frame behind damage that lies before it; `None` once it has been used.
+    index: Option<Arc<Index>>,
+    alarms: Option<Alarms>,
 }
 
 impl LogReader {
+    /// A reader from behind a position. Fails if the segment that it begins in cannot be opened.
     pub(super) fn open(
         files: Arc<dyn Files>,
+        segments: Arc<Segments>,
         head: watch::Receiver<Head>,
         after: Position,
     ) -> Result<Self, LogError> {
-        let names = segment::list(files.as_ref())?;
-        let start = names
-            .into_iter()
-            .rev()
-            .find(|name| segment::first_position(name).is_some_and(|first| first <= after + 1));
-        Ok(LogReader {
+        let (next, segment) = segments.ask(|list| {
+            let begun = list.segments.partition_point(|listed| listed.first <= after + 1);
+            let last = begun.checked_sub(1).map(|at| list.segments[at]);
+            match last.filter(|listed| !listed.sealed || listed.last > after) {
+                Some(listed) => (listed.first, Some(list.reader(listed.first))),
+                None => (after + 1, None),
+            }
+        });
+        let mut reader = LogReader {
             files,
+            segments,
             head,
-            segment: start.map(SegmentReader::new),
+            segment,
+            next,
             position: after,
             tick: 0,
-        })
+            place: (0, 0),
+            index: None,
+            alarms: None,
+        };
+        if reader.head.borrow().position > after && reader.segment.is_none() {
+            reader.advance()?;
+        }
+        if let Some(segment) = &mut reader.segment
+            && let Some(what) = segment.open(reader.files.as_ref())?
+        {
+            let segment = segment.name().to_string();
+            return Err(LogError::Damaged { segment, offset: 0, what });
+        }
+        Ok(reader)
+    }
+
+    /// Lets the reader pass damage that lies before the position that it begins at, and tell of it.
+    pub(super) fn with(self, index: Arc<Index>, alarms: Alarms) -> Self {
+        LogReader { index: Some(index), alarms: Some(alarms), ..self }
+    }
+
+    /// The segment, by its first position, and the offset of the last frame that was handed out.
+    pub(super) fn place(&self) -> (Position, u64) {
+        self.place
     }
 
     /// The next frame with an event behind the position that the reader began at, or one behind that
     /// without events, which only tells its tick; `None` at the tail, where it can be called again once the head has moved.
     ///
-    /// The first frame may begin before that position: a frame is the unit.
+    /// The first frame may begin before that position: a frame is the unit. An error stays: the
+    /// next call ends with it, too.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, LogError> {
+        let read = self.read_next();
+        let Err(error) = &read else { return read };
+        if let Some(alarms) = &self.alarms {
+            error.raise(alarms);
+        }
+        if error.is_damage() && self.pass_damage() { self.next_frame() } else { read }
+    }
+
+    fn read_next(&mut self) -> Result<Option<Frame>, LogError> {
         // What lies behind the head is being written, and is nobody's business yet.
         let head = *self.head.borrow();
         while self.tick < head.tick {
             let Some(reader) = &mut self.segment else {
-                self.segment = self.successor()?;
-                if self.segment.is_none() {
+                if !self.advance()? {
                     return Ok(None);
                 }
                 continue;
             };
-            match reader.next(self.files.as_ref())? {
+            match step(reader, self.files.as_ref(), &self.segments)? {
                 Next::Frame(frame) => {
+                    self.next = reader.next_position();
+                    let end = (reader.first(), reader.offset() - frame.disk_bytes());
                     if self.is_next(&frame) {
+                        self.place = end;
                         return Ok(Some(frame));
                     }
                 }
                 Next::End => {
-                    reader.reread();
-                    match self.successor()? {
-                        Some(next) => self.segment = Some(next),
-                        None => return Ok(None),
+                    self.next = reader.next_position();
+                    let first = reader.first();
+                    let sealed = |listed: &super::list::Listed| listed.sealed;
+                    if !self.segments.ask(|list| list.segment(first).is_some_and(sealed)) {
+                        return self.expect_tail(head);
                     }
+                    self.segment = None;
                 }
-                Next::Broken(what) => {
-                    // What was read ahead while it was being written is read again, once.
-                    let offset = reader.offset();
-                    reader.reread();
+                Next::Broken { offset, what } => {
                     let segment = reader.name().to_string();
-                    return match reader.next(self.files.as_ref())? {
-                        Next::Frame(frame) if self.is_next(&frame) => Ok(Some(frame)),
-                        Next::Frame(_) => continue,
-                        _ => Err(LogError::Damaged { segment, offset, what }),
-                    };
+                    return Err(LogError::Damaged { segment, offset, what });
                 }
             }
         }
@@ -89,6 +137,56 @@ impl LogReader {
         Ok(None)
     }
 
+    /// Goes to the segment that holds the next position; false where the log ends.
+    fn advance(&mut self) -> Result<bool, LogError> {
+        loop {
+            let next = self.next;
+            let (gap, segment) = self.segments.ask(|list| {
+                (list.behind_gap(next), list.segment(next).map(|listed| list.reader(listed.first)))
+            });
+            match (gap, segment) {
+                (Some(behind), _) => self.next = behind,
+                (None, Some(segment)) => {
+                    self.segment = Some(segment);
+                    return Ok(true);
+                }
+                (None, None) if next > self.head.borrow().position => return Ok(false),
+                (None, None) => return Err(LogError::Missing { segment: segment::name(next) }),
+            }
+        }
+    }
+
+    /// At the end of the segment that is written to: all positions up to the head have been read.
+    fn expect_tail(&self, head: Head) -> Result<Option<Frame>, LogError> {
+        match &self.segment {
+            Some(reader) if self.next <= head.position => {
+                let (segment, offset) = (reader.name().to_string(), reader.offset());
+                let what = format!("it ends before position {}", head.position);
+                Err(LogError::Damaged { segment, offset, what })
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Goes past damage in the first segment, if the first frame that is asked for lies behind it;
+    /// false if there is no way round.
+    fn pass_damage(&mut self) -> bool {
+        let wanted = self.position + 1;
+        let (Some(index), Some(reader)) = (self.index.take(), &mut self.segment) else {
+            return false;
+        };
+        if self.place.0 > 0 || wanted > self.head.borrow().position {
+            return false;
+        }
+        match index.frame_of(wanted) {
+            Ok(Some(at)) if at.segment == reader.first() && at.offset > reader.offset() => {
+                reader.jump(at.offset, at.first_position);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Whether a frame is to be handed out; it counts as read or skipped from now on.
     fn is_next(&mut self, frame: &Frame) -> bool {
         let last = frame.last_position();
@@ -97,14 +195,30 @@ impl LogReader {
         self.tick = frame.tick();
         next
     }
+}
 
-    /// The segment behind the current one, if there is one yet.
-    fn successor(&self) -> Result<Option<SegmentReader>, LogError> {
-        let current = self.segment.as_ref().map(|reader| reader.name());
-        let names = segment::list(self.files.as_ref())?;
-        Ok(names
-            .into_iter()
-            .find(|n| current.is_none_or(|c| n.as_str() > c))
-            .map(SegmentReader::new))
+/// What comes next. What was read ahead while it was being written is read again, once.
+fn step(
+    reader: &mut SegmentReader,
+    files: &dyn Files,
+    segments: &Segments,
+) -> Result<Next, LogError> {
+    if let frame @ Next::Frame(_) = reader.next(files)? {
+        return Ok(frame);
     }
+    // Known before reading again: what was written before the seal is there then.
+    let listed = segments.ask(|list| list.segment(reader.first()).copied());
+    reader.reread();
+    let next = reader.next(files)?;
+    Ok(match (next, listed) {
+        (Next::End, Some(listed)) if listed.sealed && reader.next_position() <= listed.last => {
+            let what = format!(
+                "it ends behind position {}, expected position {}",
+                reader.next_position() - 1,
+                listed.last
+            );
+            Next::Broken { offset: reader.offset(), what }
+        }
+        (next, _) => next,
+    })
 }

@@ -11,13 +11,15 @@
 //! frames, one after the other
 //! ```
 
+use std::collections::VecDeque;
+
 use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
 use super::LogError;
 use super::files::Files;
 use super::frame::{Frame, HEADER_BYTES, Header};
-use crate::model::Position;
+use crate::model::{Position, Tick};
 
 /// The length of a segment's header in bytes.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
@@ -75,27 +77,56 @@ pub fn read_header(bytes: &[u8], first_position: Position) -> Result<Uuid, Strin
 /// What comes next in a segment.
 #[derive(Debug)]
 pub enum Next {
-    /// A whole frame.
+    /// A whole frame that follows the one before it.
     Frame(Frame),
     /// The segment ends here, cleanly.
     End,
-    /// Not a whole frame: the segment was cut off here, or damaged.
-    Broken(String),
+    /// From `offset` on there is not what should be: it was cut off, or damaged.
+    Broken { offset: u64, what: String },
 }
 
-/// Reads a segment's frames in order, from large reads.
+/// Bytes to pass over, since their loss was accepted.
+#[derive(Clone, Copy, Debug)]
+pub struct Skip {
+    pub from: u64,
+    pub to: u64,
+    /// The position of the first event behind them.
+    pub next: Position,
+}
+
+/// Reads a segment's frames in order, from large reads, and checks that they follow each other.
 pub struct SegmentReader {
+    log: Uuid,
+    first: Position,
     name: String,
+    /// The segment's header has been read.
+    opened: bool,
     /// The offset of the next frame.
     offset: u64,
     /// Bytes read ahead, from `offset` on.
     ahead: Bytes,
+    /// Those that lie ahead, in order.
+    skips: VecDeque<Skip>,
+    /// The position that the next frame begins with.
+    next: Position,
+    /// The tick of the frame before it.
+    tick: Tick,
 }
 
 impl SegmentReader {
-    /// A reader of a segment from its first frame on.
-    pub fn new(name: String) -> Self {
-        SegmentReader { name, offset: SEGMENT_HEADER_BYTES as u64, ahead: Bytes::new() }
+    /// A reader of the segment that begins with a position, from its first frame on.
+    pub fn new(log: Uuid, first: Position, skips: Vec<Skip>) -> Self {
+        SegmentReader {
+            log,
+            first,
+            name: name(first),
+            opened: false,
+            offset: SEGMENT_HEADER_BYTES as u64,
+            ahead: Bytes::new(),
+            skips: skips.into(),
+            next: first,
+            tick: 0,
+        }
     }
 
     /// The segment's name.
@@ -103,36 +134,88 @@ impl SegmentReader {
         &self.name
     }
 
+    /// The position that the segment begins with.
+    pub fn first(&self) -> Position {
+        self.first
+    }
+
     /// Where the next frame begins.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
+    /// The position behind the last frame.
+    pub fn next_position(&self) -> Position {
+        self.next
+    }
+
+    /// Goes on at the frame at an offset, which begins with a position. The header and what lies
+    /// before are not looked at any more.
+    pub fn jump(&mut self, offset: u64, position: Position) {
+        self.opened = true;
+        self.offset = offset;
+        self.next = position;
+        self.ahead = Bytes::new();
+        self.skips.retain(|skip| skip.from >= offset);
+    }
+
+    /// Reads the header, if it has not been read yet; what is wrong with it.
+    pub fn open(&mut self, files: &dyn Files) -> Result<Option<String>, LogError> {
+        if self.opened {
+            return Ok(None);
+        }
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        let read = read_at(files, &self.name, 0, &mut bytes)?;
+        Ok(match read_header(&bytes[..read], self.first) {
+            Ok(log) if log == self.log => {
+                self.opened = true;
+                None
+            }
+            Ok(log) => Some(format!("it belongs to log {log}, not {}", self.log)),
+            Err(what) => Some(what),
+        })
+    }
+
     /// The next frame.
     pub fn next(&mut self, files: &dyn Files) -> Result<Next, LogError> {
+        if let Some(what) = self.open(files)? {
+            return Ok(Next::Broken { offset: 0, what });
+        }
+        while let Some(skip) = self.skips.pop_front_if(|skip| skip.from == self.offset) {
+            self.jump(skip.to, skip.next);
+        }
+        let offset = self.offset;
+        let broken = move |what| Next::Broken { offset, what };
         if !self.fill(files, HEADER_BYTES)? {
             return Ok(match self.ahead.len() {
                 0 => Next::End,
-                n => Next::Broken(format!("{n} bytes of a frame's header")),
+                n => broken(format!("{n} bytes of a frame's header")),
             });
         }
         let header = match Header::read(&self.ahead) {
             Ok(header) => header,
-            Err(what) => return Ok(Next::Broken(what)),
+            Err(what) => return Ok(broken(what)),
         };
         let len = HEADER_BYTES + header.payload_bytes as usize;
         if !self.fill(files, len)? {
-            let what = format!("{} of {len} bytes of a frame", self.ahead.len());
-            return Ok(Next::Broken(what));
+            return Ok(broken(format!("{} of {len} bytes of a frame", self.ahead.len())));
         }
-        Ok(match Frame::read(&self.ahead.slice(..len)) {
-            Ok(frame) => {
-                self.ahead = self.ahead.slice(len..);
-                self.offset += len as u64;
-                Next::Frame(frame)
-            }
-            Err(what) => Next::Broken(what),
-        })
+        let frame = match Frame::read(&self.ahead.slice(..len)) {
+            Ok(frame) => frame,
+            Err(what) => return Ok(broken(what)),
+        };
+        let (first, tick) = (frame.first_position(), frame.tick());
+        if first != self.next || tick <= self.tick {
+            let (next, last) = (self.next, self.tick);
+            return Ok(broken(format!(
+                "a frame of position {first} and tick {tick}, expected position {next} and a tick past {last}"
+            )));
+        }
+        self.ahead = self.ahead.slice(len..);
+        self.offset += len as u64;
+        self.next = frame.last_position() + 1;
+        self.tick = tick;
+        Ok(Next::Frame(frame))
     }
 
     /// Forgets what was read ahead: a tail that was being written is read again.
@@ -145,23 +228,62 @@ impl SegmentReader {
         if self.ahead.len() >= len {
             return Ok(true);
         }
-        let mut buffer = BytesMut::with_capacity(len.max(READ_BYTES));
-        buffer.extend_from_slice(&self.ahead);
-        let mut filled = buffer.len();
         let wanted = len.max(READ_BYTES);
+        let mut buffer = BytesMut::with_capacity(wanted);
+        buffer.extend_from_slice(&self.ahead);
+        let filled = buffer.len();
         buffer.resize(wanted, 0);
-        while filled < wanted {
-            let at = self.offset + filled as u64;
-            let read = files
-                .read_at(&self.name, at, &mut buffer[filled..])
-                .map_err(|source| LogError::Io { path: self.name.clone(), source })?;
-            if read == 0 {
-                break;
-            }
-            filled += read;
-        }
-        buffer.truncate(filled);
+        let at = self.offset + filled as u64;
+        let read = read_at(files, &self.name, at, &mut buffer[filled..])?;
+        buffer.truncate(filled + read);
         self.ahead = buffer.freeze();
-        Ok(filled >= len)
+        Ok(self.ahead.len() >= len)
     }
+}
+
+/// Reads from an offset until the buffer is full or the file ends; returns how many bytes.
+pub fn read_at(
+    files: &dyn Files,
+    name: &str,
+    offset: u64,
+    buffer: &mut [u8],
+) -> Result<usize, LogError> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        let read = files.read_at(name, offset + filled as u64, &mut buffer[filled..]);
+        match read.map_err(|source| LogError::of_file(name, source))? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(filled)
+}
+
+/// The first whole frame that begins at `offset` or behind it, with a position from `next` on, and
+/// where it begins.
+pub fn find_frame(
+    files: &dyn Files,
+    name: &str,
+    offset: u64,
+    next: Position,
+) -> Result<Option<(u64, Frame)>, LogError> {
+    /// Bytes that are no header are hardly ever one of so near a position.
+    const POSITIONS_AHEAD_MAX: u64 = 1 << 40;
+    let len = files.len(name).map_err(|source| LogError::of_file(name, source))?;
+    let mut tail = vec![0; usize::try_from(len.saturating_sub(offset)).unwrap_or(0)];
+    let read = read_at(files, name, offset, &mut tail)?;
+    tail.truncate(read);
+    let tail = Bytes::from(tail);
+    for at in 0..tail.len().saturating_sub(HEADER_BYTES - 1) {
+        let Ok(header) = Header::read(&tail[at..]) else { continue };
+        let end = at + HEADER_BYTES + header.payload_bytes as usize;
+        let near = header.first_position.wrapping_sub(next) < POSITIONS_AHEAD_MAX;
+        if near
+            && end <= tail.len()
+            && let Ok(frame) = Frame::read(&tail.slice(at..end))
+        {
+            return Ok(Some((offset + at as u64, frame)));
+        }
+    }
+    Ok(None)
 }

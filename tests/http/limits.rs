@@ -213,6 +213,9 @@ impl Files for Gated {
     fn remove(&self, name: &str) -> io::Result<()> {
         self.files.remove(name)
     }
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.files.replace(name, bytes)
+    }
 }
 
 impl FileHandle for GatedHandle {
@@ -272,4 +275,23 @@ async fn when_the_log_has_failed_clients_get_503_and_reading_goes_on() {
     assert_eq!(server.get("/readyz").await.problem_code(503), "not_ready");
     assert_eq!(server.get("/healthz").await.status, 200);
     assert_eq!(server.get("/v1/events").await.lines().len(), 1);
+}
+
+#[tokio::test]
+async fn when_the_disk_is_full_clients_get_507_until_there_is_room() {
+    let files = FaultyFiles::new();
+    let server = Server::with_files(Arc::new(files.clone()), LogOptions::default()).await;
+    server.still_serves().await;
+    files.inject(Fault::NoSpace { at: 10 });
+    let answers = futures::future::join_all((0..5).map(|_| server.post(JSON, event_of(100)))).await;
+    for answer in answers {
+        assert_eq!(answer.problem_code(507), "insufficient_storage");
+        assert_eq!(answer.header("retry-after"), "5");
+    }
+    assert_eq!(server.get("/readyz").await.problem_code(503), "not_ready");
+    assert_eq!(server.get("/v1/events").await.lines().len(), 1);
+    files.inject(Fault::NoSpace { at: u64::MAX });
+    server.still_serves().await;
+    assert_eq!(server.get("/readyz").await.status, 200);
+    assert_eq!(server.get("/v1/events").await.lines().len(), 2);
 }

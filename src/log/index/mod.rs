@@ -2,8 +2,11 @@
 //! which requests can be repeated.
 //!
 //! They are derived from the log and can be deleted at any time. The newest commits are in memory
-//! only; when there are enough of them, a thread of its own writes them to the store, in sorted
-//! runs and behind the back of those who append. After a crash they are read from the log again.
+//! only; when there are enough of them, or a segment is full, a thread of its own writes them to the
+//! store, in sorted runs and behind the back of those who append. After a crash they are read from
+//! the log again: mostly from the last segment, so that damage in an older one is in nobody's way.
+//!
+//! A store that cannot be written is tried again. What it lacks is in memory meanwhile.
 
 mod digest;
 mod frames;
@@ -14,8 +17,9 @@ mod store;
 mod streams;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -26,9 +30,11 @@ pub use recent::HashKeyed;
 use recent::Recent;
 use store::Store;
 
-use super::LogError;
-use super::files::Files;
+use super::files::{Files, is_full};
 use super::frame::KeyedRequest;
+use super::recovery::Recovered;
+use super::{LogError, LogOptions};
+use crate::model::alarm::{Alarms, Part};
 use crate::model::{Head, Position, Tick};
 
 /// So many events in memory are written to the store together.
@@ -38,6 +44,11 @@ const RECENT_EVENTS_MAX: usize = 1 << 20;
 /// Repeatable requests that are too old are removed this often within their time.
 const SWEEPS_PER_LIFE: u64 = 8;
 
+/// How long to wait before the store is written again after it could not be.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// The subject of the alarm while it cannot be written.
+const ALARM: &str = "index";
+
 /// The indexes cannot be read or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -46,6 +57,24 @@ const SWEEPS_PER_LIFE: u64 = 8;
 pub struct IndexError {
     path: PathBuf,
     what: String,
+    /// There was no room to write.
+    full: bool,
+}
+
+impl IndexError {
+    fn new(directory: &Path, error: &fjall::Error) -> Self {
+        let mut cause: Option<&dyn std::error::Error> = Some(error);
+        let mut full = false;
+        while let Some(error) = cause {
+            full |= error.downcast_ref().is_some_and(is_full);
+            cause = error.source();
+        }
+        IndexError { path: directory.into(), what: error.to_string(), full }
+    }
+
+    fn closed(directory: &Path, what: &str) -> Self {
+        IndexError { path: directory.into(), what: what.to_string(), full: false }
+    }
 }
 
 #[derive(Default)]
@@ -54,16 +83,27 @@ struct Memory {
     active: Recent,
     /// What is being written to it.
     frozen: Option<Arc<Recent>>,
+    /// `active` is to be written as soon as `frozen` is.
+    wanted: bool,
+    /// Why `frozen` is not written, though it was tried.
     failure: Option<IndexError>,
+    closing: bool,
 }
 
 struct Shared {
     memory: Mutex<Memory>,
-    written: Condvar,
+    /// Something has changed in `memory`.
+    changed: Condvar,
     /// `None` for a log that is in memory itself.
-    store: Option<Store>,
+    store: Option<RwLock<StoreState>>,
+    directory: PathBuf,
+    log_id: Uuid,
     request_life_ms: u64,
+    alarms: Alarms,
 }
+
+/// The store, or why it could not be opened again after a failure.
+type StoreState = Result<Store, IndexError>;
 
 /// The indexes of an open log. One thread applies commits, any may look up.
 pub struct Index {
@@ -83,31 +123,37 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Index {
     /// Opens the indexes of a recovered log and brings them up to its end.
     pub fn open(
-        files: &dyn Files,
+        files: &Arc<dyn Files>,
         directory: Option<&Path>,
-        log_id: Uuid,
-        head: Head,
-        request_life_ms: u64,
+        recovered: &Recovered,
+        options: &LogOptions,
     ) -> Result<Index, LogError> {
+        let (log_id, head) = (recovered.id, recovered.head);
         let (store, through) = match directory {
             None => (None, Head::default()),
             Some(directory) => {
-                let (store, through) = rebuild::open(files, directory, log_id, head)?;
-                (Some(store), through)
+                let (store, through) = rebuild::open(files.as_ref(), directory, log_id, head)?;
+                (Some(RwLock::new(Ok(store))), through)
             }
         };
         let shared = Arc::new(Shared {
             memory: Mutex::default(),
-            written: Condvar::new(),
+            changed: Condvar::new(),
             store,
-            request_life_ms,
+            directory: directory.map(Path::to_path_buf).unwrap_or_default(),
+            log_id,
+            request_life_ms: options.request_life_ms,
+            alarms: options.alarms.clone(),
         });
         let writer = match shared.store {
             None => None,
             Some(_) => Some(Writer::start(Arc::clone(&shared))?),
         };
         let index = Index { shared, writer: Mutex::new(writer) };
-        rebuild::apply_tail(&index, files, log_id, through, head)?;
+        rebuild::apply_tail(&index, files, recovered, through)?;
+        if recovered.last_segment.is_some_and(|(first, _)| through.position + 1 < first) {
+            index.spill();
+        }
         Ok(index)
     }
 
@@ -118,30 +164,49 @@ impl Index {
         frame: FrameEntry,
         through: Head,
         requests: Vec<KeyedRequest>,
-    ) -> Result<(), IndexError> {
+    ) {
         let mut memory = lock(&self.shared.memory);
         for (digest, position, stream_version) in events {
             memory.active.event(&digest, position, stream_version);
         }
         memory.active.commit(frame, through, requests);
-        if self.shared.store.is_none() || memory.active.ids.len() < SPILL_EVENTS {
-            return Ok(());
+        if memory.wanted || memory.active.ids.len() >= SPILL_EVENTS {
+            self.freeze(&mut memory);
         }
-        while memory.failure.is_none()
-            && memory.frozen.is_some()
-            && memory.active.ids.len() >= RECENT_EVENTS_MAX
-        {
-            memory = self.shared.written.wait(memory).unwrap_or_else(PoisonError::into_inner);
+    }
+
+    /// Has everything written to the store that is in memory now.
+    pub fn spill(&self) {
+        let mut memory = lock(&self.shared.memory);
+        memory.wanted = true;
+        self.freeze(&mut memory);
+    }
+
+    /// Sends what is in memory to the store, unless the run before it is not written yet.
+    fn freeze(&self, memory: &mut Memory) {
+        if self.shared.store.is_none() || memory.active.frames.is_empty() {
+            memory.wanted = false;
+            return;
         }
-        if let Some(failure) = &memory.failure {
-            return Err(failure.clone());
+        if memory.frozen.is_some() {
+            return;
         }
-        if memory.frozen.is_none() {
-            let run = Arc::new(std::mem::take(&mut memory.active));
-            memory.frozen = Some(Arc::clone(&run));
-            if let Some(writer) = &*lock(&self.writer) {
-                let _ = writer.runs.send(run);
+        let run = Arc::new(std::mem::take(&mut memory.active));
+        (memory.frozen, memory.wanted) = (Some(Arc::clone(&run)), false);
+        if let Some(writer) = &*lock(&self.writer) {
+            let _ = writer.runs.send(run);
+        }
+    }
+
+    /// Waits until there is room for more events in memory. The error says why there is none, and
+    /// that there will be none for a while.
+    pub fn wait_for_room(&self) -> Result<(), IndexError> {
+        let mut memory = lock(&self.shared.memory);
+        while memory.frozen.is_some() && memory.active.ids.len() >= RECENT_EVENTS_MAX {
+            if let Some(failure) = &memory.failure {
+                return Err(failure.clone());
             }
+            memory = self.shared.changed.wait(memory).unwrap_or_else(PoisonError::into_inner);
         }
         Ok(())
     }
@@ -172,15 +237,12 @@ impl Index {
         limit: usize,
     ) -> Result<Vec<Position>, IndexError> {
         let from = from.max(1);
-        let end = from.saturating_add(limit as u64);
         // Memory first: what leaves it in between is in the store by then.
-        let mut found = self.shared.recent_positions(stream, from, end);
-        let stored_end = found.first().map_or(end, |(version, _)| *version);
-        let empty = Vec::new();
-        let stored =
-            self.shared.stored(empty, |store| store.stream_positions(stream, from..stored_end))?;
-        found.splice(0..0, stored);
-        Ok(found.into_iter().map(|(_, position)| position).collect())
+        let mut found = self.shared.recent_positions(stream, from, limit);
+        let end = found.first().map_or(u64::MAX, |(version, _)| *version);
+        let stored = |store: &Store| store.stream_positions(stream, from..end, limit);
+        found.splice(0..0, self.shared.stored(Vec::new(), stored)?);
+        Ok(found.into_iter().take(limit).map(|(_, position)| position).collect())
     }
 
     /// Where the frame is that holds a position, which is one of the log.
@@ -211,11 +273,22 @@ impl Index {
 
     /// The bytes that the store takes on disk.
     pub fn disk_bytes(&self) -> u64 {
-        self.shared.store.as_ref().map_or(0, Store::disk_bytes)
+        self.shared.stored(0, |store| Ok(store.disk_bytes())).unwrap_or(0)
     }
 
-    /// Waits for a run that is being written, and ends the thread.
+    /// Waits for a run that is being written, and ends the thread. What cannot be written is read
+    /// from the log the next time.
     pub fn close(&self) {
+        let mut memory = lock(&self.shared.memory);
+        while memory.wanted && memory.frozen.is_some() && memory.failure.is_none() {
+            memory = self.shared.changed.wait(memory).unwrap_or_else(PoisonError::into_inner);
+        }
+        if memory.wanted {
+            self.freeze(&mut memory);
+        }
+        memory.closing = true;
+        drop(memory);
+        self.shared.changed.notify_all();
         if let Some(Writer { runs, thread }) = lock(&self.writer).take() {
             drop(runs);
             let _ = thread.join();
@@ -236,14 +309,18 @@ impl Shared {
         ask(&memory.active).or_else(|| memory.frozen.as_deref().and_then(ask))
     }
 
-    fn recent_positions(&self, stream: u128, from: u64, end: u64) -> Vec<(u64, Position)> {
+    /// The first versions of a stream from one on that are in memory, at most `limit`.
+    fn recent_positions(&self, stream: u128, from: u64, limit: usize) -> Vec<(u64, Position)> {
         let memory = lock(&self.memory);
         let mut found = Vec::new();
         for recent in memory.frozen.as_deref().into_iter().chain([&memory.active]) {
             let Some(tail) = recent.streams.get(&stream) else { continue };
             let first = tail.version + 1 - tail.positions.len() as u64;
             let numbered = (first..).zip(tail.positions.iter().copied());
-            found.extend(numbered.filter(|(version, _)| (from..end).contains(version)));
+            let apart = recent.apart.iter().filter(|(name, _, _)| *name == stream);
+            let apart = apart.map(|(_, version, position)| (*version, *position));
+            let wanted = apart.chain(numbered).filter(|(version, _)| *version >= from);
+            found.extend(wanted.take(limit - found.len()));
         }
         found
     }
@@ -254,7 +331,30 @@ impl Shared {
         ask: impl FnOnce(&Store) -> fjall::Result<T>,
     ) -> Result<T, IndexError> {
         let Some(store) = &self.store else { return Ok(without) };
-        ask(store).map_err(|error| IndexError { path: store.path(), what: error.to_string() })
+        let store = store.read().unwrap_or_else(PoisonError::into_inner);
+        let store = store.as_ref().map_err(IndexError::clone)?;
+        ask(store).map_err(|error| IndexError::new(&self.directory, &error))
+    }
+
+    /// Closes the store and opens it again: after a failed write it takes no others.
+    fn reopen(&self) {
+        let Some(store) = &self.store else { return };
+        let mut store = store.write().unwrap_or_else(PoisonError::into_inner);
+        // It must be closed first, since it is locked.
+        *store = Err(IndexError::closed(&self.directory, "they are being opened again"));
+        *store = match Store::open_as_is(&self.directory, self.log_id) {
+            Ok((opened, Some(_))) => Ok(opened),
+            Ok((_, None)) => Err(IndexError::closed(&self.directory, "they are of no log")),
+            Err(error) => Err(error),
+        };
+    }
+
+    /// Waits before another attempt; false if there is no time for one.
+    fn pause(&self) -> bool {
+        let memory = lock(&self.memory);
+        let closing = |memory: &mut Memory| !memory.closing;
+        let waited = self.changed.wait_timeout_while(memory, RETRY_PAUSE, closing);
+        !waited.unwrap_or_else(PoisonError::into_inner).0.closing
     }
 }
 
@@ -266,7 +366,9 @@ impl Writer {
             .spawn(move || {
                 let mut swept: Tick = 0;
                 for run in received {
-                    write_run(&shared, &run, &mut swept);
+                    while !write_run(&shared, &run, &mut swept) && shared.pause() {
+                        shared.reopen();
+                    }
                 }
             })
             .map_err(|source| LogError::Io { path: "thread".to_string(), source })?;
@@ -274,7 +376,8 @@ impl Writer {
     }
 }
 
-fn write_run(shared: &Shared, run: &Recent, swept: &mut Tick) {
+/// Writes a run to the store; false if that failed.
+fn write_run(shared: &Shared, run: &Recent, swept: &mut Tick) -> bool {
     let now = run.through.tick;
     let sweep = now.saturating_sub(*swept) > shared.request_life_ms / SWEEPS_PER_LIFE;
     let result = shared.stored((), |store| {
@@ -288,13 +391,24 @@ fn write_run(shared: &Shared, run: &Recent, swept: &mut Tick) {
         *swept = now;
     }
     let mut memory = lock(&shared.memory);
-    match result {
-        Ok(()) => memory.frozen = None,
+    memory.failure = result.err();
+    match &memory.failure {
+        None => {
+            memory.frozen = None;
+            shared.alarms.clear(Part::Log, ALARM);
+        }
         // What could not be written stays in memory, where it is found.
-        Err(error) => {
-            tracing::error!(%error, "the indexes of the log cannot be written");
-            memory.failure = Some(error);
+        Some(error) => {
+            let IndexError { path, what, .. } = error;
+            let path = path.display();
+            let message = format!(
+                "the indexes of the log in {path} cannot be written: {what}; it is tried again, and appends go on meanwhile"
+            );
+            shared.alarms.raise(Part::Log, ALARM, message);
         }
     }
-    shared.written.notify_all();
+    let written = memory.failure.is_none();
+    drop(memory);
+    shared.changed.notify_all();
+    written
 }

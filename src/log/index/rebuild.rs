@@ -1,7 +1,9 @@
 //! Bringing the indexes up to the end of the log when it is opened.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::Index;
@@ -11,7 +13,9 @@ use super::store::Store;
 use crate::log::LogError;
 use crate::log::files::Files;
 use crate::log::frame::Frame;
-use crate::log::segment::{self, Next, SegmentReader};
+use crate::log::reader::LogReader;
+use crate::log::recovery::Recovered;
+use crate::log::segment;
 use crate::model::{Head, Position};
 
 /// How many events may be read between two notes of the progress.
@@ -42,46 +46,35 @@ fn is_of(files: &dyn Files, store: &Store, through: Head, head: Head) -> bool {
         return false;
     }
     let Ok(Some(entry)) = store.frame_of(through.position) else { return false };
-    let frame = Frame::read_at(files, &segment::name(entry.segment), entry.offset);
-    frame.is_ok_and(|frame| {
-        frame.last_position() == through.position && frame.tick() == through.tick
-    })
+    match Frame::read_at(files, &segment::name(entry.segment), entry.offset) {
+        Ok(frame) => frame.last_position() == through.position && frame.tick() == through.tick,
+        // What the store knows of events that cannot be read is known nowhere else.
+        Err(error) => error.is_damage(),
+    }
 }
 
-/// Reads what the store does not have from the log.
+/// Reads what the store does not have from the log. Fails where that is damaged: identities that
+/// nobody knows could be given to other events.
 pub fn apply_tail(
     index: &Index,
-    files: &dyn Files,
-    log_id: Uuid,
+    files: &Arc<dyn Files>,
+    recovered: &Recovered,
     through: Head,
-    head: Head,
 ) -> Result<(), LogError> {
+    let head = recovered.head;
     if through.position >= head.position {
         return Ok(());
     }
-    let (digester, mut scratch) = (Digester::new(log_id), Vec::new());
+    let (digester, mut scratch) = (Digester::new(recovered.id), Vec::new());
     let mut noted = through.position;
-    let names = segment::list(files)?;
-    let first = |name: &String| segment::first_position(name).unwrap_or_default();
-    let start = names.partition_point(|name| first(name) <= through.position + 1).max(1) - 1;
-    for name in &names[start..] {
-        let mut reader = SegmentReader::new(name.clone());
-        loop {
-            let offset = reader.offset();
-            match reader.next(files)? {
-                Next::Frame(frame) if frame.last_position() <= through.position => {}
-                Next::Frame(frame) => {
-                    apply(index, &frame, first(name), offset, (&digester, &mut scratch))?;
-                    if frame.last_position() > noted + NOTE_EVENTS {
-                        noted = frame.last_position();
-                        tracing::info!(position = noted, of = head.position, "indexing the log");
-                    }
-                }
-                Next::End => break,
-                Next::Broken(what) => {
-                    return Err(LogError::Damaged { segment: name.clone(), offset, what });
-                }
-            }
+    let (_, fixed) = watch::channel(head);
+    let segments = Arc::clone(&recovered.segments);
+    let mut reader = LogReader::open(Arc::clone(files), segments, fixed, through.position)?;
+    while let Some(frame) = reader.next_frame()? {
+        apply(index, &frame, reader.place(), (&digester, &mut scratch))?;
+        if frame.last_position() > noted + NOTE_EVENTS {
+            noted = frame.last_position();
+            tracing::info!(position = noted, of = head.position, "indexing the log");
         }
     }
     Ok(())
@@ -90,8 +83,7 @@ pub fn apply_tail(
 fn apply(
     index: &Index,
     frame: &Frame,
-    segment: Position,
-    offset: u64,
+    (segment, offset): (Position, u64),
     (digester, scratch): (&Digester, &mut Vec<u8>),
 ) -> Result<(), LogError> {
     if frame.count() == 0 {
@@ -108,5 +100,7 @@ fn apply(
     let digests = events
         .iter()
         .map(|event| (digester.stored(&event, scratch), event.position, event.stream_version));
-    Ok(index.apply(digests, entry, through, events.requests())?)
+    index.wait_for_room()?;
+    index.apply(digests, entry, through, events.requests());
+    Ok(())
 }

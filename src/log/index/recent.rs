@@ -37,7 +37,7 @@ pub type HashKeyed<V> = HashMap<u128, V, BuildHasherDefault<Prehashed>>;
 pub struct StreamTail {
     /// The version of the last one.
     pub version: u64,
-    /// Their positions; the last one is that of `version`.
+    /// Their positions; the last one is that of `version`, and no version is missing between.
     pub positions: SmallVec<[Position; 2]>,
 }
 
@@ -46,6 +46,8 @@ pub struct StreamTail {
 pub struct Recent {
     pub ids: HashKeyed<IdEntry>,
     pub streams: HashKeyed<StreamTail>,
+    /// Stream, version and position of events before a version that is lost.
+    pub apart: Vec<(u128, u64, Position)>,
     /// In the order of positions.
     pub frames: Vec<FrameEntry>,
     /// With the tick of the commit.
@@ -61,6 +63,11 @@ impl Recent {
         // Logs of before streams had versions have events whose version is 0.
         if let Some(stream) = digest.stream.filter(|_| stream_version > 0) {
             let tail = self.streams.entry(stream).or_default();
+            if stream_version != tail.version + 1 {
+                let first = tail.version + 1 - tail.positions.len() as u64;
+                let numbered = (first..).zip(tail.positions.drain(..));
+                self.apart.extend(numbered.map(|(version, at)| (stream, version, at)));
+            }
             tail.version = stream_version;
             tail.positions.push(position);
         }

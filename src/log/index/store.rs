@@ -4,7 +4,7 @@
 //! the log itself is both. The mark up to which the log is in the store is written last, and what
 //! stands behind it is written again after a crash, with the same content.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fjall::config::PinningPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
@@ -57,6 +57,8 @@ impl Store {
         match Store::open_as_is(directory, log_id) {
             Ok((store, Some(through))) => return Ok((store, through)),
             Ok((store, None)) => drop(store),
+            // A full disk is no reason to throw away what is sound.
+            Err(error) if error.full => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "the indexes of the log cannot be opened");
             }
@@ -66,17 +68,17 @@ impl Store {
 
     /// Makes an empty store in place of whatever is there.
     pub fn create(directory: &Path, log_id: Uuid) -> Result<(Store, Head), IndexError> {
-        let failed = |what: String| IndexError { path: directory.into(), what };
+        let failed = |error: &fjall::Error| IndexError::new(directory, error);
         if directory.exists() {
-            std::fs::remove_dir_all(directory).map_err(|error| failed(error.to_string()))?;
+            std::fs::remove_dir_all(directory).map_err(|error| failed(&error.into()))?;
         }
         let (store, _) = Store::open_as_is(directory, log_id)?;
-        store.set_mark(Head::default()).map_err(|error| failed(error.to_string()))?;
+        store.set_mark(Head::default()).map_err(|error| failed(&error))?;
         Ok((store, Head::default()))
     }
 
-    /// `None` in place of the mark: the store is new, or not one of this log.
-    fn open_as_is(directory: &Path, log_id: Uuid) -> Result<(Store, Option<Head>), IndexError> {
+    /// Opens what is there. `None` in place of the mark: the store is new, or not one of this log.
+    pub fn open_as_is(directory: &Path, log_id: Uuid) -> Result<(Store, Option<Head>), IndexError> {
         let open = || {
             let database =
                 Database::builder(directory).worker_threads(1).cache_size(CACHE_BYTES).open()?;
@@ -102,9 +104,7 @@ impl Store {
             let mark = store.mark()?;
             Ok((store, mark))
         };
-        let failed =
-            |error: fjall::Error| IndexError { path: directory.into(), what: error.to_string() };
-        open().map_err(failed)
+        open().map_err(|error| IndexError::new(directory, &error))
     }
 
     fn mark(&self) -> fjall::Result<Option<Head>> {
@@ -144,6 +144,13 @@ impl Store {
             })
         });
         ingest(&self.streams, events)?;
+        let mut apart: Vec<_> = recent.apart.iter().collect();
+        apart.sort_unstable();
+        let apart = apart.into_iter().map(|(hash, version, position)| {
+            let position = position_bytes(&position.to_le_bytes()).to_vec();
+            (streams::key(*hash, *version), position)
+        });
+        ingest(&self.streams, apart)?;
         let heads = tails.iter().map(|(hash, tail)| {
             let version = position_bytes(&tail.version.to_le_bytes()).to_vec();
             (hash.to_be_bytes(), version)
@@ -185,15 +192,17 @@ impl Store {
         Ok(bytes.map_or(0, |bytes| position_of(&bytes)))
     }
 
-    /// The positions of a stream's events of these versions, with the versions.
+    /// The positions of a stream's first events of these versions, at most `limit`, with the
+    /// versions.
     pub fn stream_positions(
         &self,
         stream: u128,
         versions: std::ops::Range<u64>,
+        limit: usize,
     ) -> fjall::Result<Vec<(u64, Position)>> {
         let range = streams::key(stream, versions.start)..streams::key(stream, versions.end);
         let mut positions = Vec::new();
-        for guard in self.streams.range(range) {
+        for guard in self.streams.range(range).take(limit) {
             let (key, value) = guard.into_inner()?;
             if let Some(version) = streams::version_of(&key) {
                 positions.push((version, position_of(&value)));
@@ -221,10 +230,6 @@ impl Store {
     pub fn disk_bytes(&self) -> u64 {
         let all = [&self.ids, &self.heads, &self.streams, &self.frames, &self.requests];
         all.into_iter().map(Keyspace::disk_space).sum()
-    }
-
-    pub fn path(&self) -> PathBuf {
-        self.ids.path().parent().and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default()
     }
 }
 

@@ -1,0 +1,160 @@
+//! Accepting that events are lost, so that the log goes on without them.
+//!
+//! What is left keeps its positions. What is lost becomes a gap in the list of segments, which
+//! readers pass over; its positions are never given to other events. Files are cut only behind
+//! their last whole frame, and files that do not belong to the log only get another name.
+
+use std::path::{Path, PathBuf};
+
+use super::files::{DiskFiles, Files};
+use super::frame::{Frame, NumberedEvent};
+use super::inspect::{Examination, Finding, Remedy, examine};
+use super::list::{Gap, LIST_NAME, SegmentList};
+use super::segment::{self, Next};
+use super::{INDEX_DIRECTORY, LogError};
+use crate::model::clock::now_ms;
+use crate::model::{Head, Position, Tick};
+
+/// What is added to the name of a file that is set aside.
+const ASIDE: &str = "aside";
+
+/// A log that nobody else has open, and what is wrong with it.
+pub struct Repair {
+    directory: PathBuf,
+    files: DiskFiles,
+    examination: Examination,
+}
+
+impl Repair {
+    /// Locks a log and reads it through.
+    pub fn plan(
+        directory: &Path,
+        visit: impl FnMut(&Frame) -> Result<(), String>,
+    ) -> Result<Repair, LogError> {
+        // Only a log that is there is locked: locking makes the directory.
+        DiskFiles::read_only(directory)?;
+        let files = DiskFiles::open(directory)?;
+        let examination = examine(directory, visit)?;
+        Ok(Repair { directory: directory.into(), files, examination })
+    }
+
+    /// What is wrong, and what would be lost.
+    pub fn findings(&self) -> &[Finding] {
+        &self.examination.findings
+    }
+
+    /// Makes the log one that can be opened, without what cannot be read. If it fails half way it
+    /// can be done again.
+    pub fn accept_loss(&self) -> Result<(), LogError> {
+        let mut list = self.examination.list.clone();
+        for finding in self.findings() {
+            self.mend(finding, &mut list)?;
+        }
+        let is_loss = |finding: &Finding| {
+            !matches!(finding.remedy, Remedy::WriteList | Remedy::WriteHeader(_) | Remedy::Rename)
+        };
+        if self.findings().iter().any(is_loss) {
+            // Events that are lost are known no more, so that they can be sent again.
+            let index = self.directory.join(INDEX_DIRECTORY);
+            if index.exists() {
+                std::fs::remove_dir_all(&index)
+                    .map_err(|source| LogError::Io { path: index.display().to_string(), source })?;
+            }
+            self.resume(&mut list)?;
+        }
+        for listed in list.segments.iter_mut().filter(|listed| listed.sealed) {
+            let name = segment::name(listed.first);
+            listed.bytes = self.files.len(&name).map_err(|e| LogError::of_file(&name, e))?;
+        }
+        let resumed = list.segments.last().map_or(0, |last| last.last);
+        list.reserve(resumed.max(self.examination.info.head.position) + 1);
+        list.write(&self.files).map_err(|source| LogError::of_file(LIST_NAME, source))
+    }
+
+    fn mend(&self, finding: &Finding, list: &mut SegmentList) -> Result<(), LogError> {
+        let name = &finding.segment;
+        let failed = |source| LogError::of_file(name, source);
+        let (first, last) = finding.lost;
+        let mut lose = |skip| list.gaps.push(Gap { first, last, skip });
+        match finding.remedy {
+            Remedy::WriteList => {}
+            Remedy::WriteHeader(first) => {
+                let header = segment::header(list.log, first);
+                self.files.rewrite(name, 0, &header).map_err(failed)?;
+            }
+            Remedy::Skip(bytes) => lose(Some(bytes)),
+            Remedy::Rename => self.set_aside(name)?,
+            Remedy::GiveUp(segment) => {
+                lose(None);
+                list.segments.retain(|listed| listed.first != segment);
+            }
+            Remedy::SetAside(segment) => {
+                lose(None);
+                list.segments.retain(|listed| listed.first != segment);
+                self.set_aside(name)?;
+            }
+            Remedy::EndHere { segment, .. } if first == segment => {
+                lose(None);
+                list.segments.retain(|listed| listed.first != segment);
+                self.set_aside(name)?;
+            }
+            Remedy::EndHere { offset, .. } => {
+                lose(None);
+                self.files.truncate(name, offset).map_err(failed)?;
+                if let Some(end) = list.segments.last_mut() {
+                    end.sealed = true;
+                    end.last = first - 1;
+                    end.tick = self.examination.info.head.tick;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set_aside(&self, name: &str) -> Result<(), LogError> {
+        let to = format!("{name}.{ASIDE}");
+        self.files.rename(name, &to).map_err(|source| LogError::of_file(name, source))
+    }
+
+    /// Begins a new segment if the last one is lost. Then an empty frame says that the log goes on
+    /// behind what is lost, for readers that wait for the last position.
+    fn resume(&self, list: &mut SegmentList) -> Result<(), LogError> {
+        if list.segments.last().is_none_or(|last| last.sealed) {
+            let lost = list.gaps.iter().map(|gap| gap.last).max().unwrap_or(0);
+            let ends = list.segments.last().map_or(0, |last| last.last);
+            let first: Position = lost.max(ends) + 1;
+            self.append(&segment::name(first), &segment::header(list.log, first))?;
+            list.add(first);
+        }
+        let Some(last) = list.segments.last().copied() else { return Ok(()) };
+        let mut reader = list.reader(last.first);
+        let mut tick = list.last_tick().max(self.examination.info.head.tick);
+        while let Next::Frame(frame) = reader.next(&self.files)? {
+            tick = tick.max(frame.tick());
+        }
+        let (name, offset) = (reader.name(), reader.offset());
+        self.files.truncate(name, offset).map_err(|source| LogError::of_file(name, source))?;
+        let position = reader.next_position();
+        let tick = now_ms().max(tick + 1);
+        let nothing = std::iter::empty::<NumberedEvent<'_>>();
+        let frame = Frame::new(tick, position, nothing).map_err(|what| LogError::Damaged {
+            segment: name.to_string(),
+            offset,
+            what,
+        })?;
+        let mut bytes = Vec::new();
+        frame.write(&mut bytes);
+        self.append(name, &bytes)?;
+        list.note(Head { position: position - 1, tick }, offset + bytes.len() as u64);
+        Ok(())
+    }
+
+    fn append(&self, name: &str, bytes: &[u8]) -> Result<(), LogError> {
+        let append = || {
+            let mut file = self.files.append(name)?;
+            file.write(bytes)?;
+            file.sync()
+        };
+        append().map_err(|source| LogError::of_file(name, source))
+    }
+}
