@@ -19,13 +19,14 @@ use std::sync::{Arc, RwLock};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use crate::dataflow::{Runtime, RuntimeError};
+use crate::dataflow::{FailureMemory, Runtime, RuntimeError};
 use crate::http::{self, AppState, ClickHouseStatus};
 use crate::log::{self, Log, LogError, LogOptions};
 use crate::model::alarm::Alarms;
 use crate::model::limits::Limits;
 use crate::sink::{ClickHouseConfig, SinkError};
 use backend::EngineBackend;
+use dead_letters::Letters;
 use dismissed::Dismissed;
 use queries::Queries;
 use registry::Registry;
@@ -99,14 +100,20 @@ impl Engine {
         let (requests_sender, requests) = mpsc::unbounded_channel();
         let (stop, stopping) = watch::channel(false);
         let dismissed = Arc::new(dismissed);
+        let failure_memory = Arc::new(FailureMemory::new(config.limits.dead_letters_bytes_max));
+        let letters = Letters {
+            log: log.clone(),
+            registry: Arc::clone(&registry),
+            dismissed: Arc::clone(&dismissed),
+            unread: Arc::new(Unread::new(Arc::clone(&failure_memory))),
+        };
         let backend = EngineBackend {
             log: log.clone(),
             runtime: Arc::clone(&runtime),
             registry: Arc::clone(&registry),
             clickhouse: Arc::clone(&clickhouse_status),
-            dismissed: Arc::clone(&dismissed),
             requests: requests_sender,
-            unread: Unread::default(),
+            letters,
         };
         let supervisor = Supervisor {
             clickhouse: config.clickhouse,
@@ -116,6 +123,7 @@ impl Engine {
             registry,
             queries,
             dismissed,
+            failure_memory,
             requests,
             stopping,
         };

@@ -17,7 +17,7 @@ use super::feeder::{Feeder, FeederHandle};
 use super::queries::{InUse, Queries};
 use super::registry::{Registry, ValidatorPool, View};
 use super::tracker::ViewTracker;
-use crate::dataflow::{CohortId, Failures, Installation, Runtime};
+use crate::dataflow::{CohortId, FailureMemory, Failures, Installation, Runtime};
 use crate::http::{ClickHouseStatus, FileError};
 use crate::log::Log;
 use crate::model::Tick;
@@ -55,6 +55,7 @@ pub struct Supervisor {
     pub registry: Arc<Registry>,
     pub queries: Queries,
     pub dismissed: Arc<Dismissed>,
+    pub failure_memory: Arc<FailureMemory>,
     pub requests: mpsc::UnboundedReceiver<Request>,
     pub stopping: watch::Receiver<bool>,
 }
@@ -345,7 +346,9 @@ impl Running {
             Some((status, sender, receiver)) => (Some((status, sender)), Some(receiver)),
             None => (None, None),
         };
-        let failures = Failures::new(self.supervisor.dismissed.of(&plan.schema.name));
+        let dismissals = self.supervisor.dismissed.of(&plan.schema.name);
+        let memory = &self.supervisor.failure_memory;
+        let failures = Failures::new(&plan.event_types, &dismissals, memory);
         let id = self.next_id;
         self.next_id += 1;
         let wake = Arc::clone(&self.feeder.wake);

@@ -40,6 +40,8 @@ pub struct Limits {
     pub wait_ms_max: u64,
     /// The most rows or dead letters that one read answers with.
     pub read_rows_max: usize,
+    /// How many bytes of memory the dead letters of all views may take; further ones are counted.
+    pub dead_letters_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -63,6 +65,7 @@ impl Default for Limits {
             idempotency_key_ms: 24 * 60 * 60 * 1000,
             wait_ms_max: 60_000,
             read_rows_max: 10_000,
+            dead_letters_bytes_max: 256 << 20,
         }
     }
 }
