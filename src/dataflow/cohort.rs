@@ -10,7 +10,7 @@ use timely::container::CapacityContainerBuilder;
 use timely::dataflow::InputHandle;
 
 use super::delta::{Delta, batch};
-use super::failure::Failures;
+use super::failure::{ChunkTypes, Failures};
 use crate::decode::{Decoded, Reject, TableDecoder};
 use crate::log::Frame;
 use crate::model::Tick;
@@ -43,6 +43,7 @@ struct SharedDecoder {
 /// Who is concerned by the events of one type and version: indexes of decoders that read them, and
 /// of views that read the type and cannot read the version.
 struct Readers {
+    event_type: Arc<str>,
     decoders: Vec<usize>,
     missing: Vec<usize>,
 }
@@ -73,6 +74,8 @@ impl Cohort {
     /// Decodes frames for all views of the cohort at once.
     #[expect(clippy::panic, reason = "the checksum was right: what wrote the frame is at fault")]
     pub fn decode(&mut self, frames: &[Frame]) {
+        let needs_types = self.versions.iter().any(|(failures, _)| failures.needs_types());
+        let mut types = ChunkTypes::default();
         for frame in frames {
             let events = match frame.decompress() {
                 Ok(events) => events,
@@ -83,6 +86,9 @@ impl Cohort {
                 let readers = by_type
                     .entry((event.event_type, event.version))
                     .or_insert_with(|| self.readers(&event));
+                if needs_types {
+                    types.push(event.position, &readers.event_type);
+                }
                 for index in &readers.decoders {
                     self.decoders[*index].decoder.push(&event);
                 }
@@ -91,6 +97,7 @@ impl Cohort {
                 }
             }
         }
+        types.keep();
         for shared in &mut self.decoders {
             shared.decoded = Some(shared.decoder.finish()).filter(|d| !d.positions.is_empty());
         }
@@ -108,6 +115,7 @@ impl Cohort {
             declared.is_some_and(|declared| !declared.contains(&event.version))
         };
         Readers {
+            event_type: event.event_type.into(),
             decoders: self.decoders.iter().enumerate().filter(reads).map(|(i, _)| i).collect(),
             missing: self.versions.iter().enumerate().filter(misses).map(|(i, _)| i).collect(),
         }
@@ -187,9 +195,13 @@ fn rejects_of(rejects: &[Reject], columns: &[SourceColumn]) -> Vec<Reject> {
 
 /// Records events that do not fit a table that the view reads.
 fn record(failures: &Failures, table: &SourceTable, rejects: &[Reject]) {
+    let event_type = match table {
+        SourceTable::Declared(declared) => Some(declared.event_type.as_str()),
+        SourceTable::Events => None,
+    };
     for reject in rejects {
         for (_, violation) in &reject.violations {
-            failures.record_misfit(table.name(), violation, reject.position);
+            failures.record_misfit(table.name(), event_type, violation, reject.position);
         }
     }
 }

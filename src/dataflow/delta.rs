@@ -14,7 +14,7 @@ pub struct Delta {
     pub rows: RecordBatch,
     /// How often each row is added (negative: taken away).
     pub diffs: Arc<[i64]>,
-    /// Each row's event, while rows are still events.
+    /// Each row's event, while rows are still events; 0 for a row of none.
     pub positions: Option<Arc<[Position]>>,
     pub tick: Tick,
 }
@@ -38,7 +38,7 @@ impl Delta {
 
     /// The event of row `index`.
     pub fn position(&self, index: usize) -> Option<Position> {
-        self.positions.as_ref().map(|p| p[index])
+        self.positions.as_ref().map(|p| p[index]).filter(|position| *position > 0)
     }
 
     /// The rows for which `keep` is true; NULL is not.

@@ -23,7 +23,10 @@ mod worker;
 
 pub use cohort::CohortId;
 pub use eval::is_evaluating;
-pub use failure::{Dismissal, Failure, Failures};
+pub use failure::{
+    Dismissal, FURTHER_REASONS, Failure, FailureFilter, FailureMemory, Failures, Ranges,
+    reason_hash,
+};
 pub use output::{EncodedRow, read_order};
 pub use runtime::{Read, Runtime, RuntimeError};
 pub use worker::Installation;

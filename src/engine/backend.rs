@@ -14,11 +14,10 @@ use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
 use super::changes::{Follower, Gone};
-use super::dismissed::Dismissed;
+use super::dead_letters::Letters;
 use super::registry::{Registry, View};
 use super::supervisor::Request;
 use super::tracker::ViewTracker;
-use super::unread::Unread;
 use crate::dataflow::{EncodedRow, Read, Runtime, read_order};
 use crate::http::{
     Backend, ChangeFeed, ChangesError, ClickHouseStatus, DeadLetterFilter, DeadLetters,
@@ -42,9 +41,8 @@ pub struct EngineBackend {
     pub runtime: Arc<Runtime>,
     pub registry: Arc<Registry>,
     pub clickhouse: Arc<RwLock<ClickHouseStatus>>,
-    pub dismissed: Arc<Dismissed>,
     pub requests: mpsc::UnboundedSender<Request>,
-    pub unread: Unread,
+    pub letters: Letters,
 }
 
 /// How long something that is complete up to `at` has been behind `head`, in seconds.
@@ -437,14 +435,14 @@ impl Backend for EngineBackend {
     }
 
     fn dead_letters(&self, filter: &DeadLetterFilter) -> Option<DeadLetters> {
-        self.list_dead_letters(filter)
+        self.letters.list(filter)
     }
 
     fn dismiss(&self, selection: &Selection) -> Result<u64, DismissError> {
-        self.dismiss_dead_letters(selection)
+        self.letters.dismiss(selection)
     }
 
     fn retry(&self, selection: Selection) -> BoxFuture<'_, Retried> {
-        self.retry_dead_letters(selection).boxed()
+        self.letters.clone().retry(selection, self.requests.clone()).boxed()
     }
 }

@@ -1,212 +1,234 @@
 //! What failed, found by view, event type, reason and position.
 
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::backend::EngineBackend;
+use super::dismissed::Dismissed;
+use super::registry::{Registry, View, Views};
 use super::supervisor::Request;
-use super::tracker::ViewTracker;
-use crate::dataflow::{Dismissal, Failure};
+use super::unread::Unread;
+use crate::dataflow::{Failure, FailureFilter, Failures};
 use crate::http::{DeadLetter, DeadLetterFilter, DeadLetters, DismissError, Retried, Selection};
+use crate::log::Log;
 use crate::model::Position;
 
 /// How many positions of one letter are told.
 const POSITIONS_TOLD: usize = 100;
-/// Stands for a view where none reads the events.
+/// How long a page may read events for its samples; letters without one are asked for by position.
+const SAMPLES_TIME: Duration = Duration::from_millis(50);
+/// How many bytes of samples a page holds.
+const SAMPLES_BYTES: usize = 4 << 20;
+/// Stands for a view where none reads the events. It comes before all views.
 const NO_VIEW: &str = "";
 /// How long a retry waits for views that are being built.
 const RETRY_TIME: Duration = Duration::from_secs(10);
 /// How often it looks.
 const RETRY_POLL: Duration = Duration::from_millis(50);
 
-/// Failures of one view for one reason, as far as they are asked for.
-struct Found {
-    /// `None` for events of a type that no view reads.
-    view: Option<Arc<ViewTracker>>,
-    failure: Failure,
-    event_type: Option<String>,
-    /// The first event's payload.
-    sample: Option<String>,
+/// The dead letters of all views, and of events that no view reads. Its methods block, but for
+/// [`Letters::retry`].
+#[derive(Clone)]
+pub struct Letters {
+    pub log: Log,
+    pub registry: Arc<Registry>,
+    pub dismissed: Arc<Dismissed>,
+    pub unread: Arc<Unread>,
 }
 
-impl EngineBackend {
-    /// The letters that are asked for, in the order of views, expressions and reasons.
-    pub(super) fn list_dead_letters(&self, filter: &DeadLetterFilter) -> Option<DeadLetters> {
-        let after = match &filter.cursor {
+/// Where a page ends: view, expression, reason.
+type Cursor = (String, String, String);
+
+/// Failures of one view for one reason, without a sample.
+struct Found {
+    view: String,
+    failure: Failure,
+}
+
+impl Letters {
+    /// The letters that are asked for, in the order of views; `None` when the cursor is none.
+    pub fn list(&self, filter: &DeadLetterFilter) -> Option<DeadLetters> {
+        let after: Option<Cursor> = match &filter.cursor {
             None => None,
             Some(cursor) => {
                 let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
-                Some(serde_json::from_slice::<(String, String, String)>(&bytes).ok()?)
+                Some(serde_json::from_slice(&bytes).ok()?)
             }
         };
-        let mut found = self.find(&filter.selection);
-        let place = |found: &Found| {
-            let Failure { expression, reason, .. } = &found.failure;
-            (found.view_name().to_string(), expression.clone(), reason.clone())
-        };
-        if let Some(text) = &filter.reason {
-            found
-                .retain(|f| f.failure.reason.contains(text) || f.failure.expression.contains(text));
+        let wanted = FailureFilter { text: filter.reason.clone(), ..wanted(&filter.selection) };
+        let mut page: Vec<Found> = Vec::new();
+        let first = after.as_ref().map_or(NO_VIEW, |(view, ..)| view);
+        for (view, failures) in self.concerned(&filter.selection, first) {
+            let after = after.as_ref().filter(|(of, ..)| *of == view);
+            let after = after.map(|(_, expression, reason)| (&**expression, &**reason));
+            // One more than fits tells whether there is a next page.
+            let limit = filter.limit + 1 - page.len();
+            let found = failures.page(&wanted, after, limit, POSITIONS_TOLD);
+            page.extend(found.into_iter().map(|failure| Found { view: view.clone(), failure }));
+            if page.len() > filter.limit {
+                break;
+            }
         }
-        if let Some(after) = after {
-            found.retain(|found| place(found) > after);
-        }
-        let more = found.len() > filter.limit;
-        found.truncate(filter.limit);
-        let cursor = found.last().filter(|_| more).and_then(|last| {
-            let place = serde_json::to_vec(&place(last)).ok()?;
-            Some(URL_SAFE_NO_PAD.encode(place))
+        let more = page.len() > filter.limit;
+        page.truncate(filter.limit);
+        let cursor = page.last().filter(|_| more).and_then(|last| {
+            let Failure { expression, reason, .. } = &last.failure;
+            Some(
+                URL_SAFE_NO_PAD.encode(serde_json::to_vec(&(&last.view, expression, reason)).ok()?),
+            )
         });
-        let letters = found.into_iter().map(Found::letter).collect();
+        let samples = self.samples(&page);
+        let letters = page.into_iter().map(|found| found.letter(&samples)).collect();
         Some(DeadLetters { letters, cursor })
     }
 
     /// Tells no more of these; how many that were.
-    pub(super) fn dismiss_dead_letters(&self, selection: &Selection) -> Result<u64, DismissError> {
+    pub fn dismiss(&self, selection: &Selection) -> Result<u64, DismissError> {
+        let head = self.log.head().position;
         let mut count = 0;
-        for found in self.find(selection) {
-            let Failure { expression, reason, count: failing, positions } = found.failure;
-            let ranged = selection.from.is_some() || selection.to.is_some();
-            let listed = positions.len() as i64;
-            let dismissal = Dismissal {
-                expression,
-                reason,
-                from: selection.from.unwrap_or(0),
-                // What comes later was not seen by whoever dismisses.
-                to: selection.to.unwrap_or(Position::MAX).min(self.log.head().position),
-                rows: if ranged { 0 } else { (failing - listed).max(0) },
-            };
-            let view = found.view.as_ref().map_or(NO_VIEW, |view| view.name());
-            self.dismissed
-                .add(view, std::slice::from_ref(&dismissal))
-                .map_err(|error| DismissError(error.to_string()))?;
-            match &found.view {
-                Some(view) => view.failures.dismiss(dismissal),
-                None => self.unread.dismiss(dismissal),
+        for (view, failures) in self.concerned(selection, NO_VIEW) {
+            let (rows, dismissals) = failures.dismissals(&wanted(selection), head);
+            if dismissals.is_empty() {
+                continue;
             }
-            count += u64::try_from(failing).unwrap_or(0);
+            self.dismissed
+                .add(&view, &dismissals)
+                .map_err(|error| DismissError(error.to_string()))?;
+            failures.dismiss(&dismissals);
+            // A generation that is being built will be asked in place of this one.
+            let views = self.registry.views();
+            let running = views.views.get(&view).into_iter().flat_map(View::running);
+            let others = running.filter(|other| !other.failures.is(&failures));
+            others.for_each(|other| other.failures.dismiss(&dismissals));
+            count += u64::try_from(rows).unwrap_or(0);
         }
         Ok(count)
     }
 
     /// Looks at the query files, gives views that changed the time to be built, and tells what of
     /// these still fails.
-    pub(super) async fn retry_dead_letters(&self, selection: Selection) -> Retried {
-        let count = |found: &[Found]| -> u64 {
-            found.iter().map(|f| u64::try_from(f.failure.count).unwrap_or(0)).sum()
-        };
-        let before = self.find(&selection);
+    pub async fn retry(
+        self,
+        selection: Selection,
+        requests: mpsc::UnboundedSender<Request>,
+    ) -> Retried {
+        let (retried, concerned) = self.clone().count(selection.clone()).await;
         let (answer, answered) = oneshot::channel();
-        if self.requests.send(Request::Reload { answer }).is_ok() {
+        if requests.send(Request::Reload { answer }).is_ok() {
             let _ = answered.await;
         }
         let deadline = tokio::time::Instant::now() + RETRY_TIME;
-        let concerned = |name: &str| before.iter().any(|found| found.view_name() == name);
         loop {
             let views = self.registry.views();
-            let building = |(name, view): (&String, &super::registry::View)| {
-                view.building.is_some() && concerned(name)
+            let building = |(name, view): (&String, &View)| {
+                view.building.is_some() && concerned.contains(name)
             };
             if !views.views.iter().any(building) || tokio::time::Instant::now() >= deadline {
                 break;
             }
             tokio::time::sleep(RETRY_POLL).await;
         }
-        let retried = count(&before);
-        Retried { retried, failed: count(&self.find(&selection)).min(retried) }
+        let (failed, _) = self.count(selection).await;
+        Retried { retried, failed: failed.min(retried) }
     }
 
-    fn find(&self, selection: &Selection) -> Vec<Found> {
-        let views = self.registry.views();
-        let shown = views.views.values().filter_map(|view| view.shown());
-        let wanted =
-            |view: &&Arc<ViewTracker>| selection.view.as_ref().is_none_or(|v| v == view.name());
-        let mut found = Vec::new();
-        for view in shown.filter(wanted) {
-            for failure in view.failures.list() {
-                found.extend(self.select(Some(view), failure, selection));
-            }
+    /// How many rows are meant, and of which views.
+    async fn count(self, selection: Selection) -> (u64, BTreeSet<String>) {
+        let counted = tokio::task::spawn_blocking(move || {
+            let wanted = wanted(&selection);
+            let of_views = self.concerned(&selection, NO_VIEW).map(|(view, failures)| {
+                (u64::try_from(failures.count_of(&wanted)).unwrap_or(0), view)
+            });
+            let of_views: Vec<_> = of_views.filter(|(count, _)| *count > 0).collect();
+            let count = of_views.iter().map(|(count, _)| count).sum();
+            (count, of_views.into_iter().map(|(_, view)| view).collect())
+        });
+        match counted.await {
+            Ok(counted) => counted,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
-        if selection.view.is_none() {
-            match self.unread.list(&self.log, &views, || self.dismissed.of(NO_VIEW)) {
-                Ok(failures) => found
-                    .extend(failures.into_iter().filter_map(|f| self.select(None, f, selection))),
-                Err(error) => tracing::error!(%error, "the log cannot be read for dead letters"),
-            }
-        }
-        found
     }
 
-    /// What a selection takes of a failure.
-    fn select(
+    /// The failures of the views that a selection names, from a view on. Those of events that no view
+    /// reads are read from the log when it is their turn.
+    fn concerned(
         &self,
-        view: Option<&Arc<ViewTracker>>,
-        mut failure: Failure,
         selection: &Selection,
-    ) -> Option<Found> {
-        let Selection { from, to, event_type: wanted, .. } = selection;
-        if from.is_some() || to.is_some() {
-            let range = from.unwrap_or(0)..=to.unwrap_or(Position::MAX);
-            failure.positions.retain(|position| range.contains(position));
-            failure.count = failure.positions.len() as i64;
-            if failure.positions.is_empty() {
-                return None;
-            }
-        }
-        let event = failure.positions.first().and_then(|position| self.event(*position));
-        let (event_type, sample) = match event {
-            Some((event_type, data)) => (Some(event_type), Some(data)),
-            // A row that is no event any more came from one of the only type that there is.
-            None => match view.map(|view| view.plan.event_types.as_slice()) {
-                Some([only]) => (Some(only.clone()), None),
-                _ => (None, None),
-            },
-        };
-        if wanted.is_some() && *wanted != event_type {
-            return None;
-        }
-        Some(Found { view: view.cloned(), failure, event_type, sample })
+        first: &str,
+    ) -> impl Iterator<Item = (String, Failures)> {
+        let views = self.registry.views();
+        let unread = (selection.view.is_none() && first == NO_VIEW).then(|| {
+            let event_type = selection.event_type.as_deref();
+            self.unread_failures(&views, event_type).map(|found| (NO_VIEW.to_string(), found))
+        });
+        let named = |name: &str| selection.view.as_ref().is_none_or(|view| *view == name);
+        let shown: Vec<(String, Failures)> = views
+            .views
+            .range::<str, _>((Bound::Included(first), Bound::Unbounded))
+            .filter(|(name, _)| named(name))
+            .filter_map(|(name, view)| Some((name.clone(), view.shown()?.failures.clone())))
+            .collect();
+        unread.flatten().into_iter().chain(shown)
     }
 
-    /// The type and payload of an event.
-    fn event(&self, position: Position) -> Option<(String, String)> {
-        let mut reader = self.log.read(position - 1).ok()?;
-        let frame = loop {
-            let frame = reader.next_frame().ok()??;
-            if frame.last_position() >= position {
-                break frame;
+    fn unread_failures(&self, views: &Views, event_type: Option<&str>) -> Option<Failures> {
+        let dismissed = || self.dismissed.of(NO_VIEW);
+        match self.unread.failures(&self.log, views, event_type, dismissed) {
+            Ok(failures) => Some(failures),
+            Err(error) => {
+                tracing::error!(%error, "the log cannot be read for dead letters");
+                None
             }
-        };
-        let events = frame.decompress().ok()?;
-        let event = events.iter().find(|event| event.position == position)?;
-        let data = String::from_utf8_lossy(event.data).into_owned();
-        Some((event.event_type.to_string(), data))
+        }
+    }
+
+    /// The type and payload of the first event of each letter, as far as there is time.
+    fn samples(&self, page: &[Found]) -> HashMap<Position, (String, String)> {
+        let started = Instant::now();
+        let firsts = page.iter().filter_map(|found| found.failure.positions.first().copied());
+        let positions: Vec<Position> = firsts.collect::<BTreeSet<_>>().into_iter().collect();
+        let mut samples = HashMap::new();
+        let mut bytes = 0;
+        let visited = self.log.visit_events(&positions, |event| {
+            let data = String::from_utf8_lossy(event.data).into_owned();
+            bytes += data.len();
+            samples.insert(event.position, (event.event_type.to_string(), data));
+            bytes < SAMPLES_BYTES && started.elapsed() < SAMPLES_TIME
+        });
+        if let Err(error) = visited {
+            tracing::error!(%error, "the log cannot be read for samples of dead letters");
+        }
+        samples
     }
 }
 
-impl Found {
-    /// The empty name stands before all views.
-    fn view_name(&self) -> &str {
-        self.view.as_ref().map_or(NO_VIEW, |view| view.name())
-    }
+/// What a selection wants of each view.
+fn wanted(selection: &Selection) -> FailureFilter {
+    let Selection { event_type, from, to, .. } = selection.clone();
+    FailureFilter { event_type, from, to, text: None }
+}
 
-    fn letter(self) -> DeadLetter {
-        let Failure { expression, reason, count, mut positions } = self.failure;
+impl Found {
+    fn letter(self, samples: &HashMap<Position, (String, String)>) -> DeadLetter {
+        let Failure { expression, reason, count, positions, event_type } = self.failure;
         let position = positions.first().copied();
-        positions.truncate(POSITIONS_TOLD);
+        // An event can be the first of several letters.
+        let sample = position.and_then(|position| samples.get(&position).cloned());
+        let (read_type, sample) = sample.unzip();
         DeadLetter {
-            view: self.view.map(|view| view.name().to_string()),
-            event_type: self.event_type,
+            view: (self.view != NO_VIEW).then_some(self.view),
+            event_type: event_type.map(|name| name.to_string()).or(read_type),
             position,
             positions,
             expression,
             reason,
             count: u64::try_from(count).unwrap_or(0),
-            sample: self.sample,
+            sample,
         }
     }
 }

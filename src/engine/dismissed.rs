@@ -5,15 +5,29 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::dataflow::Dismissal;
+use serde::Deserialize;
+
+use crate::dataflow::{Dismissal, Ranges, reason_hash};
+use crate::model::Position;
 
 /// The file in the data directory.
 const FILE: &str = "dismissed.json";
 
-/// What was dismissed, by view.
+/// What was dismissed, by view. Of an expression and event type there is one dismissal, which holds
+/// all of them.
 pub struct Dismissed {
     path: PathBuf,
     views: Mutex<BTreeMap<String, Vec<Dismissal>>>,
+}
+
+/// A dismissal as it was written when each reason had one of its own.
+#[derive(Deserialize)]
+struct OfReason {
+    expression: String,
+    reason: String,
+    from: Position,
+    to: Position,
+    rows: i64,
 }
 
 impl Dismissed {
@@ -21,7 +35,7 @@ impl Dismissed {
     pub fn open(data_dir: &Path) -> io::Result<Self> {
         let path = data_dir.join(FILE);
         let views = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)?,
+            Ok(bytes) => read(&bytes)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(error),
         };
@@ -38,13 +52,75 @@ impl Dismissed {
     pub fn add(&self, view: &str, dismissals: &[Dismissal]) -> io::Result<()> {
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = views.clone();
-        next.entry(view.to_string()).or_default().extend_from_slice(dismissals);
+        let of_view = next.entry(view.to_string()).or_default();
+        dismissals.iter().for_each(|dismissal| merge(of_view, dismissal));
         let path = self.path.with_extension("next");
-        let file = std::fs::File::create(&path)?;
-        serde_json::to_writer(&file, &next)?;
-        file.sync_all()?;
+        let mut file = io::BufWriter::new(std::fs::File::create(&path)?);
+        serde_json::to_writer(&mut file, &next)?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         std::fs::rename(path, &self.path)?;
+        if let Some(directory) = self.path.parent() {
+            std::fs::File::open(directory)?.sync_all()?;
+        }
         *views = next;
         Ok(())
+    }
+}
+
+fn merge(all: &mut Vec<Dismissal>, dismissal: &Dismissal) {
+    match all.iter_mut().find(|known| known.is_like(dismissal)) {
+        Some(known) => known.merge(dismissal),
+        None => all.push(dismissal.clone()),
+    }
+}
+
+fn read(bytes: &[u8]) -> io::Result<BTreeMap<String, Vec<Dismissal>>> {
+    let error = match serde_json::from_slice(bytes) {
+        Ok(views) => return Ok(views),
+        Err(error) => error,
+    };
+    let Ok(views) = serde_json::from_slice::<BTreeMap<String, Vec<OfReason>>>(bytes) else {
+        return Err(error.into());
+    };
+    let all = |of_reasons: Vec<OfReason>| {
+        let mut all = Vec::new();
+        of_reasons.iter().for_each(|of_reason| merge(&mut all, &of_reason.dismissal()));
+        all
+    };
+    Ok(views.into_iter().map(|(view, of_reasons)| (view, all(of_reasons))).collect())
+}
+
+impl OfReason {
+    fn dismissal(&self) -> Dismissal {
+        let mut events = Ranges::default();
+        events.add(self.from, self.to);
+        let rows = (self.rows > 0).then(|| (reason_hash(&self.reason), self.rows));
+        let expression = self.expression.clone();
+        Dismissal { expression, event_type: None, events, rows: rows.into_iter().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dismissals_are_kept_and_files_of_before_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let before = r#"{"v": [
+            {"expression": "a / b", "reason": "division by zero", "from": 0, "to": 9, "rows": 2},
+            {"expression": "a / b", "reason": "overflow", "from": 20, "to": 21, "rows": 0}
+        ]}"#;
+        std::fs::write(directory.path().join(FILE), before).unwrap();
+        let dismissed = Dismissed::open(directory.path()).unwrap();
+        let [only] = &dismissed.of("v")[..] else { panic!("one for the expression") };
+        assert_eq!(only.events.iter().collect::<Vec<_>>(), [(0, 9), (20, 21)]);
+        assert_eq!(only.rows, BTreeMap::from([(reason_hash("division by zero"), 2)]));
+        dismissed.add("v", std::slice::from_ref(only)).unwrap();
+        let again = Dismissed::open(directory.path()).unwrap();
+        assert_eq!(again.of("v"), dismissed.of("v"));
+        assert_eq!(again.of("v")[0].rows, BTreeMap::from([(reason_hash("division by zero"), 4)]));
+        std::fs::write(directory.path().join(FILE), "{\"v\": 1}").unwrap();
+        assert!(Dismissed::open(directory.path()).is_err());
     }
 }

@@ -8,9 +8,12 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use hashbrown::HashMap;
 
-use crate::dataflow::{CohortId, Failure, Failures, Installation, Runtime, RuntimeError};
+use crate::dataflow::{
+    CohortId, Failure, FailureMemory, Failures, Installation, Runtime, RuntimeError,
+};
 use crate::log::{Frame, NumberedEvent};
 use crate::model::event::NewEvent;
+use crate::model::limits::Limits;
 use crate::model::reorder::ReorderBuffer;
 use crate::model::row::Row;
 use crate::model::view::{CompleteTicks, ViewCodec, ViewMessage};
@@ -59,6 +62,7 @@ impl LocalRun {
     /// Begins these views on `workers` workers.
     pub fn start(views: &[ViewPlan], workers: usize) -> Result<Self, RuntimeError> {
         let runtime = Runtime::start(workers)?;
+        let memory = Arc::new(FailureMemory::new(Limits::default().dead_letters_bytes_max));
         let views: Vec<LocalView> = views
             .iter()
             .map(|plan| {
@@ -66,7 +70,8 @@ impl LocalRun {
                 let contents = Contents { rows: BTreeMap::new(), reorder, complete: None };
                 let (contents, advanced) = (Mutex::new(contents), Condvar::new());
                 let state = Arc::new(State { contents, advanced });
-                LocalView { plan: plan.clone(), state, failures: Failures::default() }
+                let failures = Failures::new(&plan.event_types, &[], &memory);
+                LocalView { plan: plan.clone(), state, failures }
             })
             .collect();
         let installations: Vec<Installation> = views

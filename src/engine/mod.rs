@@ -26,13 +26,14 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::dataflow::{Runtime, RuntimeError};
+use crate::dataflow::{FailureMemory, Runtime, RuntimeError};
 use crate::http::{self, AppState, ClickHouseStatus};
 use crate::log::{self, Log, LogError, LogOptions};
 use crate::model::alarm::Alarms;
 use crate::model::limits::Limits;
 use crate::sink::{ClickHouseConfig, SinkError};
 use backend::EngineBackend;
+use dead_letters::Letters;
 use dismissed::Dismissed;
 use follow::QueryWatch;
 use planner::Planner;
@@ -118,14 +119,20 @@ impl Engine {
         let (requests_sender, requests) = mpsc::unbounded_channel();
         let tasks = Tasks::new(config.alarms);
         let dismissed = Arc::new(dismissed);
+        let failure_memory = Arc::new(FailureMemory::new(config.limits.dead_letters_bytes_max));
+        let letters = Letters {
+            log: log.clone(),
+            registry: Arc::clone(&registry),
+            dismissed: Arc::clone(&dismissed),
+            unread: Arc::new(Unread::new(Arc::clone(&failure_memory))),
+        };
         let backend = EngineBackend {
             log: log.clone(),
             runtime: Arc::clone(&runtime),
             registry: Arc::clone(&registry),
             clickhouse: Arc::clone(&clickhouse_status),
-            dismissed: Arc::clone(&dismissed),
             requests: requests_sender.clone(),
-            unread: Unread::default(),
+            letters,
         };
         let supervisor = Supervisor {
             clickhouse: config.clickhouse,
@@ -136,6 +143,7 @@ impl Engine {
             queries,
             watch,
             dismissed,
+            failure_memory,
             requests,
             requests_sender,
             tasks: tasks.clone(),

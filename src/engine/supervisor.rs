@@ -20,7 +20,7 @@ use super::queries::{InUse, Queries};
 use super::registry::{Registry, ValidatorPool, View};
 use super::tasks::Tasks;
 use super::tracker::ViewTracker;
-use crate::dataflow::{CohortId, Failures, Installation, Runtime};
+use crate::dataflow::{CohortId, FailureMemory, Failures, Installation, Runtime};
 use crate::http::{ClickHouseStatus, FileError};
 use crate::log::Log;
 use crate::model::Tick;
@@ -67,6 +67,7 @@ pub struct Supervisor {
     pub queries: Queries,
     pub watch: QueryWatch,
     pub dismissed: Arc<Dismissed>,
+    pub failure_memory: Arc<FailureMemory>,
     pub requests: mpsc::UnboundedReceiver<Request>,
     /// For parts that ask for something themselves.
     pub requests_sender: mpsc::UnboundedSender<Request>,
@@ -363,7 +364,9 @@ impl Running {
             Some((status, sender, receiver)) => (Some((status, sender)), Some(receiver)),
             None => (None, None),
         };
-        let failures = Failures::new(self.supervisor.dismissed.of(&plan.schema.name));
+        let dismissals = self.supervisor.dismissed.of(&plan.schema.name);
+        let memory = &self.supervisor.failure_memory;
+        let failures = Failures::new(&plan.event_types, &dismissals, memory);
         let id = self.next_id;
         self.next_id += 1;
         let wake = Arc::clone(&self.feeder.wake);

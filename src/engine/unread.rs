@@ -8,15 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::registry::Views;
-use crate::dataflow::{Dismissal, Failure, Failures};
+use crate::dataflow::{Dismissal, FailureMemory, Failures};
 use crate::decode::Validator;
 use crate::log::{Log, LogError};
 use crate::model::Position;
 use crate::model::schema::EventTable;
 
 /// What has been found so far.
-#[derive(Default)]
-pub struct Unread(Mutex<State>);
+pub struct Unread {
+    memory: Arc<FailureMemory>,
+    state: Mutex<State>,
+}
 
 #[derive(Default)]
 struct State {
@@ -27,27 +29,31 @@ struct State {
 }
 
 impl Unread {
-    /// What fails among the events of unread types. `dismissed` are those that were accepted as lost.
-    pub fn list(
+    /// Nothing so far; what is found takes of this memory.
+    pub fn new(memory: Arc<FailureMemory>) -> Self {
+        Unread { memory, state: Mutex::default() }
+    }
+
+    /// What fails among the events of unread types, or of one of them. `dismissed` are those that were
+    /// accepted as lost. Reads what is new in the log, if there are such types.
+    pub fn failures(
         &self,
         log: &Log,
         views: &Views,
+        event_type: Option<&str>,
         dismissed: impl FnOnce() -> Vec<Dismissal>,
-    ) -> Result<Vec<Failure>, LogError> {
+    ) -> Result<Failures, LogError> {
         let tables = unread_tables(views);
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.tables != tables {
-            *state = State { tables, after: 0, failures: Failures::new(dismissed()) };
+            let failures = Failures::new(&[], &dismissed(), &self.memory);
+            *state = State { tables, after: 0, failures };
         }
-        if !state.tables.is_empty() {
+        let concerns = |table: &Arc<EventTable>| event_type.is_none_or(|t| table.event_type == t);
+        if state.tables.iter().any(concerns) {
             state.read(log)?;
         }
-        Ok(state.failures.list())
-    }
-
-    /// Tells no more of these.
-    pub fn dismiss(&self, dismissal: Dismissal) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).failures.dismiss(dismissal);
+        Ok(state.failures.clone())
     }
 }
 
@@ -77,7 +83,9 @@ impl State {
                 };
                 for (table, validator) in validators.iter_mut().filter(|(table, _)| own(table)) {
                     for violation in validator.check(event.data) {
-                        self.failures.record_misfit(&table.name, &violation, event.position);
+                        let event_type = Some(event.event_type);
+                        let at = event.position;
+                        self.failures.record_misfit(&table.name, event_type, &violation, at);
                     }
                 }
             }

@@ -55,7 +55,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Begins to build a view anew from the log; the generation that will take its place.
     fn rebuild(&self, view: String) -> BoxFuture<'_, Result<String, RebuildError>>;
 
-    /// What failed, in the order of views, expressions and reasons; `None` when the cursor is none.
+    /// What failed, in the order of views and expressions, among them in some order that stays; `None`
+    /// when the cursor is none.
     /// May read the log.
     fn dead_letters(&self, filter: &DeadLetterFilter) -> Option<DeadLetters>;
 

@@ -44,6 +44,8 @@ pub struct Limits {
     pub plan_time_ms_max: u64,
     /// How much memory the planning of a set of query files may take, beside the stack.
     pub plan_memory_bytes_max: u64,
+    /// How many bytes of memory the dead letters of all views may take; further ones are counted.
+    pub dead_letters_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -69,6 +71,7 @@ impl Default for Limits {
             read_rows_max: 10_000,
             plan_time_ms_max: 10_000,
             plan_memory_bytes_max: 1 << 30,
+            dead_letters_bytes_max: 256 << 20,
         }
     }
 }

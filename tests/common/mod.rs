@@ -219,9 +219,24 @@ impl Server {
         A: PartialEq + std::fmt::Debug,
         F: Future<Output = A>,
     {
+        self.until_within(PATIENCE, expected, ask)
+    }
+
+    /// The same where there is more to be done.
+    #[track_caller]
+    pub fn until_within<A, F>(
+        &self,
+        patience: Duration,
+        expected: A,
+        ask: impl Fn() -> F,
+    ) -> impl Future<Output = ()>
+    where
+        A: PartialEq + std::fmt::Debug,
+        F: Future<Output = A>,
+    {
         let caller = std::panic::Location::caller();
         async move {
-            let end = Instant::now() + PATIENCE;
+            let end = Instant::now() + patience;
             loop {
                 let answer = ask().await;
                 if answer == expected {

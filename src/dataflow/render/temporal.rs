@@ -18,8 +18,8 @@ use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::eval::{evaluate, halves};
 use crate::dataflow::failure::Failures;
 use crate::dataflow::layout::RowLayout;
-use crate::model::Tick;
 use crate::model::row::Row;
+use crate::model::{Position, Tick};
 use crate::plan::ir::{NodeId, Scalar};
 
 /// The end of time for conditions, in milliseconds since the epoch: the year 2200. What would change
@@ -94,14 +94,14 @@ struct Queue {
 
 #[derive(Default)]
 struct Bucket {
-    changes: Vec<(Row, i64)>,
+    changes: Vec<((Row, Position), i64)>,
     consolidated_len: usize,
 }
 
 impl Queue {
-    fn push(&mut self, tick: Tick, row: Row, diff: i64) {
+    fn push(&mut self, tick: Tick, row: Row, position: Position, diff: i64) {
         let bucket = self.buckets.entry(tick).or_default();
-        bucket.changes.push((row, diff));
+        bucket.changes.push(((row, position), diff));
         if bucket.changes.len() >= (2 * bucket.consolidated_len).max(BUCKET_CONSOLIDATE_MIN) {
             differential_dataflow::consolidation::consolidate(&mut bucket.changes);
             bucket.consolidated_len = bucket.changes.len();
@@ -109,7 +109,7 @@ impl Queue {
     }
 
     /// Everything up to `tick`.
-    fn release(&mut self, tick: Tick) -> Vec<(Row, i64)> {
+    fn release(&mut self, tick: Tick) -> Vec<((Row, Position), i64)> {
         let mut due = Vec::new();
         while let Some(first) = self.buckets.first_entry()
             && *first.key() <= tick
@@ -145,7 +145,8 @@ impl TemporalFilter {
                 for change in outlook.changes {
                     let ((_, row), _, diff) = &encoded[change.row];
                     let sign = if change.appears { 1 } else { -1 };
-                    self.queue.push(change.tick, row.clone(), sign * diff);
+                    let position = delta.position(change.row).unwrap_or(0);
+                    self.queue.push(change.tick, row.clone(), position, sign * diff);
                 }
                 vec![expect_planned(delta.filter(&outlook.present))]
             }
@@ -157,11 +158,16 @@ impl TemporalFilter {
         }
     }
 
-    fn due(&self, changes: Vec<(Row, i64)>, tick: Tick) -> Vec<Delta> {
+    /// Changes at one tick, as rows of the events that they began as: what fails of them then is
+    /// counted down where it was counted.
+    fn due(&self, changes: Vec<((Row, Position), i64)>, tick: Tick) -> Vec<Delta> {
         let key = Row::default();
+        let positions: Arc<[Position]> = changes.iter().map(|((_, at), _)| *at).collect();
         let mut updates =
-            changes.into_iter().map(|(row, diff)| (key.clone(), row, tick, diff)).collect();
-        expect_planned(self.layout.decode(&mut updates))
+            changes.into_iter().map(|((row, _), diff)| (key.clone(), row, tick, diff)).collect();
+        let mut due = expect_planned(self.layout.decode(&mut updates));
+        due.iter_mut().for_each(|delta| delta.positions = Some(Arc::clone(&positions)));
+        due
     }
 
     fn outlook(&self, delta: &Delta) -> Result<Outlook, (Arc<str>, String)> {

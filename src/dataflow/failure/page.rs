@@ -1,0 +1,250 @@
+//! Failures found by expression, reason, event type and position, page by page.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::entry::{Entry, Part, TypeId, UNKNOWN_TYPE};
+use super::reason::{Search, Template, Value, split};
+use super::{Dismissal, Expression, FURTHER_REASONS, Failures, State, reason_hash};
+use crate::model::Position;
+
+/// How many reasons are looked at before workers that fail rows get their turn.
+const SLICE: usize = 20_000;
+
+/// Rows that fail for one reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The expression, as SQL or near to it.
+    pub expression: String,
+    pub reason: String,
+    /// How many rows fail now. Between two ticks it may pass through other numbers.
+    pub count: i64,
+    /// The rows' events in order, where rows were still events and as far as they are known.
+    pub positions: Vec<Position>,
+    /// The type of the first event, or of all events that the view reads.
+    pub event_type: Option<Arc<str>>,
+}
+
+/// Which failures are meant; nothing given means all.
+#[derive(Clone, Debug, Default)]
+pub struct FailureFilter {
+    pub event_type: Option<String>,
+    /// Events from this position on.
+    pub from: Option<Position>,
+    /// Events up to this position.
+    pub to: Option<Position>,
+    /// A part of the expression or of the reason.
+    pub text: Option<String>,
+}
+
+/// A place in the order of expressions and reasons: behind what it names.
+struct Place {
+    expression: Arc<str>,
+    /// `None`: behind all reasons of the expression.
+    reason: Option<(Template, Value)>,
+}
+
+impl Place {
+    fn of(expression: &str, reason: &str) -> Place {
+        let reason = (reason != FURTHER_REASONS).then(|| split(reason));
+        Place { expression: expression.into(), reason }
+    }
+}
+
+/// A reason's entry, as it is found.
+struct Found<'a> {
+    expression: &'a str,
+    template: &'a Template,
+    value: &'a [u8],
+    entry: &'a Entry,
+}
+
+impl Failures {
+    /// What fails now and was not dismissed, in the order of expressions and reasons.
+    pub fn list(&self) -> Vec<Failure> {
+        self.page(&FailureFilter::default(), None, usize::MAX, usize::MAX)
+    }
+
+    /// The first failures that a filter wants, at most `limit`, behind an expression and reason, each
+    /// with its first events. The order is that of expressions, and among the reasons of one some
+    /// fixed one.
+    pub fn page(
+        &self,
+        filter: &FailureFilter,
+        after: Option<(&str, &str)>,
+        limit: usize,
+        positions_max: usize,
+    ) -> Vec<Failure> {
+        let mut page = Vec::new();
+        let after = after.map(|(expression, reason)| Place::of(expression, reason));
+        self.visit(filter, after, |state, part, found, count| {
+            if page.len() < limit {
+                let origins = found.entry.origins(part, positions_max);
+                let first = origins.first().map_or(UNKNOWN_TYPE, |origin| origin.event_type);
+                page.push(Failure {
+                    expression: found.expression.to_string(),
+                    reason: found.template.with(found.value),
+                    count,
+                    positions: origins.iter().map(|origin| origin.position).collect(),
+                    event_type: state.type_name(first).or(self.0.only_type.as_ref()).cloned(),
+                });
+            }
+            page.len() < limit
+        });
+        page
+    }
+
+    /// How many rows a filter wants.
+    pub fn count_of(&self, filter: &FailureFilter) -> i64 {
+        let mut sum = 0;
+        self.visit(filter, None, |_, _, _, count| {
+            sum += count;
+            true
+        });
+        sum
+    }
+
+    /// What it takes to dismiss the failures that a filter wants, and how many rows that are. `head`
+    /// is the last position of the log: what comes later was not seen by whoever dismisses.
+    pub fn dismissals(&self, filter: &FailureFilter, head: Position) -> (i64, Vec<Dismissal>) {
+        let mut sum = 0;
+        let mut dismissals: Vec<Dismissal> = Vec::new();
+        let typed = filter.event_type.as_ref().filter(|_| self.needs_types());
+        self.visit(filter, None, |_, part, found, count| {
+            if dismissals.last().is_none_or(|last| last.expression != found.expression) {
+                dismissals.push(Dismissal {
+                    expression: found.expression.to_string(),
+                    event_type: typed.cloned(),
+                    ..Dismissal::default()
+                });
+            }
+            let Some(dismissal) = dismissals.last_mut() else { return false };
+            sum += count;
+            let last = match found.entry.has_unlisted() {
+                true => Some(head),
+                false => found.entry.last(part),
+            };
+            if let Some(last) = last {
+                let to = filter.to.unwrap_or(Position::MAX).min(last).min(head);
+                // Positions begin with 1: only a range that was not asked for has 0.
+                let from = part.range.as_ref().map_or(0, |range| 1.max(*range.start()));
+                dismissal.events.add(from, to);
+            }
+            let plain = found.entry.plain();
+            if part.is_all() && plain > 0 {
+                let reason = found.template.with(found.value);
+                *dismissal.rows.entry(reason_hash(&reason)).or_default() += plain;
+            }
+            true
+        });
+        (sum, dismissals)
+    }
+
+    /// Hands what a filter wants to `visit`, with how many rows of it are meant, until it says false.
+    /// Others wait for a slice at most.
+    fn visit(
+        &self,
+        filter: &FailureFilter,
+        mut place: Option<Place>,
+        mut visit: impl FnMut(&State, &Part, &Found<'_>, i64) -> bool,
+    ) {
+        loop {
+            let state = self.lock();
+            let Some(part) = self.part(&state, filter) else { return };
+            let wanted = |found: &Found<'_>| {
+                let count = found.entry.count(&part);
+                count <= 0 || visit(&state, &part, found, count)
+            };
+            place = state.scan(place, filter.text.as_deref(), wanted);
+            if place.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Which rows a filter means; `None` when the view has none of that type.
+    fn part(&self, state: &State, filter: &FailureFilter) -> Option<Part> {
+        let event_type: Option<TypeId> = match (&filter.event_type, &self.0.only_type) {
+            (None, _) => None,
+            (Some(wanted), Some(only)) if **wanted == **only => None,
+            (Some(_), Some(_)) => return None,
+            (Some(wanted), None) => Some(state.type_id(wanted)?),
+        };
+        let is_ranged = filter.from.is_some() || filter.to.is_some();
+        let range = filter.from.unwrap_or(0)..=filter.to.unwrap_or(Position::MAX);
+        Some(Part { event_type, range: is_ranged.then_some(range) })
+    }
+}
+
+impl State {
+    /// Hands the entries behind a place whose expression or reason contains `text` to `visit`, until it
+    /// says false. Returns where to go on when a slice is through.
+    fn scan(
+        &self,
+        after: Option<Place>,
+        text: Option<&str>,
+        mut visit: impl FnMut(&Found<'_>) -> bool,
+    ) -> Option<Place> {
+        let further = split(FURTHER_REASONS).0;
+        let mut left = SLICE;
+        let first = after.as_ref().map_or(Bound::Unbounded, |p| Bound::Included(&*p.expression));
+        for (name, Expression { reasons, further: rest }) in
+            self.expressions.range::<str, _>((first, Bound::Unbounded))
+        {
+            let after = after.as_ref().filter(|place| place.expression == *name);
+            let after = match after {
+                Some(Place { reason: None, .. }) => continue,
+                Some(Place { reason, .. }) => reason.as_ref(),
+                None => None,
+            };
+            let text = text.filter(|text| !name.contains(text));
+            let first = after.map_or(Bound::Unbounded, |(template, _)| Bound::Included(template));
+            for (template, values) in reasons.range((first, Bound::Unbounded)) {
+                let search = text.map_or(Search::Matches, |text| template.search(text));
+                let first = after.filter(|(of, _)| of == template);
+                let first = first.map_or(Bound::Unbounded, |(_, value)| Bound::Excluded(value));
+                for (value, entry) in values.range::<Value, _>((first, Bound::Unbounded)) {
+                    let found = Found { expression: name, template, value, entry };
+                    if search.finds(value) && !visit(&found) {
+                        return None;
+                    }
+                    left -= 1;
+                    if left == 0 {
+                        let reason = Some((template.clone(), value.clone()));
+                        return Some(Place { expression: name.clone(), reason });
+                    }
+                }
+            }
+            if text.is_none_or(|text| FURTHER_REASONS.contains(text)) {
+                let found = Found { expression: name, template: &further, value: &[], entry: rest };
+                if !visit(&found) {
+                    return None;
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Dismissal {
+    /// Takes out of an entry what is dismissed. `event_type` is the number of this dismissal's type.
+    pub(super) fn take_from(
+        &self,
+        entry: &mut Entry,
+        event_type: Option<TypeId>,
+        reason: &dyn Fn() -> String,
+    ) {
+        for (from, to) in self.events.iter() {
+            entry.dismiss_events(&Part { event_type, range: Some(from..=to) });
+            // No range was asked for, so events whose positions are not kept are meant, too.
+            if from == 0 && event_type.is_none() {
+                entry.dismiss_unlisted();
+            }
+        }
+        if !self.rows.is_empty()
+            && let Some(rows) = self.rows.get(&reason_hash(&reason()))
+        {
+            entry.dismiss_plain(*rows);
+        }
+    }
+}
