@@ -65,3 +65,26 @@ async fn first_view_of_the_readme_is_there_after_five_minutes() {
     let shown = run(&server, &blocks[3].1);
     assert!(shown.contains("75.5") && shown.ends_with("8\t2\t40\n"), "{shown}");
 }
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut documents =
+        vec![root.join("README.md"), root.join("ARCHITECTURE.md"), root.join("CONTRIBUTING.md")];
+    let pages = std::fs::read_dir(root.join("docs")).unwrap();
+    documents.extend(pages.map(|page| page.unwrap().path()));
+    let mut links = 0;
+    for document in documents {
+        let text = std::fs::read_to_string(&document).unwrap();
+        for rest in text.split("](").skip(1) {
+            let target = rest.split([')', '#']).next().unwrap();
+            if target.is_empty() || target.contains("://") || target.contains(' ') {
+                continue;
+            }
+            links += 1;
+            let path = document.parent().unwrap().join(target);
+            assert!(path.exists(), "{}: {target}", document.display());
+        }
+    }
+    assert!(links >= 8, "{links} links were found");
+}
