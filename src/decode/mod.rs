@@ -5,7 +5,7 @@
 //! column, and one for everybody else.
 
 mod builder;
-mod debezium;
+mod format;
 mod text;
 mod value;
 
@@ -19,6 +19,7 @@ use crate::model::schema::{EventTable, Format};
 use crate::model::source::{SourceColumn, SourceTable, SystemColumn};
 use crate::model::{Position, Tick};
 use builder::ColumnBuilder;
+use format::PayloadFormat;
 use value::Members;
 
 /// Something in an event's `data` that does not fit the declared columns.
@@ -62,7 +63,7 @@ pub struct Decoded {
 /// Decodes the events of one table.
 pub struct TableDecoder {
     table: SourceTable,
-    format: Format,
+    format: &'static dyn PayloadFormat,
     columns: Vec<SourceColumn>,
     schema: SchemaRef,
     /// The declared columns that are decoded, in the order of `columns`.
@@ -79,8 +80,11 @@ impl TableDecoder {
     pub fn new(table: SourceTable, columns: Vec<SourceColumn>) -> Self {
         let fields: Vec<_> =
             columns.iter().map(|c| table.field(*c).to_arrow().with_nullable(true)).collect();
-        let format = format_of(&table);
-        let mut members = Members::of(format);
+        let format = match &table {
+            SourceTable::Declared(table) => format::of(table.format),
+            SourceTable::Events => format::of(Format::Json),
+        };
+        let mut members = Members::new(format.has_numeric_times());
         let mut system = Vec::new();
         let declared =
             columns.iter().copied().filter(|c| matches!(c, SourceColumn::Declared(_))).collect();
@@ -128,7 +132,7 @@ impl TableDecoder {
     /// Adds an event that this table reads.
     pub fn push(&mut self, event: &EventRef<'_>) {
         let mut deleted = false;
-        let (columns, violations) = match row_of(self.format, event.data) {
+        let (columns, violations) = match self.format.row(event.data) {
             Ok(row) => {
                 deleted = row.deleted;
                 let misfits = self.members.push_row(row.data);
@@ -179,29 +183,6 @@ impl TableDecoder {
     }
 }
 
-fn format_of(table: &SourceTable) -> Format {
-    match table {
-        SourceTable::Declared(table) => table.format,
-        SourceTable::Events => Format::Json,
-    }
-}
-
-/// The part of an event's `data` that its columns are members of.
-struct RowData<'a> {
-    data: &'a [u8],
-    /// Where in `data` that is.
-    pointer: &'static str,
-    /// The event says that this row is gone.
-    deleted: bool,
-}
-
-fn row_of(format: Format, data: &[u8]) -> Result<RowData<'_>, Violation> {
-    match format {
-        Format::Json => Ok(RowData { data, pointer: "", deleted: false }),
-        Format::Debezium => debezium::row(data),
-    }
-}
-
 fn push_system(column: SystemColumn, builder: &mut ColumnBuilder, event: &EventRef<'_>) {
     let optional = |text: &[u8]| if text.is_empty() { None } else { Some(text.to_vec()) };
     match column {
@@ -233,7 +214,7 @@ fn micros(tick: Tick) -> i64 {
 
 /// Checks events against a table before they are accepted. Keeps nothing of them.
 pub struct Validator {
-    format: Format,
+    format: &'static dyn PayloadFormat,
     members: Members,
     /// What an event must have that says that its row is gone.
     deleted: Members,
@@ -242,24 +223,25 @@ pub struct Validator {
 impl Validator {
     /// A validator for all columns of a table.
     pub fn new(table: &EventTable) -> Self {
-        let mut members = Members::of(table.format);
-        let mut deleted = Members::of(table.format);
+        let format = format::of(table.format);
+        let mut members = Members::new(format.has_numeric_times());
+        let mut deleted = Members::new(format.has_numeric_times());
         for (index, column) in table.columns.iter().enumerate() {
             let required = table.requires(index);
             deleted.push(&column.field, column.naming, required);
             // Of a change event we know whether it deletes.
-            let required = match table.format {
-                Format::Json => required,
-                Format::Debezium => !column.field.nullable,
+            let required = match table.format.tells_deletion() {
+                true => !column.field.nullable,
+                false => required,
             };
             members.push(&column.field, column.naming, required);
         }
-        Validator { format: table.format, members, deleted }
+        Validator { format, members, deleted }
     }
 
     /// What in `data` does not fit; empty when all of it does.
     pub fn check(&mut self, data: &[u8]) -> Vec<Violation> {
-        let row = match row_of(self.format, data) {
+        let row = match self.format.row(data) {
             Ok(row) => row,
             Err(violation) => return vec![violation],
         };

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::Violation;
 use super::builder::ColumnBuilder;
 use super::text;
-use crate::model::schema::{FieldNaming, Format, SqlField};
+use crate::model::schema::{FieldNaming, SqlField};
 
 /// The most violations that are told of one event.
 const VIOLATIONS_MAX: usize = 16;
@@ -40,8 +40,8 @@ pub struct Members {
 
 impl Members {
     /// No columns yet, to be read from payloads of this format.
-    pub fn of(format: Format) -> Self {
-        Members { epochs: format == Format::Debezium, ..Members::default() }
+    pub fn new(epochs: bool) -> Self {
+        Members { epochs, ..Members::default() }
     }
 
     /// Adds a column that reads the member of the field's name.

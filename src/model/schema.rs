@@ -222,7 +222,7 @@ impl EventTable {
         let required = !self.columns[column].field.nullable;
         match &self.mode {
             TableMode::Upsert { key, delete_when }
-                if delete_when.is_some() || self.format == Format::Debezium =>
+                if delete_when.is_some() || self.format.tells_deletion() =>
             {
                 required && key.contains(&column)
             }
@@ -283,6 +283,25 @@ pub enum Format {
     /// A change event of Debezium: `before`, `after` and `op`, with or without `schema` and
     /// `payload` around them. The columns are members of the row that `op` is about.
     Debezium,
+}
+
+impl Format {
+    /// All formats.
+    pub const ALL: [Format; 2] = [Format::Json, Format::Debezium];
+
+    /// The word of the option `format`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Json => "json",
+            Format::Debezium => "debezium",
+        }
+    }
+
+    /// Whether the payload says by itself that a row is gone. Such events carry state, so their table
+    /// is an upsert table.
+    pub fn tells_deletion(self) -> bool {
+        self == Format::Debezium
+    }
 }
 
 /// How the rows of an event table follow from its events.

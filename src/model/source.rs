@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::schema::{EventTable, Format, SqlField, SqlType};
+use super::schema::{EventTable, SqlField, SqlType};
 
 /// The table of all events, declared or not.
 pub const EVENTS_TABLE: &str = "events";
@@ -86,7 +86,9 @@ impl SourceTable {
         let system = SYSTEM_COLUMNS.iter().map(|c| SourceColumn::System(*c));
         match self {
             SourceTable::Declared(table) => {
-                let deleted = (table.format == Format::Debezium)
+                let deleted = table
+                    .format
+                    .tells_deletion()
                     .then_some(SourceColumn::System(SystemColumn::Deleted));
                 let declared = (0..table.columns.len()).map(SourceColumn::Declared);
                 declared.chain(system).chain(deleted).collect()

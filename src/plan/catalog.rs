@@ -253,12 +253,14 @@ fn event_table(create: &CreateTable) -> Result<EventTable, Refusal> {
         }
     };
     let format = match options.take_string("format")? {
-        None => Format::Json,
-        Some((_, text)) if text == "json" => Format::Json,
-        Some((_, text)) if text == "debezium" => Format::Debezium,
+        None => Format::default(),
         Some((span, text)) => {
-            let message = format!("format is 'json' or 'debezium', found '{text}'");
-            return Err(Refusal::new(span, message));
+            let known = Format::ALL.into_iter().find(|format| format.name() == text);
+            known.ok_or_else(|| {
+                let names = Format::ALL.map(|format| format!("'{}'", format.name()));
+                let message = format!("format is {}, found '{text}'", names.join(" or "));
+                Refusal::new(span, message)
+            })?
         }
     };
     let mode = table_mode(&mut options, format, key, span)?;
@@ -274,25 +276,27 @@ fn table_mode(
 ) -> Result<TableMode, Refusal> {
     let mode = options.take_string("mode")?;
     let delete_when = options.take_string("delete_when")?;
-    let debezium = format == Format::Debezium;
+    let stateful = format.tells_deletion();
+    let named = format!("format '{}'", format.name());
     match mode.as_ref().map(|(at, text)| (at, text.as_str())) {
-        Some((at, "append")) if debezium => {
-            Err(Refusal::new(*at, "format 'debezium' carries state, so it has no mode 'append'")
+        Some((at, "append")) if stateful => {
+            Err(Refusal::new(*at, format!("{named} carries state, so it has no mode 'append'"))
                 .with_hint("leave mode out: change events insert, update and delete"))
         }
-        None | Some((_, "append")) if !debezium => match delete_when {
+        None | Some((_, "append")) if !stateful => match delete_when {
             Some((at, _)) => Err(Refusal::new(at, "delete_when needs mode = 'upsert'")),
             None => Ok(TableMode::Append),
         },
         None | Some((_, "upsert")) => match delete_when {
             _ if key.is_empty() => {
-                let what = if debezium { "format 'debezium'" } else { "mode 'upsert'" };
+                let what = if stateful { named.as_str() } else { "mode 'upsert'" };
                 Err(Refusal::new(span, format!("{what} needs a key"))
                     .with_hint("add PRIMARY KEY (…) to the columns"))
             }
-            Some((at, _)) if debezium => {
-                Err(Refusal::new(at, "format 'debezium' deletes by op, so it has no delete_when"))
-            }
+            Some((at, _)) if stateful => Err(Refusal::new(
+                at,
+                format!("{named} tells what is deleted, so it has no delete_when"),
+            )),
             delete_when => {
                 Ok(TableMode::Upsert { key, delete_when: delete_when.map(|(_, text)| text) })
             }

@@ -37,7 +37,7 @@ use super::push_filter::PushFilterThroughJoin;
 use super::required::required;
 use super::top_rows::{RowNumberLimit, TopRows, sink_limits};
 use super::{array_literal, distinct_on, group_keys, row_values, sugar, unnest, window_tables};
-use crate::model::schema::{EventTable, Format, TableMode};
+use crate::model::schema::{EventTable, TableMode};
 use crate::model::source::{SYSTEM_COLUMNS, SourceTable, SystemColumn};
 
 /// Plans the queries of one set of files.
@@ -84,9 +84,9 @@ impl QueryPlanner {
         let latest = TopRows::new(events, keys, vec![position.sort(false, false)], 0, Some(1));
         let latest = LogicalPlan::Extension(Extension { node: Arc::new(latest) });
         let latest = LogicalPlanBuilder::from(latest);
-        let deleted = match (delete_when, table.format) {
-            (None, Format::Json) => return latest.build(),
-            (None, Format::Debezium) => column(&SystemColumn::Deleted.field().name),
+        let deleted = match (delete_when, table.format.tells_deletion()) {
+            (None, false) => return latest.build(),
+            (None, true) => column(&SystemColumn::Deleted.field().name),
             (Some(text), _) => self.condition(text, latest.schema())?,
         };
         let left = latest.filter(coalesce(vec![deleted, lit(false)]).eq(lit(false)))?;

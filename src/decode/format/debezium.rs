@@ -3,7 +3,21 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{RowData, Violation};
+use super::{PayloadFormat, RowData};
+use crate::decode::Violation;
+
+/// See the module.
+pub struct Debezium;
+
+impl PayloadFormat for Debezium {
+    fn row<'a>(&self, data: &'a [u8]) -> Result<RowData<'a>, Violation> {
+        row(data)
+    }
+
+    fn has_numeric_times(&self) -> bool {
+        true
+    }
+}
 
 /// The envelope; what else it holds (`source`, `ts_ms`, `transaction`) is of no matter to the row.
 #[derive(Deserialize)]
@@ -24,7 +38,7 @@ const BEFORE: [&str; 2] = ["/before", "/payload/before"];
 const OP: [&str; 2] = ["/op", "/payload/op"];
 
 /// The row that a change event is about.
-pub fn row(data: &[u8]) -> Result<RowData<'_>, Violation> {
+fn row(data: &[u8]) -> Result<RowData<'_>, Violation> {
     let mut envelope = parse(data, "")?;
     let mut depth = 0;
     if let (None, Some(payload)) = (envelope.op, envelope.payload) {
