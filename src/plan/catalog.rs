@@ -9,6 +9,7 @@ use datafusion_sql::sqlparser::ast::{
 };
 use datafusion_sql::sqlparser::tokenizer::Span;
 
+use super::balance::balanced;
 use super::diagnostic::{Diagnostic, Refusal, SourceFile};
 use super::names;
 use super::parse::ParsedStatement;
@@ -80,7 +81,7 @@ impl Catalog {
 
     fn add_statement(&mut self, parsed: ParsedStatement) -> Result<(), Refusal> {
         let canonical = parsed.statement.to_string();
-        match parsed.statement {
+        match balanced(parsed.statement) {
             Statement::CreateTable(create) => {
                 let span = create.name.span();
                 let table = Arc::new(event_table(&create)?);

@@ -62,7 +62,7 @@ impl fmt::Display for Diagnostic {
         let whole = file.text.lines().nth(*line as usize - 1).unwrap_or("");
         let before = (*column as usize - 1).min(whole.chars().count());
         // Of a line without an end only what is near the place.
-        let from = if before > EXCERPT_CHARS / 2 { before - EXCERPT_CHARS / 2 } else { 0 };
+        let from = before.saturating_sub(EXCERPT_CHARS / 2);
         let text: String = whole.chars().skip(from).take(EXCERPT_CHARS).collect();
         let lead: String =
             text.chars().take(before - from).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();

@@ -2,6 +2,7 @@
 
 mod array_has;
 mod array_literal;
+mod balance;
 pub mod catalog;
 mod clickhouse_option;
 mod context;

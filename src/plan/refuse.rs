@@ -21,13 +21,15 @@ fn table_functions() -> impl Iterator<Item = &'static str> {
 
 /// Everything in a query that is refused.
 pub fn refusals(query: &Query) -> Vec<Refusal> {
-    let mut walk = Walk { found: Vec::new() };
+    let mut walk = Walk { found: Vec::new(), depth: 0 };
     let _ = query.visit(&mut walk);
     walk.found
 }
 
 struct Walk {
     found: Vec<Refusal>,
+    /// How many expressions are around the one that is visited.
+    depth: usize,
 }
 
 impl Walk {
@@ -125,6 +127,13 @@ impl Visitor for Walk {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let operations = size::set_operations(&query.body);
+        if operations > size::SET_OPERATIONS_MAX {
+            let max = size::SET_OPERATIONS_MAX;
+            let message = format!("a query has {operations} set operations, more than {max}");
+            self.refuse(query, message);
+            return ControlFlow::Break(());
+        }
         if !query.locks.is_empty() {
             self.refuse(query, "FOR UPDATE has no meaning in a view");
         }
@@ -156,9 +165,22 @@ impl Visitor for Walk {
     }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        self.depth += 1;
+        if self.depth > size::EXPRESSION_DEPTH_MAX {
+            let max = size::EXPRESSION_DEPTH_MAX;
+            let message = format!("a chain of more than {max} operators");
+            let hint = "IN (…) and array_has compare with many values";
+            self.found.push(Refusal::new(expr.span(), message).with_hint(hint));
+            return ControlFlow::Break(());
+        }
         if let Expr::Function(function) = expr {
             self.function(function);
         }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, _: &Expr) -> ControlFlow<()> {
+        self.depth -= 1;
         ControlFlow::Continue(())
     }
 }

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Schema};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
@@ -10,7 +11,8 @@ use datafusion_common::{DFSchema, ScalarValue};
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion_expr::{
-    BinaryExpr as LogicalBinary, Expr, ExprSchemable, Operator, Volatility, binary_expr,
+    BinaryExpr as LogicalBinary, ColumnarValue, Expr, ExprSchemable, Operator, Volatility,
+    binary_expr,
 };
 use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
@@ -18,10 +20,8 @@ use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use super::{LowerError, Result, refuse, temporal};
 use crate::model::schema::{SqlField, SqlType};
 use crate::plan::ir::Scalar;
+use crate::plan::size::{CONSTANT_BYTES_MAX, EXPRESSION_DEPTH_MAX};
 
-/// How deep an expression may nest that is evaluated: workers evaluate it, and others drop it, on
-/// stacks of 2 MiB, of which a level takes about 2 KiB.
-const DEPTH_MAX: usize = 400;
 /// Chains of AND and OR as long as this are made into trees.
 const CHAIN_MAX: usize = 32;
 
@@ -44,13 +44,12 @@ impl ExprPlanner {
         refuse_unrepeatable(expr)?;
         let balanced = balanced(expr.clone())?;
         let physical = create_physical_expr(&balanced, schema, &self.props, &self.context)?;
-        if depth(&physical) > DEPTH_MAX {
-            return refuse(format!(
-                "an expression nests {} levels deep, more than {DEPTH_MAX}: a chain of operators \
-                 has one for each of them",
-                depth(&physical)
-            ));
+        let depth = depth(&physical);
+        if depth > EXPRESSION_DEPTH_MAX {
+            let max = EXPRESSION_DEPTH_MAX;
+            return refuse(format!("an expression nests {depth} levels deep, more than {max}"));
         }
+        try_constants(&physical)?;
         let bare = match expr {
             Expr::Alias(alias) => alias.expr.as_ref(),
             other => other,
@@ -170,6 +169,52 @@ fn depth(expr: &Arc<dyn PhysicalExpr>) -> usize {
         todo.extend(expr.children().into_iter().map(|child| (child, depth + 1)));
     }
     deepest
+}
+
+/// Evaluates what depends on no row, so that what it costs is known before a worker pays for it. An
+/// error is not one of the query: nothing may ever ask for the value.
+fn try_constants(expr: &Arc<dyn PhysicalExpr>) -> Result<()> {
+    let mut constants = Vec::new();
+    gather_constants(expr, &mut constants);
+    if constants.is_empty() {
+        return Ok(());
+    }
+    let one = RecordBatchOptions::new().with_row_count(Some(1));
+    let row = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &one)?;
+    for constant in constants {
+        let bytes = match constant.evaluate(&row) {
+            Ok(ColumnarValue::Scalar(value)) => value.size(),
+            Ok(ColumnarValue::Array(array)) => array.get_array_memory_size(),
+            Err(_) => 0,
+        };
+        if bytes > CONSTANT_BYTES_MAX {
+            let (mib, max) = (bytes >> 20, CONSTANT_BYTES_MAX >> 20);
+            return refuse(format!("a constant has {mib} MiB, more than {max} MiB"));
+        }
+    }
+    Ok(())
+}
+
+/// Adds the largest computed parts that are constant; true if all of the expression is.
+fn gather_constants<'e>(
+    expr: &'e Arc<dyn PhysicalExpr>,
+    constants: &mut Vec<&'e Arc<dyn PhysicalExpr>>,
+) -> bool {
+    let any: &dyn Any = expr.as_ref();
+    let children = expr.children();
+    if children.is_empty() {
+        return any.is::<Literal>();
+    }
+    let before = constants.len();
+    let mut all = true;
+    for child in children {
+        all &= gather_constants(child, constants);
+    }
+    if all {
+        constants.truncate(before);
+        constants.push(expr);
+    }
+    all
 }
 
 /// Integer arithmetic that overflows is an error, not a wrapped number.
