@@ -13,7 +13,7 @@ use super::list::{Gap, LIST_NAME, SegmentList};
 use super::segment::{self, Next};
 use super::{INDEX_DIRECTORY, LogError};
 use crate::model::clock::now_ms;
-use crate::model::{Head, Position, Tick};
+use crate::model::{Head, Position};
 
 /// What is added to the name of a file that is set aside.
 const ASIDE: &str = "aside";
