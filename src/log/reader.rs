@@ -40,6 +40,8 @@ impl LogReader {
         head: watch::Receiver<Head>,
         after: Position,
     ) -> Result<Self, LogError> {
+        // Behind the last possible position there is nothing to come.
+        let after = after.min(Position::MAX - 1);
         let (next, segment) = segments.ask(|list| {
             let begun = list.segments.partition_point(|listed| listed.first <= after + 1);
             let last = begun.checked_sub(1).map(|at| list.segments[at]);
