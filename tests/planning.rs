@@ -74,7 +74,6 @@ fn constructs() -> Vec<(&'static str, String, Option<bool>)> {
             view("SELECT k, array_resize(ARRAY[1], 9223372036854775807, 1) AS a FROM t"),
             None,
         ),
-        ("series", view("SELECT k, generate_series(1, 1000000000) AS a FROM t"), Some(true)),
     ]
 }
 
