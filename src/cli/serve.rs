@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::config::{ClickHouseChoice, Settings};
+use super::serving::Serving;
 use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
 use crate::engine::{Engine, EngineError};
 use crate::sink::server::{OwnClickHouse, ServerConfig, locate};
@@ -141,9 +142,17 @@ async fn serve(settings: Settings) -> u8 {
             return ENVIRONMENT;
         }
     };
-    if let Ok(address) = listener.local_addr() {
+    let serving = listener.local_addr().and_then(|address| {
         tracing::info!(%address, clickhouse = url, "serving");
-    }
+        Serving::tell(&settings.data_dir, address, url)
+    });
+    let serving = match serving {
+        Ok(serving) => serving,
+        Err(error) => {
+            report(&error);
+            return ENVIRONMENT;
+        }
+    };
     let code = match engine.serve(listener, ended()).await {
         Ok(()) => DONE,
         Err(error @ EngineError::LogFailed(_)) => {
@@ -155,6 +164,7 @@ async fn serve(settings: Settings) -> u8 {
             ENVIRONMENT
         }
     };
+    drop(serving);
     if let Some(own) = own {
         own.stop().await;
     }
