@@ -4,6 +4,8 @@
 //! `HELIOSTAT_APPEND_KILLS` sets how often the server is killed, `HELIOSTAT_APPEND_EVENTS` how many
 //! events are posted three times each; the defaults suit every run of the tests.
 
+mod common;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -50,17 +52,18 @@ struct Server {
 }
 
 impl Server {
-    fn start(directory: &Path, port: u16) -> Server {
+    fn start(directory: &Path) -> Server {
         std::fs::create_dir_all(directory.join("queries")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_heliostat"))
-            .args(["serve", "--no-clickhouse", "--listen", &format!("127.0.0.1:{port}")])
+        let mut child = Command::new(env!("CARGO_BIN_EXE_heliostat"))
+            .args(["serve", "--no-clickhouse", "--listen", "127.0.0.1:0"])
             .args(["--data-dir", &directory.join("data").to_string_lossy()])
             .args(["--queries", &directory.join("queries").to_string_lossy()])
             .env("HELIOSTAT_LOG", "error")
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        Server { child, url: format!("http://127.0.0.1:{port}") }
+        let url = common::addresses(&mut child, &directory.join("data")).http;
+        Server { child, url }
     }
 
     async fn ready(&self, client: &reqwest::Client) {
@@ -83,13 +86,13 @@ impl Drop for Server {
     }
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
+/// Where the server listens now: each start has another port.
+type Url = Arc<Mutex<String>>;
 
 /// Posts until there is a definite answer: after a lost connection the same request is sent again.
-async fn post(client: &reqwest::Client, url: &str, events: &[Value]) -> (u16, Value) {
+async fn post(client: &reqwest::Client, url: &Url, events: &[Value]) -> (u16, Value) {
     loop {
+        let url = url.lock().unwrap().clone();
         let sent = client.post(format!("{url}/v1/events")).json(&events).send().await;
         if let Ok(answer) = sent {
             let status = answer.status().as_u16();
@@ -113,7 +116,7 @@ struct History {
 }
 
 /// Appends to random streams with what it believes to be their versions, which often is wrong.
-async fn write(url: String, writer: u64, mut rng: Rng, stop: Arc<AtomicBool>) -> History {
+async fn write(url: Url, writer: u64, mut rng: Rng, stop: Arc<AtomicBool>) -> History {
     let client = reqwest::Client::new();
     let mut history = History::default();
     let mut believed: HashMap<u64, u64> = HashMap::new();
@@ -214,22 +217,23 @@ async fn writers_agree_on_versions_while_the_server_is_killed() {
     let kills = from_env("HELIOSTAT_APPEND_KILLS", 5);
     let mut rng = Rng::new(seed());
     let directory = tempfile::tempdir().unwrap();
-    let port = free_port();
     let client = reqwest::Client::new();
-    let mut server = Server::start(directory.path(), port);
+    let mut server = Server::start(directory.path());
     server.ready(&client).await;
+    let url = Arc::new(Mutex::new(server.url.clone()));
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..CLIENTS)
         .map(|writer| {
             let rng = Rng::new(rng.below(u64::MAX));
-            tokio::spawn(write(server.url.clone(), writer, rng, Arc::clone(&stop)))
+            tokio::spawn(write(Arc::clone(&url), writer, rng, Arc::clone(&stop)))
         })
         .collect();
     for _ in 0..kills {
         tokio::time::sleep(Duration::from_millis(300 + rng.below(1500))).await;
         drop(server);
-        server = Server::start(directory.path(), port);
+        server = Server::start(directory.path());
         server.ready(&client).await;
+        url.lock().unwrap().clone_from(&server.url);
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     stop.store(true, Ordering::Relaxed);
@@ -277,7 +281,7 @@ async fn events_that_are_posted_three_times_are_stored_once() {
     let mut rng = Rng::new(seed());
     let directory = tempfile::tempdir().unwrap();
     let client = reqwest::Client::new();
-    let server = Server::start(directory.path(), free_port());
+    let server = Server::start(directory.path());
     server.ready(&client).await;
     let ranges = Arc::new(overlapping(count, &mut rng));
     let next = Arc::new(AtomicUsize::new(0));
@@ -288,7 +292,7 @@ async fn events_that_are_posted_three_times_are_stored_once() {
         .map(|_| {
             let (ranges, next) = (Arc::clone(&ranges), Arc::clone(&next));
             let (accepted, places) = (Arc::clone(&accepted), Arc::clone(&places));
-            let (client, url) = (client.clone(), server.url.clone());
+            let (client, url) = (client.clone(), Arc::new(Mutex::new(server.url.clone())));
             tokio::spawn(async move {
                 while let Some(range) = ranges.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let events: Vec<Value> = range

@@ -3,17 +3,12 @@
 //!
 //! `HELIOSTAT_SCHEMATHESIS_EXAMPLES` sets how many requests schemathesis makes up per operation.
 
+mod common;
+
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-/// Where `make clients` installs to.
-fn installed() -> PathBuf {
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let directory = home.join(".cache/heliostat/clients");
-    assert!(directory.join("installed").exists(), "run `make clients` first");
-    directory
-}
+use common::clients as installed;
 
 struct Server {
     child: Child,
@@ -24,9 +19,8 @@ struct Server {
 impl Server {
     fn start() -> Server {
         let directory = tempfile::tempdir().unwrap();
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_heliostat"))
-            .args(["serve", "--no-clickhouse", "--listen", &address.to_string()])
+        let mut child = Command::new(env!("CARGO_BIN_EXE_heliostat"))
+            .args(["serve", "--no-clickhouse", "--listen", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(directory.path().join("data"))
             .args(["--queries", concat!(env!("CARGO_MANIFEST_DIR"), "/queries")])
@@ -34,12 +28,8 @@ impl Server {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let end = Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(address).is_err() {
-            assert!(Instant::now() < end, "the server does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Server { child, url: format!("http://{address}"), _directory: directory }
+        let url = common::addresses(&mut child, &directory.path().join("data")).http;
+        Server { child, url, _directory: directory }
     }
 }
 

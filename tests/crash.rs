@@ -3,6 +3,8 @@
 //!
 //! `HELIOSTAT_CRASH_ROUNDS` sets the number of rounds; the default suits every run of the tests.
 
+mod common;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -36,10 +38,6 @@ const ORACLE: &[(&str, &str)] = &[
 const LATEST: &str = "CREATE VIEW latest AS SELECT k, v FROM (SELECT *, row_number() OVER \
   (PARTITION BY k ORDER BY position DESC) AS rn FROM changes) WHERE rn = 1 AND NOT gone";
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 struct Rng(u64);
 
 impl Rng {
@@ -59,11 +57,9 @@ struct Server {
 
 impl Server {
     fn start(directory: &Path, crash_point: Option<&str>) -> Server {
-        let (port, clickhouse_port) = (free_port(), free_port());
         let mut command = Command::new(env!("CARGO_BIN_EXE_heliostat"));
         command
-            .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
-            .args(["--clickhouse-http-port", &clickhouse_port.to_string()])
+            .args(["serve", "--listen", "127.0.0.1:0", "--clickhouse-http-port", "0"])
             .args(["--data-dir", &directory.join("data").to_string_lossy()])
             .args(["--queries", &directory.join("queries").to_string_lossy()])
             .env("HELIOSTAT_LOG", "error")
@@ -72,11 +68,9 @@ impl Server {
         if let Some(point) = crash_point {
             command.env("HELIOSTAT_CRASH_POINT", point);
         }
-        Server {
-            child: command.spawn().unwrap(),
-            http: format!("http://127.0.0.1:{port}"),
-            clickhouse: format!("http://127.0.0.1:{clickhouse_port}"),
-        }
+        let mut child = command.spawn().unwrap();
+        let told = common::addresses(&mut child, &directory.join("data"));
+        Server { child, http: told.http, clickhouse: told.clickhouse.unwrap() }
     }
 
     /// The process ids of our own ClickHouse: the server's children.

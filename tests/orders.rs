@@ -1,8 +1,9 @@
 //! `examples/orders.rs` against the real server, with the views of `queries/`.
 
+mod common;
+
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -22,9 +23,8 @@ impl Drop for Shop {
 impl Shop {
     fn open() -> Shop {
         let directory = tempfile::tempdir().unwrap();
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_heliostat"))
-            .args(["serve", "--no-clickhouse", "--listen", &address.to_string()])
+        let mut child = Command::new(env!("CARGO_BIN_EXE_heliostat"))
+            .args(["serve", "--no-clickhouse", "--listen", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(directory.path().join("data"))
             .args(["--queries", concat!(env!("CARGO_MANIFEST_DIR"), "/queries")])
@@ -32,12 +32,8 @@ impl Shop {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let end = Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(address).is_err() {
-            assert!(Instant::now() < end, "the server does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Shop { child, url: format!("http://{address}"), _directory: directory }
+        let url = common::addresses(&mut child, &directory.path().join("data")).http;
+        Shop { child, url, _directory: directory }
     }
 
     fn command(&self, arguments: &[&str]) -> Child {

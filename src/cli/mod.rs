@@ -11,6 +11,7 @@ mod rebuild;
 mod replay;
 pub mod sample;
 mod serve;
+mod serving;
 mod test;
 
 use std::path::PathBuf;

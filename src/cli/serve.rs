@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::config::{ClickHouseChoice, Settings};
+use super::serving::Serving;
 use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
 use crate::engine::Engine;
 use crate::model::alarm::Alarms;
@@ -169,8 +170,12 @@ async fn serve(settings: Settings) -> u8 {
             return ENVIRONMENT;
         }
     };
-    if let Ok(address) = listener.local_addr() {
+    let serving = listener.local_addr().and_then(|address| {
         tracing::info!(%address, clickhouse = url, "serving");
+        Serving::tell(&settings.data_dir, address, url)
+    });
+    if let Err(error) = &serving {
+        tracing::warn!(%error, "where the server listens cannot be written down");
     }
     let code = match engine.serve(listener, ended()).await {
         Ok(()) => DONE,
@@ -179,6 +184,7 @@ async fn serve(settings: Settings) -> u8 {
             ENVIRONMENT
         }
     };
+    drop(serving);
     if let Some(own) = own {
         own.stop().await;
     }

@@ -193,20 +193,23 @@ impl Queries {
         self.before.remove(view)
     }
 
-    /// Remembers that a view of the files in use answers now.
-    pub fn serves(&mut self, plan: &ViewPlan) -> io::Result<()> {
+    /// Remembers that these views of the files in use answer now.
+    pub fn serves<'a>(&mut self, plans: impl Iterator<Item = &'a ViewPlan>) -> io::Result<()> {
         let Some(set) = self.kept.last_good.clone() else { return Ok(()) };
-        let name = &plan.schema.name;
-        let rebuilds = self.kept.rebuilds.get(name).copied().unwrap_or(0);
-        let generation = plan.schema.generation.clone();
-        let serving = Serving { generation, set, rebuilds };
-        // The same view out of other files needs no other memory.
-        let known = self.kept.serving.get(name);
-        if known.is_some_and(|known| known.generation == serving.generation) {
-            return Ok(());
+        let mut is_news = false;
+        for plan in plans {
+            let name = &plan.schema.name;
+            let rebuilds = self.kept.rebuilds.get(name).copied().unwrap_or(0);
+            let generation = plan.schema.generation.clone();
+            // The same view out of other files needs no other memory.
+            let known = self.kept.serving.get(name);
+            if known.is_none_or(|known| known.generation != generation) {
+                let serving = Serving { generation, set: set.clone(), rebuilds };
+                self.kept.serving.insert(name.clone(), serving);
+                is_news = true;
+            }
         }
-        self.kept.serving.insert(name.clone(), serving);
-        self.keep()
+        if is_news { self.keep() } else { Ok(()) }
     }
 
     /// Forgets what answered for views that are gone.

@@ -385,22 +385,31 @@ impl Running {
     /// Lets generations that are ready answer in place of those before them.
     fn take_turns(&mut self) {
         let views = self.supervisor.registry.views();
-        for (name, view) in &views.views {
-            let Some(building) = view.building.as_ref().filter(|view| view.is_ready()) else {
-                continue;
-            };
-            let before = self.supervisor.registry.change(|views| {
-                let view = views.views.get_mut(name)?;
-                view.serving.replace(view.building.take()?)
-            });
-            if let Err(error) = self.supervisor.queries.serves(&building.plan) {
-                tracing::error!(view = name, %error, "which SQL answers could not be written down");
+        let is_ready = |view: &View| view.building.clone().filter(|view| view.is_ready());
+        let ready: Vec<_> =
+            views.views.iter().filter_map(|(n, v)| Some((n, is_ready(v)?))).collect();
+        if ready.is_empty() {
+            return;
+        }
+        let replaced = self.supervisor.registry.change(|views| {
+            let mut replaced = Vec::new();
+            for (name, _) in &ready {
+                let Some(view) = views.views.get_mut(*name) else { continue };
+                let building = view.building.take();
+                replaced.extend(std::mem::replace(&mut view.serving, building));
             }
-            if let Some(before) = before {
-                let generation = &building.plan.schema.generation;
-                tracing::info!(view = name, generation, "the new generation answers");
-                self.end(&before);
-            }
+            replaced
+        });
+        // All at once: writing down waits for the disk.
+        let plans = ready.iter().map(|(_, building)| &building.plan);
+        if let Err(error) = self.supervisor.queries.serves(plans) {
+            tracing::error!(%error, "which SQL answers could not be written down");
+        }
+        for before in replaced {
+            tracing::info!(view = before.name(), "the new generation answers");
+            self.end(&before);
+        }
+        for (name, _) in ready {
             self.supervisor.tasks.alarms().clear(Part::ClickHouse, name);
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use futures::future::BoxFuture;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::decode::Violation;
 use crate::model::event::NewEvent;
@@ -311,15 +312,18 @@ pub enum ChangesError {
 }
 
 /// Which dead letters are meant; nothing given means all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DeadLetterSelection)]
 pub struct Selection {
     pub view: Option<String>,
     #[serde(rename = "type")]
     pub event_type: Option<String>,
     /// Events from this position on.
+    #[schema(value_type = Option<u64>, maximum = 18446744073709551615_u64)]
     pub from: Option<Position>,
     /// Events up to this position.
+    #[schema(value_type = Option<u64>, maximum = 18446744073709551615_u64)]
     pub to: Option<Position>,
 }
 

@@ -24,8 +24,9 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::AppState;
 use super::backend::{ChangeFeed, ChangePart, ChangesError, FeedEnd};
 use super::metrics::Metrics;
+use super::openapi::{BadRequest, Int64, NoView, ServerSentEvent, TooBusy, Unavailable};
 use super::params::{Name, Params};
-use super::problem::Problem;
+use super::problem::{Document, Problem};
 use super::render::{RenderOptions, write_rows};
 use super::rows::not_live;
 
@@ -36,6 +37,49 @@ static ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering"
 /// How soon a browser connects again.
 const RETRY: &[u8] = b"retry: 1000\n\n";
 
+/// A view's changes as server-sent events
+///
+/// First the view's rows (`upsert`), then the changes tick by tick (`delete`, `upsert`); each tick's end
+/// is a `tick` event, which alone has an `id`. `end` says why the server ends the feed. A replaced row of
+/// a view with a key is one `upsert`; of a view without a key each copy of a row is told by itself. A
+/// comment is sent while nothing happens.
+#[utoipa::path(
+    get,
+    path = "/v1/views/{view}/changes",
+    operation_id = "getChanges",
+    params(
+        ("view" = String, Path, min_length = 1, description = "The name of a materialized view."),
+        (
+            "int64" = inline(Option<Int64>),
+            Query,
+            description = "Whether BIGINT is text or a number."
+        ),
+        ("Last-Event-ID" = Option<String>, Header, nullable = false, description = "Goes on after this tick."),
+        (
+            "last_event_id" = Option<String>,
+            Query,
+            description = "The same, for clients that cannot set the header."
+        ),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "The feed.",
+            body = inline(ServerSentEvent),
+            content_type = "text/event-stream"
+        ),
+        (status = 400, response = BadRequest),
+        (status = 404, response = NoView),
+        (
+            status = 410,
+            description = "`changes_gone`: the server cannot go on after this id. Connect without it for a new snapshot.",
+            body = Document,
+            content_type = "application/problem+json"
+        ),
+        (status = 429, response = TooBusy),
+        (status = 503, response = Unavailable),
+    )
+)]
 pub async fn changes(
     State(state): State<AppState>,
     Name(view): Name,

@@ -5,8 +5,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::backend::{DeadLetter, DeadLetterFilter, Selection};
+use super::openapi::{BadRequest, BodyProblems, Unavailable};
 use super::params::{Params, bad};
 use super::problem::Problem;
 use super::{AppState, blocking, body};
@@ -16,40 +18,97 @@ use crate::model::Position;
 const LIMIT_DEFAULT: usize = 1000;
 
 /// The answer of the list.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetters)]
 pub struct List {
     dead_letters: Vec<Letter>,
-    /// Null when there are no more.
+    /// Where to go on; null when there are no more.
+    #[schema(required)]
     cursor: Option<String>,
 }
 
 /// One dead letter on the wire.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetter)]
 struct Letter {
-    /// Null for events of a type that no view reads.
+    /// The view that lacks them; null for events of a type that no view reads.
+    #[schema(required)]
     view: Option<String>,
+    /// Of the first event, or of all events that the view reads.
+    #[schema(required)]
     r#type: Option<String>,
+    #[schema(required, value_type = Option<u64>)]
     position: Option<Position>,
+    /// The first hundred.
+    #[schema(value_type = Vec<u64>)]
     positions: Vec<Position>,
     expression: String,
+    /// Longer ones than 1,024 bytes end in `…`.
     reason: String,
+    /// How many rows fail.
     count: u64,
+    /// The first event's data. Null where the row belongs to no event, and where a page of many letters
+    /// would take too long; the letter alone, by its position, has it.
+    #[schema(required)]
     sample: Option<String>,
 }
 
 /// The answer of a retry.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Retried {
     retried: u64,
     failed: u64,
 }
 
 /// The answer of a dismissal.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Dismissed {
     dismissed: u64,
 }
 
+/// What fails now, and why
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters",
+    operation_id = "listDeadLetters",
+    params(
+        ("view" = Option<String>, Query, description = "Only those of this view."),
+        ("type" = Option<String>, Query, description = "Only events of this type."),
+        (
+            "reason" = Option<String>,
+            Query,
+            description = "Only those whose expression or reason contains this text."
+        ),
+        (
+            "from" = Option<u64>,
+            Query,
+            minimum = 0, maximum = 18446744073709551615_u64,
+            description = "Only events from this position on. `count` is then that of the events known by position."
+        ),
+        (
+            "to" = Option<u64>,
+            Query,
+            minimum = 0, maximum = 18446744073709551615_u64,
+            description = "Only events up to this position."
+        ),
+        (
+            "limit" = Option<u64>,
+            Query,
+            minimum = 1,
+            maximum = 10000,
+            description = "At most so many; 1,000 by default."
+        ),
+        (
+            "cursor" = Option<String>,
+            Query,
+            description = "The `cursor` of the answer before: goes on behind it."
+        ),
+    ),
+    responses(
+        (status = 200, description = "What fails.", body = List),
+        (status = 400, response = BadRequest),
+    )
+)]
 pub async fn list(State(state): State<AppState>, uri: Uri) -> Result<Json<List>, Problem> {
     let mut params = Params::of(&uri)?;
     let filter = DeadLetterFilter {
@@ -71,6 +130,17 @@ pub async fn list(State(state): State<AppState>, uri: Uri) -> Result<Json<List>,
     Ok(Json(List { dead_letters, cursor: found.cursor }))
 }
 
+/// Try again what failed
+///
+/// Looks at the query files now, gives views that changed up to ten seconds to be built, and tells how
+/// many of the letters still fail. Views over changed SQL are also built by themselves.
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters/retry",
+    operation_id = "retryDeadLetters",
+    request_body = Selection,
+    responses((status = 200, description = "Done.", body = inline(Retried)), BodyProblems)
+)]
 pub async fn retry(
     State(state): State<AppState>,
     uri: Uri,
@@ -83,6 +153,21 @@ pub async fn retry(
     Ok(Json(Retried { retried, failed }))
 }
 
+/// Accept failures as lost
+///
+/// They are not listed or counted any more, over restarts, too. The events stay in the log. What fails
+/// later is told again.
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters/dismiss",
+    operation_id = "dismissDeadLetters",
+    request_body = Selection,
+    responses(
+        (status = 200, description = "Done.", body = inline(Dismissed)),
+        BodyProblems,
+        (status = 503, response = Unavailable),
+    )
+)]
 pub async fn dismiss(
     State(state): State<AppState>,
     uri: Uri,

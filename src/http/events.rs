@@ -18,6 +18,7 @@ use futures::stream;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::openapi::{BadRequest, TooBusy, Unreadable, YesOrNo};
 use super::params::{Params, bad};
 use super::problem::Problem;
 use super::{AppState, blocking};
@@ -34,6 +35,54 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// So much is looked through at a time for events of the types that are asked for.
 const SCAN_BYTES: usize = 32 << 20;
 
+/// Read the log
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    operation_id = "getEvents",
+    params(
+        (
+            "after" = Option<u64>,
+            Query,
+            minimum = 0, maximum = 18446744073709551615_u64,
+            description = "Only events behind this position."
+        ),
+        (
+            "limit" = Option<u64>,
+            Query,
+            minimum = 1,
+            maximum = 18446744073709551615_u64,
+            description = "At most so many events."
+        ),
+        (
+            "type" = Option<Vec<String>>,
+            Query,
+            style = Form,
+            explode,
+            description = "Only events of these types."
+        ),
+        (
+            "follow" = inline(Option<YesOrNo>),
+            Query,
+            description = "Go on with new events as they come, until the client or the server ends it. While there are none, an empty line comes every 15 seconds."
+        ),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "One event per line: each is a StoredEvent. Where the log turns out to be damaged after the answer has begun, it is broken off without the last chunk of its encoding, which clients report as an error.",
+            body = String,
+            content_type = "application/x-ndjson",
+            headers((
+                "Heliostat-Position" = u64,
+                description = "The answer is complete up to here, unless `limit` cut it."
+            ))
+        ),
+        (status = 400, response = BadRequest),
+        (status = 429, response = TooBusy),
+        (status = 500, response = Unreadable),
+    )
+)]
 pub async fn get_events(State(state): State<AppState>, uri: Uri) -> Result<Response, Problem> {
     let mut params = Params::of(&uri)?;
     let after: Position = params.number("after", 0)?;

@@ -6,45 +6,76 @@ use axum::http::Uri;
 use axum::response::Html;
 use futures::FutureExt;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::AppState;
 use super::backend::{ClickHouseStatus, FileError, ViewState, ViewStatus};
+use super::openapi::{AliveStatus, AllViews, BadRequest, ReadyStatus, Unavailable, WrongPart};
 use super::params::Params;
 use super::problem::Problem;
-use crate::model::alarm::Alarm;
+use crate::model::alarm::{Alarm, Part};
 
 /// The answer of a server that lives.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Health)]
 pub struct Alive {
+    #[schema(value_type = AliveStatus, inline)]
     status: &'static str,
 }
 
 /// The answer of a server that accepts events, and what is wrong with it all the same.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Ready {
+    #[schema(value_type = ReadyStatus, inline)]
     status: &'static str,
+    /// What is wrong although events are accepted.
     wrong: Vec<Wrong>,
 }
 
 /// Something that is wrong.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Wrong {
     /// `log`, `queries`, `clickhouse`, `clock`, `server` or `view`.
+    #[schema(value_type = WrongPart, inline)]
     part: &'static str,
     /// Which segment, file, task or view; empty where the part has only one.
     subject: String,
     message: String,
     /// Milliseconds since the Unix epoch; null where the beginning is not known.
+    #[schema(required)]
     since_ms: Option<u64>,
 }
 
-/// The process runs and answers.
+/// The process runs and answers
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    operation_id = "alive",
+    responses((status = 200, description = "It does.", body = Alive))
+)]
 pub async fn alive() -> Json<Alive> {
     Json(Alive { status: "alive" })
 }
 
-/// Events are accepted; with `?views=all` also: every view is live, ClickHouse is reachable and
-/// nothing is wrong.
+/// Whether events are accepted
+///
+/// With `views=all` also: every view is live, ClickHouse is reachable, and nothing else is wrong but
+/// query files that are not in use.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "ready",
+    params((
+        "views" = inline(Option<AllViews>),
+        Query,
+        description = "Asks also whether all views are live and ClickHouse is reachable."
+    )),
+    responses(
+        (status = 200, description = "Ready.", body = Ready),
+        (status = 400, response = BadRequest),
+        (status = 503, response = Unavailable),
+    )
+)]
 pub async fn ready(State(state): State<AppState>, uri: Uri) -> Result<Json<Ready>, Problem> {
     let mut params = Params::of(&uri)?;
     let views = params.choice("views", &[("all", ())])?.is_some();
@@ -56,7 +87,9 @@ pub async fn ready(State(state): State<AppState>, uri: Uri) -> Result<Json<Ready
         for view in state.backend.views().into_iter().filter(catching_up) {
             reasons.push(format!("view {} is catching_up", view.schema.name));
         }
-        reasons.extend(wrong.iter().map(Wrong::line));
+        // Query files that are not in use are no view's.
+        let of_views = wrong.iter().filter(|wrong| wrong.part != Part::Queries.as_str());
+        reasons.extend(of_views.map(Wrong::line));
     }
     if reasons.is_empty() {
         Ok(Json(Ready { status: "ready", wrong }))
@@ -103,7 +136,7 @@ fn wrong(state: &AppState) -> Vec<Wrong> {
         wrong.push(Wrong { part, subject, message, since_ms: None });
     };
     for FileError { file, message } in state.backend.failed_files() {
-        add("queries", file, message);
+        add(Part::Queries.as_str(), file, message);
     }
     for view in state.backend.views() {
         if let ViewState::Failed { reason } = view.state {
@@ -111,12 +144,18 @@ fn wrong(state: &AppState) -> Vec<Wrong> {
         }
     }
     if let ClickHouseStatus::Away { reason } = state.backend.clickhouse() {
-        add("clickhouse", String::new(), reason);
+        add(Part::ClickHouse.as_str(), String::new(), reason);
     }
     wrong
 }
 
-/// A page for people who open the address in a browser.
+/// A page for people
+#[utoipa::path(
+    get,
+    path = "/",
+    operation_id = "landing",
+    responses((status = 200, description = "The page.", body = str, content_type = "text/html"))
+)]
 pub async fn landing() -> Html<&'static str> {
     Html(include_str!("landing.html"))
 }

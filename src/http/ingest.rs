@@ -11,14 +11,17 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use hashbrown::{HashMap, HashSet};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::backend::{Backend, Misfit, WaitRequest, WaitTarget, Waiting};
 use super::batch::{self, Batch, Layout};
 use super::body::{self, Coding, Held, ReceivedBody};
 use super::events::{unreadable, unreadable_because};
 use super::idempotency::{self, REPLAYED_HEADER};
+use super::openapi::{BodyProblems, CloudEvent, Full, NewEvents, Unavailable, Unreadable, WaitFor};
 use super::params::{Params, bad};
-use super::problem::{ERRORS_MAX, ErrorItem, Errors, Problem};
+use super::problem::{Document, ERRORS_MAX, ErrorItem, Errors, Problem};
+use super::views::Status;
 use super::{AppState, blocking};
 use crate::log::{AppendError, Conflict};
 use crate::model::clock::now_us;
@@ -27,28 +30,40 @@ use crate::model::limits::Limits;
 use crate::model::{Position, Tick};
 
 /// The answer once a request's events are on disk.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct Accepted {
+    /// How many events were stored now.
     accepted: usize,
+    /// How many had been stored before.
     duplicates: usize,
+    #[schema(value_type = u64, minimum = 1)]
     first_position: Position,
+    #[schema(value_type = u64, minimum = 1)]
     last_position: Position,
+    #[schema(value_type = u64, minimum = 1)]
     tick: Tick,
+    /// Of each event, in request order, where there are duplicates.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<u64>)]
     positions: Option<Vec<Position>>,
+    /// Of each event, in request order, where some were made.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<String>)]
     ids: Option<Vec<String>>,
-    /// The versions afterwards.
+    /// The streams' versions afterwards.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     streams: BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     waiting_for: Vec<WaitingView>,
 }
 
-#[derive(Serialize)]
+/// A view that does not show the events yet.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct WaitingView {
     view: String,
-    status: &'static str,
+    status: Status,
 }
 
 /// What `?wait=` asks for.
@@ -58,6 +73,89 @@ struct Wait {
     timeout: Duration,
 }
 
+/// Append events
+///
+/// All of the request is stored, or nothing. Bodies may be compressed (`Content-Encoding: gzip` or
+/// `zstd`). With a `ce-specversion` header, the body is the data of one CloudEvent in binary mode,
+/// whatever its content type, and its attributes are in `ce-` headers, percent-encoded.
+#[utoipa::path(
+    post,
+    path = "/v1/events",
+    operation_id = "postEvents",
+    params(
+        (
+            "wait" = inline(Option<WaitFor>),
+            Query,
+            description = "Answer once the views show the events: in their state, or in ClickHouse."
+        ),
+        (
+            "view" = Option<String>,
+            Query,
+            description = "With `wait`: only these views, separated by commas. An unknown one is refused."
+        ),
+        (
+            "timeout" = Option<String>,
+            Query,
+            pattern = "^([1-5]?[0-9]s|60s|[1-5]?[0-9]{1,4}ms)$",
+            description = "With `wait`: how long at most; 5s by default."
+        ),
+        (
+            "Idempotency-Key" = Option<String>,
+            Header,
+            nullable = false,
+            pattern = "^[A-Za-z0-9._:-]{1,255}$",
+            description = "Makes the request repeatable as a whole; may be in quotes."
+        ),
+    ),
+    request_body(content(
+        (
+            inline(NewEvents) = "application/json",
+            examples(("one" = (value = json!(
+                {"type": "SeatTaken", "stream": "show-7", "data": {"show": 7, "seat": "A1"}}
+            ))))
+        ),
+        (
+            String = "application/x-ndjson",
+            examples(("two" = (value = json!(
+                "{\"type\":\"SeatTaken\",\"data\":{\"seat\":\"A1\"}}\n{\"type\":\"SeatTaken\",\"data\":{\"seat\":\"A2\"}}\n"
+            ))))
+        ),
+        (CloudEvent = "application/cloudevents+json"),
+        (Vec<CloudEvent> = "application/cloudevents-batch+json"),
+    )),
+    responses(
+        (
+            status = 200,
+            description = "The events are on disk, and the views that were asked for show them.",
+            body = Accepted,
+            headers((
+                "Idempotency-Replayed" = String,
+                description = "`true` when the request had been made before, under the same key."
+            ))
+        ),
+        (
+            status = 202,
+            description = "The events are on disk; the views listed in `waiting_for` do not show them yet.",
+            body = Accepted
+        ),
+        BodyProblems,
+        (
+            status = 409,
+            description = "`version_conflict`: a stream has another version than expected. `id_conflict`: an event of this identity has other content. Nothing was stored.",
+            body = Document,
+            content_type = "application/problem+json"
+        ),
+        (
+            status = 422,
+            description = "`schema_violation`: data does not fit the declared tables. `idempotency_key_reused`: another request was made under the key. Nothing was stored.",
+            body = Document,
+            content_type = "application/problem+json"
+        ),
+        (status = 500, response = Unreadable),
+        (status = 503, response = Unavailable),
+        (status = 507, response = Full),
+    )
+)]
 pub async fn post_events(
     State(state): State<AppState>,
     uri: Uri,
@@ -328,6 +426,6 @@ impl Wait {
 
 impl From<Waiting> for WaitingView {
     fn from(waiting: Waiting) -> Self {
-        WaitingView { view: waiting.view, status: waiting.state.as_str() }
+        WaitingView { view: waiting.view, status: Status::from(&waiting.state) }
     }
 }

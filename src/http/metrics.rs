@@ -24,6 +24,7 @@ use prometheus_client::registry::Registry;
 
 use super::AppState;
 use super::backend::{Backend, ViewState, ViewStatus};
+use super::openapi::Unavailable;
 use super::problem::Problem;
 use crate::log::Log;
 use crate::model::Tick;
@@ -77,6 +78,21 @@ impl Metrics {
     }
 }
 
+/// Figures for Prometheus
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "metrics",
+    responses(
+        (
+            status = 200,
+            description = "The figures.",
+            body = String,
+            content_type = "application/openmetrics-text"
+        ),
+        (status = 503, response = Unavailable),
+    )
+)]
 pub async fn metrics(State(state): State<AppState>) -> Result<Response, Problem> {
     let mut text = String::new();
     encode(&mut text, &state.metrics.registry).map_err(|error| {

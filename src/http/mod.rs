@@ -15,6 +15,7 @@ mod health;
 mod idempotency;
 mod ingest;
 mod metrics;
+mod openapi;
 mod params;
 mod problem;
 mod render;
@@ -28,8 +29,10 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::Uri;
-use axum::routing::{get, post};
 use tokio::sync::{Semaphore, watch};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 pub use backend::{
     Backend, ChangeFeed, ChangePart, ChangesError, ClickHouseStatus, DeadLetter, DeadLetterFilter,
@@ -88,31 +91,32 @@ impl AppState {
 }
 
 fn router(state: AppState) -> Router {
-    Router::new()
-        .route("/", get(health::landing))
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(metrics::metrics))
-        .route("/openapi.json", get(openapi))
-        .route("/v1/events", post(ingest::post_events).get(events::get_events))
-        .route("/v1/streams/{stream}", get(streams::get_stream))
-        .route("/v1/views", get(views::list))
-        .route("/v1/views/{view}", get(views::one))
-        .route("/v1/views/{view}/rows", get(rows::rows))
-        .route("/v1/views/{view}/changes", get(changes::changes))
-        .route("/v1/views/{view}/rebuild", post(views::rebuild))
-        .route("/v1/dead-letters", get(dead_letters::list))
-        .route("/v1/dead-letters/retry", post(dead_letters::retry))
-        .route("/v1/dead-letters/dismiss", post(dead_letters::dismiss))
+    let (router, _) = routes().split_for_parts();
+    router
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::middleware::from_fn_with_state(state.clone(), metrics::count_requests))
         .with_state(state)
 }
 
-/// What this module answers, as OpenAPI 3.1.
-async fn openapi() -> impl axum::response::IntoResponse {
-    ([(axum::http::header::CONTENT_TYPE, "application/json")], include_str!("openapi.json"))
+/// Every handler, with the path, the method and the description that stand beside it.
+fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(openapi::Frame::openapi())
+        .routes(routes!(health::landing))
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(openapi::openapi))
+        .routes(routes!(ingest::post_events, events::get_events))
+        .routes(routes!(streams::get_stream))
+        .routes(routes!(views::list))
+        .routes(routes!(views::one))
+        .routes(routes!(rows::rows))
+        .routes(routes!(changes::changes))
+        .routes(routes!(views::rebuild))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::retry))
+        .routes(routes!(dead_letters::dismiss))
 }
 
 async fn unknown_path(uri: Uri) -> Problem {

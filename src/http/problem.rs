@@ -5,14 +5,17 @@ use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// How many errors of one request are listed.
 pub const ERRORS_MAX: usize = 100;
 
 /// One thing that is wrong with a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ErrorItem {
     /// Which of the request's events, from 0; `None` where it is not about an event.
+    #[schema(required)]
     pub index: Option<usize>,
     /// A word for programs.
     pub code: &'static str,
@@ -22,6 +25,7 @@ pub struct ErrorItem {
     pub message: String,
     /// The version that the event's stream has, where another one was expected.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = u64)]
     pub current_version: Option<u64>,
 }
 
@@ -79,15 +83,20 @@ pub struct Problem {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
+/// RFC 9457
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Problem)]
+pub struct Document<'a> {
     r#type: &'static str,
     title: &'a str,
     status: u16,
     detail: &'a str,
     /// That of the first version conflict.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = u64)]
     current_version: Option<u64>,
+    #[schema(min_items = 1)]
     errors: &'a [ErrorItem],
 }
 

@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
 
 use super::backend::{RowsAnswer, RowsError, RowsRequest, ViewState};
+use super::openapi::{BadRequest, Int64, NoView, Rows, Unavailable};
 use super::params::{Name, Params};
 use super::problem::Problem;
 use super::render::{RenderOptions, write_rows};
@@ -20,6 +21,49 @@ const LIMIT_DEFAULT: usize = 1000;
 /// What a column's name is prefixed with where it is also the name of a parameter.
 const COLUMN_PREFIX: &str = "column.";
 
+/// Rows straight from a view's state
+///
+/// Any further parameter is a column and the value that it must have; `column.NAME` where a column is
+/// named like a parameter.
+#[utoipa::path(
+    get,
+    path = "/v1/views/{view}/rows",
+    operation_id = "getRows",
+    params(
+        ("view" = String, Path, min_length = 1, description = "The name of a materialized view."),
+        (
+            "min_position" = Option<u64>,
+            Query,
+            minimum = 0, maximum = 18446744073709551615_u64,
+            description = "The answer shows this event at least."
+        ),
+        (
+            "timeout" = Option<String>,
+            Query,
+            pattern = "^([1-5]?[0-9]s|60s|[1-5]?[0-9]{1,4}ms)$",
+            description = "How long to wait for that; 5s by default."
+        ),
+        (
+            "limit" = Option<u64>,
+            Query,
+            minimum = 1,
+            maximum = 10000,
+            description = "At most so many rows; 1,000 by default."
+        ),
+        ("cursor" = Option<String>, Query, description = "Where the previous answer ended."),
+        (
+            "int64" = inline(Option<Int64>),
+            Query,
+            description = "Whether BIGINT is text or a number."
+        ),
+    ),
+    responses(
+        (status = 200, description = "The rows.", body = Rows),
+        (status = 400, response = BadRequest),
+        (status = 404, response = NoView),
+        (status = 503, response = Unavailable),
+    )
+)]
 pub async fn rows(
     State(state): State<AppState>,
     Name(view): Name,

@@ -7,8 +7,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
 use super::events::{unreadable, write_event};
+use super::openapi::{BadRequest, Stream, Unreadable};
 use super::params::{Name, Params};
-use super::problem::Problem;
+use super::problem::{Document, Problem};
 use super::{AppState, blocking};
 use crate::log::{Log, LogError};
 
@@ -17,6 +18,52 @@ const ANSWER_BYTES: usize = 8 << 20;
 /// How many events are read where nothing is asked for.
 const LIMIT_DEFAULT: usize = 1000;
 
+/// Read a stream
+#[utoipa::path(
+    get,
+    path = "/v1/streams/{stream}",
+    operation_id = "getStream",
+    params(
+        ("stream" = String, Path, min_length = 1, description = "The stream's name, percent-encoded."),
+        (
+            "from_version" = Option<u64>,
+            Query,
+            minimum = 0, maximum = 18446744073709551615_u64,
+            description = "The version to begin with; 1 by default."
+        ),
+        (
+            "limit" = Option<u64>,
+            Query,
+            minimum = 1,
+            maximum = 10000,
+            description = "At most so many events; 1,000 by default. An answer also ends when it has grown past 8 MiB: read on behind the last event's `stream_version` until it is the stream's."
+        ),
+        (
+            "If-None-Match" = Option<String>,
+            Header,
+            nullable = false,
+            pattern = "^\"[0-9]{1,9}\"$",
+            description = "The version that the client knows, as in `ETag`."
+        ),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "Events of the stream, in order.",
+            body = Stream,
+            headers(("ETag" = String, description = "The stream's version, in quotes."))
+        ),
+        (status = 304, description = "The stream has the version that the client knows."),
+        (status = 400, response = BadRequest),
+        (
+            status = 404,
+            description = "`stream_not_found`: no event names this stream.",
+            body = Document,
+            content_type = "application/problem+json"
+        ),
+        (status = 500, response = Unreadable),
+    )
+)]
 pub async fn get_stream(
     State(state): State<AppState>,
     Name(stream): Name,

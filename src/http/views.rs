@@ -6,94 +6,140 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::AppState;
 use super::backend::{RebuildError, SinkStatus, ViewState, ViewStatus};
+use super::openapi::{BadRequest, NoView, Unavailable};
 use super::params::{Name, Params};
 use super::problem::Problem;
 use crate::model::schema::SqlField;
 use crate::model::{Position, Tick};
 
 /// The answer of `/v1/views`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Views {
     views: Vec<View>,
     failed_files: Vec<FailedFile>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct FailedFile {
     file: String,
     message: String,
 }
 
+/// Whether a view can be relied on.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    CatchingUp,
+    Live,
+    Failed,
+}
+
+impl From<&ViewState> for Status {
+    fn from(state: &ViewState) -> Self {
+        match state {
+            ViewState::CatchingUp => Status::CatchingUp,
+            ViewState::Live => Status::Live,
+            ViewState::Failed { .. } => Status::Failed,
+        }
+    }
+}
+
 /// One view on the wire.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct View {
     name: String,
     generation: String,
-    status: &'static str,
+    status: Status,
+    /// Why it has failed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = String)]
     reason: Option<String>,
     /// What is being built to take its place.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = Next)]
     next_generation: Option<Next>,
     schema: Vec<Column>,
     /// Null for a view whose rows may repeat.
+    #[schema(required)]
     key: Option<Vec<String>>,
     event_types: Vec<String>,
     rows: u64,
     errors: u64,
     dead_letters: u64,
+    #[schema(value_type = u64)]
     position: Position,
+    #[schema(value_type = u64)]
     tick: Tick,
     lag_seconds: Lag,
     lag_events: u64,
     sink_retries: u64,
     /// How the view is written, by the sink's name; empty where it is not.
+    #[schema(value_type = BTreeMap<String, Sink>)]
     sinks: BTreeMap<&'static str, Sink>,
 }
 
 /// How a view is written by a sink.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Sink {
     /// `writing`, `retrying` or `failed`.
+    #[schema(pattern = "^(writing|retrying|failed)$")]
     status: &'static str,
     /// Why the last write failed; null once one has succeeded.
     error: Option<String>,
+    #[schema(value_type = u64)]
     position: Position,
     retries: u64,
 }
 
-#[derive(Serialize)]
+/// A generation that is being built.
+#[derive(Serialize, ToSchema)]
+#[schema(as = NextGeneration)]
 struct Next {
     generation: String,
+    #[schema(value_type = u64)]
     position: Position,
+    /// Why it cannot be built.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = String)]
     failed: Option<String>,
 }
 
 /// The answer of a rebuild.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Rebuilding {
     view: String,
     /// The generation that will take the view's place.
     generation: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Column {
     name: String,
     r#type: String,
     nullable: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Lag {
     dataflow: f64,
+    #[schema(required)]
     clickhouse: Option<f64>,
 }
 
+/// The views, and how they are
+#[utoipa::path(
+    get,
+    path = "/v1/views",
+    operation_id = "listViews",
+    responses(
+        (status = 200, description = "All materialized views.", body = Views),
+        (status = 400, response = BadRequest),
+    )
+)]
 pub async fn list(State(state): State<AppState>, uri: Uri) -> Result<Json<Views>, Problem> {
     Params::of(&uri)?.finish()?;
     let views = state.backend.views().iter().map(View::from).collect();
@@ -106,6 +152,18 @@ pub async fn list(State(state): State<AppState>, uri: Uri) -> Result<Json<Views>
     Ok(Json(Views { views, failed_files }))
 }
 
+/// One view
+#[utoipa::path(
+    get,
+    path = "/v1/views/{view}",
+    operation_id = "getView",
+    params(("view" = String, Path, min_length = 1, description = "The name of a materialized view.")),
+    responses(
+        (status = 200, description = "The view.", body = View),
+        (status = 400, response = BadRequest),
+        (status = 404, response = NoView),
+    )
+)]
 pub async fn one(
     State(state): State<AppState>,
     Name(name): Name,
@@ -118,6 +176,22 @@ pub async fn one(
     }
 }
 
+/// Build a view anew from the log
+///
+/// Beside the generation that answers, which is fed until the new one has caught up and ClickHouse
+/// reads from it.
+#[utoipa::path(
+    post,
+    path = "/v1/views/{view}/rebuild",
+    operation_id = "rebuildView",
+    params(("view" = String, Path, min_length = 1, description = "The name of a materialized view.")),
+    responses(
+        (status = 202, description = "It is being built.", body = inline(Rebuilding)),
+        (status = 400, response = BadRequest),
+        (status = 404, response = NoView),
+        (status = 503, response = Unavailable),
+    )
+)]
 pub async fn rebuild(
     State(state): State<AppState>,
     Name(view): Name,
@@ -144,7 +218,7 @@ impl From<&ViewStatus> for View {
         View {
             name: schema.name.clone(),
             generation: schema.generation.clone(),
-            status: status.state.as_str(),
+            status: Status::from(&status.state),
             reason,
             next_generation: status.next.as_ref().map(|next| Next {
                 generation: next.generation.clone(),

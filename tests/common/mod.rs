@@ -20,16 +20,39 @@ pub fn clients() -> PathBuf {
     directory
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// Where a server listens.
+#[derive(Clone)]
+pub struct Addresses {
+    pub http: String,
+    pub clickhouse: Option<String>,
+}
+
+/// Waits until the process serves over this data directory, where it says on which ports it listens.
+#[track_caller]
+pub fn addresses(child: &mut Child, data: &Path) -> Addresses {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let text = std::fs::read_to_string(data.join("serving.json")).unwrap_or_default();
+        let told: Value = serde_json::from_str(&text).unwrap_or_default();
+        if told["pid"] == child.id() {
+            let address = |name: &str| told[name].as_str().map(str::to_string);
+            return Addresses { http: address("http").unwrap(), clickhouse: address("clickhouse") };
+        }
+        assert_eq!(child.try_wait().unwrap(), None, "the server has ended");
+        if Instant::now() > end {
+            let _ = child.kill();
+            panic!("the server does not listen");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A directory with queries and data, and the server that runs over it.
 pub struct Server {
     pub directory: tempfile::TempDir,
     child: Mutex<Option<Child>>,
-    port: u16,
-    clickhouse_port: Option<u16>,
+    with_clickhouse: bool,
+    addresses: Mutex<Option<Addresses>>,
     arguments: Vec<String>,
     environment: Mutex<Vec<(String, String)>>,
 }
@@ -43,17 +66,17 @@ impl Drop for Server {
 impl Server {
     /// Runs over these query files, without ClickHouse.
     pub fn start(files: &[(&str, &str)]) -> Server {
-        Server::new(files, None)
+        Server::over(files, false, "")
     }
 
     /// Runs over these query files, with a ClickHouse of its own.
     pub fn with_clickhouse(files: &[(&str, &str)]) -> Server {
-        Server::new(files, Some(free_port()))
+        Server::over(files, true, "")
     }
 
     /// Runs over these query files and this configuration, without ClickHouse.
     pub fn configured(files: &[(&str, &str)], toml: &str) -> Server {
-        Server::over(files, None, toml)
+        Server::over(files, false, toml)
     }
 
     /// Runs over these query files, with these arguments about ClickHouse, in this environment.
@@ -62,7 +85,7 @@ impl Server {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Server {
-        let mut server = Server::laid_out(files, None, "");
+        let mut server = Server::laid_out(files, false, "");
         server.arguments = arguments.iter().map(|argument| argument.to_string()).collect();
         let environment = environment.iter().map(|(k, v)| (k.to_string(), v.to_string()));
         server.environment = Mutex::new(environment.collect());
@@ -70,27 +93,22 @@ impl Server {
         server
     }
 
-    fn new(files: &[(&str, &str)], clickhouse_port: Option<u16>) -> Server {
-        Server::over(files, clickhouse_port, "")
-    }
-
-    fn over(files: &[(&str, &str)], clickhouse_port: Option<u16>, toml: &str) -> Server {
-        let server = Server::laid_out(files, clickhouse_port, toml);
+    fn over(files: &[(&str, &str)], with_clickhouse: bool, toml: &str) -> Server {
+        let server = Server::laid_out(files, with_clickhouse, toml);
         server.run();
         server
     }
 
     /// Writes the files, and starts nothing.
-    fn laid_out(files: &[(&str, &str)], clickhouse_port: Option<u16>, toml: &str) -> Server {
+    fn laid_out(files: &[(&str, &str)], with_clickhouse: bool, toml: &str) -> Server {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("heliostat.toml"), toml).unwrap();
         std::fs::create_dir(directory.path().join("queries")).unwrap();
-        let port = free_port();
         let server = Server {
             directory,
             child: Mutex::default(),
-            port,
-            clickhouse_port,
+            with_clickhouse,
+            addresses: Mutex::default(),
             arguments: Vec::new(),
             environment: Mutex::default(),
         };
@@ -132,7 +150,7 @@ impl Server {
     pub fn run(&self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_heliostat"));
         command
-            .args(["serve", "--listen", &format!("127.0.0.1:{}", self.port)])
+            .args(["serve", "--listen", "127.0.0.1:0"])
             .args([Path::new("--data-dir"), &self.data(), Path::new("--queries"), &self.queries()])
             .arg("--config")
             .arg(self.directory.path().join("heliostat.toml"))
@@ -140,17 +158,19 @@ impl Server {
             .env("HELIOSTAT_LOG", "error")
             .envs(self.environment.lock().unwrap().iter().cloned())
             .stdin(Stdio::null());
-        match self.clickhouse_port {
-            Some(port) => command.args(["--clickhouse-http-port", &port.to_string()]),
-            None if self.arguments.is_empty() => command.arg("--no-clickhouse"),
-            None => &mut command,
+        match self.with_clickhouse {
+            true => command.args(["--clickhouse-http-port", "0"]),
+            false if self.arguments.is_empty() => command.arg("--no-clickhouse"),
+            false => &mut command,
         };
-        *self.child.lock().unwrap() = Some(command.spawn().unwrap());
-        let end = Instant::now() + PATIENCE;
-        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(Instant::now() < end, "the server does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let mut child = self.child.lock().unwrap();
+        let child = child.insert(command.spawn().unwrap());
+        *self.addresses.lock().unwrap() = Some(addresses(child, &self.data()));
+    }
+
+    /// Where it listens since it was last started.
+    fn addresses(&self) -> Addresses {
+        self.addresses.lock().unwrap().clone().expect("the server was started")
     }
 
     /// Ends the process at once.
@@ -168,12 +188,12 @@ impl Server {
     }
 
     pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
+        format!("{}{path}", self.addresses().http)
     }
 
     /// Where its ClickHouse answers.
     pub fn clickhouse_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.clickhouse_port.unwrap())
+        self.addresses().clickhouse.unwrap()
     }
 
     /// Runs a command of the program.

@@ -4,7 +4,9 @@ use std::path::Path;
 
 /// The configuration for a ClickHouse that keeps its data below `dir`. Caches and pools are small:
 /// it is a guest beside the dataflow, and what it serves are read models, not a warehouse.
-pub(super) fn render(dir: &Path, http_port: u16, tcp_port: u16) -> String {
+pub(super) fn render(dir: &Path, http_port: u16, tcp_port: u16, is_reserved: bool) -> String {
+    // A port that is held for ClickHouse is shared with the socket that holds it.
+    let reuse_port = u8::from(is_reserved);
     let dir = escape(&dir.display().to_string());
     format!(
         "<!-- written by heliostat at every start; changes are lost -->
@@ -13,6 +15,7 @@ pub(super) fn render(dir: &Path, http_port: u16, tcp_port: u16) -> String {
   <tmp_path>{dir}/data/tmp/</tmp_path>
   <listen_host>127.0.0.1</listen_host>
   <http_port>{http_port}</http_port>
+  <listen_reuse_port>{reuse_port}</listen_reuse_port>
   <tcp_port>{tcp_port}</tcp_port>
   <log-level>warning</log-level>
   <logger>

@@ -13,6 +13,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
 use crate::model::alarm::Alarms;
@@ -20,7 +21,7 @@ use crate::model::alarm::Alarms;
 pub use locate::{ClickHouseProgram, LIBCHDB_VERSION, locate};
 use supervise::{Command, Supervisor};
 
-/// How long a port may be taken before it is given up.
+/// How long a port may be taken, or the data in use, before it is given up.
 const PORT_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is tried.
 const PORT_POLL: Duration = Duration::from_millis(100);
@@ -90,8 +91,8 @@ pub struct ServerConfig {
 
 /// A running ClickHouse. Dropping it kills the child; [`stop`](Self::stop) ends it in good order.
 pub struct OwnClickHouse {
-    http_port: u16,
-    tcp_port: u16,
+    http: Port,
+    tcp: Port,
     pid: watch::Receiver<Option<u32>>,
     commands: mpsc::Sender<Command>,
     thread: Option<thread::JoinHandle<()>>,
@@ -108,12 +109,17 @@ impl OwnClickHouse {
     }
 
     fn start_blocking(config: &ServerConfig) -> Result<Self, ServerError> {
-        let http_port = usable_port(config.http_port)?;
-        let tcp_port = usable_port(0)?;
+        let (http, tcp) = match config.http_port {
+            0 => (Port::reserved()?, Port::reserved()?),
+            port => (Port::usable(port)?, Port::usable(0)?),
+        };
+        let (http_port, tcp_port) = (http.number, tcp.number);
         create_dir(&config.dir)?;
         let dir = canonical(&config.dir)?;
+        wait_for_data(&dir);
         let file = dir.join("config.xml");
-        let text = config::render(&dir, http_port, tcp_port);
+        let is_reserved = http.reserved.is_some();
+        let text = config::render(&dir, http_port, tcp_port, is_reserved);
         fs::write(&file, text)
             .map_err(|source| ServerError::File { path: file.clone(), source })?;
         let supervisor = Supervisor {
@@ -138,17 +144,17 @@ impl OwnClickHouse {
             log: config.dir.join("clickhouse.log"),
         };
         ready.recv().unwrap_or_else(|_| Err(ended()))?;
-        Ok(OwnClickHouse { http_port, tcp_port, pid, commands, thread: Some(thread) })
+        Ok(OwnClickHouse { http, tcp, pid, commands, thread: Some(thread) })
     }
 
     /// The address of its HTTP interface.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.http_port)
+        format!("http://127.0.0.1:{}", self.http.number)
     }
 
     /// The port of its native protocol on 127.0.0.1.
     pub fn tcp_port(&self) -> u16 {
-        self.tcp_port
+        self.tcp.number
     }
 
     /// The process, while there is one.
@@ -175,19 +181,57 @@ impl Drop for OwnClickHouse {
     }
 }
 
-/// The port itself, if it is free, or a free one for 0.
-fn usable_port(port: u16) -> Result<u16, ServerError> {
-    let taken = |source| ServerError::Port { port, source };
-    let deadline = Instant::now() + PORT_PATIENCE;
-    loop {
-        match TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
-            Ok(listener) => return Ok(listener.local_addr().map_err(taken)?.port()),
-            // The one of a server that was killed a moment ago may still be ending.
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
-                thread::sleep(PORT_POLL);
+/// A port of ClickHouse on 127.0.0.1.
+struct Port {
+    number: u16,
+    /// Keeps others from taking the port. It does not listen, so that ClickHouse can beside it.
+    reserved: Option<TcpSocket>,
+}
+
+impl Port {
+    /// The port itself, if it is free, or a free one for 0.
+    fn usable(port: u16) -> Result<Port, ServerError> {
+        let taken = |source| ServerError::Port { port, source };
+        let deadline = Instant::now() + PORT_PATIENCE;
+        loop {
+            match TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
+                Ok(listener) => {
+                    let number = listener.local_addr().map_err(taken)?.port();
+                    return Ok(Port { number, reserved: None });
+                }
+                // The one of a server that was killed a moment ago may still be ending.
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline =>
+                {
+                    thread::sleep(PORT_POLL);
+                }
+                Err(error) => return Err(taken(error)),
             }
-            Err(error) => return Err(taken(error)),
         }
+    }
+
+    /// A free port that stays ours until ClickHouse listens, and after it has ended.
+    fn reserved() -> Result<Port, ServerError> {
+        let reserve = || {
+            let socket = TcpSocket::new_v4()?;
+            socket.set_reuseport(true)?;
+            socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+            Ok(Port { number: socket.local_addr()?.port(), reserved: Some(socket) })
+        };
+        reserve().map_err(|source| ServerError::Port { port: 0, source })
+    }
+}
+
+/// Waits while a ClickHouse whose parent was killed a moment ago still has the data. One that stays is
+/// told by the next, which refuses to start.
+fn wait_for_data(dir: &Path) {
+    let deadline = Instant::now() + PORT_PATIENCE;
+    let is_locked = || match fs::File::open(dir.join("data/status")) {
+        Ok(status) => matches!(status.try_lock(), Err(fs::TryLockError::WouldBlock)),
+        Err(_) => false,
+    };
+    while is_locked() && Instant::now() < deadline {
+        thread::sleep(PORT_POLL);
     }
 }
 

@@ -1,0 +1,48 @@
+//! Where a server listens, told to tests and scripts in a file of its data directory. With port 0 nobody
+//! else knows it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+/// The file in the data directory.
+const FILE: &str = "serving.json";
+
+/// The file, while the server serves. After a crash it stays, and has another process's id.
+pub struct Serving {
+    path: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Told {
+    pid: u32,
+    /// The address of the server, as `http://…`.
+    http: String,
+    /// The HTTP address of ClickHouse; null without one.
+    clickhouse: Option<String>,
+}
+
+impl Serving {
+    /// Writes the file, whole or not at all.
+    pub fn tell(
+        data_dir: &Path,
+        address: SocketAddr,
+        clickhouse: Option<String>,
+    ) -> io::Result<Serving> {
+        let path = data_dir.join(FILE);
+        let told = Told { pid: std::process::id(), http: format!("http://{address}"), clickhouse };
+        let next = path.with_extension("next");
+        std::fs::write(&next, serde_json::to_vec(&told)?)?;
+        std::fs::rename(next, &path)?;
+        Ok(Serving { path })
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // What is left behind is known by its process id.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
