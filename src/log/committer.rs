@@ -6,24 +6,19 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
-use uuid::Uuid;
 
-use super::admit::{Accepted, Admission, Hashed, Verdict};
-use super::files::{FileHandle, Files, is_full};
-use super::frame::{Frame, NumberedEvent};
-use super::index::{FrameEntry, Index, IndexError};
-use super::list::Segments;
+use super::admit::Hashed;
+use super::files::Files;
+use super::index::Index;
 use super::recovery::Recovered;
-use super::{AppendError, LogError, LogOptions, segment};
+use super::writer::{Commit, Reply, WriteError, Writer};
+use super::{AppendError, LogError, LogOptions};
 use crate::model::alarm::Part;
-use crate::model::clock::now_ms;
 use crate::model::event::{Appended, NewEvent};
-use crate::model::{Head, Position, Tick};
+use crate::model::{Head, Position};
 
 /// How often it is tried whether a full disk has room again, where nobody appends.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// At least so much room must there be then.
-const PROBE_BYTES_MIN: usize = 4 << 10;
 /// The subject of the alarm while the disk is full.
 const DISK_ALARM: &str = "disk";
 
@@ -49,7 +44,7 @@ pub struct LogStats {
 /// What the thread says to a request.
 pub enum Answer {
     Done(Result<Appended, AppendError>),
-    /// See [`Verdict::Unsure`]; the request is given back.
+    /// See [`super::admit::Verdict::Unsure`]; the request is given back.
     Unsure(Box<Hashed>, Vec<(usize, Position)>),
 }
 
@@ -151,44 +146,13 @@ impl Committer {
             stats: Mutex::default(),
             refuses: Mutex::default(),
         });
-        let mut writer = Writer {
-            id: recovered.id,
-            files,
-            segments: recovered.segments,
-            index,
-            segment: None,
-            head: recovered.head,
-            options: options.clone(),
-            buffer: Vec::new(),
-        };
-        if let Some((first_position, len)) = recovered.last_segment {
-            let name = segment::name(first_position);
-            let file = writer
-                .files
-                .append(&name)
-                .map_err(|source| LogError::Io { path: name.clone(), source })?;
-            writer.segment = Some(OpenSegment { file, name, first_position, len });
-        } else {
-            // The log's id is on disk before anything else relies on it.
-            let io = |error: WriteError| match error {
-                WriteError::Full(source) | WriteError::Fatal(source) => source,
-                WriteError::Index(error) => std::io::Error::other(error),
-            };
-            let rolled = writer.roll().map_err(io);
-            rolled.map_err(|source| LogError::Io { path: "log".to_string(), source })?;
-        }
-        let for_thread = Arc::clone(&shared);
+        let writer = Writer::open(files, recovered, index, options.clone())?;
+        let (for_thread, queue_bytes_max) = (Arc::clone(&shared), options.queue_bytes_max);
         let thread = std::thread::Builder::new()
             .name("log-committer".to_string())
-            .spawn(move || run(&for_thread, writer, &head_sender, &failure_sender))
+            .spawn(move || run(&for_thread, writer, &options, &head_sender, &failure_sender))
             .map_err(|source| LogError::Io { path: "thread".to_string(), source })?;
-        Ok(Committer {
-            shared,
-            head,
-            failure,
-            queue_bytes_max: options.queue_bytes_max,
-            thread: Mutex::new(Some(thread)),
-        })
+        Ok(Committer { shared, head, failure, queue_bytes_max, thread: Mutex::new(Some(thread)) })
     }
 
     pub fn head(&self) -> watch::Receiver<Head> {
@@ -254,15 +218,16 @@ impl Drop for Committer {
 fn run(
     shared: &Shared,
     mut writer: Writer,
+    options: &LogOptions,
     head: &watch::Sender<Head>,
     failure: &watch::Sender<Option<String>>,
 ) {
-    while let Some(work) = gather(shared, writer.options.group_bytes_max) {
+    while let Some(work) = gather(shared, options.group_bytes_max) {
         let group = match work {
             Work::Commit(group) => group,
             Work::Probe { bytes } => {
                 match writer.probe(bytes) {
-                    Ok(()) => shared.accept(&writer.options),
+                    Ok(()) => shared.accept(options),
                     Err(WriteError::Full(_) | WriteError::Index(_)) => {}
                     Err(WriteError::Fatal(error)) => {
                         return fail(shared, Vec::new(), &error, failure);
@@ -272,21 +237,26 @@ fn run(
             }
         };
         let started = Instant::now();
-        match writer.commit(&group) {
+        let requests: Vec<&Hashed> = group.iter().map(|request| &request.hashed).collect();
+        match writer.commit(&requests) {
             Ok(commit) => {
                 // Readers may see the events before their writers hear of them, never after.
-                head.send_if_modified(|head| std::mem::replace(head, writer.head) != writer.head);
+                let written = writer.head();
+                head.send_if_modified(|head| std::mem::replace(head, written) != written);
                 if commit.disk_bytes > 0 {
-                    shared.accept(&writer.options);
+                    shared.accept(options);
                 }
                 record(shared, &group, &commit, started.elapsed());
                 for (request, reply) in group.into_iter().zip(commit.replies) {
-                    let _ = request.answer.send(reply.into_answer(request.hashed));
+                    let _ = request.answer.send(match reply {
+                        Reply::Done(result) => Answer::Done(result),
+                        Reply::Unsure(places) => Answer::Unsure(Box::new(request.hashed), places),
+                    });
                 }
             }
             Err(WriteError::Full(error)) => {
                 let reason = error.to_string();
-                shared.refuse(&writer.options, &reason, writer.buffer.len());
+                shared.refuse(options, &reason, writer.frame_bytes());
                 refuse(group, &AppendError::Full { reason });
             }
             Err(WriteError::Index(error)) => {
@@ -314,66 +284,6 @@ fn fail(
 fn refuse(group: Vec<Request>, error: &AppendError) {
     for request in group {
         let _ = request.answer.send(Answer::Done(Err(error.clone())));
-    }
-}
-
-/// Why a commit is not on disk.
-#[derive(Debug)]
-enum WriteError {
-    /// There is no room. Nothing is left of the commit, and the next one may be tried.
-    Full(std::io::Error),
-    /// The indexes cannot tell what is in the log already. Nothing was written.
-    Index(IndexError),
-    /// It is not known what is on disk.
-    Fatal(std::io::Error),
-}
-
-impl WriteError {
-    /// The error of a write, before what it has left is taken back.
-    fn of_write(error: std::io::Error) -> Self {
-        if is_full(&error) { WriteError::Full(error) } else { WriteError::Fatal(error) }
-    }
-
-    /// Takes back what the write has left; an error of that is worse than the write's.
-    fn after(self, undo: impl FnOnce() -> std::io::Result<()>) -> Self {
-        match self {
-            WriteError::Full(error) => match undo() {
-                Ok(()) => WriteError::Full(error),
-                Err(undo) => WriteError::Fatal(std::io::Error::other(format!(
-                    "{error}, and what was written could not be cut off: {undo}"
-                ))),
-            },
-            error => error,
-        }
-    }
-}
-
-impl From<IndexError> for WriteError {
-    fn from(error: IndexError) -> Self {
-        WriteError::Index(error)
-    }
-}
-
-/// A commit that is on disk.
-struct Commit {
-    /// One for each request.
-    replies: Vec<Reply>,
-    stored: u64,
-    disk_bytes: usize,
-}
-
-/// [`Answer`] without the request.
-enum Reply {
-    Done(Result<Appended, AppendError>),
-    Unsure(Vec<(usize, Position)>),
-}
-
-impl Reply {
-    fn into_answer(self, request: Hashed) -> Answer {
-        match self {
-            Reply::Done(result) => Answer::Done(result),
-            Reply::Unsure(places) => Answer::Unsure(Box::new(request), places),
-        }
     }
 }
 
@@ -453,225 +363,4 @@ fn stop(shared: &Shared, group: Vec<Request>, reason: &str) {
         let stopped = AppendError::Stopped { reason: reason.to_string() };
         let _ = request.answer.send(Answer::Done(Err(stopped)));
     }
-}
-
-/// The segment that is being written.
-struct OpenSegment {
-    file: Box<dyn FileHandle>,
-    name: String,
-    first_position: Position,
-    /// In bytes.
-    len: u64,
-}
-
-impl OpenSegment {
-    /// Nobody else may have changed the file, or removed it: what is written to one that has no
-    /// name any more is gone with the process.
-    fn check(&self, files: &dyn Files) -> std::io::Result<()> {
-        let (name, expected) = (&self.name, self.len);
-        match files.len(name) {
-            Ok(len) if len == expected => Ok(()),
-            Ok(len) => Err(std::io::Error::other(format!(
-                "segment {name} has {len} bytes, expected {expected}: something else has changed it"
-            ))),
-            Err(error) => Err(std::io::Error::other(format!("segment {name}: {error}"))),
-        }
-    }
-}
-
-/// Writes frames to segments.
-struct Writer {
-    id: Uuid,
-    files: Arc<dyn Files>,
-    segments: Arc<Segments>,
-    index: Arc<Index>,
-    segment: Option<OpenSegment>,
-    head: Head,
-    options: LogOptions,
-    buffer: Vec<u8>,
-}
-
-impl Writer {
-    /// Decides on the requests of a group, writes what is new as one frame, syncs it, and lets the
-    /// indexes know.
-    fn commit(&mut self, group: &[Request]) -> Result<Commit, WriteError> {
-        if group.is_empty() {
-            let nothing = std::iter::empty::<NumberedEvent<'_>>();
-            let frame =
-                Frame::with_requests(self.next_tick(), self.head.position + 1, nothing, &[]);
-            self.write_frame(&frame.map_err(too_large)?)?;
-            return Ok(Commit { replies: Vec::new(), stored: 0, disk_bytes: self.buffer.len() });
-        }
-        let index = Arc::clone(&self.index);
-        index.wait_for_room()?;
-        let first_position = self.head.position + 1;
-        let mut admission = Admission::new(&index, first_position, now_ms());
-        let mut verdicts = Vec::with_capacity(group.len());
-        for request in group {
-            verdicts.push(admission.decide(&request.hashed)?);
-        }
-        let stored = admission.next_position - first_position;
-        let mut disk_bytes = 0;
-        if stored > 0 {
-            disk_bytes = self.write(group, &verdicts, admission)?;
-        }
-        let replies = verdicts.into_iter().map(|verdict| match verdict {
-            Verdict::Accepted(accepted) => Reply::Done(self.appended(accepted)),
-            Verdict::Refused(error) => Reply::Done(Err(error)),
-            Verdict::Unsure(places) => Reply::Unsure(places),
-        });
-        Ok(Commit { replies: replies.collect(), stored, disk_bytes })
-    }
-
-    /// Writes the events that are new; returns how many bytes they take on disk.
-    fn write(
-        &mut self,
-        group: &[Request],
-        verdicts: &[Verdict],
-        admission: Admission<'_>,
-    ) -> Result<usize, WriteError> {
-        let tick = self.next_tick();
-        let first_position = self.head.position + 1;
-        let accepted = || {
-            group.iter().zip(verdicts).filter_map(|(request, verdict)| match verdict {
-                Verdict::Accepted(accepted) => Some((&request.hashed, accepted)),
-                _ => None,
-            })
-        };
-        let events = accepted().flat_map(|(request, accepted)| {
-            let numbered = request.append.events.iter().zip(&accepted.numbers);
-            numbered.filter_map(|(event, number)| {
-                number.map(|stream_version| NumberedEvent { event, stream_version })
-            })
-        });
-        let frame = Frame::with_requests(tick, first_position, events, &admission.keyed)
-            .map_err(too_large)?;
-        let (segment_first, offset) = self.write_frame(&frame)?;
-        let entry = FrameEntry { first_position, segment: segment_first, offset, tick };
-        let mut next = first_position;
-        let indexed = accepted().flat_map(|(request, accepted)| {
-            let first = next;
-            next += accepted.stored() as u64;
-            Admission::indexed(request, accepted, first)
-        });
-        self.index.apply(indexed, entry, self.head, admission.keyed);
-        Ok(self.buffer.len())
-    }
-
-    /// Puts a frame on disk; returns the first position of its segment and the offset there.
-    fn write_frame(&mut self, frame: &Frame) -> Result<(Position, u64), WriteError> {
-        self.buffer.clear();
-        frame.write(&mut self.buffer);
-        // A segment without events goes on: the next one would have its name.
-        let full = |segment: &OpenSegment| {
-            segment.len >= self.options.segment_bytes_max
-                && segment.first_position <= self.head.position
-        };
-        if self.segment.as_ref().is_none_or(full) {
-            self.roll()?;
-        }
-        let Some(segment) = &mut self.segment else { unreachable!("a segment was opened above") };
-        if self.segments.ask(|list| list.reserved) <= frame.last_position() {
-            let (head, len) = (self.head, segment.len);
-            let reserved = self.segments.change(self.files.as_ref(), |list| {
-                list.note(head, len);
-                list.reserve(frame.last_position());
-            });
-            reserved.map_err(WriteError::of_write)?;
-        }
-        segment.check(self.files.as_ref()).map_err(WriteError::Fatal)?;
-        let cut = || self.files.truncate(&segment.name, segment.len);
-        let written = segment.file.write(&self.buffer).map_err(WriteError::of_write);
-        written.map_err(|error| error.after(cut))?;
-        segment.file.sync().map_err(WriteError::Fatal)?;
-        let place = (segment.first_position, segment.len);
-        segment.len += self.buffer.len() as u64;
-        self.head = Head { position: frame.last_position(), tick: frame.tick() };
-        Ok(place)
-    }
-
-    /// Looks whether there is room for so many bytes, and leaves the segment as it is.
-    fn probe(&mut self, bytes: usize) -> Result<(), WriteError> {
-        let Some(segment) = &mut self.segment else { return Ok(()) };
-        let cut = || self.files.truncate(&segment.name, segment.len);
-        let zeros = vec![0; bytes.max(PROBE_BYTES_MIN)];
-        let written = segment.file.write(&zeros).map_err(WriteError::of_write);
-        written.map_err(|error| error.after(cut))?;
-        cut().map_err(WriteError::Fatal)
-    }
-
-    /// What is answered to a request that is in the log now.
-    fn appended(&self, accepted: Accepted) -> Result<Appended, AppendError> {
-        let last_position = accepted.last_position;
-        // The head may be later than its last event, when time alone has passed. Only the frame of
-        // an event that was there before can be unknown.
-        let frame = self.index.frame_of(last_position);
-        let frame = frame.map_err(|error| AppendError::Unindexed { reason: error.to_string() })?;
-        let tick = frame.map_or(self.head.tick, |frame| frame.tick);
-        Ok(Appended {
-            first_position: accepted.first_position,
-            last_position,
-            tick,
-            stored: accepted.stored(),
-            positions: accepted.positions,
-            streams: accepted.streams,
-            repeated: accepted.repeated,
-        })
-    }
-
-    /// Begins a new segment, and has the indexes of those before it written.
-    fn roll(&mut self) -> Result<(), WriteError> {
-        let first_position = self.head.position + 1;
-        let name = segment::name(first_position);
-        let (files, head) = (Arc::clone(&self.files), self.head);
-        let remove = || files.remove(&name);
-        let mut file = files.append(&name).map_err(WriteError::of_write)?;
-        let header = segment::header(self.id, first_position);
-        let written = file.write(&header).map_err(WriteError::of_write);
-        written.map_err(|error| error.after(remove))?;
-        file.sync().map_err(WriteError::Fatal)?;
-        // Only then is it listed: one that is listed and not there has been lost.
-        let sealed_bytes = self.segment.as_ref().map(|segment| segment.len);
-        let listed = self.segments.change(files.as_ref(), |list| {
-            if let Some(bytes) = sealed_bytes {
-                list.note(head, bytes);
-                list.seal();
-            }
-            list.add(first_position);
-            list.reserve(first_position);
-        });
-        listed.map_err(|error| WriteError::of_write(error).after(remove))?;
-        let len = header.len() as u64;
-        self.segment = Some(OpenSegment { file, name, first_position, len });
-        self.index.spill();
-        Ok(())
-    }
-
-    /// Notes how far the log is, so that what was synced is known after a restart.
-    fn close(&self) {
-        let Some(segment) = &self.segment else { return };
-        let noted = self.segments.change(self.files.as_ref(), |list| {
-            list.note(self.head, segment.len);
-        });
-        if let Err(error) = noted {
-            tracing::warn!(%error, "the list of segments does not say where the log ends");
-        }
-    }
-
-    /// The tick of the next commit: now, but always past the last one. Waits where commits would be
-    /// faster than one per millisecond.
-    fn next_tick(&self) -> Tick {
-        let last = self.head.tick;
-        let mut now = now_ms();
-        while now == last {
-            std::thread::sleep(Duration::from_micros(100));
-            now = now_ms();
-        }
-        now.max(last + 1)
-    }
-}
-
-/// More in one request than any limit lets through.
-fn too_large(what: String) -> WriteError {
-    WriteError::Fatal(std::io::Error::other(what))
 }

@@ -20,6 +20,7 @@ mod reader;
 mod recovery;
 mod repair;
 mod segment;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
