@@ -582,7 +582,7 @@ async fn any_flipped_byte_is_found_and_repaired() {
         .collect();
     let places = files.iter().flat_map(|(file, bytes)| (0..bytes.len()).map(move |at| (file, at)));
     let mut tried = 0;
-    for (file, at) in places.step_by(23) {
+    for (file, at) in places.step_by(97) {
         let directory = tempfile::tempdir().unwrap();
         for (name, bytes) in &files {
             std::fs::write(directory.path().join(name), bytes).unwrap();
@@ -604,5 +604,5 @@ async fn any_flipped_byte_is_found_and_repaired() {
         );
         tried += 1;
     }
-    assert!(tried > 200, "{tried}");
+    assert!(tried > 50, "{tried}");
 }
