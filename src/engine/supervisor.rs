@@ -230,6 +230,7 @@ impl Running {
     }
 
     async fn replace(&mut self, in_use: InUse) {
+        self.take_turns();
         if adopt(&self.supervisor.registry, in_use, |view| self.end(view)) {
             tracing::info!("the query files have changed");
             let views = self.supervisor.registry.views();
@@ -437,6 +438,8 @@ impl Running {
 
     /// Wants a view in a generation of its own, to be built from the log.
     fn next_generation(&mut self, name: &str) -> Result<String, String> {
+        // A generation that could answer is not given up for one that has yet to be built.
+        self.take_turns();
         let views = self.supervisor.registry.views();
         let view = views.views.get(name).ok_or_else(|| format!("there is no view {name}"))?;
         let queries = &mut self.supervisor.queries;
