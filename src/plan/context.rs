@@ -14,11 +14,11 @@ use datafusion_expr::{
     TableSource, WindowUDF,
 };
 
+use super::functions::{self, Aliases, named};
 use super::set_operation::SetOperationPlanner;
 use super::types::CastTypes;
 use super::unnest::UnnestPlanner;
 use super::window_tables::WindowTablePlanner;
-use super::{array_has, interval, json, json_build, ordered_set, signed};
 use crate::model::source::SourceTable;
 
 /// The functions, planners and options, which are the same for every view.
@@ -34,40 +34,7 @@ pub struct Functions {
 impl Functions {
     /// All functions of DataFusion.
     pub fn new() -> Result<Self> {
-        let mut registry = MemoryFunctionRegistry::new();
-        let mut aliases = Aliases::default();
-        for udf in datafusion_functions::all_default_functions()
-            .into_iter()
-            .chain(datafusion_functions_nested::all_default_nested_functions())
-            .chain(json::functions())
-            .chain(json_build::functions())
-            // In the place of DataFusion's own.
-            .chain([array_has::array_has()])
-            .map(signed::scalar)
-        {
-            learn(&mut aliases.scalar, udf.name(), udf.aliases());
-            registry.register_udf(udf)?;
-        }
-        for udf in datafusion_functions_nested::all_default_higher_order_functions() {
-            learn(&mut aliases.higher_order, udf.name(), udf.aliases());
-            registry.register_higher_order_function(udf)?;
-        }
-        for udaf in datafusion_functions_aggregate::all_default_aggregate_functions()
-            .into_iter()
-            .chain(ordered_set::functions())
-            .chain(json_build::aggregates())
-        {
-            learn(&mut aliases.aggregate, udaf.name(), udaf.aliases());
-            registry.register_udaf(udaf)?;
-        }
-        let window = datafusion_functions_window::all_default_window_functions();
-        for udwf in window.into_iter().map(signed::window) {
-            learn(&mut aliases.window, udwf.name(), udwf.aliases());
-            registry.register_udwf(udwf)?;
-        }
-        // What PostgreSQL calls them.
-        learn(&mut aliases.aggregate, "bool_and", &["every".to_string()]);
-        learn(&mut aliases.scalar, "signum", &["sign".to_string()]);
+        let (registry, aliases) = functions::registry()?;
         let mut options = ConfigOptions::default();
         options.sql_parser.map_string_types_to_utf8view = false;
         options.sql_parser.parse_float_as_decimal = true;
@@ -76,17 +43,18 @@ impl Functions {
             registry,
             options: Arc::new(options),
             aliases,
-            expr_planners: vec![
-                Arc::new(json::JsonOperators),
-                Arc::new(interval::IntervalArithmetic),
-                Arc::new(datafusion_functions::core::planner::CoreFunctionPlanner::default()),
-                Arc::new(datafusion_functions_nested::planner::NestedFunctionPlanner),
-                Arc::new(datafusion_functions_nested::planner::FieldAccessPlanner),
-                Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
-                Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),
-                Arc::new(datafusion_functions_aggregate::planner::AggregateFunctionPlanner),
-                Arc::new(datafusion_functions_window::planner::WindowFunctionPlanner),
-            ],
+            expr_planners: functions::operators()
+                .into_iter()
+                .chain::<[Arc<dyn ExprPlanner>; 7]>([
+                    Arc::new(datafusion_functions::core::planner::CoreFunctionPlanner::default()),
+                    Arc::new(datafusion_functions_nested::planner::NestedFunctionPlanner),
+                    Arc::new(datafusion_functions_nested::planner::FieldAccessPlanner),
+                    Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
+                    Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),
+                    Arc::new(datafusion_functions_aggregate::planner::AggregateFunctionPlanner),
+                    Arc::new(datafusion_functions_window::planner::WindowFunctionPlanner),
+                ])
+                .collect(),
             relation_planners: vec![
                 Arc::new(UnnestPlanner),
                 Arc::new(SetOperationPlanner),
@@ -95,28 +63,6 @@ impl Functions {
             type_planner: Arc::new(CastTypes),
         })
     }
-}
-
-/// The further names of functions, each with the name that the registry knows.
-#[derive(Default)]
-struct Aliases {
-    scalar: HashMap<String, String>,
-    higher_order: HashMap<String, String>,
-    aggregate: HashMap<String, String>,
-    window: HashMap<String, String>,
-}
-
-fn learn(aliases: &mut HashMap<String, String>, name: &str, others: &[String]) {
-    aliases.extend(others.iter().map(|other| (other.clone(), name.to_string())));
-}
-
-/// What `find` knows under this name, or under the one that it is an alias of.
-fn named<T>(
-    aliases: &HashMap<String, String>,
-    name: &str,
-    find: impl Fn(&str) -> Result<T>,
-) -> Option<T> {
-    find(name).ok().or_else(|| find(aliases.get(name)?).ok())
 }
 
 /// The scope that one query is planned in.

@@ -1,6 +1,5 @@
 //! SQL files → catalog → logical plan → [`ir`]. Pure: no I/O but reading files, no timely.
 
-mod array_has;
 mod array_literal;
 mod balance;
 pub mod catalog;
@@ -12,18 +11,15 @@ pub mod diagnostic;
 mod distinct_on;
 pub mod explain;
 pub mod ir;
+mod functions;
 mod group_keys;
-mod interval;
 mod join_order;
-mod json;
-mod json_build;
 mod lambda;
 mod logical;
 mod lower;
 pub use lower::{column, relaxed};
 mod names;
 mod nearest;
-mod ordered_set;
 mod parse;
 mod precedence;
 mod push_filter;
@@ -33,7 +29,6 @@ mod row_values;
 mod session;
 mod set_operation;
 mod share;
-mod signed;
 mod size;
 pub mod step;
 mod sugar;

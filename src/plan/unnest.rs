@@ -18,7 +18,7 @@ use datafusion_expr::{
 };
 use datafusion_sql::sqlparser::ast::{TableAlias, TableFactor};
 
-use super::json;
+use super::functions::json_elements;
 
 /// The column that WITH ORDINALITY adds, unless it is given another name.
 const ORDINALITY: &str = "ordinality";
@@ -46,7 +46,7 @@ impl RelationPlanner for UnnestPlanner {
         };
         let mut array = context.sql_expr_to_logical_expr(array, &DFSchema::empty())?;
         if array.get_type(&DFSchema::empty())?.is_string() {
-            array = json::elements(array);
+            array = json_elements(array);
         }
         let name = alias.as_ref().map(|a| context.normalize_ident(a.name.clone()));
         let element_name = name.unwrap_or_else(|| "unnest".to_string());

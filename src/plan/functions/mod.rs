@@ -1,0 +1,84 @@
+//! The functions that views may call: DataFusion's, and ours where it lacks one or answers otherwise
+//! than PostgreSQL. One file a family.
+
+mod array_has;
+mod interval;
+mod json;
+mod json_build;
+mod ordered_set;
+mod signed;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion_common::Result;
+use datafusion_expr::planner::ExprPlanner;
+use datafusion_expr::registry::{FunctionRegistry, MemoryFunctionRegistry};
+
+pub use json::elements as json_elements;
+
+/// All functions, and their further names. Of two of one name the later one counts.
+pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
+    let mut registry = MemoryFunctionRegistry::new();
+    let mut aliases = Aliases::default();
+    for udf in datafusion_functions::all_default_functions()
+        .into_iter()
+        .chain(datafusion_functions_nested::all_default_nested_functions())
+        .chain(json::functions())
+        .chain(json_build::functions())
+        // In the place of DataFusion's own.
+        .chain([array_has::array_has()])
+        .map(signed::scalar)
+    {
+        learn(&mut aliases.scalar, udf.name(), udf.aliases());
+        registry.register_udf(udf)?;
+    }
+    for udf in datafusion_functions_nested::all_default_higher_order_functions() {
+        learn(&mut aliases.higher_order, udf.name(), udf.aliases());
+        registry.register_higher_order_function(udf)?;
+    }
+    for udaf in datafusion_functions_aggregate::all_default_aggregate_functions()
+        .into_iter()
+        .chain(ordered_set::functions())
+        .chain(json_build::aggregates())
+    {
+        learn(&mut aliases.aggregate, udaf.name(), udaf.aliases());
+        registry.register_udaf(udaf)?;
+    }
+    let window = datafusion_functions_window::all_default_window_functions();
+    for udwf in window.into_iter().map(signed::window) {
+        learn(&mut aliases.window, udwf.name(), udwf.aliases());
+        registry.register_udwf(udwf)?;
+    }
+    // What PostgreSQL calls them.
+    learn(&mut aliases.aggregate, "bool_and", &["every".to_string()]);
+    learn(&mut aliases.scalar, "signum", &["sign".to_string()]);
+    Ok((registry, aliases))
+}
+
+/// What operators mean that DataFusion reads otherwise, tried before its own meanings.
+pub fn operators() -> [Arc<dyn ExprPlanner>; 2] {
+    [Arc::new(json::JsonOperators), Arc::new(interval::IntervalArithmetic)]
+}
+
+/// The further names of functions, each with the name that the registry knows.
+#[derive(Default)]
+pub struct Aliases {
+    pub scalar: HashMap<String, String>,
+    pub higher_order: HashMap<String, String>,
+    pub aggregate: HashMap<String, String>,
+    pub window: HashMap<String, String>,
+}
+
+fn learn(aliases: &mut HashMap<String, String>, name: &str, others: &[String]) {
+    aliases.extend(others.iter().map(|other| (other.clone(), name.to_string())));
+}
+
+/// What `find` knows under this name, or under the one that it is an alias of.
+pub fn named<T>(
+    aliases: &HashMap<String, String>,
+    name: &str,
+    find: impl Fn(&str) -> Result<T>,
+) -> Option<T> {
+    find(name).ok().or_else(|| find(aliases.get(name)?).ok())
+}
