@@ -4,7 +4,7 @@
 //! a later module to an earlier one (`tests/architecture.rs` checks it):
 //!
 //! ```text
-//! model ◄─ log ◄─ decode ◄─ plan ◄─ dataflow ◄─ sink ◄─ http ◄─ engine ◄─ cli
+//! model ◄─ log ◄─ decode ◄─ plan ◄─ dataflow ◄─ sink ◄─ status ◄─ http ◄─ engine ◄─ cli
 //!
 //! POST /v1/events ─► http ─► log ─► decode ─► dataflow ─► sink ─► ClickHouse
 //!                           (fsync)  (Arrow)     ▲
@@ -20,6 +20,7 @@ pub mod decode;
 pub mod plan;
 pub mod dataflow;
 pub mod sink;
+pub mod status;
 pub mod http;
 pub mod engine;
 pub mod cli;

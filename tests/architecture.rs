@@ -11,6 +11,7 @@ const ORDER: &[(&str, &[&str])] = &[
     ("plan", &["log", "decode"]),
     ("dataflow", &[]),
     ("sink", &["log", "decode", "plan"]),
+    ("status", &["log", "plan", "dataflow", "sink"]),
     ("http", &["plan", "dataflow", "sink"]),
     ("engine", &[]),
     ("cli", &[]),

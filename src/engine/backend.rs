@@ -19,11 +19,6 @@ use super::registry::{Registry, View};
 use super::supervisor::Request;
 use super::tracker::ViewTracker;
 use crate::dataflow::{EncodedRow, Read, Runtime, read_order};
-use crate::http::{
-    Backend, ChangeFeed, ChangesError, ClickHouseStatus, DeadLetterFilter, DeadLetters,
-    DismissError, FileError, Misfit, NextGeneration, RebuildError, Retried, RowsAnswer, RowsError,
-    RowsRequest, Selection, SinkStatus, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
-};
 use crate::log::Log;
 use crate::model::Head;
 use crate::model::clock::now_ms;
@@ -31,6 +26,11 @@ use crate::model::event::NewEvent;
 use crate::model::schema::SqlType;
 use crate::model::view::{ViewCodec, ViewSchema};
 use crate::plan::ViewPlan;
+use crate::status::{
+    Backend, ChangeFeed, ChangesError, ClickHouseStatus, DeadLetterFilter, DeadLetters,
+    DismissError, FileError, Misfit, NextGeneration, RebuildError, Retried, RowsAnswer, RowsError,
+    RowsRequest, Selection, SinkStatus, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
+};
 
 /// How long the workers may take to answer a read, even where the client does not wait.
 const READ_TIME: Duration = Duration::from_secs(5);

@@ -14,10 +14,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::tracker::ViewTracker;
 use crate::dataflow::{EncodedRow, Read, Runtime, read_order};
-use crate::http::{ChangeFeed, ChangePart, FeedEnd, TickEnd};
 use crate::model::row::Row;
 use crate::model::view::{CompleteTicks, Update, ViewCodec};
 use crate::model::{Head, Tick};
+use crate::status::{ChangeFeed, ChangePart, FeedEnd, TickEnd};
 
 /// How many rows a part of a feed has, about.
 const PART_ROWS: usize = 1_000;

@@ -14,9 +14,9 @@ use super::registry::{Registry, View, Views};
 use super::supervisor::Request;
 use super::unread::Unread;
 use crate::dataflow::{Failure, FailureFilter, Failures};
-use crate::http::{DeadLetter, DeadLetterFilter, DeadLetters, DismissError, Retried, Selection};
 use crate::log::Log;
 use crate::model::Position;
+use crate::status::{DeadLetter, DeadLetterFilter, DeadLetters, DismissError, Retried, Selection};
 
 /// How many positions of one letter are told.
 const POSITIONS_TOLD: usize = 100;

@@ -27,11 +27,12 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::dataflow::{FailureMemory, Runtime, RuntimeError};
-use crate::http::{self, AppState, ClickHouseStatus};
+use crate::http::{self, AppState};
 use crate::log::{self, Log, LogError, LogOptions};
 use crate::model::alarm::Alarms;
 use crate::model::limits::Limits;
 use crate::sink::{ClickHouseConfig, SinkError};
+use crate::status::ClickHouseStatus;
 use backend::EngineBackend;
 use dead_letters::Letters;
 use dismissed::Dismissed;
@@ -178,7 +179,7 @@ impl Engine {
                 }
             }
         });
-        let backend = backend as Arc<dyn http::Backend>;
+        let backend = backend as Arc<dyn crate::status::Backend>;
         let state = AppState::new(log.clone(), backend, limits, tasks.alarms().clone());
         let stopping = tasks.stopping().clone();
         let ends = async move {

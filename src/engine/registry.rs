@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use super::tracker::ViewTracker;
 use crate::decode::Validator;
-use crate::http::FileError;
 use crate::model::schema::{EventTable, OnInvalid};
 use crate::plan::ViewPlan;
+use crate::status::FileError;
 
 /// The state of the views, replaced as a whole.
 #[derive(Default)]

@@ -21,7 +21,6 @@ use super::registry::{Registry, ValidatorPool, View};
 use super::tasks::Tasks;
 use super::tracker::ViewTracker;
 use crate::dataflow::{CohortId, FailureMemory, Failures, Installation, Runtime};
-use crate::http::{ClickHouseStatus, FileError};
 use crate::log::Log;
 use crate::model::Tick;
 use crate::model::alarm::Part;
@@ -32,6 +31,7 @@ use crate::sink::{
     ClickHouseConfig, Recovered, RejectHandler, Retention, Sink, SinkError, Tampering, ViewSink,
     ViewSinkStatus,
 };
+use crate::status::{ClickHouseStatus, FileError};
 
 /// How often time is written down while nothing else is, if some view depends on it.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(200);

@@ -22,13 +22,13 @@ use futures::stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::AppState;
-use super::backend::{ChangeFeed, ChangePart, ChangesError, FeedEnd};
 use super::metrics::Metrics;
 use super::openapi::{BadRequest, Int64, NoView, ServerSentEvent, TooBusy, Unavailable};
 use super::params::{Name, Params};
 use super::problem::{Document, Problem};
 use super::render::{RenderOptions, write_rows};
 use super::rows::not_live;
+use crate::status::{ChangeFeed, ChangePart, ChangesError, FeedEnd};
 
 static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Asks proxies not to hold parts of the answer back.

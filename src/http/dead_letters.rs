@@ -7,12 +7,12 @@ use axum::http::{HeaderMap, Uri};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::backend::{DeadLetter, DeadLetterFilter, Selection};
 use super::openapi::{BadRequest, BodyProblems, Unavailable};
 use super::params::{Params, bad};
 use super::problem::Problem;
 use super::{AppState, blocking, body};
 use crate::model::Position;
+use crate::status::{DeadLetter, DeadLetterFilter, Selection};
 
 /// How many are listed when the client does not say.
 const LIMIT_DEFAULT: usize = 1000;
@@ -149,7 +149,7 @@ pub async fn retry(
 ) -> Result<Json<Retried>, Problem> {
     Params::of(&uri)?.finish()?;
     let selection = selection(&state, &headers, body).await?;
-    let crate::http::Retried { retried, failed } = state.backend.retry(selection).await;
+    let crate::status::Retried { retried, failed } = state.backend.retry(selection).await;
     Ok(Json(Retried { retried, failed }))
 }
 

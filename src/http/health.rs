@@ -9,11 +9,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::backend::{ClickHouseStatus, FileError, ViewState, ViewStatus};
 use super::openapi::{AliveStatus, AllViews, BadRequest, ReadyStatus, Unavailable, WrongPart};
 use super::params::Params;
 use super::problem::Problem;
 use crate::model::alarm::{Alarm, Part};
+use crate::status::{ClickHouseStatus, FileError, ViewState, ViewStatus};
 
 /// The answer of a server that lives.
 #[derive(Serialize, ToSchema)]

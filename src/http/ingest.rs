@@ -13,7 +13,6 @@ use hashbrown::{HashMap, HashSet};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::backend::{Backend, Misfit, WaitRequest, WaitTarget, Waiting};
 use super::batch::{self, Batch, Layout};
 use super::body::{self, Coding, Held, ReceivedBody};
 use super::events::{unreadable, unreadable_because};
@@ -28,6 +27,7 @@ use crate::model::clock::now_us;
 use crate::model::event::{Append, Appended, RequestKey};
 use crate::model::limits::Limits;
 use crate::model::{Position, Tick};
+use crate::status::{Backend, Misfit, WaitRequest, WaitTarget, Waiting};
 
 /// The answer once a request's events are on disk.
 #[derive(Serialize, ToSchema)]

@@ -23,7 +23,6 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::AppState;
-use super::backend::{Backend, ViewState, ViewStatus};
 use super::openapi::Unavailable;
 use super::problem::Problem;
 use crate::log::Log;
@@ -31,6 +30,7 @@ use crate::model::Tick;
 use crate::model::alarm::Alarms;
 use crate::model::clock::now_ms;
 use crate::model::view::SinkState;
+use crate::status::{Backend, ViewState, ViewStatus};
 
 /// The upper bounds of the histogram of acknowledgements, in seconds.
 const APPEND_BOUNDS_S: [f64; 12] =

@@ -1,9 +1,8 @@
 //! HTTP: events in, events and views out, and what an operator asks. The only module that knows
 //! axum and the JSON of the wire.
 //!
-//! Views are reached through [`Backend`], so nothing here knows timely or ClickHouse.
+//! Views are reached through [`Backend`](crate::status::Backend), so nothing here knows timely or ClickHouse.
 
-mod backend;
 mod batch;
 mod body;
 mod changes;
@@ -34,12 +33,6 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use backend::{
-    Backend, ChangeFeed, ChangePart, ChangesError, ClickHouseStatus, DeadLetter, DeadLetterFilter,
-    DeadLetters, DismissError, FeedEnd, FileError, Misfit, NextGeneration, RebuildError, Retried,
-    RowsAnswer, RowsError, RowsRequest, Selection, SinkStatus, TickEnd, ViewState, ViewStatus,
-    WaitRequest, WaitTarget, Waiting,
-};
 pub use events::write_line as write_event_line;
 pub use render::{RenderOptions, write_rows};
 pub use server::serve;
@@ -47,6 +40,7 @@ pub use server::serve;
 use crate::log::Log;
 use crate::model::alarm::Alarms;
 use crate::model::limits::Limits;
+use crate::status::Backend;
 use metrics::Metrics;
 use problem::Problem;
 

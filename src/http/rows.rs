@@ -8,12 +8,12 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
 
-use super::backend::{RowsAnswer, RowsError, RowsRequest, ViewState};
 use super::openapi::{BadRequest, Int64, NoView, Rows, Unavailable};
 use super::params::{Name, Params};
 use super::problem::Problem;
 use super::render::{RenderOptions, write_rows};
 use super::{AppState, blocking};
+use crate::status::{RowsAnswer, RowsError, RowsRequest, ViewState};
 
 /// How many rows an answer has when the client does not say.
 const LIMIT_DEFAULT: usize = 1000;

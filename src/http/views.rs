@@ -9,12 +9,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::backend::{RebuildError, SinkStatus, ViewState, ViewStatus};
 use super::openapi::{BadRequest, NoView, Unavailable};
 use super::params::{Name, Params};
 use super::problem::Problem;
 use crate::model::schema::SqlField;
 use crate::model::{Position, Tick};
+use crate::status::{RebuildError, SinkStatus, ViewState, ViewStatus};
 
 /// The answer of `/v1/views`.
 #[derive(Serialize, ToSchema)]

@@ -11,17 +11,17 @@ use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use heliostat::decode::Validator;
-use heliostat::http::{
-    Backend, ChangeFeed, ChangesError, ClickHouseStatus, DeadLetter, DeadLetterFilter, DeadLetters,
-    DismissError, FileError, Misfit, RebuildError, Retried, RowsAnswer, RowsError, RowsRequest,
-    Selection, SinkStatus, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
-};
 use heliostat::model::Position;
 use heliostat::model::event::NewEvent;
 use heliostat::model::schema::{EventTable, SqlField, SqlType};
 use heliostat::model::view::{SinkState, ViewRef, ViewSchema};
 use heliostat::plan::diagnostic::SourceFile;
 use heliostat::plan::plan_files;
+use heliostat::status::{
+    Backend, ChangeFeed, ChangesError, ClickHouseStatus, DeadLetter, DeadLetterFilter, DeadLetters,
+    DismissError, FileError, Misfit, RebuildError, Retried, RowsAnswer, RowsError, RowsRequest,
+    Selection, SinkStatus, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
+};
 use tokio::sync::watch;
 
 const TABLE: &str =

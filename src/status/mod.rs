@@ -1,4 +1,5 @@
-//! How HTTP reaches views, schemas and dead letters without knowing how they are kept.
+//! What views, their sinks and dead letters are like, and what may be asked of them: the vocabulary
+//! between those who show it and the engine, which knows it.
 
 use std::time::Duration;
 
