@@ -243,6 +243,8 @@ async fn rotated_password_fails_the_sinks_and_not_ingest_until_it_is_right_again
     server.restart();
     wait_for(&server, "does not let user `guest` in").await;
     server.append(&paid("a", 4)).await;
+    let (status, problem) = server.post("/v1/views/sums/rebuild", &json!({})).await;
+    assert_eq!(status, 503, "{problem}");
 
     clickhouse.start("first").await;
     server.until("\"a\",10\n".to_string(), || clickhouse.ask("first", SUMS)).await;

@@ -152,10 +152,25 @@ impl Supervisor {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = self.refuse_requests(pause) => {}
                 () = stopping.cancelled() => return None,
             }
             pause = (pause * 2).min(CONNECT_PAUSE_MAX);
+        }
+    }
+
+    /// For so long, answers requests that cannot be met before there is a ClickHouse.
+    async fn refuse_requests(&mut self, time: Duration) {
+        let end = tokio::time::Instant::now() + time;
+        while let Ok(Some(request)) = tokio::time::timeout_at(end, self.requests.recv()).await {
+            match request {
+                Request::Rebuild { answer, .. } => {
+                    let reason = "views begin once ClickHouse is there: see /readyz";
+                    let _ = answer.send(Err(reason.to_string()));
+                }
+                // Whoever asked goes on without.
+                Request::Reload { .. } | Request::Repair { .. } => {}
+            }
         }
     }
 
