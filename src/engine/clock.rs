@@ -6,20 +6,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::log::Log;
-use crate::model::Tick;
 use crate::model::alarm::{Alarms, Part};
-use crate::model::clock::now_ms;
+use crate::model::clock;
 
 /// How often the clock is compared with the log.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A clock that is less behind is not worth an alarm: groups of events that come faster than one a
 /// millisecond run ahead of it, too.
 const BEHIND_MAX: Duration = Duration::from_secs(2);
-
-/// How far the clock is behind the last commit; zero where it is not.
-fn behind(last_tick: Tick) -> Duration {
-    Duration::from_millis(last_tick.saturating_sub(now_ms()))
-}
 
 /// Raises an alarm while the clock is behind the log.
 pub async fn watch(log: Log, alarms: Alarms, stopping: CancellationToken) {
@@ -30,7 +24,7 @@ pub async fn watch(log: Log, alarms: Alarms, stopping: CancellationToken) {
             () = stopping.cancelled() => return,
             _ = interval.tick() => {}
         }
-        let behind = behind(log.head().tick);
+        let behind = clock::behind(log.head().tick);
         if behind > BEHIND_MAX {
             let message = format!(
                 "the system's clock is {} s behind the last commit: it jumped ahead and came back, \

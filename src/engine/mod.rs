@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -163,13 +164,8 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let Engine { limits, log, runtime, backend, supervisor, tasks } = self;
         tasks.spawn("views", supervisor.run());
-        tasks.spawn("clock", {
-            let watch = clock::watch(log.clone(), tasks.alarms().clone(), tasks.stopping().clone());
-            async move {
-                watch.await;
-                Ok(())
-            }
-        });
+        let clock = clock::watch(log.clone(), tasks.alarms().clone(), tasks.stopping().clone());
+        tasks.spawn("clock", clock.map(Ok));
         tasks.spawn("log", {
             let (log, stopping) = (log.clone(), tasks.stopping().clone());
             async move {

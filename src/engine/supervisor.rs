@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -86,17 +87,10 @@ impl Supervisor {
             },
         };
         if let Some(sink) = sink.clone() {
-            let janitor = sink.clone().run_janitor(stopping.clone());
-            self.tasks.spawn("janitor", async move {
-                janitor.await;
-                Ok(())
-            });
+            self.tasks.spawn("janitor", sink.clone().run_janitor(stopping.clone()).map(Ok));
             let (registry, requests) = (Arc::clone(&self.registry), self.requests_sender.clone());
             let inspection = inspection::run(sink, registry, requests, stopping.clone());
-            self.tasks.spawn("inspection", async move {
-                inspection.await;
-                Ok(())
-            });
+            self.tasks.spawn("inspection", inspection.map(Ok));
         }
         let (feeder, handle) = Feeder::new(
             self.log.clone(),
@@ -390,10 +384,7 @@ impl Running {
         if let (Some(view), Some(receiver)) = (opened, receiver) {
             let stopping = self.supervisor.tasks.stopping().clone();
             let writing = write(Arc::downgrade(&tracker), view, receiver, stopping);
-            self.supervisor.tasks.spawn("sink", async move {
-                writing.await;
-                Ok(())
-            });
+            self.supervisor.tasks.spawn("sink", writing.map(Ok));
         }
         Ok(tracker)
     }

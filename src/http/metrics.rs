@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::HeaderValue;
@@ -26,9 +26,8 @@ use super::AppState;
 use super::openapi::Unavailable;
 use super::problem::Problem;
 use crate::log::Log;
-use crate::model::Tick;
 use crate::model::alarm::Alarms;
-use crate::model::clock::now_ms;
+use crate::model::clock;
 use crate::model::view::SinkState;
 use crate::status::{Backend, ViewState, ViewStatus};
 
@@ -169,7 +168,12 @@ impl Figures {
         gauge(encoder, "heliostat_log_position", help, &head.position)?;
         let help =
             "How far the system's clock is behind the last commit, in seconds; 0 if it is not";
-        gauge(encoder, "heliostat_clock_behind_seconds", help, &clock_behind_s(head.tick))
+        gauge(
+            encoder,
+            "heliostat_clock_behind_seconds",
+            help,
+            &clock::behind(head.tick).as_secs_f64(),
+        )
     }
 
     fn encode_views(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -201,10 +205,6 @@ impl Figures {
         };
         view_gauges(encoder, "heliostat_sink_failed", help, &views, failed)
     }
-}
-
-fn clock_behind_s(tick: Tick) -> f64 {
-    Duration::from_millis(tick.saturating_sub(now_ms())).as_secs_f64()
 }
 
 fn encode_lag(encoder: &mut DescriptorEncoder<'_>, views: &[ViewStatus]) -> fmt::Result {

@@ -3,11 +3,18 @@
 //! `HELIOSTAT_CLOCK_OFFSET_MS=N` shifts it by N milliseconds, for tests of clocks that jump.
 
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::Tick;
 
 /// Milliseconds since the Unix epoch.
 pub fn now_ms() -> u64 {
     u64::try_from(now_us() / 1000).unwrap_or(0)
+}
+
+/// How far the clock is behind a tick; zero where it is not.
+pub fn behind(tick: Tick) -> Duration {
+    Duration::from_millis(tick.saturating_sub(now_ms()))
 }
 
 /// Microseconds since the Unix epoch.
