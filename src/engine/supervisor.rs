@@ -25,6 +25,7 @@ use crate::dataflow::{CohortId, FailureMemory, Failures, Installation, Runtime};
 use crate::log::Log;
 use crate::model::Tick;
 use crate::model::alarm::Part;
+use crate::model::failure::FailureChange;
 use crate::model::view::SinkMessage;
 use crate::plan::ViewPlan;
 use crate::plan::diagnostic::Diagnostic;
@@ -121,9 +122,13 @@ impl Supervisor {
             let running = views.views.get(&reject.view.name).into_iter().flat_map(View::running);
             for view in running.filter(|view| view.plan.schema.generation == reject.view.generation)
             {
-                let expression: Arc<str> = "ClickHouse".into();
-                let reason = format!("{}: {}", reject.reason, reject.row);
-                view.failures.record(&expression, &reason, None, reject.diff);
+                view.failures.record(&FailureChange {
+                    expression: "ClickHouse".into(),
+                    reason: format!("{}: {}", reject.reason, reject.row),
+                    position: None,
+                    event_type: None,
+                    diff: reject.diff,
+                });
             }
         });
         let (stopping, alarms) = (self.tasks.stopping().clone(), self.tasks.alarms().clone());
@@ -587,6 +592,5 @@ fn installation(tracker: &Arc<ViewTracker>) -> Installation {
         view: tracker.id,
         plan: tracker.plan.clone(),
         follower: Arc::new(move |message| follower.take(message)),
-        failures: tracker.failures.clone(),
     }
 }

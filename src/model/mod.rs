@@ -4,6 +4,7 @@
 pub mod alarm;
 pub mod clock;
 pub mod event;
+pub mod failure;
 pub mod json;
 pub mod limits;
 pub mod reorder;

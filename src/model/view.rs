@@ -7,6 +7,7 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
+use super::failure::FailureChange;
 use super::row::{Row, RowCodec};
 use super::schema::SqlField;
 use super::{Head, Position, Tick};
@@ -58,8 +59,8 @@ pub struct Update {
     pub diff: i64,
 }
 
-/// What a view's workers and its feeder tell, in this order per worker: changes, then the frontier
-/// that closes them. See [`ReorderBuffer`](super::reorder::ReorderBuffer).
+/// What a view's workers and its feeder tell, in this order per worker: changes and failures, then
+/// the frontier that closes them. See [`ReorderBuffer`](super::reorder::ReorderBuffer).
 #[derive(Clone, Debug)]
 pub enum ViewMessage {
     /// Net changes at one tick, from one worker.
@@ -69,8 +70,8 @@ pub enum ViewMessage {
     /// The content at `tick` is the view over all events up to `position`. Sent by the feeder once
     /// those events are on their way to the workers, so before the frontiers pass `tick`.
     Mark { tick: Tick, position: Position },
-    /// The number of rows that are failing now, on all workers together, after a change.
-    Errors { count: u64 },
+    /// Rows that fail, or fail no longer, as one worker found them, each with its tick.
+    Failures { worker: usize, failures: Vec<(Tick, FailureChange)> },
     /// Everything up to `tick` has been sent that was in the log when the view started.
     Live { tick: Tick },
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use heliostat::model::schema::{SqlField, SqlType};
-use heliostat::model::view::ViewMessage;
+use heliostat::model::view::{SinkMessage, ViewMessage};
 
 use crate::support::{Feed, Server, eventually, field, schema};
 
@@ -57,7 +57,7 @@ async fn a_key_has_its_latest_row_or_none() {
     assert_eq!(server.query(select).await, "1\teu\t15");
     assert_eq!(feed.status.written().position, 5);
 
-    feed.send(ViewMessage::Errors { count: 3 }).await;
+    feed.tell(SinkMessage::Errors { count: 3 });
     feed.close(9, 6).await;
     feed.shown(9).await;
     assert_eq!(server.query(select).await, "1\teu\t15\n4\teu\t4");

@@ -148,16 +148,15 @@ impl Feed {
     pub async fn send(&self, message: ViewMessage) {
         let mut reorder = self.reorder.lock().unwrap();
         match message {
-            ViewMessage::Errors { count } => self.tell(SinkMessage::Errors { count }),
             ViewMessage::Live { tick } => self.tell(SinkMessage::Live { tick }),
             message => reorder.take(message),
         }
-        while let Some(complete) = reorder.complete() {
+        while let Some((complete, _)) = reorder.complete() {
             self.tell(SinkMessage::Complete(complete));
         }
     }
 
-    fn tell(&self, message: SinkMessage) {
+    pub fn tell(&self, message: SinkMessage) {
         self.messages.send(message).unwrap();
     }
 

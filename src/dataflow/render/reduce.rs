@@ -18,7 +18,7 @@ use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::accumulator::Accumulator;
 use crate::dataflow::arrange::{GroupTrace, GroupUpdate, arrange_groups};
 use crate::dataflow::delta::{Delta, batch};
-use crate::dataflow::failure::Failures;
+use crate::dataflow::failure::FailureStream;
 use crate::dataflow::groups::{Grouper, SlotPlans};
 use crate::dataflow::results::Results;
 use crate::model::Tick;
@@ -172,7 +172,7 @@ struct Finish {
     results: Results,
     texts: Vec<Arc<str>>,
     schema: SchemaRef,
-    failures: Failures,
+    failures: FailureStream,
 }
 
 impl Finish {
@@ -202,7 +202,8 @@ impl Finish {
             // A row fails once, by its first aggregate that does.
             if std::mem::replace(&mut keep[overflow.row], false) {
                 let text = &self.texts[overflow.aggregate];
-                self.failures.record(text, &overflow.reason, None, group[overflow.row].3);
+                let (_, _, tick, diff) = group[overflow.row];
+                self.failures.record(text, overflow.reason, None, (tick, diff));
             }
         }
         expect_planned(delta.filter(&BooleanArray::from(keep)))
