@@ -49,7 +49,8 @@ fn views(suite: &str) -> Vec<ViewPlan> {
     let file = |path: &PathBuf| {
         Arc::new(SourceFile { path: path.clone(), text: std::fs::read_to_string(path).unwrap() })
     };
-    let set = plan_files(&paths.iter().map(file).collect::<Vec<_>>(), "bench");
+    let set =
+        plan_files(&paths.iter().map(file).collect::<Vec<_>>(), "bench", heliostat::sink::KINDS);
     assert!(set.diagnostics.is_empty());
     let chosen = std::env::var("HELIOSTAT_BENCH_QUERIES").ok();
     let mut views = set.views;
@@ -293,7 +294,7 @@ fn groups() {
 /// The only view of these declarations.
 fn view(text: &str) -> ViewPlan {
     let file = Arc::new(SourceFile { path: "v.sql".into(), text: text.to_string() });
-    let mut set = plan_files(&[file], "bench");
+    let mut set = plan_files(&[file], "bench", heliostat::sink::KINDS);
     assert!(set.diagnostics.is_empty());
     set.views.remove(0)
 }

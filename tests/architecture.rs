@@ -23,7 +23,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("differential_dataflow", &["dataflow"]),
     ("axum", &["http"]),
     ("clickhouse", &["sink"]),
-    ("datafusion_sql", &["plan"]),
+    ("datafusion_sql", &["plan", "sink"]),
 ];
 
 fn visit(directory: &Path, check: &mut impl FnMut(&Path, &str)) {

@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn concurrent_frontier_updates_are_not_lost() {
         let file = SourceFile { path: PathBuf::from("v.sql"), text: SQL.to_string() };
-        let plan = plan_files(&[Arc::new(file)], "log").views.remove(0);
+        let plan = plan_files(&[Arc::new(file)], "log", crate::sink::KINDS).views.remove(0);
         let tracker = ViewTracker::new(0, plan, Failures::default(), 2, None, Arc::default());
         let (start, end) = (Barrier::new(2), Barrier::new(2));
         let steps = 1..=100_000;

@@ -10,6 +10,7 @@ pub mod limits;
 pub mod reorder;
 pub mod row;
 pub mod schema;
+pub mod sink;
 pub mod source;
 pub mod view;
 
