@@ -18,10 +18,9 @@ use datafusion_physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
 use super::call::{Argument, Call, Class, General, Prepared};
 use super::{Lowering, Result, expr, refuse, relaxed};
+use crate::aggregate::Extreme;
 use crate::plan::group_keys;
-use crate::plan::ir::{
-    Aggregate, AggregateFunction, GeneralAggregate, JoinKeys, NodeId, Op, OrderColumn,
-};
+use crate::plan::ir::{Aggregate, GeneralAggregate, JoinKeys, NodeId, Op, OrderColumn};
 
 /// Some of the aggregates, computed: key columns first, then these calls' results in order.
 struct Part {
@@ -257,12 +256,13 @@ impl Lowering {
             let column = column_of(*index);
             let input_type =
                 column.map_or(DataType::Null, |c| input_schema.field(c).data_type().clone());
+            let output_type = call.output.data_type().clone();
             fields.push(call.output.clone());
             aggregates.push(Aggregate {
-                function: *function,
+                function,
                 input: column,
                 input_type,
-                output_type: call.output.data_type().clone(),
+                output_type,
                 text: Arc::clone(&call.text),
             });
         }
@@ -310,21 +310,17 @@ fn classes(calls: &[Call], monotonic: bool) -> Classes {
     let mut classes = Classes::default();
     for (index, call) in calls.iter().enumerate() {
         match &call.class {
-            Class::Folded { function, distinct, input } => {
-                let extreme = matches!(function, AggregateFunction::Min | AggregateFunction::Max);
-                match input {
-                    Some(column) if extreme && !monotonic => {
-                        let descending = *function == AggregateFunction::Max;
-                        let order =
-                            vec![OrderColumn { column: *column, descending, nulls_first: false }];
-                        classes.first.push((index, *column, order));
-                    }
-                    Some(column) if *distinct && !extreme => {
-                        classes.distinct.entry(*column).or_default().push(index);
-                    }
-                    _ => classes.folded.push(index),
+            Class::Folded { function, distinct, input } => match (*input, function.extreme) {
+                (Some(column), Some(extreme)) if !monotonic => {
+                    let descending = extreme == Extreme::Greatest;
+                    let order = vec![OrderColumn { column, descending, nulls_first: false }];
+                    classes.first.push((index, column, order));
                 }
-            }
+                (Some(column), None) if *distinct => {
+                    classes.distinct.entry(column).or_default().push(index);
+                }
+                _ => classes.folded.push(index),
+            },
             Class::First { value, order } => classes.first.push((index, *value, order.clone())),
             Class::General(general) => {
                 match classes.general.iter_mut().find(|(order, _)| *order == general.order) {
