@@ -96,7 +96,7 @@ impl Lowering {
             parts.push(self.with_distinct(input, width, calls, &classes)?);
         } else if !classes.folded.is_empty() || calls.is_empty() {
             let column = |index: usize| calls[index].folded_input();
-            let node = self.reduce(input, width, calls, &classes.folded, &column);
+            let node = self.reduce(input, width, calls, &classes.folded, &column)?;
             parts.push(Part { node, calls: classes.folded });
         }
         for (index, value, order) in classes.first {
@@ -174,7 +174,7 @@ impl Lowering {
                 None => Some(marker),
             },
         };
-        let node = self.reduce(all, width, calls, &indexes, &place);
+        let node = self.reduce(all, width, calls, &indexes, &place)?;
         Ok(Part { node, calls: indexes })
     }
 
@@ -245,7 +245,7 @@ impl Lowering {
         calls: &[Call],
         indexes: &[usize],
         column_of: &dyn Fn(usize) -> Option<usize>,
-    ) -> NodeId {
+    ) -> Result<NodeId> {
         let input_schema = Arc::clone(&self.nodes[input].schema);
         let mut fields: Vec<Field> =
             input_schema.fields()[..width].iter().map(|f| f.as_ref().clone()).collect();
@@ -257,6 +257,11 @@ impl Lowering {
             let input_type =
                 column.map_or(DataType::Null, |c| input_schema.field(c).data_type().clone());
             let output_type = call.output.data_type().clone();
+            // Says now, rather than when the view runs, that there is none of these types.
+            if column.is_some() && (function.typed)(&input_type, &output_type).is_err() {
+                let text = &call.text;
+                return refuse(format!("{text} is not supported over values of type {input_type}"));
+            }
             fields.push(call.output.clone());
             aggregates.push(Aggregate {
                 function,
@@ -269,7 +274,7 @@ impl Lowering {
         let key: Vec<usize> = (0..width).collect();
         let monotonic = aggregates.is_empty() && self.nodes[input].monotonic;
         let op = Op::Reduce { input, key: key.clone(), aggregates };
-        self.add(op, Arc::new(Schema::new(fields)), vec![key], monotonic)
+        Ok(self.add(op, Arc::new(Schema::new(fields)), vec![key], monotonic))
     }
 
     /// Joins the parts on the group and puts the columns in the order of the SELECT.
