@@ -6,7 +6,6 @@ mod cohort;
 mod delta;
 mod difference;
 mod eval;
-mod exact;
 mod failure;
 mod frames;
 mod groups;
@@ -17,7 +16,6 @@ mod output;
 mod partition;
 mod reached;
 mod render;
-mod results;
 mod runtime;
 mod worker;
 
