@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use heliostat::decode::TableDecoder;
-use heliostat::log::{Frame, Log, LogOptions};
-use heliostat::model::event::NewEvent;
-use heliostat::model::source::{SourceColumn, SourceTable};
+use heliostat::internals::decode::TableDecoder;
+use heliostat::internals::log::{Frame, Log, LogOptions};
+use heliostat::internals::model::NewEvent;
+use heliostat::internals::model::{SourceColumn, SourceTable};
 
 const QUERIES: &str = "
 CREATE TABLE bids (auction BIGINT NOT NULL, bidder BIGINT NOT NULL, price BIGINT NOT NULL, channel TEXT, url TEXT,
@@ -210,8 +210,12 @@ fn machine() {
     println!("a bid's payload: {} bytes", raw / events.len());
     let frame = Frame::new(1, 1, events.iter()).unwrap();
     let file =
-        heliostat::plan::diagnostic::SourceFile { path: "bids.sql".into(), text: QUERIES.into() };
-    let set = heliostat::plan::plan_files(&[file.into()], "bench", heliostat::sink::KINDS);
+        heliostat::internals::plan::SourceFile { path: "bids.sql".into(), text: QUERIES.into() };
+    let set = heliostat::internals::plan::plan_files(
+        &[file.into()],
+        "bench",
+        heliostat::internals::sink::KINDS,
+    );
     let table = SourceTable::Declared(set.tables[0].clone());
     for (what, columns) in [("2 of 7 columns", 2), ("7 of 7 columns", 7)] {
         let columns = [0, 2, 1, 3, 4, 5, 6][..columns].iter().map(|c| SourceColumn::Declared(*c));
@@ -232,8 +236,11 @@ fn machine() {
 /// From a stored log to the view, in a server that has just started.
 async fn replay(events: u64) {
     let place = Workplace::new();
-    let log =
-        Log::open(&heliostat::log::directory(&place.path("data")), LogOptions::default()).unwrap();
+    let log = Log::open(
+        &heliostat::internals::log::directory(&place.path("data")),
+        LogOptions::default(),
+    )
+    .unwrap();
     let mut rng = Rng(2);
     let mut n = 0;
     while n < events {
@@ -588,7 +595,7 @@ async fn outage(seconds: u64) {
 async fn identities(events: u64) {
     const GROUP: u64 = 5000;
     let place = Workplace::new();
-    let directory = heliostat::log::directory(&place.path("data"));
+    let directory = heliostat::internals::log::directory(&place.path("data"));
     let log = Log::open(&directory, LogOptions::default()).unwrap();
     let event = |n: u64| NewEvent {
         // Spread, as ids are that clients make.

@@ -17,12 +17,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use heliostat::dataflow::{Installation, Runtime};
-use heliostat::log::Frame;
-use heliostat::model::event::NewEvent;
-use heliostat::model::view::ViewMessage;
-use heliostat::plan::diagnostic::SourceFile;
-use heliostat::plan::{ViewPlan, plan_files};
+use heliostat::internals::dataflow::{Installation, Runtime};
+use heliostat::internals::log::Frame;
+use heliostat::internals::model::NewEvent;
+use heliostat::internals::model::ViewMessage;
+use heliostat::internals::plan::SourceFile;
+use heliostat::internals::plan::{ViewPlan, plan_files};
 
 /// As the server allocates.
 #[global_allocator]
@@ -49,8 +49,11 @@ fn views(suite: &str) -> Vec<ViewPlan> {
     let file = |path: &PathBuf| {
         Arc::new(SourceFile { path: path.clone(), text: std::fs::read_to_string(path).unwrap() })
     };
-    let set =
-        plan_files(&paths.iter().map(file).collect::<Vec<_>>(), "bench", heliostat::sink::KINDS);
+    let set = plan_files(
+        &paths.iter().map(file).collect::<Vec<_>>(),
+        "bench",
+        heliostat::internals::sink::KINDS,
+    );
     assert!(set.diagnostics.is_empty());
     let chosen = std::env::var("HELIOSTAT_BENCH_QUERIES").ok();
     let mut views = set.views;
@@ -294,7 +297,7 @@ fn groups() {
 /// The only view of these declarations.
 fn view(text: &str) -> ViewPlan {
     let file = Arc::new(SourceFile { path: "v.sql".into(), text: text.to_string() });
-    let mut set = plan_files(&[file], "bench", heliostat::sink::KINDS);
+    let mut set = plan_files(&[file], "bench", heliostat::internals::sink::KINDS);
     assert!(set.diagnostics.is_empty());
     set.views.remove(0)
 }

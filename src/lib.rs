@@ -11,17 +11,21 @@
 //!                                   queries/*.sql ─► plan
 //! ```
 
-#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-pub mod model;
-pub mod log;
-pub mod decode;
-pub mod aggregate;
-pub mod plan;
-pub mod dataflow;
-pub mod sink;
-pub mod status;
-pub mod http;
-pub mod engine;
-pub mod cli;
+mod model;
+mod log;
+mod decode;
+mod aggregate;
+mod plan;
+mod dataflow;
+mod sink;
+mod status;
+mod http;
+mod engine;
+mod cli;
+
+pub use cli::run;
+
+pub mod internals;

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use heliostat::log::{AppendError, Conflict, Log, LogOptions};
-use heliostat::model::Position;
-use heliostat::model::event::{Append, NewEvent, RequestKey};
+use heliostat::internals::log::{AppendError, Conflict, Log, LogOptions};
+use heliostat::internals::model::Position;
+use heliostat::internals::model::{Append, NewEvent, RequestKey};
 
 /// More than the indexes keep in memory before they write to disk.
 const EVENTS: u64 = 600_000;

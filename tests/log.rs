@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use heliostat::log::{AppendError, Fault, FaultyFiles, Files, Log, LogError, LogOptions};
-use heliostat::model::alarm::Alarms;
-use heliostat::model::event::NewEvent;
+use heliostat::internals::log::{
+    AppendError, Fault, FaultyFiles, Files, Log, LogError, LogOptions,
+};
+use heliostat::internals::model::Alarms;
+use heliostat::internals::model::NewEvent;
 
 fn event(n: u64) -> NewEvent {
     NewEvent {
@@ -287,12 +289,12 @@ async fn damage_in_the_last_segment_is_not_taken_for_its_end() {
     append(&log, 4..10).await.unwrap();
     log.close();
     drop(log);
-    assert!(heliostat::log::info(directory.path()).is_ok());
+    assert!(heliostat::internals::log::info(directory.path()).is_ok());
     let path = directory.path().join("00000000000000000001.log");
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[64 + 45] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let found = heliostat::log::info(directory.path());
+    let found = heliostat::internals::log::info(directory.path());
     assert!(matches!(found, Err(LogError::Damaged { offset: 64, .. })), "{found:?}");
 }
 
@@ -318,7 +320,7 @@ async fn segments_roll_while_they_are_read_and_a_restart_goes_on() {
     log.close();
     // A reader holds the directory too.
     drop((log, reader));
-    let segments = heliostat::log::info(directory.path()).unwrap().segments;
+    let segments = heliostat::internals::log::info(directory.path()).unwrap().segments;
     assert!(segments.len() > 5, "{} segments", segments.len());
     let log = Log::open(directory.path(), options).unwrap();
     assert_eq!((log.id(), log.head()), (id, last));
@@ -428,7 +430,7 @@ async fn time_that_fills_a_segment_does_not_begin_another_of_its_name() {
     log.keep_time(None);
     log.close();
     drop(log);
-    heliostat::log::info(directory.path()).unwrap();
+    heliostat::internals::log::info(directory.path()).unwrap();
     let log = Log::open(directory.path(), options).unwrap();
     assert_eq!(ids(&log), [0, 1, 2]);
     log.close();

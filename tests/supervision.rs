@@ -10,8 +10,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::Server;
-use heliostat::model::alarm::Alarms;
-use heliostat::sink::clickhouse::server::{ClickHouseProgram, OwnClickHouse, ServerConfig, locate};
+use heliostat::internals::model::Alarms;
+use heliostat::internals::sink::{ClickHouseProgram, OwnClickHouse, ServerConfig, locate};
 use serde_json::{Value, json};
 
 const PAID: &str = "

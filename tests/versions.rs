@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::util::pretty::pretty_format_batches;
-use heliostat::engine::local::LocalRun;
-use heliostat::model::event::NewEvent;
-use heliostat::plan::diagnostic::SourceFile;
-use heliostat::plan::{QuerySet, plan_files};
+use heliostat::internals::dataflow::LocalRun;
+use heliostat::internals::model::NewEvent;
+use heliostat::internals::plan::SourceFile;
+use heliostat::internals::plan::{QuerySet, plan_files};
 
 fn plan(sql: &str) -> QuerySet {
     let file = SourceFile { path: PathBuf::from("q.sql"), text: sql.to_string() };
-    plan_files(&[Arc::new(file)], "log", heliostat::sink::KINDS)
+    plan_files(&[Arc::new(file)], "log", heliostat::internals::sink::KINDS)
 }
 
 fn event(number: usize, event_type: &str, version: u32, data: &str) -> NewEvent {
@@ -198,8 +198,8 @@ fn what_is_no_upcast_is_refused_with_the_reason() {
 #[tokio::test]
 async fn a_log_is_checked_against_the_declared_versions() {
     let data = tempfile::tempdir().unwrap();
-    let directory = heliostat::log::directory(data.path());
-    let log = heliostat::log::Log::open(&directory, Default::default()).unwrap();
+    let directory = heliostat::internals::log::directory(data.path());
+    let log = heliostat::internals::log::Log::open(&directory, Default::default()).unwrap();
     for (index, (event_type, version, data)) in PLACED.iter().enumerate() {
         log.append(vec![event(index + 1, event_type, *version, data)]).await.unwrap();
     }

@@ -44,11 +44,32 @@ pub struct SampleArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum SampleError {
     #[error("--rate: expected more than 0 and at most {max} events per second, got {rate}")]
-    Rate { rate: f64, max: f64 },
+    /// The rate is out of range.
+    Rate {
+        /// Events a second, as asked for.
+        rate: f64,
+        /// The most that it may be.
+        max: f64,
+    },
     #[error("{url} refused the events with {status}: {answer}")]
-    Refused { url: String, status: StatusCode, answer: String },
+    /// The server refused the events.
+    Refused {
+        /// The address.
+        url: String,
+        /// The status of the answer.
+        status: StatusCode,
+        /// The body of the answer.
+        answer: String,
+    },
     #[error("{url}: {source}")]
-    Url { url: String, source: reqwest::Error },
+    /// The address cannot be asked.
+    Url {
+        /// The address.
+        url: String,
+        /// What the system said.
+        source: reqwest::Error,
+    },
+    /// An event cannot be written as JSON.
     #[error("an event cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }

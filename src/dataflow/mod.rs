@@ -22,8 +22,8 @@ mod worker;
 pub use cohort::CohortId;
 pub use eval::is_evaluating;
 pub use failure::{
-    Dismissal, FURTHER_REASONS, Failure, FailureFilter, FailureMemory, Failures, Ranges, misfit,
-    reason_hash, undeclared,
+    Dismissal, Failure, FailureFilter, FailureMemory, Failures, Ranges, misfit, reason_hash,
+    undeclared,
 };
 pub use output::{EncodedRow, read_order};
 pub use runtime::{Read, Runtime, RuntimeError};

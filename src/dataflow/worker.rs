@@ -66,8 +66,11 @@ pub enum Command {
 /// A view to begin.
 #[derive(Clone)]
 pub struct Installation {
+    /// The name of the view.
     pub view: usize,
+    /// What is computed.
     pub plan: ViewPlan,
+    /// Is told what the view does, on the workers' threads.
     pub follower: Arc<dyn Fn(ViewMessage) + Send + Sync>,
 }
 

@@ -220,13 +220,25 @@ impl FileHandle for DiskFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The write that reaches this many bytes in all stops there; nothing works afterwards.
-    TornWrite { at: u64 },
+    TornWrite {
+        /// The offset in the file, in bytes.
+        at: u64,
+    },
     /// The device is full at this many bytes in all.
-    NoSpace { at: u64 },
+    NoSpace {
+        /// The offset in the file, in bytes.
+        at: u64,
+    },
     /// The same, and a file cannot be cut either.
-    NoSpaceNoCut { at: u64 },
+    NoSpaceNoCut {
+        /// The offset in the file, in bytes.
+        at: u64,
+    },
     /// `sync` number `n` (from 0) fails, and so do all later ones.
-    SyncFails { n: u64 },
+    SyncFails {
+        /// Which call fails, from 1.
+        n: u64,
+    },
 }
 
 /// Files in memory that fail as told, and forget on [`FaultyFiles::crash`] what was not synced.

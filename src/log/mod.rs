@@ -36,9 +36,9 @@ use admit::Hashed;
 pub use committer::LogStats;
 use committer::{Answer, Committer, Request};
 pub use files::{DiskFiles, Fault, FaultyFiles, FileHandle, Files};
-pub use frame::{Frame, FrameEvents, NumberedEvent};
+pub use frame::{Frame, NumberedEvent};
 use index::{Digester, Index, IndexError};
-pub use inspect::{Examination, Finding, LogInfo, SegmentInfo, examine, info, verify};
+pub use inspect::{Examination, Finding, LogInfo, examine, info, verify};
 pub use list::Gap;
 use list::Segments;
 pub use reader::LogReader;
@@ -77,19 +77,42 @@ impl Default for LogOptions {
 pub enum LogError {
     /// The file system refused.
     #[error("{path}: {source}")]
-    Io { path: String, source: std::io::Error },
+    Io {
+        /// The file or directory.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Another process has the log open.
     #[error("{path} is in use by another process: stop it, or name another --data-dir")]
-    Locked { path: String },
+    Locked {
+        /// The file or directory.
+        path: String,
+    },
     /// Bytes that were written whole are not what was written.
     #[error("{segment} is damaged at offset {offset}: {what}; {REMEDY}")]
-    Damaged { segment: String, offset: u64, what: String },
+    Damaged {
+        /// The name of the file.
+        segment: String,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What is wrong.
+        what: String,
+    },
     /// A segment that was there is gone.
     #[error("segment {segment} is missing: put it back, or {REMEDY}")]
-    Missing { segment: String },
+    Missing {
+        /// The name of the file.
+        segment: String,
+    },
     /// The directory holds something else.
     #[error("{path} is not a log: {what}")]
-    NotALog { path: String, what: String },
+    NotALog {
+        /// The file or directory.
+        path: String,
+        /// What is wrong.
+        what: String,
+    },
     /// The indexes beside the log failed.
     #[error(transparent)]
     Index(#[from] IndexError),
@@ -130,19 +153,38 @@ impl LogError {
 pub enum AppendError {
     /// Too much is waiting for the disk already.
     #[error("{queued_bytes} bytes wait for the disk, the limit is {queue_bytes_max}")]
-    Busy { queued_bytes: usize, queue_bytes_max: usize },
+    Busy {
+        /// How many bytes wait.
+        queued_bytes: usize,
+        /// How many may.
+        queue_bytes_max: usize,
+    },
     /// The log has failed or is closing.
     #[error("the log accepts no events: {reason}")]
-    Stopped { reason: String },
+    Stopped {
+        /// Why.
+        reason: String,
+    },
     /// There is no room for the events. Once there is, appends work again.
     #[error("the disk of the log is full: {reason}")]
-    Full { reason: String },
+    Full {
+        /// Why.
+        reason: String,
+    },
     /// An event of the same identity is in the log, and cannot be read for a comparison.
     #[error("{reason}")]
-    Unreadable { reason: String, damaged: bool },
+    Unreadable {
+        /// Why.
+        reason: String,
+        /// Whether a file is damaged, or could only not be read now.
+        damaged: bool,
+    },
     /// Nobody can say now which events are in the log already.
     #[error("{reason}")]
-    Unindexed { reason: String },
+    Unindexed {
+        /// Why.
+        reason: String,
+    },
     /// Events exclude each other or do not follow what is in the log.
     #[error("{} conflicts with what is in the log", .0.len())]
     Conflicts(Vec<Conflict>),
@@ -158,10 +200,17 @@ pub enum AppendError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Conflict {
     /// An event of the same identity and other content is at this position.
-    Id { index: usize, position: Position },
+    Id {
+        /// Which event of the request, from 0.
+        index: usize,
+        /// The position in the log.
+        position: Position,
+    },
     /// The stream is not at the version that is expected.
     Version {
+        /// Which event of the request, from 0.
         index: usize,
+        /// The version that the request expects.
         expected: u64,
         /// The version that the stream has.
         current: u64,

@@ -12,39 +12,62 @@ const SQL_TYPE_KEY: &str = "heliostat.type";
 /// A type of the SQL dialect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SqlType {
+    /// `BOOLEAN`
     Boolean,
+    /// `SMALLINT`, 16 bits
     SmallInt,
+    /// `INT`, 32 bits
     Int,
+    /// `BIGINT`, 64 bits
     BigInt,
+    /// `SMALLINT UNSIGNED`
     SmallIntUnsigned,
+    /// `INT UNSIGNED`
     IntUnsigned,
+    /// `BIGINT UNSIGNED`
     BigIntUnsigned,
+    /// `REAL`, 32 bits
     Real,
+    /// `DOUBLE PRECISION`, 64 bits
     Double,
     /// `precision` digits in all (1 to 76), `scale` of them after the point.
     Decimal {
+        /// Digits; of a timestamp those of its fraction.
         precision: u8,
+        /// Digits behind the point.
         scale: i8,
     },
+    /// `TEXT`
     Text,
+    /// `BYTEA`
     Bytea,
+    /// `DATE`
     Date,
     /// `precision` digits of a second (0 to 9); with a zone the instant is kept in UTC.
     Timestamp {
+        /// Digits; of a timestamp those of its fraction.
         precision: u8,
+        /// Whether it is an instant, and not a local time.
         with_time_zone: bool,
     },
+    /// `UUID`
     Uuid,
+    /// `JSON`
     Json,
+    /// Elements of one type
     Array(Box<SqlField>),
+    /// Named members
     Struct(Vec<SqlField>),
 }
 
 /// A named, typed column or member of a struct.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SqlField {
+    /// As SQL names it, folded.
     pub name: String,
+    /// Its type.
     pub sql_type: SqlType,
+    /// Whether it may be NULL.
     pub nullable: bool,
 }
 

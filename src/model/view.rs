@@ -50,8 +50,11 @@ impl ViewSchema {
 /// and `value_columns()`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Update {
+    /// The encoded columns of the key.
     pub key: Row,
+    /// The other columns, encoded.
     pub value: Row,
+    /// How many more rows; negative: fewer.
     pub diff: i64,
 }
 
@@ -60,16 +63,41 @@ pub struct Update {
 #[derive(Clone, Debug)]
 pub enum ViewMessage {
     /// Net changes at one tick, from one worker.
-    Changes { worker: usize, tick: Tick, updates: Vec<Update> },
+    Changes {
+        /// The number of the worker.
+        worker: usize,
+        /// The tick.
+        tick: Tick,
+        /// The changes.
+        updates: Vec<Update>,
+    },
     /// This worker will send nothing more at ticks below `frontier`.
-    Frontier { worker: usize, frontier: Tick },
+    Frontier {
+        /// The number of the worker.
+        worker: usize,
+        /// The least tick that may still come.
+        frontier: Tick,
+    },
     /// The content at `tick` is the view over all events up to `position`. Sent by the feeder once
     /// those events are on their way to the workers, so before the frontiers pass `tick`.
-    Mark { tick: Tick, position: Position },
+    Mark {
+        /// The tick.
+        tick: Tick,
+        /// The position in the log.
+        position: Position,
+    },
     /// Rows that fail, or fail no longer, as one worker found them, each with its tick.
-    Failures { worker: usize, failures: Vec<(Tick, FailureChange)> },
+    Failures {
+        /// The number of the worker.
+        worker: usize,
+        /// The changes of what fails, with their ticks.
+        failures: Vec<(Tick, FailureChange)>,
+    },
     /// Everything up to `tick` has been sent that was in the log when the view started.
-    Live { tick: Tick },
+    Live {
+        /// The tick.
+        tick: Tick,
+    },
 }
 
 /// All changes of a view after the one before, up to `head`: nothing more comes at these ticks.
@@ -87,10 +115,16 @@ pub enum SinkMessage {
     /// Changes to write.
     Complete(CompleteTicks),
     /// The number of rows that are failing now, after a change.
-    Errors { count: u64 },
+    Errors {
+        /// How many rows.
+        count: u64,
+    },
     /// Everything up to `tick` was in the log when the view started; what is complete there may be
     /// shown.
-    Live { tick: Tick },
+    Live {
+        /// The tick.
+        tick: Tick,
+    },
 }
 
 /// Whether a view's changes reach the system that its sink writes to.

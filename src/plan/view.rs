@@ -19,7 +19,9 @@ use crate::model::view::{ViewRef, ViewSchema};
 /// A materialized view, ready to run.
 #[derive(Clone, Debug)]
 pub struct ViewPlan {
+    /// What it looks like from outside.
     pub schema: ViewRef,
+    /// What is computed.
     pub plan: Arc<Plan>,
     /// The types of the events that it reads, sorted; empty means all of them.
     pub event_types: Vec<String>,

@@ -108,6 +108,7 @@ impl ViewState {
 pub struct ViewStatus {
     /// Name, generation, columns and key.
     pub schema: ViewRef,
+    /// Where it stands.
     pub state: ViewState,
     /// What is being built to take its place.
     pub next: Option<NextGeneration>,
@@ -139,6 +140,7 @@ pub struct ViewStatus {
 pub struct SinkStatus {
     /// The sink's name on the wire.
     pub name: &'static str,
+    /// Where it stands.
     pub state: SinkState,
     /// The last event that is shown there.
     pub position: Position,
@@ -149,6 +151,7 @@ pub struct SinkStatus {
 /// A generation of a view that will take the place of the one that answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NextGeneration {
+    /// The hash that names it.
     pub generation: String,
     /// The last event that it has taken in.
     pub position: Position,
@@ -159,10 +162,18 @@ pub struct NextGeneration {
 /// Why a view is not built anew.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RebuildError {
+    /// There is no such view.
     #[error("there is no view {view}")]
-    NotFound { view: String },
+    NotFound {
+        /// The name of the view.
+        view: String,
+    },
+    /// It cannot be begun.
     #[error("{reason}")]
-    Failed { reason: String },
+    Failed {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Why failures could not be dismissed: the disk's words.
@@ -173,6 +184,7 @@ pub struct DismissError(pub String);
 /// A query file that is not in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileError {
+    /// The path of the file.
     pub file: String,
     /// Where in the file, and what is wrong.
     pub message: String,
@@ -183,9 +195,11 @@ pub struct FileError {
 pub enum ClickHouseStatus {
     /// The server runs without one.
     NotUsed,
+    /// It answers.
     Reachable,
     /// The last attempt failed.
     Away {
+        /// Why.
         reason: String,
     },
 }
@@ -193,6 +207,7 @@ pub enum ClickHouseStatus {
 /// Which rows of a view are asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowsRequest {
+    /// The name of the view.
     pub view: String,
     /// Columns and the values, as text, that they must equal; all must hold.
     pub filters: Vec<(String, String)>,
@@ -209,10 +224,13 @@ pub struct RowsRequest {
 /// Rows of a view, complete as of a tick.
 #[derive(Clone, Debug)]
 pub struct RowsAnswer {
+    /// The tick.
     pub tick: Tick,
+    /// The position in the log.
     pub position: Position,
     /// The view that the batches' columns follow.
     pub schema: ViewRef,
+    /// The rows.
     pub batches: Vec<RecordBatch>,
     /// Where the next request goes on; `None` when there are no more rows.
     pub cursor: Option<String>,
@@ -221,18 +239,54 @@ pub struct RowsAnswer {
 /// Why there are no rows to answer with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RowsError {
+    /// There is no such view.
     #[error("there is no view {view}")]
-    NotFound { view: String },
+    NotFound {
+        /// The name of the view.
+        view: String,
+    },
+    /// A filter names a column that is not there.
     #[error("{view} has no column {column}: it has {columns}")]
-    UnknownColumn { view: String, column: String, columns: String },
+    UnknownColumn {
+        /// The name of the view.
+        view: String,
+        /// The column.
+        column: String,
+        /// The columns that there are.
+        columns: String,
+    },
+    /// The value of a filter is not one of its column.
     #[error("{value:?} is not a value of {column}, which is {sql_type}")]
-    BadValue { column: String, value: String, sql_type: String },
+    BadValue {
+        /// The column.
+        column: String,
+        /// The value, as text.
+        value: String,
+        /// Its type.
+        sql_type: String,
+    },
+    /// The cursor is not one that the view gave.
     #[error("the cursor is not one of this view: {reason}")]
-    BadCursor { reason: String },
+    BadCursor {
+        /// Why.
+        reason: String,
+    },
+    /// The view does not answer yet.
     #[error("{view} is {}, not live", state.as_str())]
-    NotLive { view: String, state: ViewState },
+    NotLive {
+        /// The name of the view.
+        view: String,
+        /// Where it stands.
+        state: ViewState,
+    },
+    /// The position was not reached in time.
     #[error("position {position} was not reached in time: the view is at {reached}")]
-    Timeout { position: Position, reached: Position },
+    Timeout {
+        /// The position in the log.
+        position: Position,
+        /// The position that was reached in time.
+        reached: Position,
+    },
 }
 
 /// Where events must be visible before a request is answered.
@@ -251,16 +305,20 @@ pub struct WaitRequest {
     pub position: Position,
     /// The types of the request's events; only views that read one of them are waited for.
     pub event_types: Vec<String>,
+    /// What is waited for.
     pub target: WaitTarget,
     /// Only these views; `None` means all that are live.
     pub views: Option<Vec<String>>,
+    /// For how long at most.
     pub timeout: Duration,
 }
 
 /// A view that does not show the events of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
+    /// The name of the view.
     pub view: String,
+    /// Where it stands.
     pub state: ViewState,
 }
 
@@ -273,6 +331,7 @@ pub trait ChangeFeed: Send {
 /// Some changes of a view at one tick.
 #[derive(Clone, Debug)]
 pub struct ChangePart {
+    /// The tick.
     pub tick: Tick,
     /// Rows that went; of a view with a key not those that were replaced.
     pub deleted: RecordBatch,
@@ -287,6 +346,7 @@ pub struct ChangePart {
 pub struct TickEnd {
     /// From where a feed can go on.
     pub id: String,
+    /// The tick.
     pub tick: Tick,
     /// The view shows all events up to here.
     pub position: Position,
@@ -295,21 +355,40 @@ pub struct TickEnd {
 /// Why a feed ends.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FeedEnd {
+    /// The subscriber took too long.
     #[error("too slow: what comes next is not kept any more; start again with a new snapshot")]
     TooSlow,
+    /// The view has stopped, or was replaced.
     #[error("{reason}")]
-    Ended { reason: String },
+    Ended {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Why there is no feed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangesError {
+    /// There is no such view.
     #[error("there is no view {view}")]
-    NotFound { view: String },
+    NotFound {
+        /// The name of the view.
+        view: String,
+    },
+    /// The view does not answer yet.
     #[error("{view} is {}, not live", state.as_str())]
-    NotLive { view: String, state: ViewState },
+    NotLive {
+        /// The name of the view.
+        view: String,
+        /// Where it stands.
+        state: ViewState,
+    },
+    /// The changes after this id are not kept any more.
     #[error("{reason}: connect without Last-Event-ID for a new snapshot")]
-    Gone { reason: String },
+    Gone {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Which dead letters are meant; nothing given means all.
@@ -317,7 +396,9 @@ pub enum ChangesError {
 #[serde(deny_unknown_fields)]
 #[schema(as = DeadLetterSelection)]
 pub struct Selection {
+    /// The name of the view.
     pub view: Option<String>,
+    /// The type of the events; `None`: all.
     #[serde(rename = "type")]
     pub event_type: Option<String>,
     /// Events from this position on.
@@ -331,6 +412,7 @@ pub struct Selection {
 /// Which dead letters are to be listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetterFilter {
+    /// Which letters.
     pub selection: Selection,
     /// A part of the expression or of the reason.
     pub reason: Option<String>,
@@ -343,6 +425,7 @@ pub struct DeadLetterFilter {
 /// Some dead letters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetters {
+    /// The letters, in order.
     pub letters: Vec<DeadLetter>,
     /// Where the next request goes on; `None` when there are no more.
     pub cursor: Option<String>,
@@ -353,6 +436,7 @@ pub struct DeadLetters {
 pub struct DeadLetter {
     /// The view that lacks them; `None` for events of a type that no view reads.
     pub view: Option<String>,
+    /// The type of the events; `None`: all.
     pub event_type: Option<String>,
     /// The first event, where the failure belongs to one.
     pub position: Option<Position>,

@@ -10,19 +10,19 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use heliostat::decode::Validator;
-use heliostat::model::Position;
-use heliostat::model::event::NewEvent;
-use heliostat::model::schema::{EventTable, SqlField, SqlType};
-use heliostat::model::sink::SinkOptions;
-use heliostat::model::view::{SinkState, ViewRef, ViewSchema};
-use heliostat::plan::diagnostic::SourceFile;
-use heliostat::plan::plan_files;
-use heliostat::status::{
+use heliostat::internals::decode::Validator;
+use heliostat::internals::http::{
     Backend, ChangeFeed, ChangesError, ClickHouseStatus, DeadLetter, DeadLetterFilter, DeadLetters,
     DismissError, FileError, Misfit, RebuildError, Retried, RowsAnswer, RowsError, RowsRequest,
     Selection, SinkStatus, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
 };
+use heliostat::internals::model::NewEvent;
+use heliostat::internals::model::Position;
+use heliostat::internals::model::SinkOptions;
+use heliostat::internals::model::{EventTable, SqlField, SqlType};
+use heliostat::internals::model::{SinkState, ViewRef, ViewSchema};
+use heliostat::internals::plan::SourceFile;
+use heliostat::internals::plan::plan_files;
 use tokio::sync::watch;
 
 const TABLE: &str =
@@ -42,7 +42,7 @@ pub struct TestBackend {
 impl TestBackend {
     pub fn new() -> Self {
         let file = SourceFile { path: "orders.sql".into(), text: TABLE.to_string() };
-        let set = plan_files(&[Arc::new(file)], "test", heliostat::sink::KINDS);
+        let set = plan_files(&[Arc::new(file)], "test", heliostat::internals::sink::KINDS);
         assert!(set.diagnostics.is_empty(), "{:?}", set.diagnostics);
         let columns =
             rows().schema().fields().iter().map(|f| SqlField::from_arrow(f).unwrap()).collect();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use heliostat::model::limits::Limits;
+use heliostat::internals::model::Limits;
 use serde_json::Value;
 use tokio::time::timeout;
 

@@ -154,7 +154,7 @@ async fn wait_answers_when_the_view_shows_it() {
 #[tokio::test]
 async fn wait_does_not_wait_for_a_view_that_is_not_live() {
     let server = Server::start().await;
-    *server.backend.state.lock().unwrap() = heliostat::status::ViewState::CatchingUp;
+    *server.backend.state.lock().unwrap() = heliostat::internals::http::ViewState::CatchingUp;
     let order = r#"{"type":"OrderPlaced","data":{"orderId":"1","total":1}}"#;
     let headers = [("content-type", JSON)];
     let path = "/v1/events?wait=views&view=orders&timeout=60s";

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use heliostat::log::{Fault, FaultyFiles, FileHandle, Files, LogOptions};
-use heliostat::model::limits::Limits;
+use heliostat::internals::log::{Fault, FaultyFiles, FileHandle, Files, LogOptions};
+use heliostat::internals::model::Limits;
 
 use crate::support::{JSON, NDJSON, Server};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use heliostat::status::{ClickHouseStatus, ViewState};
+use heliostat::internals::http::{ClickHouseStatus, ViewState};
 use serde_json::json;
 
 use crate::support::{JSON, Server};

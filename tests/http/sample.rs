@@ -5,10 +5,10 @@ use std::future::pending;
 use std::path::Path;
 use std::time::Duration;
 
-use heliostat::cli::sample::orders::Orders;
-use heliostat::cli::sample::{SampleArgs, SampleError, send};
-use heliostat::decode::Validator;
-use heliostat::plan;
+use heliostat::internals::decode::Validator;
+use heliostat::internals::plan;
+use heliostat::internals::sample::Orders;
+use heliostat::internals::sample::{SampleArgs, SampleError, send};
 use serde_json::Value;
 
 use crate::support::Server;
@@ -97,7 +97,7 @@ async fn a_server_takes_them_and_they_fit_the_sample_views() {
     let set = plan::plan_files(
         &plan::read_files(Path::new("queries")).unwrap(),
         "test",
-        heliostat::sink::KINDS,
+        heliostat::internals::sink::KINDS,
     );
     assert!(set.diagnostics.is_empty());
     for table in &set.tables {

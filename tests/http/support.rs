@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use heliostat::http::{AppState, serve};
-use heliostat::log::{Files, Log, LogOptions};
-use heliostat::model::alarm::Alarms;
-use heliostat::model::limits::Limits;
+use heliostat::internals::http::{AppState, serve};
+use heliostat::internals::log::{Files, Log, LogOptions};
+use heliostat::internals::model::Alarms;
+use heliostat::internals::model::Limits;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

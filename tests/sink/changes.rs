@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
-use heliostat::model::schema::{SqlField, SqlType};
-use heliostat::model::view::{SinkMessage, ViewMessage};
+use heliostat::internals::model::{SinkMessage, ViewMessage};
+use heliostat::internals::model::{SqlField, SqlType};
 
 use crate::support::{Feed, Server, eventually, field, options, schema};
 

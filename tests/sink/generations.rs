@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array};
-use heliostat::model::schema::{SqlField, SqlType};
-use heliostat::sink::Sink;
-use heliostat::sink::clickhouse::{ClickHouseSink, Retention};
+use heliostat::internals::model::{SqlField, SqlType};
+use heliostat::internals::sink::Sink;
+use heliostat::internals::sink::{ClickHouseSink, Retention};
 
 use crate::support::{Feed, Server, connect, field, query, schema};
 

@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray};
-use heliostat::model::Head;
-use heliostat::model::schema::SqlType;
-use heliostat::model::view::ViewSchema;
-use heliostat::sink::clickhouse::{ClickHouseConfig, ClickHouseError, ClickHouseSink, Retention};
-use heliostat::sink::{ErrorKind, Sink};
+use heliostat::internals::model::Head;
+use heliostat::internals::model::SqlType;
+use heliostat::internals::model::ViewSchema;
+use heliostat::internals::sink::{ClickHouseConfig, ClickHouseError, ClickHouseSink, Retention};
+use heliostat::internals::sink::{ErrorKind, Sink};
 
 use crate::support::{Feed, Server, connect, eventually, field, query, schema};
 

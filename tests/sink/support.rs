@@ -6,16 +6,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::ArrayRef;
-use heliostat::model::alarm::Alarms;
-use heliostat::model::reorder::ReorderBuffer;
-use heliostat::model::row::{Row, RowCodec};
-use heliostat::model::schema::{SqlField, SqlType};
-use heliostat::model::sink::SinkOptions;
-use heliostat::model::view::{SinkMessage, Update, ViewMessage, ViewRef, ViewSchema};
-use heliostat::model::{Position, Tick};
-use heliostat::sink::clickhouse::server::{OwnClickHouse, ServerConfig, locate};
-use heliostat::sink::clickhouse::{ClickHouseConfig, ClickHouseError, ClickHouseSink, Retention};
-use heliostat::sink::{Sink, SinkError, SinkReject, ViewSink, ViewSinkStatus};
+use heliostat::internals::model::Alarms;
+use heliostat::internals::model::ReorderBuffer;
+use heliostat::internals::model::SinkOptions;
+use heliostat::internals::model::{Position, Tick};
+use heliostat::internals::model::{Row, RowCodec};
+use heliostat::internals::model::{SinkMessage, Update, ViewMessage, ViewRef, ViewSchema};
+use heliostat::internals::model::{SqlField, SqlType};
+use heliostat::internals::sink::{ClickHouseConfig, ClickHouseError, ClickHouseSink, Retention};
+use heliostat::internals::sink::{OwnClickHouse, ServerConfig, locate};
+use heliostat::internals::sink::{Sink, SinkError, SinkReject, ViewSink, ViewSinkStatus};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -49,7 +49,7 @@ impl Server {
 pub async fn start_own(
     dir: &Path,
     http_port: u16,
-) -> Result<OwnClickHouse, heliostat::sink::clickhouse::server::ServerError> {
+) -> Result<OwnClickHouse, heliostat::internals::sink::ServerError> {
     let program = locate(&PathBuf::from(env!("CARGO_BIN_EXE_heliostat")))?;
     let (dir, alarms) = (dir.join("clickhouse"), Alarms::default());
     OwnClickHouse::start(ServerConfig { program, dir, http_port, alarms }).await
@@ -62,7 +62,7 @@ pub async fn connect(url: &str, retention: Retention) -> Result<ClickHouseSink, 
 pub async fn connect_with(
     url: &str,
     retention: Retention,
-    rejects: heliostat::sink::RejectHandler,
+    rejects: heliostat::internals::sink::RejectHandler,
 ) -> Result<ClickHouseSink, ClickHouseError> {
     let config = ClickHouseConfig {
         url: url.into(),
@@ -76,7 +76,7 @@ pub async fn connect_with(
 /// Rejects as they come.
 pub type Rejects = Arc<Mutex<Vec<(String, String, i64)>>>;
 
-pub fn collect_rejects() -> (Rejects, heliostat::sink::RejectHandler) {
+pub fn collect_rejects() -> (Rejects, heliostat::internals::sink::RejectHandler) {
     let rejects = Rejects::default();
     let handler = {
         let rejects = Arc::clone(&rejects);

@@ -11,8 +11,8 @@ use arrow::array::{
 };
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, i256};
-use heliostat::model::schema::{SqlField, SqlType};
-use heliostat::sink::clickhouse::Retention;
+use heliostat::internals::model::{SqlField, SqlType};
+use heliostat::internals::sink::Retention;
 
 use crate::support::{Feed, Server, collect_rejects, connect_with, field, schema};
 

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use heliostat::engine::local::LocalRun;
-use heliostat::log::{Log, LogOptions};
-use heliostat::model::Tick;
-use heliostat::model::event::NewEvent;
-use heliostat::model::schema::TableMode;
-use heliostat::plan::{QuerySet, explain};
+use heliostat::internals::dataflow::LocalRun;
+use heliostat::internals::log::{Log, LogOptions};
+use heliostat::internals::model::NewEvent;
+use heliostat::internals::model::TableMode;
+use heliostat::internals::model::Tick;
+use heliostat::internals::plan::{QuerySet, explain};
 use serde_json::{Map, Value};
 
 use super::cells::{self, Rows};

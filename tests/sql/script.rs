@@ -15,10 +15,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use heliostat::model::Tick;
-use heliostat::model::event::NewEvent;
-use heliostat::plan::diagnostic::SourceFile;
-use heliostat::plan::{QuerySet, plan_files};
+use heliostat::internals::model::NewEvent;
+use heliostat::internals::model::Tick;
+use heliostat::internals::plan::SourceFile;
+use heliostat::internals::plan::{QuerySet, plan_files};
 
 use super::reasons;
 
@@ -187,7 +187,7 @@ impl Script {
     /// Plans the views over these tables.
     pub fn plan(&self, tables: &str) -> Result<QuerySet, String> {
         let file = SourceFile { path: PathBuf::from("script.sql"), text: self.sql(tables) };
-        let set = plan_files(&[Arc::new(file)], "test", heliostat::sink::KINDS);
+        let set = plan_files(&[Arc::new(file)], "test", heliostat::internals::sink::KINDS);
         let wrong: Vec<String> = set.diagnostics.iter().map(ToString::to_string).collect();
         if wrong.is_empty() { Ok(set) } else { Err(wrong.join("\n")) }
     }
@@ -198,11 +198,12 @@ impl Script {
         for (statement, expected) in &self.refused {
             let text = format!("{}\n{statement};", self.tables);
             let file = SourceFile { path: PathBuf::from("script.sql"), text };
-            let said: Vec<String> = plan_files(&[Arc::new(file)], "test", heliostat::sink::KINDS)
-                .diagnostics
-                .iter()
-                .map(|d| format!("{}{}", d.message, d.hint.as_deref().unwrap_or("")))
-                .collect();
+            let said: Vec<String> =
+                plan_files(&[Arc::new(file)], "test", heliostat::internals::sink::KINDS)
+                    .diagnostics
+                    .iter()
+                    .map(|d| format!("{}{}", d.message, d.hint.as_deref().unwrap_or("")))
+                    .collect();
             if !said.iter().any(|message| message.contains(expected.as_str())) {
                 wrong.push(format!("{statement}\nshould say {expected:?}, says {said:?}"));
             }

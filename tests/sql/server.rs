@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arrow::datatypes::DataType;
-use heliostat::engine::local::LocalRun;
-use heliostat::model::Tick;
-use heliostat::model::schema::SqlType;
-use heliostat::model::view::ViewSchema;
-use heliostat::plan::QuerySet;
+use heliostat::internals::dataflow::LocalRun;
+use heliostat::internals::model::SqlType;
+use heliostat::internals::model::Tick;
+use heliostat::internals::model::ViewSchema;
+use heliostat::internals::plan::QuerySet;
 use serde_json::{Value, json};
 
 use super::cells::{self, Cell, Rows};

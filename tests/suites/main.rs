@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion::prelude::{SessionConfig, SessionContext};
-use heliostat::decode::TableDecoder;
-use heliostat::engine::local::LocalRun;
-use heliostat::log::Frame;
-use heliostat::model::event::NewEvent;
-use heliostat::model::schema::TableMode;
-use heliostat::model::source::SourceTable;
-use heliostat::plan::diagnostic::SourceFile;
-use heliostat::plan::{QuerySet, explain, plan_files};
+use heliostat::internals::dataflow::LocalRun;
+use heliostat::internals::decode::TableDecoder;
+use heliostat::internals::log::Frame;
+use heliostat::internals::model::NewEvent;
+use heliostat::internals::model::SourceTable;
+use heliostat::internals::model::TableMode;
+use heliostat::internals::plan::SourceFile;
+use heliostat::internals::plan::{QuerySet, explain, plan_files};
 
 /// How many events enter at a tick.
 const TICK_EVENTS: usize = 20_000;
@@ -47,7 +47,7 @@ impl Suite {
             })
         };
         let files: Vec<Arc<SourceFile>> = paths.iter().map(file).collect();
-        let set = plan_files(&files, "suite", heliostat::sink::KINDS);
+        let set = plan_files(&files, "suite", heliostat::internals::sink::KINDS);
         let told: Vec<String> = set.diagnostics.iter().map(ToString::to_string).collect();
         assert!(told.is_empty(), "{}", told.join("\n"));
         let question = |view: &str| {

@@ -1,6 +1,6 @@
 //! Nexmark's people, auctions and bids as events.
 
-use heliostat::model::event::NewEvent;
+use heliostat::internals::model::NewEvent;
 use nexmark::EventGenerator;
 use nexmark::config::NexmarkConfig;
 use nexmark::event::Event;

@@ -1,6 +1,6 @@
 //! TPC-H's rows as events, one type a table; and changes of a tenth of the orders.
 
-use heliostat::model::event::NewEvent;
+use heliostat::internals::model::NewEvent;
 use serde_json::{Map, Value, json};
 use tpchgen::generators::{
     CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator,

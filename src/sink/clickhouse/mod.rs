@@ -55,7 +55,6 @@ pub use catalog::Retention;
 pub use client::ClickHouseConfig;
 pub use error::ClickHouseError;
 pub use options::{KIND, NAME};
-pub use pace::FLUSH_INTERVAL;
 
 use catalog::{Catalog, GENERATIONS_TABLE};
 use client::ClickHouse;
