@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
 use crate::http::write_event_line;
-use crate::log::{self, Examination, Finding, Frame, Gap, LogError, LogInfo, Repair};
+use crate::log::{self, Examination, Finding, Frame, FrameError, Gap, LogError, LogInfo, Repair};
 
 /// Arguments of `heliostat log`.
 #[derive(clap::Args)]
@@ -101,12 +101,12 @@ pub fn run(args: &LogArgs) -> u8 {
     })
 }
 
-fn readable(frame: &Frame) -> Result<(), String> {
+fn readable(frame: &Frame) -> Result<(), FrameError> {
     let count = frame.decompress()?.iter().count();
     if count == frame.count() as usize {
         Ok(())
     } else {
-        Err(format!("{count} of {} events can be read", frame.count()))
+        Err(FrameError::Events { read: count, count: frame.count() })
     }
 }
 
@@ -201,7 +201,7 @@ struct Dump<W: Write> {
 }
 
 impl<W: Write> Dump<W> {
-    fn frame(&mut self, frame: &Frame) -> Result<(), String> {
+    fn frame(&mut self, frame: &Frame) -> Result<(), FrameError> {
         if frame.last_position() <= self.after || self.left == 0 {
             return Ok(());
         }

@@ -32,6 +32,32 @@ pub const PAYLOAD_BYTES_MAX: u32 = 1 << 30;
 /// The flag of a frame with requests behind its events.
 const REQUESTS_FLAG: u64 = 1;
 
+/// Why bytes are not a frame, or events do not fit into one. The log's readers add where it is.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The events of one commit exceed [`PAYLOAD_BYTES_MAX`].
+    #[error("{bytes} bytes of events")]
+    TooLarge { bytes: usize },
+    /// A header announces more than [`PAYLOAD_BYTES_MAX`].
+    #[error("a frame of {payload_bytes} bytes")]
+    Length { payload_bytes: u32 },
+    /// The bytes are not those that were written.
+    #[error("the checksum is wrong")]
+    Checksum,
+    /// The first position is 0, which no event has.
+    #[error("a frame without a position")]
+    Position,
+    /// Flags that this version does not know.
+    #[error("a frame with flags {flags:x}: it is of a later version")]
+    Version { flags: u64 },
+    /// The payload is not an LZ4 block of the announced length.
+    #[error("the events cannot be decompressed: {0}")]
+    Compression(lz4_flex::block::DecompressError),
+    /// The decompressed bytes hold fewer events than the header announces.
+    #[error("{read} of {count} events can be read")]
+    Events { read: usize, count: u32 },
+}
+
 /// An event with its number in its stream.
 #[derive(Clone, Copy, Debug)]
 pub struct NumberedEvent<'a> {
@@ -96,7 +122,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 impl Header {
     /// Reads a header; `bytes` holds at least [`HEADER_BYTES`].
-    pub fn read(bytes: &[u8]) -> Result<Header, String> {
+    pub fn read(bytes: &[u8]) -> Result<Header, FrameError> {
         let header = Header {
             payload_bytes: u32_at(bytes, 0),
             crc: u32_at(bytes, 4),
@@ -107,7 +133,7 @@ impl Header {
             flags: u64_at(bytes, 32),
         };
         if header.payload_bytes > PAYLOAD_BYTES_MAX || header.raw_bytes > PAYLOAD_BYTES_MAX {
-            return Err(format!("a frame of {} bytes", header.payload_bytes));
+            return Err(FrameError::Length { payload_bytes: header.payload_bytes });
         }
         Ok(header)
     }
@@ -126,7 +152,7 @@ impl Frame {
         tick: Tick,
         first_position: Position,
         events: impl Iterator<Item = E>,
-    ) -> Result<Frame, String> {
+    ) -> Result<Frame, FrameError> {
         Frame::with_requests(tick, first_position, events, &[])
     }
 
@@ -136,7 +162,7 @@ impl Frame {
         first_position: Position,
         events: impl Iterator<Item = E>,
         requests: &[KeyedRequest],
-    ) -> Result<Frame, String> {
+    ) -> Result<Frame, FrameError> {
         let mut raw = Vec::new();
         let mut count = 0_u32;
         for event in events {
@@ -149,7 +175,7 @@ impl Frame {
         }
         let flags = if requests.is_empty() { 0 } else { REQUESTS_FLAG };
         let raw_bytes = u32::try_from(raw.len()).ok().filter(|n| *n <= PAYLOAD_BYTES_MAX);
-        let raw_bytes = raw_bytes.ok_or_else(|| format!("{} bytes of events", raw.len()))?;
+        let raw_bytes = raw_bytes.ok_or(FrameError::TooLarge { bytes: raw.len() })?;
         let payload = Bytes::from(lz4_flex::block::compress(&raw));
         Ok(Frame { tick, first_position, count, raw_bytes, flags, payload })
     }
@@ -200,17 +226,17 @@ impl Frame {
     }
 
     /// The frame that these bytes are: a header and a payload of the length that it says.
-    pub fn read(bytes: &Bytes) -> Result<Frame, String> {
+    pub fn read(bytes: &Bytes) -> Result<Frame, FrameError> {
         let header = Header::read(bytes)?;
         let payload = bytes.slice(HEADER_BYTES..);
         if checksum(bytes, &payload) != header.crc {
-            return Err("the checksum is wrong".to_string());
+            return Err(FrameError::Checksum);
         }
         if header.first_position == 0 {
-            return Err("a frame without a position".to_string());
+            return Err(FrameError::Position);
         }
         if header.flags & !REQUESTS_FLAG != 0 {
-            return Err(format!("a frame with flags {:x}: it is of a later version", header.flags));
+            return Err(FrameError::Version { flags: header.flags });
         }
         Ok(Frame {
             tick: header.tick,
@@ -223,9 +249,9 @@ impl Frame {
     }
 
     /// The events.
-    pub fn decompress(&self) -> Result<FrameEvents, String> {
+    pub fn decompress(&self) -> Result<FrameEvents, FrameError> {
         let raw = lz4_flex::block::decompress(&self.payload, self.raw_bytes())
-            .map_err(|error| format!("the events cannot be decompressed: {error}"))?;
+            .map_err(FrameError::Compression)?;
         let events = FrameEvents {
             tick: self.tick,
             first_position: self.first_position,

@@ -161,8 +161,14 @@ pub struct NextGeneration {
 pub enum RebuildError {
     #[error("there is no view {view}")]
     NotFound { view: String },
+    /// No view can begin until ClickHouse has been reached for the first time.
+    #[error("views begin once ClickHouse is there: see /readyz")]
+    NotConnected,
+    /// The disk's words: a generation that is not kept would be forgotten over a restart.
     #[error("{reason}")]
-    Failed { reason: String },
+    NotWritten { reason: String },
+    #[error("the server is stopping")]
+    Stopping,
 }
 
 /// Why failures could not be dismissed: the disk's words.
