@@ -54,7 +54,14 @@ impl Frame {
         let mut bytes = vec![0; HEADER_BYTES];
         read_exactly(files, segment, offset, &mut bytes)?;
         let payload_bytes = Header::read(&bytes).map_err(damaged)?.payload_bytes as usize;
-        bytes.resize(HEADER_BYTES + payload_bytes, 0);
+        let len = HEADER_BYTES + payload_bytes;
+        let end = files.len(segment).map_err(|source| LogError::of_file(segment, source))?;
+        let left = end.saturating_sub(offset);
+        if left < len as u64 {
+            let bytes = usize::try_from(left).unwrap_or(usize::MAX);
+            return Err(damaged(FrameError::Length { bytes, expected: len }));
+        }
+        bytes.resize(len, 0);
         let payload_offset = offset + HEADER_BYTES as u64;
         read_exactly(files, segment, payload_offset, &mut bytes[HEADER_BYTES..])?;
         Frame::read(&bytes.into()).map_err(damaged)

@@ -205,7 +205,7 @@ impl SegmentReader {
         if !self.fill(files, HEADER_BYTES)? {
             return Ok(match self.ahead.len() {
                 0 => Next::End,
-                n => broken(format!("{n} bytes of a frame's header")),
+                bytes => return damaged(FrameError::TooShort { bytes }),
             });
         }
         let header = match Header::read(&self.ahead) {
@@ -214,7 +214,8 @@ impl SegmentReader {
         };
         let len = HEADER_BYTES + header.payload_bytes as usize;
         if !self.fill(files, len)? {
-            return Ok(broken(format!("{} of {len} bytes of a frame", self.ahead.len())));
+            let bytes = self.ahead.len();
+            return damaged(FrameError::Length { bytes, expected: len });
         }
         let frame = match Frame::read(&self.ahead.slice(..len)) {
             Ok(frame) => frame,
@@ -244,7 +245,13 @@ impl SegmentReader {
         if self.ahead.len() >= len {
             return Ok(true);
         }
-        let wanted = len.max(READ_BYTES);
+        let mut wanted = len.max(READ_BYTES);
+        if len > READ_BYTES {
+            // A damaged header may announce anything: no memory is taken for what is not there.
+            let end = files.len(&self.name).map_err(|e| LogError::of_file(&self.name, e))?;
+            let left = usize::try_from(end.saturating_sub(self.offset)).unwrap_or(usize::MAX);
+            wanted = wanted.min(left.max(self.ahead.len()));
+        }
         let mut buffer = BytesMut::with_capacity(wanted);
         buffer.extend_from_slice(&self.ahead);
         let filled = buffer.len();
