@@ -16,7 +16,7 @@ CLIENTS_PYTHON := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5 duckd
 CLIENTS_NODE := cloudevents@10.0.0 puppeteer-core@24.31.0
 CLIENTS := $(CLIENTS_PYTHON) $(CLIENTS_NODE)
 
-.PHONY: run test fresh bless fuzz-sql fuzz-files lint advisories check-compose bench clickhouse clients nextest deny system
+.PHONY: run test fresh bless fuzz-sql fuzz-files fuzz-input lint advisories check-compose bench clickhouse clients nextest deny system
 
 ## Build, and run the server with its own ClickHouse and a light stream of sample orders.
 run: system clickhouse
@@ -43,6 +43,10 @@ fuzz-sql: clients nextest
 ## MUTATIONS (1,000) mutated query files through a running server.
 fuzz-files: nextest
 	HELIOSTAT_MUTATIONS=$(or $(MUTATIONS),1000) cargo nextest run $(CHECKED) --test planning --no-capture -E 'test(mutated_files)'
+
+## Mutated frames and request bodies for FUZZ_SECONDS (an hour), both at once.
+fuzz-input: nextest
+	HELIOSTAT_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),3600) cargo nextest run $(CHECKED) --test fuzz --no-fail-fast --success-output final --run-ignored only
 
 lint: deny
 	cargo fmt --check

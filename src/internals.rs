@@ -6,7 +6,8 @@ pub mod model {
     pub use crate::model::{Head, Position, Tick};
 
     pub use crate::model::alarm::Alarms;
-    pub use crate::model::event::{Append, NewEvent, RequestKey};
+    pub use crate::model::event::{Append, EventRef, NewEvent, RequestKey};
+    pub use crate::model::json;
     pub use crate::model::limits::Limits;
     pub use crate::model::reorder::ReorderBuffer;
     pub use crate::model::row::{Row, RowCodec};
@@ -22,7 +23,7 @@ pub mod model {
 pub mod log {
     pub use crate::log::{
         AppendError, Conflict, Fault, FaultyFiles, FileHandle, Files, Frame, Log, LogError,
-        LogOptions, Repair, directory, examine, info,
+        LogOptions, NumberedEvent, Repair, directory, examine, info,
     };
 }
 

@@ -2,7 +2,7 @@
 //! a shared library runs. It brings its own allocator and signal handlers, so it must not share a
 //! process with anything else.
 
-use std::ffi::{CStr, CString, OsStr, c_char, c_int};
+use std::ffi::{CStr, CString, NulError, OsStr, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -25,18 +25,33 @@ struct LocalResult {
 
 type QueryStable = unsafe extern "C" fn(c_int, *mut *mut c_char) -> *mut LocalResult;
 
-/// Runs ClickHouse until it is told to end. An error names what failed.
-pub fn run(library: &Path, config: &Path) -> Result<(), String> {
+/// Why ClickHouse does not run, or has ended other than by a signal.
+#[derive(Debug, thiserror::Error)]
+pub enum ClickHouseError {
+    #[error("a path with a NUL byte")]
+    Path(#[from] NulError),
+    #[error("{library}: {source}")]
+    Library { library: String, source: libloading::Error },
+    /// ClickHouse's own words.
+    #[error("{0}")]
+    Ended(String),
+}
+
+/// Runs ClickHouse until it is told to end.
+pub fn run(library: &Path, config: &Path) -> Result<(), ClickHouseError> {
     let mut config_file = b"--config-file=".to_vec();
     config_file.extend_from_slice(OsStr::as_bytes(config.as_os_str()));
-    let arguments = [b"clickhouse".to_vec(), config_file, SERVE.as_bytes().to_vec()]
-        .map(|argument| CString::new(argument).map_err(|_| "a path with a NUL byte".to_string()));
+    let arguments =
+        [b"clickhouse".to_vec(), config_file, SERVE.as_bytes().to_vec()].map(CString::new);
     let mut pointers = Vec::with_capacity(arguments.len());
     for argument in arguments {
         // ClickHouse may keep and change them, so they live as long as the process.
         pointers.push(argument?.into_raw());
     }
-    let failed = |error: libloading::Error| format!("{}: {error}", library.display());
+    let failed = |source: libloading::Error| ClickHouseError::Library {
+        library: library.display().to_string(),
+        source,
+    };
     // SAFETY: loading runs the library's own initialisers; its place says that it is ClickHouse.
     let loaded = unsafe { libloading::Library::new(library) }.map_err(failed)?;
     // SAFETY: the signature is the one that the library's header declares.
@@ -48,7 +63,8 @@ pub fn run(library: &Path, config: &Path) -> Result<(), String> {
     match message {
         Some(text) if !text.is_null() => {
             // SAFETY: not null, so a NUL-terminated string.
-            Err(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+            let text = unsafe { CStr::from_ptr(text) };
+            Err(ClickHouseError::Ended(text.to_string_lossy().into_owned()))
         }
         _ => Ok(()),
     }

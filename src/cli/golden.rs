@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use chrono::DateTime;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::dataflow::RuntimeError;
 use crate::engine::local::LocalRun;
+use crate::log::FrameError;
 use crate::model::Tick;
 use crate::model::event::NewEvent;
 use crate::model::schema::OnInvalid;
@@ -33,6 +36,48 @@ pub struct GoldenTest {
 
 /// Something that is not as the test says.
 pub type Mismatch = String;
+
+/// Why a golden test cannot be run: the test itself is wrong, or the machine is.
+#[derive(Debug, thiserror::Error)]
+pub enum GoldenError {
+    #[error("{path}: {source}")]
+    File { path: String, source: std::io::Error },
+    #[error("{path}: line {line}: {error}")]
+    Line { path: String, line: usize, error: LineError },
+    #[error("{directory}: there is no <view>.csv to compare")]
+    NothingExpected { directory: String },
+    #[error("{path}: there is no materialized view {view}")]
+    NoView { path: String, view: String },
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The events of one tick are too large to be fed.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The view's rows cannot be shown.
+    #[error(transparent)]
+    Rows(#[from] ArrowError),
+}
+
+impl GoldenError {
+    fn of_file(path: &Path, source: std::io::Error) -> GoldenError {
+        GoldenError::File { path: path.display().to_string(), source }
+    }
+}
+
+/// What is wrong with a line of `events.ndjson`.
+#[derive(Debug, thiserror::Error)]
+pub enum LineError {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("{0:?} is no instant: write 2026-11-23T10:00:00Z")]
+    Tick(String),
+    #[error("the clock goes forward only")]
+    Clock,
+    #[error("an event has type and data")]
+    Incomplete,
+    #[error("time {0:?} is not RFC 3339")]
+    Time(String),
+}
 
 /// All golden tests below a queries directory.
 pub fn find(queries: &Path) -> std::io::Result<Vec<GoldenTest>> {
@@ -91,45 +136,49 @@ struct Step {
     events: Vec<NewEvent>,
 }
 
-fn instant_ms(text: &str) -> Result<i64, String> {
+fn instant_ms(text: &str) -> Result<i64, LineError> {
     DateTime::parse_from_rfc3339(text)
         .map(|time| time.timestamp_millis())
-        .map_err(|_| format!("{text:?} is no instant: write 2026-11-23T10:00:00Z"))
+        .map_err(|_| LineError::Tick(text.to_string()))
 }
 
-fn steps(text: &str) -> Result<Vec<Step>, String> {
+/// The events by tick; an error comes with the number of its line.
+fn steps(text: &str) -> Result<Vec<Step>, (usize, LineError)> {
     let mut steps = vec![Step { tick: CLOCK_START_MS, events: Vec::new() }];
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let number = index + 1;
-        let line: Line<'_> =
-            serde_json::from_str(line).map_err(|error| format!("line {number}: {error}"))?;
-        let clock = steps.last().map_or(CLOCK_START_MS, |step| step.tick);
-        if let Some(tick) = &line.tick {
-            let tick = instant_ms(tick).map_err(|error| format!("line {number}: {error}"))?;
-            let tick = u64::try_from(tick).unwrap_or(0);
-            if tick <= clock {
-                return Err(format!("line {number}: the clock goes forward only"));
-            }
-            steps.push(Step { tick, events: Vec::new() });
-            continue;
-        }
-        let event = event(line, number, clock)?;
-        if let Some(step) = steps.last_mut() {
-            step.events.push(event);
-        }
+        read_line(line, number, &mut steps).map_err(|error| (number, error))?;
     }
     Ok(steps)
 }
 
-fn event(line: Line<'_>, number: usize, clock: Tick) -> Result<NewEvent, String> {
+fn read_line(line: &str, number: usize, steps: &mut Vec<Step>) -> Result<(), LineError> {
+    let line: Line<'_> = serde_json::from_str(line)?;
+    let clock = steps.last().map_or(CLOCK_START_MS, |step| step.tick);
+    if let Some(tick) = &line.tick {
+        let tick = u64::try_from(instant_ms(tick)?).unwrap_or(0);
+        if tick <= clock {
+            return Err(LineError::Clock);
+        }
+        steps.push(Step { tick, events: Vec::new() });
+        return Ok(());
+    }
+    let event = event(line, number, clock)?;
+    if let Some(step) = steps.last_mut() {
+        step.events.push(event);
+    }
+    Ok(())
+}
+
+fn event(line: Line<'_>, number: usize, clock: Tick) -> Result<NewEvent, LineError> {
     let (Some(event_type), Some(data)) = (line.event_type, line.data) else {
-        return Err(format!("line {number}: an event has type and data"));
+        return Err(LineError::Incomplete);
     };
     let time_us = match &line.time {
         None => clock as i64 * 1000,
         Some(text) => DateTime::parse_from_rfc3339(text)
             .map(|time| time.timestamp_micros())
-            .map_err(|_| format!("line {number}: time {text:?} is not RFC 3339"))?,
+            .map_err(|_| LineError::Time(text.clone()))?,
     };
     Ok(NewEvent {
         id: line.id.unwrap_or_else(|| format!("line-{number}")),
@@ -144,29 +193,33 @@ fn event(line: Line<'_>, number: usize, clock: Tick) -> Result<NewEvent, String>
 }
 
 impl GoldenTest {
-    /// Runs the test; with `bless` the expected files are written as the views are. The outer error
-    /// says that the test itself is wrong.
-    pub fn run(&self, set: &QuerySet, bless: bool) -> Result<Vec<Mismatch>, String> {
+    /// Runs the test; with `bless` the expected files are written as the views are.
+    pub fn run(&self, set: &QuerySet, bless: bool) -> Result<Vec<Mismatch>, GoldenError> {
         let path = self.directory.join("events.ndjson");
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+        let text =
+            std::fs::read_to_string(&path).map_err(|source| GoldenError::of_file(&path, source))?;
         if self.expected.is_empty() {
-            return Err(format!("{}: there is no <view>.csv to compare", self.directory.display()));
+            let directory = self.directory.display().to_string();
+            return Err(GoldenError::NothingExpected { directory });
         }
-        let steps = steps(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+        let steps = steps(&text).map_err(|(line, error)| {
+            let path = path.display().to_string();
+            GoldenError::Line { path, line, error }
+        })?;
         let mut mismatches = self.misfits(set, &steps);
-        let mut run = LocalRun::start(&set.views, 1).map_err(|error| error.to_string())?;
+        let mut run = LocalRun::start(&set.views, 1)?;
         for step in steps {
             run.feed(step.tick, &[step.events])?;
         }
         for (view, path) in &self.expected {
             let Some(index) = set.views.iter().position(|v| v.schema.name == *view) else {
-                return Err(format!("{}: there is no materialized view {view}", path.display()));
+                let (path, view) = (path.display().to_string(), view.clone());
+                return Err(GoldenError::NoView { path, view });
             };
             let rows = run.rows(index)?;
             if bless {
                 std::fs::write(path, to_csv(&rows)?)
-                    .map_err(|error| format!("{}: {error}", path.display()))?;
+                    .map_err(|source| GoldenError::of_file(path, source))?;
             } else {
                 mismatches.extend(compare(path, &rows)?);
             }
@@ -193,9 +246,9 @@ impl GoldenTest {
     }
 }
 
-fn compare(path: &Path, rows: &RecordBatch) -> Result<Vec<Mismatch>, String> {
+fn compare(path: &Path, rows: &RecordBatch) -> Result<Vec<Mismatch>, GoldenError> {
     let text =
-        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        std::fs::read_to_string(path).map_err(|source| GoldenError::of_file(path, source))?;
     let mut records = records(&text).into_iter();
     let names: Vec<Value> = rows.schema().fields().iter().map(|f| Some(f.name().clone())).collect();
     let header = records.next().unwrap_or_default();
@@ -249,14 +302,13 @@ fn plain(value: &Value) -> Value {
     Some(text.clone())
 }
 
-fn table(rows: &RecordBatch) -> Result<Vec<Row>, String> {
+fn table(rows: &RecordBatch) -> Result<Vec<Row>, ArrowError> {
     let options = FormatOptions::default();
     let formatters = rows
         .columns()
         .iter()
         .map(|column| ArrayFormatter::try_new(column.as_ref(), &options))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| error.to_string())?;
+        .collect::<Result<Vec<_>, _>>()?;
     let value = |row: usize, column: usize| {
         let array = rows.column(column);
         let null = array.is_null(row) || array.data_type() == &DataType::Null;
@@ -267,7 +319,7 @@ fn table(rows: &RecordBatch) -> Result<Vec<Row>, String> {
 }
 
 /// The rows as CSV with a header, where an empty field is NULL and `""` is empty text.
-pub fn to_csv(rows: &RecordBatch) -> Result<String, String> {
+pub fn to_csv(rows: &RecordBatch) -> Result<String, ArrowError> {
     let names: Row = rows.schema().fields().iter().map(|f| Some(f.name().clone())).collect();
     let mut text = line(&names);
     for row in table(rows)? {

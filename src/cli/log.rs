@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
 use crate::http::write_event_line;
-use crate::log::{self, Examination, Finding, Frame, Gap, LogError, LogInfo, Repair};
+use crate::log::{self, Examination, Finding, Frame, FrameError, Gap, LogError, LogInfo, Repair};
 
 /// Arguments of `heliostat log`.
 #[derive(clap::Args)]
@@ -101,13 +101,8 @@ pub fn run(args: &LogArgs) -> u8 {
     })
 }
 
-fn readable(frame: &Frame) -> Result<(), String> {
-    let count = frame.decompress()?.iter().count();
-    if count == frame.count() as usize {
-        Ok(())
-    } else {
-        Err(format!("{count} of {} events can be read", frame.count()))
-    }
+fn readable(frame: &Frame) -> Result<(), FrameError> {
+    frame.decompress().map(drop)
 }
 
 fn print_info(info: &LogInfo) {
@@ -201,7 +196,7 @@ struct Dump<W: Write> {
 }
 
 impl<W: Write> Dump<W> {
-    fn frame(&mut self, frame: &Frame) -> Result<(), String> {
+    fn frame(&mut self, frame: &Frame) -> Result<(), FrameError> {
         if frame.last_position() <= self.after || self.left == 0 {
             return Ok(());
         }

@@ -3,13 +3,15 @@
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
+use arrow::error::ArrowError;
 use chrono::DateTime;
 
 use super::{DONE, ENVIRONMENT, QueriesArg, WRONG_INPUT, golden, report};
+use crate::dataflow::RuntimeError;
 use crate::engine::local::LocalRun;
 use crate::engine::trial;
 use crate::http::{RenderOptions, write_rows};
-use crate::log::{self, Frame, LogError};
+use crate::log::{self, Frame, FrameError, LogError};
 use crate::model::Tick;
 use crate::plan::ViewPlan;
 
@@ -41,13 +43,21 @@ enum Format {
     Json,
 }
 
-fn tick(text: &str) -> Result<Tick, String> {
+/// What is wrong with the argument `--until`.
+#[derive(Debug, thiserror::Error)]
+enum UntilError {
+    #[error("expected 2026-11-23T10:00:00Z or milliseconds since 1970")]
+    NoInstant,
+    #[error("it is before 1970")]
+    Before1970,
+}
+
+fn tick(text: &str) -> Result<Tick, UntilError> {
     if let Ok(tick) = text.parse() {
         return Ok(tick);
     }
-    let instant = DateTime::parse_from_rfc3339(text)
-        .map_err(|_| "expected 2026-11-23T10:00:00Z or milliseconds since 1970".to_string())?;
-    u64::try_from(instant.timestamp_millis()).map_err(|_| "it is before 1970".to_string())
+    let instant = DateTime::parse_from_rfc3339(text).map_err(|_| UntilError::NoInstant)?;
+    u64::try_from(instant.timestamp_millis()).map_err(|_| UntilError::Before1970)
 }
 
 /// Prints the view's rows; returns the exit code.
@@ -68,29 +78,39 @@ pub fn run(args: &ReplayArgs) -> u8 {
     };
     match replay(args, view) {
         Ok(()) => DONE,
-        Err(ReplayError::Log(error @ LogError::Io { .. })) => {
+        Err(error) => {
             report(&error);
-            ENVIRONMENT
-        }
-        Err(ReplayError::Log(error)) => {
-            report(&error);
-            WRONG_INPUT
-        }
-        Err(ReplayError::Run(message)) => {
-            eprintln!("error: {message}");
-            ENVIRONMENT
+            error.exit_code()
         }
     }
 }
 
+/// Why a view cannot be replayed.
+#[derive(Debug, thiserror::Error)]
 enum ReplayError {
-    Log(LogError),
-    Run(String),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The view's rows cannot be shown.
+    #[error(transparent)]
+    Rows(#[from] ArrowError),
+}
+
+impl ReplayError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            ReplayError::Log(LogError::Io { .. }) => ENVIRONMENT,
+            ReplayError::Log(_) => WRONG_INPUT,
+            ReplayError::Runtime(_) | ReplayError::Frame(_) | ReplayError::Rows(_) => ENVIRONMENT,
+        }
+    }
 }
 
 fn replay(args: &ReplayArgs, view: ViewPlan) -> Result<(), ReplayError> {
-    let failed = |error: String| ReplayError::Run(error);
-    let mut run = LocalRun::start(&[view], 1).map_err(|error| failed(error.to_string()))?;
+    let mut run = LocalRun::start(&[view], 1)?;
     let mut frames: Vec<Frame> = Vec::new();
     let (mut bytes, mut last) = (0, 0);
     log::verify(&log::directory(&args.data_dir), |frame| {
@@ -104,14 +124,13 @@ fn replay(args: &ReplayArgs, view: ViewPlan) -> Result<(), ReplayError> {
             }
         }
         Ok(())
-    })
-    .map_err(ReplayError::Log)?;
+    })?;
     run.feed_frames(frames);
     if args.until > last {
         // What depends on time goes on after the last event.
-        run.feed(args.until, &[]).map_err(failed)?;
+        run.feed(args.until, &[])?;
     }
-    let rows = run.rows(0).map_err(failed)?;
+    let rows = run.rows(0)?;
     let failures: i64 = run.failures(0).iter().map(|failure| failure.count).sum();
     if failures > 0 {
         eprintln!("{failures} rows fail and are left out: see /v1/dead-letters");
@@ -119,7 +138,7 @@ fn replay(args: &ReplayArgs, view: ViewPlan) -> Result<(), ReplayError> {
     let mut out = BufWriter::new(std::io::stdout().lock());
     match args.format {
         Format::Csv => {
-            let text = golden::to_csv(&rows).map_err(failed)?;
+            let text = golden::to_csv(&rows)?;
             // A reader that has seen enough closes its end.
             let _ = out.write_all(text.as_bytes());
         }

@@ -62,7 +62,7 @@ pub fn run(args: &TestArgs) -> u8 {
 
 fn outcome(test: &GoldenTest, set: &QuerySet, bless: bool) -> Outcome {
     let started = Instant::now();
-    let failures = test.run(set, bless).unwrap_or_else(|error| vec![error]);
+    let failures = test.run(set, bless).unwrap_or_else(|error| vec![error.to_string()]);
     Outcome { name: test.name.clone(), seconds: started.elapsed().as_secs_f64(), failures }
 }
 

@@ -79,7 +79,7 @@ impl Cohort {
         for frame in frames {
             let events = match frame.decompress() {
                 Ok(events) => events,
-                Err(what) => panic!("frame at position {}: {what}", frame.first_position()),
+                Err(error) => panic!("frame at position {}: {error}", frame.first_position()),
             };
             let mut by_type: HashMap<(&str, u32), Readers> = HashMap::new();
             for event in events.iter() {

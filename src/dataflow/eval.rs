@@ -21,20 +21,37 @@ pub fn is_evaluating() -> bool {
     EVALUATING.get()
 }
 
-/// The values of an expression for every row, or why it has none.
-pub fn evaluate(scalar: &Scalar, rows: &RecordBatch) -> Result<ArrayRef, String> {
+/// Why an expression has no value: the reason of a dead letter, for whoever posted the event or
+/// wrote the SQL. Nothing but people tells one reason from another.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct EvaluationError(String);
+
+impl From<EvaluationError> for String {
+    fn from(error: EvaluationError) -> String {
+        error.0
+    }
+}
+
+/// An expression's text, and why it has no value for one row at least.
+pub type FailedExpression = (Arc<str>, EvaluationError);
+
+/// The values of an expression for every row.
+pub fn evaluate(scalar: &Scalar, rows: &RecordBatch) -> Result<ArrayRef, EvaluationError> {
     guarded(|| scalar.expr.evaluate(rows).and_then(|value| value.into_array(rows.num_rows())))
 }
 
-/// What an evaluation gives, or why it gives nothing. A panic in it is a failure like any other.
-pub fn guarded<T>(run: impl FnOnce() -> datafusion_common::Result<T>) -> Result<T, String> {
+/// What an evaluation gives. A panic in it is a failure like any other.
+pub fn guarded<T>(
+    run: impl FnOnce() -> datafusion_common::Result<T>,
+) -> Result<T, EvaluationError> {
     EVALUATING.set(true);
     let result = catch_unwind(AssertUnwindSafe(run));
     EVALUATING.set(false);
     match result {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(reason(&error)),
-        Err(_) => Err("the expression panicked".to_string()),
+        Ok(Err(error)) => Err(EvaluationError(reason(&error))),
+        Err(_) => Err(EvaluationError("the expression panicked".to_string())),
     }
 }
 
@@ -80,7 +97,7 @@ fn project_into(
     if delta.is_empty() {
         return;
     }
-    let columns: Result<Vec<ArrayRef>, (usize, String)> = scalars
+    let columns: Result<Vec<ArrayRef>, (usize, EvaluationError)> = scalars
         .iter()
         .enumerate()
         .map(|(index, scalar)| evaluate(scalar, &delta.rows).map_err(|reason| (index, reason)))

@@ -426,10 +426,8 @@ impl Backend for EngineBackend {
             }
             let _ = self.requests.send(Request::Rebuild { view, answer });
             match answered.await {
-                Ok(result) => result.map_err(|reason| RebuildError::Failed { reason }),
-                Err(_) => {
-                    Err(RebuildError::Failed { reason: "the server is stopping".to_string() })
-                }
+                Ok(result) => result,
+                Err(_) => Err(RebuildError::Stopping),
             }
         }
         .boxed()

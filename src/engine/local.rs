@@ -6,12 +6,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
 use hashbrown::HashMap;
 
 use crate::dataflow::{
     CohortId, Failure, FailureMemory, Failures, Installation, Runtime, RuntimeError,
 };
-use crate::log::{Frame, NumberedEvent};
+use crate::log::{Frame, FrameError, NumberedEvent};
 use crate::model::event::NewEvent;
 use crate::model::limits::Limits;
 use crate::model::reorder::ReorderBuffer;
@@ -93,7 +94,7 @@ impl LocalRun {
     }
 
     /// Feeds groups of events, all of them at `tick`, which must be later than the one before.
-    pub fn feed(&mut self, tick: Tick, groups: &[Vec<NewEvent>]) -> Result<(), String> {
+    pub fn feed(&mut self, tick: Tick, groups: &[Vec<NewEvent>]) -> Result<(), FrameError> {
         assert!(tick > self.tick, "ticks only go forward: {tick} after {}", self.tick);
         let mut frames = Vec::new();
         let streams = &mut self.streams;
@@ -153,7 +154,7 @@ impl LocalRun {
     }
 
     /// A view's rows as of the last feed, in the order of their keys.
-    pub fn rows(&self, view: usize) -> Result<RecordBatch, String> {
+    pub fn rows(&self, view: usize) -> Result<RecordBatch, ArrowError> {
         let local = &self.views[view];
         let contents = self.wait(view);
         let rows: Vec<(&[u8], &[u8])> = contents
@@ -161,8 +162,8 @@ impl LocalRun {
             .iter()
             .flat_map(|((key, value), count)| (0..*count).map(move |_| (&key[..], &value[..])))
             .collect();
-        let codec = ViewCodec::new(&local.plan.schema).map_err(|error| error.to_string())?;
-        codec.decode(rows.iter().copied()).map_err(|error| error.to_string())
+        let codec = ViewCodec::new(&local.plan.schema)?;
+        codec.decode(rows.iter().copied())
     }
 
     /// The rows of a view that fail as of the last feed.

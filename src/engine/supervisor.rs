@@ -34,7 +34,7 @@ use crate::sink::{
     ErrorKind, Recovered, RejectHandler, Sink, SinkConfig, SinkError, SinkReject, Tampering,
     ViewSink, ViewSinkStatus,
 };
-use crate::status::{ClickHouseStatus, FileError};
+use crate::status::{ClickHouseStatus, FileError, RebuildError};
 
 /// How often time is written down while nothing else is, if some view depends on it.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(200);
@@ -53,7 +53,7 @@ const TURN_INTERVAL: Duration = Duration::from_millis(50);
 /// What the supervisor is asked to do.
 pub enum Request {
     /// Build a view anew. The answer is the generation that is being built, or why there is none.
-    Rebuild { view: String, answer: oneshot::Sender<Result<String, String>> },
+    Rebuild { view: String, answer: oneshot::Sender<Result<String, RebuildError>> },
     /// Look at the query files now.
     Reload { answer: oneshot::Sender<()> },
     /// Mend what somebody else has done to the tables.
@@ -172,8 +172,7 @@ impl Supervisor {
         while let Ok(Some(request)) = tokio::time::timeout_at(end, self.requests.recv()).await {
             match request {
                 Request::Rebuild { answer, .. } => {
-                    let reason = "views begin once ClickHouse is there: see /readyz";
-                    let _ = answer.send(Err(reason.to_string()));
+                    let _ = answer.send(Err(RebuildError::NotConnected));
                 }
                 // Whoever asked goes on without.
                 Request::Reload { .. } | Request::Repair { .. } => {}
@@ -450,20 +449,23 @@ impl Running {
         self.supervisor.log.keep_time(temporal.then_some(CLOCK_INTERVAL));
     }
 
-    async fn rebuild(&mut self, name: &str) -> Result<String, String> {
+    async fn rebuild(&mut self, name: &str) -> Result<String, RebuildError> {
         let generation = self.next_generation(name)?;
         self.begin_missing(false).await;
         Ok(generation)
     }
 
     /// Wants a view in a generation of its own, to be built from the log.
-    fn next_generation(&mut self, name: &str) -> Result<String, String> {
+    fn next_generation(&mut self, name: &str) -> Result<String, RebuildError> {
         // A generation that could answer is not given up for one that has yet to be built.
         self.take_turns();
         let views = self.supervisor.registry.views();
-        let view = views.views.get(name).ok_or_else(|| format!("there is no view {name}"))?;
+        let not_found = || RebuildError::NotFound { view: name.to_string() };
+        let view = views.views.get(name).ok_or_else(not_found)?;
         let queries = &mut self.supervisor.queries;
-        let plan = queries.rebuild(&view.wanted).map_err(|error| error.to_string())?;
+        let plan = queries
+            .rebuild(&view.wanted)
+            .map_err(|error| RebuildError::NotWritten { reason: error.to_string() })?;
         let generation = plan.schema.generation.clone();
         let abandoned = self.supervisor.registry.change(|views| {
             let view = views.views.get_mut(name)?;
@@ -530,7 +532,7 @@ impl Running {
         let message = format!("{what}, by somebody else: the view is written anew from the log");
         self.supervisor.tasks.alarms().raise(Part::ClickHouse, view, message);
         if let Err(error) = self.next_generation(view) {
-            tracing::error!(view, error, "the view cannot be written anew");
+            tracing::error!(view, %error, "the view cannot be written anew");
         }
     }
 }

@@ -67,11 +67,9 @@ impl State {
             self.tables.iter().map(|table| (table, Validator::new(table))).collect();
         let mut reader = log.read(self.after)?;
         while let Some(frame) = reader.next_frame()? {
-            let events = frame.decompress().map_err(|what| LogError::Damaged {
-                segment: format!("that holds position {}", frame.first_position()),
-                offset: 0,
-                what,
-            })?;
+            let events = frame
+                .decompress()
+                .map_err(|error| LogError::of_position(frame.first_position(), error))?;
             for event in events.iter().filter(|event| event.position > self.after) {
                 let Some(declared) = versions.get(event.event_type) else { continue };
                 if !declared.contains(&event.version) {

@@ -3,10 +3,12 @@
 //! `subject` is the stream, the extensions `dataversion` and `expectedversion` are what their names
 //! say, and attributes that the envelope has no member for go to the metadata.
 
-use std::collections::BTreeMap;
+use std::fmt;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::problem::Problem;
@@ -40,18 +42,23 @@ pub fn pointer(envelope_pointer: &str) -> String {
 
 /// The envelope of an event in the JSON format, as JSON.
 pub fn envelope(text: &str) -> Result<String, Vec<Fault>> {
-    let attributes: BTreeMap<&str, &RawValue> = match serde_json::from_str(text) {
-        Ok(attributes) => attributes,
+    let attributes = match serde_json::from_str(text) {
+        Ok(Attributes(attributes)) => attributes,
         Err(error) => {
             let code = if error.is_data() { "not_an_event" } else { "not_json" };
             return Err(vec![(code, String::new(), error.to_string())]);
         }
     };
     let mut reading = Reading::default();
+    for twice in attributes.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+        let name = &twice[0].0;
+        let pointer = name.replace('~', "~0").replace('/', "~1");
+        reading.fault("duplicate_field", &pointer, format!("{name} is given twice"));
+    }
     for (name, value) in attributes.iter().filter(|(_, value)| value.get() != "null") {
         reading.attribute(name, value.get());
     }
-    let given = |name: &str| attributes.get(name).is_some_and(|value| value.get() != "null");
+    let given = |name: &str| attributes.iter().any(|(n, value)| n == name && value.get() != "null");
     for required in ["specversion", "id", "source", "type"] {
         if !given(required) {
             reading.fault("missing_field", required, format!("{required} is required"));
@@ -62,6 +69,33 @@ pub fn envelope(text: &str) -> Result<String, Vec<Fault>> {
         reading.member("data", "{}");
     }
     reading.finish()
+}
+
+/// The attributes of an event and their values, in the order of the names. Two of the same name are
+/// both there.
+struct Attributes<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Attributes<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Attributes<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an event, which is an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut attributes = Vec::new();
+                while let Some(attribute) = map.next_entry()? {
+                    attributes.push(attribute);
+                }
+                attributes.sort_by(|(a, _), (b, _): &(String, &RawValue)| a.cmp(b));
+                Ok(Attributes(attributes))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
 }
 
 /// The envelope in the making.
@@ -176,13 +210,14 @@ pub fn header_attributes(headers: &HeaderMap) -> Result<String, Problem> {
         }
         members.push(format!("{}:{}", quoted(name), quoted(&text)));
     }
-    if let Some(content_type) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) {
-        if !is_json(content_type) {
+    if let Some(content_type) = headers.get(CONTENT_TYPE) {
+        let content_type = String::from_utf8_lossy(content_type.as_bytes());
+        if !is_json(&content_type) {
             let message = format!("the data of an event is JSON, got {content_type}");
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return Err(Problem::new(status, NOT_JSON_DATA, message));
         }
-        members.push(format!("\"datacontenttype\":{}", quoted(content_type)));
+        members.push(format!("\"datacontenttype\":{}", quoted(&content_type)));
     }
     Ok(members.join(","))
 }

@@ -289,11 +289,9 @@ impl Source {
 
     /// Writes what is asked for of a frame; true when `out` was full before the frame's end.
     fn write_frame(&mut self, frame: &Frame, out: &mut Vec<u8>) -> Result<bool, LogError> {
-        let events = frame.decompress().map_err(|what| LogError::Damaged {
-            segment: format!("that holds position {}", frame.first_position()),
-            offset: 0,
-            what,
-        })?;
+        let events = frame
+            .decompress()
+            .map_err(|error| LogError::of_position(frame.first_position(), error))?;
         let start = self.position;
         for event in events.iter().skip_while(|event| event.position <= start) {
             if event.position > self.end || self.remaining == 0 {

@@ -203,7 +203,11 @@ pub async fn rebuild(
         Err(error @ RebuildError::NotFound { .. }) => {
             Err(Problem::not_found("view_not_found", error.to_string()))
         }
-        Err(error) => Err(Problem::unavailable("not_rebuilt", error.to_string())),
+        Err(
+            error @ (RebuildError::NotConnected
+            | RebuildError::NotWritten { .. }
+            | RebuildError::Stopping),
+        ) => Err(Problem::unavailable("not_rebuilt", error.to_string())),
     }
 }
 

@@ -6,10 +6,12 @@ use uuid::Uuid;
 
 use super::LogError;
 use super::files::{DiskFiles, Files};
-use super::frame::Frame;
+use super::frame::{Frame, FrameError};
 use super::list::{Gap, GapBytes, LIST_NAME, Listed, ReadList, SegmentList};
 use super::recovery::{first_id, read_header, unlisted};
-use super::segment::{self, Next, SEGMENT_HEADER_BYTES, SegmentReader, find_frame};
+use super::segment::{
+    self, Next, SEGMENT_HEADER_BYTES, SegmentHeaderError, SegmentReader, find_frame,
+};
 use crate::model::{Head, Position};
 
 /// A log in numbers.
@@ -105,7 +107,7 @@ pub fn info(directory: &Path) -> Result<LogInfo, LogError> {
 /// each frame to `visit`. The first thing that is wrong is the error.
 pub fn verify(
     directory: &Path,
-    mut visit: impl FnMut(&Frame) -> Result<(), String>,
+    mut visit: impl FnMut(&Frame) -> Result<(), FrameError>,
 ) -> Result<LogInfo, LogError> {
     let mut examiner = Examiner::new(directory, &mut visit)?;
     examiner.first_only = true;
@@ -116,7 +118,7 @@ pub fn verify(
 /// Reads a log through as [`verify`] does, and goes on behind what is wrong.
 pub fn examine(
     directory: &Path,
-    mut visit: impl FnMut(&Frame) -> Result<(), String>,
+    mut visit: impl FnMut(&Frame) -> Result<(), FrameError>,
 ) -> Result<Examination, LogError> {
     Examiner::new(directory, &mut visit)?.run()
 }
@@ -137,7 +139,7 @@ fn drop_stub(
     Ok(())
 }
 
-type Visit<'a> = &'a mut dyn FnMut(&Frame) -> Result<(), String>;
+type Visit<'a> = &'a mut dyn FnMut(&Frame) -> Result<(), FrameError>;
 
 struct Examiner<'a> {
     files: DiskFiles,
@@ -176,9 +178,9 @@ impl<'a> Examiner<'a> {
                 Some(list)
             }
             ReadList::Absent => None,
-            ReadList::Damaged(what) => {
+            ReadList::Damaged(error) => {
                 of_list(format!(
-                    "{what}, in both copies: nobody can tell whether segments are missing at the end"
+                    "{error}, in both copies: nobody can tell whether segments are missing at the end"
                 ));
                 None
             }
@@ -250,16 +252,17 @@ impl<'a> Examiner<'a> {
         }
         match read_header(&self.files, &name)? {
             Ok(id) if id == self.list.log => {}
-            Ok(id) => {
-                let what = format!("it belongs to log {id}, not {}", self.list.log);
+            Ok(found) => {
+                let other = SegmentHeaderError::OtherLog { found, expected: self.list.log };
+                let what = other.to_string();
                 let remedy = Remedy::SetAside(listed.first);
                 self.found_to(&name, (0, what), (listed.first, end), at_most, remedy);
                 self.info.head.position = end;
                 return Ok(());
             }
-            Err(what) => {
+            Err(error) => {
                 let remedy = Remedy::WriteHeader(listed.first);
-                self.found(&name, 0, what, remedy);
+                self.found(&name, 0, error.to_string(), remedy);
                 if self.first_only {
                     return Ok(());
                 }
@@ -315,12 +318,12 @@ impl<'a> Examiner<'a> {
         frame: &Frame,
         (reader, from): (&SegmentReader, u64),
     ) {
-        let mut checked = (self.visit)(frame);
+        let mut wrong = (self.visit)(frame).err().map(|error| error.to_string());
         if frame.tick() <= self.info.head.tick {
             let (tick, before) = (frame.tick(), self.info.head.tick);
-            checked = Err(format!("its tick {tick} does not follow {before}"));
+            wrong = Some(format!("its tick {tick} does not follow {before}"));
         }
-        if let Err(what) = checked {
+        if let Some(what) = wrong {
             let skip = GapBytes { segment: segment.first_position, from, to: reader.offset() };
             let lost = (frame.first_position(), frame.last_position());
             self.found_to(reader.name(), (from, what), lost, false, Remedy::Skip(skip));

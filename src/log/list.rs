@@ -86,6 +86,19 @@ impl Gap {
     }
 }
 
+/// Why a copy of the list cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    #[error("a line is cut short")]
+    TooShort,
+    #[error("the checksum is wrong")]
+    Checksum,
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("format {format}: it is of a later version")]
+    Version { format: u32 },
+}
+
 /// The list as it was read.
 #[derive(Debug)]
 pub enum ReadList {
@@ -94,7 +107,7 @@ pub enum ReadList {
     /// `whole` is false where one of the two copies is damaged.
     Found { list: SegmentList, whole: bool },
     /// Both copies are damaged.
-    Damaged(String),
+    Damaged(ListError),
 }
 
 impl SegmentList {
@@ -130,26 +143,26 @@ impl SegmentList {
         let whole = first == second;
         // Of a file that is cut short the first line may be whole.
         let copies = [first, second, first_line].map(SegmentList::copy);
-        let mut reason = String::new();
+        let mut reason = ListError::TooShort;
         for copy in copies {
             match copy {
                 Ok(list) => return ReadList::Found { list, whole },
-                Err(what) => reason = what,
+                Err(error) => reason = error,
             }
         }
         ReadList::Damaged(reason)
     }
 
     /// One of the two lines.
-    fn copy(line: &[u8]) -> Result<SegmentList, String> {
-        let (crc, rest) = line.split_at_checked(9).ok_or("a line is cut short")?;
-        let json = rest.strip_suffix(b"\n").ok_or("a line is cut short")?;
+    fn copy(line: &[u8]) -> Result<SegmentList, ListError> {
+        let (crc, rest) = line.split_at_checked(9).ok_or(ListError::TooShort)?;
+        let json = rest.strip_suffix(b"\n").ok_or(ListError::TooShort)?;
         if crc != format!("{:08x} ", crc32fast::hash(json)).as_bytes() {
-            return Err("the checksum is wrong".to_string());
+            return Err(ListError::Checksum);
         }
-        let list: SegmentList = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let list: SegmentList = serde_json::from_slice(json)?;
         if list.format != FORMAT {
-            return Err(format!("format {}: it is of a later version", list.format));
+            return Err(ListError::Version { format: list.format });
         }
         Ok(list)
     }

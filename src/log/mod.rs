@@ -36,7 +36,7 @@ use admit::Hashed;
 pub use committer::LogStats;
 use committer::{Answer, Committer, Request};
 pub use files::{DiskFiles, Fault, FaultyFiles, FileHandle, Files};
-pub use frame::{Frame, NumberedEvent};
+pub use frame::{Frame, FrameError, NumberedEvent};
 use index::{Digester, Index, IndexError};
 pub use inspect::{Examination, Finding, LogInfo, examine, info, verify};
 pub use list::Gap;
@@ -122,6 +122,16 @@ pub enum LogError {
 const REMEDY: &str = "run `heliostat log verify`, which lists all damage, and, once the server is stopped, `heliostat log repair`, which says what would be lost";
 
 impl LogError {
+    /// Damage at an offset of a segment.
+    fn damaged(segment: impl Into<String>, offset: u64, what: impl std::fmt::Display) -> LogError {
+        LogError::Damaged { segment: segment.into(), offset, what: what.to_string() }
+    }
+
+    /// Damage of the frame that holds a position, where nobody knows the segment.
+    pub fn of_position(position: Position, what: impl std::fmt::Display) -> LogError {
+        LogError::damaged(format!("that holds position {position}"), 0, what)
+    }
+
     /// The error of reading a file of the log.
     fn of_file(name: &str, source: std::io::Error) -> LogError {
         match source.kind() {

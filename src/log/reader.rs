@@ -66,10 +66,9 @@ impl LogReader {
             reader.advance()?;
         }
         if let Some(segment) = &mut reader.segment
-            && let Some(what) = segment.open(reader.files.as_ref())?
+            && let Some(error) = segment.open(reader.files.as_ref())?
         {
-            let segment = segment.name().to_string();
-            return Err(LogError::Damaged { segment, offset: 0, what });
+            return Err(LogError::damaged(segment.name(), 0, error));
         }
         Ok(reader)
     }

@@ -11,7 +11,9 @@ use uuid::Uuid;
 use super::LogError;
 use super::files::{Files, is_full};
 use super::list::{LIST_NAME, Listed, ReadList, SegmentList, Segments};
-use super::segment::{self, Next, SEGMENT_HEADER_BYTES, SegmentReader, find_frame};
+use super::segment::{
+    self, Next, SEGMENT_HEADER_BYTES, SegmentHeaderError, SegmentReader, find_frame,
+};
 use crate::model::alarm::Alarms;
 use crate::model::{Head, Position};
 
@@ -37,9 +39,9 @@ pub fn recover(files: &dyn Files, alarms: &Alarms) -> Result<Recovered, LogError
             (Some(list), !whole)
         }
         ReadList::Absent => (None, true),
-        ReadList::Damaged(what) => {
+        ReadList::Damaged(error) => {
             let segment = format!("the list of segments, {LIST_NAME},");
-            return Err(LogError::Damaged { segment, offset: 0, what });
+            return Err(LogError::damaged(segment, 0, error));
         }
     };
     remove_stub(files, &mut names, list.as_ref())?;
@@ -109,19 +111,22 @@ pub fn first_id(files: &dyn Files, names: &[String]) -> Result<Option<Uuid>, Log
     for name in names {
         match read_header(files, name)? {
             Ok(id) => return Ok(Some(id)),
-            Err(what) => {
-                damage.get_or_insert((name.clone(), what));
+            Err(error) => {
+                damage.get_or_insert((name, error));
             }
         }
     }
     match damage {
         None => Ok(None),
-        Some((segment, what)) => Err(LogError::Damaged { segment, offset: 0, what }),
+        Some((name, error)) => Err(LogError::damaged(name, 0, error)),
     }
 }
 
 /// The id in a segment's header, or what is wrong with the header.
-pub fn read_header(files: &dyn Files, name: &str) -> Result<Result<Uuid, String>, LogError> {
+pub fn read_header(
+    files: &dyn Files,
+    name: &str,
+) -> Result<Result<Uuid, SegmentHeaderError>, LogError> {
     let mut bytes = [0; SEGMENT_HEADER_BYTES];
     let read = segment::read_at(files, name, 0, &mut bytes)?;
     let first = segment::first_position(name).unwrap_or_default();
@@ -141,8 +146,8 @@ fn sealed_damage(
             damage.push(LogError::Missing { segment: name });
             continue;
         }
-        if let Some(what) = list.reader(listed.first).open(files)? {
-            damage.push(LogError::Damaged { segment: name, offset: 0, what });
+        if let Some(error) = list.reader(listed.first).open(files)? {
+            damage.push(LogError::damaged(name, 0, error));
             continue;
         }
         let len = files.len(&name).map_err(|source| LogError::of_file(&name, source))?;

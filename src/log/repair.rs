@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use super::files::{DiskFiles, Files};
-use super::frame::{Frame, NumberedEvent};
+use super::frame::{Frame, FrameError, NumberedEvent};
 use super::inspect::{Examination, Finding, Remedy, examine};
 use super::list::{Gap, LIST_NAME, SegmentList};
 use super::segment::{self, Next};
@@ -29,7 +29,7 @@ impl Repair {
     /// Locks a log and reads it through.
     pub fn plan(
         directory: &Path,
-        visit: impl FnMut(&Frame) -> Result<(), String>,
+        visit: impl FnMut(&Frame) -> Result<(), FrameError>,
     ) -> Result<Repair, LogError> {
         // Only a log that is there is locked: locking makes the directory.
         DiskFiles::read_only(directory)?;
@@ -137,11 +137,8 @@ impl Repair {
         let position = reader.next_position();
         let tick = now_ms().max(tick + 1);
         let nothing = std::iter::empty::<NumberedEvent<'_>>();
-        let frame = Frame::new(tick, position, nothing).map_err(|what| LogError::Damaged {
-            segment: name.to_string(),
-            offset,
-            what,
-        })?;
+        let frame = Frame::new(tick, position, nothing)
+            .map_err(|error| LogError::damaged(name, offset, error))?;
         let mut bytes = Vec::new();
         frame.write(&mut bytes);
         self.append(name, &bytes)?;

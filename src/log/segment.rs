@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::LogError;
 use super::files::Files;
-use super::frame::{Frame, HEADER_BYTES, Header};
+use super::frame::{Frame, FrameError, HEADER_BYTES, Header};
 use crate::model::{Position, Tick};
 
 /// The length of a segment's header in bytes.
@@ -56,13 +56,28 @@ pub fn header(id: Uuid, first_position: Position) -> [u8; SEGMENT_HEADER_BYTES] 
     header
 }
 
-/// The log's id in a segment's header, or what is wrong with the header.
-pub fn read_header(bytes: &[u8], first_position: Position) -> Result<Uuid, String> {
+/// Why a file's first bytes are not the header of the segment that its name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SegmentHeaderError {
+    #[error("the segment's header is cut short")]
+    TooShort,
+    #[error("it does not begin as a segment does")]
+    Magic,
+    /// The checksum, the version or the position is another one.
+    #[error("the segment's header is damaged, or of another version")]
+    Content,
+    /// The header is whole, and of a segment of another log.
+    #[error("it belongs to log {found}, not {expected}")]
+    OtherLog { found: Uuid, expected: Uuid },
+}
+
+/// The log's id in a segment's header.
+pub fn read_header(bytes: &[u8], first_position: Position) -> Result<Uuid, SegmentHeaderError> {
     if bytes.len() < SEGMENT_HEADER_BYTES {
-        return Err("the segment's header is cut short".to_string());
+        return Err(SegmentHeaderError::TooShort);
     }
     if &bytes[0..8] != MAGIC {
-        return Err("it does not begin as a segment does".to_string());
+        return Err(SegmentHeaderError::Magic);
     }
     let mut id = [0; 16];
     id.copy_from_slice(&bytes[16..32]);
@@ -70,7 +85,7 @@ pub fn read_header(bytes: &[u8], first_position: Position) -> Result<Uuid, Strin
     if bytes[..SEGMENT_HEADER_BYTES] == header(id, first_position) {
         Ok(id)
     } else {
-        Err("the segment's header is damaged, or of another version".to_string())
+        Err(SegmentHeaderError::Content)
     }
 }
 
@@ -160,7 +175,7 @@ impl SegmentReader {
     }
 
     /// Reads the header, if it has not been read yet; what is wrong with it.
-    pub fn open(&mut self, files: &dyn Files) -> Result<Option<String>, LogError> {
+    pub fn open(&mut self, files: &dyn Files) -> Result<Option<SegmentHeaderError>, LogError> {
         if self.opened {
             return Ok(None);
         }
@@ -171,38 +186,40 @@ impl SegmentReader {
                 self.opened = true;
                 None
             }
-            Ok(log) => Some(format!("it belongs to log {log}, not {}", self.log)),
-            Err(what) => Some(what),
+            Ok(found) => Some(SegmentHeaderError::OtherLog { found, expected: self.log }),
+            Err(error) => Some(error),
         })
     }
 
     /// The next frame.
     pub fn next(&mut self, files: &dyn Files) -> Result<Next, LogError> {
-        if let Some(what) = self.open(files)? {
-            return Ok(Next::Broken { offset: 0, what });
+        if let Some(error) = self.open(files)? {
+            return Ok(Next::Broken { offset: 0, what: error.to_string() });
         }
         while let Some(skip) = self.skips.pop_front_if(|skip| skip.from == self.offset) {
             self.jump(skip.to, skip.next);
         }
         let offset = self.offset;
         let broken = move |what| Next::Broken { offset, what };
+        let damaged = |error: FrameError| Ok(broken(error.to_string()));
         if !self.fill(files, HEADER_BYTES)? {
             return Ok(match self.ahead.len() {
                 0 => Next::End,
-                n => broken(format!("{n} bytes of a frame's header")),
+                bytes => return damaged(FrameError::TooShort { bytes }),
             });
         }
         let header = match Header::read(&self.ahead) {
             Ok(header) => header,
-            Err(what) => return Ok(broken(what)),
+            Err(error) => return damaged(error),
         };
         let len = HEADER_BYTES + header.payload_bytes as usize;
         if !self.fill(files, len)? {
-            return Ok(broken(format!("{} of {len} bytes of a frame", self.ahead.len())));
+            let bytes = self.ahead.len();
+            return damaged(FrameError::Length { bytes, expected: len });
         }
         let frame = match Frame::read(&self.ahead.slice(..len)) {
             Ok(frame) => frame,
-            Err(what) => return Ok(broken(what)),
+            Err(error) => return damaged(error),
         };
         let (first, tick) = (frame.first_position(), frame.tick());
         if first != self.next || tick <= self.tick {
@@ -228,7 +245,13 @@ impl SegmentReader {
         if self.ahead.len() >= len {
             return Ok(true);
         }
-        let wanted = len.max(READ_BYTES);
+        let mut wanted = len.max(READ_BYTES);
+        if len > READ_BYTES {
+            // A damaged header may announce anything: no memory is taken for what is not there.
+            let end = files.len(&self.name).map_err(|e| LogError::of_file(&self.name, e))?;
+            let left = usize::try_from(end.saturating_sub(self.offset)).unwrap_or(usize::MAX);
+            wanted = wanted.min(left.max(self.ahead.len()));
+        }
         let mut buffer = BytesMut::with_capacity(wanted);
         buffer.extend_from_slice(&self.ahead);
         let filled = buffer.len();

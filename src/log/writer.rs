@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::admit::{Accepted, Admission, Hashed, Verdict};
 use super::files::{FileHandle, Files, is_full};
-use super::frame::{Frame, NumberedEvent};
+use super::frame::{Frame, FrameError, NumberedEvent};
 use super::index::{FrameEntry, Index, IndexError};
 use super::list::Segments;
 use super::recovery::Recovered;
@@ -334,6 +334,6 @@ impl Writer {
 }
 
 /// More in one request than any limit lets through.
-fn too_large(what: String) -> WriteError {
-    WriteError::Fatal(std::io::Error::other(what))
+fn too_large(error: FrameError) -> WriteError {
+    WriteError::Fatal(std::io::Error::other(error))
 }

@@ -73,6 +73,19 @@ impl fmt::Display for Diagnostic {
     }
 }
 
+/// What cannot be planned, in a sentence for the author of the SQL. Whoever has asked knows where in
+/// which file it stands, and makes a [`Refusal`] or [`Diagnostic`] of it; nothing tells one sentence
+/// from another.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unplannable(pub String);
+
+impl From<Unplannable> for String {
+    fn from(error: Unplannable) -> String {
+        error.0
+    }
+}
+
 /// A construct that is refused, before it is known which file it stands in.
 #[derive(Clone, Debug)]
 pub struct Refusal {

@@ -50,7 +50,7 @@ use crate::model::schema::EventTable;
 use crate::model::sink::SinkKinds;
 use crate::model::source::EVENTS_TABLE;
 use catalog::{Catalog, ViewDef};
-use diagnostic::{Diagnostic, Refusal, SourceFile};
+use diagnostic::{Diagnostic, Refusal, SourceFile, Unplannable};
 use logical::QueryPlanner;
 pub use parse::read_files;
 use step::{Stage, Steps};
@@ -176,12 +176,13 @@ impl<'a> Planning<'a> {
         set.diagnostics.append(&mut self.diagnostics);
     }
 
-    fn materialize(&self, def: &ViewDef, plan: LogicalPlan) -> Result<ViewPlan, String> {
-        let plan = self.queries.optimize(plan).map_err(|e| context::plain_message(&e))?;
+    fn materialize(&self, def: &ViewDef, plan: LogicalPlan) -> Result<ViewPlan, Unplannable> {
+        let plan =
+            self.queries.optimize(plan).map_err(|e| Unplannable(context::plain_message(&e)))?;
         size::check_constants(&plan)?;
         let iterations_max = def.options.max_iterations.unwrap_or(ITERATIONS_MAX_DEFAULT);
         let lowered = lower::lower(&plan, self.queries.options(), iterations_max)
-            .map_err(|e| e.to_string())?;
+            .map_err(|e| Unplannable(e.to_string()))?;
         let (generation, sinks) = (self.generation(def), self.catalog.sinks);
         let shape = Shape { def, output: plan.schema(), tables: &self.tables, sinks, generation };
         shape.of(lowered)

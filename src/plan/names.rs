@@ -2,7 +2,7 @@
 
 use datafusion_sql::sqlparser::ast::{Ident, ObjectName, Spanned};
 
-use super::diagnostic::Refusal;
+use super::diagnostic::{Refusal, Unplannable};
 
 /// The longest name of a table or view.
 const NAME_CHARS_MAX: usize = 63;
@@ -42,9 +42,10 @@ pub fn relation(name: &ObjectName) -> Result<String, Refusal> {
 }
 
 /// The name of a column that a user declares or a view gives.
-pub fn column(name: &str) -> Result<(), String> {
+pub fn column(name: &str) -> Result<(), Unplannable> {
     if name.starts_with('_') {
-        Err(format!("column {name} begins with _, which is kept for system columns"))
+        let message = format!("column {name} begins with _, which is kept for system columns");
+        Err(Unplannable(message))
     } else {
         Ok(())
     }

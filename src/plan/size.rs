@@ -6,6 +6,8 @@ use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion_expr::{Expr, LogicalPlan};
 use datafusion_sql::sqlparser::ast::{Expr as SqlExpr, GroupByExpr, SetExpr};
 
+use super::diagnostic::Unplannable;
+
 /// How many operators a view may have, with those of all views that it reads, each as often as it
 /// is read.
 const OPERATORS_MAX: usize = 20_000;
@@ -21,16 +23,16 @@ pub const SET_OPERATIONS_MAX: usize = 1_000;
 pub const EXPRESSION_DEPTH_MAX: usize = 400;
 
 /// Refuses a plan with too many operators; takes no longer than it takes to count up to the limit.
-pub fn check_operators(plan: &LogicalPlan) -> Result<(), String> {
+pub fn check_operators(plan: &LogicalPlan) -> Result<(), Unplannable> {
     let mut todo = vec![plan];
     let mut count = 0_usize;
     while let Some(plan) = todo.pop() {
         count += 1;
         if count > OPERATORS_MAX {
-            return Err(format!(
+            return Err(Unplannable(format!(
                 "the view has more than {OPERATORS_MAX} operators, with those of the views that \
                  it reads, each as often as it is read"
-            ));
+            )));
         }
         todo.extend(plan.inputs());
     }
@@ -38,7 +40,7 @@ pub fn check_operators(plan: &LogicalPlan) -> Result<(), String> {
 }
 
 /// Refuses constants, written or computed, that are too large to be kept in a plan.
-pub fn check_constants(plan: &LogicalPlan) -> Result<(), String> {
+pub fn check_constants(plan: &LogicalPlan) -> Result<(), Unplannable> {
     let mut bytes = 0_usize;
     let mut walk = |plan: &LogicalPlan| {
         plan.apply_expressions(|expr| {
@@ -60,7 +62,7 @@ pub fn check_constants(plan: &LogicalPlan) -> Result<(), String> {
         return Ok(());
     }
     let max = CONSTANT_BYTES_MAX >> 20;
-    Err(format!("the view's constants have {} MiB, more than {max} MiB", bytes >> 20))
+    Err(Unplannable(format!("the view's constants have {} MiB, more than {max} MiB", bytes >> 20)))
 }
 
 fn heap_bytes(value: &ScalarValue) -> usize {

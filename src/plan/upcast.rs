@@ -20,7 +20,7 @@ use datafusion_sql::sqlparser::tokenizer::Span;
 
 use super::catalog::{Catalog, TableDef};
 use super::context::{self, PlannedRelation, ScannedTable};
-use super::diagnostic::{Diagnostic, Refusal, SourceFile};
+use super::diagnostic::{Diagnostic, Refusal, SourceFile, Unplannable};
 use super::logical::{self, QueryPlanner};
 use super::step::{Stage, Steps};
 use super::{names, refuse};
@@ -413,7 +413,7 @@ fn envelope_alias(column: SystemColumn) -> String {
 }
 
 /// Only expressions over one table: no operator that would make more or fewer rows of an event.
-fn check_shape(plan: &LogicalPlan) -> Result<(), String> {
+fn check_shape(plan: &LogicalPlan) -> Result<(), Unplannable> {
     let mut wrong = None;
     let _ = plan.apply_with_subqueries(|node| {
         let what = match node {
@@ -433,7 +433,8 @@ fn check_shape(plan: &LogicalPlan) -> Result<(), String> {
         Ok(TreeNodeRecursion::Continue)
     });
     if let Some(what) = wrong {
-        return Err(format!("an upcast has no place for {what}: one event stays one event"));
+        let message = format!("an upcast has no place for {what}: one event stays one event");
+        return Err(Unplannable(message));
     }
     let mut changing = None;
     let _ = plan.apply_with_subqueries(|node| {
@@ -451,10 +452,10 @@ fn check_shape(plan: &LogicalPlan) -> Result<(), String> {
     });
     match changing {
         None => Ok(()),
-        Some(name) => Err(format!(
+        Some(name) => Err(Unplannable(format!(
             "{name}() changes as time passes, and an old event does not: _time and _recorded_at are \
              its own"
-        )),
+        ))),
     }
 }
 

@@ -8,6 +8,7 @@ use datafusion_common::DFSchema;
 use datafusion_physical_expr::expressions::CastExpr;
 
 use super::catalog::ViewDef;
+use super::diagnostic::Unplannable;
 use super::ir::{Node, Op, Plan, Scalar};
 use super::lower::assert_key;
 use super::names;
@@ -47,14 +48,15 @@ pub struct Shape<'a> {
 }
 
 impl Shape<'_> {
-    /// The plan as a view. Errors are sentences for the author of the SQL.
-    pub fn of(self, plan: Plan) -> Result<ViewPlan, String> {
+    /// The plan as a view.
+    pub fn of(self, plan: Plan) -> Result<ViewPlan, Unplannable> {
         let Shape { def, output, tables, sinks, generation } = self;
         let columns = output_columns(def, output)?;
         let plan = with_column_types(plan, &columns);
         let index_of = |name: &String| {
             columns.iter().position(|c| c.name == *name).ok_or_else(|| {
-                format!("option key names column {name}, which {} does not have", def.name)
+                let view = &def.name;
+                Unplannable(format!("option key names column {name}, which {view} does not have"))
             })
         };
         let declared: Option<Vec<usize>> =
@@ -77,25 +79,28 @@ impl Shape<'_> {
             history: def.options.history,
         };
         for kind in sinks.iter().filter(|kind| schema.sinks.contains_key(kind.name())) {
-            kind.check(&schema).map_err(|error| error.to_string())?;
+            kind.check(&schema).map_err(|error| Unplannable(error.to_string()))?;
         }
         Ok(ViewPlan { schema: Arc::new(schema), plan: Arc::new(plan), event_types, versions })
     }
 }
 
-fn output_columns(def: &ViewDef, output: &DFSchema) -> Result<Vec<SqlField>, String> {
+fn output_columns(def: &ViewDef, output: &DFSchema) -> Result<Vec<SqlField>, Unplannable> {
+    let refuse = |message: String| Err(Unplannable(message));
     let fields = output.as_arrow().fields();
     if !def.columns.is_empty() && def.columns.len() != fields.len() {
         let (named, selected) = (def.columns.len(), fields.len());
-        return Err(format!("{} names {named} columns, its SELECT has {selected}", def.name));
+        return refuse(format!("{} names {named} columns, its SELECT has {selected}", def.name));
     }
     let mut columns: Vec<SqlField> = Vec::new();
     for (index, field) in fields.iter().enumerate() {
         let name = def.columns.get(index).unwrap_or(field.name()).clone();
         names::column(&name)
-            .map_err(|message| format!("{message}: give it another name with AS"))?;
+            .map_err(|error| Unplannable(format!("{error}: give it another name with AS")))?;
         if field.data_type() == &DataType::Null {
-            return Err(format!("column {name} is NULL without a type: CAST(NULL AS TEXT), say"));
+            return refuse(format!(
+                "column {name} is NULL without a type: CAST(NULL AS TEXT), say"
+            ));
         }
         let mut column = SqlField::from_arrow(field).map_err(|t| {
             let instead = match t {
@@ -104,10 +109,10 @@ fn output_columns(def: &ViewDef, output: &DFSchema) -> Result<Vec<SqlField>, Str
                 }
                 _ => "CAST it".to_string(),
             };
-            format!("column {name} has type {t}, which a view cannot have: {instead}")
+            Unplannable(format!("column {name} has type {t}, which a view cannot have: {instead}"))
         })?;
         if columns.iter().any(|c| c.name == name) {
-            return Err(format!("two columns are named {name}: give one another name with AS"));
+            return refuse(format!("two columns are named {name}: give one another name with AS"));
         }
         column.name = name;
         columns.push(column);

@@ -168,12 +168,18 @@ pub enum RebuildError {
         /// The name of the view.
         view: String,
     },
-    /// It cannot be begun.
+    /// No view can begin until ClickHouse has been reached for the first time.
+    #[error("views begin once ClickHouse is there: see /readyz")]
+    NotConnected,
+    /// The disk's words: a generation that is not kept would be forgotten over a restart.
     #[error("{reason}")]
-    Failed {
-        /// Why.
+    NotWritten {
+        /// What the system said.
         reason: String,
     },
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopping,
 }
 
 /// Why failures could not be dismissed: the disk's words.

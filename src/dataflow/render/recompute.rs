@@ -21,7 +21,7 @@ use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::arrange::arrange_rows;
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::difference::{Difference, Replacement};
-use crate::dataflow::eval::guarded;
+use crate::dataflow::eval::{FailedExpression, guarded};
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
@@ -29,7 +29,7 @@ use crate::model::row::{Row, RowCodec};
 use crate::plan::ir::{GeneralAggregate, NodeId, OrderColumn};
 
 /// What a group's rows, in order, come to; or the expression that failed, and why.
-type Outcome = Result<RecordBatch, (Arc<str>, String)>;
+type Outcome = Result<RecordBatch, FailedExpression>;
 
 impl<'scope> Renderer<'scope, '_> {
     pub(super) fn recompute(
@@ -149,10 +149,10 @@ impl Groups {
         self.differences(versions, &results)
     }
 
-    fn record(&self, versions: &Versions, failed: &[Option<((Arc<str>, String), i64)>]) {
-        let tell = |failure: &Option<((Arc<str>, String), i64)>, tick: Tick, sign: i64| {
+    fn record(&self, versions: &Versions, failed: &[Option<(FailedExpression, i64)>]) {
+        let tell = |failure: &Option<(FailedExpression, i64)>, tick: Tick, sign: i64| {
             if let Some(((text, reason), rows)) = failure {
-                self.failures.record(text, reason, None, (tick, sign * rows));
+                self.failures.record(text, reason.clone(), None, (tick, sign * rows));
             }
         };
         for (index, (_, tick)) in versions.versions.iter().enumerate() {

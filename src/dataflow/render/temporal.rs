@@ -15,7 +15,7 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::delta::{Delta, batch};
-use crate::dataflow::eval::{evaluate, halves};
+use crate::dataflow::eval::{FailedExpression, evaluate, halves};
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::layout::RowLayout;
 use crate::model::row::Row;
@@ -175,7 +175,7 @@ impl TemporalFilter {
         due
     }
 
-    fn outlook(&self, delta: &Delta) -> Result<Outlook, (Arc<str>, String)> {
+    fn outlook(&self, delta: &Delta) -> Result<Outlook, FailedExpression> {
         let len = delta.len();
         let present = self.holds(&self.condition, delta, &vec![delta.tick; len])?;
         let mut moments: Vec<Vec<Tick>> = vec![Vec::new(); len];
@@ -215,7 +215,7 @@ impl TemporalFilter {
         &self,
         moment: &Scalar,
         delta: &Delta,
-    ) -> Result<Vec<(usize, Tick)>, (Arc<str>, String)> {
+    ) -> Result<Vec<(usize, Tick)>, FailedExpression> {
         let len = delta.len();
         let (mut low, mut high) = (vec![delta.tick; len], vec![TICK_MAX.max(delta.tick); len]);
         let first = self.holds(moment, delta, &low)?;
@@ -243,7 +243,7 @@ impl TemporalFilter {
         condition: &Scalar,
         delta: &Delta,
         ticks: &[Tick],
-    ) -> Result<BooleanArray, (Arc<str>, String)> {
+    ) -> Result<BooleanArray, FailedExpression> {
         let now = ticks.iter().map(|tick| *tick as i64 * NANOSECONDS_PER_TICK);
         let now = TimestampNanosecondArray::from_iter_values(now).with_timezone("+00:00");
         let mut columns: Vec<ArrayRef> = delta.rows.columns().to_vec();

@@ -17,7 +17,7 @@ use super::pending::{Pending, in_order};
 use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::difference::{Difference, Replacement};
-use crate::dataflow::eval::guarded;
+use crate::dataflow::eval::{FailedExpression, guarded};
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::frames::{Part, Prior};
 use crate::dataflow::ordered::{Ordered, Update, by_key};
@@ -86,7 +86,7 @@ struct Change {
 }
 
 /// A segment's rows that were asked for, with their values; and what is before its boundaries.
-type Outcome = Result<(RecordBatch, Vec<Prior>), (Arc<str>, String)>;
+type Outcome = Result<(RecordBatch, Vec<Prior>), FailedExpression>;
 
 struct Windows {
     ordered: Ordered,
@@ -189,7 +189,7 @@ impl Windows {
         &self,
         segments: &[Segment],
         input: &RecordBatch,
-    ) -> Result<Vec<(RecordBatch, Vec<Prior>)>, (Arc<str>, String)> {
+    ) -> Result<Vec<(RecordBatch, Vec<Prior>)>, FailedExpression> {
         segments.iter().map(|segment| self.segment(segment, input)).collect()
     }
 
@@ -229,13 +229,13 @@ impl Windows {
         &mut self,
         tick: Tick,
         change: &Change,
-        before: &Result<T, (Arc<str>, String)>,
-        after: &Result<T, (Arc<str>, String)>,
+        before: &Result<T, FailedExpression>,
+        after: &Result<T, FailedExpression>,
     ) {
         for (outcome, segments, sign) in [(before, &change.before, -1), (after, &change.after, 1)] {
             if let Err((text, reason)) = outcome {
                 let rows: usize = segments.iter().map(|s| s.wanted.len()).sum();
-                self.failures.record(text, reason, None, (tick, sign * rows as i64));
+                self.failures.record(text, reason.clone(), None, (tick, sign * rows as i64));
             }
         }
         if let Some(content) = self.partitions.get_mut(&change.key) {
@@ -247,7 +247,7 @@ impl Windows {
     fn settle(
         &mut self,
         change: &Change,
-        after: &Result<Vec<(RecordBatch, Vec<Prior>)>, (Arc<str>, String)>,
+        after: &Result<Vec<(RecordBatch, Vec<Prior>)>, FailedExpression>,
     ) {
         let Some(content) = self.partitions.get_mut(&change.key) else { return };
         if content.rows.is_empty() {

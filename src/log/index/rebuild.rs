@@ -89,11 +89,9 @@ fn apply(
     if frame.count() == 0 {
         return Ok(());
     }
-    let events = frame.decompress().map_err(|what| LogError::Damaged {
-        segment: segment::name(segment),
-        offset,
-        what,
-    })?;
+    let events = frame
+        .decompress()
+        .map_err(|error| LogError::damaged(segment::name(segment), offset, error))?;
     let entry =
         FrameEntry { first_position: frame.first_position(), segment, offset, tick: frame.tick() };
     let through = Head { position: frame.last_position(), tick: frame.tick() };
