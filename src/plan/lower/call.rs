@@ -111,8 +111,16 @@ impl Prepared<'_> {
             Some(filter) => when(filter.as_ref().clone(), argument).end()?,
             None => argument,
         };
+        let data_type = argument.get_type(self.schema)?;
+        let adds = matches!(
+            function,
+            AggregateFunction::Sum | AggregateFunction::Avg | AggregateFunction::Variance { .. }
+        );
+        if adds && !data_type.is_numeric() && !data_type.is_null() {
+            return refuse(format!("sums and averages of {data_type} are not supported"));
+        }
         let extreme = matches!(function, AggregateFunction::Min | AggregateFunction::Max);
-        if extreme && argument.get_type(self.schema)?.is_nested() {
+        if extreme && data_type.is_nested() {
             return Ok(self.nested_extreme(argument, function == AggregateFunction::Max));
         }
         Ok(Class::Folded { function, distinct, input: Some(self.column(argument)) })
