@@ -30,6 +30,7 @@ use datafusion_sql::sqlparser::parser::Parser;
 
 use super::context::{Functions, PlannedRelation, ScannedTable, Scope};
 use super::decorrelate::decorrelate;
+use super::functions::cast;
 use super::join_order::JoinOrder;
 use super::lambda::read_lambdas;
 use super::precedence::bind_json_operators;
@@ -149,6 +150,7 @@ impl QueryPlanner {
             PlannerConfig { functions: &self.functions, aliases: Arc::new(AliasGenerator::new()) };
         let plan = ResolveGroupingFunction::new().analyze(plan, &self.functions.options)?;
         let plan = TypeCoercion::new().analyze(plan, &self.functions.options)?;
+        let plan = cast::in_plan(plan)?;
         let plan = Optimizer::with_rules(rules()).optimize(plan, &config, |_, _| {})?;
         // Dropping columns has put projections between LIMITs and their ORDER BY.
         sink_limits(plan)

@@ -1,7 +1,8 @@
 //! The values that everything is tried with: for each type twenty, the ordinary ones first.
 //!
 //! Not among them is what no column here can hold: NaN and infinities of NUMERIC, infinite dates,
-//! years before 1 and after 9999.
+//! years before 1 and after 9999; nor JSON's null by itself, which in an event is an
+//! absent member; intervals of more than 292 years of time; arrays of several dimensions.
 
 use serde_json::Value;
 
@@ -375,7 +376,7 @@ pub const GRIDS: &[Grid] = &[
             "1000000 days",
             "00:59:59.999999",
             "-00:00:00.5",
-            "2562047788:00:54.775807",
+            "-2000000:00:54.775807",
         ],
     ),
     grid(
@@ -391,7 +392,13 @@ pub const GRIDS: &[Grid] = &[
         ],
     ),
     grid("json", "JSON", "#", JSONS),
-    grid("jsonb", "JSONB", "#", JSONS),
+    Grid {
+        name: "jsonb",
+        postgres: "json",
+        column: "JSON",
+        read: "CAST(# AS JSONB)",
+        values: JSONS,
+    },
     // What some functions are worth trying with.
     special(
         "year",
@@ -676,9 +683,7 @@ pub const GRIDS: &[Grid] = &[
             "1,2",
             "{a}",
             "",
-            "{{1,2},{3,4}}",
             "{1,}",
-            "[0:1]={1,2}",
             "{\"1\",2}",
             "{null}",
         ],
@@ -765,7 +770,6 @@ pub const GRIDS: &[Grid] = &[
 
 const JSONS: &[&str] = &[
     NULL,
-    "null",
     "1",
     "-1.50",
     "\"text\"",

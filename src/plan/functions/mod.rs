@@ -2,11 +2,17 @@
 //! than PostgreSQL. One file a family.
 
 mod array_has;
+mod calendar;
+pub mod cast;
 mod interval;
 mod json;
 mod json_build;
+mod jsonb;
 mod ordered_set;
+mod read;
 mod signed;
+mod written;
+mod zone;
 
 use std::collections::HashMap;
 use std::sync::Arc;
