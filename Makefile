@@ -7,8 +7,8 @@ CHDB_DIR := $(HOME)/.cache/heliostat/chdb/$(CHDB_VERSION)
 CHDB_ARCH := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x64)
 CHDB_PACKAGE := @chdb/lib-linux-$(CHDB_ARCH)-gnu@$(CHDB_VERSION)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-# The tests' profile: release, with debug assertions and overflow checks in this crate.
-CHECKED := --release --locked --config .config/checked.toml
+# The tests' profile: release, with debug assertions, overflow checks and failpoints in this crate.
+CHECKED := --release --locked --config .config/checked.toml --features failpoints
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 CLIENTS_DIR := $(HOME)/.cache/heliostat/clients

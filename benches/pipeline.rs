@@ -211,7 +211,7 @@ fn machine() {
     let frame = Frame::new(1, 1, events.iter()).unwrap();
     let file =
         heliostat::plan::diagnostic::SourceFile { path: "bids.sql".into(), text: QUERIES.into() };
-    let set = heliostat::plan::plan_files(&[file.into()], "bench");
+    let set = heliostat::plan::plan_files(&[file.into()], "bench", heliostat::sink::KINDS);
     let table = SourceTable::Declared(set.tables[0].clone());
     for (what, columns) in [("2 of 7 columns", 2), ("7 of 7 columns", 7)] {
         let columns = [0, 2, 1, 3, 4, 5, 6][..columns].iter().map(|c| SourceColumn::Declared(*c));

@@ -4,7 +4,7 @@
 //! a later module to an earlier one (`tests/architecture.rs` checks it):
 //!
 //! ```text
-//! model ◄─ log ◄─ decode ◄─ plan ◄─ dataflow ◄─ sink ◄─ status ◄─ http ◄─ engine ◄─ cli
+//! model ◄─ log ◄─ decode ◄─ aggregate ◄─ plan ◄─ dataflow ◄─ sink ◄─ status ◄─ http ◄─ engine ◄─ cli
 //!
 //! POST /v1/events ─► http ─► log ─► decode ─► dataflow ─► sink ─► ClickHouse
 //!                           (fsync)  (Arrow)     ▲
@@ -17,6 +17,7 @@
 pub mod model;
 pub mod log;
 pub mod decode;
+pub mod aggregate;
 pub mod plan;
 pub mod dataflow;
 pub mod sink;

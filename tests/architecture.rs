@@ -8,11 +8,12 @@ const ORDER: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("log", &[]),
     ("decode", &[]),
+    ("aggregate", &["log", "decode"]),
     ("plan", &["log", "decode"]),
     ("dataflow", &[]),
-    ("sink", &["log", "decode", "plan"]),
-    ("status", &["log", "plan", "dataflow", "sink"]),
-    ("http", &["plan", "dataflow", "sink"]),
+    ("sink", &["log", "decode", "aggregate", "plan"]),
+    ("status", &["log", "aggregate", "plan", "dataflow", "sink"]),
+    ("http", &["aggregate", "plan", "dataflow", "sink"]),
     ("engine", &[]),
     ("cli", &[]),
 ];
@@ -23,7 +24,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("differential_dataflow", &["dataflow"]),
     ("axum", &["http"]),
     ("clickhouse", &["sink"]),
-    ("datafusion_sql", &["plan"]),
+    ("datafusion_sql", &["plan", "sink"]),
 ];
 
 fn visit(directory: &Path, check: &mut impl FnMut(&Path, &str)) {

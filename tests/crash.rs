@@ -66,7 +66,7 @@ impl Server {
             .stdin(Stdio::null())
             .stderr(Stdio::null());
         if let Some(point) = crash_point {
-            command.env("HELIOSTAT_CRASH_POINT", point);
+            command.env("FAILPOINTS", point);
         }
         let mut child = command.spawn().unwrap();
         let told = common::addresses(&mut child, &directory.join("data"));
@@ -239,7 +239,7 @@ async fn killed_at_any_moment_nothing_is_lost_and_views_are_right() {
     let mut acknowledged: HashMap<u64, u64> = HashMap::new();
     for round in 0..rounds {
         // Every third round dies exactly between a flush's data and its progress.
-        let point = format!("after_data:{}", 2 + rng.below(12));
+        let point = format!("after_data={}*off->return", 1 + rng.below(12));
         let crash_point = (round % 3 == 2).then_some(point.as_str());
         let mut server = Server::start(directory.path(), crash_point);
         assert!(ready(&client, &server, "/readyz", Duration::from_secs(60)).await, "round {round}");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::Server;
 use heliostat::model::alarm::Alarms;
-use heliostat::sink::server::{ClickHouseProgram, OwnClickHouse, ServerConfig, locate};
+use heliostat::sink::clickhouse::server::{ClickHouseProgram, OwnClickHouse, ServerConfig, locate};
 use serde_json::{Value, json};
 
 const PAID: &str = "

@@ -12,7 +12,7 @@ use heliostat::plan::{QuerySet, plan_files};
 
 fn plan(sql: &str) -> QuerySet {
     let file = SourceFile { path: PathBuf::from("q.sql"), text: sql.to_string() };
-    plan_files(&[Arc::new(file)], "log")
+    plan_files(&[Arc::new(file)], "log", heliostat::sink::KINDS)
 }
 
 fn event(number: usize, event_type: &str, version: u32, data: &str) -> NewEvent {

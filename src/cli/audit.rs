@@ -10,6 +10,7 @@ use crate::model::schema::EventTable;
 use crate::plan::diagnostic::SourceFile;
 use crate::plan::step::on_large_stack;
 use crate::plan::{self, ViewPlan};
+use crate::sink;
 
 /// How many bytes of events are read at once.
 const CHUNK_BYTES: usize = 8 << 20;
@@ -56,8 +57,9 @@ pub enum AuditError {
 ///
 /// The files have passed their trial.
 pub fn audit(files: &[Arc<SourceFile>], data_dir: &Path) -> Result<Audit, AuditError> {
-    let views = on_large_stack(|| counting_views(files, &plan::plan_files(files, "").tables))
-        .map_err(|error| AuditError::Run(error.to_string()))?;
+    let views =
+        on_large_stack(|| counting_views(files, &plan::plan_files(files, "", sink::KINDS).tables))
+            .map_err(|error| AuditError::Run(error.to_string()))?;
     let mut run = LocalRun::start(&views, 1).map_err(|error| AuditError::Run(error.to_string()))?;
     let mut frames: Vec<Frame> = Vec::new();
     let mut bytes = 0;
@@ -108,7 +110,7 @@ fn counting_views(files: &[Arc<SourceFile>], tables: &[Arc<EventTable>]) -> Vec<
     let text = tables.iter().enumerate().map(statement).collect();
     let own = SourceFile { path: format!("{prefix}.sql").into(), text };
     let files: Vec<Arc<SourceFile>> = files.iter().cloned().chain([Arc::new(own)]).collect();
-    let mut set = plan::plan_files(&files, "");
+    let mut set = plan::plan_files(&files, "", sink::KINDS);
     set.views.retain(|view| view.schema.name.starts_with(&prefix));
     set.views
 }

@@ -3,6 +3,7 @@
 //! Flags and environment are clap's; the file fills in what neither has given.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -10,7 +11,8 @@ use super::serve::ServeArgs;
 use crate::engine::EngineConfig;
 use crate::model::alarm::Alarms;
 use crate::model::limits::Limits;
-use crate::sink::ClickHouseConfig;
+use crate::sink::SinkConfig;
+use crate::sink::clickhouse::ClickHouseConfig;
 
 /// `heliostat.toml`.
 #[derive(Debug, Default, Deserialize)]
@@ -135,7 +137,8 @@ impl Settings {
             workers: self.workers,
             limits: self.limits.clone(),
             alarms,
-            clickhouse: clickhouse_url.map(|url| self.clickhouse_at(url)),
+            sink: clickhouse_url
+                .map(|url| Arc::new(self.clickhouse_at(url)) as Arc<dyn SinkConfig>),
         }
     }
 

@@ -14,8 +14,8 @@ use super::serving::Serving;
 use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
 use crate::engine::Engine;
 use crate::model::alarm::Alarms;
-use crate::sink::server::{OwnClickHouse, ServerConfig, locate};
-use crate::sink::{Sink, SinkError};
+use crate::sink::clickhouse::server::{OwnClickHouse, ServerConfig, locate};
+use crate::sink::clickhouse::{ClickHouseError, probe};
 
 /// How long the process lives after it was told to end.
 const END_TIME_MAX: Duration = Duration::from_secs(9);
@@ -66,6 +66,7 @@ pub struct ServeArgs {
 /// Serves until SIGTERM or Ctrl-C.
 pub fn run(args: ServeArgs) -> u8 {
     use_small_pages(true);
+    let _failpoints = fail::FailScenario::setup();
     start_logging();
     end_on_panic();
     survive_file_limits();
@@ -154,12 +155,12 @@ async fn serve(settings: Settings) -> u8 {
     if let Err(error) = may_begin(&settings).await {
         report(&error);
         return match error {
-            SinkError::Url { .. } => WRONG_INPUT,
+            ClickHouseError::Url { .. } => WRONG_INPUT,
             _ => ENVIRONMENT,
         };
     }
     let alarms = Alarms::default();
-    let (own, url) = match clickhouse(&settings, &alarms).await {
+    let (own, url) = match start_clickhouse(&settings, &alarms).await {
         Ok(started) => started,
         Err(code) => return code,
     };
@@ -193,22 +194,22 @@ async fn serve(settings: Settings) -> u8 {
 
 /// Refuses an address or a login of ClickHouse that cannot be right. A data directory that has
 /// served already is another matter: events are accepted there while somebody mends it.
-async fn may_begin(settings: &Settings) -> Result<(), SinkError> {
+async fn may_begin(settings: &Settings) -> Result<(), ClickHouseError> {
     let ClickHouseChoice::Server { url } = &settings.clickhouse else { return Ok(()) };
     let config = settings.clickhouse_at(url.clone());
     config.check()?;
     if crate::log::directory(&settings.data_dir).exists() {
         return Ok(());
     }
-    match Sink::probe(&config).await {
+    match probe(&config).await {
         // It may be starting, too.
-        Err(SinkError::Unreachable { .. }) => Ok(()),
+        Err(ClickHouseError::Unreachable { .. }) => Ok(()),
         answered => answered,
     }
 }
 
 /// Starts our own ClickHouse if that is what the settings ask for; its address in any case.
-async fn clickhouse(
+async fn start_clickhouse(
     settings: &Settings,
     alarms: &Alarms,
 ) -> Result<(Option<OwnClickHouse>, Option<String>), u8> {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::engine::files;
+
 /// The file in the data directory.
 const FILE: &str = "serving.json";
 
@@ -33,9 +35,7 @@ impl Serving {
     ) -> io::Result<Serving> {
         let path = data_dir.join(FILE);
         let told = Told { pid: std::process::id(), http: format!("http://{address}"), clickhouse };
-        let next = path.with_extension("next");
-        std::fs::write(&next, serde_json::to_vec(&told)?)?;
-        std::fs::rename(next, &path)?;
+        files::replace(&path, &told)?;
         Ok(Serving { path })
     }
 }

@@ -1,205 +1,238 @@
-//! What a group's rows add up to: the difference type of `Reduce`.
+//! Accumulators as differences, and the layout of their slots.
 //!
-//! An [`Accumulator`] is the number of rows and one [`Slot`] per thing that is summed. It is a
-//! semigroup, so differential dataflow adds it up in its traces: one update of state per group,
-//! however many events there were.
+//! An [`Accumulator`] is a semigroup, so differential dataflow adds it up in its traces: one update of
+//! state per group, however many events there were.
 
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array};
+use arrow::error::ArrowError;
 use differential_dataflow::difference::{IsZero, Semigroup};
-use num_bigint::{BigInt, Sign};
-use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
 
-use super::exact::FloatSum;
-use crate::model::row::Row;
-
-/// The sum of a group's rows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Accumulator {
-    /// How many rows the group has; a group of none is not there.
-    pub rows: i64,
-    /// In the order of the reduce's layout.
-    pub slots: SmallVec<[Slot; 2]>,
-}
-
-/// Something summed over the values of a column that are not NULL.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Slot {
-    /// How many there are.
-    Count(i64),
-    /// Integers, or decimals of up to 28 digits, which no number of events makes overflow.
-    Sum {
-        count: i64,
-        sum: Int128,
-    },
-    /// Wider decimals.
-    WideSum(Box<WideSum>),
-    Floats(Box<Floats>),
-    Moments(Box<Moments>),
-    Booleans {
-        yes: i64,
-        no: i64,
-    },
-    /// The least of values that were mapped to unsigned integers of the same order.
-    Least(Option<u64>),
-    /// The least of values that were encoded as bytes of the same order.
-    LeastBytes(Option<Box<[u8]>>),
-    /// The least `limit` of values that were encoded as bytes, in order.
-    LeastRows {
-        limit: u32,
-        rows: Vec<Row>,
-    },
-}
-
-/// An `i128` with the alignment of a `u64`, which keeps slots small.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Int128 {
-    high: i64,
-    low: u64,
-}
-
-impl Int128 {
-    pub fn get(self) -> i128 {
-        (i128::from(self.high) << 64) | i128::from(self.low)
-    }
-
-    #[inline]
-    pub fn add(&mut self, value: i128) {
-        let sum = self.get() + value;
-        *self = Int128 { high: (sum >> 64) as i64, low: sum as u64 };
-    }
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct WideSum {
-    pub count: i64,
-    pub sum: BigInt,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Floats {
-    pub count: i64,
-    pub sum: FloatSum,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Moments {
-    pub count: i64,
-    pub sum: FloatSum,
-    pub squares: FloatSum,
-}
-
-impl Slot {
-    fn add(&mut self, other: &Slot) {
-        match (self, other) {
-            (Slot::Count(a), Slot::Count(b)) => *a += b,
-            (Slot::Sum { count, sum }, Slot::Sum { count: c, sum: s }) => {
-                *count += c;
-                sum.add(s.get());
-            }
-            (Slot::WideSum(a), Slot::WideSum(b)) => {
-                a.count += b.count;
-                a.sum += &b.sum;
-            }
-            (Slot::Floats(a), Slot::Floats(b)) => {
-                a.count += b.count;
-                a.sum.merge(&b.sum);
-            }
-            (Slot::Moments(a), Slot::Moments(b)) => {
-                a.count += b.count;
-                a.sum.merge(&b.sum);
-                a.squares.merge(&b.squares);
-            }
-            (Slot::Booleans { yes, no }, Slot::Booleans { yes: y, no: n }) => {
-                *yes += y;
-                *no += n;
-            }
-            (Slot::Least(a), Slot::Least(b)) => {
-                if let Some(b) = b {
-                    *a = Some(a.map_or(*b, |a| a.min(*b)));
-                }
-            }
-            (Slot::LeastBytes(a), Slot::LeastBytes(Some(b))) => {
-                if a.as_ref().is_none_or(|a| b < a) {
-                    *a = Some(b.clone());
-                }
-            }
-            (Slot::LeastBytes(_), Slot::LeastBytes(None)) => {}
-            (Slot::LeastRows { limit, rows }, Slot::LeastRows { rows: others, .. }) => {
-                let full = rows.len() == *limit as usize;
-                let last = rows.last();
-                if full && others.first().is_none_or(|first| last.is_some_and(|l| l <= first)) {
-                    return;
-                }
-                rows.extend(others.iter().cloned());
-                rows.sort_unstable();
-                rows.truncate(*limit as usize);
-            }
-            (a, b) => unreachable!("slots of one layout are alike: {a:?} and {b:?}"),
-        }
-    }
-
-    fn is_zero(&self) -> bool {
-        match self {
-            Slot::Count(count) => *count == 0,
-            Slot::Sum { count, sum } => *count == 0 && sum.get() == 0,
-            Slot::WideSum(wide) => wide.count == 0 && wide.sum.sign() == Sign::NoSign,
-            Slot::Floats(floats) => floats.count == 0 && floats.sum.is_zero(),
-            Slot::Moments(m) => m.count == 0 && m.sum.is_zero() && m.squares.is_zero(),
-            Slot::Booleans { yes, no } => *yes == 0 && *no == 0,
-            Slot::Least(least) => least.is_none(),
-            Slot::LeastBytes(least) => least.is_none(),
-            Slot::LeastRows { rows, .. } => rows.is_empty(),
-        }
-    }
-}
+use super::delta::Delta;
+use crate::aggregate::{Accumulator, AnyAggregate, BatchGroups};
+use crate::plan::ir::Aggregate;
 
 impl IsZero for Accumulator {
     fn is_zero(&self) -> bool {
-        self.rows == 0 && self.slots.iter().all(Slot::is_zero)
+        Accumulator::is_zero(self)
     }
 }
 
 impl Semigroup for Accumulator {
     #[inline]
     fn plus_equals(&mut self, other: &Self) {
-        self.rows += other.rows;
-        if self.slots.is_empty() {
-            self.slots = other.slots.clone();
-        } else {
-            for (slot, other) in self.slots.iter_mut().zip(&other.slots) {
-                slot.add(other);
-            }
+        self.merge(other);
+    }
+}
+
+/// The slots of a reduce's accumulators, and where its aggregates find theirs.
+pub struct AccumulatorLayout {
+    slots: Vec<SlotPlan>,
+    aggregates: Vec<Reading>,
+    /// The accumulator of a group without rows.
+    empty: Accumulator,
+}
+
+/// What is added to a slot: a column, in the way of the aggregate.
+struct SlotPlan {
+    column: usize,
+    aggregate: Rc<dyn AnyAggregate>,
+}
+
+/// What an aggregate is read from.
+enum Reading {
+    /// The number of rows.
+    Rows,
+    /// This slot.
+    Slot(usize, Rc<dyn AnyAggregate>),
+}
+
+/// A value that its declared type cannot hold.
+#[derive(Debug)]
+pub struct Overflow {
+    /// The row in question.
+    pub row: usize,
+    /// Which aggregate.
+    pub aggregate: usize,
+    /// What happened.
+    pub reason: String,
+}
+
+impl AccumulatorLayout {
+    /// The layout for these aggregates. Those that keep the same of the same column share a slot.
+    pub fn new(aggregates: &[Aggregate]) -> Result<Self, ArrowError> {
+        let mut layout = AccumulatorLayout {
+            slots: Vec::new(),
+            aggregates: Vec::new(),
+            empty: Accumulator::default(),
+        };
+        for aggregate in aggregates {
+            let reading = match aggregate.input {
+                None => Reading::Rows,
+                Some(column) => {
+                    let (input, output) = (&aggregate.input_type, &aggregate.output_type);
+                    let aggregate: Rc<dyn AnyAggregate> =
+                        (aggregate.function.typed)(input, output)?.into();
+                    Reading::Slot(layout.slot(column, &aggregate), aggregate)
+                }
+            };
+            layout.aggregates.push(reading);
         }
+        Ok(layout)
+    }
+
+    /// The slot to which a column is added in the way of this aggregate.
+    fn slot(&mut self, column: usize, aggregate: &Rc<dyn AnyAggregate>) -> usize {
+        let empty = aggregate.empty_slot();
+        let mut known = self.slots.iter().zip(&self.empty.slots);
+        let place = known.position(|(plan, slot)| plan.column == column && *slot == empty);
+        place.unwrap_or_else(|| {
+            self.slots.push(SlotPlan { column, aggregate: Rc::clone(aggregate) });
+            self.empty.slots.push(empty);
+            self.slots.len() - 1
+        })
+    }
+
+    /// The accumulator of a group without rows.
+    pub fn empty(&self) -> &Accumulator {
+        &self.empty
+    }
+
+    /// Adds a batch to the accumulators of its rows' groups.
+    pub fn add(
+        &self,
+        delta: &Delta,
+        accumulators: &mut [Accumulator],
+        members: &[usize],
+    ) -> Result<(), ArrowError> {
+        for (member, diff) in members.iter().zip(delta.diffs.iter()) {
+            accumulators[*member].rows += diff;
+        }
+        for (slot, plan) in self.slots.iter().enumerate() {
+            let groups = BatchGroups { accumulators, members, diffs: &delta.diffs };
+            plan.aggregate.fold(delta.rows.column(plan.column), groups, slot)?;
+        }
+        Ok(())
+    }
+
+    /// One column per aggregate, and the values that overflow (NULL in their columns).
+    pub fn columns(
+        &self,
+        accumulators: &[&Accumulator],
+    ) -> Result<(Vec<ArrayRef>, Vec<Overflow>), ArrowError> {
+        let mut columns = Vec::new();
+        let mut overflows = Vec::new();
+        for (index, reading) in self.aggregates.iter().enumerate() {
+            columns.push(match reading {
+                Reading::Rows => {
+                    let rows = accumulators.iter().map(|accumulator| accumulator.rows);
+                    Arc::new(Int64Array::from_iter_values(rows))
+                }
+                Reading::Slot(slot, aggregate) => {
+                    let mut failed = Vec::new();
+                    let column = aggregate.results(accumulators, *slot, &mut failed)?;
+                    let overflow = |(row, reason)| Overflow { row, aggregate: index, reason };
+                    overflows.extend(failed.into_iter().map(overflow));
+                    column
+                }
+            });
+        }
+        Ok((columns, overflows))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aggregate::Computation;
+    use arrow::array::{AsArray, Decimal128Array, RecordBatch, StringArray};
+    use arrow::datatypes::{DataType, Decimal128Type, Field, Int64Type, Schema};
 
-    #[test]
-    fn a_slot_stays_small_since_every_group_has_some() {
-        assert!(std::mem::size_of::<Slot>() <= 32, "{}", std::mem::size_of::<Slot>());
-        assert!(std::mem::size_of::<Accumulator>() <= 88);
+    fn aggregate(name: &str, column: usize, input: &DataType, output: &DataType) -> Aggregate {
+        let Computation::Folded(function) = Computation::of(name) else { panic!("{name}") };
+        Aggregate {
+            function,
+            input: Some(column),
+            input_type: input.clone(),
+            output_type: output.clone(),
+            text: name.into(),
+        }
+    }
+
+    fn delta(columns: Vec<ArrayRef>, diffs: &[i64]) -> Delta {
+        let field = |c: &ArrayRef| Field::new("c", c.data_type().clone(), true);
+        let schema = Schema::new(columns.iter().map(field).collect::<Vec<_>>());
+        let rows = RecordBatch::try_new(Arc::new(schema), columns).unwrap();
+        Delta { rows, diffs: diffs.into(), positions: None, tick: 1 }
     }
 
     #[test]
-    fn rows_that_come_and_go_in_sum_are_zero_only_if_their_values_are() {
-        let sum = |rows, value| Accumulator {
-            rows,
-            slots: SmallVec::from_iter([Slot::Sum {
-                count: rows,
-                sum: {
-                    let mut s = Int128::default();
-                    s.add(value);
-                    s
-                },
-            }]),
+    fn aggregates_share_a_slot_only_if_column_and_state_are_the_same() {
+        let (int, float) = (DataType::Int64, DataType::Float64);
+        let aggregates = [
+            aggregate("sum", 0, &int, &int),
+            aggregate("avg", 0, &int, &float),
+            aggregate("sum", 1, &int, &int),
+            aggregate("min", 0, &int, &int),
+            aggregate("max", 0, &int, &int),
+            aggregate("stddev", 0, &int, &float),
+            aggregate("var_pop", 0, &int, &float),
+        ];
+        let layout = AccumulatorLayout::new(&aggregates).unwrap();
+        let slot = |reading: &Reading| match reading {
+            Reading::Rows => None,
+            Reading::Slot(slot, _) => Some(*slot),
         };
-        let mut changed = sum(1, 7);
-        changed.plus_equals(&sum(-1, -5));
-        assert!(!changed.is_zero());
-        changed.plus_equals(&sum(0, -2));
-        assert!(changed.is_zero());
+        let slots: Vec<Option<usize>> = layout.aggregates.iter().map(slot).collect();
+        assert_eq!(slots, [0, 0, 1, 2, 3, 4, 4].map(Some));
+    }
+
+    #[test]
+    fn groups_without_values_have_null_but_count_zero() {
+        let (int, text) = (DataType::Int64, DataType::Utf8);
+        let aggregates = [
+            aggregate("count", 0, &int, &int),
+            aggregate("sum", 0, &int, &int),
+            aggregate("min", 0, &int, &int),
+            aggregate("max", 1, &text, &text),
+        ];
+        let layout = AccumulatorLayout::new(&aggregates).unwrap();
+        let mut groups = vec![layout.empty().clone(); 2];
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![None, Some(-7), Some(3)]));
+        let texts: ArrayRef = Arc::new(StringArray::from(vec![None, Some("a"), Some("b")]));
+        let delta = delta(vec![numbers, texts], &[1, 1, 1]);
+        layout.add(&delta, &mut groups, &[0, 1, 1]).unwrap();
+        // A group that nothing was added to has no slots.
+        let nothing = Accumulator::default();
+        let (columns, overflows) = layout.columns(&[&groups[0], &groups[1], &nothing]).unwrap();
+        assert!(overflows.is_empty());
+        assert_eq!(columns[0].as_primitive::<Int64Type>().values(), &[0, 2, 0]);
+        let numbers = |index: usize| columns[index].as_primitive::<Int64Type>().clone();
+        assert_eq!(numbers(1), Int64Array::from(vec![None, Some(-4), None]));
+        assert_eq!(numbers(2), Int64Array::from(vec![None, Some(-7), None]));
+        assert_eq!(columns[3].as_string::<i32>(), &StringArray::from(vec![None, Some("b"), None]));
+    }
+
+    #[test]
+    fn sum_beyond_its_type_is_null_and_told_until_rows_are_taken_back() {
+        let decimal = DataType::Decimal128(3, 0);
+        let aggregates =
+            [aggregate("avg", 0, &decimal, &decimal), aggregate("sum", 0, &decimal, &decimal)];
+        let layout = AccumulatorLayout::new(&aggregates).unwrap();
+        let mut groups = vec![layout.empty().clone()];
+        let values = Decimal128Array::from(vec![600, 601]).with_precision_and_scale(3, 0).unwrap();
+        let delta = delta(vec![Arc::new(values)], &[2, -1]);
+        layout.add(&delta, &mut groups, &[0, 0]).unwrap();
+        let (_, overflows) = layout.columns(&[&groups[0]]).unwrap();
+        assert!(overflows.is_empty(), "{overflows:?}");
+        layout.add(&delta, &mut groups, &[0, 0]).unwrap();
+        let (columns, overflows) = layout.columns(&[&groups[0]]).unwrap();
+        assert!(columns[1].is_null(0));
+        assert_eq!(columns[0].as_primitive::<Decimal128Type>().value(0), 599);
+        let told: Vec<_> = overflows.iter().map(|o| (o.row, o.aggregate)).collect();
+        assert_eq!(told, [(0, 1)]);
+        assert!(overflows[0].reason.contains("out of range"), "{}", overflows[0].reason);
     }
 }

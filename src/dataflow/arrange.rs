@@ -14,7 +14,7 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::vec::Broadcast;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::accumulator::Accumulator;
+use crate::aggregate::Accumulator;
 use crate::model::Tick;
 use crate::model::row::Row;
 

@@ -10,7 +10,7 @@ use timely::container::CapacityContainerBuilder;
 use timely::dataflow::InputHandle;
 
 use super::delta::{Delta, batch};
-use super::failure::{ChunkTypes, Failures};
+use super::failure::{ChunkTypes, FailureStream};
 use crate::decode::{Decoded, Reject, TableDecoder};
 use crate::log::Frame;
 use crate::model::Tick;
@@ -27,7 +27,7 @@ type Versions = BTreeMap<String, BTreeSet<u32>>;
 pub struct Cohort {
     decoders: Vec<SharedDecoder>,
     /// Of each view the types that it reads, and who is told of their undeclared versions.
-    versions: Vec<(Failures, Versions)>,
+    versions: Vec<(FailureStream, Versions)>,
     pub fed: Tick,
 }
 
@@ -52,7 +52,7 @@ impl Cohort {
     /// The cohort of views with these inputs, which were fed up to `fed`.
     pub fn of<'a>(
         inputs: impl Iterator<Item = &'a SourceInput>,
-        versions: Vec<(Failures, Versions)>,
+        versions: Vec<(FailureStream, Versions)>,
         fed: Tick,
     ) -> Self {
         let mut wanted: Vec<(SourceTable, Vec<SourceColumn>)> = Vec::new();
@@ -71,9 +71,9 @@ impl Cohort {
         Cohort { decoders: decoders.collect(), versions, fed }
     }
 
-    /// Decodes frames for all views of the cohort at once.
+    /// Decodes frames for all views of the cohort at once; their events enter at `tick`.
     #[expect(clippy::panic, reason = "the checksum was right: what wrote the frame is at fault")]
-    pub fn decode(&mut self, frames: &[Frame]) {
+    pub fn decode(&mut self, frames: &[Frame], tick: Tick) {
         let needs_types = self.versions.iter().any(|(failures, _)| failures.needs_types());
         let mut types = ChunkTypes::default();
         for frame in frames {
@@ -93,7 +93,7 @@ impl Cohort {
                     self.decoders[*index].decoder.push(&event);
                 }
                 for index in &readers.missing {
-                    self.versions[*index].0.record_undeclared(&event);
+                    self.versions[*index].0.record_undeclared(&event, tick);
                 }
             }
         }
@@ -110,7 +110,7 @@ impl Cohort {
 
     fn readers(&self, event: &EventRef<'_>) -> Readers {
         let reads = |(_, d): &(usize, &SharedDecoder)| d.decoder.reads(event);
-        let misses = |(_, (_, versions)): &(usize, &(Failures, Versions))| {
+        let misses = |(_, (_, versions)): &(usize, &(FailureStream, Versions))| {
             let declared = versions.get(event.event_type);
             declared.is_some_and(|declared| !declared.contains(&event.version))
         };
@@ -133,7 +133,7 @@ pub struct SourceInput {
 
 impl SourceInput {
     /// Sends what the cohort has decoded for this source, and advances past `tick`.
-    pub fn feed(&mut self, cohort: &Cohort, tick: Tick, failures: &Failures) {
+    pub fn feed(&mut self, cohort: &Cohort, tick: Tick, failures: &FailureStream) {
         let shared = cohort.decoders.iter().find(|shared| shared.table == self.table);
         if let Some(shared) = shared
             && let Some(decoded) = &shared.decoded
@@ -144,7 +144,7 @@ impl SourceInput {
                 self.handle.advance_to(tick);
             }
             self.handle.send(self.delta(decoded, &shared.columns, &rejects, tick));
-            record(failures, &self.table, &rejects);
+            record(failures, &self.table, &rejects, tick);
         }
         self.handle.advance_to(tick + 1);
     }
@@ -194,14 +194,15 @@ fn rejects_of(rejects: &[Reject], columns: &[SourceColumn]) -> Vec<Reject> {
 }
 
 /// Records events that do not fit a table that the view reads.
-fn record(failures: &Failures, table: &SourceTable, rejects: &[Reject]) {
+fn record(failures: &FailureStream, table: &SourceTable, rejects: &[Reject], tick: Tick) {
     let event_type = match table {
         SourceTable::Declared(declared) => Some(declared.event_type.as_str()),
         SourceTable::Events => None,
     };
     for reject in rejects {
         for (_, violation) in &reject.violations {
-            failures.record_misfit(table.name(), event_type, violation, reject.position);
+            let at = (reject.position, tick);
+            failures.record_misfit(table.name(), event_type, violation, at);
         }
     }
 }

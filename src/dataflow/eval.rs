@@ -9,7 +9,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 
 use super::delta::Delta;
-use super::failure::Failures;
+use super::failure::FailureStream;
 use crate::plan::ir::Scalar;
 
 thread_local! {
@@ -63,7 +63,7 @@ pub fn project(
     scalars: &[Scalar],
     schema: &SchemaRef,
     delta: &Delta,
-    failures: &Failures,
+    failures: &FailureStream,
 ) -> Vec<Delta> {
     let mut done = Vec::new();
     project_into(scalars, schema, delta, failures, &mut done);
@@ -74,7 +74,7 @@ fn project_into(
     scalars: &[Scalar],
     schema: &SchemaRef,
     delta: &Delta,
-    failures: &Failures,
+    failures: &FailureStream,
     done: &mut Vec<Delta>,
 ) {
     if delta.is_empty() {
@@ -91,7 +91,8 @@ fn project_into(
             Err(error) => unreachable!("a plan's types are those of its expressions: {error}"),
         },
         Err((index, reason)) if delta.len() == 1 => {
-            failures.record(&scalars[index].text, &reason, delta.position(0), delta.diffs[0]);
+            let change = (delta.tick, delta.diffs[0]);
+            failures.record(&scalars[index].text, reason, delta.position(0), change);
         }
         Err(_) => {
             for half in halves(delta) {
@@ -113,7 +114,7 @@ fn conform(columns: Vec<ArrayRef>, schema: &SchemaRef) -> Vec<ArrayRef> {
 }
 
 /// The rows for which all conditions are true, each tested on what the ones before it left.
-pub fn filter(conditions: &[Scalar], delta: Delta, failures: &Failures) -> Vec<Delta> {
+pub fn filter(conditions: &[Scalar], delta: Delta, failures: &FailureStream) -> Vec<Delta> {
     let mut left = vec![delta];
     for condition in conditions {
         let mut kept = Vec::new();
@@ -125,7 +126,7 @@ pub fn filter(conditions: &[Scalar], delta: Delta, failures: &Failures) -> Vec<D
     left
 }
 
-fn filter_into(condition: &Scalar, delta: Delta, failures: &Failures, kept: &mut Vec<Delta>) {
+fn filter_into(condition: &Scalar, delta: Delta, failures: &FailureStream, kept: &mut Vec<Delta>) {
     if delta.is_empty() {
         return;
     }
@@ -142,7 +143,8 @@ fn filter_into(condition: &Scalar, delta: Delta, failures: &Failures, kept: &mut
             }
         }
         Err(reason) if delta.len() == 1 => {
-            failures.record(&condition.text, &reason, delta.position(0), delta.diffs[0]);
+            let change = (delta.tick, delta.diffs[0]);
+            failures.record(&condition.text, reason, delta.position(0), change);
         }
         Err(_) => {
             for half in halves(&delta) {

@@ -6,7 +6,6 @@ mod cohort;
 mod delta;
 mod difference;
 mod eval;
-mod exact;
 mod failure;
 mod frames;
 mod groups;
@@ -17,15 +16,14 @@ mod output;
 mod partition;
 mod reached;
 mod render;
-mod results;
 mod runtime;
 mod worker;
 
 pub use cohort::CohortId;
 pub use eval::is_evaluating;
 pub use failure::{
-    Dismissal, FURTHER_REASONS, Failure, FailureFilter, FailureMemory, Failures, Ranges,
-    reason_hash,
+    Dismissal, FURTHER_REASONS, Failure, FailureFilter, FailureMemory, Failures, Ranges, misfit,
+    reason_hash, undeclared,
 };
 pub use output::{EncodedRow, read_order};
 pub use runtime::{Read, Runtime, RuntimeError};

@@ -13,7 +13,7 @@ use timely::progress::Antichain;
 use timely::progress::frontier::AntichainRef;
 
 use super::arrange::{Key, RowTrace, arrange_rows};
-use super::failure::Failures;
+use super::failure::FailureStream;
 use super::layout::RowLayout;
 use super::render::{Deltas, keyed};
 use crate::model::Tick;
@@ -42,7 +42,7 @@ pub fn finish<'scope>(
     layout: RowLayout,
     worker: usize,
     follower: Follower,
-    failures: Failures,
+    failures: FailureStream,
 ) -> ViewRows {
     let arranged = arrange_rows(keyed(rows, layout, false), "View");
     let trace = arranged.trace.clone();
@@ -58,8 +58,13 @@ pub fn layout(
     RowLayout::new(rows, &schema.key_columns())
 }
 
-/// Tells every batch of changes, then the frontier that closes it.
-fn follow(arranged: Arranged<'_, RowTrace>, worker: usize, follower: Follower, failures: Failures) {
+/// Tells every batch of changes, then what fails, then the frontier that closes both.
+fn follow(
+    arranged: Arranged<'_, RowTrace>,
+    worker: usize,
+    follower: Follower,
+    failures: FailureStream,
+) {
     let sink = arranged
         .stream
         .unary_frontier::<timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _>(
@@ -67,7 +72,6 @@ fn follow(arranged: Arranged<'_, RowTrace>, worker: usize, follower: Follower, f
             "Follow",
             move |_, _| {
                 let mut told = 0;
-                let mut failing = 0;
                 move |(input, frontier), _output| {
                     input.for_each(|_, spans| {
                         for batch in spans.drain(..).filter_map(|span| span.inner) {
@@ -78,10 +82,9 @@ fn follow(arranged: Arranged<'_, RowTrace>, worker: usize, follower: Follower, f
                     });
                     let now = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
                     if now > told {
-                        let count = failures.count();
-                        if count != failing {
-                            failing = count;
-                            follower(ViewMessage::Errors { count: count.max(0) as u64 });
+                        let failures = failures.take();
+                        if !failures.is_empty() {
+                            follower(ViewMessage::Failures { worker, failures });
                         }
                         follower(ViewMessage::Frontier { worker, frontier: now });
                         told = now;

@@ -12,7 +12,7 @@ use timely::dataflow::InputHandle;
 use timely::worker::Worker;
 
 use super::cohort::{Cohort, CohortId, SourceInput};
-use super::failure::Failures;
+use super::failure::FailureStream;
 use super::memory::MemoryReturn;
 use super::output::{self, EncodedRow, ViewRows};
 use super::render::Renderer;
@@ -69,7 +69,6 @@ pub struct Installation {
     pub view: usize,
     pub plan: ViewPlan,
     pub follower: Arc<dyn Fn(ViewMessage) + Send + Sync>,
-    pub failures: Failures,
 }
 
 /// A read of one worker's share of a view.
@@ -91,7 +90,7 @@ struct RunningView {
     rows: ViewRows,
     inputs: Vec<SourceInput>,
     plan: ViewPlan,
-    failures: Failures,
+    failures: FailureStream,
 }
 
 /// The state of one worker.
@@ -195,7 +194,8 @@ impl<'a> WorkerState<'a> {
 
     fn install(&mut self, cohort: CohortId, view: Installation) -> Result<RunningView, ArrowError> {
         let index = self.worker.index();
-        let Installation { plan, follower, failures, .. } = view;
+        let Installation { plan, follower, .. } = view;
+        let failures = FailureStream::new(&plan.event_types);
         let schema = crate::plan::relaxed(&plan.plan.root().schema);
         let layout = output::layout(&plan.schema, &schema)?;
         let follower: output::Follower = Rc::new(move |message| follower(message));
@@ -247,7 +247,7 @@ impl<'a> WorkerState<'a> {
         // A cohort whose last view has just been removed may still be on its way here.
         let Some(cohort) = self.cohorts.get_mut(&id) else { return };
         assert!(tick >= cohort.fed, "ticks only go forward: {tick} after {}", cohort.fed);
-        cohort.decode(frames);
+        cohort.decode(frames, tick);
         cohort.fed = tick;
         for view in self.views.values_mut().filter(|view| view.cohort == id) {
             for input in &mut view.inputs {

@@ -26,6 +26,7 @@ use crate::model::event::NewEvent;
 use crate::model::schema::SqlType;
 use crate::model::view::{ViewCodec, ViewSchema};
 use crate::plan::ViewPlan;
+use crate::sink::clickhouse::NAME as CLICKHOUSE;
 use crate::status::{
     Backend, ChangeFeed, ChangesError, ClickHouseStatus, DeadLetterFilter, DeadLetters,
     DismissError, FileError, Misfit, NextGeneration, RebuildError, Retried, RowsAnswer, RowsError,
@@ -130,7 +131,7 @@ impl EngineBackend {
             position: 0,
             tick: 0,
             lag_dataflow_s: lag,
-            lag_clickhouse_s: plan.schema.clickhouse.then_some(0.0),
+            lag_clickhouse_s: plan.is_written_to(CLICKHOUSE).then_some(0.0),
             lag_events: self.log.head().position,
             sink: None,
         }

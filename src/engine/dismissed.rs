@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
 
+use super::files;
 use crate::dataflow::{Dismissal, Ranges, reason_hash};
 use crate::model::Position;
 
@@ -54,14 +55,7 @@ impl Dismissed {
         let mut next = views.clone();
         let of_view = next.entry(view.to_string()).or_default();
         dismissals.iter().for_each(|dismissal| merge(of_view, dismissal));
-        let path = self.path.with_extension("next");
-        let mut file = io::BufWriter::new(std::fs::File::create(&path)?);
-        serde_json::to_writer(&mut file, &next)?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        std::fs::rename(path, &self.path)?;
-        if let Some(directory) = self.path.parent() {
-            std::fs::File::open(directory)?.sync_all()?;
-        }
+        files::replace(&self.path, &next)?;
         *views = next;
         Ok(())
     }

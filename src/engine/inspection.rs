@@ -1,4 +1,4 @@
-//! Looks after the views' tables in ClickHouse, and asks for what somebody else has changed to be
+//! Looks after the views' tables in their sink, and asks for what somebody else has changed to be
 //! written anew.
 
 use std::sync::Arc;
@@ -9,24 +9,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::registry::Registry;
 use super::supervisor::Request;
-use crate::sink::{Inspection, Inspector, Sink};
+use crate::sink::{Inspection, Sink};
 
 /// How often the tables are looked at.
 const INTERVAL: Duration = Duration::from_secs(3);
 
 /// Looks until told to stop.
 pub async fn run(
-    sink: Sink,
+    sink: Arc<dyn Sink>,
     registry: Arc<Registry>,
     requests: mpsc::UnboundedSender<Request>,
     stopping: CancellationToken,
 ) {
     let look = async {
-        let mut inspector = Inspector::default();
         loop {
             tokio::time::sleep(INTERVAL).await;
             let generations = generations(&registry);
-            let found = match inspector.inspect(&sink, &generations).await {
+            let found = match sink.inspect(&generations).await {
                 Ok(found) => found,
                 // The sinks say so, too, and louder.
                 Err(error) => {

@@ -38,12 +38,12 @@ pub struct LocalRun {
 struct LocalView {
     plan: ViewPlan,
     state: Arc<State>,
-    failures: Failures,
 }
 
 /// What a view's dataflow has told so far.
 struct State {
     contents: Mutex<Contents>,
+    failures: Failures,
     advanced: Condvar,
 }
 
@@ -69,9 +69,9 @@ impl LocalRun {
                 let reorder = ReorderBuffer::new(workers);
                 let contents = Contents { rows: BTreeMap::new(), reorder, complete: None };
                 let (contents, advanced) = (Mutex::new(contents), Condvar::new());
-                let state = Arc::new(State { contents, advanced });
                 let failures = Failures::new(&plan.event_types, &[], &memory);
-                LocalView { plan: plan.clone(), state, failures }
+                let state = Arc::new(State { contents, failures, advanced });
+                LocalView { plan: plan.clone(), state }
             })
             .collect();
         let installations: Vec<Installation> = views
@@ -83,7 +83,6 @@ impl LocalRun {
                     view,
                     plan: local.plan.clone(),
                     follower: Arc::new(move |message| state.take(message)),
-                    failures: local.failures.clone(),
                 }
             })
             .collect();
@@ -169,7 +168,7 @@ impl LocalRun {
     /// The rows of a view that fail as of the last feed.
     pub fn failures(&self, view: usize) -> Vec<Failure> {
         drop(self.wait(view));
-        self.views[view].failures.list()
+        self.views[view].state.failures.list()
     }
 
     /// Reads a view through its dataflow's own state: see [`Runtime::read`].
@@ -183,7 +182,8 @@ impl State {
         let mut contents = lock(&self.contents);
         let contents = &mut *contents;
         contents.reorder.take(message);
-        while let Some(CompleteTicks { head, ticks }) = contents.reorder.complete() {
+        while let Some((CompleteTicks { head, ticks }, failures)) = contents.reorder.complete() {
+            failures.iter().for_each(|change| self.failures.record(change));
             for update in ticks.into_iter().flat_map(|(_, updates)| updates) {
                 *contents.rows.entry((update.key, update.value)).or_insert(0) += update.diff;
             }

@@ -6,6 +6,7 @@ mod clock;
 mod dead_letters;
 mod dismissed;
 mod feeder;
+pub mod files;
 mod follow;
 mod inspection;
 pub mod local;
@@ -32,7 +33,7 @@ use crate::http::{self, AppState};
 use crate::log::{self, Log, LogError, LogOptions};
 use crate::model::alarm::Alarms;
 use crate::model::limits::Limits;
-use crate::sink::{ClickHouseConfig, SinkError};
+use crate::sink::{SinkConfig, SinkError};
 use crate::status::ClickHouseStatus;
 use backend::EngineBackend;
 use dead_letters::Letters;
@@ -54,7 +55,7 @@ pub struct EngineConfig {
     /// Where the parts tell what is wrong.
     pub alarms: Alarms,
     /// `None`: views are kept and readable over HTTP, but written nowhere.
-    pub clickhouse: Option<ClickHouseConfig>,
+    pub sink: Option<Arc<dyn SinkConfig>>,
 }
 
 /// Why a server does not run.
@@ -114,7 +115,7 @@ impl Engine {
         let watch =
             QueryWatch::start(planner, files, config.alarms.clone()).map_err(QueriesError::from)?;
         let runtime = Arc::new(Runtime::start(config.workers)?);
-        let clickhouse_status = Arc::new(RwLock::new(match &config.clickhouse {
+        let clickhouse_status = Arc::new(RwLock::new(match &config.sink {
             None => ClickHouseStatus::NotUsed,
             Some(_) => ClickHouseStatus::Away { reason: "not connected yet".to_string() },
         }));
@@ -137,7 +138,7 @@ impl Engine {
             letters,
         };
         let supervisor = Supervisor {
-            clickhouse: config.clickhouse,
+            sink: config.sink,
             clickhouse_status,
             log: log.clone(),
             runtime: Arc::clone(&runtime),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::files;
 use super::planner::{Files, Planned, Planner, set_name};
 use super::trial::TrialError;
 use crate::plan::diagnostic::{Diagnostic, SourceFile};
@@ -242,11 +243,7 @@ impl Queries {
         unused.iter().for_each(|set| drop(self.kept.sets.remove(set)));
         let sets = &self.kept.sets;
         self.kept.passed.retain(|set, _| sets.contains_key(set));
-        let next = self.kept_path.with_extension("next");
-        let file = std::fs::File::create(&next)?;
-        serde_json::to_writer(&file, &self.kept)?;
-        file.sync_all()?;
-        std::fs::rename(next, &self.kept_path)
+        files::replace(&self.kept_path, &self.kept)
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -25,12 +26,13 @@ use crate::dataflow::{CohortId, FailureMemory, Failures, Installation, Runtime};
 use crate::log::Log;
 use crate::model::Tick;
 use crate::model::alarm::Part;
+use crate::model::failure::FailureChange;
 use crate::model::view::SinkMessage;
 use crate::plan::ViewPlan;
 use crate::plan::diagnostic::Diagnostic;
 use crate::sink::{
-    ClickHouseConfig, Recovered, RejectHandler, Retention, Sink, SinkError, Tampering, ViewSink,
-    ViewSinkStatus,
+    ErrorKind, Recovered, RejectHandler, Sink, SinkConfig, SinkError, SinkReject, Tampering,
+    ViewSink, ViewSinkStatus,
 };
 use crate::status::{ClickHouseStatus, FileError};
 
@@ -60,7 +62,7 @@ pub enum Request {
 
 /// What it takes to run views.
 pub struct Supervisor {
-    pub clickhouse: Option<ClickHouseConfig>,
+    pub sink: Option<Arc<dyn SinkConfig>>,
     pub clickhouse_status: Arc<RwLock<ClickHouseStatus>>,
     pub log: Log,
     pub runtime: Arc<Runtime>,
@@ -79,15 +81,19 @@ impl Supervisor {
     /// Connects to ClickHouse, and runs the views until told to stop.
     pub async fn run(mut self) -> Result<(), EngineError> {
         let stopping = self.tasks.stopping().clone();
-        let sink = match self.clickhouse.clone() {
+        let sink = match self.sink.clone() {
             None => None,
-            Some(config) => match self.connect(&config).await {
+            Some(config) => match self.connect(&*config).await {
                 Some(sink) => Some(sink),
                 None => return Ok(()),
             },
         };
         if let Some(sink) = sink.clone() {
-            self.tasks.spawn("janitor", sink.clone().run_janitor(stopping.clone()).map(Ok));
+            let (janitor, until) = (Arc::clone(&sink), stopping.clone());
+            self.tasks.spawn("janitor", async move {
+                janitor.maintain(until).await;
+                Ok(())
+            });
             let (registry, requests) = (Arc::clone(&self.registry), self.requests_sender.clone());
             let inspection = inspection::run(sink, registry, requests, stopping.clone());
             self.tasks.spawn("inspection", inspection.map(Ok));
@@ -113,22 +119,29 @@ impl Supervisor {
     }
 
     /// Tries until ClickHouse answers and lets us in; `None` if the server stops before.
-    async fn connect(&mut self, config: &ClickHouseConfig) -> Option<Sink> {
-        let mut pause = CONNECT_PAUSE_MIN;
+    async fn connect(&mut self, config: &dyn SinkConfig) -> Option<Arc<dyn Sink>> {
+        let pauses = ExponentialBuilder::new()
+            .with_min_delay(CONNECT_PAUSE_MIN)
+            .with_max_delay(CONNECT_PAUSE_MAX);
+        let mut pauses = pauses.without_max_times().build();
         let registry = Arc::clone(&self.registry);
-        let rejects: RejectHandler = Arc::new(move |reject: crate::sink::SinkReject| {
+        let rejects: RejectHandler = Arc::new(move |reject: SinkReject| {
             let views = registry.views();
             let running = views.views.get(&reject.view.name).into_iter().flat_map(View::running);
             for view in running.filter(|view| view.plan.schema.generation == reject.view.generation)
             {
-                let expression: Arc<str> = "ClickHouse".into();
-                let reason = format!("{}: {}", reject.reason, reject.row);
-                view.failures.record(&expression, &reason, None, reject.diff);
+                view.failures.record(&FailureChange {
+                    expression: "ClickHouse".into(),
+                    reason: format!("{}: {}", reject.reason, reject.row),
+                    position: None,
+                    event_type: None,
+                    diff: reject.diff,
+                });
             }
         });
         let (stopping, alarms) = (self.tasks.stopping().clone(), self.tasks.alarms().clone());
         loop {
-            let attempt = Sink::connect(config, Retention::default(), Arc::clone(&rejects));
+            let attempt = config.connect(Arc::clone(&rejects));
             let connected = tokio::select! {
                 connected = attempt => connected,
                 () = stopping.cancelled() => return None,
@@ -145,11 +158,11 @@ impl Supervisor {
                     self.set_clickhouse(ClickHouseStatus::Away { reason: error.to_string() });
                 }
             }
+            let pause = pauses.next().unwrap_or(CONNECT_PAUSE_MAX);
             tokio::select! {
                 () = self.refuse_requests(pause) => {}
                 () = stopping.cancelled() => return None,
             }
-            pause = (pause * 2).min(CONNECT_PAUSE_MAX);
         }
     }
 
@@ -176,7 +189,7 @@ impl Supervisor {
 /// The supervisor once views can begin.
 struct Running {
     supervisor: Supervisor,
-    sink: Option<Sink>,
+    sink: Option<Arc<dyn Sink>>,
     feeder: FeederHandle,
     next_id: usize,
     next_cohort: CohortId,
@@ -257,7 +270,7 @@ impl Running {
     async fn retire(&self) {
         let Some(sink) = &self.sink else { return };
         let views = self.supervisor.registry.views();
-        let wanted = views.views.values().filter(|view| view.wanted.schema.clickhouse);
+        let wanted = views.views.values().filter(|view| view.wanted.is_written_to(sink.name()));
         let names: Vec<&str> = wanted.map(|view| view.wanted.schema.name.as_str()).collect();
         match sink.retire_all_but(&names).await {
             Ok(gone) => {
@@ -347,7 +360,8 @@ impl Running {
                 tracing::error!(view = name, "the view cannot begin: {reason}");
             }
             view.failed = Some(reason);
-            view.retry_at = (!error.is_final()).then(|| Instant::now() + BEGIN_RETRY_INTERVAL);
+            view.retry_at =
+                (error.kind != ErrorKind::Final).then(|| Instant::now() + BEGIN_RETRY_INTERVAL);
         });
     }
 
@@ -358,7 +372,7 @@ impl Running {
     ) -> Result<Arc<ViewTracker>, SinkError> {
         let workers = self.supervisor.runtime.workers();
         let opened = match &self.sink {
-            Some(sink) if plan.schema.clickhouse => {
+            Some(sink) if plan.is_written_to(sink.name()) => {
                 Some(sink.open_view(Arc::clone(&plan.schema)).await?)
             }
             _ => None,
@@ -568,7 +582,7 @@ fn file_error(diagnostic: &Diagnostic) -> FileError {
 
 async fn write(
     tracker: std::sync::Weak<ViewTracker>,
-    sink: ViewSink,
+    sink: Box<dyn ViewSink>,
     messages: mpsc::UnboundedReceiver<SinkMessage>,
     stopping: CancellationToken,
 ) {
@@ -587,6 +601,5 @@ fn installation(tracker: &Arc<ViewTracker>) -> Installation {
         view: tracker.id,
         plan: tracker.plan.clone(),
         follower: Arc::new(move |message| follower.take(message)),
-        failures: tracker.failures.clone(),
     }
 }

@@ -24,6 +24,8 @@ pub struct ViewTracker {
     to_sink: Option<mpsc::UnboundedSender<SinkMessage>>,
     reorder: Mutex<ReorderBuffer>,
     rows: AtomicI64,
+    /// How many failing rows the sink was told of last.
+    failing_told: AtomicI64,
     /// The last tick that was in the log when the view started, once all of that was fed.
     live_at: AtomicU64,
     failed: OnceLock<String>,
@@ -57,6 +59,7 @@ impl ViewTracker {
             to_sink,
             reorder: Mutex::new(ReorderBuffer::new(workers)),
             rows: AtomicI64::new(0),
+            failing_told: AtomicI64::new(0),
             live_at: AtomicU64::new(NOT_LIVE),
             failed: OnceLock::new(),
             wake,
@@ -68,25 +71,30 @@ impl ViewTracker {
     /// Takes a message of a worker or the feeder.
     pub fn take(&self, message: ViewMessage) {
         match message {
-            ViewMessage::Errors { count } => return self.tell_sink(SinkMessage::Errors { count }),
             ViewMessage::Live { tick } => {
                 self.live_at.store(tick, Ordering::Release);
                 return self.tell_sink(SinkMessage::Live { tick });
             }
             ViewMessage::Changes { .. }
+            | ViewMessage::Failures { .. }
             | ViewMessage::Frontier { .. }
             | ViewMessage::Mark { .. } => {}
         }
         // Under the lock to the end: consumers see complete ticks in their order.
         let mut reorder = self.reorder.lock().unwrap_or_else(PoisonError::into_inner);
         reorder.take(message);
-        while let Some(complete) = reorder.complete() {
+        while let Some((complete, failures)) = reorder.complete() {
+            failures.iter().for_each(|change| self.failures.record(change));
             self.advance(complete);
         }
     }
 
     fn advance(&self, complete: CompleteTicks) {
         let head = complete.head;
+        let failing = self.failures.count();
+        if self.failing_told.swap(failing, Ordering::Relaxed) != failing {
+            self.tell_sink(SinkMessage::Errors { count: u64::try_from(failing).unwrap_or(0) });
+        }
         let updates = complete.ticks.iter().flat_map(|(_, updates)| updates);
         self.rows.fetch_add(updates.map(|update| update.diff).sum(), Ordering::Relaxed);
         self.changes.complete(&complete, self.plan.schema.key.is_some());
@@ -165,7 +173,7 @@ mod tests {
     #[test]
     fn concurrent_frontier_updates_are_not_lost() {
         let file = SourceFile { path: PathBuf::from("v.sql"), text: SQL.to_string() };
-        let plan = plan_files(&[Arc::new(file)], "log").views.remove(0);
+        let plan = plan_files(&[Arc::new(file)], "log", crate::sink::KINDS).views.remove(0);
         let tracker = ViewTracker::new(0, plan, Failures::default(), 2, None, Arc::default());
         let (start, end) = (Barrier::new(2), Barrier::new(2));
         let steps = 1..=100_000;

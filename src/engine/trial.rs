@@ -20,6 +20,7 @@ use crate::model::limits::Limits;
 use crate::plan::diagnostic::{Diagnostic, SourceFile};
 use crate::plan::step::{Excluded, STACK_BYTES, Step, Steps, on_large_stack};
 use crate::plan::{QuerySet, plan_steps, read_files};
+use crate::sink;
 
 /// The hidden command that plans on trial.
 pub const COMMAND: &str = "plan-child";
@@ -139,7 +140,7 @@ pub fn plan_tried(
         let diagnostics = trial.diagnostics.clone();
         return Ok(QuerySet { diagnostics, ..QuerySet::default() });
     }
-    on_large_stack(|| plan_steps(files, log_id, &Steps::new(&trial.excluded, &|_| {})))
+    on_large_stack(|| plan_steps(files, log_id, sink::KINDS, &Steps::new(&trial.excluded, &|_| {})))
         .map_err(TrialError::Thread)
 }
 
@@ -347,7 +348,7 @@ pub fn child() -> io::Result<()> {
             clock.restart();
             say(&Line::Step(step.clone()));
         };
-        let set = plan_steps(&files, "", &Steps::new(&excluded, &watch));
+        let set = plan_steps(&files, "", sink::KINDS, &Steps::new(&excluded, &watch));
         let told = |diagnostic: Diagnostic| {
             let Diagnostic { file, line, column, message, hint } = diagnostic;
             Told { path: file.path.clone(), line, column, message, hint }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::registry::Views;
-use crate::dataflow::{Dismissal, FailureMemory, Failures};
+use crate::dataflow::{Dismissal, FailureMemory, Failures, misfit, undeclared};
 use crate::decode::Validator;
 use crate::log::{Log, LogError};
 use crate::model::Position;
@@ -75,7 +75,7 @@ impl State {
             for event in events.iter().filter(|event| event.position > self.after) {
                 let Some(declared) = versions.get(event.event_type) else { continue };
                 if !declared.contains(&event.version) {
-                    self.failures.record_undeclared(&event);
+                    self.failures.record(&undeclared(&event));
                     continue;
                 }
                 let own = |table: &EventTable| {
@@ -85,7 +85,7 @@ impl State {
                     for violation in validator.check(event.data) {
                         let event_type = Some(event.event_type);
                         let at = event.position;
-                        self.failures.record_misfit(&table.name, event_type, &violation, at);
+                        self.failures.record(&misfit(&table.name, event_type, &violation, at));
                     }
                 }
             }

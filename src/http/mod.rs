@@ -20,7 +20,6 @@ mod problem;
 mod render;
 mod rows;
 mod server;
-mod stall;
 mod streams;
 mod views;
 

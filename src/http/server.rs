@@ -2,21 +2,26 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
 
-use super::stall::StallGuard;
 use super::{AppState, router};
+use crate::model::limits::Limits;
+
+/// A connection whose writes fail when the client takes nothing for a while.
+type Stalling = Pin<Box<TimeoutStream<TcpStream>>>;
 
 /// How long requests may take to finish once the server is stopping: with what ends after them, all
 /// is over within ten seconds.
@@ -33,35 +38,32 @@ pub async fn serve(
 ) -> io::Result<()> {
     let router = router(state.clone());
     let slots = Arc::new(Semaphore::new(state.limits.connections_max));
-    let mut connections = JoinSet::new();
+    let (mut connections, graceful) = (JoinSet::new(), GracefulShutdown::new());
     let mut shutdown = pin!(shutdown);
     let result = loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break Ok(()),
             accepted = accept(&listener, &slots) => accepted,
         };
-        match accepted {
-            Ok((stream, slot)) => {
-                let connection = Connection {
-                    router: router.clone(),
-                    stall_max: Duration::from_millis(state.limits.write_stall_ms_max),
-                    header_time_max: Duration::from_millis(state.limits.request_read_ms_max),
-                    stopping: state.stopping.subscribe(),
-                    _slot: slot,
-                };
-                connections.spawn(connection.serve(stream));
-            }
+        let (stream, slot) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => break Err(error),
-        }
+        };
+        let connection = graceful.watch(connection(stream, router.clone(), &state.limits));
+        connections.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+            drop(slot);
+        });
         while connections.try_join_next().is_some() {}
     };
     drop(listener);
     state.stopping.send_replace(true);
-    let drain = async { while connections.join_next().await.is_some() {} };
-    if timeout(DRAIN_TIME_MAX, drain).await.is_err() {
+    if timeout(DRAIN_TIME_MAX, graceful.shutdown()).await.is_err() {
         tracing::warn!(open = connections.len(), "connections are cut off: they did not end");
-        connections.shutdown().await;
     }
+    connections.shutdown().await;
     result
 }
 
@@ -88,42 +90,21 @@ fn is_final(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK))
 }
 
-struct Connection {
+/// What serves the requests of a connection. It fails when the client takes too long for the head of
+/// a request, or takes nothing of an answer for too long.
+fn connection(
+    stream: TcpStream,
     router: Router,
-    header_time_max: Duration,
-    stall_max: Duration,
-    stopping: watch::Receiver<bool>,
-    _slot: OwnedSemaphorePermit,
-}
-
-impl Connection {
-    async fn serve(mut self, stream: TcpStream) {
-        // Answers are small and are waited for.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY was refused");
-        }
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.header_time_max)
-            .serve_connection(
-                TokioIo::new(StallGuard::new(stream, self.stall_max)),
-                TowerToHyperService::new(self.router),
-            );
-        let mut connection = pin!(connection);
-        let stopping = async { _ = self.stopping.wait_for(|stopping| *stopping).await };
-        let served = tokio::select! {
-            served = connection.as_mut() => Some(served),
-            () = stopping => None,
-        };
-        let served = match served {
-            Some(served) => served,
-            None => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(error) = served {
-            tracing::debug!(%error, "a connection ended early");
-        }
+    limits: &Limits,
+) -> http1::Connection<TokioIo<Stalling>, TowerToHyperService<Router>> {
+    // Answers are small and are waited for.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY was refused");
     }
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(Duration::from_millis(limits.write_stall_ms_max)));
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(limits.request_read_ms_max))
+        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router))
 }

@@ -1,9 +1,8 @@
 //! The log's only way to files, behind a trait so that tests can make them fail.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,10 +79,12 @@ impl DiskFiles {
             .write(true)
             .open(path)
             .map_err(named)?;
-        // SAFETY: the descriptor is open for as long as `lock`.
-        let locked = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
-        if locked != 0 {
-            return Err(LogError::Locked { path: directory.display().to_string() });
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(LogError::Locked { path: directory.display().to_string() });
+            }
+            Err(TryLockError::Error(error)) => return Err(named(error)),
         }
         let files =
             DiskFiles { directory: directory.into(), _lock: Some(lock), open: Mutex::default() };

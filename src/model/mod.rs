@@ -4,11 +4,13 @@
 pub mod alarm;
 pub mod clock;
 pub mod event;
+pub mod failure;
 pub mod json;
 pub mod limits;
 pub mod reorder;
 pub mod row;
 pub mod schema;
+pub mod sink;
 pub mod source;
 pub mod view;
 

@@ -1,6 +1,6 @@
 //! Turns what workers and feeder tell of a view into a stream of complete ticks.
 //!
-//! Each worker sends its changes, then a frontier: it sends nothing more below that. The watermark is
+//! Each worker sends its changes and failures, then a frontier: it sends nothing more below that. The watermark is
 //! the least of the frontiers. The feeder marks the ticks at which the log's position is known; when
 //! the watermark is past a mark, everything up to it is complete and leaves the buffer:
 //!
@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::failure::FailureChange;
 use super::view::{CompleteTicks, Update, ViewMessage};
 use super::{Head, Tick};
 
@@ -20,7 +21,14 @@ use super::{Head, Tick};
 pub struct ReorderBuffer {
     frontiers: Vec<Tick>,
     marks: VecDeque<Head>,
-    open: BTreeMap<Tick, Vec<Update>>,
+    open: BTreeMap<Tick, Open>,
+}
+
+/// What is known of a tick that is not complete.
+#[derive(Debug, Default)]
+struct Open {
+    updates: Vec<Update>,
+    failures: Vec<FailureChange>,
 }
 
 impl ReorderBuffer {
@@ -34,7 +42,12 @@ impl ReorderBuffer {
     pub fn take(&mut self, message: ViewMessage) {
         match message {
             ViewMessage::Changes { tick, mut updates, .. } => {
-                self.open.entry(tick).or_default().append(&mut updates);
+                self.open.entry(tick).or_default().updates.append(&mut updates);
+            }
+            ViewMessage::Failures { failures, .. } => {
+                for (tick, failure) in failures {
+                    self.open.entry(tick).or_default().failures.push(failure);
+                }
             }
             ViewMessage::Frontier { worker, frontier } => {
                 if let Some(known) = self.frontiers.get_mut(worker) {
@@ -44,20 +57,27 @@ impl ReorderBuffer {
             ViewMessage::Mark { tick, position } => {
                 self.marks.push_back(Head { position, tick });
             }
-            ViewMessage::Errors { .. } | ViewMessage::Live { .. } => {}
+            ViewMessage::Live { .. } => {}
         }
     }
 
-    /// What has become complete at the next mark that the watermark has passed, if any has been.
-    pub fn complete(&mut self) -> Option<CompleteTicks> {
+    /// What has become complete at the next mark that the watermark has passed, if any has been: the
+    /// changes, and those of what fails in the order of ticks.
+    pub fn complete(&mut self) -> Option<(CompleteTicks, Vec<FailureChange>)> {
         let watermark = self.frontiers.iter().copied().min().unwrap_or(0);
         let head = self.marks.pop_front_if(|mark| mark.tick < watermark)?;
         let later = match head.tick.checked_add(1) {
             Some(next) => self.open.split_off(&next),
             None => BTreeMap::new(),
         };
-        let ticks = std::mem::replace(&mut self.open, later);
-        Some(CompleteTicks { head, ticks: ticks.into_iter().collect() })
+        let (mut ticks, mut failures) = (Vec::new(), Vec::new());
+        for (tick, mut open) in std::mem::replace(&mut self.open, later) {
+            failures.append(&mut open.failures);
+            if !open.updates.is_empty() {
+                ticks.push((tick, open.updates));
+            }
+        }
+        Some((CompleteTicks { head, ticks }, failures))
     }
 }
 
@@ -73,7 +93,7 @@ mod tests {
     }
 
     fn complete(buffer: &mut ReorderBuffer) -> Option<(Tick, Vec<(Tick, usize)>)> {
-        let CompleteTicks { head, ticks } = buffer.complete()?;
+        let (CompleteTicks { head, ticks }, _) = buffer.complete()?;
         assert_eq!(head.position, head.tick * 10);
         Some((head.tick, ticks.iter().map(|(tick, updates)| (*tick, updates.len())).collect()))
     }
@@ -95,6 +115,28 @@ mod tests {
         buffer.take(ViewMessage::Frontier { worker: 1, frontier: Tick::MAX });
         buffer.take(ViewMessage::Frontier { worker: 1, frontier: 3 });
         assert_eq!(complete(&mut buffer), Some((9, vec![(7, 1)])), "frontiers never go back");
+    }
+
+    #[test]
+    fn failures_are_complete_with_their_tick() {
+        let mut buffer = ReorderBuffer::new(1);
+        for tick in [5, 9] {
+            buffer.take(ViewMessage::Mark { tick, position: tick });
+        }
+        let failure = |diff| FailureChange {
+            expression: "a / b".into(),
+            reason: "division by zero".to_string(),
+            position: None,
+            event_type: None,
+            diff,
+        };
+        let failures = vec![(7, failure(2)), (4, failure(1))];
+        buffer.take(ViewMessage::Failures { worker: 0, failures });
+        buffer.take(ViewMessage::Frontier { worker: 0, frontier: 10 });
+        let mut next = || buffer.complete().map(|(complete, failures)| (failures, complete.ticks));
+        assert_eq!(next(), Some((vec![failure(1)], vec![])));
+        assert_eq!(next(), Some((vec![failure(2)], vec![])));
+        assert_eq!(next(), None);
     }
 
     #[test]

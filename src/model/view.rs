@@ -1,20 +1,23 @@
 //! What a materialized view looks like from outside, and the messages that carry its changes from
 //! the dataflow to the sink.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
+use super::failure::FailureChange;
 use super::row::{Row, RowCodec};
 use super::schema::SqlField;
+use super::sink::SinkOptions;
 use super::{Head, Position, Tick};
 
-/// The shape of a materialized view and the options that its table in ClickHouse follows.
+/// The shape of a materialized view, and where it is written to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ViewSchema {
-    /// The view's name, which is also its name in ClickHouse.
+    /// The view's name, which is also its name in sinks.
     pub name: String,
     /// The hash (16 hex digits) of everything that decides the view's content and table.
     pub generation: String,
@@ -22,14 +25,8 @@ pub struct ViewSchema {
     pub columns: Vec<SqlField>,
     /// Indexes of the key's columns: at most one row per key. `None`: rows may repeat.
     pub key: Option<Vec<usize>>,
-    /// Indexes of the columns that lead the sorting key; the key's columns follow.
-    pub order_by: Vec<usize>,
-    /// A ClickHouse expression over columns of the sorting key.
-    pub partition_by: Option<String>,
-    /// A ClickHouse TTL expression over columns of the sorting key.
-    pub ttl: Option<String>,
-    /// False when the view is kept and readable over HTTP but not written to ClickHouse.
-    pub clickhouse: bool,
+    /// The sinks that the view is written to, by the names of their kinds.
+    pub sinks: BTreeMap<String, SinkOptions>,
     /// True when it is kept from when to when each row was there.
     pub history: bool,
 }
@@ -58,8 +55,8 @@ pub struct Update {
     pub diff: i64,
 }
 
-/// What a view's workers and its feeder tell, in this order per worker: changes, then the frontier
-/// that closes them. See [`ReorderBuffer`](super::reorder::ReorderBuffer).
+/// What a view's workers and its feeder tell, in this order per worker: changes and failures, then
+/// the frontier that closes them. See [`ReorderBuffer`](super::reorder::ReorderBuffer).
 #[derive(Clone, Debug)]
 pub enum ViewMessage {
     /// Net changes at one tick, from one worker.
@@ -69,8 +66,8 @@ pub enum ViewMessage {
     /// The content at `tick` is the view over all events up to `position`. Sent by the feeder once
     /// those events are on their way to the workers, so before the frontiers pass `tick`.
     Mark { tick: Tick, position: Position },
-    /// The number of rows that are failing now, on all workers together, after a change.
-    Errors { count: u64 },
+    /// Rows that fail, or fail no longer, as one worker found them, each with its tick.
+    Failures { worker: usize, failures: Vec<(Tick, FailureChange)> },
     /// Everything up to `tick` has been sent that was in the log when the view started.
     Live { tick: Tick },
 }

@@ -18,6 +18,7 @@ use super::upcast::UpcastDef;
 use crate::model::schema::{
     EventTable, FieldNaming, Format, OnInvalid, SqlField, TableColumn, TableMode,
 };
+use crate::model::sink::{SinkKinds, SinkOptions};
 
 /// A declared event table.
 #[derive(Debug)]
@@ -48,11 +49,8 @@ pub struct ViewDef {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ViewOptions {
     pub key: Option<Vec<String>>,
-    pub order_by: Vec<String>,
-    pub partition_by: Option<String>,
-    pub ttl: Option<String>,
-    /// `None` means yes.
-    pub clickhouse: Option<bool>,
+    /// The sinks that the view is written to, and its options for each.
+    pub sinks: BTreeMap<String, SinkOptions>,
     /// After how many iterations a recursion in the view fails.
     pub max_iterations: Option<u64>,
     /// From when to when each row was there is kept, too.
@@ -62,6 +60,8 @@ pub struct ViewOptions {
 /// Everything that the files declare, by name.
 #[derive(Debug, Default)]
 pub struct Catalog {
+    /// What views may have options for.
+    pub sinks: SinkKinds,
     pub tables: BTreeMap<String, TableDef>,
     pub views: BTreeMap<String, ViewDef>,
     /// In the order of the files.
@@ -94,7 +94,7 @@ impl Catalog {
                 let span = create.name.span();
                 let name = names::relation(&create.name)?;
                 self.claim(&name, span)?;
-                let def = view(name.clone(), create, parsed.file, span, canonical)?;
+                let def = view(self.sinks, name.clone(), create, (parsed.file, canonical))?;
                 self.views.insert(name, def);
                 Ok(())
             }
@@ -376,38 +376,28 @@ fn require_key(mut columns: Vec<TableColumn>, key: &[usize]) -> Vec<TableColumn>
 }
 
 fn view(
+    sinks: SinkKinds,
     name: String,
     create: CreateView,
-    file: Arc<SourceFile>,
-    span: Span,
-    canonical: String,
+    (file, canonical): (Arc<SourceFile>, String),
 ) -> Result<ViewDef, Refusal> {
+    let span = create.name.span();
     let mut given = Options::new(&create.options)?;
-    let columns_of = |text: String| -> Vec<String> {
-        text.split(',').map(|c| c.trim().to_string()).filter(|c| !c.is_empty()).collect()
-    };
     let options = if create.materialized {
-        let options = ViewOptions {
-            key: given.take_string("key")?.map(|(_, text)| columns_of(text)),
-            order_by: given
-                .take_string("order_by")?
-                .map(|(_, text)| columns_of(text))
-                .unwrap_or_default(),
-            partition_by: given.take_string("partition_by")?.map(|(_, text)| text),
-            ttl: given.take_string("ttl")?.map(|(_, text)| text),
-            clickhouse: given.take_boolean("clickhouse")?.map(|(_, yes)| yes),
-            max_iterations: given.take_number("max_iterations")?.map(u64::from),
-            history: given.take_boolean("history")?.is_some_and(|(_, yes)| yes),
-        };
-        given.finish("key, order_by, partition_by, ttl, clickhouse, max_iterations, history")?;
-        if options.history && options.clickhouse == Some(false) {
-            return Err(Refusal::new(span, "history is kept in ClickHouse, which the view is not"));
-        }
-        options
+        view_options(sinks, &mut given, span)?
     } else {
-        given.finish("none: a plain view is a building block; MATERIALIZED ones have options")?;
         ViewOptions::default()
     };
+    if create.materialized {
+        let mut known = vec!["key", "max_iterations", "history"];
+        for kind in sinks {
+            known.push(kind.name());
+            known.extend(kind.options());
+        }
+        given.finish(&known.join(", "))?;
+    } else {
+        given.finish("none: a plain view is a building block; MATERIALIZED ones have options")?;
+    }
     let columns = create.columns.iter().map(|c| names::fold(&c.name)).collect();
     Ok(ViewDef {
         name,
@@ -419,4 +409,32 @@ fn view(
         span,
         canonical,
     })
+}
+
+fn view_options(kinds: SinkKinds, given: &mut Options, span: Span) -> Result<ViewOptions, Refusal> {
+    let columns_of = |text: String| -> Vec<String> {
+        text.split(',').map(|c| c.trim().to_string()).filter(|c| !c.is_empty()).collect()
+    };
+    let mut sinks = BTreeMap::new();
+    for kind in kinds {
+        let mut options = SinkOptions::new();
+        for name in kind.options() {
+            if let Some((_, text)) = given.take_string(name)? {
+                options.insert(name.to_string(), text);
+            }
+        }
+        if given.take_boolean(kind.name())?.is_none_or(|(_, yes)| yes) {
+            sinks.insert(kind.name().to_string(), options);
+        }
+    }
+    let options = ViewOptions {
+        key: given.take_string("key")?.map(|(_, text)| columns_of(text)),
+        sinks,
+        max_iterations: given.take_number("max_iterations")?.map(u64::from),
+        history: given.take_boolean("history")?.is_some_and(|(_, yes)| yes),
+    };
+    if options.history && options.sinks.is_empty() {
+        return Err(Refusal::new(span, "history is kept in ClickHouse, which the view is not"));
+    }
+    Ok(options)
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use datafusion_sql::sqlparser::tokenizer::{Location, Span};
 
 /// How many characters of a line are shown.
@@ -55,22 +56,20 @@ impl Diagnostic {
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Diagnostic { file, line, column, message, hint } = self;
-        let number = line.to_string();
-        let gutter = " ".repeat(number.len());
-        writeln!(f, "error: {message}")?;
-        writeln!(f, "{gutter}--> {}:{line}:{column}", file.path.display())?;
-        let whole = file.text.lines().nth(*line as usize - 1).unwrap_or("");
-        let before = (*column as usize - 1).min(whole.chars().count());
-        // Of a line without an end only what is near the place.
-        let from = before.saturating_sub(EXCERPT_CHARS / 2);
-        let text: String = whole.chars().skip(from).take(EXCERPT_CHARS).collect();
-        let lead: String =
-            text.chars().take(before - from).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-        writeln!(f, "{gutter} |\n{number} | {text}\n{gutter} | {lead}^")?;
-        match hint {
-            Some(hint) => writeln!(f, "{gutter} = {hint}"),
-            None => Ok(()),
-        }
+        let text = file.text.lines().nth(*line as usize - 1).unwrap_or("");
+        let mut places = text.char_indices().map(|(at, c)| at..at + c.len_utf8());
+        let place = places.nth(*column as usize - 1).unwrap_or(text.len()..text.len());
+        let path = file.path.display().to_string();
+        let snippet = Snippet::source(text)
+            .line_start(*line as usize)
+            .path(path.as_str())
+            .annotation(AnnotationKind::Primary.span(place));
+        let title = Level::ERROR.primary_title(message.as_str()).element(snippet);
+        let title = match hint {
+            Some(hint) => title.element(Level::HELP.message(hint.as_str())),
+            None => title,
+        };
+        writeln!(f, "{}", Renderer::plain().term_width(EXCERPT_CHARS).render(&[title]))
     }
 }
 

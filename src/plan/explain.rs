@@ -189,11 +189,7 @@ fn scalars(list: &[Scalar], separator: &str) -> String {
 }
 
 fn describe(aggregate: &Aggregate) -> String {
-    let class = match aggregate.function {
-        super::ir::AggregateFunction::Min | super::ir::AggregateFunction::Max => "winner only",
-        _ => "accumulable",
-    };
-    format!("{}: {class}", aggregate.text)
+    format!("{}: {}", aggregate.text, aggregate.function.explain)
 }
 
 fn facts(node: &Node) -> String {

@@ -15,6 +15,7 @@ use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion_physical_expr::window::WindowExpr;
 
+use crate::aggregate::AggregateFunction;
 use crate::model::source::{SourceColumn, SourceTable};
 
 /// Index of a node in [`Plan::nodes`].
@@ -340,30 +341,10 @@ pub enum Extent {
 /// An aggregate over one column. NULLs never count; a FILTER has become NULLs in the column.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Aggregate {
-    pub function: AggregateFunction,
+    pub function: &'static AggregateFunction,
     /// `None` for `count(*)` alone.
     pub input: Option<usize>,
     pub input_type: DataType,
     pub output_type: DataType,
     pub text: Arc<str>,
-}
-
-/// Aggregates that fold into an accumulator. All but `Min` and `Max` can take rows back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AggregateFunction {
-    /// Rows, or values that are not NULL.
-    Count,
-    Sum,
-    Avg,
-    BoolAnd,
-    BoolOr,
-    /// The variance (or its root), of a sample or of a whole population.
-    Variance {
-        sample: bool,
-        root: bool,
-    },
-    /// Only over an input that only grows.
-    Min,
-    /// Only over an input that only grows.
-    Max,
 }

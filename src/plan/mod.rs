@@ -3,7 +3,6 @@
 mod array_literal;
 mod balance;
 pub mod catalog;
-mod clickhouse_option;
 mod context;
 mod decorrelate;
 mod delta_join;
@@ -48,12 +47,14 @@ use datafusion_sql::sqlparser::tokenizer::{Location, Span};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::model::schema::EventTable;
+use crate::model::sink::SinkKinds;
 use crate::model::source::EVENTS_TABLE;
 use catalog::{Catalog, ViewDef};
 use diagnostic::{Diagnostic, Refusal, SourceFile};
 use logical::QueryPlanner;
 pub use parse::read_files;
 use step::{Stage, Steps};
+use view::Shape;
 pub use view::ViewPlan;
 
 /// Raised by hand when the same SQL comes to mean other rows, so that every view is built anew.
@@ -74,16 +75,21 @@ pub struct QuerySet {
 }
 
 /// Checks and plans these files; `log_id` becomes part of the views' generations.
-pub fn plan_files(files: &[Arc<SourceFile>], log_id: &str) -> QuerySet {
-    plan_steps(files, log_id, &Steps::new(&[], &|_| {}))
+pub fn plan_files(files: &[Arc<SourceFile>], log_id: &str, sinks: SinkKinds) -> QuerySet {
+    plan_steps(files, log_id, sinks, &Steps::new(&[], &|_| {}))
 }
 
 /// Checks and plans these files in steps that somebody watches.
 ///
 /// Needs the stack that [`step::on_large_stack`] gives where the files have not been tried.
-pub fn plan_steps(files: &[Arc<SourceFile>], log_id: &str, steps: &Steps<'_>) -> QuerySet {
+pub fn plan_steps(
+    files: &[Arc<SourceFile>],
+    log_id: &str,
+    sinks: SinkKinds,
+    steps: &Steps<'_>,
+) -> QuerySet {
     let mut set = QuerySet::default();
-    let mut catalog = Catalog::default();
+    let mut catalog = Catalog { sinks, ..Catalog::default() };
     for file in files {
         set.diagnostics.extend(parse::declare_file(file, steps, &mut catalog));
     }
@@ -176,7 +182,9 @@ impl<'a> Planning<'a> {
         let iterations_max = def.options.max_iterations.unwrap_or(ITERATIONS_MAX_DEFAULT);
         let lowered = lower::lower(&plan, self.queries.options(), iterations_max)
             .map_err(|e| e.to_string())?;
-        view::shape(def, lowered, plan.schema(), self.generation(def), &self.tables)
+        let (generation, sinks) = (self.generation(def), self.catalog.sinks);
+        let shape = Shape { def, output: plan.schema(), tables: &self.tables, sinks, generation };
+        shape.of(lowered)
     }
 
     /// The logical plan of a view and, before it, of the views that it reads.

@@ -7,12 +7,12 @@ use arrow::datatypes::{DataType, Schema};
 use datafusion_common::DFSchema;
 use datafusion_physical_expr::expressions::CastExpr;
 
-use super::catalog::{ViewDef, ViewOptions};
-use super::clickhouse_option::ClickHouseOption;
+use super::catalog::ViewDef;
 use super::ir::{Node, Op, Plan, Scalar};
 use super::lower::assert_key;
 use super::names;
 use crate::model::schema::{EventTable, SqlField};
+use crate::model::sink::SinkKinds;
 use crate::model::source::SourceTable;
 use crate::model::view::{ViewRef, ViewSchema};
 
@@ -27,60 +27,58 @@ pub struct ViewPlan {
     pub versions: BTreeMap<String, BTreeSet<u32>>,
 }
 
-/// Shapes a plan as a view of this definition. Errors are sentences for the author of the SQL.
-pub fn shape(
-    def: &ViewDef,
-    plan: Plan,
-    output: &DFSchema,
-    generation: String,
-    tables: &[Arc<EventTable>],
-) -> Result<ViewPlan, String> {
-    let columns = output_columns(def, output)?;
-    let plan = with_column_types(plan, &columns);
-    let index_of = |name: &String| {
-        columns
-            .iter()
-            .position(|c| c.name == *name)
-            .ok_or_else(|| format!("option names column {name}, which {} does not have", def.name))
-    };
-    if def.options.history
-        && let Some(taken) =
-            columns.iter().find(|c| ["valid_from", "valid_to"].contains(&c.name.as_str()))
-    {
-        return Err(format!(
-            "column {} has a name that history needs: rename it with AS",
-            taken.name
-        ));
+impl ViewPlan {
+    /// Whether the view is written to the sink of this name.
+    pub fn is_written_to(&self, sink: &str) -> bool {
+        self.schema.sinks.contains_key(sink)
     }
-    let ViewOptions { key, order_by, partition_by, ttl, clickhouse, .. } = &def.options;
-    let declared: Option<Vec<usize>> =
-        key.as_ref().map(|names| names.iter().map(index_of).collect()).transpose()?;
-    let order_by = order_by.iter().map(index_of).collect::<Result<Vec<_>, _>>()?;
-    let (plan, key) = match declared {
-        Some(key) => (assert_key(plan, &key), Some(key)),
-        None => {
-            let key = inferred_key(&plan, &columns);
-            (plan, key)
+}
+
+/// What makes a view of a plan.
+pub struct Shape<'a> {
+    pub def: &'a ViewDef,
+    /// The columns of the query.
+    pub output: &'a DFSchema,
+    pub tables: &'a [Arc<EventTable>],
+    pub sinks: SinkKinds,
+    pub generation: String,
+}
+
+impl Shape<'_> {
+    /// The plan as a view. Errors are sentences for the author of the SQL.
+    pub fn of(self, plan: Plan) -> Result<ViewPlan, String> {
+        let Shape { def, output, tables, sinks, generation } = self;
+        let columns = output_columns(def, output)?;
+        let plan = with_column_types(plan, &columns);
+        let index_of = |name: &String| {
+            columns.iter().position(|c| c.name == *name).ok_or_else(|| {
+                format!("option key names column {name}, which {} does not have", def.name)
+            })
+        };
+        let declared: Option<Vec<usize>> =
+            def.options.key.as_ref().map(|k| k.iter().map(index_of).collect()).transpose()?;
+        let (plan, key) = match declared {
+            Some(key) => (assert_key(plan, &key), Some(key)),
+            None => {
+                let key = inferred_key(&plan, &columns);
+                (plan, key)
+            }
+        };
+        let event_types = event_types(&plan);
+        let versions = versions(&plan, tables);
+        let schema = ViewSchema {
+            name: def.name.clone(),
+            generation,
+            columns,
+            key,
+            sinks: def.options.sinks.clone(),
+            history: def.options.history,
+        };
+        for kind in sinks.iter().filter(|kind| schema.sinks.contains_key(kind.name())) {
+            kind.check(&schema).map_err(|error| error.to_string())?;
         }
-    };
-    let sorting: Vec<usize> = order_by.iter().chain(key.iter().flatten()).copied().collect();
-    let option = |name| ClickHouseOption { name, columns: &columns, sorting: &sorting };
-    partition_by.as_ref().map_or(Ok(()), |text| option("partition_by").partition(text))?;
-    ttl.as_ref().map_or(Ok(()), |text| option("ttl").ttl(text))?;
-    let event_types = event_types(&plan);
-    let versions = versions(&plan, tables);
-    let schema = Arc::new(ViewSchema {
-        name: def.name.clone(),
-        generation,
-        columns,
-        key,
-        order_by,
-        partition_by: partition_by.clone(),
-        ttl: ttl.clone(),
-        clickhouse: clickhouse.unwrap_or(true),
-        history: def.options.history,
-    });
-    Ok(ViewPlan { schema, plan: Arc::new(plan), event_types, versions })
+        Ok(ViewPlan { schema: Arc::new(schema), plan: Arc::new(plan), event_types, versions })
+    }
 }
 
 fn output_columns(def: &ViewDef, output: &DFSchema) -> Result<Vec<SqlField>, String> {

@@ -1,183 +1,44 @@
-//! What can go wrong between the sink and ClickHouse.
+//! What can go wrong between a view and its sink.
 
-use arrow::error::ArrowError;
+use std::error::Error;
+use std::fmt;
 
-/// An error of the sink.
-#[derive(Debug, thiserror::Error)]
-pub enum SinkError {
-    /// The address is not one that can be asked.
-    #[error("`{url}` is not an address of ClickHouse: {reason}; it looks like http://host:8123")]
-    Url {
-        /// The address as it was given.
-        url: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Nothing answers, or the connection broke.
-    #[error("ClickHouse at {url} does not answer: {reason}")]
-    Unreachable {
-        /// The address.
-        url: String,
-        /// What the network said.
-        reason: String,
-    },
-    /// The user or the password is not right.
-    #[error(
-        "ClickHouse at {url} does not let user `{user}` in: {reason}; check --clickhouse-user and \
-         --clickhouse-password (HELIOSTAT_CLICKHOUSE_PASSWORD)"
-    )]
-    Login {
-        /// The address.
-        url: String,
-        /// The user.
-        user: String,
-        /// What ClickHouse said.
-        reason: String,
-    },
-    /// Something else answers at this address.
-    #[error(
-        "{url} is not the HTTP interface of a ClickHouse: {reason}; check --clickhouse-url: it \
-         looks like http://host:8123 (9000 is the port of another protocol)"
-    )]
-    NotClickHouse {
-        /// The address.
-        url: String,
-        /// What was answered, shortened.
-        reason: String,
-    },
-    /// It took too long.
-    #[error("ClickHouse did not finish `{statement}` within {limit_s} s")]
-    Timeout {
-        /// The start of the statement.
-        statement: String,
-        /// The limit, in seconds.
-        limit_s: u64,
-    },
-    /// ClickHouse answered with an error.
-    #[error("ClickHouse refused `{statement}`: {reason}")]
-    Refused {
-        /// The start of the statement.
-        statement: String,
-        /// What ClickHouse said, its error code included.
-        reason: String,
-    },
-    /// A column has a type that ClickHouse has no equal for.
-    #[error("view `{view}`, column `{column}`: ClickHouse has no type for {sql_type}")]
-    Type {
-        /// The view.
-        view: String,
-        /// The column.
-        column: String,
-        /// Its type in SQL.
-        sql_type: String,
-    },
-    /// Rows from the dataflow do not fit the view's schema.
-    #[error("view `{view}`: rows do not fit its columns: {source}")]
-    Rows {
-        /// The view.
-        view: String,
-        /// What Arrow said.
-        source: ArrowError,
-    },
+/// Who can do something about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Nobody has to: the same request may succeed later.
+    Transient,
+    /// Somebody has to change something in the sink's system, or how we log in there.
+    Refused,
+    /// A table is gone or was altered by somebody else: the view has to be written anew.
+    Tampered,
+    /// Only another version of the view helps.
+    Final,
 }
 
-/// ClickHouse's codes for what passes by itself: time-outs, memory and load limits, lost
-/// connections, tables that are being started or are read-only for now.
-const TRANSIENT_CODES: [&str; 10] =
-    ["159", "160", "202", "209", "210", "236", "241", "242", "252", "439"];
-
-/// ClickHouse's codes for a user, a password or a kind of login that it does not accept.
-const LOGIN_CODES: [&str; 5] = ["192", "193", "194", "516", "519"];
-
-/// ClickHouse's codes for a table, a database or a column that is not what the sink has made.
-const CHANGED_CODES: [&str; 6] = ["8", "10", "16", "53", "60", "81"];
-
-/// The number of an error that ClickHouse answered with.
-fn code(reason: &str) -> Option<&str> {
-    reason.strip_prefix("Code: ")?.split('.').next()
+/// An error of a sink. Its text says what to do.
+#[derive(Debug)]
+pub struct SinkError {
+    /// Who can do something about it.
+    pub kind: ErrorKind,
+    source: Box<dyn Error + Send + Sync>,
 }
-
-/// How much of an answer that is none an error shows.
-const ANSWER_CHARS_SHOWN: usize = 120;
 
 impl SinkError {
-    /// What an answer means that is an error.
-    pub(super) fn answered(url: &str, user: &str, statement: String, reason: String) -> Self {
-        let url = url.to_string();
-        match code(&reason) {
-            Some(code) if LOGIN_CODES.contains(&code) => {
-                let user = if user.is_empty() { "default" } else { user }.to_string();
-                // The first sentence says it; what follows is advice for another program.
-                let reason = reason.split("\n").next().unwrap_or_default().to_string();
-                SinkError::Login { url, user, reason }
-            }
-            Some(_) => SinkError::Refused { statement, reason },
-            None => SinkError::not_clickhouse(&url, &reason),
-        }
-    }
-
-    /// Something else than ClickHouse has answered.
-    pub(super) fn not_clickhouse(url: &str, answer: &str) -> Self {
-        let words = answer.split_whitespace().collect::<Vec<_>>().join(" ");
-        let mut reason: String = words.chars().take(ANSWER_CHARS_SHOWN).collect();
-        if reason.is_empty() {
-            reason = "the answer is empty".to_string();
-        }
-        SinkError::NotClickHouse { url: url.to_string(), reason }
-    }
-
-    /// True when a table or the database is gone or was altered by somebody else.
-    pub fn is_about_changed_tables(&self) -> bool {
-        match self {
-            SinkError::Refused { reason, .. } => {
-                code(reason).is_some_and(|code| CHANGED_CODES.contains(&code))
-            }
-            _ => false,
-        }
-    }
-
-    /// True when only another version of the view can help, and no change in ClickHouse.
-    pub fn is_final(&self) -> bool {
-        matches!(self, SinkError::Type { .. } | SinkError::Rows { .. })
-    }
-
-    /// True when the same request may succeed later without anybody changing anything.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            SinkError::Unreachable { .. } | SinkError::Timeout { .. } => true,
-            SinkError::Refused { reason, .. } => {
-                code(reason).is_some_and(|code| TRANSIENT_CODES.contains(&code))
-            }
-            SinkError::Url { .. }
-            | SinkError::Login { .. }
-            | SinkError::NotClickHouse { .. }
-            | SinkError::Type { .. }
-            | SinkError::Rows { .. } => false,
-        }
+    /// An error of this kind.
+    pub fn new(kind: ErrorKind, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        SinkError { kind, source: source.into() }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn answered(reason: &str) -> SinkError {
-        SinkError::answered("http://host:8123", "", "SELECT 1".to_string(), reason.to_string())
+impl fmt::Display for SinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
     }
+}
 
-    #[test]
-    fn answers_are_told_apart_by_their_codes() {
-        let login =
-            answered("Code: 516. DB::Exception: default: Authentication failed: no\n\nMore");
-        assert!(matches!(&login, SinkError::Login { user, .. } if user == "default"));
-        assert!(login.to_string().contains("--clickhouse-password"));
-        assert!(!login.to_string().contains("More"));
-        let gone = answered("Code: 60. DB::Exception: Unknown table");
-        assert!(gone.is_about_changed_tables() && !gone.is_transient());
-        assert!(answered("Code: 241. DB::Exception: memory limit").is_transient());
-        let other = answered("<html>\n  <h1>It works!</h1>");
-        assert!(
-            matches!(&other, SinkError::NotClickHouse { reason, .. } if reason == "<html> <h1>It works!</h1>")
-        );
+impl Error for SinkError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.source()
     }
 }

@@ -1,232 +1,154 @@
-//! Views into ClickHouse: changes in, tables that always say the same as the SQL out.
+//! Views into other systems: complete ticks in, tables that always say the same as the SQL out.
 //!
-//! Every view's generation has a table, `<view>__<generation>`; the view's public name is a VIEW
-//! over one of them. A flush writes a view's net changes up to a tick as one Arrow block, then the
-//! progress that says so. Whatever stops in between is found at the next start ([`Recovered`]) and
-//! repeated up to exactly the same tick, so that the tables are right after any crash.
+//! A sink is a directory here that implements [`Sink`]; [`KINDS`] lists them. The engine knows sinks
+//! by these traits only. What a sink promises:
+//!
+//! - It shows a view's rows as of one tick at any time, also after a crash.
+//! - It never makes the dataflow wait: messages queue up, and consolidate, while its system is away.
+//! - Where it says [`Recovered`], it needs marks at exactly these ticks.
 //!
 //! ```text
-//! SinkMessage ─► collect ─► pending ─► rows ─► encode ─► client ─► <view>__<generation>
-//!                   │                                      │
-//!                boundary (which ticks may be flushed)     └─► progress, catalog (public VIEWs)
-//!
-//!                 └─► history (since when) ─► encode ─► client ─► <view>__<generation>_history
+//! engine ─► SinkConfig::connect ─► Sink::open_view ─► ViewSink::run ◄─ SinkMessage ─ dataflow
+//!                                      │
+//!                                  Recovered (the ticks that the feeder must end a chunk at)
 //! ```
 
-mod boundary;
-mod catalog;
-mod client;
-mod collect;
-mod encode;
+pub mod clickhouse;
 mod error;
-mod fault;
-mod history;
-mod inspect;
-mod pace;
-mod pending;
-mod progress;
-mod range;
-mod reject;
-mod retry;
-mod rows;
-pub mod server;
 mod status;
-mod sweep;
-mod table;
-mod types;
-mod view;
-mod writer;
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
-use arrow::error::ArrowError;
+use async_trait::async_trait;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::model::sink::SinkKinds;
 use crate::model::view::{SinkMessage, ViewRef};
+use crate::model::{Head, Tick};
 
-pub use catalog::{Recovered, Retention};
-pub use client::ClickHouseConfig;
-pub use error::SinkError;
-pub use inspect::{Inspection, Inspector, Tampering};
-pub use pace::FLUSH_INTERVAL;
-pub use reject::{RejectHandler, SinkReject};
+pub use error::{ErrorKind, SinkError};
 pub use status::ViewSinkStatus;
 
-use catalog::{Catalog, GENERATIONS_TABLE};
-use client::ClickHouse;
-use collect::Collector;
-use encode::Encoder;
-use pending::Multiplicities;
-use progress::{ProgressStore, progress_view_sql};
-use reject::Limits;
-use rows::RowMaker;
-use sweep::TOMBSTONES_MIN;
-use table::Table;
-use types::quote_name;
-use view::Runner;
-use writer::Writer;
+/// The kinds of sinks that query files have options for.
+pub const KINDS: SinkKinds = &[&clickhouse::KIND];
 
-/// How often tables are looked for whose time has come.
-const DROP_INTERVAL: Duration = Duration::from_secs(30);
-/// How often tombstones are looked for; it reads one byte per row of every table.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
-
-/// How long ClickHouse may take to answer the first question, which costs it nothing.
-const GREET_TIME_MAX: Duration = Duration::from_secs(15);
-/// The same at a start that can still be refused.
-const PROBE_TIME_MAX: Duration = Duration::from_millis(2_500);
-
-/// A ClickHouse database that holds views.
-#[derive(Clone)]
-pub struct Sink {
-    clickhouse: Arc<ClickHouse>,
-    progress: ProgressStore,
-    catalog: Arc<Catalog>,
-    rejects: RejectHandler,
+/// Where a sink's system is, and how to log in.
+#[async_trait]
+pub trait SinkConfig: Send + Sync {
+    /// Connects, and creates what the sink itself needs. Tries once. `rejects` is told each row that
+    /// the system cannot hold.
+    async fn connect(&self, rejects: RejectHandler) -> Result<Arc<dyn Sink>, SinkError>;
 }
 
-impl Sink {
-    /// Connects, and creates the database and what the sink itself needs there. Asks once: whether
-    /// it is worth another try says [`SinkError::is_transient`]. Must be called on a tokio runtime
-    /// with timers and I/O.
-    pub async fn connect(
-        config: &ClickHouseConfig,
-        retention: Retention,
-        rejects: RejectHandler,
-    ) -> Result<Self, SinkError> {
-        let clickhouse = Arc::new(ClickHouse::new(config)?);
-        clickhouse.greet(GREET_TIME_MAX).await?;
-        let progress = ProgressStore::new(Arc::clone(&clickhouse));
-        let catalog = Catalog::new(Arc::clone(&clickhouse), progress.clone(), retention);
-        let sink = Sink { clickhouse, progress, catalog: Arc::new(catalog), rejects };
-        sink.prepare().await?;
-        Ok(sink)
-    }
+/// A system that holds views.
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// The name of its kind.
+    fn name(&self) -> &'static str;
 
-    /// Asks once whether there is a ClickHouse that lets us in; takes at most 2.5 s.
-    pub async fn probe(config: &ClickHouseConfig) -> Result<(), SinkError> {
-        match ClickHouse::new(config)?.greet(PROBE_TIME_MAX).await {
-            Err(SinkError::Timeout { .. }) => {
-                let silence = "it takes the connection and does not answer";
-                Err(SinkError::not_clickhouse(&config.url, silence))
-            }
-            answer => answer,
-        }
-    }
-
-    /// Creates what is missing of the database and of what the sink itself needs there.
-    pub async fn prepare(&self) -> Result<(), SinkError> {
-        let database = self.clickhouse.database();
-        let create = format!("CREATE DATABASE IF NOT EXISTS {}", quote_name(database));
-        self.clickhouse.execute(&create).await?;
-        self.progress.prepare().await?;
-        self.catalog.prepare().await?;
-        self.clickhouse.execute(&progress_view_sql(database, GENERATIONS_TABLE)).await
-    }
-
-    /// Puts a generation's tables behind the view's public names again.
-    pub async fn republish(&self, schema: &ViewRef) -> Result<(), SinkError> {
-        let table = Table::new(Arc::clone(schema), self.clickhouse.database())?;
-        self.catalog.republish(&table).await
-    }
+    /// Creates what is missing of what the sink itself needs.
+    async fn prepare(&self) -> Result<(), SinkError>;
 
     /// Prepares the table of a view's generation and reads how far it has got.
-    pub async fn open_view(&self, schema: ViewRef) -> Result<ViewSink, SinkError> {
-        let rows = |source: ArrowError| SinkError::Rows { view: schema.name.clone(), source };
-        let table = Table::new(Arc::clone(&schema), self.clickhouse.database())?;
-        let encoder = Encoder::new(&table).map_err(rows)?;
-        let maker = RowMaker::new(&table).map_err(rows)?;
-        let limits = Limits::new(&schema, Arc::clone(&self.rejects)).map_err(rows)?;
-        let recovered = self.catalog.open_generation(&table).await?;
-        let sink = self.clone();
-        Ok(ViewSink { sink, table, encoder, maker, limits, recovered })
-    }
+    async fn open_view(&self, view: ViewRef) -> Result<Box<dyn ViewSink>, SinkError>;
 
-    /// Takes all views but these out of ClickHouse: their names at once, their tables later.
+    /// Makes the view's public names anew, over this generation.
+    async fn republish(&self, view: &ViewRef) -> Result<(), SinkError>;
+
+    /// Takes all views but these out of the system: their names at once, their tables later.
     /// Returns the names of those that went.
-    pub async fn retire_all_but(&self, views: &[&str]) -> Result<Vec<String>, SinkError> {
-        self.catalog.retire_all_but(views).await
-    }
+    async fn retire_all_but(&self, views: &[&str]) -> Result<Vec<String>, SinkError>;
 
-    /// Drops the tables that were replaced or retired long enough ago; returns their names.
-    pub async fn drop_due(&self) -> Result<Vec<String>, SinkError> {
-        self.catalog.drop_due().await
-    }
+    /// Compares what the system holds with what was written, and tells what somebody else has
+    /// changed since the last inspection.
+    async fn inspect(&self, generations: &[Inspection]) -> Result<Vec<Tampering>, SinkError>;
 
-    /// Merges tables without their tombstones where these are many, at least `tombstones_min`;
-    /// returns the tables' names. Needed by tables that are never at rest.
-    pub async fn sweep(&self, tombstones_min: u64) -> Result<Vec<String>, SinkError> {
-        let mut swept = Vec::new();
-        for table in self.catalog.tables_in_use().await? {
-            if sweep::sweep(&self.clickhouse, &table, tombstones_min).await? {
-                swept.push(table);
-            }
-        }
-        Ok(swept)
-    }
-
-    /// Keeps dropping what is due and removing tombstones, until told to end.
-    pub async fn run_janitor(self, shutdown: CancellationToken) {
-        let mut swept_at = Instant::now();
-        loop {
-            match self.drop_due().await {
-                Ok(tables) if tables.is_empty() => {}
-                Ok(tables) => tracing::info!(?tables, "dropped tables that nothing reads any more"),
-                Err(error) => tracing::warn!(%error, "old tables could not be dropped; later"),
-            }
-            if swept_at.elapsed() >= SWEEP_INTERVAL {
-                swept_at = Instant::now();
-                if let Err(error) = self.sweep(TOMBSTONES_MIN).await {
-                    tracing::warn!(%error, "tombstones could not be removed; later");
-                }
-            }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(DROP_INTERVAL) => {}
-            }
-        }
-    }
+    /// Cleans up what nothing reads any more, until told to end.
+    async fn maintain(&self, shutdown: CancellationToken);
 }
 
-/// A view's generation, ready to be fed.
-pub struct ViewSink {
-    sink: Sink,
-    table: Table,
-    encoder: Encoder,
-    maker: RowMaker,
-    limits: Option<Limits>,
-    recovered: Recovered,
-}
+/// One generation of a view in a sink, ready to be fed.
+#[async_trait]
+pub trait ViewSink: Send {
+    /// What the feeder must keep to.
+    fn recovered(&self) -> &Recovered;
 
-impl ViewSink {
-    /// What the feeder must keep to: marks exactly at `progress` and at `boundary`.
-    pub fn recovered(&self) -> &Recovered {
-        &self.recovered
-    }
-
-    /// Writes what the dataflow sends, until `shutdown` is cancelled or the dataflow hangs up. While ClickHouse is away it keeps trying, and consolidates what comes.
-    /// Fails only if rows do not fit the view's columns.
-    pub async fn run(
-        self,
+    /// Writes what it is told, until `shutdown` is cancelled or the dataflow hangs up. While the
+    /// system is away it keeps trying. Fails only if rows do not fit the view's columns.
+    async fn run(
+        self: Box<Self>,
         messages: mpsc::UnboundedReceiver<SinkMessage>,
         status: Arc<ViewSinkStatus>,
         shutdown: CancellationToken,
-    ) -> Result<(), SinkError> {
-        let ViewSink { sink, table, encoder, maker, limits, recovered } = self;
-        let writer = Arc::new(Writer {
-            clickhouse: sink.clickhouse,
-            catalog: sink.catalog,
-            progress: sink.progress,
-            table,
-            encoder,
-            maker,
-            counts: Mutex::new(Multiplicities::default()),
-            status,
-        });
-        let collector = Collector::new(Arc::clone(&writer), limits, &recovered);
-        Runner::new(writer, collector, &recovered).run(messages, shutdown).await
-    }
+    ) -> Result<(), SinkError>;
+}
+
+/// How far a generation's table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// The end of the last flush whose data and progress are both in the system. The dataflow may
+    /// feed everything from the log's start; the sink leaves out what is at or below this tick.
+    pub progress: Option<Head>,
+    /// The end of a flush whose progress is missing: the feeder must end a chunk exactly here, and
+    /// mark it, as it must at `progress`.
+    pub boundary: Option<Tick>,
+    /// The view's name reads from this generation.
+    pub published: bool,
+}
+
+/// A row that the sink's system cannot hold, left out of a view's table.
+#[derive(Clone, Debug)]
+pub struct SinkReject {
+    /// The view.
+    pub view: ViewRef,
+    /// The row as a JSON object of texts and nulls.
+    pub row: String,
+    /// Which column's value it is and why.
+    pub reason: String,
+    /// How often the row came, or, negative, went again. While the dataflow catches up, all rows
+    /// since the log's start are told, whether they were told before a restart or not.
+    pub diff: i64,
+}
+
+/// Is told each row that is left out; called from the view's task, so it must not block.
+pub type RejectHandler = Arc<dyn Fn(SinkReject) + Send + Sync>;
+
+/// A generation whose table is to be inspected.
+pub struct Inspection {
+    /// The generation's shape.
+    pub schema: ViewRef,
+    /// What its sink has told of it.
+    pub status: Arc<ViewSinkStatus>,
+    /// The view's public names are to read from it, and no other generation is about to take them
+    /// over.
+    pub has_names: bool,
+}
+
+/// What somebody else has changed in the sink's system.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tampering {
+    /// What the sink keeps its own state in is gone.
+    State {
+        /// What is gone.
+        what: String,
+        /// Whether it can be made anew without the tables of the views.
+        is_derived: bool,
+    },
+    /// A generation's rows are not what the sink has written.
+    Rows {
+        /// The view.
+        view: String,
+        /// Its generation.
+        generation: String,
+        /// What was found.
+        what: String,
+    },
+    /// A public name is gone or was altered.
+    Name {
+        /// The view.
+        view: ViewRef,
+        /// What was found.
+        what: String,
+    },
 }

@@ -1,18 +1,18 @@
-//! What the sink says about one view, readable from any thread.
+//! What a sink says about one view, readable from any thread.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::error::SinkError;
+use super::error::{ErrorKind, SinkError};
 use crate::model::Head;
 use crate::model::view::SinkState;
 
-/// With this much waiting, a view should be fed no more: the log keeps what memory cannot.
+/// With so many bytes waiting, a view is fed no more: the log keeps what memory cannot.
 const PENDING_BYTES_MAX: u64 = 768 << 20;
 
-/// The state of one view's way into ClickHouse. Counters only grow; times are milliseconds since
+/// The state of one view's way into a sink. Counters only grow; times are milliseconds since
 /// the Unix epoch.
 pub struct ViewSinkStatus {
     written: watch::Sender<Head>,
@@ -58,7 +58,7 @@ impl Default for ViewSinkStatus {
 }
 
 impl ViewSinkStatus {
-    /// Up to where ClickHouse shows the view. Before the view is published that is its table.
+    /// Up to where the sink shows the view. Before the view is published that is its table.
     pub fn written(&self) -> Head {
         *self.written.borrow()
     }
@@ -68,7 +68,7 @@ impl ViewSinkStatus {
         self.written.subscribe()
     }
 
-    /// True once the VIEW in ClickHouse reads from this generation.
+    /// True once the view's public name reads from this generation.
     pub fn is_published(&self) -> bool {
         *self.published.borrow()
     }
@@ -79,7 +79,7 @@ impl ViewSinkStatus {
         self.published.subscribe()
     }
 
-    /// False when so much waits for ClickHouse that the feeder should wait, too.
+    /// False when so much waits for the sink that the feeder should wait, too.
     pub fn has_room(&self) -> bool {
         self.pending_bytes.load(Ordering::Relaxed) < PENDING_BYTES_MAX
     }
@@ -102,33 +102,33 @@ impl ViewSinkStatus {
     }
 
     /// A write has failed and will be repeated. Tells it in the log where it is news.
-    pub(super) fn failed(&self, view: &str, error: &SinkError) {
+    pub(super) fn failed(&self, sink: &str, view: &str, error: &SinkError) {
         self.retries.fetch_add(1, Ordering::Relaxed);
-        if error.is_about_changed_tables() {
+        if error.kind == ErrorKind::Tampered {
             self.is_tampered.store(true, Ordering::Relaxed);
         }
         let text = error.to_string();
-        let next = match error.is_transient() {
-            true => SinkState::Retrying { error: text },
-            false => SinkState::Failed { error: text },
+        let next = match error.kind {
+            ErrorKind::Transient => SinkState::Retrying { error: text },
+            _ => SinkState::Failed { error: text },
         };
         let mut state = self.lock();
         if std::mem::discriminant(&*state) != std::mem::discriminant(&next) {
             match &next {
                 SinkState::Failed { error } => {
-                    tracing::error!(view, "ClickHouse does not take the view: {error}");
+                    tracing::error!(sink, view, "the sink does not take the view: {error}");
                 }
-                _ => tracing::warn!(view, %error, "a write to ClickHouse failed; it is repeated"),
+                _ => tracing::warn!(sink, view, %error, "a write failed; it is repeated"),
             }
         }
         *state = next;
     }
 
     /// A write has succeeded.
-    pub(super) fn succeeded(&self, view: &str) {
+    pub(super) fn succeeded(&self, sink: &str, view: &str) {
         let mut state = self.lock();
         if std::mem::take(&mut *state) != SinkState::Writing {
-            tracing::info!(view, "ClickHouse takes the view again");
+            tracing::info!(sink, view, "the sink takes the view again");
         }
     }
 }

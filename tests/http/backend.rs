@@ -14,6 +14,7 @@ use heliostat::decode::Validator;
 use heliostat::model::Position;
 use heliostat::model::event::NewEvent;
 use heliostat::model::schema::{EventTable, SqlField, SqlType};
+use heliostat::model::sink::SinkOptions;
 use heliostat::model::view::{SinkState, ViewRef, ViewSchema};
 use heliostat::plan::diagnostic::SourceFile;
 use heliostat::plan::plan_files;
@@ -41,7 +42,7 @@ pub struct TestBackend {
 impl TestBackend {
     pub fn new() -> Self {
         let file = SourceFile { path: "orders.sql".into(), text: TABLE.to_string() };
-        let set = plan_files(&[Arc::new(file)], "test");
+        let set = plan_files(&[Arc::new(file)], "test", heliostat::sink::KINDS);
         assert!(set.diagnostics.is_empty(), "{:?}", set.diagnostics);
         let columns =
             rows().schema().fields().iter().map(|f| SqlField::from_arrow(f).unwrap()).collect();
@@ -50,10 +51,7 @@ impl TestBackend {
             generation: "0123456789abcdef".to_string(),
             columns,
             key: Some(vec![0]),
-            order_by: Vec::new(),
-            partition_by: None,
-            ttl: None,
-            clickhouse: true,
+            sinks: [("clickhouse".to_string(), SinkOptions::new())].into(),
             history: false,
         };
         TestBackend {

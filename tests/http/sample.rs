@@ -94,7 +94,11 @@ fn memory_is_bounded_when_time_stands_still() {
 async fn a_server_takes_them_and_they_fit_the_sample_views() {
     let server = Server::start().await;
     // `OrderPlaced` has another schema on this server: its events are looked at one by one below.
-    let set = plan::plan_files(&plan::read_files(Path::new("queries")).unwrap(), "test");
+    let set = plan::plan_files(
+        &plan::read_files(Path::new("queries")).unwrap(),
+        "test",
+        heliostat::sink::KINDS,
+    );
     assert!(set.diagnostics.is_empty());
     for table in &set.tables {
         let mut validator = Validator::new(table);

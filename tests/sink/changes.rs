@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use heliostat::model::schema::{SqlField, SqlType};
-use heliostat::model::view::ViewMessage;
+use heliostat::model::view::{SinkMessage, ViewMessage};
 
-use crate::support::{Feed, Server, eventually, field, schema};
+use crate::support::{Feed, Server, eventually, field, options, schema};
 
 fn fields() -> Vec<SqlField> {
     vec![
@@ -57,7 +57,7 @@ async fn a_key_has_its_latest_row_or_none() {
     assert_eq!(server.query(select).await, "1\teu\t15");
     assert_eq!(feed.status.written().position, 5);
 
-    feed.send(ViewMessage::Errors { count: 3 }).await;
+    feed.tell(SinkMessage::Errors { count: 3 });
     feed.close(9, 6).await;
     feed.shown(9).await;
     assert_eq!(server.query(select).await, "1\teu\t15\n4\teu\t4");
@@ -78,8 +78,7 @@ async fn a_row_moves_within_the_sorting_key_and_its_partition() {
     let server = Server::start().await;
     let sink = server.sink().await;
     let mut view = schema("moving", "0a", fields(), Some(vec![0]));
-    view.order_by = vec![1];
-    view.partition_by = Some("region".into());
+    view.sinks = options(&[("order_by", "region"), ("partition_by", "region")]);
     view.columns[1].nullable = false;
     let feed = Feed::open(&sink, &view).await;
     row_change(&feed, 5, row(1, "eu", 10), 1).await;
@@ -202,9 +201,11 @@ async fn partitions_and_ttl_follow_the_sorting_key() {
     let at = SqlType::Timestamp { precision: 6, with_time_zone: false };
     let columns = vec![field("k", SqlType::Int, false), field("at", at, false)];
     let mut view = schema("expiring", "0a", columns, Some(vec![0]));
-    view.order_by = vec![1];
-    view.partition_by = Some("toYYYYMM(at)".into());
-    view.ttl = Some("at + INTERVAL 30 DAY".into());
+    view.sinks = options(&[
+        ("order_by", "at"),
+        ("partition_by", "toYYYYMM(at)"),
+        ("ttl", "at + INTERVAL 30 DAY"),
+    ]);
     let feed = Feed::open(&sink, &view).await;
     let now: i64 = server.query("SELECT toUnixTimestamp(now())").await.parse().unwrap();
     // Eleven years, each month in a partition of its own: more than an insert may have by default.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array};
 use heliostat::model::schema::{SqlField, SqlType};
-use heliostat::sink::{Retention, Sink};
+use heliostat::sink::Sink;
+use heliostat::sink::clickhouse::{ClickHouseSink, Retention};
 
 use crate::support::{Feed, Server, connect, field, query, schema};
 
@@ -24,7 +25,7 @@ fn rows(keys: std::ops::Range<i32>, v: i64) -> (Vec<ArrayRef>, Vec<i64>) {
 }
 
 /// A generation whose rows all have the value `v`, complete and live at tick 5.
-async fn generation(sink: &Sink, view: &str, name: &str, v: i64) -> Feed {
+async fn generation(sink: &ClickHouseSink, view: &str, name: &str, v: i64) -> Feed {
     let feed = Feed::open(sink, &schema(view, name, fields(), Some(vec![0]))).await;
     let (columns, diffs) = rows(0..1000, v);
     feed.rows(5, &columns, &diffs).await;

@@ -9,7 +9,8 @@ use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray};
 use heliostat::model::Head;
 use heliostat::model::schema::SqlType;
 use heliostat::model::view::ViewSchema;
-use heliostat::sink::{ClickHouseConfig, Retention, Sink, SinkError};
+use heliostat::sink::clickhouse::{ClickHouseConfig, ClickHouseError, ClickHouseSink, Retention};
+use heliostat::sink::{ErrorKind, Sink};
 
 use crate::support::{Feed, Server, connect, eventually, field, query, schema};
 
@@ -48,7 +49,7 @@ async fn crash_and_recover(name: &str, key: Option<Vec<usize>>) {
     let exit = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "recovery::sink_that_crashes", "--ignored"])
         .env(CRASH_URL, &url)
-        .env("HELIOSTAT_CRASH_POINT", "after_data:2")
+        .env("FAILPOINTS", "after_data=1*off->return")
         .env("HELIOSTAT_TEST_CRASH_VIEW", name)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -83,11 +84,13 @@ async fn crash_and_recover(name: &str, key: Option<Vec<usize>>) {
     feed.end().await;
 }
 
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_between_data_and_progress_leaves_no_trace() {
     crash_and_recover("crashed", Some(vec![0])).await;
 }
 
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
 #[tokio::test(flavor = "multi_thread")]
 async fn nor_does_it_in_a_view_without_a_key() {
     crash_and_recover("crashed_bag", None).await;
@@ -97,6 +100,7 @@ async fn nor_does_it_in_a_view_without_a_key() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "run by another test"]
 async fn sink_that_crashes() {
+    let _failpoints = fail::FailScenario::setup();
     let Ok(url) = std::env::var(CRASH_URL) else { return };
     let name = std::env::var("HELIOSTAT_TEST_CRASH_VIEW").unwrap();
     let key = (name == "crashed").then(|| vec![0]);
@@ -172,13 +176,20 @@ async fn an_absent_clickhouse_is_told_from_a_wrong_address() {
         let config = config(url);
         assert!(!format!("{config:?}").contains("secret"));
         let rejects = Arc::new(|_| {});
-        Sink::connect(&config, Retention::default(), rejects).await.err().unwrap()
+        ClickHouseSink::connect(&config, Retention::default(), rejects).await.err().unwrap()
     };
     let absent = ask("http://127.0.0.1:1").await;
-    assert!(absent.is_transient() && matches!(absent, SinkError::Unreachable { .. }), "{absent}");
+    assert!(
+        absent.kind() == ErrorKind::Transient
+            && matches!(absent, ClickHouseError::Unreachable { .. }),
+        "{absent}"
+    );
     for url in ["127.0.0.1:8123", "ftp://host", "http://", "no address"] {
         let wrong = ask(url).await;
-        assert!(!wrong.is_transient() && matches!(wrong, SinkError::Url { .. }), "{wrong}");
+        assert!(
+            wrong.kind() == ErrorKind::Refused && matches!(wrong, ClickHouseError::Url { .. }),
+            "{wrong}"
+        );
     }
 }
 
@@ -191,7 +202,10 @@ async fn user_and_password_are_sent() {
         password: "p".into(),
         database: "heliostat".into(),
     };
-    let refused = Sink::connect(&config, Retention::default(), Arc::new(|_| {})).await;
+    let refused = ClickHouseSink::connect(&config, Retention::default(), Arc::new(|_| {})).await;
     let refused = refused.err().unwrap();
-    assert!(!refused.is_transient() && refused.to_string().contains("nobody"), "{refused}");
+    assert!(
+        refused.kind() == ErrorKind::Refused && refused.to_string().contains("nobody"),
+        "{refused}"
+    );
 }

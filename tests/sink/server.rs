@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use heliostat::sink::server::{LIBCHDB_VERSION, ServerError};
+use heliostat::sink::clickhouse::server::{LIBCHDB_VERSION, ServerError};
 
 use crate::support::{eventually, query, start_own};
 

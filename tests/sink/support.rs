@@ -1,5 +1,6 @@
 //! A real ClickHouse, and a dataflow played by hand.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,12 +10,12 @@ use heliostat::model::alarm::Alarms;
 use heliostat::model::reorder::ReorderBuffer;
 use heliostat::model::row::{Row, RowCodec};
 use heliostat::model::schema::{SqlField, SqlType};
+use heliostat::model::sink::SinkOptions;
 use heliostat::model::view::{SinkMessage, Update, ViewMessage, ViewRef, ViewSchema};
 use heliostat::model::{Position, Tick};
-use heliostat::sink::server::{OwnClickHouse, ServerConfig, locate};
-use heliostat::sink::{
-    ClickHouseConfig, Retention, Sink, SinkError, SinkReject, ViewSink, ViewSinkStatus,
-};
+use heliostat::sink::clickhouse::server::{OwnClickHouse, ServerConfig, locate};
+use heliostat::sink::clickhouse::{ClickHouseConfig, ClickHouseError, ClickHouseSink, Retention};
+use heliostat::sink::{Sink, SinkError, SinkReject, ViewSink, ViewSinkStatus};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -36,7 +37,7 @@ impl Server {
         Server { own, _dir: dir }
     }
 
-    pub async fn sink(&self) -> Sink {
+    pub async fn sink(&self) -> ClickHouseSink {
         connect(&self.own.url(), Retention::default()).await.unwrap()
     }
 
@@ -48,13 +49,13 @@ impl Server {
 pub async fn start_own(
     dir: &Path,
     http_port: u16,
-) -> Result<OwnClickHouse, heliostat::sink::server::ServerError> {
+) -> Result<OwnClickHouse, heliostat::sink::clickhouse::server::ServerError> {
     let program = locate(&PathBuf::from(env!("CARGO_BIN_EXE_heliostat")))?;
     let (dir, alarms) = (dir.join("clickhouse"), Alarms::default());
     OwnClickHouse::start(ServerConfig { program, dir, http_port, alarms }).await
 }
 
-pub async fn connect(url: &str, retention: Retention) -> Result<Sink, SinkError> {
+pub async fn connect(url: &str, retention: Retention) -> Result<ClickHouseSink, ClickHouseError> {
     connect_with(url, retention, Arc::new(|reject: SinkReject| panic!("{reject:?}"))).await
 }
 
@@ -62,14 +63,14 @@ pub async fn connect_with(
     url: &str,
     retention: Retention,
     rejects: heliostat::sink::RejectHandler,
-) -> Result<Sink, SinkError> {
+) -> Result<ClickHouseSink, ClickHouseError> {
     let config = ClickHouseConfig {
         url: url.into(),
         user: String::new(),
         password: String::new(),
         database: "heliostat".into(),
     };
-    Sink::connect(&config, retention, rejects).await
+    ClickHouseSink::connect(&config, retention, rejects).await
 }
 
 /// Rejects as they come.
@@ -109,12 +110,15 @@ pub fn schema(
         generation: generation.into(),
         columns,
         key,
-        order_by: vec![],
-        partition_by: None,
-        ttl: None,
-        clickhouse: true,
+        sinks: [("clickhouse".into(), SinkOptions::new())].into(),
         history: false,
     }
+}
+
+/// A view's options for ClickHouse.
+pub fn options(given: &[(&str, &str)]) -> BTreeMap<String, SinkOptions> {
+    let options = given.iter().map(|(name, text)| (name.to_string(), text.to_string()));
+    [("clickhouse".to_string(), options.collect())].into()
 }
 
 /// A view that a hand feeds instead of a dataflow.
@@ -129,13 +133,13 @@ pub struct Feed {
 
 impl Feed {
     /// Opens the view for one worker and runs it.
-    pub async fn open(sink: &Sink, schema: &ViewSchema) -> Feed {
+    pub async fn open(sink: &ClickHouseSink, schema: &ViewSchema) -> Feed {
         let schema = Arc::new(schema.clone());
         let view = sink.open_view(Arc::clone(&schema)).await.unwrap();
         Feed::run(view, schema)
     }
 
-    pub fn run(view: ViewSink, schema: ViewRef) -> Feed {
+    pub fn run(view: Box<dyn ViewSink>, schema: ViewRef) -> Feed {
         let (messages, receiver) = mpsc::unbounded_channel();
         let shutdown = CancellationToken::new();
         let status = Arc::new(ViewSinkStatus::default());
@@ -148,16 +152,15 @@ impl Feed {
     pub async fn send(&self, message: ViewMessage) {
         let mut reorder = self.reorder.lock().unwrap();
         match message {
-            ViewMessage::Errors { count } => self.tell(SinkMessage::Errors { count }),
             ViewMessage::Live { tick } => self.tell(SinkMessage::Live { tick }),
             message => reorder.take(message),
         }
-        while let Some(complete) = reorder.complete() {
+        while let Some((complete, _)) = reorder.complete() {
             self.tell(SinkMessage::Complete(complete));
         }
     }
 
-    fn tell(&self, message: SinkMessage) {
+    pub fn tell(&self, message: SinkMessage) {
         self.messages.send(message).unwrap();
     }
 

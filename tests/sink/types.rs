@@ -12,7 +12,7 @@ use arrow::array::{
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, i256};
 use heliostat::model::schema::{SqlField, SqlType};
-use heliostat::sink::Retention;
+use heliostat::sink::clickhouse::Retention;
 
 use crate::support::{Feed, Server, collect_rejects, connect_with, field, schema};
 

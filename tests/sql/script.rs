@@ -187,7 +187,7 @@ impl Script {
     /// Plans the views over these tables.
     pub fn plan(&self, tables: &str) -> Result<QuerySet, String> {
         let file = SourceFile { path: PathBuf::from("script.sql"), text: self.sql(tables) };
-        let set = plan_files(&[Arc::new(file)], "test");
+        let set = plan_files(&[Arc::new(file)], "test", heliostat::sink::KINDS);
         let wrong: Vec<String> = set.diagnostics.iter().map(ToString::to_string).collect();
         if wrong.is_empty() { Ok(set) } else { Err(wrong.join("\n")) }
     }
@@ -198,7 +198,7 @@ impl Script {
         for (statement, expected) in &self.refused {
             let text = format!("{}\n{statement};", self.tables);
             let file = SourceFile { path: PathBuf::from("script.sql"), text };
-            let said: Vec<String> = plan_files(&[Arc::new(file)], "test")
+            let said: Vec<String> = plan_files(&[Arc::new(file)], "test", heliostat::sink::KINDS)
                 .diagnostics
                 .iter()
                 .map(|d| format!("{}{}", d.message, d.hint.as_deref().unwrap_or("")))

@@ -47,7 +47,7 @@ impl Suite {
             })
         };
         let files: Vec<Arc<SourceFile>> = paths.iter().map(file).collect();
-        let set = plan_files(&files, "suite");
+        let set = plan_files(&files, "suite", heliostat::sink::KINDS);
         let told: Vec<String> = set.diagnostics.iter().map(ToString::to_string).collect();
         assert!(told.is_empty(), "{}", told.join("\n"));
         let question = |view: &str| {

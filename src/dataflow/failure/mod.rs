@@ -8,20 +8,20 @@ mod entry;
 mod page;
 mod reason;
 mod recent;
+mod stream;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::decode::Violation;
-use crate::model::Position;
-use crate::model::event::EventRef;
+use crate::model::failure::FailureChange;
 use dismissal::Accepted;
 pub use dismissal::{Dismissal, Ranges, reason_hash};
 use entry::{Entry, Origin, TypeId, UNKNOWN_TYPE};
 pub use page::{Failure, FailureFilter};
 use reason::{Template, Value, split};
 pub use recent::ChunkTypes;
+pub use stream::{FailureStream, misfit, undeclared};
 
 /// The reason under which failures are counted that there was no room for.
 pub const FURTHER_REASONS: &str =
@@ -47,7 +47,7 @@ impl FailureMemory {
     }
 }
 
-/// The failing rows of one view. Its workers share it, and whoever reports them.
+/// The failing rows of one view as of its last complete tick. Its clones are one.
 #[derive(Clone, Debug)]
 pub struct Failures(Arc<Shared>);
 
@@ -103,10 +103,7 @@ impl Failures {
     ) -> Self {
         let mut state = State::default();
         dismissals.iter().for_each(|dismissal| state.accept(dismissal));
-        let only_type = match event_types {
-            [only] => Some(only.as_str().into()),
-            _ => None,
-        };
+        let only_type = stream::only_type(event_types);
         let memory = Arc::clone(memory);
         let (state, visible) = (Mutex::new(state), AtomicI64::new(0));
         Failures(Arc::new(Shared { state, visible, only_type, memory }))
@@ -116,62 +113,21 @@ impl Failures {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the view reads events of several types, so that [`ChunkTypes`] are needed.
-    pub fn needs_types(&self) -> bool {
-        self.0.only_type.is_none()
-    }
-
     /// Whether another handle is one of these failures.
     pub fn is(&self, other: &Failures) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Counts a failing row `diff` times; a negative `diff` says that it is gone.
-    pub fn record(&self, expression: &Arc<str>, reason: &str, at: Option<Position>, diff: i64) {
-        let event_type = match (at, &self.0.only_type) {
-            (Some(position), None) => recent::type_of(position),
-            (_, only_type) => only_type.clone(),
-        };
-        self.record_of_type(expression, reason, at, event_type, diff);
-    }
-
-    /// Counts an event in a version that nothing declares.
-    pub fn record_undeclared(&self, event: &EventRef<'_>) {
-        let expression: Arc<str> = format!("event type {}", event.event_type).into();
-        let reason = format!("version {} is not declared", event.version);
-        let event_type = Some(event.event_type.into());
-        self.record_of_type(&expression, &reason, Some(event.position), event_type, 1);
-    }
-
-    /// Counts an event that does not fit its table.
-    pub fn record_misfit(
-        &self,
-        table: &str,
-        event_type: Option<&str>,
-        violation: &Violation,
-        at: Position,
-    ) {
-        let expression: Arc<str> = format!("table {table}").into();
-        let reason = format!("{}: {}", violation.pointer, violation.message);
-        let event_type = event_type.map(Arc::from);
-        self.record_of_type(&expression, &reason, Some(at), event_type, 1);
-    }
-
-    fn record_of_type(
-        &self,
-        expression: &Arc<str>,
-        reason: &str,
-        at: Option<Position>,
-        event_type: Option<Arc<str>>,
-        diff: i64,
-    ) {
+    /// Counts a change of what fails.
+    pub fn record(&self, change: &FailureChange) {
+        let FailureChange { expression, reason, position, event_type, diff } = change;
         let mut state = self.lock();
-        let event_type = event_type.map_or(UNKNOWN_TYPE, |name| state.intern(&name));
-        let origin = at.map(|position| Origin { position, event_type });
+        let event_type = event_type.as_ref().map_or(UNKNOWN_TYPE, |name| state.intern(name));
+        let origin = position.map(|position| Origin { position, event_type });
         let before = state.bytes;
         let has_room = before < VIEW_BYTES_MIN
             || self.0.memory.bytes.load(Ordering::Relaxed) < self.0.memory.bytes_max;
-        let change = state.record(expression, reason, origin, diff, has_room);
+        let change = state.record(expression, reason, origin, *diff, has_room);
         self.0.visible.fetch_add(change, Ordering::Relaxed);
         self.settle(before, state.bytes);
         if !has_room && !state.is_full_told {

@@ -109,7 +109,7 @@ impl Failures {
     pub fn dismissals(&self, filter: &FailureFilter, head: Position) -> (i64, Vec<Dismissal>) {
         let mut sum = 0;
         let mut dismissals: Vec<Dismissal> = Vec::new();
-        let typed = filter.event_type.as_ref().filter(|_| self.needs_types());
+        let typed = filter.event_type.as_ref().filter(|_| self.0.only_type.is_none());
         self.visit(filter, None, |_, part, found, count| {
             if dismissals.last().is_none_or(|last| last.expression != found.expression) {
                 dismissals.push(Dismissal {

@@ -1,11 +1,17 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::Position;
 
 const ZERO: &str = "division by zero";
 
 fn expression() -> Arc<str> {
     "a / b".into()
+}
+
+fn change(reason: &str, position: Option<Position>, diff: i64) -> FailureChange {
+    let (expression, reason) = (expression(), reason.to_string());
+    FailureChange { expression, reason, position, event_type: None, diff }
 }
 
 fn shown(failures: &Failures) -> Vec<(i64, Vec<Position>)> {
@@ -41,7 +47,7 @@ fn dismiss(
 #[test]
 fn what_is_dismissed_is_not_told_of_again_and_what_comes_later_is() {
     let failures = Failures::default();
-    let record = |failures: &Failures, at, diff| failures.record(&expression(), ZERO, at, diff);
+    let record = |failures: &Failures, at, diff| failures.record(&change(ZERO, at, diff));
     for position in [3, 5, 9] {
         record(&failures, Some(position), 1);
     }
@@ -74,7 +80,7 @@ fn further_reasons_are_counted_where_there_is_no_room() {
     let reason = |n: u64| format!("cannot cast '{n}' to INT");
     let (rows, head) = (100_000, 100_000);
     for n in 1..=rows {
-        failures.record(&expression(), &reason(n), Some(n), 1);
+        failures.record(&change(&reason(n), Some(n), 1));
     }
     assert_eq!(failures.count(), rows as i64);
     let listed = failures.list();
@@ -87,14 +93,14 @@ fn further_reasons_are_counted_where_there_is_no_room() {
     assert!(memory.bytes.load(Ordering::Relaxed) < VIEW_BYTES_MIN + 1024);
     // In whatever order rows end, what is left is right.
     for n in (1..=rows).rev().filter(|n| n % 3 == 0) {
-        failures.record(&expression(), &reason(n), Some(n), -1);
+        failures.record(&change(&reason(n), Some(n), -1));
     }
     assert_eq!(failures.count(), (rows - rows / 3) as i64);
     let left = failures.count();
     assert_eq!(dismiss(&failures, None, None, head), left);
     assert_eq!((failures.count(), shown(&failures)), (0, Vec::new()));
-    failures.record(&expression(), &reason(1), Some(1), -1);
-    failures.record(&expression(), &reason(1), Some(head + 1), 1);
+    failures.record(&change(&reason(1), Some(1), -1));
+    failures.record(&change(&reason(1), Some(head + 1), 1));
     assert_eq!(shown(&failures), [(1, vec![head + 1])]);
     drop(failures);
     assert_eq!(memory.bytes.load(Ordering::Relaxed), 0);
@@ -108,9 +114,12 @@ fn events_are_told_apart_by_their_types() {
         types.push(position, &event_type.into());
     }
     types.keep();
-    for position in [4, 5, 6, 7, 8] {
-        failures.record(&expression(), ZERO, Some(position), 1);
-    }
+    let record = |failures: &Failures, positions: &[Position]| {
+        let stream = FailureStream::new(&[]);
+        positions.iter().for_each(|at| stream.record(&expression(), ZERO, Some(*at), (1, 1)));
+        stream.take().iter().for_each(|(_, change)| failures.record(change));
+    };
+    record(&failures, &[4, 5, 6, 7, 8]);
     let of = |name: &str, from| FailureFilter {
         event_type: Some(name.to_string()),
         from,
@@ -129,9 +138,7 @@ fn events_are_told_apart_by_their_types() {
     assert_eq!((count, failures.count()), (3, 2));
     assert_eq!(shown(&failures), [(2, vec![6, 7])]);
     let again = Failures::new(&[], &dismissals, &Arc::new(FailureMemory::new(0)));
-    for position in [4, 6, 8] {
-        again.record(&expression(), ZERO, Some(position), 1);
-    }
+    record(&again, &[4, 6, 8]);
     assert_eq!(shown(&again), [(1, vec![6])]);
 }
 
@@ -156,7 +163,7 @@ proptest! {
             let diff = if ends { -1 } else { 1 };
             *times += diff;
             let at = (position > 0).then_some(u64::from(position));
-            failures.record(&expression(), &reason(n), at, diff);
+            failures.record(&change(&reason(n), at, diff));
         }
         let sums = |wanted: &dyn Fn(&str, u8) -> bool| {
             let mut sums: BTreeMap<String, i64> = BTreeMap::new();

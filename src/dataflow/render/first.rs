@@ -9,7 +9,7 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::reduce::{GroupChange, Seen, changes};
 use super::{Deltas, Renderer, expect_planned};
-use crate::dataflow::accumulator::{Accumulator, Slot};
+use crate::aggregate::{Accumulator, FirstRow, FirstRows, KeptRows};
 use crate::dataflow::arrange::{GroupUpdate, KeyedUpdate, arrange_groups};
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
@@ -24,18 +24,31 @@ impl<'scope> Renderer<'scope, '_> {
         order: &[OrderColumn],
         limit: u64,
     ) -> Result<Deltas<'scope>, ArrowError> {
+        match limit {
+            1 => self.first_rows::<FirstRow>(input, key, order, 1),
+            _ => self.first_rows::<FirstRows>(input, key, order, limit as u32),
+        }
+    }
+
+    fn first_rows<S: KeptRows>(
+        &self,
+        input: NodeId,
+        key: &[usize],
+        order: &[OrderColumn],
+        limit: u32,
+    ) -> Result<Deltas<'scope>, ArrowError> {
         let schema = self.schema(input);
         let encoder = RowLayout::ordered(&schema, key, order)?;
         let layout = RowLayout::ordered(&schema, key, order)?;
-        let groups = arrange_groups(candidates(self.input(input), encoder, limit as u32), "First");
+        let groups = arrange_groups(candidates::<S>(self.input(input), encoder, limit), "First");
         Ok(changes(groups, Seen::Sums, move |updates| {
-            expect_planned(layout.decode(&mut rows(updates)))
+            expect_planned(layout.decode(&mut rows::<S>(updates)))
         }))
     }
 }
 
 /// Each batch's least rows of a group, as those of the group so far.
-fn candidates<'scope>(
+fn candidates<'scope, S: KeptRows>(
     stream: Deltas<'scope>,
     layout: RowLayout,
     limit: u32,
@@ -51,7 +64,7 @@ fn candidates<'scope>(
                 rows.sort_unstable_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
                 let groups = rows.chunk_by(|a, b| a.1 == b.1 && a.0.0 == b.0.0);
                 let mut updates: Vec<GroupUpdate> =
-                    groups.map(|group| candidate(group, limit)).collect();
+                    groups.map(|group| candidate::<S>(group, limit)).collect();
                 output.session(&time).give_container(&mut updates);
             });
         }
@@ -59,33 +72,21 @@ fn candidates<'scope>(
 }
 
 /// What rows of one group, in order, add to it.
-fn candidate(group: &[KeyedUpdate], limit: u32) -> GroupUpdate {
-    let ((key, first), tick, _) = &group[0];
-    let slot = if limit == 1 {
-        Slot::LeastBytes(Some(first[..].into()))
-    } else {
-        let copies = |diff: &i64| usize::try_from(*diff).unwrap_or(0).min(limit as usize);
-        let rows = group
-            .iter()
-            .flat_map(|((_, row), _, diff)| std::iter::repeat_n(row.clone(), copies(diff)));
-        Slot::LeastRows { limit, rows: rows.take(limit as usize).collect() }
-    };
+fn candidate<S: KeptRows>(group: &[KeyedUpdate], limit: u32) -> GroupUpdate {
+    let ((key, _), tick, _) = &group[0];
+    let copies = |diff: &i64| usize::try_from(*diff).unwrap_or(0).min(limit as usize);
+    let rows = group.iter().flat_map(|((_, row), _, diff)| std::iter::repeat_n(row, copies(diff)));
+    let slots = SmallVec::from_iter([S::of_rows(rows, limit).into()]);
     let rows = group.iter().map(|(_, _, diff)| diff).sum();
-    ((key.clone(), ()), *tick, Accumulator { rows, slots: SmallVec::from_iter([slot]) })
+    ((key.clone(), ()), *tick, Accumulator { rows, slots })
 }
 
 /// What changes of the groups' first rows.
-fn rows(updates: Vec<GroupChange>) -> Vec<(Row, Row, Tick, i64)> {
+fn rows<S: KeptRows>(updates: Vec<GroupChange>) -> Vec<(Row, Row, Tick, i64)> {
     let mut changes: Vec<((Tick, Row, Row), i64)> = Vec::new();
-    for (key, accumulator, tick, diff) in updates {
-        match accumulator.slots.into_iter().next() {
-            Some(Slot::LeastBytes(Some(bytes))) => {
-                changes.push(((tick, key, Row::from_slice(&bytes)), diff));
-            }
-            Some(Slot::LeastRows { rows, .. }) => {
-                changes.extend(rows.into_iter().map(|row| ((tick, key.clone(), row), diff)));
-            }
-            other => unreachable!("a group with rows has a first one, not {other:?}"),
+    for (key, mut accumulator, tick, diff) in updates {
+        if let Some(kept) = accumulator.slots.first_mut().and_then(S::of_mut) {
+            changes.extend(kept.take().map(|row| ((tick, key.clone(), row), diff)));
         }
     }
     // A group whose first rows stay the same has only grown.

@@ -9,7 +9,7 @@ use arrow::datatypes::SchemaRef;
 use super::{Deltas, Renderer, expect_planned, map};
 use crate::dataflow::delta::Delta;
 use crate::dataflow::eval;
-use crate::dataflow::failure::Failures;
+use crate::dataflow::failure::FailureStream;
 use crate::plan::ir::{NodeId, Scalar};
 
 impl<'scope> Renderer<'scope, '_> {
@@ -53,7 +53,7 @@ pub struct Unnest {
     pub array: Scalar,
     pub outer: bool,
     pub ordinality: bool,
-    pub failures: Failures,
+    pub failures: FailureStream,
 }
 
 impl Unnest {

@@ -31,7 +31,7 @@ use timely::dataflow::{Scope, Stream};
 
 use super::arrange::{Placement, RowTrace};
 use super::delta::Delta;
-use super::failure::Failures;
+use super::failure::FailureStream;
 use crate::model::Tick;
 use crate::plan::ir::{NodeId, Op, Plan};
 
@@ -45,7 +45,7 @@ pub type Deltas<'scope> = Stream<'scope, Tick, Vec<Delta>>;
 pub struct Renderer<'scope, 'a> {
     pub scope: Scope<'scope, Tick>,
     pub plan: &'a Plan,
-    pub failures: Failures,
+    pub failures: FailureStream,
     outputs: Vec<Option<Deltas<'scope>>>,
     /// Rows that are arranged already: by node, key, whether rows with NULL keys are left out, and
     /// where they are.
@@ -54,7 +54,7 @@ pub struct Renderer<'scope, 'a> {
 
 impl<'scope, 'a> Renderer<'scope, 'a> {
     /// A renderer of `plan` into `scope`.
-    pub fn new(scope: Scope<'scope, Tick>, plan: &'a Plan, failures: Failures) -> Self {
+    pub fn new(scope: Scope<'scope, Tick>, plan: &'a Plan, failures: FailureStream) -> Self {
         let outputs = plan.nodes.iter().map(|_| None).collect();
         Renderer { scope, plan, failures, outputs, arranged: RefCell::default() }
     }

@@ -22,7 +22,7 @@ use crate::dataflow::arrange::arrange_rows;
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::difference::{Difference, Replacement};
 use crate::dataflow::eval::guarded;
-use crate::dataflow::failure::Failures;
+use crate::dataflow::failure::FailureStream;
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
 use crate::model::row::{Row, RowCodec};
@@ -123,7 +123,7 @@ struct Groups {
     key: Vec<usize>,
     aggregates: Vec<GeneralAggregate>,
     difference: Difference,
-    failures: Failures,
+    failures: FailureStream,
 }
 
 impl Groups {
@@ -150,15 +150,15 @@ impl Groups {
     }
 
     fn record(&self, versions: &Versions, failed: &[Option<((Arc<str>, String), i64)>]) {
-        let tell = |failure: &Option<((Arc<str>, String), i64)>, sign: i64| {
+        let tell = |failure: &Option<((Arc<str>, String), i64)>, tick: Tick, sign: i64| {
             if let Some(((text, reason), rows)) = failure {
-                self.failures.record(text, reason, None, sign * rows);
+                self.failures.record(text, reason, None, (tick, sign * rows));
             }
         };
         for (index, (_, tick)) in versions.versions.iter().enumerate() {
-            if tick.is_some() {
-                tell(&failed[index - 1], -1);
-                tell(&failed[index], 1);
+            if let Some(tick) = *tick {
+                tell(&failed[index - 1], tick, -1);
+                tell(&failed[index], tick, 1);
             }
         }
     }

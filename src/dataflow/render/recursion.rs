@@ -25,7 +25,7 @@ use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::arrange::Key;
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::eval;
-use crate::dataflow::failure::Failures;
+use crate::dataflow::failure::FailureStream;
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
 use crate::model::row::{Row, RowCodec};
@@ -130,7 +130,7 @@ fn limited<'inner>(
     rows: Rows<'inner>,
     max: u64,
     text: Arc<str>,
-    failures: Failures,
+    failures: FailureStream,
 ) -> Rows<'inner> {
     let reason = format!("it did not end within {max} iterations");
     let within = rows.inner.unary(Pipeline, "Limit", move |_, _| {
@@ -140,7 +140,7 @@ fn limited<'inner>(
                     // The base is there before the first iteration.
                     let within = at.inner <= max;
                     if !within {
-                        failures.record(&text, &reason, None, *diff);
+                        failures.record(&text, reason.as_str(), None, (at.outer, *diff));
                     }
                     within
                 });
@@ -155,7 +155,7 @@ fn limited<'inner>(
 struct Loop<'inner, 'a> {
     plan: &'a Plan,
     given: Vec<Rows<'inner>>,
-    failures: Failures,
+    failures: FailureStream,
 }
 
 impl<'inner> Loop<'inner, '_> {

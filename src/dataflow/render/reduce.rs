@@ -1,11 +1,12 @@
 //! GROUP BY and DISTINCT: accumulators in the difference, one update of state per group.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use differential_dataflow::difference::{IsZero, Semigroup};
+use differential_dataflow::difference::Semigroup;
 use differential_dataflow::operators::arrange::Arranged;
 use differential_dataflow::trace::Cursor;
 use differential_dataflow::trace::cursor::cursor_list;
@@ -15,12 +16,12 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::changes::on_changes;
 use super::{Deltas, Renderer, expect_planned};
-use crate::dataflow::accumulator::Accumulator;
+use crate::aggregate::Accumulator;
+use crate::dataflow::accumulator::AccumulatorLayout;
 use crate::dataflow::arrange::{GroupTrace, GroupUpdate, arrange_groups};
 use crate::dataflow::delta::{Delta, batch};
-use crate::dataflow::failure::Failures;
-use crate::dataflow::groups::{Grouper, SlotPlans};
-use crate::dataflow::results::Results;
+use crate::dataflow::failure::FailureStream;
+use crate::dataflow::groups::Grouper;
 use crate::model::Tick;
 use crate::model::row::{Row, RowCodec};
 use crate::plan::ir::{Aggregate, NodeId};
@@ -33,15 +34,15 @@ impl<'scope> Renderer<'scope, '_> {
         key: &[usize],
         aggregates: &[Aggregate],
     ) -> Result<Deltas<'scope>, ArrowError> {
-        let plans = SlotPlans::new(aggregates);
+        let layout = Rc::new(AccumulatorLayout::new(aggregates)?);
         let input_schema = self.schema(input);
-        let grouper = Grouper::new(&input_schema, key, &plans.slots)?;
+        let grouper = Grouper::new(&input_schema, key, Rc::clone(&layout))?;
         let groups = arrange_groups(grouped(self.input(input), grouper), "Reduce");
         let types: Vec<_> =
             key.iter().map(|c| input_schema.field(*c).data_type().clone()).collect();
         let finish = Finish {
             key: RowCodec::new(&types)?,
-            results: Results::new(aggregates, plans)?,
+            layout,
             texts: aggregates.iter().map(|a| Arc::clone(&a.text)).collect(),
             schema: self.schema(id),
             failures: self.failures.clone(),
@@ -56,13 +57,14 @@ impl<'scope> Renderer<'scope, '_> {
         input: NodeId,
         key: &[usize],
     ) -> Result<Deltas<'scope>, ArrowError> {
-        let grouper = Grouper::new(&self.schema(input), key, &[])?;
+        let layout = Rc::new(AccumulatorLayout::new(&[])?);
+        let grouper = Grouper::new(&self.schema(input), key, Rc::clone(&layout))?;
         let groups = arrange_groups(grouped(self.input(input), grouper), "Distinct keys");
         let schema = self.key_schema(input, key);
         let types: Vec<_> = schema.fields().iter().map(|f| f.data_type().clone()).collect();
         let finish = Finish {
             key: RowCodec::new(&types)?,
-            results: Results::new(&[], SlotPlans::new(&[]))?,
+            layout,
             texts: Vec::new(),
             schema,
             failures: self.failures.clone(),
@@ -152,7 +154,7 @@ fn changed(
     if before == *after {
         return;
     }
-    debug_assert!(after.rows != 0 || after.is_zero() || after.slots.iter().any(is_extreme));
+    debug_assert!(after.rows != 0 || after.slots.iter().all(|s| s.is_zero() || !s.takes_back()));
     if before.rows > 0 {
         updates.push((key.clone(), before, tick, -1));
     }
@@ -161,18 +163,13 @@ fn changed(
     }
 }
 
-fn is_extreme(slot: &crate::dataflow::accumulator::Slot) -> bool {
-    use crate::dataflow::accumulator::Slot;
-    matches!(slot, Slot::Least(_) | Slot::LeastBytes(_))
-}
-
 /// Turns groups into rows: the key's columns and the aggregates'.
 struct Finish {
     key: RowCodec,
-    results: Results,
+    layout: Rc<AccumulatorLayout>,
     texts: Vec<Arc<str>>,
     schema: SchemaRef,
-    failures: Failures,
+    failures: FailureStream,
 }
 
 impl Finish {
@@ -186,7 +183,7 @@ impl Finish {
         let mut columns: Vec<ArrayRef> =
             expect_planned(self.key.decode(group.iter().map(|g| &g.0[..])));
         let accumulators: Vec<&Accumulator> = group.iter().map(|g| &g.1).collect();
-        let (aggregates, overflows) = expect_planned(self.results.columns(&accumulators));
+        let (aggregates, overflows) = expect_planned(self.layout.columns(&accumulators));
         columns.extend(aggregates);
         let delta = Delta {
             rows: expect_planned(batch(Arc::clone(&self.schema), columns, group.len())),
@@ -202,7 +199,8 @@ impl Finish {
             // A row fails once, by its first aggregate that does.
             if std::mem::replace(&mut keep[overflow.row], false) {
                 let text = &self.texts[overflow.aggregate];
-                self.failures.record(text, &overflow.reason, None, group[overflow.row].3);
+                let (_, _, tick, diff) = group[overflow.row];
+                self.failures.record(text, overflow.reason, None, (tick, diff));
             }
         }
         expect_planned(delta.filter(&BooleanArray::from(keep)))

@@ -16,7 +16,7 @@ use timely::dataflow::operators::generic::Operator;
 use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::eval::{evaluate, halves};
-use crate::dataflow::failure::Failures;
+use crate::dataflow::failure::FailureStream;
 use crate::dataflow::layout::RowLayout;
 use crate::model::row::Row;
 use crate::model::{Position, Tick};
@@ -129,7 +129,7 @@ struct TemporalFilter {
     with_now: SchemaRef,
     layout: RowLayout,
     queue: Queue,
-    failures: Failures,
+    failures: FailureStream,
 }
 
 impl TemporalFilter {
@@ -151,7 +151,12 @@ impl TemporalFilter {
                 vec![expect_planned(delta.filter(&outlook.present))]
             }
             Err((text, reason)) if delta.len() == 1 => {
-                self.failures.record(&text, &reason, delta.position(0), delta.diffs[0]);
+                self.failures.record(
+                    &text,
+                    reason,
+                    delta.position(0),
+                    (delta.tick, delta.diffs[0]),
+                );
                 Vec::new()
             }
             Err(_) => halves(&delta).into_iter().flat_map(|half| self.take(half)).collect(),

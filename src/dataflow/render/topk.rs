@@ -14,7 +14,7 @@ use super::changes::on_changes;
 use super::join::keyed;
 use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::arrange::{RowTrace, arrange_rows};
-use crate::dataflow::failure::Failures;
+use crate::dataflow::failure::FailureStream;
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
 use crate::model::row::Row;
@@ -26,8 +26,8 @@ trait Pick {
     fn depth(&self) -> Option<u64>;
     /// The output, of the rows up to `depth`.
     fn pick(&self, rows: &[(Row, i64)]) -> Vec<(Row, i64)>;
-    /// Told when a group's rows change from `before` to `after`.
-    fn observe(&self, _before: &[(Row, i64)], _after: &[(Row, i64)]) {}
+    /// Told when a group's rows change at a tick from `before` to `after`.
+    fn observe(&self, _tick: Tick, _before: &[(Row, i64)], _after: &[(Row, i64)]) {}
 }
 
 impl<'scope> Renderer<'scope, '_> {
@@ -98,7 +98,7 @@ impl Pick for Window {
 /// The only row of its group; two or more are failures, all of them.
 struct Unique {
     text: Arc<str>,
-    failures: Failures,
+    failures: FailureStream,
 }
 
 impl Unique {
@@ -117,10 +117,11 @@ impl Pick for Unique {
         if Unique::failing(rows) == 0 { rows.to_vec() } else { Vec::new() }
     }
 
-    fn observe(&self, before: &[(Row, i64)], after: &[(Row, i64)]) {
+    fn observe(&self, tick: Tick, before: &[(Row, i64)], after: &[(Row, i64)]) {
         let change = Unique::failing(after) - Unique::failing(before);
         if change != 0 {
-            self.failures.record(&self.text, "more than one row has this key", None, change);
+            let reason = "more than one row has this key";
+            self.failures.record(&self.text, reason, None, (tick, change));
         }
     }
 }
@@ -193,7 +194,7 @@ impl Group<'_> {
         let mut before = self.front(None, pick.depth(), next);
         for tick in ticks {
             let after = self.front(Some(tick), pick.depth(), next);
-            pick.observe(&before, &after);
+            pick.observe(tick, &before, &after);
             let gone = pick.pick(&before).into_iter().map(|(row, count)| (row, -count));
             let mut change: Vec<(Row, i64)> = gone.chain(pick.pick(&after)).collect();
             differential_dataflow::consolidation::consolidate(&mut change);

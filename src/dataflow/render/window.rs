@@ -18,7 +18,7 @@ use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::difference::{Difference, Replacement};
 use crate::dataflow::eval::guarded;
-use crate::dataflow::failure::Failures;
+use crate::dataflow::failure::FailureStream;
 use crate::dataflow::frames::{Part, Prior};
 use crate::dataflow::ordered::{Ordered, Update, by_key};
 use crate::dataflow::partition::{Held, Partition};
@@ -94,7 +94,7 @@ struct Windows {
     scope: Scope,
     difference: Difference,
     partitions: HashMap<Row, Content>,
-    failures: Failures,
+    failures: FailureStream,
 }
 
 impl Windows {
@@ -134,7 +134,7 @@ impl Windows {
                 again.push(self.taken_back(change));
                 continue;
             }
-            self.record(&change, &before, &after);
+            self.record(tick, &change, &before, &after);
             self.settle(&change, &after);
             let before = results.add(before);
             let after = results.add(after);
@@ -227,6 +227,7 @@ impl Windows {
     /// Tells what fails of a partition that was computed as a whole.
     fn record<T>(
         &mut self,
+        tick: Tick,
         change: &Change,
         before: &Result<T, (Arc<str>, String)>,
         after: &Result<T, (Arc<str>, String)>,
@@ -234,7 +235,7 @@ impl Windows {
         for (outcome, segments, sign) in [(before, &change.before, -1), (after, &change.after, 1)] {
             if let Err((text, reason)) = outcome {
                 let rows: usize = segments.iter().map(|s| s.wanted.len()).sum();
-                self.failures.record(text, reason, None, sign * rows as i64);
+                self.failures.record(text, reason, None, (tick, sign * rows as i64));
             }
         }
         if let Some(content) = self.partitions.get_mut(&change.key) {

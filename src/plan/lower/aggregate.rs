@@ -18,10 +18,9 @@ use datafusion_physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
 use super::call::{Argument, Call, Class, General, Prepared};
 use super::{Lowering, Result, expr, refuse, relaxed};
+use crate::aggregate::Extreme;
 use crate::plan::group_keys;
-use crate::plan::ir::{
-    Aggregate, AggregateFunction, GeneralAggregate, JoinKeys, NodeId, Op, OrderColumn,
-};
+use crate::plan::ir::{Aggregate, GeneralAggregate, JoinKeys, NodeId, Op, OrderColumn};
 
 /// Some of the aggregates, computed: key columns first, then these calls' results in order.
 struct Part {
@@ -97,7 +96,7 @@ impl Lowering {
             parts.push(self.with_distinct(input, width, calls, &classes)?);
         } else if !classes.folded.is_empty() || calls.is_empty() {
             let column = |index: usize| calls[index].folded_input();
-            let node = self.reduce(input, width, calls, &classes.folded, &column);
+            let node = self.reduce(input, width, calls, &classes.folded, &column)?;
             parts.push(Part { node, calls: classes.folded });
         }
         for (index, value, order) in classes.first {
@@ -175,7 +174,7 @@ impl Lowering {
                 None => Some(marker),
             },
         };
-        let node = self.reduce(all, width, calls, &indexes, &place);
+        let node = self.reduce(all, width, calls, &indexes, &place)?;
         Ok(Part { node, calls: indexes })
     }
 
@@ -246,7 +245,7 @@ impl Lowering {
         calls: &[Call],
         indexes: &[usize],
         column_of: &dyn Fn(usize) -> Option<usize>,
-    ) -> NodeId {
+    ) -> Result<NodeId> {
         let input_schema = Arc::clone(&self.nodes[input].schema);
         let mut fields: Vec<Field> =
             input_schema.fields()[..width].iter().map(|f| f.as_ref().clone()).collect();
@@ -257,19 +256,25 @@ impl Lowering {
             let column = column_of(*index);
             let input_type =
                 column.map_or(DataType::Null, |c| input_schema.field(c).data_type().clone());
+            let output_type = call.output.data_type().clone();
+            // Says now, rather than when the view runs, that there is none of these types.
+            if column.is_some() && (function.typed)(&input_type, &output_type).is_err() {
+                let text = &call.text;
+                return refuse(format!("{text} is not supported over values of type {input_type}"));
+            }
             fields.push(call.output.clone());
             aggregates.push(Aggregate {
-                function: *function,
+                function,
                 input: column,
                 input_type,
-                output_type: call.output.data_type().clone(),
+                output_type,
                 text: Arc::clone(&call.text),
             });
         }
         let key: Vec<usize> = (0..width).collect();
         let monotonic = aggregates.is_empty() && self.nodes[input].monotonic;
         let op = Op::Reduce { input, key: key.clone(), aggregates };
-        self.add(op, Arc::new(Schema::new(fields)), vec![key], monotonic)
+        Ok(self.add(op, Arc::new(Schema::new(fields)), vec![key], monotonic))
     }
 
     /// Joins the parts on the group and puts the columns in the order of the SELECT.
@@ -310,21 +315,17 @@ fn classes(calls: &[Call], monotonic: bool) -> Classes {
     let mut classes = Classes::default();
     for (index, call) in calls.iter().enumerate() {
         match &call.class {
-            Class::Folded { function, distinct, input } => {
-                let extreme = matches!(function, AggregateFunction::Min | AggregateFunction::Max);
-                match input {
-                    Some(column) if extreme && !monotonic => {
-                        let descending = *function == AggregateFunction::Max;
-                        let order =
-                            vec![OrderColumn { column: *column, descending, nulls_first: false }];
-                        classes.first.push((index, *column, order));
-                    }
-                    Some(column) if *distinct && !extreme => {
-                        classes.distinct.entry(*column).or_default().push(index);
-                    }
-                    _ => classes.folded.push(index),
+            Class::Folded { function, distinct, input } => match (*input, function.extreme) {
+                (Some(column), Some(extreme)) if !monotonic => {
+                    let descending = extreme == Extreme::Greatest;
+                    let order = vec![OrderColumn { column, descending, nulls_first: false }];
+                    classes.first.push((index, column, order));
                 }
-            }
+                (Some(column), None) if *distinct => {
+                    classes.distinct.entry(column).or_default().push(index);
+                }
+                _ => classes.folded.push(index),
+            },
             Class::First { value, order } => classes.first.push((index, *value, order.clone())),
             Class::General(general) => {
                 match classes.general.iter_mut().find(|(order, _)| *order == general.order) {

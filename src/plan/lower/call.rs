@@ -8,7 +8,8 @@ use datafusion_expr::expr::{AggregateFunctionParams, NullTreatment};
 use datafusion_expr::{AggregateUDF, Expr, ExprSchemable, SortExpr, lit, when};
 
 use super::{Result, refuse};
-use crate::plan::ir::{AggregateFunction, OrderColumn};
+use crate::aggregate::{AggregateFunction, Computation, Extreme};
+use crate::plan::ir::OrderColumn;
 
 /// One aggregate of the SELECT, with its arguments as columns of the prepared input.
 pub struct Call {
@@ -20,7 +21,7 @@ pub struct Call {
 /// How an aggregate is kept.
 pub enum Class {
     /// In an accumulator; a distinct one behind a DISTINCT. `None` for `count(*)` alone.
-    Folded { function: AggregateFunction, distinct: bool, input: Option<usize> },
+    Folded { function: &'static AggregateFunction, distinct: bool, input: Option<usize> },
     /// The value in the first row of the group, in this order.
     First { value: usize, order: Vec<OrderColumn> },
     /// From all rows of the group.
@@ -76,16 +77,18 @@ impl Prepared<'_> {
         };
         let text = expr.human_display().to_string().into();
         let (function, params) = (&aggregate.func, &aggregate.params);
-        let class = match (folded(function.name()), params.args.as_slice()) {
-            (Some(function), [argument]) => self.folded(function, argument, params)?,
-            _ => self.of_rows(function, params)?,
+        let class = match (Computation::of(function.name()), params.args.as_slice()) {
+            (Computation::Folded(function), [argument]) => {
+                self.folded(function, argument, params)?
+            }
+            (computation, _) => self.of_rows(function, &computation, params)?,
         };
         Ok(Call { class, output, text })
     }
 
     fn folded(
         &mut self,
-        function: AggregateFunction,
+        function: &'static AggregateFunction,
         argument: &Expr,
         params: &AggregateFunctionParams,
     ) -> Result<Class> {
@@ -93,7 +96,7 @@ impl Prepared<'_> {
             // The average of integers, which the planner casts to floats, is their exact sum over
             // their count: it shares its state with the sum.
             Expr::Cast(cast)
-                if function == AggregateFunction::Avg
+                if function.takes_integers
                     && cast.expr.get_type(self.schema).is_ok_and(|t| t.is_integer()) =>
             {
                 cast.expr.as_ref().clone()
@@ -101,7 +104,7 @@ impl Prepared<'_> {
             other => other.clone(),
         };
         let constant = matches!(&argument, Expr::Literal(value, _) if !value.is_null());
-        let counts_rows = function == AggregateFunction::Count && constant && !params.distinct;
+        let counts_rows = function.counts_rows && constant && !params.distinct;
         let distinct = params.distinct;
         if counts_rows && params.filter.is_none() && !self.with_empty_group {
             return Ok(Class::Folded { function, distinct, input: None });
@@ -111,17 +114,10 @@ impl Prepared<'_> {
             Some(filter) => when(filter.as_ref().clone(), argument).end()?,
             None => argument,
         };
-        let data_type = argument.get_type(self.schema)?;
-        let adds = matches!(
-            function,
-            AggregateFunction::Sum | AggregateFunction::Avg | AggregateFunction::Variance { .. }
-        );
-        if adds && !data_type.is_numeric() && !data_type.is_null() {
-            return refuse(format!("sums and averages of {data_type} are not supported"));
-        }
-        let extreme = matches!(function, AggregateFunction::Min | AggregateFunction::Max);
-        if extreme && data_type.is_nested() {
-            return Ok(self.nested_extreme(argument, function == AggregateFunction::Max));
+        if let Some(extreme) = function.extreme
+            && argument.get_type(self.schema)?.is_nested()
+        {
+            return Ok(self.nested_extreme(argument, extreme == Extreme::Greatest));
         }
         Ok(Class::Folded { function, distinct, input: Some(self.column(argument)) })
     }
@@ -142,22 +138,25 @@ impl Prepared<'_> {
     fn of_rows(
         &mut self,
         function: &Arc<AggregateUDF>,
+        computation: &Computation,
         params: &AggregateFunctionParams,
     ) -> Result<Class> {
         let ignore_nulls = params.null_treatment == Some(NullTreatment::IgnoreNulls);
         let order = self.order(&params.order_by);
         let whole_group = params.filter.is_none() && !self.with_empty_group && !ignore_nulls;
-        if let (name @ ("first_value" | "last_value"), true, [argument]) =
-            (function.name(), whole_group, params.args.as_slice())
-        {
-            let value = self.column(argument.clone());
-            if name == "first_value" {
+        match (computation, params.args.as_slice()) {
+            (Computation::FirstRow, [argument]) if whole_group => {
+                let value = self.column(argument.clone());
                 return Ok(Class::First { value, order });
             }
-            let mut order: Vec<OrderColumn> = order.into_iter().map(reversed).collect();
-            // Ties go by the whole row, whose last is asked for.
-            order.push(OrderColumn { column: value, descending: true, nulls_first: false });
-            return Ok(Class::First { value, order });
+            (Computation::LastRow, [argument]) if whole_group => {
+                let value = self.column(argument.clone());
+                let mut order: Vec<OrderColumn> = order.into_iter().map(reversed).collect();
+                // Ties go by the whole row, whose last is asked for.
+                order.push(OrderColumn { column: value, descending: true, nulls_first: false });
+                return Ok(Class::First { value, order });
+            }
+            _ => {}
         }
         let mut args = Vec::new();
         for argument in &params.args {
@@ -187,24 +186,6 @@ impl Prepared<'_> {
 
 fn reversed(order: OrderColumn) -> OrderColumn {
     OrderColumn { descending: !order.descending, nulls_first: !order.nulls_first, ..order }
-}
-
-/// The aggregates that an accumulator can hold.
-fn folded(name: &str) -> Option<AggregateFunction> {
-    Some(match name {
-        "count" => AggregateFunction::Count,
-        "sum" => AggregateFunction::Sum,
-        "avg" => AggregateFunction::Avg,
-        "min" => AggregateFunction::Min,
-        "max" => AggregateFunction::Max,
-        "bool_and" => AggregateFunction::BoolAnd,
-        "bool_or" => AggregateFunction::BoolOr,
-        "stddev" => AggregateFunction::Variance { sample: true, root: true },
-        "stddev_pop" => AggregateFunction::Variance { sample: false, root: true },
-        "var" => AggregateFunction::Variance { sample: true, root: false },
-        "var_pop" => AggregateFunction::Variance { sample: false, root: false },
-        _ => return None,
-    })
 }
 
 impl Call {

@@ -9,29 +9,8 @@ use datafusion_physical_expr::expressions::Literal;
 use datafusion_physical_expr::window::WindowExpr;
 use datafusion_physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
+use crate::aggregate;
 use crate::plan::ir::{Extent, Rank, Reach, WindowEvaluation};
-
-/// Aggregates whose state is small, and the same whether rows come at once or one after the other.
-const CARRIED: [&str; 18] = [
-    "avg",
-    "bit_and",
-    "bit_or",
-    "bit_xor",
-    "bool_and",
-    "bool_or",
-    "corr",
-    "count",
-    "covar_pop",
-    "covar_samp",
-    "max",
-    "min",
-    "stddev",
-    "stddev_pop",
-    "sum",
-    "var",
-    "var_pop",
-    "var_samp",
-];
 
 /// `nth_value` keeps the whole partition in view beyond this row.
 const NTH_MAX: u64 = 64;
@@ -105,7 +84,7 @@ pub fn of_aggregate(
 ) -> Reach {
     match bounds(frame, order) {
         Some((Some(before), Some(after))) => Reach::Near { before, after },
-        Some((None, Some(after))) if !distinct && CARRIED.contains(&name) => {
+        Some((None, Some(after))) if !distinct && aggregate::has_small_state(name) => {
             Reach::Before { after }
         }
         _ => Reach::Partition,

@@ -12,50 +12,15 @@ use clickhouse::Row;
 use serde::Deserialize;
 
 use crate::model::view::ViewRef;
+use crate::sink::{Inspection, Tampering, ViewSinkStatus};
 
-use super::Sink;
 use super::catalog::GENERATIONS_TABLE;
-use super::error::SinkError;
+use super::client::ClickHouse;
+use super::error::ClickHouseError;
+use super::options::{NAME, TTL};
 use super::progress::{PROGRESS_TABLE, PROGRESS_VIEW};
-use super::status::ViewSinkStatus;
 use super::table::{history_table_name, history_view_name, table_name};
 use super::types::quote_text;
-
-/// A generation whose table is to be looked at.
-pub struct Inspection {
-    pub schema: ViewRef,
-    pub status: Arc<ViewSinkStatus>,
-    /// Its view's names are to read from it, and no other generation is about to take them over.
-    pub has_names: bool,
-}
-
-/// What somebody else has done.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Tampering {
-    /// The database, or a table that the sink keeps its own state in, is gone.
-    State {
-        /// What is gone.
-        what: String,
-        /// Whether it can be made anew without the tables of the views.
-        is_derived: bool,
-    },
-    /// A generation's rows are not what the sink has written.
-    Rows {
-        /// The view.
-        view: String,
-        /// Its generation.
-        generation: String,
-        /// What was found.
-        what: String,
-    },
-    /// A public name is gone or was altered.
-    Name {
-        /// The view.
-        view: ViewRef,
-        /// What was found.
-        what: String,
-    },
-}
 
 /// What the last inspection has seen, to compare the next one with.
 #[derive(Default)]
@@ -132,18 +97,18 @@ impl Inspector {
     /// Compares the tables of these generations with what was written to them.
     pub async fn inspect(
         &mut self,
-        sink: &Sink,
+        clickhouse: &ClickHouse,
         generations: &[Inspection],
-    ) -> Result<Vec<Tampering>, SinkError> {
+    ) -> Result<Vec<Tampering>, ClickHouseError> {
         let before: Vec<Moment> = generations.iter().map(|g| Moment::of(&g.status)).collect();
-        let found = Found::ask(sink).await?;
+        let found = Found::ask(clickhouse).await?;
         for (table, is_derived) in
             [(PROGRESS_TABLE, false), (GENERATIONS_TABLE, false), (PROGRESS_VIEW, true)]
         {
             if !found.tables.contains_key(table) {
                 self.tables.clear();
                 self.views.clear();
-                let database = sink.clickhouse.database();
+                let database = clickhouse.database();
                 let what = match found.tables.is_empty() {
                     true => format!("database {database} is gone"),
                     false => format!("{database}.{table} is gone"),
@@ -208,7 +173,8 @@ impl Inspector {
             return Some(format!("somebody else wrote to table {name}"));
         }
         let least = before.rows.min(after.rows).max(0);
-        let least = match (&schema.ttl, &schema.key) {
+        let least = match (schema.sinks.get(NAME).and_then(|options| options.get(TTL)), &schema.key)
+        {
             (Some(_), _) => 0,
             (None, Some(_)) => least,
             // Equal rows are one row there.
@@ -239,8 +205,7 @@ impl Inspector {
 }
 
 impl Found {
-    async fn ask(sink: &Sink) -> Result<Self, SinkError> {
-        let clickhouse = &sink.clickhouse;
+    async fn ask(clickhouse: &ClickHouse) -> Result<Self, ClickHouseError> {
         let database = quote_text(clickhouse.database());
         let tables = clickhouse
             .fetch::<TableRow>(&format!(

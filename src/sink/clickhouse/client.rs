@@ -8,7 +8,7 @@ use clickhouse::error::Error as ClientError;
 use clickhouse::{Client, Compression, Row, RowOwned, RowRead};
 use serde::Deserialize;
 
-use super::error::SinkError;
+use super::error::ClickHouseError;
 
 /// How long a statement other than an insert may take.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -36,13 +36,14 @@ pub struct ClickHouseConfig {
 
 impl ClickHouseConfig {
     /// Whether the address can be one of ClickHouse.
-    pub fn check(&self) -> Result<(), SinkError> {
+    pub fn check(&self) -> Result<(), ClickHouseError> {
         self.host().map(drop)
     }
 
     /// The host that the address names.
-    fn host(&self) -> Result<String, SinkError> {
-        let bad = |reason: &str| SinkError::Url { url: self.url.clone(), reason: reason.into() };
+    fn host(&self) -> Result<String, ClickHouseError> {
+        let bad =
+            |reason: &str| ClickHouseError::Url { url: self.url.clone(), reason: reason.into() };
         let uri: hyper::Uri = self.url.parse().map_err(|_| bad("it does not parse"))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) {
             return Err(bad("it does not start with http:// or https://"));
@@ -80,7 +81,7 @@ struct Greeting {
 
 impl ClickHouse {
     /// Checks the address; asks nothing yet.
-    pub(super) fn new(config: &ClickHouseConfig) -> Result<Self, SinkError> {
+    pub(super) fn new(config: &ClickHouseConfig) -> Result<Self, ClickHouseError> {
         let host = config.host()?;
         let mut client = Client::default()
             .with_url(&config.url)
@@ -95,19 +96,19 @@ impl ClickHouse {
     }
 
     /// Makes sure that a ClickHouse answers at the address and lets us in, within `time_max`.
-    pub(super) async fn greet(&self, time_max: Duration) -> Result<(), SinkError> {
+    pub(super) async fn greet(&self, time_max: Duration) -> Result<(), ClickHouseError> {
         let sql = format!("SELECT toUInt64({GREETING}) AS number");
         let asked = self.client.query_raw(&sql).fetch_all::<Greeting>();
         let answer = tokio::time::timeout(time_max, asked).await;
         match answer.unwrap_or(Err(ClientError::TimedOut)) {
             Ok(rows) if rows.iter().map(|row| row.number).eq([GREETING]) => Ok(()),
-            Ok(_) => Err(SinkError::not_clickhouse(&self.url, "it answers something else")),
+            Ok(_) => Err(ClickHouseError::not_clickhouse(&self.url, "it answers something else")),
             Err(
                 error @ (ClientError::Network(_)
                 | ClientError::TimedOut
                 | ClientError::BadResponse(_)),
             ) => Err(self.error(&sql, time_max, error)),
-            Err(error) => Err(SinkError::not_clickhouse(&self.url, &chain(&error))),
+            Err(error) => Err(ClickHouseError::not_clickhouse(&self.url, &chain(&error))),
         }
     }
 
@@ -117,7 +118,7 @@ impl ClickHouse {
     }
 
     /// Runs a statement that answers nothing. Tables are named with their database.
-    pub(super) async fn execute(&self, sql: &str) -> Result<(), SinkError> {
+    pub(super) async fn execute(&self, sql: &str) -> Result<(), ClickHouseError> {
         self.execute_with(sql, &[]).await
     }
 
@@ -126,7 +127,7 @@ impl ClickHouse {
         &self,
         sql: &str,
         settings: &[(&str, &str)],
-    ) -> Result<(), SinkError> {
+    ) -> Result<(), ClickHouseError> {
         let query = self.client.query_raw(sql);
         let query = settings.iter().fold(query, |query, (name, to)| query.with_setting(*name, *to));
         let run = query.execute();
@@ -137,7 +138,7 @@ impl ClickHouse {
     pub(super) async fn fetch<T: RowOwned + RowRead>(
         &self,
         sql: &str,
-    ) -> Result<Vec<T>, SinkError> {
+    ) -> Result<Vec<T>, ClickHouseError> {
         let run = self.client.query_raw(sql).fetch_all::<T>();
         self.within(STATEMENT_TIMEOUT, sql, run).await
     }
@@ -149,7 +150,7 @@ impl ClickHouse {
         sql: &str,
         token: &str,
         stream: Bytes,
-    ) -> Result<(), SinkError> {
+    ) -> Result<(), ClickHouseError> {
         let mut insert = self
             .client
             .insert_formatted_with(sql)
@@ -173,28 +174,28 @@ impl ClickHouse {
         limit: Duration,
         sql: &str,
         run: impl Future<Output = Result<T, ClientError>>,
-    ) -> Result<T, SinkError> {
+    ) -> Result<T, ClickHouseError> {
         let done = tokio::time::timeout(limit, run).await.unwrap_or(Err(ClientError::TimedOut));
         done.map_err(|e| self.error(sql, limit, e))
     }
 
-    fn error(&self, sql: &str, limit: Duration, error: ClientError) -> SinkError {
+    fn error(&self, sql: &str, limit: Duration, error: ClientError) -> ClickHouseError {
         let statement = || sql.chars().take(STATEMENT_CHARS_SHOWN).collect::<String>();
         match error {
             ClientError::Network(reason) => {
                 let reason = chain(&*reason);
                 match reason.contains(INVALID_HTTP) {
-                    true => SinkError::not_clickhouse(&self.url, &reason),
-                    false => SinkError::Unreachable { url: self.url.clone(), reason },
+                    true => ClickHouseError::not_clickhouse(&self.url, &reason),
+                    false => ClickHouseError::Unreachable { url: self.url.clone(), reason },
                 }
             }
             ClientError::TimedOut => {
-                SinkError::Timeout { statement: statement(), limit_s: limit.as_secs() }
+                ClickHouseError::Timeout { statement: statement(), limit_s: limit.as_secs() }
             }
             ClientError::BadResponse(reason) => {
-                SinkError::answered(&self.url, &self.user, statement(), reason)
+                ClickHouseError::answered(&self.url, &self.user, statement(), reason)
             }
-            other => SinkError::Refused { statement: statement(), reason: chain(&other) },
+            other => ClickHouseError::Refused { statement: statement(), reason: chain(&other) },
         }
     }
 }

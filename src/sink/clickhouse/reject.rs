@@ -8,26 +8,10 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde_json::{Map, Value};
 
 use crate::model::view::{Update, ViewRef};
+use crate::sink::{RejectHandler, SinkReject};
 
 use super::encode::RowDecoder;
 use super::range::{find_unholdable, is_limited};
-
-/// A row that is left out of a view's table.
-#[derive(Clone, Debug)]
-pub struct SinkReject {
-    /// The view.
-    pub view: ViewRef,
-    /// The row as a JSON object of texts and nulls.
-    pub row: String,
-    /// Which column's value it is and why.
-    pub reason: String,
-    /// How often the row came, or, negative, went again. While the dataflow catches up, all rows
-    /// since the log's start are told, whether they were told before a restart or not.
-    pub diff: i64,
-}
-
-/// Is told each row that is left out; called from the view's task, so it must not block.
-pub type RejectHandler = Arc<dyn Fn(SinkReject) + Send + Sync>;
 
 /// Takes the rows that ClickHouse cannot hold out of a view's changes.
 pub(super) struct Limits {

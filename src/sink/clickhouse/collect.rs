@@ -6,9 +6,9 @@ use arrow::error::ArrowError;
 
 use crate::model::view::{CompleteTicks, Update};
 use crate::model::{Head, Tick};
+use crate::sink::Recovered;
 
 use super::boundary::Boundaries;
-use super::catalog::Recovered;
 use super::history::{History, Interval};
 use super::pending::Pending;
 use super::reject::Limits;

@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::view::SinkMessage;
 use crate::model::{Head, Tick};
+use crate::sink::Recovered;
 
-use super::catalog::Recovered;
 use super::collect::Collector;
-use super::error::SinkError;
+use super::error::ClickHouseError;
 use super::pace::Pace;
 use super::writer::{Flush, Flushed, Writer};
 
@@ -29,12 +29,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many messages are taken at once.
 const MESSAGES_PER_TURN: usize = 256;
 
-/// Follows one view; the body of [`ViewSink::run`](super::ViewSink::run).
+/// Follows one view; the body of [`ViewSink::run`](crate::sink::ViewSink::run).
 pub(super) struct Runner {
     writer: Arc<Writer>,
     collector: Collector,
     pace: Pace,
-    in_flight: Option<JoinHandle<Result<Flushed, SinkError>>>,
+    in_flight: Option<JoinHandle<Result<Flushed, ClickHouseError>>>,
     /// The end of the last flush that has succeeded.
     written: Head,
     /// What was last recorded in ClickHouse: up to where, with how many errors, when.
@@ -69,7 +69,7 @@ impl Runner {
         mut self,
         mut messages: mpsc::UnboundedReceiver<SinkMessage>,
         shutdown: CancellationToken,
-    ) -> Result<(), SinkError> {
+    ) -> Result<(), ClickHouseError> {
         loop {
             self.start_flush()?;
             let wake = self.wake_at();
@@ -91,7 +91,7 @@ impl Runner {
         self.drain().await
     }
 
-    fn take(&mut self, message: SinkMessage) -> Result<(), SinkError> {
+    fn take(&mut self, message: SinkMessage) -> Result<(), ClickHouseError> {
         match message {
             SinkMessage::Complete(complete) => {
                 self.collector.complete(complete).map_err(|source| self.unfit(source))?;
@@ -107,8 +107,8 @@ impl Runner {
     }
 
     /// Rows that do not fit the view's columns.
-    fn unfit(&self, source: ArrowError) -> SinkError {
-        SinkError::Rows { view: self.writer.table.schema.name.clone(), source }
+    fn unfit(&self, source: ArrowError) -> ClickHouseError {
+        ClickHouseError::Rows { view: self.writer.table.schema.name.clone(), source }
     }
 
     fn tell_bytes(&self) {
@@ -121,7 +121,7 @@ impl Runner {
         self.live_at.is_some_and(|tick| self.collector.has_passed(tick))
     }
 
-    fn start_flush(&mut self) -> Result<(), SinkError> {
+    fn start_flush(&mut self) -> Result<(), ClickHouseError> {
         if self.in_flight.is_some() || !self.is_due() {
             return Ok(());
         }
@@ -185,7 +185,7 @@ impl Runner {
 
     /// Ends the flush in flight, and writes what is left, if ClickHouse lets it: less to do again
     /// after the next start. What cannot be written in time comes from the log then.
-    async fn drain(mut self) -> Result<(), SinkError> {
+    async fn drain(mut self) -> Result<(), ClickHouseError> {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         for last in [false, true] {
             if last && self.published && !self.collector.is_clean() {
@@ -210,8 +210,8 @@ impl Runner {
 
 /// Waits for the flush in flight; for ever, if there is none.
 async fn join(
-    in_flight: &mut Option<JoinHandle<Result<Flushed, SinkError>>>,
-) -> Result<Flushed, SinkError> {
+    in_flight: &mut Option<JoinHandle<Result<Flushed, ClickHouseError>>>,
+) -> Result<Flushed, ClickHouseError> {
     match in_flight {
         Some(task) => joined(task.await),
         None => std::future::pending().await,
@@ -220,8 +220,8 @@ async fn join(
 
 /// A panic in a flush is one of this task.
 fn joined(
-    done: Result<Result<Flushed, SinkError>, tokio::task::JoinError>,
-) -> Result<Flushed, SinkError> {
+    done: Result<Result<Flushed, ClickHouseError>, tokio::task::JoinError>,
+) -> Result<Flushed, ClickHouseError> {
     match done {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {

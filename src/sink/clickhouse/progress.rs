@@ -12,8 +12,8 @@ use crate::model::Head;
 use crate::model::clock::now_ms;
 
 use super::client::ClickHouse;
-use super::error::SinkError;
-use super::retry::Backoff;
+use super::error::ClickHouseError;
+use super::retry::Pauses;
 use super::types::{quote_name, quote_text};
 
 /// The table behind the VIEW `_heliostat_progress`.
@@ -56,7 +56,7 @@ impl ProgressStore {
     }
 
     /// Creates the table if it is missing.
-    pub(super) async fn prepare(&self) -> Result<(), SinkError> {
+    pub(super) async fn prepare(&self) -> Result<(), ClickHouseError> {
         let create = format!(
             "CREATE TABLE IF NOT EXISTS {} (view String, generation String, tick UInt64, \
              position UInt64, errors UInt64, written_at DateTime64(3, 'UTC'), _deleted UInt8) \
@@ -71,7 +71,7 @@ impl ProgressStore {
         &self,
         view: &str,
         generation: &str,
-    ) -> Result<Option<Head>, SinkError> {
+    ) -> Result<Option<Head>, ClickHouseError> {
         let query = format!(
             "SELECT tick, position FROM {} FINAL WHERE view = {} AND generation = {}",
             path(&self.clickhouse),
@@ -93,7 +93,7 @@ impl ProgressStore {
 
     /// Forgets a generation. Must come before its table is dropped: progress without the rows that
     /// it stands for would leave them out for ever.
-    pub(super) async fn forget(&self, view: &str, generation: &str) -> Result<(), SinkError> {
+    pub(super) async fn forget(&self, view: &str, generation: &str) -> Result<(), ClickHouseError> {
         let Some(head) = self.read(view, generation).await? else { return Ok(()) };
         let (view, generation) = (view.to_string(), generation.to_string());
         let progress = Progress { view, generation, head, errors: 0 };
@@ -139,7 +139,7 @@ async fn write_requests(
         }
         let rows: Vec<&Progress> = batch.iter().map(|(progress, _)| progress).collect();
         let sql = insert_sql(&clickhouse, &rows, false);
-        let mut backoff = Backoff::new();
+        let mut pauses = Pauses::new();
         let mut is_told = false;
         while let Err(error) = clickhouse.execute(&sql).await {
             if batch.iter().all(|(_, done)| done.is_closed()) {
@@ -148,7 +148,7 @@ async fn write_requests(
             if !std::mem::replace(&mut is_told, true) {
                 tracing::warn!(%error, "progress could not be written; it is repeated");
             }
-            backoff.wait().await;
+            pauses.wait().await;
         }
         next_insert = Instant::now() + INSERT_INTERVAL;
         for (_, done) in batch {

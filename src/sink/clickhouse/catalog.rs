@@ -8,11 +8,12 @@ use clickhouse::Row;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
+use crate::model::Tick;
 use crate::model::clock::now_ms;
-use crate::model::{Head, Tick};
+use crate::sink::Recovered;
 
 use super::client::ClickHouse;
-use super::error::SinkError;
+use super::error::ClickHouseError;
 use super::progress::ProgressStore;
 use super::table::{Table, VERSION_COLUMN, history_table_name, history_view_name, table_name};
 use super::types::{quote_name, quote_text};
@@ -34,19 +35,6 @@ impl Default for Retention {
         let minute = Duration::from_secs(60);
         Retention { replaced: 10 * minute, gone: 24 * 60 * minute }
     }
-}
-
-/// Where a generation's table stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Recovered {
-    /// The end of the last flush whose data and progress are both in ClickHouse. The dataflow may
-    /// feed everything from the log's start; what is at or below this tick is left out.
-    pub progress: Option<Head>,
-    /// The end of a flush whose progress is missing: the feeder must end a chunk exactly here, and
-    /// mark it, as it must at `progress`.
-    pub boundary: Option<Tick>,
-    /// The view's name reads from this generation.
-    pub published: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,7 +86,7 @@ impl Catalog {
     }
 
     /// Creates its table if it is missing.
-    pub(super) async fn prepare(&self) -> Result<(), SinkError> {
+    pub(super) async fn prepare(&self) -> Result<(), ClickHouseError> {
         let create = format!(
             "CREATE TABLE IF NOT EXISTS {} (view String, generation String, state String, \
              drop_at_ms UInt64, changed UInt64, _deleted UInt8) \
@@ -114,14 +102,17 @@ impl Catalog {
     }
 
     /// Makes a published view's public names anew.
-    pub(super) async fn republish(&self, table: &Table) -> Result<(), SinkError> {
+    pub(super) async fn republish(&self, table: &Table) -> Result<(), ClickHouseError> {
         let _one_at_a_time = self.last_change.lock().await;
         self.create_views(table).await
     }
 
     /// Makes the generation's table, if it is not there, and reads how far it has got. Other
     /// generations of the view that never answered are given up.
-    pub(super) async fn open_generation(&self, table: &Table) -> Result<Recovered, SinkError> {
+    pub(super) async fn open_generation(
+        &self,
+        table: &Table,
+    ) -> Result<Recovered, ClickHouseError> {
         let mut last_change = self.last_change.lock().await;
         let (view, generation) = (&table.schema.name, &table.schema.generation);
         let known = self.generations(&format!("view = {}", quote_text(view))).await?;
@@ -157,7 +148,7 @@ impl Catalog {
     }
 
     /// Lets the view's name read from this table, and retires what it read from before.
-    pub(super) async fn publish(&self, table: &Table) -> Result<(), SinkError> {
+    pub(super) async fn publish(&self, table: &Table) -> Result<(), ClickHouseError> {
         let mut last_change = self.last_change.lock().await;
         let (view, generation) = (&table.schema.name, &table.schema.generation);
         self.create_views(table).await?;
@@ -179,7 +170,10 @@ impl Catalog {
     }
 
     /// Drops the names of all views but these, and retires their tables.
-    pub(super) async fn retire_all_but(&self, views: &[&str]) -> Result<Vec<String>, SinkError> {
+    pub(super) async fn retire_all_but(
+        &self,
+        views: &[&str],
+    ) -> Result<Vec<String>, ClickHouseError> {
         let mut last_change = self.last_change.lock().await;
         let mut gone = Vec::new();
         let drop_at = now_ms() + millis(self.retention.gone);
@@ -201,7 +195,7 @@ impl Catalog {
     }
 
     /// Drops the tables whose time has come; returns their names.
-    pub(super) async fn drop_due(&self) -> Result<Vec<String>, SinkError> {
+    pub(super) async fn drop_due(&self) -> Result<Vec<String>, ClickHouseError> {
         let mut last_change = self.last_change.lock().await;
         let mut dropped = Vec::new();
         let due = format!("state = 'retired' AND drop_at_ms <= {}", now_ms());
@@ -224,7 +218,7 @@ impl Catalog {
     }
 
     /// The tables, as quoted paths, that are being fed or may be.
-    pub(super) async fn tables_in_use(&self) -> Result<Vec<String>, SinkError> {
+    pub(super) async fn tables_in_use(&self) -> Result<Vec<String>, ClickHouseError> {
         let database = quote_name(self.clickhouse.database());
         let generations = self.generations("state != 'retired'").await?;
         let path = |g: &Generation| {
@@ -234,7 +228,7 @@ impl Catalog {
     }
 
     /// Puts the tables behind the view's public names.
-    async fn create_views(&self, table: &Table) -> Result<(), SinkError> {
+    async fn create_views(&self, table: &Table) -> Result<(), ClickHouseError> {
         self.create(table, &table.publish_sql()).await?;
         if table.schema.history {
             self.create(table, &table.publish_history_sql()).await?;
@@ -243,7 +237,7 @@ impl Catalog {
     }
 
     /// Drops the public name of a generation's history, if it has one.
-    async fn drop_history_view(&self, generation: &Generation) -> Result<(), SinkError> {
+    async fn drop_history_view(&self, generation: &Generation) -> Result<(), ClickHouseError> {
         // Without history, another view may have the name.
         let table = history_table_name(&generation.view, &generation.generation);
         if !self.has_table(&table).await? {
@@ -254,7 +248,7 @@ impl Catalog {
         self.clickhouse.execute(&format!("DROP VIEW IF EXISTS {database}.{name}")).await
     }
 
-    async fn create(&self, table: &Table, sql: &str) -> Result<(), SinkError> {
+    async fn create(&self, table: &Table, sql: &str) -> Result<(), ClickHouseError> {
         self.clickhouse.execute_with(sql, table.create_settings()).await
     }
 
@@ -263,7 +257,7 @@ impl Catalog {
         last_change: &mut u64,
         row: (&str, &str, State),
         drop_at_ms: u64,
-    ) -> Result<(), SinkError> {
+    ) -> Result<(), ClickHouseError> {
         self.insert(last_change, row, drop_at_ms, false).await
     }
 
@@ -273,7 +267,7 @@ impl Catalog {
         (view, generation, state): (&str, &str, State),
         drop_at_ms: u64,
         deleted: bool,
-    ) -> Result<(), SinkError> {
+    ) -> Result<(), ClickHouseError> {
         *last_change = now_ms().max(*last_change + 1);
         let sql = format!(
             "INSERT INTO {} (view, generation, state, drop_at_ms, changed, _deleted) \
@@ -287,7 +281,7 @@ impl Catalog {
         self.clickhouse.execute(&sql).await
     }
 
-    async fn generations(&self, condition: &str) -> Result<Vec<Generation>, SinkError> {
+    async fn generations(&self, condition: &str) -> Result<Vec<Generation>, ClickHouseError> {
         let query = format!(
             "SELECT view, generation, state FROM {} FINAL WHERE {condition} ORDER BY view, changed",
             self.path()
@@ -296,7 +290,7 @@ impl Catalog {
     }
 
     /// The end of the last flush that wrote to the table, if any did.
-    async fn last_version(&self, table: &Table) -> Result<Option<Tick>, SinkError> {
+    async fn last_version(&self, table: &Table) -> Result<Option<Tick>, ClickHouseError> {
         let query = format!(
             "SELECT {VERSION_COLUMN} AS number FROM {} ORDER BY {VERSION_COLUMN} DESC LIMIT 1",
             table.path()
@@ -305,7 +299,7 @@ impl Catalog {
         Ok(rows.first().map(|row| row.number))
     }
 
-    async fn has_table(&self, name: &str) -> Result<bool, SinkError> {
+    async fn has_table(&self, name: &str) -> Result<bool, ClickHouseError> {
         let query = format!(
             "SELECT count() AS number FROM system.tables WHERE database = {} AND name = {}",
             quote_text(self.clickhouse.database()),
@@ -314,7 +308,7 @@ impl Catalog {
         Ok(self.number(&query).await? > 0)
     }
 
-    async fn number(&self, query: &str) -> Result<u64, SinkError> {
+    async fn number(&self, query: &str) -> Result<u64, ClickHouseError> {
         let rows = self.clickhouse.fetch::<Number>(query).await?;
         Ok(rows.first().map_or(0, |row| row.number))
     }
@@ -324,7 +318,7 @@ impl Catalog {
     }
 
     /// The number of active parts in the fullest partition of a table.
-    pub(super) async fn parts(&self, table: &str) -> Result<u64, SinkError> {
+    pub(super) async fn parts(&self, table: &str) -> Result<u64, ClickHouseError> {
         let query = format!(
             "SELECT max(parts) AS number FROM (SELECT count() AS parts FROM system.parts \
              WHERE active AND database = {} AND table = {} GROUP BY partition_id)",

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::model::schema::{SqlField, SqlType};
 use crate::model::view::{ViewRef, ViewSchema};
 
-use super::error::SinkError;
+use super::error::ClickHouseError;
+use super::options::ClickHouseOptions;
 use super::types::{clickhouse_type, has_nullable_tuple, quote_name};
 
 /// The hash of the row or key, in tables whose sorting key needs one.
@@ -48,6 +49,7 @@ pub(super) struct Table {
     pub(super) schema: ViewRef,
     database: String,
     column_types: Vec<String>,
+    options: ClickHouseOptions,
     sort_columns: Vec<usize>,
     /// The sorting key ends with [`HASH_COLUMN`].
     pub(super) hashed: bool,
@@ -55,23 +57,26 @@ pub(super) struct Table {
 
 impl Table {
     /// Lays out the table of this schema. Fails on a type that ClickHouse does not have.
-    pub(super) fn new(schema: ViewRef, database: &str) -> Result<Self, SinkError> {
+    pub(super) fn new(schema: ViewRef, database: &str) -> Result<Self, ClickHouseError> {
         let column_types = schema
             .columns
             .iter()
             .map(|column| {
-                clickhouse_type(column).map_err(|sql_type| SinkError::Type {
+                clickhouse_type(column).map_err(|sql_type| ClickHouseError::Type {
                     view: schema.name.clone(),
                     column: column.name.clone(),
                     sql_type: sql_type.to_string(),
                 })
             })
             .collect::<Result<_, _>>()?;
-        let (sort_columns, hashed) = sorting_key(&schema);
+        let invalid = |source| ClickHouseError::Option { view: schema.name.clone(), source };
+        let options = ClickHouseOptions::of(&schema).map_err(invalid)?;
+        let (sort_columns, hashed) = sorting_key(&schema, &options);
         Ok(Table {
             schema: Arc::clone(&schema),
             database: database.into(),
             column_types,
+            options,
             sort_columns,
             hashed,
         })
@@ -196,8 +201,8 @@ impl Table {
 
     /// `CREATE TABLE`, if it is not there.
     pub(super) fn create_sql(&self) -> String {
-        let partition = clause("PARTITION BY", self.schema.partition_by.as_deref());
-        let ttl = clause("TTL", self.schema.ttl.as_deref());
+        let partition = clause("PARTITION BY", self.options.partition_by.as_deref());
+        let ttl = clause("TTL", self.options.ttl.as_deref());
         format!(
             "CREATE TABLE IF NOT EXISTS {} ({}) \
              ENGINE = ReplacingMergeTree({VERSION_COLUMN}, {DELETED_COLUMN}){partition} \
@@ -260,14 +265,14 @@ fn clause(keyword: &str, expression: Option<&str>) -> String {
 /// as an empty one), for the whole row where there is no key, and for the empty key of a view that
 /// has one row. It is the hash of the encoded row, so the encoding is part of what a generation
 /// means.
-fn sorting_key(schema: &ViewSchema) -> (Vec<usize>, bool) {
+fn sorting_key(schema: &ViewSchema, options: &ClickHouseOptions) -> (Vec<usize>, bool) {
     let is_flat = |i: &usize| {
         let SqlField { sql_type, .. } = &schema.columns[*i];
         !matches!(sql_type, SqlType::Array(_) | SqlType::Struct(_))
     };
     let mut columns: Vec<usize> = Vec::new();
     let key = schema.key.as_deref().unwrap_or_default();
-    for index in schema.order_by.iter().chain(key) {
+    for index in options.order_by.iter().chain(key) {
         if is_flat(index) && !columns.contains(index) {
             columns.push(*index);
         }

@@ -11,19 +11,19 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::model::{Head, Tick};
+use crate::sink::{SinkError, ViewSinkStatus};
 
 use super::catalog::Catalog;
 use super::client::ClickHouse;
 use super::collect::Taken;
 use super::encode::{Encoder, OutRow};
-use super::error::SinkError;
-use super::fault;
+use super::error::ClickHouseError;
 use super::history::Interval;
+use super::options::NAME;
 use super::pending::{Multiplicities, Pending};
 use super::progress::{Progress, ProgressStore};
-use super::retry::Backoff;
+use super::retry::Pauses;
 use super::rows::RowMaker;
-use super::status::ViewSinkStatus;
 use super::table::Table;
 
 /// The most rows in one insert.
@@ -68,7 +68,7 @@ pub(super) struct Writer {
 impl Writer {
     /// Writes a flush, repeating each step until it succeeds. Fails only where repeating is of no
     /// use: rows that do not fit the view's columns.
-    pub(super) async fn flush(self: Arc<Self>, flush: Flush) -> Result<Flushed, SinkError> {
+    pub(super) async fn flush(self: Arc<Self>, flush: Flush) -> Result<Flushed, ClickHouseError> {
         let Flush { taken: Taken { changes, intervals, from, to, rows }, errors, publish } = flush;
         let start = Instant::now();
         let mut written = 0;
@@ -77,7 +77,7 @@ impl Writer {
             let changed = Arc::clone(&self).blocking(move |w| w.rows_of(changes)).await?;
             written = changed.len() as u64;
             self.write_rows(Arc::new(changed), from, to.tick).await?;
-            fault::after_data();
+            fail::fail_point!("after_data", |_| std::process::abort());
             let flushes = self.status.flushes.fetch_add(1, Ordering::Relaxed);
             if flushes.is_multiple_of(FLUSHES_PER_COUNT) {
                 // Only the pace depends on it, so an error is no reason to stop.
@@ -108,7 +108,7 @@ impl Writer {
         rows: Arc<Vec<OutRow>>,
         from: Tick,
         to: Tick,
-    ) -> Result<(), SinkError> {
+    ) -> Result<(), ClickHouseError> {
         let sql = self.table.insert_sql();
         for (index, block) in blocks(&rows, |row| row).into_iter().enumerate() {
             let rows = Arc::clone(&rows);
@@ -125,7 +125,7 @@ impl Writer {
         intervals: Arc<Vec<Interval>>,
         from: Tick,
         to: Tick,
-    ) -> Result<(), SinkError> {
+    ) -> Result<(), ClickHouseError> {
         let sql = self.table.insert_history_sql();
         for (index, block) in blocks(&intervals, |i| &i.row).into_iter().enumerate() {
             let intervals = Arc::clone(&intervals);
@@ -161,23 +161,23 @@ impl Writer {
     async fn blocking<T: Send + 'static>(
         self: Arc<Self>,
         work: impl FnOnce(&Self) -> Result<T, ArrowError> + Send + 'static,
-    ) -> Result<T, SinkError> {
+    ) -> Result<T, ClickHouseError> {
         let view = self.table.schema.name.clone();
         let done = tokio::task::spawn_blocking(move || work(&self)).await;
         let done = done.unwrap_or_else(|e| Err(ArrowError::ComputeError(e.to_string())));
-        done.map_err(|source| SinkError::Rows { view, source })
+        done.map_err(|source| ClickHouseError::Rows { view, source })
     }
 
-    async fn until_done<F: Future<Output = Result<(), SinkError>>>(
+    async fn until_done<F: Future<Output = Result<(), ClickHouseError>>>(
         &self,
         mut attempt: impl FnMut() -> F,
     ) {
-        let mut backoff = Backoff::new();
+        let mut pauses = Pauses::new();
         while let Err(error) = attempt().await {
-            self.status.failed(&self.table.schema.name, &error);
-            backoff.wait().await;
+            self.status.failed(NAME, &self.table.schema.name, &SinkError::from(error));
+            pauses.wait().await;
         }
-        self.status.succeeded(&self.table.schema.name);
+        self.status.succeeded(NAME, &self.table.schema.name);
     }
 }
 

@@ -8,7 +8,7 @@ use clickhouse::Row;
 use serde::Deserialize;
 
 use super::client::ClickHouse;
-use super::error::SinkError;
+use super::error::ClickHouseError;
 use super::table::DELETED_COLUMN;
 
 /// Fewer tombstones than this are not worth a merge of the whole table.
@@ -28,7 +28,7 @@ pub(super) async fn sweep(
     clickhouse: &ClickHouse,
     table: &str,
     tombstones_min: u64,
-) -> Result<bool, SinkError> {
+) -> Result<bool, ClickHouseError> {
     let count =
         format!("SELECT count() AS rows, countIf({DELETED_COLUMN} = 1) AS tombstones FROM {table}");
     let counts = clickhouse.fetch::<RowCounts>(&count).await?;

@@ -1,19 +1,106 @@
-//! The options `partition_by` and `ttl`, which go to ClickHouse as they are.
+//! The options that a view has for ClickHouse: `order_by`, `partition_by`, `ttl`.
 //!
-//! They are expressions over columns of the sorting key only: anything else would bring deleted rows
-//! back. A function that is not known here is refused, so that `check` says what ClickHouse would say
-//! only when the view's table is made.
+//! `partition_by` and `ttl` go to ClickHouse as they are. They are expressions over columns of the
+//! sorting key only: anything else would bring deleted rows back. A function that is not known here
+//! is refused, so that `check` says what ClickHouse would say only when the view's table is made.
 
 use std::ops::ControlFlow;
 
 use datafusion_sql::sqlparser::ast::{
-    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Visit, Visitor,
+    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Visit, Visitor,
 };
 use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::parser::Parser;
 
-use super::names;
 use crate::model::schema::{SqlField, SqlType};
+use crate::model::sink::{InvalidOption, SinkKind};
+use crate::model::view::ViewSchema;
+
+use super::table::{VALID_FROM_COLUMN, VALID_TO_COLUMN};
+
+/// The name of this kind of sink.
+pub const NAME: &str = "clickhouse";
+const ORDER_BY: &str = "order_by";
+const PARTITION_BY: &str = "partition_by";
+pub(super) const TTL: &str = "ttl";
+
+/// What query files may say about ClickHouse.
+#[derive(Debug)]
+pub struct ClickHouseKind;
+
+/// The only one.
+pub const KIND: ClickHouseKind = ClickHouseKind;
+
+impl SinkKind for ClickHouseKind {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        &[ORDER_BY, PARTITION_BY, TTL]
+    }
+
+    fn check(&self, view: &ViewSchema) -> Result<(), InvalidOption> {
+        let named = |name: &str| view.columns.iter().any(|column| column.name == name);
+        if view.history
+            && let Some(taken) = [VALID_FROM_COLUMN, VALID_TO_COLUMN].into_iter().find(|n| named(n))
+        {
+            let message =
+                format!("column {taken} has a name that history needs: rename it with AS");
+            return Err(invalid(message));
+        }
+        ClickHouseOptions::of(view).map(drop)
+    }
+}
+
+fn invalid(message: impl Into<String>) -> InvalidOption {
+    InvalidOption(message.into())
+}
+
+/// A view's options, checked.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ClickHouseOptions {
+    /// Indexes of the columns that lead the sorting key; the key's columns follow.
+    pub(super) order_by: Vec<usize>,
+    /// An expression over columns of the sorting key.
+    pub(super) partition_by: Option<String>,
+    /// An expression over columns of the sorting key.
+    pub(super) ttl: Option<String>,
+}
+
+impl ClickHouseOptions {
+    /// The options of this view.
+    pub(super) fn of(view: &ViewSchema) -> Result<Self, InvalidOption> {
+        let given =
+            |name: &str| view.sinks.get(NAME).and_then(|options| options.get(name)).cloned();
+        let index_of = |name: &str| {
+            view.columns.iter().position(|column| column.name == name).ok_or_else(|| {
+                let view = &view.name;
+                invalid(format!(
+                    "option {ORDER_BY} names column {name}, which {view} does not have"
+                ))
+            })
+        };
+        let order_by = given(ORDER_BY).unwrap_or_default();
+        let names = order_by.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let order_by = names.map(index_of).collect::<Result<Vec<_>, _>>()?;
+        let (partition_by, ttl) = (given(PARTITION_BY), given(TTL));
+        let sorting: Vec<usize> =
+            order_by.iter().chain(view.key.iter().flatten()).copied().collect();
+        let option = |name| ExpressionOption { name, columns: &view.columns, sorting: &sorting };
+        partition_by.as_ref().map_or(Ok(()), |text| option(PARTITION_BY).partition(text))?;
+        ttl.as_ref().map_or(Ok(()), |text| option(TTL).ttl(text))?;
+        Ok(ClickHouseOptions { order_by, partition_by, ttl })
+    }
+}
+
+/// The column that an identifier means: as written in quotes, in lower case without.
+fn fold(ident: &Ident) -> String {
+    match ident.quote_style {
+        Some(_) => ident.value.clone(),
+        None => ident.value.to_lowercase(),
+    }
+}
 
 /// Functions of a point in time, which is their first argument.
 const OF_TIME: [&str; 25] = [
@@ -99,24 +186,24 @@ const INTERVALS: [&str; 6] = [
 ];
 
 /// An option's expression and the view that it is for.
-pub struct ClickHouseOption<'a> {
+struct ExpressionOption<'a> {
     /// `partition_by` or `ttl`.
-    pub name: &'static str,
+    name: &'static str,
     /// The view's columns.
-    pub columns: &'a [SqlField],
+    columns: &'a [SqlField],
     /// Indexes of the columns of the sorting key.
-    pub sorting: &'a [usize],
+    sorting: &'a [usize],
 }
 
-impl ClickHouseOption<'_> {
+impl ExpressionOption<'_> {
     /// Checks `partition_by`.
-    pub fn partition(&self, text: &str) -> Result<(), String> {
+    fn partition(&self, text: &str) -> Result<(), InvalidOption> {
         let expr = self.parse(text)?;
         self.check(&expr, false)
     }
 
     /// Checks `ttl`: a point in time, without NULL, and how long after it the row stays.
-    pub fn ttl(&self, text: &str) -> Result<(), String> {
+    fn ttl(&self, text: &str) -> Result<(), InvalidOption> {
         let expr = self.parse(text)?;
         self.check(&expr, true)?;
         let is_time = match &expr {
@@ -127,32 +214,34 @@ impl ClickHouseOption<'_> {
         };
         match is_time {
             true => Ok(()),
-            false => Err(format!(
+            false => Err(invalid(format!(
                 "{} is no point in time: write a DATE or TIMESTAMP column and how long after it the \
                  row stays, `day + INTERVAL 90 DAY`",
                 self.name
-            )),
+            ))),
         }
     }
 
-    fn parse(&self, text: &str) -> Result<Expr, String> {
+    fn parse(&self, text: &str) -> Result<Expr, InvalidOption> {
         let dialect = GenericDialect {};
-        let wrong = |error| format!("{} is not an expression: {error}", self.name);
+        let wrong = |error| invalid(format!("{} is not an expression: {error}", self.name));
         let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(wrong)?;
         let expr = parser.parse_expr().map_err(wrong)?;
         let rest = parser.peek_token().to_string();
         match rest.as_str() {
             "EOF" => Ok(expr),
-            _ => Err(format!("{} is one expression: what is `{rest}` for?", self.name)),
+            _ => Err(invalid(format!("{} is one expression: what is `{rest}` for?", self.name))),
         }
     }
 
-    fn column(&self, name: &str) -> Result<usize, String> {
+    fn column(&self, name: &str) -> Result<usize, InvalidOption> {
         let index = self.columns.iter().position(|column| column.name == name);
-        index.ok_or_else(|| format!("{} names {name}, which is no column of the view", self.name))
+        index.ok_or_else(|| {
+            invalid(format!("{} names {name}, which is no column of the view", self.name))
+        })
     }
 
-    fn check(&self, expr: &Expr, not_null: bool) -> Result<(), String> {
+    fn check(&self, expr: &Expr, not_null: bool) -> Result<(), InvalidOption> {
         let mut walk = Walk { option: self, not_null };
         match expr.visit(&mut walk) {
             ControlFlow::Continue(()) => Ok(()),
@@ -165,7 +254,7 @@ impl ClickHouseOption<'_> {
         match expr {
             Expr::Nested(inner) => self.is_time(inner),
             Expr::Identifier(ident) => {
-                let column = self.column(&names::fold(ident));
+                let column = self.column(&fold(ident));
                 column.is_ok_and(|index| is_time_type(&self.columns[index].sql_type))
             }
             Expr::Function(function) => {
@@ -179,17 +268,17 @@ impl ClickHouseOption<'_> {
         }
     }
 
-    fn function(&self, name: &str, first: Option<&Expr>) -> Result<(), String> {
+    fn function(&self, name: &str, first: Option<&Expr>) -> Result<(), InvalidOption> {
         let known = |list: &[&str]| list.contains(&name);
         let first_is = |fits: fn(&SqlType) -> bool, what: &str| {
             let Some(Expr::Identifier(ident)) = first else { return Ok(()) };
-            let column = &self.columns[self.column(&names::fold(ident))?];
+            let column = &self.columns[self.column(&fold(ident))?];
             match fits(&column.sql_type) {
                 true => Ok(()),
-                false => Err(format!(
+                false => Err(invalid(format!(
                     "{}: {name} takes {what}, and {} is {}",
                     self.name, column.name, column.sql_type
-                )),
+                ))),
             }
         };
         if known(&OF_TIME) || known(&MOVING_TIME) {
@@ -203,30 +292,32 @@ impl ClickHouseOption<'_> {
             let folded = name.to_lowercase();
             let spelled = lists.concat().into_iter().find(|known| known.to_lowercase() == folded);
             Err(match spelled {
-                Some(known) => format!("{} calls {name}: in ClickHouse it is {known}", self.name),
-                None => format!(
+                Some(known) => {
+                    invalid(format!("{} calls {name}: in ClickHouse it is {known}", self.name))
+                }
+                None => invalid(format!(
                     "{} calls {name}, which is none of the functions of ClickHouse that may stand \
                      here ({}, …)",
                     self.name,
                     ["toYYYYMM", "toStartOfMonth", "intDiv", "modulo", "cityHash64"].join(", ")
-                ),
+                )),
             })
         }
     }
 }
 
 struct Walk<'a> {
-    option: &'a ClickHouseOption<'a>,
+    option: &'a ExpressionOption<'a>,
     not_null: bool,
 }
 
 impl Visitor for Walk<'_> {
-    type Break = String;
+    type Break = InvalidOption;
 
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<String> {
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<InvalidOption> {
         let option = self.option;
         let checked = match expr {
-            Expr::Identifier(ident) => self.identifier(&names::fold(ident)),
+            Expr::Identifier(ident) => self.identifier(&fold(ident)),
             Expr::Function(function) => {
                 let arguments = match &function.args {
                     FunctionArguments::List(list) => list.args.as_slice(),
@@ -239,7 +330,7 @@ impl Visitor for Walk<'_> {
                 option.function(&function.name.to_string(), first)
             }
             Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => {
-                Err(format!("{} cannot have a sub-query", option.name))
+                Err(invalid(format!("{} cannot have a sub-query", option.name)))
             }
             _ => Ok(()),
         };
@@ -251,16 +342,16 @@ impl Visitor for Walk<'_> {
 }
 
 impl Walk<'_> {
-    fn identifier(&self, name: &str) -> Result<(), String> {
-        let ClickHouseOption { name: option, columns, sorting } = self.option;
+    fn identifier(&self, name: &str) -> Result<(), InvalidOption> {
+        let ExpressionOption { name: option, columns, sorting } = self.option;
         let index = self.option.column(name)?;
         if !sorting.contains(&index) {
-            return Err(format!(
+            return Err(invalid(format!(
                 "{option} uses {name}, which is not in the sorting key: add it to order_by"
-            ));
+            )));
         }
         if self.not_null && columns[index].nullable {
-            return Err(format!("{option} uses {name}, which may be NULL"));
+            return Err(invalid(format!("{option} uses {name}, which may be NULL")));
         }
         Ok(())
     }
@@ -309,8 +400,9 @@ mod tests {
     fn message(ttl: bool, text: &str) -> Option<String> {
         let columns = columns();
         let name = if ttl { "ttl" } else { "partition_by" };
-        let option = ClickHouseOption { name, columns: &columns, sorting: &[0, 1, 2] };
-        if ttl { option.ttl(text).err() } else { option.partition(text).err() }
+        let option = ExpressionOption { name, columns: &columns, sorting: &[0, 1, 2] };
+        let checked = if ttl { option.ttl(text) } else { option.partition(text) };
+        checked.err().map(|error| error.to_string())
     }
 
     #[test]

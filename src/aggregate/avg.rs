@@ -1,0 +1,109 @@
+//! `avg(x)`: the exact sum over the count, rounded once.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array};
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
+use num_bigint::BigInt;
+
+use super::total::{ExactType, FloatTotal, IntegerSum, IntegerTotal, Kept, Total, WideTotal};
+use super::{Aggregate, AggregateFunction, AnyAggregate, Overflows, States};
+
+pub static AVG: AggregateFunction =
+    AggregateFunction { takes_integers: true, ..AggregateFunction::accumulable("avg", typed) };
+
+fn typed(input: &DataType, output: &DataType) -> Result<Box<dyn AnyAggregate>, ArrowError> {
+    let float = *output == DataType::Float64;
+    Ok(match (Kept::of(input), scale(output)) {
+        (Kept::Integers, Some(_)) => Box::new(DecimalAverage::<IntegerTotal>::new(input, output)?),
+        (Kept::WideDecimals, Some(_)) => {
+            Box::new(DecimalAverage::<Box<WideTotal>>::new(input, output)?)
+        }
+        (Kept::Integers, None) if float => Box::new(FloatAverage::<IntegerTotal>(PhantomData)),
+        (Kept::Floats, None) if float => Box::new(FloatAverage::<Box<FloatTotal>>(PhantomData)),
+        _ => {
+            let message = format!("an average of {input} as {output}");
+            return Err(ArrowError::NotYetImplemented(message));
+        }
+    })
+}
+
+fn scale(data_type: &DataType) -> Option<i8> {
+    match data_type {
+        DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale) => Some(*scale),
+        _ => None,
+    }
+}
+
+/// A decimal, with more digits behind the point than its values; what is beyond them is cut off.
+struct DecimalAverage<T> {
+    output: ExactType,
+    /// 1 at the scale of the values is this at the scale of the result.
+    factor: BigInt,
+    kept: PhantomData<T>,
+}
+
+impl<T> DecimalAverage<T> {
+    fn new(input: &DataType, output: &DataType) -> Result<Self, ArrowError> {
+        let further = scale(output).unwrap_or(0) - scale(input).unwrap_or(0);
+        Ok(DecimalAverage {
+            output: ExactType::of(output)?,
+            factor: BigInt::from(10).pow(further.max(0) as u32),
+            kept: PhantomData,
+        })
+    }
+}
+
+impl<T: IntegerSum> Aggregate for DecimalAverage<T> {
+    type State = T;
+
+    fn add(&self, column: &ArrayRef, totals: States<'_, T>) -> Result<(), ArrowError> {
+        T::add_column(column, totals)
+    }
+
+    fn finish(&self, totals: &[&T], overflows: &mut Overflows) -> Result<ArrayRef, ArrowError> {
+        let average = |total: &&T| {
+            let count = total.count();
+            (count != 0).then(|| total.sum() * &self.factor / count)
+        };
+        self.output.column(totals.iter().map(average), overflows)
+    }
+}
+
+/// A float.
+struct FloatAverage<T>(PhantomData<T>);
+
+/// A total that is read as a float.
+trait FloatSum: Total {
+    fn sum_f64(&self) -> f64;
+}
+
+impl FloatSum for IntegerTotal {
+    fn sum_f64(&self) -> f64 {
+        self.sum_i128() as f64
+    }
+}
+
+impl FloatSum for Box<FloatTotal> {
+    fn sum_f64(&self) -> f64 {
+        self.sum()
+    }
+}
+
+impl<T: FloatSum> Aggregate for FloatAverage<T> {
+    type State = T;
+
+    fn add(&self, column: &ArrayRef, totals: States<'_, T>) -> Result<(), ArrowError> {
+        T::add_column(column, totals)
+    }
+
+    fn finish(&self, totals: &[&T], _: &mut Overflows) -> Result<ArrayRef, ArrowError> {
+        let average = |total: &&T| {
+            let count = total.count();
+            (count != 0).then(|| total.sum_f64() / count as f64)
+        };
+        Ok(Arc::new(totals.iter().map(average).collect::<Float64Array>()))
+    }
+}

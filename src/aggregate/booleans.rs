@@ -1,0 +1,62 @@
+//! `bool_and(x)` and `bool_or(x)`.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BooleanArray};
+use arrow::error::ArrowError;
+use serde::{Deserialize, Serialize};
+
+use super::{Aggregate, AggregateFunction, Overflows, State, States};
+
+pub static BOOL_AND: AggregateFunction =
+    AggregateFunction::accumulable("bool_and", |_, _| Ok(Box::new(Connective::And)));
+pub static BOOL_OR: AggregateFunction =
+    AggregateFunction::accumulable("bool_or", |_, _| Ok(Box::new(Connective::Or)));
+
+/// How many values are true, and how many false.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Booleans {
+    yes: i64,
+    no: i64,
+}
+
+impl State for Booleans {
+    #[inline]
+    fn merge(&mut self, other: &Self) {
+        self.yes += other.yes;
+        self.no += other.no;
+    }
+
+    #[inline]
+    fn is_zero(&self) -> bool {
+        self.yes == 0 && self.no == 0
+    }
+}
+
+enum Connective {
+    And,
+    Or,
+}
+
+impl Aggregate for Connective {
+    type State = Booleans;
+
+    fn add(&self, column: &ArrayRef, states: States<'_, Booleans>) -> Result<(), ArrowError> {
+        let values = column.as_boolean();
+        states.each(values, |booleans, row, diff| {
+            *(if values.value(row) { &mut booleans.yes } else { &mut booleans.no }) += diff;
+        });
+        Ok(())
+    }
+
+    fn finish(&self, states: &[&Booleans], _: &mut Overflows) -> Result<ArrayRef, ArrowError> {
+        let value = |booleans: &&Booleans| {
+            let value = match self {
+                Connective::And => booleans.no == 0,
+                Connective::Or => booleans.yes > 0,
+            };
+            (!booleans.is_zero()).then_some(value)
+        };
+        Ok(Arc::new(states.iter().map(value).collect::<BooleanArray>()))
+    }
+}

@@ -1,0 +1,45 @@
+//! `count(x)`: the number of values that are not NULL.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array};
+use arrow::error::ArrowError;
+use serde::{Deserialize, Serialize};
+
+use super::{Aggregate, AggregateFunction, Overflows, State, States};
+
+pub static COUNT: AggregateFunction = AggregateFunction {
+    counts_rows: true,
+    ..AggregateFunction::accumulable("count", |_, _| Ok(Box::new(CountAggregate)))
+};
+
+/// The number of values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Count(i64);
+
+impl State for Count {
+    #[inline]
+    fn merge(&mut self, other: &Self) {
+        self.0 += other.0;
+    }
+
+    #[inline]
+    fn is_zero(&self) -> bool {
+        self.0 == 0
+    }
+}
+
+struct CountAggregate;
+
+impl Aggregate for CountAggregate {
+    type State = Count;
+
+    fn add(&self, column: &ArrayRef, states: States<'_, Count>) -> Result<(), ArrowError> {
+        states.each(column.as_ref(), |count, _, diff| count.0 += diff);
+        Ok(())
+    }
+
+    fn finish(&self, states: &[&Count], _: &mut Overflows) -> Result<ArrayRef, ArrowError> {
+        Ok(Arc::new(Int64Array::from_iter_values(states.iter().map(|count| count.0))))
+    }
+}

@@ -1,0 +1,73 @@
+//! `sum(x)`: exact over integers, decimals and floats alike.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
+
+use super::total::{ExactType, FloatTotal, IntegerSum, IntegerTotal, Kept, Total, WideTotal};
+use super::{Aggregate, AggregateFunction, AnyAggregate, Overflows, States};
+
+pub static SUM: AggregateFunction = AggregateFunction::accumulable("sum", typed);
+
+fn typed(input: &DataType, output: &DataType) -> Result<Box<dyn AnyAggregate>, ArrowError> {
+    Ok(match Kept::of(input) {
+        Kept::Integers => Box::new(ExactSum::<IntegerTotal>::new(output)?),
+        Kept::WideDecimals => Box::new(ExactSum::<Box<WideTotal>>::new(output)?),
+        Kept::Floats => Box::new(SumOfFloats { output: output.clone() }),
+    })
+}
+
+/// The sum of integers or decimals.
+struct ExactSum<T> {
+    output: ExactType,
+    kept: PhantomData<T>,
+}
+
+impl<T> ExactSum<T> {
+    fn new(output: &DataType) -> Result<Self, ArrowError> {
+        Ok(ExactSum { output: ExactType::of(output)?, kept: PhantomData })
+    }
+}
+
+impl<T: IntegerSum> Aggregate for ExactSum<T> {
+    type State = T;
+
+    fn add(&self, column: &ArrayRef, totals: States<'_, T>) -> Result<(), ArrowError> {
+        T::add_column(column, totals)
+    }
+
+    fn finish(&self, totals: &[&T], overflows: &mut Overflows) -> Result<ArrayRef, ArrowError> {
+        let sums = totals.iter().map(|total| (total.count() != 0).then(|| total.sum()));
+        self.output.column(sums, overflows)
+    }
+}
+
+struct SumOfFloats {
+    output: DataType,
+}
+
+impl Aggregate for SumOfFloats {
+    type State = Box<FloatTotal>;
+
+    fn add(
+        &self,
+        column: &ArrayRef,
+        totals: States<'_, Box<FloatTotal>>,
+    ) -> Result<(), ArrowError> {
+        Total::add_column(column, totals)
+    }
+
+    fn finish(
+        &self,
+        totals: &[&Box<FloatTotal>],
+        _: &mut Overflows,
+    ) -> Result<ArrayRef, ArrowError> {
+        let sums = totals.iter().map(|total| (total.count() != 0).then(|| total.sum()));
+        let sums: ArrayRef = Arc::new(sums.collect::<Float64Array>());
+        cast(&sums, &self.output)
+    }
+}

@@ -1,0 +1,255 @@
+//! Views into ClickHouse.
+//!
+//! Every view's generation has a table, `<view>__<generation>`; the view's public name is a VIEW
+//! over one of them. A flush writes a view's net changes up to a tick as one Arrow block, then the
+//! progress that says so. Whatever stops in between is found at the next start ([`Recovered`]) and
+//! repeated up to exactly the same tick, so that the tables are right after any crash.
+//!
+//! ```text
+//! SinkMessage ─► collect ─► pending ─► rows ─► encode ─► client ─► <view>__<generation>
+//!                   │                                      │
+//!                boundary (which ticks may be flushed)     └─► progress, catalog (public VIEWs)
+//!
+//!                 └─► history (since when) ─► encode ─► client ─► <view>__<generation>_history
+//! ```
+
+mod boundary;
+mod catalog;
+mod client;
+mod collect;
+mod encode;
+mod error;
+mod history;
+mod inspect;
+mod options;
+mod pace;
+mod pending;
+mod progress;
+mod range;
+mod reject;
+mod retry;
+mod rows;
+pub mod server;
+mod sweep;
+mod table;
+mod types;
+mod view;
+mod writer;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arrow::error::ArrowError;
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::view::{SinkMessage, ViewRef};
+use crate::sink::{
+    Inspection, Recovered, RejectHandler, Sink, SinkConfig, SinkError, Tampering, ViewSink,
+    ViewSinkStatus,
+};
+
+pub use catalog::Retention;
+pub use client::ClickHouseConfig;
+pub use error::ClickHouseError;
+pub use options::{KIND, NAME};
+pub use pace::FLUSH_INTERVAL;
+
+use catalog::{Catalog, GENERATIONS_TABLE};
+use client::ClickHouse;
+use collect::Collector;
+use encode::Encoder;
+use inspect::Inspector;
+use pending::Multiplicities;
+use progress::{ProgressStore, progress_view_sql};
+use reject::Limits;
+use rows::RowMaker;
+use sweep::TOMBSTONES_MIN;
+use table::Table;
+use types::quote_name;
+use view::Runner;
+use writer::Writer;
+
+/// How often tables are looked for whose time has come.
+const DROP_INTERVAL: Duration = Duration::from_secs(30);
+/// How often tombstones are looked for; it reads one byte per row of every table.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
+
+/// How long ClickHouse may take to answer the first question, which costs it nothing.
+const GREET_TIME_MAX: Duration = Duration::from_secs(15);
+/// The same at a start that can still be refused.
+const PROBE_TIME_MAX: Duration = Duration::from_millis(2_500);
+
+/// Asks once whether there is a ClickHouse that lets us in; takes at most 2.5 s.
+pub async fn probe(config: &ClickHouseConfig) -> Result<(), ClickHouseError> {
+    match ClickHouse::new(config)?.greet(PROBE_TIME_MAX).await {
+        Err(ClickHouseError::Timeout { .. }) => {
+            let silence = "it takes the connection and does not answer";
+            Err(ClickHouseError::not_clickhouse(&config.url, silence))
+        }
+        answer => answer,
+    }
+}
+
+#[async_trait]
+impl SinkConfig for ClickHouseConfig {
+    async fn connect(&self, rejects: RejectHandler) -> Result<Arc<dyn Sink>, SinkError> {
+        let sink = ClickHouseSink::connect(self, Retention::default(), rejects).await?;
+        Ok(Arc::new(sink))
+    }
+}
+
+/// A ClickHouse database that holds views.
+pub struct ClickHouseSink {
+    clickhouse: Arc<ClickHouse>,
+    progress: ProgressStore,
+    catalog: Arc<Catalog>,
+    rejects: RejectHandler,
+    inspector: tokio::sync::Mutex<Inspector>,
+}
+
+impl ClickHouseSink {
+    /// Connects, and creates the database and what the sink itself needs there. Asks once: whether
+    /// it is worth another try says [`ClickHouseError::kind`]. Must be called on a tokio runtime
+    /// with timers and I/O.
+    pub async fn connect(
+        config: &ClickHouseConfig,
+        retention: Retention,
+        rejects: RejectHandler,
+    ) -> Result<Self, ClickHouseError> {
+        let clickhouse = Arc::new(ClickHouse::new(config)?);
+        clickhouse.greet(GREET_TIME_MAX).await?;
+        let progress = ProgressStore::new(Arc::clone(&clickhouse));
+        let catalog = Catalog::new(Arc::clone(&clickhouse), progress.clone(), retention);
+        let (catalog, inspector) = (Arc::new(catalog), Default::default());
+        let sink = ClickHouseSink { clickhouse, progress, catalog, rejects, inspector };
+        sink.create_own().await?;
+        Ok(sink)
+    }
+
+    /// Creates what is missing of the database and of what the sink itself needs there.
+    async fn create_own(&self) -> Result<(), ClickHouseError> {
+        let database = self.clickhouse.database();
+        let create = format!("CREATE DATABASE IF NOT EXISTS {}", quote_name(database));
+        self.clickhouse.execute(&create).await?;
+        self.progress.prepare().await?;
+        self.catalog.prepare().await?;
+        self.clickhouse.execute(&progress_view_sql(database, GENERATIONS_TABLE)).await
+    }
+
+    async fn open(&self, schema: ViewRef) -> Result<ViewTable, ClickHouseError> {
+        let rows = |source: ArrowError| ClickHouseError::Rows { view: schema.name.clone(), source };
+        let table = Table::new(Arc::clone(&schema), self.clickhouse.database())?;
+        let encoder = Encoder::new(&table).map_err(rows)?;
+        let maker = RowMaker::new(&table).map_err(rows)?;
+        let limits = Limits::new(&schema, Arc::clone(&self.rejects)).map_err(rows)?;
+        let recovered = self.catalog.open_generation(&table).await?;
+        let clickhouse = Arc::clone(&self.clickhouse);
+        let (progress, catalog) = (self.progress.clone(), Arc::clone(&self.catalog));
+        Ok(ViewTable { clickhouse, progress, catalog, table, encoder, maker, limits, recovered })
+    }
+
+    /// Drops the tables that were replaced or retired long enough ago; returns their names.
+    pub async fn drop_due(&self) -> Result<Vec<String>, ClickHouseError> {
+        self.catalog.drop_due().await
+    }
+
+    /// Merges tables without their tombstones where these are many, at least `tombstones_min`;
+    /// returns the tables' names. Needed by tables that are never at rest.
+    pub async fn sweep(&self, tombstones_min: u64) -> Result<Vec<String>, ClickHouseError> {
+        let mut swept = Vec::new();
+        for table in self.catalog.tables_in_use().await? {
+            if sweep::sweep(&self.clickhouse, &table, tombstones_min).await? {
+                swept.push(table);
+            }
+        }
+        Ok(swept)
+    }
+}
+
+#[async_trait]
+impl Sink for ClickHouseSink {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn prepare(&self) -> Result<(), SinkError> {
+        Ok(self.create_own().await?)
+    }
+
+    async fn open_view(&self, view: ViewRef) -> Result<Box<dyn ViewSink>, SinkError> {
+        Ok(Box::new(self.open(view).await?))
+    }
+
+    async fn republish(&self, view: &ViewRef) -> Result<(), SinkError> {
+        let table = Table::new(Arc::clone(view), self.clickhouse.database())?;
+        Ok(self.catalog.republish(&table).await?)
+    }
+
+    async fn retire_all_but(&self, views: &[&str]) -> Result<Vec<String>, SinkError> {
+        Ok(self.catalog.retire_all_but(views).await?)
+    }
+
+    async fn inspect(&self, generations: &[Inspection]) -> Result<Vec<Tampering>, SinkError> {
+        let mut inspector = self.inspector.lock().await;
+        Ok(inspector.inspect(&self.clickhouse, generations).await?)
+    }
+
+    async fn maintain(&self, shutdown: CancellationToken) {
+        let mut swept_at = Instant::now();
+        loop {
+            match self.drop_due().await {
+                Ok(tables) if tables.is_empty() => {}
+                Ok(tables) => tracing::info!(?tables, "dropped tables that nothing reads any more"),
+                Err(error) => tracing::warn!(%error, "old tables could not be dropped; later"),
+            }
+            if swept_at.elapsed() >= SWEEP_INTERVAL {
+                swept_at = Instant::now();
+                if let Err(error) = self.sweep(TOMBSTONES_MIN).await {
+                    tracing::warn!(%error, "tombstones could not be removed; later");
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(DROP_INTERVAL) => {}
+            }
+        }
+    }
+}
+
+/// A view's generation, ready to be fed.
+struct ViewTable {
+    clickhouse: Arc<ClickHouse>,
+    progress: ProgressStore,
+    catalog: Arc<Catalog>,
+    table: Table,
+    encoder: Encoder,
+    maker: RowMaker,
+    limits: Option<Limits>,
+    recovered: Recovered,
+}
+
+#[async_trait]
+impl ViewSink for ViewTable {
+    fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
+
+    async fn run(
+        self: Box<Self>,
+        messages: mpsc::UnboundedReceiver<SinkMessage>,
+        status: Arc<ViewSinkStatus>,
+        shutdown: CancellationToken,
+    ) -> Result<(), SinkError> {
+        let ViewTable { clickhouse, progress, catalog, table, encoder, maker, limits, recovered } =
+            *self;
+        let counts = Mutex::new(Multiplicities::default());
+        let writer =
+            Writer { clickhouse, catalog, progress, table, encoder, maker, counts, status };
+        let writer = Arc::new(writer);
+        let collector = Collector::new(Arc::clone(&writer), limits, &recovered);
+        Ok(Runner::new(writer, collector, &recovered).run(messages, shutdown).await?)
+    }
+}
