@@ -330,7 +330,7 @@ fn ours(needed: &Needed, questions: &[Question]) -> Vec<Ours> {
         let text = format!("CREATE MATERIALIZED VIEW q{at} AS {};", question.ours);
         files.push(file(format!("q{at}.sql"), text));
     }
-    let set = plan_files(&files, "matrix");
+    let set = plan_files(&files, "matrix", heliostat::sink::KINDS);
     let mut answers: Vec<Ours> = questions.iter().map(|_| Err("no view".to_string())).collect();
     for diagnostic in &set.diagnostics {
         let path = diagnostic.file.path.to_string_lossy();

@@ -23,7 +23,7 @@ use datafusion_expr::{
     ScalarUDF, ScalarUDFImpl, Signature, Volatility, expr_rewriter::NamePreserver,
 };
 
-use super::{jsonb, read, written};
+use super::{arithmetic, jsonb, read, written};
 use crate::model::schema::{SqlField, SqlType};
 
 /// An error, not NULL, where a value does not fit.
@@ -50,7 +50,7 @@ pub fn in_plan(plan: LogicalPlan) -> Result<LogicalPlan> {
 }
 
 fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    let Expr::Cast(written) = &expr else { return Ok(Transformed::no(expr)) };
+    let Expr::Cast(written) = &expr else { return arithmetic::in_expr(expr, schema) };
     let from = written.expr.to_field(schema)?.1;
     if !differs(&from, &written.field) {
         return Ok(Transformed::no(expr));

@@ -1,9 +1,11 @@
 //! The functions that views may call: DataFusion's, and ours where it lacks one or answers otherwise
 //! than PostgreSQL. One file a family.
 
+pub mod arithmetic;
 mod array_has;
 mod calendar;
 pub mod cast;
+mod float;
 mod interval;
 mod json;
 mod json_build;
@@ -35,6 +37,8 @@ pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
         // In the place of DataFusion's own.
         .chain([array_has::array_has()])
         .map(signed::scalar)
+        .map(float::beside)
+        .chain(float::functions())
     {
         learn(&mut aliases.scalar, udf.name(), udf.aliases());
         registry.register_udf(udf)?;
@@ -58,13 +62,16 @@ pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
     }
     // What PostgreSQL calls them.
     learn(&mut aliases.aggregate, "bool_and", &["every".to_string()]);
-    learn(&mut aliases.scalar, "signum", &["sign".to_string()]);
     Ok((registry, aliases))
 }
 
 /// What operators mean that DataFusion reads otherwise, tried before its own meanings.
-pub fn operators() -> [Arc<dyn ExprPlanner>; 2] {
-    [Arc::new(json::JsonOperators), Arc::new(interval::IntervalArithmetic)]
+pub fn operators() -> [Arc<dyn ExprPlanner>; 3] {
+    [
+        Arc::new(json::JsonOperators),
+        Arc::new(interval::IntervalArithmetic),
+        Arc::new(arithmetic::FloatsBesideDecimals),
+    ]
 }
 
 /// The further names of functions, each with the name that the registry knows.

@@ -19,7 +19,7 @@ use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 
 use super::{LowerError, Result, refuse, temporal};
 use crate::model::schema::{SqlField, SqlType};
-use crate::plan::functions::cast;
+use crate::plan::functions::{arithmetic, cast};
 use crate::plan::ir::Scalar;
 use crate::plan::size::{CONSTANT_BYTES_MAX, EXPRESSION_DEPTH_MAX};
 
@@ -71,7 +71,12 @@ fn text(expr: &Expr, schema: &DFSchema) -> Result<String> {
             }
             Expr::ScalarFunction(call) => match cast::target(&call.func) {
                 Some(to) => (to, &call.args[0]),
-                None => return Ok(Transformed::no(expr)),
+                None => {
+                    return Ok(match arithmetic::written(&call.func, &call.args) {
+                        Some(written) => Transformed::yes(written),
+                        None => Transformed::no(expr),
+                    });
+                }
             },
             _ => return Ok(Transformed::no(expr)),
         };
