@@ -1,6 +1,7 @@
 //! SQL files → catalog → logical plan → [`ir`]. Pure: no I/O but reading files, no timely.
 
 mod array_literal;
+mod at_time_zone;
 mod balance;
 pub mod catalog;
 mod context;

@@ -19,6 +19,8 @@ const ULPS_MAX: u64 = 4;
 /// The same of aggregates, relative to their size.
 const RELATIVE_MAX: f64 = 1e-9;
 
+const DAYS_OF_400_YEARS: i64 = 146_097;
+
 /// The digits before the point that a DECIMAL surely has room for.
 const DIGITS_MAX: usize = 28;
 
@@ -86,9 +88,11 @@ fn text(column: &ArrayRef, row: usize, sql_type: &SqlType) -> String {
         }
         SqlType::Date => {
             let days = column.as_primitive::<Date32Type>().value(row);
-            let epoch = chrono::NaiveDate::default();
-            let date = epoch + chrono::Duration::days(i64::from(days));
-            let (day, before_christ) = day(date);
+            // Years of 400 are alike, and the calendar here ends before PostgreSQL's.
+            let cycles = i64::from(days).div_euclid(DAYS_OF_400_YEARS);
+            let within = i64::from(days).rem_euclid(DAYS_OF_400_YEARS);
+            let date = chrono::NaiveDate::default() + chrono::Duration::days(within);
+            let (day, before_christ) = day(date, cycles * 400);
             day + before_christ
         }
         SqlType::Real => format!("{:?}", column.as_primitive::<Float32Type>().value(row)),
@@ -113,7 +117,7 @@ fn element(text: &str, sql_type: &SqlType) -> String {
 fn timestamp(count: i64, per_second: i64, zone: bool) -> String {
     let seconds = count.div_euclid(per_second);
     let instant = chrono::DateTime::from_timestamp(seconds, 0).expect("it is in range");
-    let (day, before_christ) = day(instant.date_naive());
+    let (day, before_christ) = day(instant.date_naive(), 0);
     let mut text = format!("{day} {}", instant.format("%H:%M:%S"));
     let nanoseconds = count.rem_euclid(per_second) * (1_000_000_000 / per_second);
     if nanoseconds != 0 {
@@ -126,8 +130,8 @@ fn timestamp(count: i64, per_second: i64, zone: bool) -> String {
 }
 
 /// A day, and what follows it before the year 1.
-fn day(date: chrono::NaiveDate) -> (String, &'static str) {
-    let year = date.year();
+fn day(date: chrono::NaiveDate, years: i64) -> (String, &'static str) {
+    let year = i64::from(date.year()) + years;
     let (year, before_christ) = if year > 0 { (year, "") } else { (1 - year, " BC") };
     (format!("{year:04}-{}", date.format("%m-%d")), before_christ)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float32Array, Float64Array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float32Type, Float64Type};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, TimeUnit};
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{DFSchema, Result, exec_err, internal_err, plan_err};
 use datafusion_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
@@ -16,11 +16,17 @@ use datafusion_expr::{
 };
 use datafusion_sql::sqlparser::ast::BinaryOperator;
 
-/// Of a float and a decimal, which DataFusion makes decimals of, and PostgreSQL floats.
-#[derive(Debug)]
-pub struct FloatsBesideDecimals;
+use super::{arrays, times};
+use crate::model::schema::{SqlField, SqlType};
 
-impl ExprPlanner for FloatsBesideDecimals {
+const MICROS: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
+
+/// Operators whose operands DataFusion would make agree in another way than PostgreSQL, and those that it has and
+/// that mean something else there.
+#[derive(Debug)]
+pub struct Operands;
+
+impl ExprPlanner for Operands {
     fn plan_binary_op(
         &self,
         expr: RawBinaryExpr,
@@ -34,6 +40,35 @@ impl ExprPlanner for FloatsBesideDecimals {
         if matches!(expr.op, PGBitwiseShiftLeft | PGBitwiseShiftRight) && small(&expr.left) {
             return plan_err!("{} of a SMALLINT is not supported: CAST it to INT", expr.op);
         }
+        let json = |expr: &Expr| {
+            let field = expr.to_field(schema).map(|(_, field)| SqlField::from_arrow(&field));
+            matches!(field, Ok(Ok(field)) if field.sql_type == SqlType::Json)
+        };
+        let list = |expr: &Expr| matches!(expr.get_type(schema), Ok(DataType::List(_)));
+        let (left_json, right_json) = (json(&expr.left), json(&expr.right));
+        match expr.op {
+            Lt | LtEq | Gt | GtEq if left_json && right_json => {
+                return plan_err!("JSON values have no order here: compare what ->> gives");
+            }
+            StringConcat if left_json && right_json => {
+                return plan_err!("|| of JSON values is not supported");
+            }
+            AtArrow | ArrowAt if left_json || right_json => {
+                return plan_err!("{} of JSON values is not supported", expr.op);
+            }
+            Lt | LtEq | Gt | GtEq if list(&expr.left) || list(&expr.right) => {
+                return plan_err!("arrays have no order here: {} is not supported", expr.op);
+            }
+            AtArrow if list(&expr.left) => {
+                let call = arrays::contains().call(vec![expr.left, expr.right]);
+                return Ok(PlannerResult::Planned(call));
+            }
+            ArrowAt if list(&expr.left) => {
+                let call = arrays::contains().call(vec![expr.right, expr.left]);
+                return Ok(PlannerResult::Planned(call));
+            }
+            _ => {}
+        }
         if !matches!(expr.op, Plus | Minus | Multiply | Divide | Eq | NotEq | Lt | LtEq | Gt | GtEq)
         {
             return Ok(PlannerResult::Original(expr));
@@ -42,6 +77,45 @@ impl ExprPlanner for FloatsBesideDecimals {
         else {
             return Ok(PlannerResult::Original(expr));
         };
+        let compares = matches!(expr.op, Eq | NotEq | Lt | LtEq | Gt | GtEq);
+        let cast_to = |expr: Expr, to: &DataType| cast_expr(expr, to.clone());
+        // A day is its first instant, in the unit of what it is compared with.
+        match (&left, &right) {
+            (DataType::Date32, DataType::Timestamp(..)) if compares => {
+                let RawBinaryExpr { op, left, right: time } = expr;
+                let left = cast_to(left, &right);
+                return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right: time }));
+            }
+            (DataType::Timestamp(..), DataType::Date32) if compares => {
+                let RawBinaryExpr { op, left: time, right } = expr;
+                let right = cast_to(right, &left);
+                return Ok(PlannerResult::Original(RawBinaryExpr { op, left: time, right }));
+            }
+            _ => {}
+        }
+        match (&left, &expr.op, &right) {
+            (DataType::Date32, Plus, t) if t.is_integer() => {
+                return Ok(PlannerResult::Planned(times::date_plus(expr.left, expr.right)));
+            }
+            (t, Plus, DataType::Date32) if t.is_integer() => {
+                return Ok(PlannerResult::Planned(times::date_plus(expr.right, expr.left)));
+            }
+            (DataType::Date32, Minus, t) if t.is_integer() || *t == DataType::Date32 => {
+                return Ok(PlannerResult::Planned(times::date_minus(expr.left, expr.right)));
+            }
+            // With a span of time a day is its first instant.
+            (DataType::Date32, Plus | Minus, DataType::Interval(_)) => {
+                let RawBinaryExpr { op, left, right } = expr;
+                let left = cast_expr(left, MICROS);
+                return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }));
+            }
+            (DataType::Interval(_), Plus, DataType::Date32) => {
+                let RawBinaryExpr { op, left, right } = expr;
+                let right = cast_expr(right, MICROS);
+                return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }));
+            }
+            _ => {}
+        }
         let is_exact = |t: &DataType| t.is_decimal();
         let mixed =
             (left.is_floating() && is_exact(&right)) || (is_exact(&left) && right.is_floating());

@@ -54,6 +54,23 @@ pub fn year_of_era(year: i64) -> i64 {
     if year <= 0 { 1 - year } else { year }
 }
 
+/// 0 is Sunday.
+pub fn weekday(days: i64) -> i64 {
+    (days + 4).rem_euclid(7)
+}
+
+pub fn day_of_year(days: i64) -> i64 {
+    days - self::days(civil(days).0, 1, 1) + 1
+}
+
+/// The year and week of ISO 8601.
+pub fn iso_week(days: i64) -> (i64, i64) {
+    // The Thursday of the week decides.
+    let thursday = days - (weekday(days) + 6) % 7 + 3;
+    let year = civil(thursday).0;
+    (year, (thursday - self::days(year, 1, 1)) / 7 + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +82,7 @@ mod tests {
             assert_eq!(days(year, month, date), day);
         }
         assert_eq!(civil(0), (1970, 1, 1));
+        assert_eq!(weekday(0), 4);
+        assert_eq!(iso_week(days(2021, 1, 3)), (2020, 53));
     }
 }

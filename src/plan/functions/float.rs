@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, Float64Array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type};
+use arrow::datatypes::{DataType, Field, Float64Type};
 use datafusion_common::{Result, exec_err, plan_err};
 use datafusion_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
 /// Functions of one float.
-const UNARY: [(&str, &[&str], fn(f64) -> Result<f64>); 32] = [
+const UNARY: [(&str, &[&str], fn(f64) -> Result<f64>); 33] = [
     ("acos", &[], |x| within(x, f64::acos)),
     ("acosd", &[], |x| within(x, acosd)),
     ("acosh", &[], |x| if x < 1.0 { out_of_range() } else { Ok(x.acosh()) }),
@@ -53,10 +53,11 @@ const UNARY: [(&str, &[&str], fn(f64) -> Result<f64>); 32] = [
     ("tanh", &[], |x| Ok(x.tanh())),
     ("trunc", &[], |x| Ok(x.trunc())),
     ("ceil", &["ceiling"], |x| Ok(x.ceil())),
+    ("floor", &[], |x| Ok(x.floor())),
 ];
 
 /// Those of the functions whose namesakes of DataFusion stay for other types.
-const OF_DECIMALS_TOO: [&str; 3] = ["round", "trunc", "ceil"];
+const OF_DECIMALS_TOO: [&str; 4] = ["round", "trunc", "ceil", "floor"];
 
 pub fn functions() -> Vec<Arc<ScalarUDF>> {
     UNARY
@@ -407,7 +408,7 @@ impl ScalarUDFImpl for Unary {
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         match (&self.inner, types) {
-            (Some(inner), types) if !is_float(types) => inner.return_type(types),
+            (Some(inner), types) if !is_float(types) => inner.return_type(&self.widened(types)),
             _ => Ok(DataType::Float64),
         }
     }
@@ -417,7 +418,25 @@ impl ScalarUDFImpl for Unary {
         if let Some(inner) = &self.inner
             && !is_float(&types)
         {
-            return inner.invoke_with_args(args);
+            let widened = self.widened(&types);
+            if widened == types {
+                return inner.invoke_with_args(args);
+            }
+            let rows = args.number_rows;
+            let values: Vec<ColumnarValue> = args
+                .args
+                .iter()
+                .zip(&widened)
+                .map(|(value, to)| value.cast_to(to, None))
+                .collect::<Result<_>>()?;
+            let arg_fields =
+                widened.iter().map(|t| Arc::new(Field::new("argument", t.clone(), true))).collect();
+            return inner.invoke_with_args(ScalarFunctionArgs {
+                args: values,
+                arg_fields,
+                number_rows: rows,
+                ..args
+            });
         }
         let arrays = ColumnarValue::values_to_arrays(&args.args)?;
         let values = cast(&arrays[0], &DataType::Float64)?;
@@ -426,6 +445,21 @@ impl ScalarUDFImpl for Unary {
         let values = values.as_primitive::<Float64Type>();
         let results = values.iter().map(|value| value.map(of).transpose());
         Ok(ColumnarValue::Array(Arc::new(results.collect::<Result<Float64Array>>()?)))
+    }
+}
+
+impl Unary {
+    /// With one digit more, where the next integer may need it.
+    fn widened(&self, types: &[DataType]) -> Vec<DataType> {
+        let wide = |t: &DataType| match t {
+            DataType::Decimal128(precision, scale)
+                if matches!(self.name, "ceil" | "floor") && *precision < 38 =>
+            {
+                DataType::Decimal128(precision + 1, *scale)
+            }
+            t => t.clone(),
+        };
+        types.iter().map(wide).collect()
     }
 }
 

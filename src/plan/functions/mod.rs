@@ -3,6 +3,7 @@
 
 pub mod arithmetic;
 mod array_has;
+mod arrays;
 mod calendar;
 pub mod cast;
 mod float;
@@ -12,7 +13,13 @@ mod json_build;
 mod jsonb;
 mod ordered_set;
 mod read;
+mod regex;
+mod row;
 mod signed;
+mod texts;
+mod times;
+mod to_char;
+mod unlike;
 mod written;
 mod zone;
 
@@ -38,7 +45,13 @@ pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
         .chain([array_has::array_has()])
         .map(signed::scalar)
         .map(float::beside)
+        .map(texts::beside)
+        .map(arrays::beside)
         .chain(float::functions())
+        .chain(texts::functions())
+        .chain(times::functions())
+        .chain([to_char::to_char(), arrays::overlaps()])
+        .chain(unlike::functions())
     {
         learn(&mut aliases.scalar, udf.name(), udf.aliases());
         registry.register_udf(udf)?;
@@ -66,11 +79,12 @@ pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
 }
 
 /// What operators mean that DataFusion reads otherwise, tried before its own meanings.
-pub fn operators() -> [Arc<dyn ExprPlanner>; 3] {
+pub fn operators() -> [Arc<dyn ExprPlanner>; 4] {
     [
         Arc::new(json::JsonOperators),
         Arc::new(interval::IntervalArithmetic),
-        Arc::new(arithmetic::FloatsBesideDecimals),
+        Arc::new(arithmetic::Operands),
+        Arc::new(times::Extract),
     ]
 }
 

@@ -4,7 +4,7 @@ use arrow::array::timezone::Tz;
 use chrono::{DateTime, LocalResult, NaiveDateTime, Offset, TimeZone};
 use datafusion_common::{Result, exec_datafusion_err, exec_err};
 
-use super::calendar::MICROS_PER_SECOND;
+use super::calendar::{self, MICROS_PER_DAY, MICROS_PER_SECOND};
 
 /// A zone by its name, in any case. Without a slash only those of no summer time are taken, since PostgreSQL
 /// reads `CET` as an offset.
@@ -34,11 +34,40 @@ fn posix(name: &str) -> Option<i64> {
     name.starts_with(['+', '-']).then(|| super::read::offset(name).map(|east| -east))?
 }
 
+/// The years that the zones' rules are known for; a later one is like an earlier one whose days are the same.
+const YEARS_KNOWN: i64 = 2099;
+
+/// The same time of a year that begins with the same weekday, where the zones' rules are known.
+fn known(micros: i64) -> i64 {
+    let days = micros.div_euclid(MICROS_PER_DAY);
+    let year = calendar::civil(days).0;
+    if year <= YEARS_KNOWN {
+        return micros;
+    }
+    let begin = |year: i64| calendar::days(year, 1, 1);
+    let alike = |other: &i64| {
+        calendar::weekday(begin(*other)) == calendar::weekday(begin(year))
+            && begin(other + 1) - begin(*other) == begin(year + 1) - begin(year)
+    };
+    let other = (YEARS_KNOWN - 27..=YEARS_KNOWN).find(alike).unwrap_or(YEARS_KNOWN);
+    micros - (begin(year) - begin(other)) * MICROS_PER_DAY
+}
+
 fn naive(micros: i64) -> Result<NaiveDateTime> {
-    match DateTime::from_timestamp_micros(micros) {
+    match DateTime::from_timestamp_micros(known(micros)) {
         Some(instant) => Ok(instant.naive_utc()),
         None => exec_err!("timestamp out of range"),
     }
+}
+
+/// The local time at this instant.
+pub fn to_local(micros: i64, name: &str) -> Result<i64> {
+    if let Some(east) = posix(name) {
+        return Ok(micros + east * MICROS_PER_SECOND);
+    }
+    let Some(zone) = named(name)? else { return Ok(micros) };
+    let offset = zone.offset_from_utc_datetime(&naive(micros)?).fix().local_minus_utc();
+    Ok(micros + i64::from(offset) * MICROS_PER_SECOND)
 }
 
 /// The instant of this local time. One that summer time skips is read with the offset before it; of two the
