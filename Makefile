@@ -16,7 +16,7 @@ CLIENTS_PYTHON := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5 duckd
 CLIENTS_NODE := cloudevents@10.0.0 puppeteer-core@24.31.0
 CLIENTS := $(CLIENTS_PYTHON) $(CLIENTS_NODE)
 
-.PHONY: run test fresh bless fuzz-sql fuzz-files fuzz-input lint advisories check-compose bench clickhouse clients nextest deny system
+.PHONY: run test fresh bless bless-postgres fuzz-sql fuzz-files fuzz-input lint advisories check-compose bench clickhouse clients postgres nextest deny system
 
 ## Build, and run the server with its own ClickHouse and a light stream of sample orders.
 run: system clickhouse
@@ -24,7 +24,7 @@ run: system clickhouse
 	scripts/run.sh "$(TARGET)/release/heliostat"
 
 ## Every check and test.
-test: system clickhouse clients nextest lint check-compose
+test: system clickhouse clients postgres nextest lint check-compose
 	cargo nextest run $(CHECKED) --no-fail-fast
 
 ## Both commands above as a newcomer has them: a fresh clone, an empty HOME and CARGO_HOME. Takes the
@@ -35,6 +35,10 @@ fresh:
 ## Writes the rows that views have into the files of tests/sql; the batch engines have to agree with them.
 bless: clients nextest
 	HELIOSTAT_BLESS=1 cargo nextest run $(CHECKED) -E 'test(events_first) + test(plans_are)'
+
+## Writes the lists of tests/postgres: what PostgreSQL has, what is refused here, and what differs.
+bless-postgres: postgres nextest
+	HELIOSTAT_BLESS=1 cargo nextest run $(CHECKED) --test postgres
 
 ## Random SQL programs against DuckDB for FUZZ_SECONDS (an hour).
 fuzz-sql: clients nextest
@@ -92,6 +96,17 @@ clients: system
 	  "$(CLIENTS_DIR)/python/bin/pip" install --quiet --disable-pip-version-check $(CLIENTS_PYTHON); \
 	  npm install --silent --no-audit --no-fund --prefix "$(CLIENTS_DIR)/node" $(CLIENTS_NODE); \
 	  echo "$(CLIENTS)" > "$(CLIENTS_DIR)/installed"; fi
+
+## PostgreSQL 15, which says what SQL means. Only its programs: no cluster of the system's is made, and no
+## service started; the tests make one of their own.
+postgres: system
+	if [ ! -x /usr/lib/postgresql/15/bin/postgres ]; then \
+	  $(SUDO) apt-get update -qq; \
+	  if ! command -v psql >/dev/null || ! dpkg -s postgresql-common >/dev/null 2>&1; then \
+	    $(SUDO) apt-get install -y -qq --no-install-recommends postgresql-common; fi; \
+	  $(SUDO) mkdir -p /etc/postgresql-common/createcluster.d; \
+	  echo "create_main_cluster = false" | $(SUDO) tee /etc/postgresql-common/createcluster.d/heliostat.conf >/dev/null; \
+	  $(SUDO) apt-get install -y -qq --no-install-recommends postgresql-15; fi
 
 deny:
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field as ArrowField, Fields, TimeUnit};
 
 /// The metadata key under which an Arrow field remembers what Arrow has no type for.
-const SQL_TYPE_KEY: &str = "heliostat.type";
+pub const SQL_TYPE_KEY: &str = "heliostat.type";
 
 /// A type of the SQL dialect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -158,7 +158,7 @@ impl SqlType {
             }
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => match note {
                 Some("uuid") => SqlType::Uuid,
-                Some("json") => SqlType::Json,
+                Some("json" | "jsonb") => SqlType::Json,
                 _ => SqlType::Text,
             },
             DataType::Binary | DataType::LargeBinary | DataType::BinaryView => SqlType::Bytea,

@@ -30,13 +30,16 @@ use datafusion_sql::sqlparser::parser::Parser;
 
 use super::context::{Functions, PlannedRelation, ScannedTable, Scope};
 use super::decorrelate::decorrelate;
+use super::functions::cast;
 use super::join_order::JoinOrder;
 use super::lambda::read_lambdas;
 use super::precedence::bind_json_operators;
 use super::push_filter::PushFilterThroughJoin;
 use super::required::required;
 use super::top_rows::{RowNumberLimit, TopRows, sink_limits};
-use super::{array_literal, distinct_on, group_keys, row_values, sugar, unnest, window_tables};
+use super::{
+    array_literal, at_time_zone, distinct_on, group_keys, row_values, sugar, unnest, window_tables,
+};
 use crate::model::schema::{EventTable, TableMode};
 use crate::model::source::{SYSTEM_COLUMNS, SourceTable, SystemColumn};
 
@@ -67,6 +70,7 @@ impl QueryPlanner {
         let mut query = query.clone();
         read_lambdas(&mut query, |name| scope.get_higher_order_meta(name).is_some());
         bind_json_operators(&mut query);
+        at_time_zone::as_calls(&mut query);
         let query = row_values::by_column(sugar::desugar(query)?)?;
         let query = array_literal::as_calls(query)?;
         let plan = planner.sql_statement_to_plan(Statement::Query(Box::new(query)))?;
@@ -112,6 +116,7 @@ impl QueryPlanner {
         let mut parsed: SqlExpr =
             Parser::new(&dialect).try_with_sql(text).and_then(|mut p| p.parse_expr())?;
         bind_json_operators(&mut parsed);
+        at_time_zone::as_calls(&mut parsed);
         let scope = Scope { functions: &self.functions, relations: HashMap::new() };
         let planner = SqlToRel::new_with_options(&scope, self.parser_options());
         planner.sql_to_expr(parsed, schema, &mut PlannerContext::new())
@@ -149,6 +154,7 @@ impl QueryPlanner {
             PlannerConfig { functions: &self.functions, aliases: Arc::new(AliasGenerator::new()) };
         let plan = ResolveGroupingFunction::new().analyze(plan, &self.functions.options)?;
         let plan = TypeCoercion::new().analyze(plan, &self.functions.options)?;
+        let plan = cast::in_plan(plan)?;
         let plan = Optimizer::with_rules(rules()).optimize(plan, &config, |_, _| {})?;
         // Dropping columns has put projections between LIMITs and their ORDER BY.
         sink_limits(plan)

@@ -1,6 +1,7 @@
 //! SQL files → catalog → logical plan → [`ir`]. Pure: no I/O but reading files, no timely.
 
 mod array_literal;
+mod at_time_zone;
 mod balance;
 pub mod catalog;
 mod context;
@@ -58,7 +59,7 @@ use view::Shape;
 pub use view::ViewPlan;
 
 /// Raised by hand when the same SQL comes to mean other rows, so that every view is built anew.
-const ENGINE_SEMANTICS: u32 = 5;
+const ENGINE_SEMANTICS: u32 = 6;
 
 /// After how many iterations a recursion fails, unless its view says another number.
 const ITERATIONS_MAX_DEFAULT: u64 = 1_000;

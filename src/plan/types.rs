@@ -4,11 +4,12 @@ use arrow::datatypes::FieldRef;
 use datafusion_common::{DataFusionError, Result as DataFusionResult};
 use datafusion_expr::planner::TypePlanner;
 use datafusion_sql::sqlparser::ast::{
-    ArrayElemTypeDef, DataType, ExactNumberInfo, StructField, TimezoneInfo,
+    ArrayElemTypeDef, CharacterLength, DataType, ExactNumberInfo, StructField, TimezoneInfo,
 };
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::model::schema::{SqlField, SqlType};
+use crate::model::schema::{SQL_TYPE_KEY, SqlField, SqlType};
 
 /// The precision of DECIMAL when none is written, as DataFusion has it.
 const DECIMAL_DEFAULT: (u8, i8) = (38, 10);
@@ -94,6 +95,17 @@ fn struct_field(field: &StructField) -> Result<SqlField, String> {
     }
 }
 
+/// How many characters VARCHAR keeps.
+fn length(written: &DataType) -> Option<u64> {
+    match written {
+        DataType::Varchar(Some(CharacterLength::IntegerLength { length, .. }))
+        | DataType::CharacterVarying(Some(CharacterLength::IntegerLength { length, .. })) => {
+            Some(*length)
+        }
+        _ => None,
+    }
+}
+
 /// Gives casts the same types as columns (DataFusion's own drop the zone of `TIMESTAMP(3) WITH
 /// TIME ZONE`).
 #[derive(Debug)]
@@ -105,8 +117,24 @@ impl TypePlanner for CastTypes {
         if matches!(written, DataType::Interval { .. }) {
             return Ok(None);
         }
+        if let DataType::Char(_) | DataType::Character(_) = written {
+            let message =
+                "CHAR(n), which ignores spaces at the end, is not supported: VARCHAR(n) or TEXT is";
+            return Err(DataFusionError::Plan(message.to_string()));
+        }
         match sql_type(written) {
-            Ok(sql_type) => Ok(Some(Arc::new(SqlField::new("", sql_type, true).to_arrow()))),
+            Ok(sql_type) => {
+                let field = SqlField::new("", sql_type, true).to_arrow();
+                let note = match written {
+                    DataType::JSONB => Some("jsonb".to_string()),
+                    written => length(written).map(|n| format!("varchar({n})")),
+                };
+                let note = note.map(|note| (SQL_TYPE_KEY.to_string(), note));
+                Ok(Some(Arc::new(match note {
+                    Some(note) => field.with_metadata(HashMap::from([note])),
+                    None => field,
+                })))
+            }
             Err(message) => Err(DataFusionError::Plan(message)),
         }
     }

@@ -11,12 +11,12 @@ use datafusion_common::{DFSchema, Result, exec_err};
 use datafusion_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion_expr::{
     ColumnarValue, Expr, ExprSchemable, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-    Volatility, cast as cast_expr, lit,
+    Volatility, cast as cast_expr,
 };
 use datafusion_sql::sqlparser::ast::BinaryOperator;
 
 const DAYS_PER_MONTH: f64 = 30.0;
-const NANOSECONDS_PER_DAY: f64 = 86_400e9;
+const SECONDS_PER_DAY: f64 = 86_400.0;
 const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 
 /// Plans the products and quotients.
@@ -35,20 +35,20 @@ impl ExprPlanner for IntervalArithmetic {
         let is_interval = |e: &Expr| matches!(e.get_type(schema), Ok(DataType::Interval(_)));
         let is_number = |e: &Expr| e.get_type(schema).is_ok_and(|t| t.is_numeric());
         let (left, right) = (&expr.left, &expr.right);
-        let times = |interval: &Expr, factor: Expr| {
-            let factor = cast_expr(factor, DataType::Float64);
-            let function = ScalarUDF::new_from_impl(IntervalTimes::new());
+        let scaled = |interval: &Expr, factor: &Expr, divides: bool| {
+            let factor = cast_expr(factor.clone(), DataType::Float64);
+            let function = ScalarUDF::new_from_impl(IntervalTimes::new(divides));
             Ok(PlannerResult::Planned(function.call(vec![interval.clone(), factor])))
         };
         match expr.op {
             BinaryOperator::Multiply if is_interval(left) && is_number(right) => {
-                times(left, right.clone())
+                scaled(left, right, false)
             }
             BinaryOperator::Multiply if is_number(left) && is_interval(right) => {
-                times(right, left.clone())
+                scaled(right, left, false)
             }
             BinaryOperator::Divide if is_interval(left) && is_number(right) => {
-                times(left, lit(1.0) / cast_expr(right.clone(), DataType::Float64))
+                scaled(left, right, true)
             }
             _ => Ok(PlannerResult::Original(expr)),
         }
@@ -57,19 +57,20 @@ impl ExprPlanner for IntervalArithmetic {
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct IntervalTimes {
+    divides: bool,
     signature: Signature,
 }
 
 impl IntervalTimes {
-    fn new() -> Self {
+    fn new(divides: bool) -> Self {
         let types = vec![INTERVAL, DataType::Float64];
-        IntervalTimes { signature: Signature::exact(types, Volatility::Immutable) }
+        IntervalTimes { divides, signature: Signature::exact(types, Volatility::Immutable) }
     }
 }
 
 impl ScalarUDFImpl for IntervalTimes {
     fn name(&self) -> &str {
-        "interval_times"
+        if self.divides { "interval_divide" } else { "interval_times" }
     }
 
     fn signature(&self) -> &Signature {
@@ -89,7 +90,7 @@ impl ScalarUDFImpl for IntervalTimes {
             if intervals.is_null(row) || factors.is_null(row) {
                 return Ok(None);
             }
-            times(intervals.value(row), factors.value(row)).map(Some)
+            scaled(intervals.value(row), factors.value(row), self.divides).map(Some)
         };
         let products = (0..intervals.len()).map(product);
         let products: ArrayRef = Arc::new(products.collect::<Result<IntervalMonthDayNanoArray>>()?);
@@ -98,28 +99,42 @@ impl ScalarUDFImpl for IntervalTimes {
 }
 
 /// As PostgreSQL has it: what is left of a month counts as days of which a month has 30, and what is left
-/// of a day as time.
-fn times(interval: IntervalMonthDayNano, factor: f64) -> Result<IntervalMonthDayNano> {
-    let months = f64::from(interval.months) * factor;
-    let days = f64::from(interval.days) * factor;
-    let days_of_months = rounded(months.fract() * DAYS_PER_MONTH);
-    let time_of_days = rounded(days.fract() + days_of_months.fract()) * NANOSECONDS_PER_DAY;
-    let nanoseconds = interval.nanoseconds as f64 * factor + time_of_days;
-    let days = days.trunc() + days_of_months.trunc();
-    let fits = |value: f64, max: f64| value.is_finite() && value.abs() <= max;
-    if !fits(months, f64::from(i32::MAX))
-        || !fits(days, f64::from(i32::MAX))
-        || !fits(nanoseconds, i64::MAX as f64)
-    {
-        return exec_err!("interval out of range");
+/// of a day as time. Each part is scaled by itself, so that a quotient is not rounded twice.
+fn scaled(
+    interval: IntervalMonthDayNano,
+    factor: f64,
+    divides: bool,
+) -> Result<IntervalMonthDayNano> {
+    if divides && factor == 0.0 {
+        return exec_err!("division by zero");
     }
-    let (months, days) = (months.trunc() as i32, days as i32);
-    Ok(IntervalMonthDayNano::new(months, days, nanoseconds.round() as i64))
+    let scale = |value: f64| if divides { value / factor } else { value * factor };
+    let out_of_range = || exec_err!("interval out of range");
+    let months = scale(f64::from(interval.months));
+    let days = scale(f64::from(interval.days));
+    let fits = |value: f64| value.is_finite() && value.abs() <= f64::from(i32::MAX);
+    if !fits(months) || !fits(days) {
+        return out_of_range();
+    }
+    let days_of_months = rounded((months - months.trunc()) * DAYS_PER_MONTH);
+    let left_of_days = days - days.trunc() + days_of_months - days_of_months.trunc();
+    let mut seconds = rounded(left_of_days * SECONDS_PER_DAY);
+    let mut whole_days = days.trunc() + days_of_months.trunc();
+    if seconds.abs() >= SECONDS_PER_DAY {
+        let more = (seconds / SECONDS_PER_DAY).trunc();
+        whole_days += more;
+        seconds -= more * SECONDS_PER_DAY;
+    }
+    let micros = (scale((interval.nanoseconds / 1000) as f64) + seconds * 1e6).round_ties_even();
+    if !fits(whole_days) || micros.is_nan() || micros.abs() >= i64::MAX as f64 / 1000.0 {
+        return out_of_range();
+    }
+    Ok(IntervalMonthDayNano::new(months.trunc() as i32, whole_days as i32, micros as i64 * 1000))
 }
 
-/// Without what a product of floats is off by.
+/// To microseconds.
 fn rounded(value: f64) -> f64 {
-    (value * 1e9).round() / 1e9
+    (value * 1e6).round_ties_even() / 1e6
 }
 
 #[cfg(test)]
@@ -129,7 +144,8 @@ mod tests {
     #[test]
     fn parts_of_months_and_days_spill_over_as_in_postgres() {
         let of = |months, days, nanoseconds, factor| {
-            let product = times(IntervalMonthDayNano::new(months, days, nanoseconds), factor);
+            let product =
+                scaled(IntervalMonthDayNano::new(months, days, nanoseconds), factor, false);
             let product = product.unwrap();
             (product.months, product.days, product.nanoseconds)
         };
@@ -139,6 +155,7 @@ mod tests {
         assert_eq!(of(1, 1, hour, -3.0), (-3, -3, -3 * hour));
         assert_eq!(of(1, 0, 0, 0.1), (0, 3, 0));
         assert_eq!(of(0, 0, hour, 1.0 / 3.0), (0, 0, hour / 3));
-        assert!(times(IntervalMonthDayNano::new(1, 0, 0), f64::INFINITY).is_err());
+        assert!(scaled(IntervalMonthDayNano::new(1, 0, 0), f64::INFINITY, false).is_err());
+        assert!(scaled(IntervalMonthDayNano::new(1, 0, 0), 0.0, true).is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! JSON made of values: `to_json`, `json_build_object`, `json_build_array`, `json_agg` and
-//! `json_object_agg`. What is made has no spaces; members keep their order.
+//! JSON made of values: `to_json`, `json_build_object`, `json_build_array`, `json_agg` and `json_object_agg`, with the
+//! spaces that PostgreSQL puts in and members in their order; and the same of jsonb, in its canonical form.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -15,34 +15,44 @@ use datafusion_expr::{
     ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
-use super::json::jsonb;
+use super::jsonb::canonical;
+use super::written;
 use crate::model::schema::{SqlField, SqlType};
 
 /// The functions of single rows.
 pub fn functions() -> Vec<Arc<ScalarUDF>> {
-    let function = |kind: Kind, signature: Signature| {
-        Arc::new(ScalarUDF::new_from_impl(Build { kind, signature, aliases: jsonb(kind.name()) }))
+    let function = |kind: Kind, signature: Signature, jsonb: bool| {
+        Arc::new(ScalarUDF::new_from_impl(Build { kind, jsonb, signature }))
     };
     let some = || Signature::variadic_any(Volatility::Immutable);
     let or_none = |signature: Signature| {
         let alternatives = vec![signature.type_signature, datafusion_expr::TypeSignature::Nullary];
         Signature::one_of(alternatives, Volatility::Immutable)
     };
-    vec![
-        function(Kind::Value, Signature::any(1, Volatility::Immutable)),
-        function(Kind::Object, or_none(some())),
-        function(Kind::Array, or_none(some())),
-    ]
+    [false, true]
+        .into_iter()
+        .flat_map(|jsonb| {
+            [
+                function(Kind::Value, Signature::any(1, Volatility::Immutable), jsonb),
+                function(Kind::Object, or_none(some()), jsonb),
+                function(Kind::Array, or_none(some()), jsonb),
+            ]
+        })
+        .collect()
 }
 
 /// The aggregates.
 pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
-    let aggregate = |of: Aggregated, arguments: usize| {
+    let aggregate = |of: Aggregated, arguments: usize, jsonb: bool| {
         let signature = Signature::any(arguments, Volatility::Immutable);
-        let aliases = jsonb(of.name());
-        Arc::new(AggregateUDF::new_from_impl(BuildAggregate { of, signature, aliases }))
+        Arc::new(AggregateUDF::new_from_impl(BuildAggregate { of, jsonb, signature }))
     };
-    vec![aggregate(Aggregated::Array, 1), aggregate(Aggregated::Object, 2)]
+    [false, true]
+        .into_iter()
+        .flat_map(|jsonb| {
+            [aggregate(Aggregated::Array, 1, jsonb), aggregate(Aggregated::Object, 2, jsonb)]
+        })
+        .collect()
 }
 
 fn json(name: &str) -> FieldRef {
@@ -57,11 +67,14 @@ enum Kind {
 }
 
 impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Kind::Value => "to_json",
-            Kind::Object => "json_build_object",
-            Kind::Array => "json_build_array",
+    fn name(self, jsonb: bool) -> &'static str {
+        match (self, jsonb) {
+            (Kind::Value, false) => "to_json",
+            (Kind::Object, false) => "json_build_object",
+            (Kind::Array, false) => "json_build_array",
+            (Kind::Value, true) => "to_jsonb",
+            (Kind::Object, true) => "jsonb_build_object",
+            (Kind::Array, true) => "jsonb_build_array",
         }
     }
 }
@@ -69,17 +82,13 @@ impl Kind {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Build {
     kind: Kind,
+    jsonb: bool,
     signature: Signature,
-    aliases: Vec<String>,
 }
 
 impl ScalarUDFImpl for Build {
     fn name(&self) -> &str {
-        self.kind.name()
-    }
-
-    fn aliases(&self) -> &[String] {
-        &self.aliases
+        self.kind.name(self.jsonb)
     }
 
     fn signature(&self) -> &Signature {
@@ -117,13 +126,16 @@ impl ScalarUDFImpl for Build {
                     continue;
                 }
                 Kind::Value => values[0].append(&mut text, row)?,
-                Kind::Array => append_array(&mut text, values.iter().map(|v| (v, row)))?,
+                Kind::Array => append_array(&mut text, ", ", values.iter().map(|v| (v, row)))?,
                 Kind::Object => {
                     let pairs = values.chunks_exact(2).map(|pair| (&pair[0], &pair[1], row));
                     append_object(&mut text, pairs)?;
                 }
             }
-            out.append_value(&text);
+            match self.jsonb {
+                true => out.append_value(canonical(&text)?),
+                false => out.append_value(&text),
+            }
         }
         Ok(ColumnarValue::Array(Arc::new(out.finish())))
     }
@@ -131,12 +143,13 @@ impl ScalarUDFImpl for Build {
 
 fn append_array<'a, 'b: 'a>(
     out: &mut String,
+    comma: &str,
     values: impl Iterator<Item = (&'a Encoder<'b>, usize)>,
 ) -> Result<()> {
     out.push('[');
     for (index, (value, row)) in values.enumerate() {
         if index > 0 {
-            out.push(',');
+            out.push_str(comma);
         }
         value.append(out, row)?;
     }
@@ -151,10 +164,10 @@ fn append_object<'a, 'b: 'a>(
     out.push('{');
     for (index, (name, value, row)) in pairs.enumerate() {
         if index > 0 {
-            out.push(',');
+            out.push_str(", ");
         }
         name.append_name(out, row)?;
-        out.push(':');
+        out.push_str(" : ");
         value.append(out, row)?;
     }
     out.push('}');
@@ -254,7 +267,7 @@ impl<'a> Encoder<'a> {
             Encoder::List(lists, items) => {
                 let offsets = &lists.value_offsets()[row..=row + 1];
                 let rows = offsets[0] as usize..offsets[1] as usize;
-                append_array(out, rows.map(|row| (items.as_ref(), row)))?;
+                append_array(out, ",", rows.map(|row| (items.as_ref(), row)))?;
             }
             Encoder::Struct(_, members) => {
                 out.push('{');
@@ -293,7 +306,7 @@ fn append_float(out: &mut String, array: &ArrayRef, row: usize) -> Result<()> {
         None => {
             let single = array.as_primitive::<Float32Type>().value(row);
             // The shortest text that means this single, not its double.
-            single.to_string().parse::<f64>().map_or_else(|_| number(f64::NAN), number)
+            if single.is_finite() { written::real(single + 0.0) } else { number(f64::from(single)) }
         }
     };
     out.push_str(&text);
@@ -303,7 +316,7 @@ fn append_float(out: &mut String, array: &ArrayRef, row: usize) -> Result<()> {
 /// NaN and the infinities are no JSON numbers: they are texts. There is one zero, as everywhere in SQL.
 fn number(value: f64) -> String {
     match serde_json::Number::from_f64(value + 0.0) {
-        Some(number) => number.to_string(),
+        Some(_) => written::double(value + 0.0),
         None if value.is_nan() => "\"NaN\"".to_string(),
         None if value > 0.0 => "\"Infinity\"".to_string(),
         None => "\"-Infinity\"".to_string(),
@@ -321,10 +334,12 @@ enum Aggregated {
 }
 
 impl Aggregated {
-    fn name(self) -> &'static str {
-        match self {
-            Aggregated::Array => "json_agg",
-            Aggregated::Object => "json_object_agg",
+    fn name(self, jsonb: bool) -> &'static str {
+        match (self, jsonb) {
+            (Aggregated::Array, false) => "json_agg",
+            (Aggregated::Object, false) => "json_object_agg",
+            (Aggregated::Array, true) => "jsonb_agg",
+            (Aggregated::Object, true) => "jsonb_object_agg",
         }
     }
 }
@@ -332,17 +347,13 @@ impl Aggregated {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct BuildAggregate {
     of: Aggregated,
+    jsonb: bool,
     signature: Signature,
-    aliases: Vec<String>,
 }
 
 impl AggregateUDFImpl for BuildAggregate {
     fn name(&self) -> &str {
-        self.of.name()
-    }
-
-    fn aliases(&self) -> &[String] {
-        &self.aliases
+        self.of.name(self.jsonb)
     }
 
     fn signature(&self) -> &Signature {
@@ -363,7 +374,7 @@ impl AggregateUDFImpl for BuildAggregate {
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         let fields = args.expr_fields.to_vec();
-        Ok(Box::new(Members { of: self.of, fields, text: String::new() }))
+        Ok(Box::new(Members { of: self.of, jsonb: self.jsonb, fields, text: String::new() }))
     }
 }
 
@@ -371,6 +382,7 @@ impl AggregateUDFImpl for BuildAggregate {
 #[derive(Debug)]
 struct Members {
     of: Aggregated,
+    jsonb: bool,
     fields: Vec<FieldRef>,
     text: String,
 }
@@ -384,11 +396,11 @@ impl Accumulator for Members {
             .collect::<Result<_>>()?;
         for row in 0..values[0].len() {
             if !self.text.is_empty() {
-                self.text.push(',');
+                self.text.push_str(", ");
             }
             if let (Aggregated::Object, [name, _]) = (self.of, encoders.as_slice()) {
                 name.append_name(&mut self.text, row)?;
-                self.text.push(':');
+                self.text.push_str(" : ");
             }
             if let Some(value) = encoders.last() {
                 value.append(&mut self.text, row)?;
@@ -401,10 +413,12 @@ impl Accumulator for Members {
         if self.text.is_empty() {
             return Ok(ScalarValue::Utf8(None));
         }
-        Ok(ScalarValue::from(match self.of {
+        let text = match self.of {
             Aggregated::Array => format!("[{}]", self.text),
-            Aggregated::Object => format!("{{{}}}", self.text),
-        }))
+            Aggregated::Object => format!("{{ {} }}", self.text),
+        };
+        let text = if self.jsonb { canonical(&text)? } else { text };
+        Ok(ScalarValue::from(text))
     }
 
     fn size(&self) -> usize {
@@ -416,6 +430,6 @@ impl Accumulator for Members {
     }
 
     fn merge_batch(&mut self, _: &[ArrayRef]) -> Result<()> {
-        exec_err!("{} is computed from all of its rows", self.of.name())
+        exec_err!("{} is computed from all of its rows", self.of.name(self.jsonb))
     }
 }

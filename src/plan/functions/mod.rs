@@ -1,12 +1,27 @@
 //! The functions that views may call: DataFusion's, and ours where it lacks one or answers otherwise
 //! than PostgreSQL. One file a family.
 
+pub mod arithmetic;
 mod array_has;
+mod arrays;
+mod calendar;
+pub mod cast;
+mod float;
 mod interval;
 mod json;
 mod json_build;
+mod jsonb;
 mod ordered_set;
+mod read;
+mod regex;
+mod row;
 mod signed;
+mod texts;
+mod times;
+mod to_char;
+mod unlike;
+mod written;
+mod zone;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,6 +44,14 @@ pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
         // In the place of DataFusion's own.
         .chain([array_has::array_has()])
         .map(signed::scalar)
+        .map(float::beside)
+        .map(texts::beside)
+        .map(arrays::beside)
+        .chain(float::functions())
+        .chain(texts::functions())
+        .chain(times::functions())
+        .chain([to_char::to_char(), arrays::overlaps()])
+        .chain(unlike::functions())
     {
         learn(&mut aliases.scalar, udf.name(), udf.aliases());
         registry.register_udf(udf)?;
@@ -52,13 +75,17 @@ pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
     }
     // What PostgreSQL calls them.
     learn(&mut aliases.aggregate, "bool_and", &["every".to_string()]);
-    learn(&mut aliases.scalar, "signum", &["sign".to_string()]);
     Ok((registry, aliases))
 }
 
 /// What operators mean that DataFusion reads otherwise, tried before its own meanings.
-pub fn operators() -> [Arc<dyn ExprPlanner>; 2] {
-    [Arc::new(json::JsonOperators), Arc::new(interval::IntervalArithmetic)]
+pub fn operators() -> [Arc<dyn ExprPlanner>; 4] {
+    [
+        Arc::new(json::JsonOperators),
+        Arc::new(interval::IntervalArithmetic),
+        Arc::new(arithmetic::Operands),
+        Arc::new(times::Extract),
+    ]
 }
 
 /// The further names of functions, each with the name that the registry knows.

@@ -19,6 +19,7 @@ use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 
 use super::{LowerError, Result, refuse, temporal};
 use crate::model::schema::{SqlField, SqlType};
+use crate::plan::functions::{arithmetic, cast};
 use crate::plan::ir::Scalar;
 use crate::plan::size::{CONSTANT_BYTES_MAX, EXPRESSION_DEPTH_MAX};
 
@@ -63,12 +64,30 @@ impl ExprPlanner {
 /// are mostly the planner's own, and left out.
 fn text(expr: &Expr, schema: &DFSchema) -> Result<String> {
     let written = expr.clone().transform_up(|expr| {
-        let Expr::Cast(cast) = &expr else { return Ok(Transformed::no(expr)) };
-        let to = SqlField::from_arrow(&cast.field).map_or(SqlType::Text, |field| field.sql_type);
-        if to == SqlType::Text || !cast.expr.get_type(schema).is_ok_and(|from| from.is_string()) {
-            return Ok(Transformed::no(expr));
+        let (to, from) = match &expr {
+            Expr::Cast(cast) => {
+                let to = SqlField::from_arrow(&cast.field);
+                (to.map_or(SqlType::Text, |field| field.sql_type), cast.expr.as_ref())
+            }
+            Expr::ScalarFunction(call) => match cast::target(&call.func) {
+                Some(to) => (to, &call.args[0]),
+                None => {
+                    return Ok(match arithmetic::written(&call.func, &call.args) {
+                        Some(written) => Transformed::yes(written),
+                        None => Transformed::no(expr),
+                    });
+                }
+            },
+            _ => return Ok(Transformed::no(expr)),
+        };
+        let is_cast = matches!(expr, Expr::Cast(_));
+        if to == SqlType::Text || !from.get_type(schema).is_ok_and(|from| from.is_string()) {
+            return Ok(match is_cast {
+                true => Transformed::no(expr),
+                false => Transformed::yes(from.clone()),
+            });
         }
-        let call = format!("CAST({} AS {to})", cast.expr.human_display());
+        let call = format!("CAST({} AS {to})", from.human_display());
         Ok(Transformed::yes(Expr::Column(datafusion_common::Column::new_unqualified(call))))
     })?;
     Ok(written.data.human_display().to_string())

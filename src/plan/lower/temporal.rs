@@ -8,6 +8,8 @@ use datafusion_expr::utils::conjunction;
 use datafusion_expr::{BinaryExpr, Expr, ExprSchemable, Operator, cast};
 
 use super::{Lowering, Result, refuse};
+use crate::model::schema::SqlType;
+use crate::plan::functions;
 use crate::plan::ir::{Node, NodeId, Op};
 
 /// The column that stands for the time that it is.
@@ -154,6 +156,14 @@ fn goes_one_way(expr: &Expr) -> bool {
             let (function, args) = (call.func.name(), call.args.as_slice());
             let constant = |e: &Expr| matches!(e, Expr::Literal(value, _) if !matches!(value, ScalarValue::Null));
             match (function, args) {
+                ("cast", [time]) if functions::cast::target(&call.func).is_some() => {
+                    let to = functions::cast::target(&call.func);
+                    matches!(to, Some(SqlType::Timestamp { .. } | SqlType::Date))
+                        && goes_one_way(time)
+                }
+                ("date_plus" | "date_minus", [time, other]) => {
+                    !mentions_now(other) && goes_one_way(time)
+                }
                 ("date_trunc", [unit, time]) => constant(unit) && goes_one_way(time),
                 ("date_bin", [width, time]) => constant(width) && goes_one_way(time),
                 ("date_bin", [width, time, origin]) => {

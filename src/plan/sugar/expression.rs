@@ -58,7 +58,7 @@ pub(super) fn spelled_out(expr: &Expr) -> Result<Option<Expr>> {
         }
         Expr::BinaryOp { left, op: BinaryOperator::PGOverlap, right } => {
             let argument = |e: &Expr| FunctionArg::Unnamed(FunctionArgExpr::Expr(e.clone()));
-            super::call("array_has_any", vec![argument(left), argument(right)]).map(Some)
+            super::call("array_overlaps", vec![argument(left), argument(right)]).map(Some)
         }
         Expr::Like { escape_char: Some(escape), pattern, .. }
         | Expr::ILike { escape_char: Some(escape), pattern, .. } => {

@@ -9,7 +9,7 @@
 //! * `ARRAY(SELECT …)` is a scalar sub-query over array_agg;
 //! * `BETWEEN SYMMETRIC a AND b` is either order of the bounds;
 //! * `percentile_cont(ARRAY[a, b]) …` is an array of calls;
-//! * `a && b` of arrays is array_has_any, `GROUP BY ()` the one empty grouping set;
+//! * `a && b` of arrays is array_overlaps, `GROUP BY ()` the one empty grouping set;
 //! * `LIKE … ESCAPE '!'` has its pattern written with the backslash;
 //! * `AS MATERIALIZED` is AS; `COLLATE "C"` is how all texts are compared;
 //! * `TABLE t` is `SELECT * FROM t`, `FETCH FIRST n ROWS ONLY` is LIMIT n, `mod(a, b)` is `a % b`.

@@ -1,0 +1,271 @@
+//! Arithmetic that fails where PostgreSQL's does: of floats, which there neither overflow to infinity nor divide by
+//! zero, and the negation of the least integer.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Float32Array, Float64Array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float32Type, Float64Type, TimeUnit};
+use datafusion_common::tree_node::Transformed;
+use datafusion_common::{DFSchema, Result, exec_err, internal_err, plan_err};
+use datafusion_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
+use datafusion_expr::{
+    BinaryExpr, ColumnarValue, Expr, ExprSchemable, Operator, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Volatility, binary_expr, cast as cast_expr, lit,
+};
+use datafusion_sql::sqlparser::ast::BinaryOperator;
+
+use super::{arrays, times};
+use crate::model::schema::{SqlField, SqlType};
+
+const MICROS: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
+
+/// Operators whose operands DataFusion would make agree in another way than PostgreSQL, and those that it has and
+/// that mean something else there.
+#[derive(Debug)]
+pub struct Operands;
+
+impl ExprPlanner for Operands {
+    fn plan_binary_op(
+        &self,
+        expr: RawBinaryExpr,
+        schema: &DFSchema,
+    ) -> Result<PlannerResult<RawBinaryExpr>> {
+        use BinaryOperator::*;
+        if expr.op == BitwiseXor {
+            return plan_err!("^ is not supported: power(a, b) is");
+        }
+        let small = |expr: &Expr| expr.get_type(schema).is_ok_and(|t| t == DataType::Int16);
+        if matches!(expr.op, PGBitwiseShiftLeft | PGBitwiseShiftRight) && small(&expr.left) {
+            return plan_err!("{} of a SMALLINT is not supported: CAST it to INT", expr.op);
+        }
+        let json = |expr: &Expr| {
+            let field = expr.to_field(schema).map(|(_, field)| SqlField::from_arrow(&field));
+            matches!(field, Ok(Ok(field)) if field.sql_type == SqlType::Json)
+        };
+        let list = |expr: &Expr| matches!(expr.get_type(schema), Ok(DataType::List(_)));
+        let (left_json, right_json) = (json(&expr.left), json(&expr.right));
+        match expr.op {
+            Lt | LtEq | Gt | GtEq if left_json && right_json => {
+                return plan_err!("JSON values have no order here: compare what ->> gives");
+            }
+            StringConcat if left_json && right_json => {
+                return plan_err!("|| of JSON values is not supported");
+            }
+            AtArrow | ArrowAt if left_json || right_json => {
+                return plan_err!("{} of JSON values is not supported", expr.op);
+            }
+            Lt | LtEq | Gt | GtEq if list(&expr.left) || list(&expr.right) => {
+                return plan_err!("arrays have no order here: {} is not supported", expr.op);
+            }
+            AtArrow if list(&expr.left) => {
+                let call = arrays::contains().call(vec![expr.left, expr.right]);
+                return Ok(PlannerResult::Planned(call));
+            }
+            ArrowAt if list(&expr.left) => {
+                let call = arrays::contains().call(vec![expr.right, expr.left]);
+                return Ok(PlannerResult::Planned(call));
+            }
+            _ => {}
+        }
+        if !matches!(expr.op, Plus | Minus | Multiply | Divide | Eq | NotEq | Lt | LtEq | Gt | GtEq)
+        {
+            return Ok(PlannerResult::Original(expr));
+        }
+        let (Ok(left), Ok(right)) = (expr.left.get_type(schema), expr.right.get_type(schema))
+        else {
+            return Ok(PlannerResult::Original(expr));
+        };
+        let compares = matches!(expr.op, Eq | NotEq | Lt | LtEq | Gt | GtEq);
+        let cast_to = |expr: Expr, to: &DataType| cast_expr(expr, to.clone());
+        // A day is its first instant, in the unit of what it is compared with.
+        match (&left, &right) {
+            (DataType::Date32, DataType::Timestamp(..)) if compares => {
+                let RawBinaryExpr { op, left, right: time } = expr;
+                let left = cast_to(left, &right);
+                return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right: time }));
+            }
+            (DataType::Timestamp(..), DataType::Date32) if compares => {
+                let RawBinaryExpr { op, left: time, right } = expr;
+                let right = cast_to(right, &left);
+                return Ok(PlannerResult::Original(RawBinaryExpr { op, left: time, right }));
+            }
+            _ => {}
+        }
+        match (&left, &expr.op, &right) {
+            (DataType::Date32, Plus, t) if t.is_integer() => {
+                return Ok(PlannerResult::Planned(times::date_plus(expr.left, expr.right)));
+            }
+            (t, Plus, DataType::Date32) if t.is_integer() => {
+                return Ok(PlannerResult::Planned(times::date_plus(expr.right, expr.left)));
+            }
+            (DataType::Date32, Minus, t) if t.is_integer() || *t == DataType::Date32 => {
+                return Ok(PlannerResult::Planned(times::date_minus(expr.left, expr.right)));
+            }
+            // With a span of time a day is its first instant.
+            (DataType::Date32, Plus | Minus, DataType::Interval(_)) => {
+                let RawBinaryExpr { op, left, right } = expr;
+                let left = cast_expr(left, MICROS);
+                return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }));
+            }
+            (DataType::Interval(_), Plus, DataType::Date32) => {
+                let RawBinaryExpr { op, left, right } = expr;
+                let right = cast_expr(right, MICROS);
+                return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }));
+            }
+            _ => {}
+        }
+        let is_exact = |t: &DataType| t.is_decimal();
+        let mixed =
+            (left.is_floating() && is_exact(&right)) || (is_exact(&left) && right.is_floating());
+        if !mixed {
+            return Ok(PlannerResult::Original(expr));
+        }
+        let RawBinaryExpr { op, left, right } = expr;
+        let double = |expr: Expr| match expr.get_type(schema) {
+            Ok(DataType::Float64) => expr,
+            _ => cast_expr(expr, DataType::Float64),
+        };
+        let (left, right) = (double(left), double(right));
+        Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }))
+    }
+}
+
+/// The expression with checked arithmetic in the place of Arrow's.
+pub fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right })
+            if matches!(
+                op,
+                Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Divide
+            ) =>
+        {
+            let is_float = |expr: &Expr| expr.get_type(schema).is_ok_and(|t| t.is_floating());
+            if !is_float(&left) && !is_float(&right) {
+                return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })));
+            }
+            let whole = binary_expr(*left.clone(), op, *right.clone()).get_type(schema)?;
+            if !whole.is_floating() {
+                return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })));
+            }
+            let function = ScalarUDF::new_from_impl(FloatOperator::new(op, whole));
+            Ok(Transformed::yes(function.call(vec![*left, *right])))
+        }
+        Expr::Negative(inner)
+            if !matches!(*inner, Expr::Literal(..))
+                && inner.get_type(schema).is_ok_and(|t| t.is_integer()) =>
+        {
+            let zero = match inner.get_type(schema)? {
+                DataType::Int16 => lit(0_i16),
+                DataType::Int32 => lit(0_i32),
+                DataType::Int64 => lit(0_i64),
+                _ => return Ok(Transformed::no(Expr::Negative(inner))),
+            };
+            Ok(Transformed::yes(binary_expr(zero, Operator::Minus, *inner)))
+        }
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+/// The operation as it was written, when the function stands for one.
+pub fn written(function: &ScalarUDF, args: &[Expr]) -> Option<Expr> {
+    let any: &dyn Any = function.inner().as_ref();
+    let operator = any.downcast_ref::<FloatOperator>()?;
+    let [left, right] = args else { return None };
+    Some(binary_expr(left.clone(), operator.op, right.clone()))
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct FloatOperator {
+    op: Operator,
+    data_type: DataType,
+    signature: Signature,
+}
+
+impl FloatOperator {
+    fn new(op: Operator, data_type: DataType) -> Self {
+        FloatOperator { op, data_type, signature: Signature::any(2, Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for FloatOperator {
+    fn name(&self) -> &str {
+        match self.op {
+            Operator::Plus => "float_plus",
+            Operator::Minus => "float_minus",
+            Operator::Multiply => "float_times",
+            _ => "float_divide",
+        }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(self.data_type.clone())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
+        let [left, right] = arrays.as_slice() else {
+            return internal_err!("an operator has two operands");
+        };
+        let (left, right) = (cast(left, &self.data_type)?, cast(right, &self.data_type)?);
+        let array: ArrayRef = match self.data_type {
+            DataType::Float32 => {
+                let (left, right) =
+                    (left.as_primitive::<Float32Type>(), right.as_primitive::<Float32Type>());
+                let pairs = left.iter().zip(right.iter());
+                let of = |(a, b): (Option<f32>, Option<f32>)| -> Result<Option<f32>> {
+                    let (Some(a), Some(b)) = (a, b) else { return Ok(None) };
+                    let value = match self.op {
+                        Operator::Plus => a + b,
+                        Operator::Minus => a - b,
+                        Operator::Multiply => a * b,
+                        _ => a / b,
+                    };
+                    self.check(f64::from(a), f64::from(b), f64::from(value))?;
+                    Ok(Some(value))
+                };
+                Arc::new(pairs.map(of).collect::<Result<Float32Array>>()?)
+            }
+            _ => {
+                let (left, right) =
+                    (left.as_primitive::<Float64Type>(), right.as_primitive::<Float64Type>());
+                let pairs = left.iter().zip(right.iter());
+                let of = |(a, b): (Option<f64>, Option<f64>)| -> Result<Option<f64>> {
+                    let (Some(a), Some(b)) = (a, b) else { return Ok(None) };
+                    let value = match self.op {
+                        Operator::Plus => a + b,
+                        Operator::Minus => a - b,
+                        Operator::Multiply => a * b,
+                        _ => a / b,
+                    };
+                    self.check(a, b, value)?;
+                    Ok(Some(value))
+                };
+                Arc::new(pairs.map(of).collect::<Result<Float64Array>>()?)
+            }
+        };
+        Ok(ColumnarValue::Array(array))
+    }
+}
+
+impl FloatOperator {
+    #[inline]
+    fn check(&self, a: f64, b: f64, value: f64) -> Result<()> {
+        if self.op == Operator::Divide && b == 0.0 && !a.is_nan() {
+            return exec_err!("division by zero");
+        }
+        if value.is_infinite() && a.is_finite() && b.is_finite() {
+            return exec_err!("value out of range: overflow");
+        }
+        let scales = matches!(self.op, Operator::Multiply | Operator::Divide);
+        if scales && value == 0.0 && a != 0.0 && b != 0.0 && !b.is_infinite() {
+            return exec_err!("value out of range: underflow");
+        }
+        Ok(())
+    }
+}

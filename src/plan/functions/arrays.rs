@@ -1,0 +1,167 @@
+//! Functions of arrays. A NULL inside equals nothing.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
+use arrow::compute::{SortOptions, cast};
+use arrow::datatypes::{DataType, Field};
+use datafusion_common::{Result, internal_err, plan_err};
+use datafusion_expr::type_coercion::binary::comparison_coercion;
+use datafusion_expr::{
+    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+
+/// `a @> b`: whether each element of the second array is one of the first.
+pub fn contains() -> ScalarUDF {
+    ScalarUDF::new_from_impl(Elements::new("array_contains", true))
+}
+
+/// `a && b`: whether they share an element.
+pub fn overlaps() -> Arc<ScalarUDF> {
+    Arc::new(ScalarUDF::new_from_impl(Elements::new("array_overlaps", false)))
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Elements {
+    name: &'static str,
+    /// All elements of the second array, or any.
+    all: bool,
+    signature: Signature,
+}
+
+impl Elements {
+    fn new(name: &'static str, all: bool) -> Self {
+        Elements { name, all, signature: Signature::user_defined(Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for Elements {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        let item = |t: &DataType| match t {
+            DataType::List(item) => Some(item.data_type().clone()),
+            _ => None,
+        };
+        let common = match types {
+            [left, right] => match (item(left), item(right)) {
+                (Some(left), Some(right)) => comparison_coercion(&left, &right),
+                _ => None,
+            },
+            _ => None,
+        };
+        match common {
+            Some(common) => {
+                let list = DataType::List(Arc::new(Field::new("item", common, true)));
+                Ok(vec![list; 2])
+            }
+            None => plan_err!("{} takes two arrays of one type", self.name),
+        }
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Boolean)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
+        let [left, right] = arrays.as_slice() else {
+            return internal_err!("it has two arguments");
+        };
+        let right = cast(right, left.data_type())?;
+        let (left, right) = (left.as_list::<i32>(), right.as_list::<i32>());
+        let compare = arrow::array::make_comparator(
+            left.values().as_ref(),
+            right.values().as_ref(),
+            SortOptions::default(),
+        )?;
+        let (of_left, of_right) = (left.value_offsets(), right.value_offsets());
+        let result = |row: usize| {
+            if left.is_null(row) || right.is_null(row) {
+                return None;
+            }
+            let here = of_left[row] as usize..of_left[row + 1] as usize;
+            let has = |other: usize| {
+                right.values().is_valid(other)
+                    && here
+                        .clone()
+                        .any(|at| left.values().is_valid(at) && compare(at, other).is_eq())
+            };
+            let mut others = of_right[row] as usize..of_right[row + 1] as usize;
+            Some(if self.all { others.all(has) } else { others.any(has) })
+        };
+        let result: ArrayRef = Arc::new((0..left.len()).map(result).collect::<BooleanArray>());
+        Ok(ColumnarValue::Array(result))
+    }
+}
+
+/// Of an array's dimensions and lengths, in the place of DataFusion's: an empty array has none.
+pub fn beside(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
+    match inner.name() {
+        "array_length" | "array_ndims" | "array_position" | "cardinality" => {
+            Arc::new(ScalarUDF::new_from_impl(Narrow { inner }))
+        }
+        _ => inner,
+    }
+}
+
+/// A count of DataFusion's as INT, with NULL for what an empty array has not.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Narrow {
+    inner: Arc<ScalarUDF>,
+}
+
+impl ScalarUDFImpl for Narrow {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.inner.aliases()
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        self.inner.coerce_types(types)
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        if self.name() == "array_position" && types.len() > 2 {
+            return plan_err!("array_position with a third argument is not supported");
+        }
+        self.inner.return_type(types)?;
+        Ok(DataType::Int32)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let rows = args.number_rows;
+        let array = args.args[0].clone().into_array(rows)?;
+        let of_inner = self
+            .inner
+            .return_type(&args.args.iter().map(ColumnarValue::data_type).collect::<Vec<_>>())?;
+        let return_field = Arc::new(Field::new(self.name(), of_inner, true));
+        let counts = self.inner.invoke_with_args(ScalarFunctionArgs { return_field, ..args })?;
+        let counts = cast(&counts.into_array(rows)?, &DataType::Int32)?;
+        if !matches!(self.name(), "array_length" | "array_ndims") {
+            return Ok(ColumnarValue::Array(counts));
+        }
+        let empty: BooleanArray = (0..rows)
+            .map(|row| {
+                Some(
+                    array.is_valid(row)
+                        && array.as_list_opt::<i32>().is_some_and(|l| l.value_length(row) == 0),
+                )
+            })
+            .collect();
+        Ok(ColumnarValue::Array(arrow::compute::nullif(&counts, &empty)?))
+    }
+}

@@ -1,0 +1,519 @@
+//! Every function, operator, cast and aggregate that PostgreSQL has over the types of views, over a grid of
+//! values, there and here: each cell is equal, or an error in both, or the entry is refused by `check`.
+//!
+//! `entries.txt` is what PostgreSQL has, `refused.txt` what is refused here, and `different.txt`, while it is
+//! not empty, what still differs. `HELIOSTAT_BLESS=1` writes them. `HELIOSTAT_ENTRIES` selects entries by a
+//! part of their line, and `postgres.txt` in the target's `tmp` tells each differing cell.
+
+mod cells;
+mod entries;
+mod forms;
+mod grid;
+#[path = "../common/postgres.rs"]
+mod common_postgres;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use cells::Cell;
+use common_postgres::Postgres;
+use entries::Entry;
+use heliostat::internals::dataflow::LocalRun;
+use heliostat::internals::model::NewEvent;
+use heliostat::internals::plan::SourceFile;
+use heliostat::internals::plan::{QuerySet, plan_files};
+use serde_json::{Map, Value};
+
+/// Rows of the grid that an expression over several columns is tried with, and one over a single column.
+const ROWS: usize = grid::VALUES * grid::VALUES;
+/// Bags that aggregates are tried with.
+const BAGS: usize = 24;
+/// Views that run side by side.
+const VIEWS_PER_RUN: usize = 300;
+/// How many differing cells of an expression are told.
+const TOLD_MAX: usize = 6;
+
+/// What is asked, there and here.
+struct Question {
+    entry: usize,
+    /// The expression as a reader sees it.
+    shown: String,
+    theirs: String,
+    ours: String,
+}
+
+/// The columns of the grid that questions need: grid, array, position.
+type Needed = BTreeSet<(&'static str, bool, usize)>;
+
+fn column(name: &str, array: bool, position: usize) -> String {
+    let name: String = name.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
+    let array = if array { "_array" } else { "" };
+    format!("c_{name}{array}_{position}")
+}
+
+/// A template with columns in place of what is in braces; the highest position.
+fn filled(template: &str, needed: &mut Needed) -> (String, usize) {
+    let (mut out, mut highest) = (String::new(), 1);
+    let mut rest = template;
+    while let Some(at) = rest.find('{') {
+        let (before, after) = rest.split_at(at);
+        out.push_str(before);
+        let inside = after[1..].split_once('}').map_or("", |(inside, _)| inside);
+        let (name, position) = match inside.rsplit_once(':') {
+            Some((name, position)) => (name, position.parse().unwrap_or(0)),
+            None => (inside, 1),
+        };
+        match grid::find(name) {
+            Some((grid, array)) if position > 0 => {
+                needed.insert((grid.name, array, position));
+                highest = highest.max(position);
+                out.push_str(&grid.read.replace('#', &column(grid.name, array, position)));
+                rest = &after[inside.len() + 2..];
+            }
+            // An array's or a path's own brace.
+            _ => {
+                out.push('{');
+                rest = &after[1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    (out, highest)
+}
+
+fn questions(entries: &[Entry], needed: &mut Needed) -> Vec<Question> {
+    let mut questions = Vec::new();
+    for (at, entry) in entries.iter().enumerate() {
+        for template in forms::expressions(entry) {
+            let (expression, highest) = filled(&template, needed);
+            let rows = if highest > 1 { ROWS } else { grid::VALUES };
+            let is_column = !matches!(entry.result.as_str(), "interval" | "time without time zone");
+            let value = match is_column {
+                true => expression.clone(),
+                false => format!("CAST({expression} AS TEXT)"),
+            };
+            let (from, v) = match (entry.kind.is_aggregate(), entry.returns_set) {
+                (true, _) => ("FROM bags GROUP BY bag".to_string(), "bag AS i, 0 AS o"),
+                (_, true) if entry.result == "record" => (
+                    format!(
+                        "FROM grid, {expression} WITH ORDINALITY AS s(k, v, o) WHERE i < {rows}"
+                    ),
+                    "i, s.o AS o",
+                ),
+                (_, true) => (
+                    format!("FROM grid, {expression} WITH ORDINALITY AS s(v, o) WHERE i < {rows}"),
+                    "i, s.o AS o",
+                ),
+                _ => (format!("FROM grid WHERE i < {rows}"), "i, 0 AS o"),
+            };
+            let value = match (entry.returns_set, entry.result.as_str()) {
+                (true, "record") => "s.k || '=' || CAST(s.v AS TEXT)".to_string(),
+                (true, _) => "s.v".to_string(),
+                _ => value,
+            };
+            questions.push(Question {
+                entry: at,
+                shown: template.clone(),
+                theirs: format!("SELECT {v}, {value} AS v {from}"),
+                ours: format!("SELECT {v}, {value} AS v {from}"),
+            });
+        }
+    }
+    questions
+}
+
+/// The bag that each row of the bags is in, and the values that it has: (bag, index of the value).
+fn bags() -> Vec<(usize, usize)> {
+    let mut rows = Vec::new();
+    for bag in 0..BAGS {
+        let range = if bag < 16 { grid::ORDINARY } else { grid::VALUES };
+        let values: Vec<usize> = match bag {
+            0 => vec![0, 0],
+            1 => vec![1],
+            2 => vec![2, 2, 2],
+            3 => (0..grid::ORDINARY).collect(),
+            4 => vec![0, 2, 0],
+            5 => vec![1, 2],
+            6 => vec![3, 3, 2],
+            16 => vec![17, 2],
+            17 => vec![18, 4],
+            18 => vec![18, 19],
+            19 => (0..grid::VALUES).collect(),
+            20 => vec![14, 15, 16],
+            _ => (0..bag % 7 + 2).map(|n| (bag * 31 + n * n * 7 + n * 3) % range).collect(),
+        };
+        rows.extend(values.into_iter().map(|at| (bag, at)));
+    }
+    rows
+}
+
+/// A table with the needed columns, in both.
+struct Table {
+    name: &'static str,
+    keys: &'static [&'static str],
+    /// The keys' values, and for each position the index into the grids.
+    rows: Vec<(Vec<usize>, Box<dyn Fn(usize) -> usize>)>,
+}
+
+fn tables() -> [Table; 2] {
+    let grid = (0..ROWS).map(|row| {
+        let at: Box<dyn Fn(usize) -> usize> = Box::new(move |position| grid::index(row, position));
+        (vec![row], at)
+    });
+    let bags = bags().into_iter().enumerate().map(|(n, (bag, at))| {
+        let at: Box<dyn Fn(usize) -> usize> =
+            Box::new(
+                move |position| if position == 1 { at } else { (at * 3 + n) % grid::ORDINARY },
+            );
+        (vec![bag, n], at)
+    });
+    [
+        Table { name: "grid", keys: &["i"], rows: grid.collect() },
+        Table { name: "bags", keys: &["bag", "n"], rows: bags.collect() },
+    ]
+}
+
+impl Table {
+    fn theirs(&self, needed: &Needed) -> String {
+        let keys = self.keys.iter().map(|key| format!("{key} integer"));
+        let columns = needed.iter().map(|(name, array, position)| {
+            let (grid, _) = grid::find(name).expect("it was found before");
+            let as_text = grid.column == "TEXT" && !grid.values.is_empty();
+            let base = if as_text { "text" } else { grid.postgres };
+            format!("{} {base}{}", column(name, *array, *position), if *array { "[]" } else { "" })
+        });
+        let columns: Vec<String> = keys.chain(columns).collect();
+        let mut script = format!("CREATE UNLOGGED TABLE {} ({});\n", self.name, columns.join(", "));
+        for (keys, at) in &self.rows {
+            let keys = keys.iter().map(usize::to_string);
+            let values = needed.iter().map(|(name, array, position)| {
+                let (grid, _) = grid::find(name).expect("it was found before");
+                grid.sql(at(*position), *array)
+            });
+            let values: Vec<String> = keys.chain(values).collect();
+            let _ = writeln!(script, "INSERT INTO {} VALUES ({});", self.name, values.join(", "));
+        }
+        script
+    }
+
+    fn ours(&self, needed: &Needed) -> String {
+        let keys = self.keys.iter().map(|key| format!("{key} INT NOT NULL"));
+        let columns = needed.iter().map(|(name, array, position)| {
+            let (grid, _) = grid::find(name).expect("it was found before");
+            format!(
+                "{} {}{}",
+                column(name, *array, *position),
+                grid.column,
+                if *array { "[]" } else { "" }
+            )
+        });
+        let columns: Vec<String> = keys.chain(columns).collect();
+        format!(
+            "CREATE TABLE {0} ({1}) WITH (event_type = '{0}');\n",
+            self.name,
+            columns.join(", ")
+        )
+    }
+
+    fn events(&self, needed: &Needed) -> Vec<NewEvent> {
+        let event = |(n, (keys, at)): (usize, &(Vec<usize>, Box<dyn Fn(usize) -> usize>))| {
+            let mut data = Map::new();
+            for (key, value) in self.keys.iter().zip(keys) {
+                data.insert(key.to_string(), Value::from(*value));
+            }
+            for (name, array, position) in needed {
+                let (grid, _) = grid::find(name).expect("it was found before");
+                let value = grid.json(at(*position), *array);
+                data.insert(column(name, *array, *position), value);
+            }
+            NewEvent {
+                id: format!("{}-{n}", self.name),
+                source: "grid".to_string(),
+                event_type: self.name.to_string(),
+                version: 1,
+                stream: None,
+                time_us: 0,
+                data: grid::raw(&Value::Object(data)).into_bytes(),
+                metadata: b"{}".to_vec(),
+            }
+        };
+        self.rows.iter().enumerate().map(event).collect()
+    }
+}
+
+/// Cells by the row of the grid and the place in the set that it gives.
+type Cells = BTreeMap<(i64, i64), Cell>;
+
+/// Evaluates a query over ranges of rows; where one fails, row by row.
+const EVALUATE: &str = r"
+CREATE UNLOGGED TABLE cells (question integer, i bigint, o bigint, v text, error text);
+CREATE FUNCTION evaluate(question integer, query text, last integer) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  part text := format('INSERT INTO cells SELECT %s, i, o, v::text FROM (%s) AS q WHERE i BETWEEN $1 AND $2', question, query);
+BEGIN
+  BEGIN
+    EXECUTE part USING 0, last;
+    RETURN;
+  EXCEPTION WHEN OTHERS THEN
+    IF SQLSTATE IN ('42883', '42703', '42725', '42704', '42P13', '42803', '42P01') OR SQLERRM LIKE 'syntax error at%' THEN
+      INSERT INTO cells VALUES (question, -1, 0, NULL, SQLSTATE || ' ' || SQLERRM);
+      RETURN;
+    END IF;
+  END;
+  FOR at IN 0..last LOOP
+    BEGIN
+      EXECUTE part USING at, at;
+    EXCEPTION WHEN OTHERS THEN
+      INSERT INTO cells VALUES (question, at, 0, NULL, SQLSTATE);
+    END;
+  END LOOP;
+END $$;
+";
+
+/// What PostgreSQL answers, by question; an error for what it does not take for SQL.
+fn theirs(
+    postgres: &Postgres,
+    needed: &Needed,
+    questions: &[Question],
+) -> Vec<Result<Cells, String>> {
+    let mut script = String::from(EVALUATE);
+    script.push_str("BEGIN;\n");
+    tables().iter().for_each(|table| script.push_str(&table.theirs(needed)));
+    script.push_str("COMMIT; ANALYZE;\n");
+    for (at, question) in questions.iter().enumerate() {
+        let last = if question.theirs.contains("FROM bags") { BAGS - 1 } else { ROWS - 1 };
+        let last = if question.theirs.ends_with(&format!("i < {}", grid::VALUES)) {
+            grid::VALUES - 1
+        } else {
+            last
+        };
+        let _ = writeln!(script, "SELECT evaluate({at}, $q${}$q$, {last});", question.theirs);
+    }
+    postgres.run(&script);
+    let mut answers: Vec<Result<Cells, String>> =
+        questions.iter().map(|_| Ok(Cells::new())).collect();
+    for row in postgres.rows("SELECT * FROM cells") {
+        let [question, i, o, v, error]: [Option<String>; 5] = row.try_into().expect("five columns");
+        let number = |text: Option<String>| text.and_then(|t| t.parse::<i64>().ok()).unwrap_or(0);
+        let answer = &mut answers[number(question) as usize];
+        let i = number(i);
+        let cell = match (v, error) {
+            (_, Some(error)) if i < 0 => {
+                *answer = Err(error);
+                continue;
+            }
+            (_, Some(_)) => Cell::Error,
+            (Some(text), None) => Cell::Text(text),
+            (None, None) => Cell::Null,
+        };
+        if let Ok(cells) = answer {
+            cells.insert((i, number(o)), cell);
+        }
+    }
+    answers
+}
+
+/// What a view answers: its cells and the type of its column, or why it is refused.
+type Ours = Result<(Cells, String), String>;
+
+fn ours(needed: &Needed, questions: &[Question]) -> Vec<Ours> {
+    let tables = tables();
+    let declarations: String = tables.iter().map(|table| table.ours(needed)).collect();
+    let events: Vec<NewEvent> = tables.iter().flat_map(|table| table.events(needed)).collect();
+    let file = |path: String, text: String| Arc::new(SourceFile { path: path.into(), text });
+    let mut files = vec![file("tables.sql".to_string(), declarations)];
+    for (at, question) in questions.iter().enumerate() {
+        let text = format!("CREATE MATERIALIZED VIEW q{at} AS {};", question.ours);
+        files.push(file(format!("q{at}.sql"), text));
+    }
+    let set = plan_files(&files, "matrix", heliostat::internals::sink::KINDS);
+    let mut answers: Vec<Ours> = questions.iter().map(|_| Err("no view".to_string())).collect();
+    for diagnostic in &set.diagnostics {
+        let path = diagnostic.file.path.to_string_lossy();
+        let number = path.trim_start_matches('q').trim_end_matches(".sql");
+        let at: usize = number.parse().unwrap_or_else(|_| panic!("{diagnostic}"));
+        answers[at] = Err(diagnostic.message.clone());
+    }
+    let QuerySet { views, .. } = set;
+    for views in views.chunks(VIEWS_PER_RUN) {
+        let mut run = LocalRun::start(views, 1).expect("the views start");
+        run.feed(1, std::slice::from_ref(&events)).expect("the events are fed");
+        for (n, view) in views.iter().enumerate() {
+            let at: usize = view.schema.name[1..].parse().expect("it is numbered");
+            let rows = run.rows(n).expect("the view has rows");
+            let sql_type = &view.schema.columns[2].sql_type;
+            let column = |n: usize| {
+                arrow::compute::cast(rows.column(n), &arrow::datatypes::DataType::Int64).unwrap()
+            };
+            let (i, o) = (column(0), column(1));
+            let (i, o) = (i.as_primitive::<Int64Type>(), o.as_primitive::<Int64Type>());
+            let values = cells::texts(rows.column(2), sql_type);
+            let keys = i.values().iter().zip(o.values()).map(|(i, o)| (*i, *o));
+            answers[at] = Ok((keys.zip(values).collect(), sql_type.to_string()));
+        }
+    }
+    answers
+}
+
+/// How an entry does: the questions of it that are refused, and those that differ.
+#[derive(Default)]
+struct Verdict {
+    questions: usize,
+    refused: Vec<String>,
+    different: Vec<String>,
+}
+
+/// The differing cells of a question.
+fn differences(question: &Question, entry: &Entry, theirs: &Cells, ours: &Cells) -> Option<String> {
+    let keys: BTreeSet<&(i64, i64)> = theirs.keys().chain(ours.keys()).collect();
+    let mut told = Vec::new();
+    let mut count = 0;
+    for key in keys {
+        let missing = match entry.returns_set {
+            // No row is no row; one that fails has none of its rows.
+            true if theirs.get(&(key.0, 0)) == Some(&Cell::Error)
+                && !ours.keys().any(|k| k.0 == key.0) =>
+            {
+                continue;
+            }
+            _ => Cell::Error,
+        };
+        let a = ours.get(key).unwrap_or(&missing);
+        let b = theirs.get(key).unwrap_or(&missing);
+        if cells::equal(a, b, &entry.result, entry.kind.is_aggregate()) {
+            continue;
+        }
+        count += 1;
+        if told.len() < TOLD_MAX {
+            told.push(format!("      row {}: {}, PostgreSQL {}", key.0, a.show(), b.show()));
+        }
+    }
+    (count > 0).then(|| format!("    {} ({count} cells)\n{}", question.shown, told.join("\n")))
+}
+
+/// Whether a column of this type holds what PostgreSQL's type is.
+fn is_of_type(ours: &str, theirs: &str) -> bool {
+    let theirs = match theirs {
+        "integer" => "INT",
+        "double precision" => "DOUBLE",
+        "numeric" => return ours.starts_with("DECIMAL"),
+        "timestamp without time zone" => {
+            return ours.starts_with("TIMESTAMP") && !ours.ends_with("ZONE");
+        }
+        "timestamp with time zone" => {
+            return ours.starts_with("TIMESTAMP") && ours.ends_with("ZONE");
+        }
+        "interval" | "time without time zone" | "record" | "character varying" | "character" => {
+            "TEXT"
+        }
+        "jsonb" => "JSON",
+        other => match other.strip_suffix("[]") {
+            Some(item) => {
+                let inner = ours.strip_prefix("ARRAY<").and_then(|t| t.strip_suffix('>'));
+                return inner.is_some_and(|inner| is_of_type(inner, item));
+            }
+            None => return ours.eq_ignore_ascii_case(other),
+        },
+    };
+    ours == theirs
+}
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/postgres").join(name)
+}
+
+/// Compares a list with its file, or writes it.
+fn compare_list(name: &str, lines: &[String], wrong: &mut Vec<String>) {
+    if std::env::var_os("HELIOSTAT_BLESS").is_some() {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        std::fs::write(path(name), text).unwrap();
+    }
+    let known = std::fs::read_to_string(path(name)).unwrap_or_default();
+    let known: BTreeSet<&str> = known.lines().collect();
+    let found: BTreeSet<&str> = lines.iter().map(String::as_str).collect();
+    wrong.extend(found.difference(&known).map(|line| format!("not in {name}: {line}")));
+    wrong.extend(
+        known.difference(&found).map(|line| format!("in {name}, and no longer so: {line}")),
+    );
+}
+
+#[test]
+fn every_cell_is_as_in_postgres() {
+    let wanted = std::env::var("HELIOSTAT_ENTRIES").unwrap_or_default();
+    let postgres = Postgres::start();
+    let mut entries = entries::all(&postgres);
+    let all: Vec<String> = entries.iter().map(|entry| entry.title.clone()).collect();
+    entries.retain(|entry| entry.title.contains(&wanted));
+    let mut needed = Needed::new();
+    let questions = questions(&entries, &mut needed);
+    let begin = std::time::Instant::now();
+    let (theirs, ours) = std::thread::scope(|scope| {
+        let theirs = scope.spawn(|| {
+            let answers = theirs(&postgres, &needed, &questions);
+            eprintln!("PostgreSQL answered after {:?}", begin.elapsed());
+            answers
+        });
+        let ours = ours(&needed, &questions);
+        eprintln!("the views answered after {:?}", begin.elapsed());
+        (theirs.join().expect("PostgreSQL answers"), ours)
+    });
+    let mut wrong = Vec::new();
+    let mut verdicts: Vec<Verdict> = entries.iter().map(|_| Verdict::default()).collect();
+    let mut compared = 0;
+    for ((question, theirs), ours) in questions.iter().zip(&theirs).zip(&ours) {
+        let (entry, verdict) = (&entries[question.entry], &mut verdicts[question.entry]);
+        verdict.questions += 1;
+        let theirs = match theirs {
+            Ok(cells) => cells,
+            Err(error) => {
+                wrong.push(format!("PostgreSQL does not take {}: {error}", question.theirs));
+                continue;
+            }
+        };
+        match ours {
+            Err(message) => verdict.refused.push(format!("    {}: {message}", question.shown)),
+            Ok((cells, sql_type)) => {
+                compared += theirs.len();
+                if !is_of_type(sql_type, &entry.result) {
+                    verdict.different.push(format!("    {} is {sql_type}", question.shown));
+                }
+                verdict.different.extend(differences(question, entry, theirs, cells));
+            }
+        }
+    }
+    let of = |wanted: &dyn Fn(&Verdict) -> bool| -> Vec<String> {
+        let chosen = entries.iter().zip(&verdicts).filter(|(_, v)| wanted(v));
+        chosen.map(|(entry, _)| entry.title.clone()).collect()
+    };
+    let refused = of(&|v| v.refused.len() == v.questions);
+    let different = of(&|v| !v.different.is_empty());
+    let mut report = String::new();
+    for (entry, verdict) in entries.iter().zip(&verdicts) {
+        if !verdict.different.is_empty() || (!verdict.refused.is_empty()) {
+            let _ = writeln!(report, "{}", entry.title);
+            verdict.different.iter().for_each(|d| report.push_str(&format!("{d}\n")));
+            verdict.refused.iter().for_each(|r| report.push_str(&format!("    refused{r}\n")));
+        }
+    }
+    let report_path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("postgres.txt");
+    std::fs::write(&report_path, report).unwrap();
+    println!(
+        "{} entries, {} refused, {} different, {} equal; {} expressions, {compared} cells; {}",
+        entries.len(),
+        refused.len(),
+        different.len(),
+        entries.len() - refused.len() - different.len(),
+        questions.len(),
+        report_path.display()
+    );
+    if wanted.is_empty() {
+        compare_list("entries.txt", &all, &mut wrong);
+        compare_list("refused.txt", &refused, &mut wrong);
+        compare_list("different.txt", &different, &mut wrong);
+    }
+    assert!(wrong.is_empty(), "{} problems\n{}", wrong.len(), wrong.join("\n"));
+}
