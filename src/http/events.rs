@@ -165,9 +165,13 @@ impl Feed {
                     feed.heads.mark_unchanged();
                     let (source, chunk) = feed.source.read().await;
                     feed.source = source;
-                    chunk.inspect_err(|error| {
+                    if let Err(error) = &chunk {
                         tracing::error!(%error, "an answer is broken off: the log cannot be read");
-                    })?
+                        // An error drops what hyper holds back to send it with more. Once the body
+                        // has nothing ready, that is sent.
+                        tokio::task::yield_now().await;
+                    }
+                    chunk?
                 }
             };
             let ends = state == SourceState::Done
