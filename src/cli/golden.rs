@@ -11,9 +11,7 @@ use chrono::DateTime;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::dataflow::RuntimeError;
-use crate::engine::local::LocalRun;
-use crate::log::FrameError;
+use crate::engine::local::{LocalRun, LocalRunError};
 use crate::model::Tick;
 use crate::model::event::NewEvent;
 use crate::model::schema::OnInvalid;
@@ -49,10 +47,7 @@ pub enum GoldenError {
     #[error("{path}: there is no materialized view {view}")]
     NoView { path: String, view: String },
     #[error(transparent)]
-    Runtime(#[from] RuntimeError),
-    /// The events of one tick are too large to be fed.
-    #[error(transparent)]
-    Frame(#[from] FrameError),
+    Run(#[from] LocalRunError),
     /// The view's rows cannot be shown.
     #[error(transparent)]
     Rows(#[from] ArrowError),

@@ -7,11 +7,10 @@ use arrow::error::ArrowError;
 use chrono::DateTime;
 
 use super::{DONE, ENVIRONMENT, QueriesArg, WRONG_INPUT, golden, report};
-use crate::dataflow::RuntimeError;
-use crate::engine::local::LocalRun;
+use crate::engine::local::{LocalRun, LocalRunError};
 use crate::engine::trial;
 use crate::http::{RenderOptions, write_rows};
-use crate::log::{self, Frame, FrameError, LogError};
+use crate::log::{self, Frame, LogError};
 use crate::model::Tick;
 use crate::plan::ViewPlan;
 
@@ -91,9 +90,7 @@ enum ReplayError {
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
-    Runtime(#[from] RuntimeError),
-    #[error(transparent)]
-    Frame(#[from] FrameError),
+    Run(#[from] LocalRunError),
     /// The view's rows cannot be shown.
     #[error(transparent)]
     Rows(#[from] ArrowError),
@@ -104,7 +101,7 @@ impl ReplayError {
         match self {
             ReplayError::Log(LogError::Io { .. }) => ENVIRONMENT,
             ReplayError::Log(_) => WRONG_INPUT,
-            ReplayError::Runtime(_) | ReplayError::Frame(_) | ReplayError::Rows(_) => ENVIRONMENT,
+            ReplayError::Run(_) | ReplayError::Rows(_) => ENVIRONMENT,
         }
     }
 }

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use super::Violation;
 use super::builder::ColumnBuilder;
 use super::text;
+use crate::model::json;
 use crate::model::schema::{FieldNaming, SqlField};
 
 /// The most violations that are told of one event.
@@ -166,7 +167,7 @@ impl Notes {
             match step {
                 Step::Name(name) => {
                     pointer.push('/');
-                    pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+                    pointer.push_str(&json::pointer_token(name));
                 }
                 Step::Index(index) => pointer.push_str(&format!("/{index}")),
             }

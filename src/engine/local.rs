@@ -26,6 +26,20 @@ const COHORT: CohortId = 0;
 /// How often a wait looks whether the workers are all there.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Why views cannot be run in process.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalRunError {
+    /// The workers cannot be started.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The events of one tick are too large to be fed.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A view's rows cannot be shown.
+    #[error(transparent)]
+    Rows(#[from] ArrowError),
+}
+
 /// Some views over events that are handed in.
 pub struct LocalRun {
     runtime: Runtime,
@@ -61,7 +75,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl LocalRun {
     /// Begins these views on `workers` workers.
-    pub fn start(views: &[ViewPlan], workers: usize) -> Result<Self, RuntimeError> {
+    pub fn start(views: &[ViewPlan], workers: usize) -> Result<Self, LocalRunError> {
         let runtime = Runtime::start(workers)?;
         let memory = Arc::new(FailureMemory::new(Limits::default().dead_letters_bytes_max));
         let views: Vec<LocalView> = views
@@ -94,7 +108,7 @@ impl LocalRun {
     }
 
     /// Feeds groups of events, all of them at `tick`, which must be later than the one before.
-    pub fn feed(&mut self, tick: Tick, groups: &[Vec<NewEvent>]) -> Result<(), FrameError> {
+    pub fn feed(&mut self, tick: Tick, groups: &[Vec<NewEvent>]) -> Result<(), LocalRunError> {
         assert!(tick > self.tick, "ticks only go forward: {tick} after {}", self.tick);
         let mut frames = Vec::new();
         let streams = &mut self.streams;
@@ -154,7 +168,7 @@ impl LocalRun {
     }
 
     /// A view's rows as of the last feed, in the order of their keys.
-    pub fn rows(&self, view: usize) -> Result<RecordBatch, ArrowError> {
+    pub fn rows(&self, view: usize) -> Result<RecordBatch, LocalRunError> {
         let local = &self.views[view];
         let contents = self.wait(view);
         let rows: Vec<(&[u8], &[u8])> = contents
@@ -163,7 +177,7 @@ impl LocalRun {
             .flat_map(|((key, value), count)| (0..*count).map(move |_| (&key[..], &value[..])))
             .collect();
         let codec = ViewCodec::new(&local.plan.schema)?;
-        codec.decode(rows.iter().copied())
+        Ok(codec.decode(rows.iter().copied())?)
     }
 
     /// The rows of a view that fail as of the last feed.

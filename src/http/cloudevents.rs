@@ -12,7 +12,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::problem::Problem;
-use crate::model::json::string;
+use crate::model::json::{self, string};
 
 /// The code of data that is not JSON, which is answered with 415.
 pub const NOT_JSON_DATA: &str = "data_not_json";
@@ -52,7 +52,7 @@ pub fn envelope(text: &str) -> Result<String, Vec<Fault>> {
     let mut reading = Reading::default();
     for twice in attributes.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
         let name = &twice[0].0;
-        let pointer = name.replace('~', "~0").replace('/', "~1");
+        let pointer = json::pointer_token(name);
         reading.fault("duplicate_field", &pointer, format!("{name} is given twice"));
     }
     for (name, value) in attributes.iter().filter(|(_, value)| value.get() != "null") {
@@ -153,7 +153,7 @@ impl<'a> Reading<'a> {
         let lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         if name.is_empty() || !name.bytes().all(lower) {
             let message = format!("{name:?} is not an attribute's name: those are of a-z and 0-9");
-            self.fault("unknown_field", &name.replace('~', "~0").replace('/', "~1"), message);
+            self.fault("unknown_field", &json::pointer_token(name), message);
         } else if value.starts_with(['{', '[']) {
             let message = format!("{name}: expected text, a number or a boolean");
             self.fault("wrong_type", name, message);

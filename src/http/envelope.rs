@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::problem::{ErrorItem, Errors};
 use crate::model::event::NewEvent;
-use crate::model::json::string;
+use crate::model::json::{self, string};
 use crate::model::limits::Limits;
 
 /// The code of errors that are answered with 413.
@@ -244,7 +244,7 @@ impl Report<'_> {
     /// Members that must not be there.
     fn names(&mut self, envelope: &RawEnvelope<'_>) {
         for name in &envelope.unknown {
-            let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
+            let pointer = format!("/{}", json::pointer_token(name));
             let message = format!("an event has no member {name:?}: payloads belong into data");
             self.add("unknown_field", &pointer, message);
         }

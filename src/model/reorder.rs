@@ -1,7 +1,7 @@
 //! Turns what workers and feeder tell of a view into a stream of complete ticks.
 //!
-//! Each worker sends its changes and failures, then a frontier: it sends nothing more below that. The watermark is
-//! the least of the frontiers. The feeder marks the ticks at which the log's position is known; when
+//! Each worker sends its changes and failures, then a frontier: it sends nothing more below that. The
+//! watermark is the least of the frontiers. The feeder marks the ticks at which the log's position is known; when
 //! the watermark is past a mark, everything up to it is complete and leaves the buffer:
 //!
 //! ```text

@@ -8,11 +8,15 @@
 //!   smaller of the two scales, half away from zero, and must then be equal.
 //! * An array: its elements, by the rule of their type.
 
+#[path = "../common/ulps.rs"]
+mod ulps;
+
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Date32Type, Float32Type, Float64Type, Int64Type, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use chrono::Datelike;
 use heliostat::internals::model::SqlType;
+use ulps::ulps;
 
 /// How far floats may be apart, in units in the last place.
 const ULPS_MAX: u64 = 4;
@@ -202,14 +206,6 @@ fn float(text: &str) -> Option<f64> {
         "-Infinity" => Some(f64::NEG_INFINITY),
         other => other.parse().ok(),
     }
-}
-
-fn ulps(a: f64, b: f64) -> u64 {
-    let ordered = |x: f64| {
-        let bits = x.to_bits() as i64;
-        if bits < 0 { i64::MIN.wrapping_sub(bits) } else { bits }
-    };
-    ordered(a).abs_diff(ordered(b))
 }
 
 fn scale(number: &str) -> usize {

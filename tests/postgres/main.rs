@@ -9,6 +9,7 @@ mod cells;
 mod entries;
 mod forms;
 mod grid;
+mod values;
 #[path = "../common/postgres.rs"]
 mod common_postgres;
 

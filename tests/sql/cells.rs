@@ -1,10 +1,14 @@
 //! Rows in a form that can be compared across engines.
 
+#[path = "../common/ulps.rs"]
+mod ulps;
+
 use std::cmp::Ordering;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use ulps::ulps;
 
 /// How far floats of two engines may be apart, in units in the last place of a double: their sums
 /// round after every addition, in an order of their own, and ours only once. About 1e-9.
@@ -114,14 +118,6 @@ impl Cell {
 fn near(a: &Cell, b: &Cell, close: impl Fn(f64, f64) -> bool) -> bool {
     let (Some(a), Some(b)) = (a.number(), b.number()) else { return false };
     a == b || (a.is_nan() && b.is_nan()) || close(a, b)
-}
-
-fn ulps(a: f64, b: f64) -> u64 {
-    let ordered = |x: f64| {
-        let bits = x.to_bits() as i64;
-        if bits < 0 { i64::MIN.wrapping_sub(bits) } else { bits }
-    };
-    ordered(a).abs_diff(ordered(b))
 }
 
 fn real_ulps(a: f32, b: f32) -> u32 {

@@ -2,11 +2,12 @@
 //! zero, and the negation of the least integer.
 
 use std::any::Any;
+use std::ops::{Add, Div, Mul, Sub};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Float32Array, Float64Array};
+use arrow::array::{ArrayRef, AsArray, PrimitiveArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float32Type, Float64Type, TimeUnit};
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Float32Type, Float64Type, TimeUnit};
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{DFSchema, Result, exec_err, internal_err, plan_err};
 use datafusion_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
@@ -214,46 +215,38 @@ impl ScalarUDFImpl for FloatOperator {
         };
         let (left, right) = (cast(left, &self.data_type)?, cast(right, &self.data_type)?);
         let array: ArrayRef = match self.data_type {
-            DataType::Float32 => {
-                let (left, right) =
-                    (left.as_primitive::<Float32Type>(), right.as_primitive::<Float32Type>());
-                let pairs = left.iter().zip(right.iter());
-                let of = |(a, b): (Option<f32>, Option<f32>)| -> Result<Option<f32>> {
-                    let (Some(a), Some(b)) = (a, b) else { return Ok(None) };
-                    let value = match self.op {
-                        Operator::Plus => a + b,
-                        Operator::Minus => a - b,
-                        Operator::Multiply => a * b,
-                        _ => a / b,
-                    };
-                    self.check(f64::from(a), f64::from(b), f64::from(value))?;
-                    Ok(Some(value))
-                };
-                Arc::new(pairs.map(of).collect::<Result<Float32Array>>()?)
-            }
-            _ => {
-                let (left, right) =
-                    (left.as_primitive::<Float64Type>(), right.as_primitive::<Float64Type>());
-                let pairs = left.iter().zip(right.iter());
-                let of = |(a, b): (Option<f64>, Option<f64>)| -> Result<Option<f64>> {
-                    let (Some(a), Some(b)) = (a, b) else { return Ok(None) };
-                    let value = match self.op {
-                        Operator::Plus => a + b,
-                        Operator::Minus => a - b,
-                        Operator::Multiply => a * b,
-                        _ => a / b,
-                    };
-                    self.check(a, b, value)?;
-                    Ok(Some(value))
-                };
-                Arc::new(pairs.map(of).collect::<Result<Float64Array>>()?)
-            }
+            DataType::Float32 => Arc::new(self.apply::<Float32Type>(&left, &right)?),
+            _ => Arc::new(self.apply::<Float64Type>(&left, &right)?),
         };
         Ok(ColumnarValue::Array(array))
     }
 }
 
 impl FloatOperator {
+    fn apply<T: ArrowPrimitiveType>(
+        &self,
+        left: &ArrayRef,
+        right: &ArrayRef,
+    ) -> Result<PrimitiveArray<T>>
+    where
+        T::Native: Into<f64> + Add<Output = T::Native> + Sub<Output = T::Native>,
+        T::Native: Mul<Output = T::Native> + Div<Output = T::Native>,
+    {
+        let pairs = left.as_primitive::<T>().iter().zip(right.as_primitive::<T>().iter());
+        let of = |(a, b): (Option<T::Native>, Option<T::Native>)| {
+            let (Some(a), Some(b)) = (a, b) else { return Ok(None) };
+            let value = match self.op {
+                Operator::Plus => a + b,
+                Operator::Minus => a - b,
+                Operator::Multiply => a * b,
+                _ => a / b,
+            };
+            self.check(a.into(), b.into(), value.into())?;
+            Ok(Some(value))
+        };
+        pairs.map(of).collect()
+    }
+
     #[inline]
     fn check(&self, a: f64, b: f64, value: f64) -> Result<()> {
         if self.op == Operator::Divide && b == 0.0 && !a.is_nan() {

@@ -1,8 +1,7 @@
 //! Functions of floats that fail where PostgreSQL's do: outside of the function's domain, and where a finite
 //! number becomes infinite or nothing.
 
-use std::fmt;
-use std::hash::{Hash, Hasher};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, Float64Array};
@@ -128,25 +127,7 @@ impl Binary {
     }
 }
 
-impl fmt::Debug for Binary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
-    }
-}
-
-impl PartialEq for Binary {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
-}
-
-impl Eq for Binary {}
-
-impl Hash for Binary {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
-    }
-}
+by_name!(Binary);
 
 impl ScalarUDFImpl for Binary {
     fn name(&self) -> &str {

@@ -1,6 +1,31 @@
 //! The functions that views may call: DataFusion's, and ours where it lacks one or answers otherwise
 //! than PostgreSQL. One file a family.
 
+/// Functions of one Rust type are told apart, shown and hashed by their names.
+macro_rules! by_name {
+    ($function:ty) => {
+        impl std::fmt::Debug for $function {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name)
+            }
+        }
+
+        impl PartialEq for $function {
+            fn eq(&self, other: &Self) -> bool {
+                self.name == other.name
+            }
+        }
+
+        impl Eq for $function {}
+
+        impl std::hash::Hash for $function {
+            fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+                self.name.hash(state);
+            }
+        }
+    };
+}
+
 pub mod arithmetic;
 mod array_has;
 mod arrays;

@@ -1,8 +1,6 @@
 //! Functions that are computed row by row: what they take, what they give, and a function from one row's values
 //! to the result. NULL among the arguments gives NULL.
 
-use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -252,25 +250,7 @@ struct RowFunction {
     signature: Signature,
 }
 
-impl fmt::Debug for RowFunction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
-    }
-}
-
-impl PartialEq for RowFunction {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
-}
-
-impl Eq for RowFunction {}
-
-impl Hash for RowFunction {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
-    }
-}
+by_name!(RowFunction);
 
 impl RowFunction {
     fn overload(&self, types: &[DataType]) -> Option<&'static Overload> {
