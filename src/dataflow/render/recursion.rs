@@ -32,12 +32,12 @@ use crate::model::row::{Row, RowCodec};
 use crate::plan::ir::{JoinKeys, NodeId, Op, Plan};
 
 /// An iteration within a tick.
-type Time = Product<Tick, u64>;
+type IterationTime = Product<Tick, u64>;
 /// Whole rows inside the scope.
-type Rows<'inner> = VecCollection<'inner, Time, Row, i64>;
-type Trace = TraceAgent<OrdValSpine<Key, Row, Time, i64>>;
+type ScopedRows<'inner> = VecCollection<'inner, IterationTime, Row, i64>;
+type Trace = TraceAgent<OrdValSpine<Key, Row, IterationTime, i64>>;
 
-/// What is repeated, and how long.
+/// The recursive step, and its limit of iterations.
 pub struct Recursion<'a> {
     pub step: &'a Plan,
     pub distinct: bool,
@@ -60,7 +60,7 @@ impl<'scope> Renderer<'scope, '_> {
         let failures = self.failures.clone();
         let (text, max) =
             (format!("recursive term of {}", recursion.name).into(), recursion.iterations_max);
-        let result = scope.scoped::<Time, _, _>("Recursion", |nested| {
+        let result = scope.scoped::<IterationTime, _, _>("Recursion", |nested| {
             let (variable, rows) = Variable::new(nested, Product::new(Default::default(), 1));
             let mut given = vec![rows];
             given.extend(outer.into_iter().map(|rows| rows.enter(nested)));
@@ -127,11 +127,11 @@ fn decoded<'a>(
 
 /// Rows of further iterations than allowed are failures.
 fn limited<'inner>(
-    rows: Rows<'inner>,
+    rows: ScopedRows<'inner>,
     max: u64,
     text: Arc<str>,
     failures: FailureStream,
-) -> Rows<'inner> {
+) -> ScopedRows<'inner> {
     let reason = format!("it did not end within {max} iterations");
     let within = rows.inner.unary(Pipeline, "Limit", move |_, _| {
         move |input, output| {
@@ -154,13 +154,13 @@ fn limited<'inner>(
 /// The body of a recursion under construction.
 struct Loop<'inner, 'a> {
     plan: &'a Plan,
-    given: Vec<Rows<'inner>>,
+    given: Vec<ScopedRows<'inner>>,
     failures: FailureStream,
 }
 
 impl<'inner> Loop<'inner, '_> {
-    fn render(&self) -> Result<Rows<'inner>, ArrowError> {
-        let mut outputs: Vec<Rows<'inner>> = Vec::new();
+    fn render(&self) -> Result<ScopedRows<'inner>, ArrowError> {
+        let mut outputs: Vec<ScopedRows<'inner>> = Vec::new();
         for id in 0..self.plan.nodes.len() {
             let rows = self.node(id, &outputs)?;
             outputs.push(rows);
@@ -172,7 +172,11 @@ impl<'inner> Loop<'inner, '_> {
         crate::plan::relaxed(&self.plan.nodes[id].schema)
     }
 
-    fn node(&self, id: NodeId, outputs: &[Rows<'inner>]) -> Result<Rows<'inner>, ArrowError> {
+    fn node(
+        &self,
+        id: NodeId,
+        outputs: &[ScopedRows<'inner>],
+    ) -> Result<ScopedRows<'inner>, ArrowError> {
         let input = |id: &NodeId| outputs[*id].clone();
         let failures = self.failures.clone();
         match &self.plan.nodes[id].op {
@@ -221,11 +225,11 @@ impl<'inner> Loop<'inner, '_> {
     /// A linear operator over batches of columns.
     fn mapped(
         &self,
-        rows: Rows<'inner>,
+        rows: ScopedRows<'inner>,
         from: NodeId,
         to: NodeId,
         mut logic: impl FnMut(Delta) -> Vec<Delta> + 'static,
-    ) -> Result<Rows<'inner>, ArrowError> {
+    ) -> Result<ScopedRows<'inner>, ArrowError> {
         let schema = self.schema(from);
         let (decoder, encoder) = (codec(&schema)?, codec(&self.schema(to))?);
         let stream = rows.inner.unary(Pipeline, "Map", move |_, _| {
@@ -256,9 +260,9 @@ impl<'inner> Loop<'inner, '_> {
     fn columns(
         &self,
         from: NodeId,
-        rows: Rows<'inner>,
+        rows: ScopedRows<'inner>,
         columns: &[usize],
-    ) -> Result<Rows<'inner>, ArrowError> {
+    ) -> Result<ScopedRows<'inner>, ArrowError> {
         let arranged = self.keyed(from, rows, columns, false)?;
         Ok(arranged.map(|(key, _)| key.row))
     }
@@ -266,10 +270,10 @@ impl<'inner> Loop<'inner, '_> {
     fn keyed(
         &self,
         from: NodeId,
-        rows: Rows<'inner>,
+        rows: ScopedRows<'inner>,
         key: &[usize],
         skip_null_keys: bool,
-    ) -> Result<VecCollection<'inner, Time, (Key, Row), i64>, ArrowError> {
+    ) -> Result<VecCollection<'inner, IterationTime, (Key, Row), i64>, ArrowError> {
         let schema = self.schema(from);
         let (decoder, layout) = (codec(&schema)?, RowLayout::new(&schema, key)?);
         let stream = rows.inner.unary(Pipeline, "Key", move |_, _| {
@@ -295,10 +299,10 @@ impl<'inner> Loop<'inner, '_> {
     fn join(
         &self,
         id: NodeId,
-        left: (NodeId, Rows<'inner>),
-        right: (NodeId, Rows<'inner>),
+        left: (NodeId, ScopedRows<'inner>),
+        right: (NodeId, ScopedRows<'inner>),
         on: &JoinKeys,
-    ) -> Result<Rows<'inner>, ArrowError> {
+    ) -> Result<ScopedRows<'inner>, ArrowError> {
         let layouts = (
             RowLayout::new(&self.schema(left.0), &on.left)?,
             RowLayout::new(&self.schema(right.0), &on.right)?,
@@ -318,11 +322,11 @@ impl<'inner> Loop<'inner, '_> {
 
     fn semi_join(
         &self,
-        left: (NodeId, Rows<'inner>),
-        right: (NodeId, Rows<'inner>),
+        left: (NodeId, ScopedRows<'inner>),
+        right: (NodeId, ScopedRows<'inner>),
         on: &JoinKeys,
         anti: bool,
-    ) -> Result<Rows<'inner>, ArrowError> {
+    ) -> Result<ScopedRows<'inner>, ArrowError> {
         let schema = self.schema(left.0);
         let (encoder, layout) = (codec(&schema)?, RowLayout::new(&schema, &on.left)?);
         let skip = !on.nulls_equal;
@@ -343,23 +347,28 @@ impl<'inner> Loop<'inner, '_> {
         &self,
         left: Arranged<'inner, Trace>,
         right: Arranged<'inner, Trace>,
-        rows: impl Fn(&[((Row, Row, Row), Time, i64)]) -> Vec<Row> + 'static,
-    ) -> Result<Rows<'inner>, ArrowError> {
-        let pairs =
-            join_traces::<_, _, _, _, CapacityContainerBuilder<Vec<((Row, Row, Row), Time, i64)>>>(
-                left,
-                right,
-                "Join",
-                |key, l: &Row, r: &Row, time, left_diff, right_diff, out| {
-                    let pair = (key.row.clone(), l.clone(), r.clone());
-                    out.push_into((pair, time, left_diff * right_diff));
-                },
-            );
-        let stream = pairs.unary(Pipeline, "Rows", move |_, _| {
+        rows: impl Fn(&[((Row, Row, Row), IterationTime, i64)]) -> Vec<Row> + 'static,
+    ) -> Result<ScopedRows<'inner>, ArrowError> {
+        let pairs = join_traces::<
+            _,
+            _,
+            _,
+            _,
+            CapacityContainerBuilder<Vec<((Row, Row, Row), IterationTime, i64)>>,
+        >(
+            left,
+            right,
+            "Join",
+            |key, l: &Row, r: &Row, time, left_diff, right_diff, out| {
+                let pair = (key.row.clone(), l.clone(), r.clone());
+                out.push_into((pair, time, left_diff * right_diff));
+            },
+        );
+        let stream = pairs.unary(Pipeline, "ScopedRows", move |_, _| {
             move |input, output| {
                 input.for_each(|time, pairs| {
                     let encoded = rows(pairs);
-                    let mut out: Vec<(Row, Time, i64)> = encoded
+                    let mut out: Vec<(Row, IterationTime, i64)> = encoded
                         .into_iter()
                         .zip(pairs.drain(..))
                         .map(|(row, (_, at, diff))| (row, at, diff))
@@ -372,9 +381,11 @@ impl<'inner> Loop<'inner, '_> {
     }
 }
 
-fn arranged<'inner>(rows: VecCollection<'inner, Time, (Key, Row), i64>) -> Arranged<'inner, Trace> {
-    let exchange = Exchange::new(|update: &((Key, Row), Time, i64)| update.0.0.hash());
-    arrange_core::<_, _, OrdValBatcher<Key, Row, Time, i64>, _>(
+fn arranged<'inner>(
+    rows: VecCollection<'inner, IterationTime, (Key, Row), i64>,
+) -> Arranged<'inner, Trace> {
+    let exchange = Exchange::new(|update: &((Key, Row), IterationTime, i64)| update.0.0.hash());
+    arrange_core::<_, _, OrdValBatcher<Key, Row, IterationTime, i64>, _>(
         rows.inner,
         exchange,
         "Arrange",

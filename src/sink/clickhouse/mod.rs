@@ -58,18 +58,18 @@ pub use options::{KIND, NAME};
 
 use catalog::{Catalog, GENERATIONS_TABLE};
 use client::ClickHouse;
-use collect::Collector;
+use collect::ChangeCollector;
 use encode::Encoder;
 use inspect::Inspector;
 use pending::Multiplicities;
 use progress::{ProgressStore, progress_view_sql};
-use reject::Limits;
+use reject::ValueLimits;
 use rows::RowMaker;
 use sweep::TOMBSTONES_MIN;
 use table::Table;
 use types::quote_name;
 use view::Runner;
-use writer::Writer;
+use writer::ViewWriter;
 
 /// How often tables are looked for whose time has come.
 const DROP_INTERVAL: Duration = Duration::from_secs(30);
@@ -143,7 +143,7 @@ impl ClickHouseSink {
         let table = Table::new(Arc::clone(&schema), self.clickhouse.database())?;
         let encoder = Encoder::new(&table).map_err(rows)?;
         let maker = RowMaker::new(&table).map_err(rows)?;
-        let limits = Limits::new(&schema, Arc::clone(&self.rejects)).map_err(rows)?;
+        let limits = ValueLimits::new(&schema, Arc::clone(&self.rejects)).map_err(rows)?;
         let recovered = self.catalog.open_generation(&table).await?;
         let clickhouse = Arc::clone(&self.clickhouse);
         let (progress, catalog) = (self.progress.clone(), Arc::clone(&self.catalog));
@@ -226,7 +226,7 @@ struct ViewTable {
     table: Table,
     encoder: Encoder,
     maker: RowMaker,
-    limits: Option<Limits>,
+    limits: Option<ValueLimits>,
     recovered: Recovered,
 }
 
@@ -246,9 +246,9 @@ impl ViewSink for ViewTable {
             *self;
         let counts = Mutex::new(Multiplicities::default());
         let writer =
-            Writer { clickhouse, catalog, progress, table, encoder, maker, counts, status };
+            ViewWriter { clickhouse, catalog, progress, table, encoder, maker, counts, status };
         let writer = Arc::new(writer);
-        let collector = Collector::new(Arc::clone(&writer), limits, &recovered);
+        let collector = ChangeCollector::new(Arc::clone(&writer), limits, &recovered);
         Ok(Runner::new(writer, collector, &recovered).run(messages, shutdown).await?)
     }
 }
