@@ -173,7 +173,10 @@ mod tests {
     fn only_changed_functions_and_constructs_count() {
         assert!(versions("SELECT a + 1, to_date(b, 'YYYY') FROM t JOIN s ON t.k = s.k").is_empty());
         assert_eq!(versions("SELECT To_Char(a, 'YYYY') FROM t"), ["to_char 2"]);
-        assert_eq!(versions("SELECT a || b, CAST(c AS DATE) FROM t"), ["operator || 1", "cast date 3"]);
+        assert_eq!(
+            versions("SELECT a || b, CAST(c AS DATE) FROM t"),
+            ["operator || 1", "cast date 3"]
+        );
     }
 
     #[test]
@@ -181,7 +184,9 @@ mod tests {
         assert_eq!(versions("SELECT 1 FROM (SELECT * FROM a JOIN b USING (k)) AS s"), ["using 1"]);
         assert_eq!(versions("SELECT 1 UNION SELECT * FROM a JOIN b USING (k)"), ["using 1"]);
         assert_eq!(
-            versions("WITH w AS (SELECT DATE '2026-01-01') SELECT * FROM w WHERE EXISTS (SELECT x::date FROM t)"),
+            versions(
+                "WITH w AS (SELECT DATE '2026-01-01') SELECT * FROM w WHERE EXISTS (SELECT x::date FROM t)"
+            ),
             ["cast date 3"]
         );
         assert_eq!(versions("SELECT * FROM t, UNNEST(t.a) AS u(x)"), ["unnest 1"]);

@@ -24,7 +24,7 @@ use crate::model::row::Row;
 use crate::plan::ir::{JoinKeys, NodeId, OrderColumn};
 
 /// The search's parameters; see [`crate::plan::ir::Op::Nearest`].
-pub struct Nearest<'a> {
+pub struct NearestParameters<'a> {
     pub on: &'a JoinKeys,
     pub at: usize,
     pub order: &'a [OrderColumn],
@@ -45,7 +45,7 @@ impl<'scope> Renderer<'scope, '_> {
         id: NodeId,
         left: NodeId,
         right: NodeId,
-        nearest: &Nearest<'_>,
+        nearest: &NearestParameters<'_>,
     ) -> Result<Deltas<'scope>, ArrowError> {
         let (left_schema, right_schema) = (self.schema(left), self.schema(right));
         let place = OrderColumn { column: nearest.at, ..nearest.order[0] };
@@ -63,27 +63,34 @@ impl<'scope> Renderer<'scope, '_> {
         let (left, right) =
             (in_order(self.input(left), lefts()?), in_order(self.input(right), rights()?));
         let exchange = || Exchange::new(|(key, _, _): &RowUpdate| key.hash());
-        Ok(left.binary_frontier(right, exchange(), exchange(), "Nearest", move |capability, _| {
-            let mut pending: PendingTicks<SideChanges> = PendingTicks::new(capability);
-            move |(left, left_frontier), (right, right_frontier), output| {
-                left.for_each(|_, updates: &mut Vec<RowUpdate>| {
-                    for (key, row, tick) in updates.drain(..) {
-                        pending.at(tick).left.push((key.row, row));
+        Ok(left.binary_frontier(
+            right,
+            exchange(),
+            exchange(),
+            "NearestParameters",
+            move |capability, _| {
+                let mut pending: PendingTicks<SideChanges> = PendingTicks::new(capability);
+                move |(left, left_frontier), (right, right_frontier), output| {
+                    left.for_each(|_, updates: &mut Vec<RowUpdate>| {
+                        for (key, row, tick) in updates.drain(..) {
+                            pending.at(tick).left.push((key.row, row));
+                        }
+                    });
+                    right.for_each(|_, updates: &mut Vec<RowUpdate>| {
+                        for (key, row, tick) in updates.drain(..) {
+                            pending.at(tick).right.push((key.row, row));
+                        }
+                    });
+                    let frontier = earliest(left_frontier, right_frontier);
+                    while let Some((at, changes)) = pending.take(|t| frontier.is_none_or(|f| t < f))
+                    {
+                        let found = search.step(*at.time(), changes);
+                        output.session(&at).give_iterator(found.into_iter());
                     }
-                });
-                right.for_each(|_, updates: &mut Vec<RowUpdate>| {
-                    for (key, row, tick) in updates.drain(..) {
-                        pending.at(tick).right.push((key.row, row));
-                    }
-                });
-                let frontier = earliest(left_frontier, right_frontier);
-                while let Some((at, changes)) = pending.take(|t| frontier.is_none_or(|f| t < f)) {
-                    let found = search.step(*at.time(), changes);
-                    output.session(&at).give_iterator(found.into_iter());
+                    pending.downgrade(frontier);
                 }
-                pending.downgrade(frontier);
-            }
-        }))
+            },
+        ))
     }
 }
 

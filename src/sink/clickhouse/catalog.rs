@@ -67,7 +67,7 @@ struct Number {
 }
 
 /// Changes of the catalogue, one at a time.
-pub(super) struct Catalog {
+pub(super) struct TableCatalog {
     clickhouse: Arc<ClickHouse>,
     progress: ProgressStore,
     retention: Retention,
@@ -75,14 +75,14 @@ pub(super) struct Catalog {
     last_change: Mutex<u64>,
 }
 
-impl Catalog {
+impl TableCatalog {
     /// A catalogue whose table may be missing yet.
     pub(super) fn new(
         clickhouse: Arc<ClickHouse>,
         progress: ProgressStore,
         retention: Retention,
     ) -> Self {
-        Catalog { clickhouse, progress, retention, last_change: Mutex::new(0) }
+        TableCatalog { clickhouse, progress, retention, last_change: Mutex::new(0) }
     }
 
     /// Creates its table if it is missing.

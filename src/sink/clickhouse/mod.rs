@@ -56,10 +56,10 @@ pub use client::ClickHouseConfig;
 pub use error::ClickHouseError;
 pub use options::{KIND, NAME};
 
-use catalog::{Catalog, GENERATIONS_TABLE};
+use catalog::{GENERATIONS_TABLE, TableCatalog};
 use client::ClickHouse;
 use collect::ChangeCollector;
-use encode::Encoder;
+use encode::RowEncoder;
 use inspect::Inspector;
 use pending::Multiplicities;
 use progress::{ProgressStore, progress_view_sql};
@@ -104,7 +104,7 @@ impl SinkConfig for ClickHouseConfig {
 pub struct ClickHouseSink {
     clickhouse: Arc<ClickHouse>,
     progress: ProgressStore,
-    catalog: Arc<Catalog>,
+    catalog: Arc<TableCatalog>,
     rejects: RejectHandler,
     inspector: tokio::sync::Mutex<Inspector>,
 }
@@ -121,7 +121,7 @@ impl ClickHouseSink {
         let clickhouse = Arc::new(ClickHouse::new(config)?);
         clickhouse.greet(GREET_TIME_MAX).await?;
         let progress = ProgressStore::new(Arc::clone(&clickhouse));
-        let catalog = Catalog::new(Arc::clone(&clickhouse), progress.clone(), retention);
+        let catalog = TableCatalog::new(Arc::clone(&clickhouse), progress.clone(), retention);
         let (catalog, inspector) = (Arc::new(catalog), Default::default());
         let sink = ClickHouseSink { clickhouse, progress, catalog, rejects, inspector };
         sink.create_own().await?;
@@ -141,7 +141,7 @@ impl ClickHouseSink {
     async fn open(&self, schema: ViewRef) -> Result<ViewTable, ClickHouseError> {
         let rows = |source: ArrowError| ClickHouseError::Rows { view: schema.name.clone(), source };
         let table = Table::new(Arc::clone(&schema), self.clickhouse.database())?;
-        let encoder = Encoder::new(&table).map_err(rows)?;
+        let encoder = RowEncoder::new(&table).map_err(rows)?;
         let maker = RowMaker::new(&table).map_err(rows)?;
         let limits = ValueLimits::new(&schema, Arc::clone(&self.rejects)).map_err(rows)?;
         let recovered = self.catalog.open_generation(&table).await?;
@@ -222,9 +222,9 @@ impl Sink for ClickHouseSink {
 struct ViewTable {
     clickhouse: Arc<ClickHouse>,
     progress: ProgressStore,
-    catalog: Arc<Catalog>,
+    catalog: Arc<TableCatalog>,
     table: Table,
-    encoder: Encoder,
+    encoder: RowEncoder,
     maker: RowMaker,
     limits: Option<ValueLimits>,
     recovered: Recovered,

@@ -13,10 +13,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::model::{Head, Tick};
 use crate::sink::{SinkError, ViewSinkStatus};
 
-use super::catalog::Catalog;
+use super::catalog::TableCatalog;
 use super::client::ClickHouse;
 use super::collect::Taken;
-use super::encode::{Encoder, OutRow};
+use super::encode::{OutRow, RowEncoder};
 use super::error::ClickHouseError;
 use super::history::Interval;
 use super::options::NAME;
@@ -56,10 +56,10 @@ pub(super) struct Flushed {
 /// Writes the flushes of one view, one after the other.
 pub(super) struct ViewWriter {
     pub(super) clickhouse: Arc<ClickHouse>,
-    pub(super) catalog: Arc<Catalog>,
+    pub(super) catalog: Arc<TableCatalog>,
     pub(super) progress: ProgressStore,
     pub(super) table: Table,
-    pub(super) encoder: Encoder,
+    pub(super) encoder: RowEncoder,
     pub(super) maker: RowMaker,
     pub(super) counts: Mutex<Multiplicities>,
     pub(super) status: Arc<ViewSinkStatus>,
