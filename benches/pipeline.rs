@@ -15,6 +15,7 @@ use heliostat::internals::decode::TableDecoder;
 use heliostat::internals::log::{Frame, Log, LogOptions};
 use heliostat::internals::model::NewEvent;
 use heliostat::internals::model::{SourceColumn, SourceTable};
+use heliostat::internals::sink::{Login, Logins, read_login};
 
 const QUERIES: &str = "
 CREATE TABLE bids (auction BIGINT NOT NULL, bidder BIGINT NOT NULL, price BIGINT NOT NULL, channel TEXT, url TEXT,
@@ -101,6 +102,7 @@ struct Server {
     child: Child,
     http: String,
     clickhouse: String,
+    data: PathBuf,
 }
 
 fn free_port() -> u16 {
@@ -127,6 +129,7 @@ impl Server {
             child: command.spawn().unwrap(),
             http: format!("http://127.0.0.1:{port}"),
             clickhouse: format!("http://127.0.0.1:{clickhouse_port}"),
+            data: place.path("data"),
         }
     }
 
@@ -252,7 +255,7 @@ async fn replay(events: u64) {
     let disk = log.stats().disk_bytes;
     log.close();
     drop(log);
-    let client = reqwest::Client::new();
+    let client = heliostat::internals::http::client();
     let empty = Workplace::new();
     let started = Instant::now();
     let server = Server::start(&empty, false);
@@ -337,8 +340,14 @@ async fn post(client: &reqwest::Client, url: &str, body: bytes::Bytes) -> reqwes
 }
 
 async fn count_in_clickhouse(client: &reqwest::Client, server: &Server) -> u64 {
+    count_at(client, &server.clickhouse, &server.data).await
+}
+
+/// The bids that the view shows in the ClickHouse at `url`; 0 while there is none.
+async fn count_at(client: &reqwest::Client, url: &str, data: &Path) -> u64 {
+    let Ok(Login { user, password }) = read_login(&Logins::own_file(data)) else { return 0 };
     let sql = "SELECT sum(bids) FROM heliostat.by_auction";
-    let text = match client.post(&server.clickhouse).body(sql).send().await {
+    let text = match client.post(url).basic_auth(user, Some(password)).body(sql).send().await {
         Ok(response) => response.text().await.unwrap_or_default(),
         Err(_) => String::new(),
     };
@@ -350,7 +359,7 @@ async fn count_in_clickhouse(client: &reqwest::Client, server: &Server) -> u64 {
 async fn ingest(seconds: u64, named: bool) -> f64 {
     let place = Workplace::new();
     let server = Server::start(&place, true);
-    let client = reqwest::Client::new();
+    let client = heliostat::internals::http::client();
     live(&client, &server, 0).await;
     // Bodies are made beforehand: their making is not what is measured.
     let mut rng = Rng(3);
@@ -422,7 +431,7 @@ fn drain(posts: &Posts, shown: u64, delays: &mut Vec<f64>) {
 async fn fresh(seconds: u64) {
     let place = Workplace::new();
     let server = Server::start(&place, true);
-    let client = reqwest::Client::new();
+    let client = heliostat::internals::http::client();
     live(&client, &server, 0).await;
     let url = format!("{}/v1/events", server.http);
     let mut rng = Rng(4);
@@ -431,14 +440,12 @@ async fn fresh(seconds: u64) {
     let watcher = {
         let (client, clickhouse, posts) =
             (client.clone(), server.clickhouse.clone(), posts.clone());
+        let data = server.data.clone();
         tokio::spawn(async move {
             let mut delays = Vec::new();
-            let sql = "SELECT sum(bids) FROM heliostat.by_auction";
             let end = Instant::now() + Duration::from_secs(seconds + 5);
             while Instant::now() < end {
-                let text =
-                    client.post(&clickhouse).body(sql).send().await.unwrap().text().await.unwrap();
-                let shown: u64 = text.trim().parse().unwrap_or(0);
+                let shown = count_at(&client, &clickhouse, &data).await;
                 drain(&posts, shown, &mut delays);
                 tokio::time::sleep(Duration::from_millis(15)).await;
             }
@@ -504,7 +511,7 @@ impl LeanClient {
 async fn acks(seconds: u64) {
     let place = Workplace::new();
     let server = Server::start(&place, false);
-    let client = reqwest::Client::new();
+    let client = heliostat::internals::http::client();
     live(&client, &server, 0).await;
     let mut rates = Vec::new();
     for clients in [1_u64, 64] {
@@ -544,7 +551,7 @@ async fn acks(seconds: u64) {
 async fn outage(seconds: u64) {
     let place = Workplace::new();
     let server = Server::start(&place, true);
-    let client = reqwest::Client::new();
+    let client = heliostat::internals::http::client();
     live(&client, &server, 0).await;
     let url = format!("{}/v1/events", server.http);
     let mut rng = Rng(6);

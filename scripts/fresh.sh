@@ -33,7 +33,7 @@ for _ in $(seq 2400); do
   sleep 1
 done
 for _ in $(seq 60); do
-  orders=$(curl -fs http://127.0.0.1:8123 -d 'SELECT count() FROM heliostat.order_summaries' || true)
+  orders=$(curl -fs --netrc-file data/reader.netrc http://127.0.0.1:8123 -d 'SELECT count() FROM heliostat.order_summaries' || true)
   if [ "${orders:-0}" -gt 0 ]; then
     echo "fresh: make run serves, and ClickHouse has $orders orders"
     exit 0

@@ -3,6 +3,7 @@
 set -euo pipefail
 heliostat=$1
 listen=${HELIOSTAT_LISTEN:-127.0.0.1:8080}
+data=${HELIOSTAT_DATA_DIR:-data}
 clickhouse_port=${HELIOSTAT_CLICKHOUSE_HTTP_PORT:-8123}
 
 "$heliostat" serve &
@@ -21,7 +22,7 @@ Heliostat serves on   http://$listen
 ClickHouse answers on http://127.0.0.1:$clickhouse_port
 Try:
   curl "http://$listen/v1/views"
-  curl "http://127.0.0.1:$clickhouse_port" -d "SELECT * FROM heliostat.order_summaries ORDER BY last_updated DESC LIMIT 5 FORMAT PrettyCompact"
+  curl --netrc-file $data/reader.netrc "http://127.0.0.1:$clickhouse_port" -d "SELECT * FROM heliostat.order_summaries ORDER BY last_updated DESC LIMIT 5 FORMAT PrettyCompact"
   curl "http://$listen/v1/events?wait=clickhouse" -H "content-type: application/json" -d '{"type": "OrderPaid", "data": {"orderId": "o-1", "paymentMethod": "card", "amount": 12.50, "paidAt": "2026-01-01T00:00:00Z"}}'
 Ctrl-C ends everything.
 

@@ -48,7 +48,8 @@ pub mod dataflow {
 /// Sinks and the own ClickHouse.
 pub mod sink {
     pub use crate::sink::clickhouse::server::{
-        ClickHouseProgram, LIBCHDB_VERSION, OwnClickHouse, ServerConfig, ServerError, locate,
+        ClickHouseProgram, LIBCHDB_VERSION, Login, Logins, OwnClickHouse, ServerConfig,
+        ServerError, locate, read_login,
     };
     pub use crate::sink::clickhouse::{
         ClickHouseConfig, ClickHouseError, ClickHouseSink, Retention,
@@ -60,12 +61,20 @@ pub mod sink {
 
 /// HTTP over a backend of the test's own.
 pub mod http {
-    pub use crate::http::{AppState, serve};
+    pub use crate::access::{Access, AdminRecord, Grant, Narrowing, NewToken, Role, TokenStore};
+    pub use crate::http::{AppState, Gate, serve};
+
+    /// A client for plain HTTP. It may be made before a server is.
+    pub fn client() -> reqwest::Client {
+        crate::cli::choose_tls_provider();
+        reqwest::Client::new()
+    }
     pub use crate::status::*;
 }
 
 /// The sample orders.
 pub mod sample {
+    pub use crate::cli::client::ClientArgs;
     pub use crate::cli::sample::orders::Orders;
     pub use crate::cli::sample::{SampleArgs, SampleError, send};
 }

@@ -4,7 +4,7 @@
 //! a later module to an earlier one (`tests/architecture.rs` checks it):
 //!
 //! ```text
-//! model ◄─ log ◄─ decode ◄─ aggregate ◄─ plan ◄─ dataflow ◄─ sink ◄─ status ◄─ http ◄─ engine ◄─ cli
+//! model ◄─ access ◄─ log ◄─ decode ◄─ aggregate ◄─ plan ◄─ dataflow ◄─ sink ◄─ status ◄─ http ◄─ engine ◄─ cli
 //!
 //! POST /v1/events ─► http ─► log ─► decode ─► dataflow ─► sink ─► ClickHouse
 //!                           (fsync)  (Arrow)     ▲
@@ -15,6 +15,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod model;
+mod access;
 mod log;
 mod decode;
 mod aggregate;

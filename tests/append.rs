@@ -117,7 +117,7 @@ struct History {
 
 /// Appends to random streams with what it believes to be their versions, which often is wrong.
 async fn write(url: Url, writer: u64, mut rng: Rng, stop: Arc<AtomicBool>) -> History {
-    let client = reqwest::Client::new();
+    let client = heliostat::internals::http::client();
     let mut history = History::default();
     let mut believed: HashMap<u64, u64> = HashMap::new();
     let mut sequence = 0;
@@ -217,7 +217,7 @@ async fn writers_agree_on_versions_while_the_server_is_killed() {
     let kills = from_env("HELIOSTAT_APPEND_KILLS", 5);
     let mut rng = Rng::new(seed());
     let directory = tempfile::tempdir().unwrap();
-    let client = reqwest::Client::new();
+    let client = heliostat::internals::http::client();
     let mut server = Server::start(directory.path());
     server.ready(&client).await;
     let url = Arc::new(Mutex::new(server.url.clone()));
@@ -280,7 +280,7 @@ async fn events_that_are_posted_three_times_are_stored_once() {
     let count = from_env("HELIOSTAT_APPEND_EVENTS", 40_000);
     let mut rng = Rng::new(seed());
     let directory = tempfile::tempdir().unwrap();
-    let client = reqwest::Client::new();
+    let client = heliostat::internals::http::client();
     let server = Server::start(directory.path());
     server.ready(&client).await;
     let ranges = Arc::new(overlapping(count, &mut rng));

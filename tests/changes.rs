@@ -48,8 +48,8 @@ impl Feed {
         view: &str,
         last_id: Option<&str>,
     ) -> Result<Feed, (u16, String)> {
-        let mut request =
-            reqwest::Client::new().get(server.url(&format!("/v1/views/{view}/changes")));
+        let mut request = heliostat::internals::http::client()
+            .get(server.url(&format!("/v1/views/{view}/changes")));
         if let Some(id) = last_id {
             request = request.header("last-event-id", id);
         }
@@ -242,7 +242,14 @@ async fn whoever_follows_has_the_view_at_each_tick() {
         (1..=3).flat_map(|seed| views.map(|(view, key)| follow(view, key, seed))),
     );
     let ((), followers) = tokio::join!(posting, followers);
-    let text = reqwest::get(server.url("/v1/events")).await.unwrap().text().await.unwrap();
+    let text = heliostat::internals::http::client()
+        .get(server.url("/v1/events"))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
     let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let last = events.last().unwrap()["tick"].as_u64().unwrap();
     for (index, (follower, connections)) in followers.iter().enumerate() {
@@ -316,7 +323,7 @@ async fn a_client_that_takes_nothing_is_cut_off_and_holds_nobody_up() {
         (0..40_000).map(|k| json!({"type": "Item", "data": {"k": k, "v": v + k}})).collect()
     };
     server.append(&many(0)).await;
-    let stalled = reqwest::Client::new().get(server.url("/v1/views/current/changes"));
+    let stalled = heliostat::internals::http::client().get(server.url("/v1/views/current/changes"));
     let stalled = stalled.send().await.unwrap();
     assert_eq!(stalled.status(), 200);
     assert_eq!(Feed::open(&server, "current", None).await.err().unwrap().0, 429);

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{BooleanArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::prelude::SessionContext;
+use heliostat::internals::sink::{Login, Logins, read_login};
 
 const ROUNDS_DEFAULT: u64 = 8;
 
@@ -53,6 +54,7 @@ struct Server {
     child: Child,
     http: String,
     clickhouse: String,
+    login: Login,
 }
 
 impl Server {
@@ -70,7 +72,8 @@ impl Server {
         }
         let mut child = command.spawn().unwrap();
         let told = common::addresses(&mut child, &directory.join("data"));
-        Server { child, http: told.http, clickhouse: told.clickhouse.unwrap() }
+        let login = read_login(&Logins::own_file(&directory.join("data"))).unwrap();
+        Server { child, http: told.http, clickhouse: told.clickhouse.unwrap(), login }
     }
 
     /// The process ids of our own ClickHouse: the server's children.
@@ -214,8 +217,9 @@ async fn oracle_rows(context: &SessionContext, sql: &str) -> Vec<String> {
 
 async fn clickhouse_rows(client: &reqwest::Client, server: &Server, view: &str) -> Vec<String> {
     let sql = format!("SELECT * FROM heliostat.{view} FORMAT TSV");
-    let text =
-        client.post(&server.clickhouse).body(sql).send().await.unwrap().text().await.unwrap();
+    let Login { user, password } = &server.login;
+    let request = client.post(&server.clickhouse).basic_auth(user, Some(password));
+    let text = request.body(sql).send().await.unwrap().text().await.unwrap();
     let mut rows: Vec<String> = text.lines().map(str::to_string).collect();
     rows.sort();
     rows
@@ -234,7 +238,7 @@ async fn killed_at_any_moment_nothing_is_lost_and_views_are_right() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("queries")).unwrap();
     std::fs::write(directory.path().join("queries/items.sql"), QUERIES).unwrap();
-    let client = reqwest::Client::new();
+    let client = heliostat::internals::http::client();
     let next_id = Arc::new(AtomicU64::new(1));
     let mut acknowledged: HashMap<u64, u64> = HashMap::new();
     for round in 0..rounds {

@@ -131,7 +131,8 @@ async fn wrong(server: &Server) -> Vec<String> {
 
 /// The positions of the events that are answered, and whether the answer is whole.
 async fn read(server: &Server, path: &str) -> (u16, Vec<u64>, bool) {
-    let mut response = reqwest::get(server.url(path)).await.unwrap();
+    let mut response =
+        heliostat::internals::http::client().get(server.url(path)).send().await.unwrap();
     let status = response.status().as_u16();
     let (mut bytes, mut whole) = (Vec::new(), false);
     loop {
@@ -176,7 +177,16 @@ async fn a_flipped_byte_in_an_old_segment_fails_views_and_appends_go_on() {
     for expected in [&name(&path), &format!("offset {second_frame}"), "heliostat log repair"] {
         assert!(alarms[0].contains(expected), "{expected}: {alarms:?}");
     }
-    assert_eq!(reqwest::get(server.url("/readyz")).await.unwrap().status().as_u16(), 200);
+    assert_eq!(
+        heliostat::internals::http::client()
+            .get(server.url("/readyz"))
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .as_u16(),
+        200
+    );
 
     let appended = server.append(&posted(1000)).await;
     assert_eq!(appended["first_position"], EVENTS + 1);
@@ -544,7 +554,8 @@ async fn a_segment_that_is_deleted_under_a_running_server_is_missed_when_it_is_r
     // Nothing is acknowledged that would be written to a file without a name.
     let (last, _) = segments(&server).pop().unwrap();
     std::fs::remove_file(&last).unwrap();
-    let post = reqwest::Client::new().post(server.url("/v1/events")).json(&posted(1001));
+    let post =
+        heliostat::internals::http::client().post(server.url("/v1/events")).json(&posted(1001));
     if let Ok(answer) = post.send().await {
         assert_eq!(answer.status().as_u16(), 503);
     }

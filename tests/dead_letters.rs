@@ -95,7 +95,7 @@ async fn every_reason_of_a_million_failing_events_is_found_and_can_be_dismissed(
     let server = Server::start(&[("views.sql", QUERIES)]);
     let started = Instant::now();
     for first in (1..=EVENTS).step_by(PER_REQUEST as usize) {
-        let client = reqwest::Client::new();
+        let client = heliostat::internals::http::client();
         let request = client.post(server.url("/v1/events")).body(body(first..first + PER_REQUEST));
         let response = request.header("content-type", "application/x-ndjson").send().await.unwrap();
         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());

@@ -65,7 +65,7 @@ async fn views_come_change_and_go_while_the_old_ones_answer() {
     let views = || async { server.get("/v1/views").await["views"].as_array().map(Vec::len) };
     server.until(Some(0), views).await;
     server.until(true, || async { server.clickhouse(sums).await.contains("UNKNOWN_TABLE") }).await;
-    let tables = "SELECT count() FROM system.tables WHERE database = 'heliostat' AND name LIKE 'sums\\_\\_%'";
+    let tables = "SELECT count() FROM system.tables WHERE database = 'heliostat_internal' AND name LIKE 'sums\\_\\_%'";
     assert_eq!(server.clickhouse(tables).await, "3\n", "tables stay for a while");
 }
 
@@ -190,7 +190,7 @@ async fn dead_letters_go_with_their_cause_or_are_dismissed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_accepted_once_is_known_whatever_is_declared_later() {
     let server = Server::start(&[]);
-    let client = reqwest::Client::new();
+    let client = heliostat::internals::http::client();
     let send = |key: Option<&'static str>, body: Value| {
         let mut request = client.post(server.url("/v1/events")).json(&body);
         if let Some(key) = key {

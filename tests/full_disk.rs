@@ -80,7 +80,7 @@ impl Server {
         }
         let child = command.spawn().unwrap();
         let url = format!("http://127.0.0.1:{port}");
-        let server = Server { child, url, client: reqwest::Client::new() };
+        let server = Server { child, url, client: heliostat::internals::http::client() };
         server.until("/readyz", 200).await;
         server
     }

@@ -50,8 +50,14 @@ fn expected(events: &[Value], tick: u64) -> (String, String) {
 }
 
 async fn log_of(server: &Server) -> Vec<Value> {
-    let text =
-        reqwest::get(server.url("/v1/events?limit=100000")).await.unwrap().text().await.unwrap();
+    let text = heliostat::internals::http::client()
+        .get(server.url("/v1/events?limit=100000"))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 

@@ -76,7 +76,7 @@ async fn the_document_describes_every_operation() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_document_describes_is_served() {
     let server = Server::start(&[]);
-    let client = reqwest::Client::new();
+    let client = heliostat::internals::http::client();
     for operation in OPERATIONS {
         let [method, path, _] = operation.split(' ').collect::<Vec<_>>()[..] else { panic!() };
         let url = server.url(&path.replace(['{', '}'], ""));

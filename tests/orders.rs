@@ -72,7 +72,14 @@ impl Shop {
     }
 
     async fn get(&self, path: &str) -> Value {
-        reqwest::get(format!("{}{path}", self.url)).await.unwrap().json().await.unwrap()
+        heliostat::internals::http::client()
+            .get(format!("{}{path}", self.url))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
     }
 }
 
@@ -112,7 +119,7 @@ async fn commands_that_race_never_pay_too_much() {
 async fn a_long_stream_is_loaded_from_a_snapshot() {
     let shop = Shop::open();
     shop.done(&["place", "o-1", "c-1", "1000"]);
-    let client = reqwest::Client::new();
+    let client = heliostat::internals::http::client();
     let parts: Vec<Value> = (0..900)
         .map(|n| {
             json!({"id": format!("part-{n}"), "type": "OrderPaid", "stream": "order-o-1",

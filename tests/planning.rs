@@ -105,7 +105,7 @@ fn watch_health(server: &Server) -> (Arc<AtomicBool>, tokio::task::JoinHandle<Ve
     let stop = Arc::new(AtomicBool::new(false));
     let (stopped, url) = (Arc::clone(&stop), server.url("/healthz"));
     let asking = tokio::spawn(async move {
-        let client = reqwest::Client::new();
+        let client = heliostat::internals::http::client();
         let mut times = Vec::new();
         while !stopped.load(Ordering::SeqCst) {
             let begun = Instant::now();
@@ -169,7 +169,11 @@ async fn what_is_too_much_is_refused_with_its_place_and_the_server_goes_on() {
 }
 
 async fn server_view(server: &Server, name: &str) -> (u16, Value) {
-    let answer = reqwest::get(server.url(&format!("/v1/views/{name}"))).await.unwrap();
+    let answer = heliostat::internals::http::client()
+        .get(server.url(&format!("/v1/views/{name}")))
+        .send()
+        .await
+        .unwrap();
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::Server;
 use heliostat::internals::model::Alarms;
-use heliostat::internals::sink::{ClickHouseProgram, OwnClickHouse, ServerConfig, locate};
+use heliostat::internals::sink::{ClickHouseProgram, Logins, OwnClickHouse, ServerConfig, locate};
 use serde_json::{Value, json};
 
 const PAID: &str = "
@@ -110,14 +110,24 @@ fn addresses_that_are_no_clickhouse_are_refused_at_the_first_start() {
 async fn wrong_login_is_refused_at_the_first_start() {
     let directory = tempfile::tempdir().unwrap();
     let program = locate(Path::new(env!("CARGO_BIN_EXE_heliostat"))).unwrap();
-    let (dir, alarms) = (directory.path().join("clickhouse"), Alarms::default());
-    let own = OwnClickHouse::start(ServerConfig { program, dir, http_port: 0, alarms }).await;
-    let own = own.unwrap();
+    let own = OwnClickHouse::start(config(directory.path(), &program)).await.unwrap();
     let login = ["--clickhouse-url", &own.url(), "--clickhouse-user", "nobody"];
     let output = refused(&login);
     assert_refused(&output, 3, "does not let user `nobody` in");
     assert_refused(&output, 3, "--clickhouse-password");
     own.stop().await;
+}
+
+/// An own ClickHouse in this directory.
+fn config(directory: &Path, program: &ClickHouseProgram) -> ServerConfig {
+    ServerConfig {
+        program: program.clone(),
+        dir: directory.join("clickhouse"),
+        http_port: 0,
+        logins: Logins::open(directory, Vec::new()).unwrap(),
+        database: "heliostat".to_string(),
+        alarms: Alarms::default(),
+    }
 }
 
 /// A ClickHouse with a password, which can be started again with another one.
@@ -138,13 +148,8 @@ impl Guarded {
     /// Takes over the folder and the configuration of an own ClickHouse that has ended.
     async fn new(directory: &Path) -> Guarded {
         let program = locate(Path::new(env!("CARGO_BIN_EXE_heliostat"))).unwrap();
-        let dir = directory.join("clickhouse");
-        let config = ServerConfig {
-            program: program.clone(),
-            dir: dir.clone(),
-            http_port: 0,
-            alarms: Alarms::default(),
-        };
+        let config = config(directory, &program);
+        let dir = config.dir.clone();
         let own = OwnClickHouse::start(config).await.unwrap();
         let http_port = own.url().rsplit(':').next().unwrap().parse().unwrap();
         own.stop().await;
@@ -165,22 +170,16 @@ impl Guarded {
     async fn start(&mut self, password: &str) {
         self.stop();
         let file = self.directory.join("config.xml");
-        let text = std::fs::read_to_string(&file).unwrap();
-        let (before, rest) = text.split_once("<default>").unwrap();
-        let (_, after) = rest.split_once("</default>").unwrap();
-        // The boot logs in as default; the server of the test as another user.
-        let users = format!(
-            "<default><password></password><networks><ip>127.0.0.1</ip></networks>\
-             <profile>default</profile><quota>default</quota></default>\
-             <guest><password>{password}</password><networks><ip>127.0.0.1</ip></networks>\
-             <profile>default</profile><quota>default</quota></guest>"
+        let users = self.directory.join("users.xml");
+        let text = std::fs::read_to_string(&users).unwrap();
+        let (before, rest) = text.split_once("<users>").unwrap();
+        let after = rest.split_once("</guest>").map_or(rest, |(_, after)| after);
+        // The server of the test logs in as a user of its own.
+        let guest = format!(
+            "<users><guest><password>{password}</password><networks><ip>127.0.0.1</ip></networks>\
+             <profile>own</profile><quota>unlimited</quota></guest>"
         );
-        let before = before.to_string();
-        let after = match after.split_once("</guest>") {
-            Some((_, after)) => after,
-            None => after,
-        };
-        std::fs::write(&file, before + &users + after).unwrap();
+        std::fs::write(&users, format!("{before}{guest}{after}")).unwrap();
         let mut command = match &self.program {
             ClickHouseProgram::Binary(binary) => {
                 let mut command = Command::new(binary);
@@ -196,14 +195,19 @@ impl Guarded {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(command.spawn().unwrap());
         let end = Instant::now() + Duration::from_secs(60);
-        while reqwest::get(format!("{}/ping", self.url())).await.is_err() {
+        while heliostat::internals::http::client()
+            .get(format!("{}/ping", self.url()))
+            .send()
+            .await
+            .is_err()
+        {
             assert!(Instant::now() < end, "ClickHouse does not answer");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
     async fn ask(&self, password: &str, sql: &str) -> String {
-        let client = reqwest::Client::new();
+        let client = heliostat::internals::http::client();
         let request = client.post(format!("{}/?database=heliostat", self.url()));
         let request = request.basic_auth("guest", Some(password)).body(sql.to_string());
         match request.send().await {
@@ -235,7 +239,11 @@ async fn rotated_password_fails_the_sinks_and_not_ingest_until_it_is_right_again
     let error = sink().await["error"].to_string();
     assert!(error.contains("--clickhouse-password"), "{error}");
     wait_for(&server, "does not let user `guest` in").await;
-    let all = reqwest::get(server.url("/readyz?views=all")).await.unwrap();
+    let all = heliostat::internals::http::client()
+        .get(server.url("/readyz?views=all"))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(all.status(), 503);
     // The views themselves go on.
     let answer = server.post("/v1/events?wait=views", &paid("a", 3)).await;
@@ -264,9 +272,9 @@ async fn what_others_change_in_clickhouse_is_noticed_and_made_anew() {
     right().await;
     let table = || async {
         let generation = server.get("/v1/views/sums").await["generation"].clone();
-        format!("heliostat.sums__{}", generation.as_str().unwrap())
+        format!("heliostat_internal.sums__{}", generation.as_str().unwrap())
     };
-    let changes: [fn(&str) -> String; 8] = [
+    let changes: [fn(&str) -> String; 9] = [
         |table| format!("TRUNCATE TABLE {table}"),
         |table| format!("DELETE FROM {table} WHERE k = 'b'"),
         |table| {
@@ -281,6 +289,7 @@ async fn what_others_change_in_clickhouse_is_noticed_and_made_anew() {
         |_| "DROP VIEW heliostat.sums".to_string(),
         |_| "CREATE OR REPLACE VIEW heliostat.sums AS SELECT 'z' AS k, 1 AS n".to_string(),
         |_| "DROP DATABASE heliostat".to_string(),
+        |_| "DROP DATABASE heliostat_internal".to_string(),
     ];
     for change in changes {
         // The tables are looked at every few seconds: once before, so that a change can be told.
@@ -314,7 +323,14 @@ async fn clock_that_jumped_and_came_back_is_told() {
     server.without_environment();
     server.run();
     wait_for(&server, "behind the last commit").await;
-    let metrics = reqwest::get(server.url("/metrics")).await.unwrap().text().await.unwrap();
+    let metrics = heliostat::internals::http::client()
+        .get(server.url("/metrics"))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
     let line = metrics.lines().find(|l| l.starts_with("heliostat_clock_behind_seconds ")).unwrap();
     let behind: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
     assert!((1.0..=60.0).contains(&behind), "{line}");

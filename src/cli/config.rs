@@ -9,10 +9,13 @@ use serde::Deserialize;
 
 use super::serve::ServeArgs;
 use crate::engine::EngineConfig;
+use crate::http::{Gate, TlsFiles};
 use crate::model::alarm::Alarms;
 use crate::model::limits::Limits;
 use crate::sink::SinkConfig;
 use crate::sink::clickhouse::ClickHouseConfig;
+use crate::sink::clickhouse::server::Login;
+use tokio_rustls::TlsAcceptor;
 
 /// `heliostat.toml`.
 #[derive(Debug, Default, Deserialize)]
@@ -28,8 +31,46 @@ struct FileConfig {
     clickhouse_database: Option<String>,
     clickhouse_http_port: Option<u16>,
     no_clickhouse: Option<bool>,
+    clickhouse_password_file: Option<PathBuf>,
+    clickhouse_readers: Vec<ReaderConfig>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
     insecure: Option<bool>,
+    hosts: Option<Vec<String>>,
+    allow_origins: Option<Vec<String>>,
     limits: Limits,
+}
+
+/// A further user of the own ClickHouse, who may read the views.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReaderConfig {
+    name: String,
+    password_file: PathBuf,
+}
+
+impl ReaderConfig {
+    fn login(&self) -> Result<Login, ConfigError> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let starts_well = self.name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        if !starts_well || !self.name.chars().all(is_plain) {
+            let message = format!(
+                "clickhouse_readers: expected a name of letters, digits, _ and -, got {:?}",
+                self.name
+            );
+            return Err(ConfigError::Wrong(message));
+        }
+        if ["heliostat", "default"].contains(&self.name.as_str()) {
+            let message = format!("clickhouse_readers: {} is not a reader's name", self.name);
+            return Err(ConfigError::Wrong(message));
+        }
+        let password = read_secret(&self.password_file)?;
+        if password.is_empty() {
+            let path = self.password_file.display();
+            return Err(ConfigError::Wrong(format!("{path}: the password is empty")));
+        }
+        Ok(Login { user: self.name.clone(), password })
+    }
 }
 
 /// Where views are written.
@@ -57,7 +98,15 @@ pub struct Settings {
     pub user: String,
     pub password: String,
     pub database: String,
+    /// Further readers of the own ClickHouse.
+    pub readers: Vec<Login>,
+    /// The certificate, where HTTP goes over TLS.
+    pub tls: Option<TlsFiles>,
     pub insecure: bool,
+    /// Names of the server beside those of loopback.
+    pub hosts: Vec<String>,
+    /// Origins of pages that may use the server.
+    pub allow_origins: Vec<String>,
     pub limits: Limits,
 }
 
@@ -89,6 +138,24 @@ fn read_file(named: Option<&Path>) -> Result<FileConfig, ConfigError> {
     }
 }
 
+/// A secret from a file of its own. A line's end at the end is not part of it.
+fn read_secret(path: &Path) -> Result<String, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+    Ok(text.strip_suffix('\n').map_or(text.as_str(), |t| t.trim_end_matches('\r')).to_string())
+}
+
+/// An origin is written as browsers send it: a scheme and a host, without a path.
+fn check_origin(origin: &str) -> Result<(), ConfigError> {
+    let host = origin.strip_prefix("https://").or(origin.strip_prefix("http://"));
+    match host {
+        Some(host) if !host.is_empty() && !host.contains(['/', '*', ' ']) => Ok(()),
+        _ => Err(ConfigError::Wrong(format!(
+            "allow-origin: expected https://shop.example, say, without a path, got {origin:?}"
+        ))),
+    }
+}
+
 /// The limits of this file, or of the default one.
 pub fn limits(named: Option<&Path>) -> Result<Limits, ConfigError> {
     read_file(named).map(|file| file.limits)
@@ -112,6 +179,27 @@ impl Settings {
             let http_port = args.clickhouse_http_port.or(file.clickhouse_http_port).unwrap_or(8123);
             ClickHouseChoice::Own { http_port }
         };
+        let password = match args.clickhouse_password_file.clone().or(file.clickhouse_password_file)
+        {
+            Some(path) => Some(read_secret(&path)?),
+            None => args.clickhouse_password.clone().or(file.clickhouse_password),
+        };
+        let list = |flag: &[String], file: Option<Vec<String>>| match flag {
+            [] => file.unwrap_or_default(),
+            given => given.to_vec(),
+        };
+        let allow_origins = list(&args.allow_origin, file.allow_origins);
+        allow_origins.iter().try_for_each(|origin| check_origin(origin))?;
+        let (cert, key) =
+            (args.tls_cert.clone().or(file.tls_cert), args.tls_key.clone().or(file.tls_key));
+        let tls = match (cert, key) {
+            (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+            (None, None) => None,
+            _ => {
+                let message = "--tls-cert and --tls-key go together: one of them is missing";
+                return Err(ConfigError::Wrong(message.to_string()));
+            }
+        };
         let or = |flag: &Option<String>, file: Option<String>, default: &str| {
             flag.clone().or(file).unwrap_or_else(|| default.to_string())
         };
@@ -122,23 +210,38 @@ impl Settings {
             workers,
             clickhouse,
             user: or(&args.clickhouse_user, file.clickhouse_user, ""),
-            password: or(&args.clickhouse_password, file.clickhouse_password, ""),
+            password: password.unwrap_or_default(),
             database: or(&args.clickhouse_database, file.clickhouse_database, "heliostat"),
+            readers: file
+                .clickhouse_readers
+                .iter()
+                .map(ReaderConfig::login)
+                .collect::<Result<_, _>>()?,
+            tls,
             insecure: args.insecure || file.insecure == Some(true),
+            hosts: list(&args.host, file.hosts),
+            allow_origins,
             limits: file.limits,
         })
     }
 
     /// The engine's options, once it is known where ClickHouse answers.
-    pub fn engine(&self, clickhouse_url: Option<String>, alarms: Alarms) -> EngineConfig {
+    pub fn engine(
+        &self,
+        clickhouse: Option<ClickHouseConfig>,
+        alarms: Alarms,
+        gate: Gate,
+        tls: Option<TlsAcceptor>,
+    ) -> EngineConfig {
         EngineConfig {
             data_dir: self.data_dir.clone(),
             queries: self.queries.clone(),
             workers: self.workers,
             limits: self.limits.clone(),
             alarms,
-            sink: clickhouse_url
-                .map(|url| Arc::new(self.clickhouse_at(url)) as Arc<dyn SinkConfig>),
+            gate,
+            tls,
+            sink: clickhouse.map(|clickhouse| Arc::new(clickhouse) as Arc<dyn SinkConfig>),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod audit;
 mod check;
+pub mod client;
 mod clickhouse_child;
 mod config;
 mod explain;
@@ -12,7 +13,9 @@ mod replay;
 pub mod sample;
 mod serve;
 mod serving;
+mod sql;
 mod test;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -52,6 +55,10 @@ enum Command {
     Sample(sample::SampleArgs),
     /// Look into a data directory without a server, or repair its log.
     Log(log::LogArgs),
+    /// Ask the ClickHouse of a running server for its views.
+    Sql(sql::SqlArgs),
+    /// Create, list and revoke the tokens that give access to a server.
+    Token(token::TokenArgs),
     /// The process in which our own ClickHouse runs.
     #[command(hide = true)]
     ClickhouseChild { library: PathBuf, config: PathBuf },
@@ -68,8 +75,15 @@ pub struct QueriesArg {
     pub queries: PathBuf,
 }
 
+/// Chooses who encrypts for every client of TLS in this process.
+pub fn choose_tls_provider() {
+    // An error means that it was chosen before.
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+}
+
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
+    choose_tls_provider();
     let cli = Cli::parse();
     let code = match cli.command {
         Command::Serve(args) => serve::run(*args),
@@ -80,6 +94,8 @@ pub fn run() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Sample(args) => block_on(sample::run(&args)),
         Command::Log(args) => log::run(&args),
+        Command::Sql(args) => block_on(sql::run(&args)),
+        Command::Token(args) => token::run(args),
         Command::PlanChild => match crate::engine::trial::child() {
             Ok(()) => DONE,
             Err(error) => {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::client::ClientArgs;
 use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
 
 /// How often the server is asked how far the view is.
@@ -20,6 +21,8 @@ pub struct RebuildArgs {
     /// End as soon as the server has begun; otherwise once the new rows answer.
     #[arg(long)]
     no_wait: bool,
+    #[command(flatten)]
+    client: ClientArgs,
 }
 
 #[derive(Deserialize)]
@@ -41,7 +44,14 @@ struct BuiltGeneration {
 
 /// Asks, and waits until the new generation answers; returns the exit code.
 pub async fn run(args: &RebuildArgs) -> u8 {
-    match rebuild(args).await {
+    let client = match args.client.client(None) {
+        Ok(client) => client,
+        Err(error) => {
+            report(&error);
+            return WRONG_INPUT;
+        }
+    };
+    match rebuild(args, &client).await {
         Ok(code) => code,
         Err(error) => {
             report(&error);
@@ -50,8 +60,7 @@ pub async fn run(args: &RebuildArgs) -> u8 {
     }
 }
 
-async fn rebuild(args: &RebuildArgs) -> Result<u8, reqwest::Error> {
-    let client = reqwest::Client::new();
+async fn rebuild(args: &RebuildArgs, client: &reqwest::Client) -> Result<u8, reqwest::Error> {
     let mut address = reqwest::Url::parse(&args.url).map(|mut url| {
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(["v1", "views", &args.view]);

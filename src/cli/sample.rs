@@ -10,6 +10,7 @@ use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use super::client::{ClientArgs, ClientError};
 use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
 use crate::model::clock;
 use orders::Orders;
@@ -38,6 +39,9 @@ pub struct SampleArgs {
     /// Decides who orders what; a number of its own for each run when it is not given.
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Who sends.
+    #[command(flatten)]
+    pub client: ClientArgs,
 }
 
 /// Why sending ended before it was done.
@@ -69,6 +73,9 @@ pub enum SampleError {
         /// What the system said.
         source: reqwest::Error,
     },
+    /// The token or the certificates cannot be used.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// An event cannot be written as JSON.
     #[error("an event cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -90,7 +97,9 @@ pub async fn run(args: &SampleArgs) -> u8 {
         Err(error) => {
             report(&error);
             match error {
-                SampleError::Rate { .. } | SampleError::Url { .. } => WRONG_INPUT,
+                SampleError::Rate { .. } | SampleError::Url { .. } | SampleError::Client(_) => {
+                    WRONG_INPUT
+                }
                 SampleError::Refused { .. } | SampleError::Json(_) => ENVIRONMENT,
             }
         }
@@ -129,10 +138,9 @@ impl Sender {
         let batch_events = (rate / REQUESTS_PER_SECOND_MAX).ceil().max(1.0);
         let started_ms = now_ms();
         let seed = args.seed.unwrap_or(started_ms.unsigned_abs());
-        let client = Client::builder().timeout(Duration::from_secs(60)).build();
         let url = format!("{}/v1/events", args.url.trim_end_matches('/'));
         Ok(Sender {
-            client: client.map_err(|source| SampleError::Url { url: url.clone(), source })?,
+            client: args.client.client(Some(Duration::from_secs(60)))?,
             url,
             orders: Orders::new(seed, format!("{started_ms:x}")),
             batch_events: batch_events as u64,

@@ -2,7 +2,8 @@
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -12,10 +13,14 @@ use tracing_subscriber::EnvFilter;
 use super::config::{ClickHouseChoice, Settings};
 use super::serving::ServingFile;
 use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
+use crate::access::{Access, AdminRecord};
 use crate::engine::Engine;
+use crate::http::{Gate, acceptor};
 use crate::model::alarm::Alarms;
-use crate::sink::clickhouse::server::{OwnClickHouse, ServerConfig, locate};
-use crate::sink::clickhouse::{ClickHouseError, probe};
+use crate::sink::clickhouse::server::{
+    Login, Logins, OwnClickHouse, ServerConfig, ServerError, locate,
+};
+use crate::sink::clickhouse::{ClickHouseConfig, ClickHouseError, probe};
 
 /// How long the process lives after it was told to end.
 const END_TIME_MAX: Duration = Duration::from_secs(9);
@@ -58,7 +63,23 @@ pub struct ServeArgs {
     /// Keep views readable over HTTP only.
     #[arg(long, env = "HELIOSTAT_NO_CLICKHOUSE")]
     pub no_clickhouse: bool,
-    /// Listen on an address that is not loopback, where anybody may post and read.
+    /// A file that holds the user's password, in place of the password itself.
+    #[arg(long, env = "HELIOSTAT_CLICKHOUSE_PASSWORD_FILE")]
+    pub clickhouse_password_file: Option<PathBuf>,
+    /// A certificate and those that sign it, in PEM: HTTP goes over TLS.
+    #[arg(long, env = "HELIOSTAT_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM.
+    #[arg(long, env = "HELIOSTAT_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// A name under which the server is reached beside those of loopback; without tokens, requests to
+    /// other names are refused.
+    #[arg(long, env = "HELIOSTAT_HOST", value_delimiter = ',')]
+    pub host: Vec<String>,
+    /// An origin whose pages may use the server from a browser: https://shop.example
+    #[arg(long, env = "HELIOSTAT_ALLOW_ORIGIN", value_delimiter = ',')]
+    pub allow_origin: Vec<String>,
+    /// Listen without tokens on an address that is not loopback, where anybody may post and read.
     #[arg(long, env = "HELIOSTAT_INSECURE")]
     pub insecure: bool,
 }
@@ -135,23 +156,37 @@ fn end_on_panic() {
 }
 
 async fn serve(settings: Settings) -> u8 {
-    match settings.listen.parse::<SocketAddr>() {
-        Ok(address) if !address.ip().is_loopback() && !settings.insecure => {
-            let listen = &settings.listen;
-            eprintln!(
-                "error: {listen} is not loopback, and everybody who reaches it could post and read: add --insecure if that is meant"
-            );
+    let alarms = Alarms::default();
+    let addresses = match tokio::net::lookup_host(&settings.listen).await {
+        Ok(addresses) => addresses.collect::<Vec<SocketAddr>>(),
+        Err(error) => {
+            eprintln!("error: cannot listen on {}: {error}", settings.listen);
+            return ENVIRONMENT;
+        }
+    };
+    let loopback = addresses.iter().all(|address| address.ip().to_canonical().is_loopback());
+    let gate = match gate(&settings, loopback, &alarms) {
+        Ok(gate) => gate,
+        Err(code) => return code,
+    };
+    let tls = match settings.tls.clone().map(acceptor).transpose() {
+        Ok(tls) => tls,
+        Err(error) => {
+            report(&error);
             return WRONG_INPUT;
         }
-        _ => {}
-    }
-    let listener = match TcpListener::bind(&settings.listen).await {
+    };
+    let listener = match TcpListener::bind(&*addresses).await {
         Ok(listener) => listener,
         Err(error) => {
             eprintln!("error: cannot listen on {}: {error}", settings.listen);
             return ENVIRONMENT;
         }
     };
+    if let Err(error) = close_directory(&settings.data_dir) {
+        eprintln!("error: {}: {error}", settings.data_dir.display());
+        return ENVIRONMENT;
+    }
     if let Err(error) = may_begin(&settings).await {
         report(&error);
         return match error {
@@ -159,21 +194,27 @@ async fn serve(settings: Settings) -> u8 {
             _ => ENVIRONMENT,
         };
     }
-    let alarms = Alarms::default();
-    let (own, url) = match start_clickhouse(&settings, &alarms).await {
+    let (own, clickhouse) = match start_clickhouse(&settings, &alarms).await {
         Ok(started) => started,
         Err(code) => return code,
     };
-    let engine = match Engine::open(settings.engine(url.clone(), alarms)) {
+    let engine = match Engine::open(settings.engine(clickhouse.clone(), alarms, gate, tls)) {
         Ok(engine) => engine,
         Err(error) => {
             report(&error);
             return ENVIRONMENT;
         }
     };
+    let url = clickhouse.map(|clickhouse| clickhouse.url);
     let serving = listener.local_addr().and_then(|address| {
         tracing::info!(%address, clickhouse = url, "serving");
-        ServingFile::tell(&settings.data_dir, address, url)
+        ServingFile::tell(
+            &settings.data_dir,
+            address,
+            settings.tls.is_some(),
+            url,
+            settings.database.clone(),
+        )
     });
     if let Err(error) = &serving {
         tracing::warn!(%error, "where the server listens cannot be written down");
@@ -192,6 +233,42 @@ async fn serve(settings: Settings) -> u8 {
     code
 }
 
+/// Who is let in. Beyond loopback that takes tokens, or `--insecure`.
+fn gate(settings: &Settings, loopback: bool, alarms: &Alarms) -> Result<Gate, u8> {
+    let access = Access::open(&settings.data_dir, alarms.clone()).map_err(|error| {
+        report(&error);
+        ENVIRONMENT
+    })?;
+    let tokens = access.is_required();
+    if !loopback && !tokens && !settings.insecure {
+        let (listen, data_dir) = (&settings.listen, settings.data_dir.display());
+        eprintln!(
+            "error: {listen} is not loopback, and everybody who reaches it could post and read: \
+             create tokens by `heliostat token create --role admin --data-dir {data_dir}`, or add \
+             --insecure if that is meant"
+        );
+        return Err(WRONG_INPUT);
+    }
+    if !loopback && !tokens {
+        tracing::warn!("everybody who reaches {} may post, read and rebuild", settings.listen);
+    }
+    // On loopback a page of another name must not pass for one of this machine. Elsewhere there are
+    // tokens, or everybody is let in on purpose.
+    let hosts = loopback.then(|| settings.hosts.clone());
+    let record = AdminRecord::new(&settings.data_dir);
+    Ok(Gate::new(access, record, hosts, settings.allow_origins.clone()))
+}
+
+/// Makes the data directory, or makes it the server's user's alone.
+fn close_directory(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let permissions = std::fs::metadata(path)?.permissions();
+    if permissions.mode() & 0o077 != 0 {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
 /// Refuses an address or a login of ClickHouse that cannot be right. A data directory that has
 /// served already is another matter: events are accepted there while somebody mends it.
 async fn may_begin(settings: &Settings) -> Result<(), ClickHouseError> {
@@ -208,14 +285,16 @@ async fn may_begin(settings: &Settings) -> Result<(), ClickHouseError> {
     }
 }
 
-/// Starts our own ClickHouse if that is what the settings ask for; its address in any case.
+/// Starts our own ClickHouse if that is what the settings ask for; how to reach it in any case.
 async fn start_clickhouse(
     settings: &Settings,
     alarms: &Alarms,
-) -> Result<(Option<OwnClickHouse>, Option<String>), u8> {
+) -> Result<(Option<OwnClickHouse>, Option<ClickHouseConfig>), u8> {
     let http_port = match &settings.clickhouse {
         ClickHouseChoice::None => return Ok((None, None)),
-        ClickHouseChoice::Server { url } => return Ok((None, Some(url.clone()))),
+        ClickHouseChoice::Server { url } => {
+            return Ok((None, Some(settings.clickhouse_at(url.clone()))));
+        }
         ClickHouseChoice::Own { http_port } => *http_port,
     };
     let program = std::env::current_exe().map_err(|error| {
@@ -223,18 +302,22 @@ async fn start_clickhouse(
         ENVIRONMENT
     })?;
     let started = async {
+        let logins = Logins::open(&settings.data_dir, settings.readers.clone())?;
+        let own = logins.own.clone();
         let config = ServerConfig {
             program: locate(&program)?,
             dir: settings.data_dir.join("clickhouse"),
             http_port,
+            logins,
+            database: settings.database.clone(),
             alarms: alarms.clone(),
         };
-        OwnClickHouse::start(config).await
+        Ok::<_, ServerError>((OwnClickHouse::start(config).await?, own))
     };
     match started.await {
-        Ok(own) => {
-            let url = own.url();
-            Ok((Some(own), Some(url)))
+        Ok((server, Login { user, password })) => {
+            let (url, database) = (server.url(), settings.database.clone());
+            Ok((Some(server), Some(ClickHouseConfig { url, user, password, database })))
         }
         Err(error) => {
             report(&error);

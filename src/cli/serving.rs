@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::files;
 
@@ -17,27 +17,39 @@ pub struct ServingFile {
     path: PathBuf,
 }
 
-#[derive(Serialize)]
-struct ServingContents {
+/// What the file says.
+#[derive(Serialize, Deserialize)]
+pub struct ServingContents {
     pid: u32,
-    /// The address of the server, as `http://…`.
+    /// The address of the server, as `http://…` or `https://…`.
     http: String,
     /// The HTTP address of ClickHouse; null without one.
-    clickhouse: Option<String>,
+    pub clickhouse: Option<String>,
+    /// The database of the views there.
+    pub database: String,
 }
 
 impl ServingFile {
+    /// What the file of a data directory says; `None` where nobody serves.
+    pub fn read(data_dir: &Path) -> Option<ServingContents> {
+        let text = std::fs::read_to_string(data_dir.join(FILE)).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
     /// Writes the file, whole or not at all.
     pub fn tell(
         data_dir: &Path,
         address: SocketAddr,
+        is_tls: bool,
         clickhouse: Option<String>,
+        database: String,
     ) -> io::Result<ServingFile> {
         let path = data_dir.join(FILE);
         let told = ServingContents {
             pid: std::process::id(),
-            http: format!("http://{address}"),
+            http: format!("{}://{address}", if is_tls { "https" } else { "http" }),
             clickhouse,
+            database,
         };
         files::replace(&path, &told)?;
         Ok(ServingFile { path })

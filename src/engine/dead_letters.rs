@@ -63,7 +63,14 @@ impl Letters {
         let wanted = FailureFilter { text: filter.reason.clone(), ..wanted(&filter.selection) };
         let mut page: Vec<FoundReason> = Vec::new();
         let first = after.as_ref().map_or(NO_VIEW, |(view, ..)| view);
-        for (view, failures) in self.concerned(&filter.selection, first) {
+        let reader = &filter.reader;
+        // Whoever sees some types alone has to name the type of events that no view reads.
+        let sees_unread = !reader.is_narrowed()
+            || filter.selection.event_type.as_ref().is_some_and(|name| reader.sees_type(name));
+        let visible = self
+            .concerned(&filter.selection, first)
+            .filter(|(view, _)| if view == NO_VIEW { sees_unread } else { reader.sees_view(view) });
+        for (view, failures) in visible {
             let after = after.as_ref().filter(|(of, ..)| *of == view);
             let after = after.map(|(_, expression, reason)| (&**expression, &**reason));
             // One more than fits tells whether there is a next page.
@@ -85,7 +92,12 @@ impl Letters {
             )
         });
         let samples = self.samples(&page);
-        let letters = page.into_iter().map(|found| found.letter(&samples)).collect();
+        let letters = page.into_iter().map(|found| {
+            let letter = found.letter(&samples);
+            let sees_event = letter.event_type.as_ref().is_none_or(|name| reader.sees_type(name));
+            if sees_event { letter } else { DeadLetter { sample: None, ..letter } }
+        });
+        let letters = letters.collect();
         Some(DeadLetters { letters, cursor })
     }
 

@@ -27,9 +27,10 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 
 use crate::dataflow::{FailureMemory, Runtime, RuntimeError};
-use crate::http::{self, AppState};
+use crate::http::{self, AppState, Gate};
 use crate::log::{self, Log, LogError, LogOptions};
 use crate::model::alarm::Alarms;
 use crate::model::limits::Limits;
@@ -54,6 +55,10 @@ pub struct EngineConfig {
     pub limits: Limits,
     /// Where the parts tell what is wrong.
     pub alarms: Alarms,
+    /// Who is let in.
+    pub gate: Gate,
+    /// `None`: plain HTTP.
+    pub tls: Option<TlsAcceptor>,
     /// `None`: views are kept and readable over HTTP, but written nowhere.
     pub sink: Option<Arc<dyn SinkConfig>>,
 }
@@ -87,6 +92,8 @@ const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 /// A server that was recovered and is ready to serve.
 pub struct Engine {
     limits: Limits,
+    gate: Gate,
+    tls: Option<TlsAcceptor>,
     log: Log,
     runtime: Arc<Runtime>,
     backend: Arc<EngineBackend>,
@@ -151,8 +158,9 @@ impl Engine {
             requests_sender,
             tasks: tasks.clone(),
         };
-        let (limits, backend) = (config.limits, Arc::new(backend));
-        Ok(Engine { limits, log, runtime, backend, supervisor, tasks })
+        let (limits, gate, tls) = (config.limits, config.gate, config.tls);
+        let backend = Arc::new(backend);
+        Ok(Engine { limits, gate, tls, log, runtime, backend, supervisor, tasks })
     }
 
     /// Serves on `listener` until `shutdown` resolves or a part fails, then ends everything in
@@ -163,7 +171,7 @@ impl Engine {
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), EngineError> {
-        let Engine { limits, log, runtime, backend, supervisor, tasks } = self;
+        let Engine { limits, gate, tls, log, runtime, backend, supervisor, tasks } = self;
         tasks.spawn("views", supervisor.run());
         let clock = clock::watch(log.clone(), tasks.alarms().clone(), tasks.stopping().clone());
         tasks.spawn("clock", clock.map(Ok));
@@ -177,7 +185,7 @@ impl Engine {
             }
         });
         let backend = backend as Arc<dyn crate::status::Backend>;
-        let state = AppState::new(log.clone(), backend, limits, tasks.alarms().clone());
+        let state = AppState::new(log.clone(), backend, limits, tasks.alarms().clone(), gate);
         let stopping = tasks.stopping().clone();
         let ends = async move {
             tokio::select! {
@@ -185,7 +193,7 @@ impl Engine {
                 () = stopping.cancelled() => {}
             }
         };
-        if let Err(error) = http::serve(listener, state, ends).await {
+        if let Err(error) = http::serve(listener, tls, state, ends).await {
             tasks.fail("http", EngineError::Serve(error));
         }
         if !tasks.end(END_TIME_MAX).await {

@@ -105,13 +105,19 @@ impl Batch {
     }
 }
 
-/// Reads a body. `now_us` is what an event's `time` is by default.
-pub fn parse(body: &[u8], layout: &Layout, limits: &Limits, now_us: i64) -> Result<Batch, Problem> {
+/// Reads a body. `now_us` is what an event's `time` is by default, `source` what its source is.
+pub fn parse(
+    body: &[u8],
+    layout: &Layout,
+    limits: &Limits,
+    now_us: i64,
+    source: &str,
+) -> Result<Batch, Problem> {
     let text = from_utf8(body).map_err(|error| {
         Problem::bad_request("not_json", format!("the body is not UTF-8: {error}"))
     })?;
     let is_array = text.trim_ascii_start().starts_with('[');
-    let mut collector = EventCollector::new(limits, now_us);
+    let mut collector = EventCollector::new(limits, now_us, source);
     collector.cloudevents = !matches!(layout, Layout::Json | Layout::Ndjson);
     match layout {
         Layout::Ndjson => {
@@ -143,8 +149,8 @@ struct EventCollector<'l> {
 }
 
 impl<'l> EventCollector<'l> {
-    fn new(limits: &'l Limits, now_us: i64) -> Self {
-        let reader = EnvelopeReader::new(limits, now_us);
+    fn new(limits: &'l Limits, now_us: i64, source: &'l str) -> Self {
+        let reader = EnvelopeReader::new(limits, now_us, source);
         EventCollector {
             limits,
             reader,

@@ -22,6 +22,7 @@ use futures::stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::AppState;
+use super::gate::Client;
 use super::metrics::Metrics;
 use super::openapi::{BadRequest, Int64, NoView, ServerSentEvent, TooBusy, Unavailable};
 use super::params::{Name, Params};
@@ -82,10 +83,12 @@ const RETRY: &[u8] = b"retry: 1000\n\n";
 )]
 pub async fn changes(
     State(state): State<AppState>,
+    client: Client,
     Name(view): Name,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
+    client.check_view(&view)?;
     let mut params = Params::of(&uri)?;
     let given = params.text("last_event_id")?;
     let int64_as_text =

@@ -1,5 +1,7 @@
 //! `/v1/dead-letters`: what failed, and why; tried again, or accepted as lost.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -7,6 +9,7 @@ use axum::http::{HeaderMap, Uri};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::gate::{Client, check_json};
 use super::openapi::{BadRequest, BodyProblems, Unavailable};
 use super::params::{Params, bad};
 use super::problem::Problem;
@@ -111,7 +114,11 @@ pub struct DismissAnswer {
         (status = 400, response = BadRequest),
     )
 )]
-pub async fn list(State(state): State<AppState>, uri: Uri) -> Result<Json<List>, Problem> {
+pub async fn list(
+    State(state): State<AppState>,
+    Client(grant): Client,
+    uri: Uri,
+) -> Result<Json<List>, Problem> {
     let mut params = Params::of(&uri)?;
     let filter = DeadLetterFilter {
         selection: Selection {
@@ -123,6 +130,7 @@ pub async fn list(State(state): State<AppState>, uri: Uri) -> Result<Json<List>,
         reason: params.text("reason")?,
         limit: params.limit(LIMIT_DEFAULT, state.limits.read_rows_max)?,
         cursor: params.text("cursor")?,
+        reader: grant,
     };
     params.finish()?;
     let backend = state.backend;
@@ -145,13 +153,17 @@ pub async fn list(State(state): State<AppState>, uri: Uri) -> Result<Json<List>,
 )]
 pub async fn retry(
     State(state): State<AppState>,
+    Client(grant): Client,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<RetryAnswer>, Problem> {
     Params::of(&uri)?.finish()?;
     let selection = selection(&state, &headers, body).await?;
+    let about = selection.to_string();
     let crate::status::Retried { retried, failed } = state.backend.retry(selection).await;
+    let result = format!("{retried} tried again, {failed} still fail");
+    state.record(&grant, "retry", about, result).await;
     Ok(Json(RetryAnswer { retried, failed }))
 }
 
@@ -172,14 +184,22 @@ pub async fn retry(
 )]
 pub async fn dismiss(
     State(state): State<AppState>,
+    Client(grant): Client,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<DismissAnswer>, Problem> {
     Params::of(&uri)?.finish()?;
     let selection = selection(&state, &headers, body).await?;
-    let backend = state.backend;
-    match blocking(move || backend.dismiss(&selection)).await {
+    let about = selection.to_string();
+    let backend = Arc::clone(&state.backend);
+    let dismissed = blocking(move || backend.dismiss(&selection)).await;
+    let result = match &dismissed {
+        Ok(dismissed) => format!("{dismissed} dismissed"),
+        Err(error) => error.to_string(),
+    };
+    state.record(&grant, "dismiss", about, result).await;
+    match dismissed {
         Ok(dismissed) => Ok(Json(DismissAnswer { dismissed })),
         Err(error) => Err(Problem::unavailable("not_dismissed", error.to_string())),
     }
@@ -191,6 +211,7 @@ async fn selection(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Selection, Problem> {
+    check_json(headers)?;
     let received = body::receive(state, headers, body).await?;
     let bytes_max = state.limits.body_bytes_max;
     let (bytes, held) = received.decompress(body::Coding::of(headers)?, bytes_max)?;

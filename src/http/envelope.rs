@@ -154,6 +154,8 @@ impl<'a> RawEnvelope<'a> {
 pub struct EnvelopeReader<'l> {
     limits: &'l Limits,
     now_us: i64,
+    /// The source of events that come without one.
+    default_source: &'l str,
     ids: IdSource,
     /// True once an event came without an id and was given one.
     pub made_ids: bool,
@@ -161,8 +163,8 @@ pub struct EnvelopeReader<'l> {
 
 impl<'l> EnvelopeReader<'l> {
     /// A reader for a request that came at `now_us`, in microseconds since the Unix epoch.
-    pub fn new(limits: &'l Limits, now_us: i64) -> Self {
-        EnvelopeReader { limits, now_us, ids: IdSource::new(), made_ids: false }
+    pub fn new(limits: &'l Limits, now_us: i64, default_source: &'l str) -> Self {
+        EnvelopeReader { limits, now_us, default_source, ids: IdSource::new(), made_ids: false }
     }
 
     /// The event in `text`, which is valid JSON or not; `None` when there is an error in it.
@@ -209,7 +211,7 @@ impl<'l> EnvelopeReader<'l> {
                 self.made_ids = true;
                 self.ids.next()
             }),
-            source: source.map(Cow::into_owned).unwrap_or_default(),
+            source: source.map_or_else(|| self.default_source.to_string(), Cow::into_owned),
             event_type: event_type?.into_owned(),
             version,
             stream: stream.map(Cow::into_owned),

@@ -18,10 +18,12 @@ use futures::stream;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::gate::Client;
 use super::openapi::{BadRequest, TooBusy, Unreadable, YesOrNo};
 use super::params::{Params, bad};
 use super::problem::Problem;
 use super::{AppState, blocking};
+use crate::access::Grant;
 use crate::log::{Frame, LogError, LogReader};
 use crate::model::event::EventRef;
 use crate::model::{Head, Position};
@@ -83,7 +85,11 @@ const SCAN_BYTES: usize = 32 << 20;
         (status = 500, response = Unreadable),
     )
 )]
-pub async fn get_events(State(state): State<AppState>, uri: Uri) -> Result<Response, Problem> {
+pub async fn get_events(
+    State(state): State<AppState>,
+    Client(grant): Client,
+    uri: Uri,
+) -> Result<Response, Problem> {
     let mut params = Params::of(&uri)?;
     let after: Position = params.number("after", 0)?;
     let limit = params.number_if_given::<u64>("limit")?;
@@ -106,6 +112,7 @@ pub async fn get_events(State(state): State<AppState>, uri: Uri) -> Result<Respo
         end: if follow { Position::MAX } else { head.position },
         remaining: limit.unwrap_or(u64::MAX),
         types,
+        grant,
         failed: None,
     };
     let (source, first) = source.read().await;
@@ -239,6 +246,8 @@ struct Source {
     /// How many events may still be written.
     remaining: u64,
     types: Vec<String>,
+    /// Events that the client may not see are passed over.
+    grant: Arc<Grant>,
     /// Why reading has ended, once what was read before it is written.
     failed: Option<LogError>,
 }
@@ -304,7 +313,9 @@ impl Source {
                 return Ok(false);
             }
             self.position = event.position;
-            if self.types.is_empty() || self.types.iter().any(|t| t == event.event_type) {
+            let is_asked_for =
+                self.types.is_empty() || self.types.iter().any(|t| t == event.event_type);
+            if is_asked_for && self.grant.sees_event(event.event_type, event.source, event.stream) {
                 write_line(&event, out);
                 self.remaining -= 1;
             }

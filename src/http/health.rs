@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
+use super::gate::Caller;
 use super::openapi::{AliveStatus, AllViews, BadRequest, ReadyStatus, Unavailable, WrongPart};
 use super::params::Params;
 use super::problem::Problem;
@@ -35,7 +36,7 @@ pub struct Ready {
 /// Something that is wrong.
 #[derive(Serialize, ToSchema)]
 struct Wrong {
-    /// `log`, `queries`, `clickhouse`, `clock`, `server` or `view`.
+    /// `log`, `queries`, `clickhouse`, `view`, `clock`, `access` or `server`.
     #[schema(value_type = WrongPart, inline)]
     part: &'static str,
     /// Which segment, file, task or view; empty where the part has only one.
@@ -76,16 +77,28 @@ pub async fn alive() -> Json<Alive> {
         (status = 503, response = Unavailable),
     )
 )]
-pub async fn ready(State(state): State<AppState>, uri: Uri) -> Result<Json<Ready>, Problem> {
+pub async fn ready(
+    State(state): State<AppState>,
+    caller: Caller,
+    uri: Uri,
+) -> Result<Json<Ready>, Problem> {
     let mut params = Params::of(&uri)?;
     let views = params.choice("views", &[("all", ())])?.is_some();
     params.finish()?;
-    let wrong = wrong(&state);
+    let wrong: Vec<Wrong> = wrong(&state).into_iter().map(|wrong| wrong.told_to(&caller)).collect();
     let mut reasons = accepts_events(&state);
+    if !caller.sees_all() {
+        let withheld = |_| "events are not accepted now".to_string();
+        reasons = reasons.into_iter().map(withheld).take(1).collect();
+    }
     if views {
         let catching_up = |view: &ViewStatus| view.state == ViewState::CatchingUp;
         for view in state.backend.views().into_iter().filter(catching_up) {
-            reasons.push(format!("view {} is catching_up", view.schema.name));
+            let name = &view.schema.name;
+            reasons.push(match caller.sees_view(name) {
+                true => format!("view {name} is catching_up"),
+                false => "a view is catching_up".to_string(),
+            });
         }
         // Query files that are not in use are no view's.
         let of_views = wrong.iter().filter(|wrong| wrong.part != Part::Queries.as_str());
@@ -99,6 +112,16 @@ pub async fn ready(State(state): State<AppState>, uri: Uri) -> Result<Json<Ready
 }
 
 impl Wrong {
+    /// What a client is told of it: without a token that reads everything, the part alone.
+    fn told_to(self, caller: &Caller) -> Wrong {
+        if caller.sees_all() || self.part == Part::View.as_str() && caller.sees_view(&self.subject)
+        {
+            return self;
+        }
+        let message = "what it is, is told to those with a token that reads it".to_string();
+        Wrong { subject: String::new(), message, ..self }
+    }
+
     fn line(&self) -> String {
         let Wrong { part, subject, message, .. } = self;
         format!("{part}{}{subject}: {message}", if subject.is_empty() { "" } else { " " })
@@ -140,7 +163,7 @@ fn wrong(state: &AppState) -> Vec<Wrong> {
     }
     for view in state.backend.views() {
         if let ViewState::Failed { reason } = view.state {
-            add("view", view.schema.name.clone(), reason);
+            add(Part::View.as_str(), view.schema.name.clone(), reason);
         }
     }
     if let ClickHouseStatus::Away { reason } = state.backend.clickhouse() {

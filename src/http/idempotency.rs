@@ -5,6 +5,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::problem::Problem;
+use crate::access::Grant;
 
 static KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// Set on the answer to a request that had been made before.
@@ -14,8 +15,8 @@ pub static REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotency-re
 const KEY_BYTES_MAX: usize = 255;
 
 /// The key of a request, if it has one. The draft's form is text in quotes; most clients leave the
-/// quotes out.
-pub fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+/// quotes out. Each narrowed token has keys of its own.
+pub fn key(headers: &HeaderMap, grant: &Grant) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all(&KEY_HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let bad = |why: String| {
@@ -33,7 +34,9 @@ pub fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
         return bad(format!("got {}", key.len()));
     }
-    Ok(Some(key.to_string()))
+    // No key of a header has a NUL in it.
+    let scope = if grant.is_narrowed() { format!("{}\0", grant.name) } else { String::new() };
+    Ok(Some(scope + key))
 }
 
 /// The parts of a request's content that tell it from another one under the same key.

@@ -16,12 +16,14 @@ use utoipa::ToSchema;
 use super::batch::{self, Batch, Layout};
 use super::body::{self, Coding, HeldMemory, ReceivedBody};
 use super::events::{unreadable, unreadable_because};
+use super::gate::Client;
 use super::idempotency::{self, REPLAYED_HEADER};
 use super::openapi::{BodyProblems, CloudEvent, Full, NewEvents, Unavailable, Unreadable, WaitFor};
 use super::params::{Params, bad};
 use super::problem::{Document, ERRORS_MAX, ErrorItem, Errors, Problem};
 use super::views::Status;
 use super::{AppState, blocking};
+use crate::access::Grant;
 use crate::log::{AppendError, Conflict};
 use crate::model::clock::now_us;
 use crate::model::event::{Append, Appended, RequestKey};
@@ -159,16 +161,17 @@ struct Wait {
 )]
 pub async fn post_events(
     State(state): State<AppState>,
+    Client(grant): Client,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let wait = Wait::of(&uri, &state)?;
-    let key = idempotency::key(&headers)?;
+    let key = idempotency::key(&headers, &grant)?;
     let layout = Layout::of(&headers)?;
     let coding = Coding::of(&headers)?;
     let received = body::receive(&state, &headers, body).await?;
-    let (batch, fingerprint, held) = read_batch(&state, received, layout, coding).await?;
+    let (batch, fingerprint, held) = read_batch(&state, &grant, received, layout, coding).await?;
     let Checked { batch, mut misfits } = batch;
     if !misfits.is_empty() && (misfits.len() >= ERRORS_MAX || batch.made_ids && key.is_none()) {
         // Nothing that was stored before can be meant, or there is too much to tell.
@@ -279,6 +282,7 @@ async fn original_ids(state: &AppState, positions: &[Position]) -> Result<Vec<St
 /// takes longer than other requests should wait.
 async fn read_batch(
     state: &AppState,
+    grant: &Arc<Grant>,
     received: ReceivedBody,
     layout: Layout,
     coding: Coding,
@@ -286,9 +290,10 @@ async fn read_batch(
     const INLINE_BYTES_MAX: usize = 16 << 10;
     let inline = received.len() <= INLINE_BYTES_MAX && coding == Coding::Identity;
     let (limits, backend) = (Arc::clone(&state.limits), Arc::clone(&state.backend));
+    let grant = Arc::clone(grant);
     let read = move || {
         let (plain, held) = received.decompress(coding, limits.body_bytes_max)?;
-        let batch = checked_batch(&plain, &layout, &limits, backend.as_ref())?;
+        let batch = checked_batch(&plain, &layout, &limits, backend.as_ref(), &grant)?;
         Ok((batch, idempotency::fingerprint([&*plain, layout.attributes().as_bytes()]), held))
     };
     if inline { read() } else { blocking(read).await }
@@ -305,10 +310,32 @@ fn checked_batch(
     layout: &Layout,
     limits: &Limits,
     backend: &dyn Backend,
+    grant: &Grant,
 ) -> Result<Checked, Problem> {
-    let batch = batch::parse(plain, layout, limits, now_us())?;
+    let source = grant.default_source().unwrap_or_default();
+    let batch = batch::parse(plain, layout, limits, now_us(), source)?;
+    check_grant(&batch, grant)?;
     let misfits = backend.validate(&batch.events, ERRORS_MAX);
     Ok(Checked { batch, misfits })
+}
+
+/// Refuses a request with an event that its client may not append.
+fn check_grant(batch: &Batch, grant: &Grant) -> Result<(), Problem> {
+    let mut errors = Errors::default();
+    for (index, event) in batch.events.iter().enumerate() {
+        let stream = event.stream.as_deref();
+        if let Err((pointer, message)) = grant.may_append(&event.event_type, &event.source, stream)
+        {
+            errors.push(ErrorItem {
+                index: Some(batch.request_index(index)),
+                code: "forbidden",
+                pointer: pointer.to_string(),
+                message,
+                current_version: None,
+            });
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors.into_problem(StatusCode::FORBIDDEN)) }
 }
 
 fn not_fitting(misfits: &[Misfit], request_index: impl Fn(usize) -> usize) -> Problem {

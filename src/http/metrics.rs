@@ -23,6 +23,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::AppState;
+use super::gate::Client;
 use super::openapi::Unavailable;
 use super::problem::Problem;
 use crate::log::Log;
@@ -92,13 +93,30 @@ impl Metrics {
         (status = 503, response = Unavailable),
     )
 )]
-pub async fn metrics(State(state): State<AppState>) -> Result<Response, Problem> {
+pub async fn metrics(
+    State(state): State<AppState>,
+    Client(grant): Client,
+) -> Result<Response, Problem> {
     let mut text = String::new();
     encode(&mut text, &state.metrics.registry).map_err(|error| {
         Problem::unavailable("metrics_failed", format!("metrics cannot be written: {error}"))
     })?;
+    if grant.is_narrowed() {
+        text = of_views(&text, |view| grant.sees_view(view));
+    }
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(CONTENT_TYPE, HeaderValue::from_static(content_type))], text).into_response())
+}
+
+/// The lines about these views, with their descriptions.
+fn of_views(text: &str, is_visible: impl Fn(&str) -> bool) -> String {
+    let view_of = |line: &str| {
+        let (_, rest) = line.split_once("{view=\"")?;
+        rest.split_once('"').map(|(view, _)| view.to_string())
+    };
+    let keeps =
+        |line: &&str| line.starts_with('#') || view_of(line).is_some_and(|v| is_visible(&v));
+    text.lines().filter(keeps).flat_map(|line| [line, "\n"]).collect()
 }
 
 /// Counts every request by the status of its answer.

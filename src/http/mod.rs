@@ -10,6 +10,7 @@ mod cloudevents;
 mod dead_letters;
 mod envelope;
 mod events;
+mod gate;
 mod health;
 mod idempotency;
 mod ingest;
@@ -21,6 +22,7 @@ mod render;
 mod rows;
 mod server;
 mod streams;
+mod tls;
 mod views;
 
 use std::sync::Arc;
@@ -33,9 +35,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use events::write_line as write_event_line;
+pub use gate::Gate;
 pub use render::{RenderOptions, write_rows};
 pub use server::serve;
+pub use tls::{TlsFiles, acceptor};
 
+use crate::access::{AdminAct, Grant};
 use crate::log::Log;
 use crate::model::alarm::Alarms;
 use crate::model::limits::Limits;
@@ -50,6 +55,7 @@ pub struct AppState {
     backend: Arc<dyn Backend>,
     limits: Arc<Limits>,
     alarms: Alarms,
+    gate: Arc<Gate>,
     metrics: Arc<Metrics>,
     /// One permit per byte of request body that is held in memory.
     body_bytes: Arc<Semaphore>,
@@ -63,12 +69,19 @@ pub struct AppState {
 
 impl AppState {
     /// The state of a server over this log and these views.
-    pub fn new(log: Log, backend: Arc<dyn Backend>, limits: Limits, alarms: Alarms) -> Self {
+    pub fn new(
+        log: Log,
+        backend: Arc<dyn Backend>,
+        limits: Limits,
+        alarms: Alarms,
+        gate: Gate,
+    ) -> Self {
         let metrics = Metrics::new(log.clone(), Arc::clone(&backend), alarms.clone());
         AppState {
             log,
             backend,
             alarms,
+            gate: Arc::new(gate),
             metrics: Arc::new(metrics),
             body_bytes: Arc::new(Semaphore::new(limits.bodies_bytes_max)),
             event_streams: Arc::new(Semaphore::new(limits.event_streams_max)),
@@ -81,6 +94,17 @@ impl AppState {
     fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
     }
+
+    /// Writes an administrative act down.
+    async fn record(&self, grant: &Grant, act: &'static str, about: String, result: String) {
+        let (gate, by) = (Arc::clone(&self.gate), grant.name.clone());
+        blocking(move || {
+            if let Some(record) = gate.record() {
+                record.note(&AdminAct { by: &by, act, about: &about, result: &result });
+            }
+        })
+        .await;
+    }
 }
 
 fn router(state: AppState) -> Router {
@@ -88,6 +112,8 @@ fn router(state: AppState) -> Router {
     router
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(axum::middleware::from_fn_with_state(state.clone(), gate::guard))
+        .layer(axum::middleware::from_fn_with_state(state.clone(), gate::answer_pages))
         .layer(axum::middleware::from_fn_with_state(state.clone(), metrics::count_requests))
         .with_state(state)
 }

@@ -14,6 +14,7 @@ use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::{Content, Ref, RefOr};
 use utoipa::{IntoResponses, OpenApi, PartialSchema, ToResponse};
 
+use super::gate::action_of;
 use crate::model::limits::Limits;
 pub use documented::*;
 
@@ -37,7 +38,16 @@ const SEVERAL_EVENTS: [&str; 2] = [
     ),
     components(
         schemas(StoredEvent),
-        responses(BadRequest, Full, NoView, TooBusy, Unavailable, Unreadable)
+        responses(
+            BadRequest,
+            Forbidden,
+            Full,
+            NoView,
+            TooBusy,
+            Unauthorized,
+            Unavailable,
+            Unreadable
+        )
     )
 )]
 pub struct ApiFrame;
@@ -73,10 +83,23 @@ fn complete(document: &mut Value) {
             array["maxItems"] = json!(Limits::default().request_events_max);
         }
     }
+    document["components"]["securitySchemes"] =
+        json!({"token": {"type": "http", "scheme": "bearer"}});
+    // A server that has no tokens asks for none.
+    document["security"] = json!([{"token": []}, {}]);
     let operations = document["paths"].as_object_mut().into_iter().flat_map(|paths| {
-        paths.values_mut().filter_map(Value::as_object_mut).flat_map(|path| path.values_mut())
+        paths.iter_mut().flat_map(|(path, item)| {
+            let operations = item.as_object_mut().into_iter().flat_map(|item| item.iter_mut());
+            operations.map(move |(method, operation)| (path, method, operation))
+        })
     });
-    for operation in operations {
+    for (path, method, operation) in operations {
+        let method = method.to_uppercase().parse().unwrap_or_default();
+        let refused = |name| json!({"$ref": format!("#/components/responses/{name}")});
+        operation["responses"]["403"] = refused("Forbidden");
+        if action_of(&method, path).is_some() {
+            operation["responses"]["401"] = refused("Unauthorized");
+        }
         require_headers(&mut operation["responses"]);
     }
     require_headers(&mut document["components"]["responses"]);
@@ -120,6 +143,8 @@ macro_rules! shared_response {
 
 shared_response! {
     BadRequest: problem("The request is not well-formed, or asks for what there is not.");
+    Unauthorized: problem("`unauthorized`: a token is needed, or the one that was sent is unknown, revoked or expired.");
+    Forbidden: problem("`forbidden`: the token does not reach that far. `foreign_origin`, `foreign_host`: a page of another origin, or a name that is not the server's.");
     NoView: problem("`view_not_found`: there is no such view.");
     TooBusy: later("More than the server can take now.");
     Unavailable: later("The server cannot do it now.");
@@ -319,6 +344,7 @@ mod documented {
         Queries,
         Clickhouse,
         Clock,
+        Access,
         Server,
         View,
     }

@@ -8,6 +8,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
 
+use super::gate::Client;
 use super::openapi::{BadRequest, Int64, NoView, Rows, Unavailable};
 use super::params::{Name, Params};
 use super::problem::Problem;
@@ -66,9 +67,11 @@ const COLUMN_PREFIX: &str = "column.";
 )]
 pub async fn rows(
     State(state): State<AppState>,
+    client: Client,
     Name(view): Name,
     uri: Uri,
 ) -> Result<Response, Problem> {
+    client.check_view(&view)?;
     let mut params = Params::of(&uri)?;
     let rows_max = state.limits.read_rows_max;
     let min_position = params.number("min_position", 0)?;

@@ -7,15 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::{AppState, router};
 use crate::model::limits::Limits;
@@ -23,16 +26,24 @@ use crate::model::limits::Limits;
 /// A connection whose writes fail when the client takes nothing for a while.
 type Stalling = Pin<Box<TimeoutStream<TcpStream>>>;
 
+/// How often a quiet HTTP/2 connection is asked whether it is still there, and how long it may take
+/// to answer.
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
+const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many requests of one HTTP/2 connection are served at once.
+const HTTP2_STREAMS_MAX: u32 = 100;
+
 /// How long requests may take to finish once the server is stopping: with what ends after them, all
 /// is over within ten seconds.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(3);
 
-/// Serves until `shutdown` resolves: then no connection is accepted any more, requests that have
+/// Serves, over TLS where it is given, until `shutdown` resolves: then no connection is accepted any more, requests that have
 /// begun are finished, and answers that follow the log end.
 ///
 /// Fails when the listener cannot accept connections for a reason that will not pass.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     state: AppState,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -49,9 +60,18 @@ pub async fn serve(
             Ok(accepted) => accepted,
             Err(error) => break Err(error),
         };
-        let connection = graceful.watch(connection(stream, router.clone(), &state.limits));
+        let stream = prepare(stream, &state.limits);
+        let (router, limits) = (router.clone(), Arc::clone(&state.limits));
+        let (tls, watcher) = (tls.clone(), graceful.watcher());
         connections.spawn(async move {
-            if let Err(error) = connection.await {
+            let served = match tls {
+                None => serve_connection(stream, router, &limits, watcher).await,
+                Some(tls) => match handshake(&tls, stream, &limits).await {
+                    Ok(stream) => serve_connection(stream, router, &limits, watcher).await,
+                    Err(error) => Err(error.into()),
+                },
+            };
+            if let Err(error) = served {
                 tracing::debug!(%error, "a connection ended early");
             }
             drop(slot);
@@ -90,21 +110,52 @@ fn is_final(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK))
 }
 
-/// What serves the requests of a connection. It fails when the client takes too long for the head of
-/// a request, or takes nothing of an answer for too long.
-fn connection(
-    stream: TcpStream,
-    router: Router,
-    limits: &Limits,
-) -> http1::Connection<TokioIo<Stalling>, TowerToHyperService<Router>> {
+/// Sets what holds for every connection.
+fn prepare(stream: TcpStream, limits: &Limits) -> Stalling {
     // Answers are small and are waited for.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(Duration::from_millis(limits.write_stall_ms_max)));
-    http1::Builder::new()
+    Box::pin(stream)
+}
+
+/// The client has as long for the handshake as for the head of a request.
+async fn handshake(
+    tls: &TlsAcceptor,
+    stream: Stalling,
+    limits: &Limits,
+) -> io::Result<TlsStream<Stalling>> {
+    let patience = Duration::from_millis(limits.request_read_ms_max);
+    timeout(patience, tls.accept(stream))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Serves the requests of a connection. It fails when the client takes too long for the head of a
+/// request, or takes nothing of an answer for too long.
+async fn serve_connection<S>(
+    stream: S,
+    router: Router,
+    limits: &Limits,
+    watcher: Watcher,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_millis(limits.request_read_ms_max))
-        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router))
+        .header_read_timeout(Duration::from_millis(limits.request_read_ms_max));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(HTTP2_PING_INTERVAL)
+        .keep_alive_timeout(HTTP2_PING_TIMEOUT)
+        .max_concurrent_streams(HTTP2_STREAMS_MAX);
+    let service = TowerToHyperService::new(router);
+    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    watcher.watch(connection).await
 }

@@ -7,10 +7,12 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
 use super::events::{unreadable, write_event};
+use super::gate::{Client, forbidden};
 use super::openapi::{BadRequest, Stream, Unreadable};
 use super::params::{Name, Params};
 use super::problem::{Document, Problem};
 use super::{AppState, blocking};
+use crate::access::Grant;
 use crate::log::{Log, LogError};
 
 /// An answer ends with the event that makes it longer than this.
@@ -66,6 +68,7 @@ const LIMIT_DEFAULT: usize = 1000;
 )]
 pub async fn get_stream(
     State(state): State<AppState>,
+    Client(grant): Client,
     Name(stream): Name,
     uri: Uri,
     headers: HeaderMap,
@@ -74,8 +77,12 @@ pub async fn get_stream(
     let from_version: u64 = params.number("from_version", 1)?;
     let limit = params.limit(LIMIT_DEFAULT, state.limits.read_rows_max)?;
     params.finish()?;
+    if !grant.sees_stream(&stream) {
+        let message = format!("token {} does not reach stream {stream:?}", grant.name);
+        return Err(forbidden(message));
+    }
     let log = state.log.clone();
-    let page = blocking(move || Page::read(&log, stream, from_version, limit)).await;
+    let page = blocking(move || Page::read(&log, &grant, stream, from_version, limit)).await;
     let page = page.map_err(|error| unreadable(&error))?;
     if page.version == 0 {
         let message = format!("there is no stream {:?}", page.stream);
@@ -103,9 +110,18 @@ struct Page {
 
 impl Page {
     /// Blocking.
-    fn read(log: &Log, stream: String, from_version: u64, limit: usize) -> Result<Page, LogError> {
+    fn read(
+        log: &Log,
+        grant: &Grant,
+        stream: String,
+        from_version: u64,
+        limit: usize,
+    ) -> Result<Page, LogError> {
         let mut events = Vec::new();
         let version = log.read_stream(&stream, from_version, limit, |event| {
+            if !grant.sees_event(event.event_type, event.source, event.stream) {
+                return true;
+            }
             if !events.is_empty() {
                 events.push(b',');
             }

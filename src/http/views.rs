@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode, Uri};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
+use super::gate::{Client, check_json};
 use super::openapi::{BadRequest, NoView, Unavailable};
 use super::params::{Name, Params};
-use super::problem::Problem;
+use super::problem::{Document, Problem};
 use crate::model::schema::SqlField;
 use crate::model::{Position, Tick};
 use crate::status::{RebuildError, SinkStatus, ViewState, ViewStatus};
@@ -144,12 +146,18 @@ struct Lag {
         (status = 400, response = BadRequest),
     )
 )]
-pub async fn list(State(state): State<AppState>, uri: Uri) -> Result<Json<ViewsAnswer>, Problem> {
+pub async fn list(
+    State(state): State<AppState>,
+    Client(grant): Client,
+    uri: Uri,
+) -> Result<Json<ViewsAnswer>, Problem> {
     Params::of(&uri)?.finish()?;
-    let views = state.backend.views().iter().map(ViewAnswer::from).collect();
-    let failed_files = state
-        .backend
-        .failed_files()
+    let views = state.backend.views();
+    let views = views.iter().filter(|view| grant.sees_view(&view.schema.name));
+    let views = views.map(ViewAnswer::from).collect();
+    // Messages quote SQL of any view.
+    let failed_files = if grant.is_narrowed() { Vec::new() } else { state.backend.failed_files() };
+    let failed_files = failed_files
         .into_iter()
         .map(|failed| FailedFile { file: failed.file, message: failed.message })
         .collect();
@@ -170,9 +178,11 @@ pub async fn list(State(state): State<AppState>, uri: Uri) -> Result<Json<ViewsA
 )]
 pub async fn one(
     State(state): State<AppState>,
+    client: Client,
     Name(name): Name,
     uri: Uri,
 ) -> Result<Json<ViewAnswer>, Problem> {
+    client.check_view(&name)?;
     Params::of(&uri)?.finish()?;
     match state.backend.view(&name) {
         Some(status) => Ok(Json(ViewAnswer::from(&status))),
@@ -193,16 +203,34 @@ pub async fn one(
         (status = 202, description = "It is being built.", body = inline(Rebuilding)),
         (status = 400, response = BadRequest),
         (status = 404, response = NoView),
+        (
+            status = 415,
+            description = "A body of another type than JSON; none is needed.",
+            body = Document,
+            content_type = "application/problem+json"
+        ),
         (status = 503, response = Unavailable),
     )
 )]
 pub async fn rebuild(
     State(state): State<AppState>,
+    Client(grant): Client,
     Name(view): Name,
+    headers: HeaderMap,
     uri: Uri,
 ) -> Result<(StatusCode, Json<Rebuilding>), Problem> {
     Params::of(&uri)?.finish()?;
-    match state.backend.rebuild(view.clone()).await {
+    // It needs no body; one that a page may send is none of ours.
+    if headers.contains_key(CONTENT_TYPE) {
+        check_json(&headers)?;
+    }
+    let rebuilt = state.backend.rebuild(view.clone()).await;
+    let result = match &rebuilt {
+        Ok(generation) => format!("generation {generation} is being built"),
+        Err(error) => error.to_string(),
+    };
+    state.record(&grant, "rebuild", view.clone(), result).await;
+    match rebuilt {
         Ok(generation) => Ok((StatusCode::ACCEPTED, Json(Rebuilding { view, generation }))),
         Err(error @ RebuildError::NotFound { .. }) => {
             Err(Problem::not_found("view_not_found", error.to_string()))

@@ -19,6 +19,8 @@ pub enum Part {
     View,
     /// The system's clock.
     Clock,
+    /// The tokens that give access.
+    Access,
     /// A task of the server itself.
     Server,
 }
@@ -32,6 +34,7 @@ impl Part {
             Part::ClickHouse => "clickhouse",
             Part::View => "view",
             Part::Clock => "clock",
+            Part::Access => "access",
             Part::Server => "server",
         }
     }

@@ -1,6 +1,8 @@
 //! Status of views, sinks and dead letters, and the requests about them: the vocabulary
 //! between those who show it and the engine, which knows it.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -8,6 +10,7 @@ use futures::future::BoxFuture;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use crate::access::Grant;
 use crate::decode::Violation;
 use crate::model::event::NewEvent;
 use crate::model::view::{SinkState, ViewRef};
@@ -415,8 +418,18 @@ pub struct Selection {
     pub to: Option<Position>,
 }
 
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Selection { view, event_type, from, to } = self;
+        write!(f, "view {}", view.as_deref().unwrap_or("any"))?;
+        write!(f, ", type {}", event_type.as_deref().unwrap_or("any"))?;
+        let to = to.map_or("the end".to_string(), |to| to.to_string());
+        write!(f, ", positions {} to {to}", from.unwrap_or(1))
+    }
+}
+
 /// Which dead letters are to be listed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetterFilter {
     /// Which letters.
     pub selection: Selection,
@@ -426,6 +439,8 @@ pub struct DeadLetterFilter {
     pub limit: usize,
     /// Where the previous answer ended.
     pub cursor: Option<String>,
+    /// Who asks: letters of views that the client may not see are left out.
+    pub reader: Arc<Grant>,
 }
 
 /// Some dead letters.

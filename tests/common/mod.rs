@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use heliostat::internals::sink::{Login, Logins, read_login};
 use serde_json::Value;
 
 /// How long anything may take that a test waits for.
@@ -206,11 +207,18 @@ impl Server {
     }
 
     pub async fn get(&self, path: &str) -> Value {
-        reqwest::get(self.url(path)).await.unwrap().json().await.unwrap()
+        heliostat::internals::http::client()
+            .get(self.url(path))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let request = reqwest::Client::new().post(self.url(path)).json(body);
+        let request = heliostat::internals::http::client().post(self.url(path)).json(body);
         let response = request.send().await.unwrap();
         (response.status().as_u16(), response.json().await.unwrap())
     }
@@ -224,8 +232,16 @@ impl Server {
 
     /// What ClickHouse answers, or its error.
     pub async fn clickhouse(&self, sql: &str) -> String {
+        let file = Logins::own_file(&self.data());
+        self.clickhouse_as(&read_login(&file).unwrap(), sql).await
+    }
+
+    /// The same for a user; nothing but the login of `reader` is in a file that a user is told of.
+    pub async fn clickhouse_as(&self, login: &Login, sql: &str) -> String {
         let url = format!("{}/?database=heliostat", self.clickhouse_url());
-        let request = reqwest::Client::new().post(url).body(sql.to_string());
+        let client = heliostat::internals::http::client();
+        let request = client.post(url).basic_auth(&login.user, Some(&login.password));
+        let request = request.body(sql.to_string());
         match request.send().await {
             Ok(response) => response.text().await.unwrap_or_default(),
             Err(error) => error.to_string(),

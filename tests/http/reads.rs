@@ -145,8 +145,22 @@ async fn dead_letters_are_listed_tried_again_and_dismissed() {
         assert_eq!(answer.json(), retried);
         assert_eq!(server.post_to("/v1/dead-letters/dismiss", &json, body).await.json(), dismissed);
     }
+    for media_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
+        let page = [("content-type", media_type)];
+        for path in ["/v1/dead-letters/dismiss", "/v1/dead-letters/retry"] {
+            let answer = server.post_to(path, &page, "{}").await;
+            assert_eq!(answer.problem_code(415), "bad_media_type", "{path} {media_type}");
+        }
+        let answer = server.post_to("/v1/views/orders/rebuild", &page, "").await;
+        assert_eq!(answer.problem_code(415), "bad_media_type", "rebuild {media_type}");
+    }
+    assert_eq!(
+        server.post_to("/v1/dead-letters/dismiss", &[], "{}").await.problem_code(415),
+        "bad_media_type"
+    );
     for body in ["", "[]", r#"{"position": 3}"#, r#"{"from": -1}"#] {
-        let answer = server.post_to("/v1/dead-letters/dismiss", &[], body).await;
+        let json = [("content-type", "application/json")];
+        let answer = server.post_to("/v1/dead-letters/dismiss", &json, body).await;
         assert_eq!(answer.problem_code(400), "bad_selection", "{body}");
     }
 }

@@ -8,13 +8,13 @@ use std::time::Duration;
 use heliostat::internals::decode::Validator;
 use heliostat::internals::plan;
 use heliostat::internals::sample::Orders;
-use heliostat::internals::sample::{SampleArgs, SampleError, send};
+use heliostat::internals::sample::{ClientArgs, SampleArgs, SampleError, send};
 use serde_json::Value;
 
 use crate::support::Server;
 
 fn args(url: String, rate: f64, count: u64) -> SampleArgs {
-    SampleArgs { rate, count: Some(count), url, seed: Some(7) }
+    SampleArgs { rate, count: Some(count), url, seed: Some(7), client: ClientArgs::default() }
 }
 
 /// Two hours of a shop at 5 events a second.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use heliostat::internals::http::{AppState, serve};
+use heliostat::internals::http::{AppState, Gate, serve};
 use heliostat::internals::log::{Files, Log, LogOptions};
 use heliostat::internals::model::Alarms;
 use heliostat::internals::model::Limits;
@@ -120,12 +120,13 @@ impl Server {
         directory: Option<TempDir>,
     ) -> Server {
         let backend = Arc::new(TestBackend::new());
-        let state = AppState::new(log.clone(), backend.clone(), limits, Alarms::default());
+        let state =
+            AppState::new(log.clone(), backend.clone(), limits, Alarms::default(), Gate::open());
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { _ = stopped.await };
-        let task = tokio::spawn(serve(listener, state, shutdown));
-        let client = reqwest::Client::new();
+        let task = tokio::spawn(serve(listener, None, state, shutdown));
+        let client = heliostat::internals::http::client();
         Server { address, log, backend, client, stop: Some(stop), task, _directory: directory }
     }
 

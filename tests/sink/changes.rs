@@ -108,9 +108,9 @@ async fn a_row_moves_within_the_sorting_key_and_its_partition() {
     assert_eq!(server.query(select).await, "2\teu\t21");
     // Merged with clean-up, tombstones leave and nothing comes back.
     assert!(sink.sweep(100).await.unwrap().is_empty(), "too few to care");
-    assert_eq!(sink.sweep(1).await.unwrap(), ["`heliostat`.`moving__0a`"]);
+    assert_eq!(sink.sweep(1).await.unwrap(), ["`heliostat_internal`.`moving__0a`"]);
     assert_eq!(server.query(select).await, "2\teu\t21");
-    assert_eq!(server.query("SELECT count() FROM heliostat.moving__0a").await, "1");
+    assert_eq!(server.query("SELECT count() FROM heliostat_internal.moving__0a").await, "1");
     feed.end().await;
 }
 
@@ -220,7 +220,7 @@ async fn partitions_and_ttl_follow_the_sorting_key() {
     feed.live(5).await;
     feed.shown(5).await;
     assert_eq!(server.query("SELECT count() FROM heliostat.expiring WHERE k < 30").await, "30");
-    server.query("OPTIMIZE TABLE heliostat.expiring__0a FINAL").await;
+    server.query("OPTIMIZE TABLE heliostat_internal.expiring__0a FINAL").await;
     let left: i32 = server.query("SELECT count() FROM heliostat.expiring").await.parse().unwrap();
     assert!((30..=31).contains(&left), "{left} days are left");
     feed.end().await;

@@ -78,7 +78,8 @@ async fn crash_and_recover(name: &str, key: Option<Vec<usize>>) {
     feed.live(20).await;
     feed.shown(20).await;
     assert_eq!(server.query(&select).await, "1\tA\n4\tD");
-    let versions = format!("SELECT DISTINCT _version FROM heliostat.{name}__0a ORDER BY _version");
+    let versions =
+        format!("SELECT DISTINCT _version FROM heliostat_internal.{name}__0a ORDER BY _version");
     let versions = server.query(&versions).await;
     assert!(versions.split('\n').all(|v| ["5", "7", "20"].contains(&v)), "{versions}");
     feed.end().await;

@@ -14,7 +14,7 @@ use heliostat::internals::model::{Row, RowCodec};
 use heliostat::internals::model::{SinkMessage, Update, ViewMessage, ViewRef, ViewSchema};
 use heliostat::internals::model::{SqlField, SqlType};
 use heliostat::internals::sink::{ClickHouseConfig, ClickHouseError, ClickHouseSink, Retention};
-use heliostat::internals::sink::{OwnClickHouse, ServerConfig, locate};
+use heliostat::internals::sink::{Login, Logins, OwnClickHouse, ServerConfig, locate};
 use heliostat::internals::sink::{Sink, SinkError, SinkReject, ViewSink, ViewSinkStatus};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -23,6 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 /// Longer than anything takes on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Who logs in.
+pub const USER: &str = "heliostat";
+pub const PASSWORD: &str = "of the tests";
 
 /// A ClickHouse of the test's own, gone with it.
 pub struct Server {
@@ -52,7 +56,11 @@ pub async fn start_own(
 ) -> Result<OwnClickHouse, heliostat::internals::sink::ServerError> {
     let program = locate(&PathBuf::from(env!("CARGO_BIN_EXE_heliostat")))?;
     let (dir, alarms) = (dir.join("clickhouse"), Alarms::default());
-    OwnClickHouse::start(ServerConfig { program, dir, http_port, alarms }).await
+    let login = |user: &str| Login { user: user.into(), password: PASSWORD.into() };
+    let logins = Logins { own: login(USER), readers: vec![login("reader")] };
+    let database = "heliostat".to_string();
+    let config = ServerConfig { program, dir, http_port, logins, database, alarms };
+    OwnClickHouse::start(config).await
 }
 
 pub async fn connect(url: &str, retention: Retention) -> Result<ClickHouseSink, ClickHouseError> {
@@ -66,8 +74,8 @@ pub async fn connect_with(
 ) -> Result<ClickHouseSink, ClickHouseError> {
     let config = ClickHouseConfig {
         url: url.into(),
-        user: String::new(),
-        password: String::new(),
+        user: USER.into(),
+        password: PASSWORD.into(),
         database: "heliostat".into(),
     };
     ClickHouseSink::connect(&config, retention, rejects).await
@@ -87,7 +95,8 @@ pub fn collect_rejects() -> (Rejects, heliostat::internals::sink::RejectHandler)
 
 /// The answer as ClickHouse writes it, without the last line's end; or what it complains about.
 pub async fn query(url: &str, sql: &str) -> Result<String, String> {
-    let sent = reqwest::Client::new().post(url).body(sql.to_string()).send().await;
+    let request = heliostat::internals::http::client().post(url).basic_auth(USER, Some(PASSWORD));
+    let sent = request.body(sql.to_string()).send().await;
     let answer = sent.map_err(|e| e.to_string())?;
     let is_ok = answer.status().is_success();
     let text = answer.text().await.map_err(|e| e.to_string())?;

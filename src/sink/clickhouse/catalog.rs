@@ -14,7 +14,7 @@ use crate::sink::Recovered;
 
 use super::client::ClickHouse;
 use super::error::ClickHouseError;
-use super::progress::ProgressStore;
+use super::progress::{PROGRESS_TABLE, ProgressStore};
 use super::table::{Table, VERSION_COLUMN, history_table_name, history_view_name, table_name};
 use super::types::{quote_name, quote_text};
 
@@ -98,6 +98,36 @@ impl TableCatalog {
         let query = format!("SELECT max(changed) AS number FROM {}", self.path());
         let mut last_change = self.last_change.lock().await;
         *last_change = self.number(&query).await?.max(*last_change);
+        Ok(())
+    }
+
+    /// Moves the tables of an older Heliostat, which had them beside the views, to their own database.
+    /// The list of them goes last, so that a move that was cut off goes on.
+    pub(super) async fn adopt_older(&self) -> Result<(), ClickHouseError> {
+        let (old, new) = (self.clickhouse.database(), self.clickhouse.internal());
+        if !self.has_table_in(old, GENERATIONS_TABLE).await? {
+            return Ok(());
+        }
+        let query = format!(
+            "SELECT view, generation, state FROM {}.{GENERATIONS_TABLE} FINAL",
+            quote_name(old)
+        );
+        let mut tables = Vec::new();
+        for Generation { view, generation, .. } in self.clickhouse.fetch(&query).await? {
+            tables.push(table_name(&view, &generation));
+            tables.push(history_table_name(&view, &generation));
+        }
+        tables.extend([PROGRESS_TABLE, GENERATIONS_TABLE].map(str::to_string));
+        for table in tables {
+            if self.has_table_in(old, &table).await? {
+                let name = quote_name(&table);
+                let (from, to) = (quote_name(old), quote_name(new));
+                self.clickhouse
+                    .execute(&format!("RENAME TABLE {from}.{name} TO {to}.{name}"))
+                    .await?;
+            }
+        }
+        tracing::info!(from = old, to = new, "the tables behind the views have moved");
         Ok(())
     }
 
@@ -208,7 +238,7 @@ impl TableCatalog {
             for name in [&table, &history_table_name(&due.view, &due.generation)] {
                 let drop = format!(
                     "DROP TABLE IF EXISTS {}.{} SETTINGS max_table_size_to_drop = 0",
-                    quote_name(self.clickhouse.database()),
+                    quote_name(self.clickhouse.internal()),
                     quote_name(name)
                 );
                 self.clickhouse.execute(&drop).await?;
@@ -222,7 +252,7 @@ impl TableCatalog {
 
     /// The tables, as quoted paths, that are being fed or may be.
     pub(super) async fn tables_in_use(&self) -> Result<Vec<String>, ClickHouseError> {
-        let database = quote_name(self.clickhouse.database());
+        let database = quote_name(self.clickhouse.internal());
         let generations = self.generations("state != 'retired'").await?;
         let path = |g: &Generation| {
             format!("{database}.{}", quote_name(&table_name(&g.view, &g.generation)))
@@ -303,9 +333,13 @@ impl TableCatalog {
     }
 
     async fn has_table(&self, name: &str) -> Result<bool, ClickHouseError> {
+        self.has_table_in(self.clickhouse.internal(), name).await
+    }
+
+    async fn has_table_in(&self, database: &str, name: &str) -> Result<bool, ClickHouseError> {
         let query = format!(
             "SELECT count() AS number FROM system.tables WHERE database = {} AND name = {}",
-            quote_text(self.clickhouse.database()),
+            quote_text(database),
             quote_text(name)
         );
         Ok(self.number(&query).await? > 0)
@@ -317,7 +351,7 @@ impl TableCatalog {
     }
 
     fn path(&self) -> String {
-        format!("{}.{GENERATIONS_TABLE}", quote_name(self.clickhouse.database()))
+        format!("{}.{GENERATIONS_TABLE}", quote_name(self.clickhouse.internal()))
     }
 
     /// The number of active parts in the fullest partition of a table.
@@ -325,7 +359,7 @@ impl TableCatalog {
         let query = format!(
             "SELECT max(parts) AS number FROM (SELECT count() AS parts FROM system.parts \
              WHERE active AND database = {} AND table = {} GROUP BY partition_id)",
-            quote_text(self.clickhouse.database()),
+            quote_text(self.clickhouse.internal()),
             quote_text(table)
         );
         self.number(&query).await

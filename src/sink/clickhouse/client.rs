@@ -30,7 +30,8 @@ pub struct ClickHouseConfig {
     pub user: String,
     /// The user's password; may be empty.
     pub password: String,
-    /// The database that holds everything; created if it is missing.
+    /// The database of the views; created if it is missing, as is `<database>_internal` for the tables
+    /// behind them.
     pub database: String,
 }
 
@@ -69,6 +70,7 @@ pub(super) struct ClickHouse {
     url: String,
     user: String,
     database: String,
+    internal: String,
 }
 
 /// The query by which a ClickHouse is recognised.
@@ -92,7 +94,8 @@ impl ClickHouse {
             client = client.with_user(&config.user).with_password(&config.password);
         }
         let ClickHouseConfig { url, user, database, .. } = config.clone();
-        Ok(ClickHouse { client, url, user, database })
+        let internal = format!("{database}_internal");
+        Ok(ClickHouse { client, url, user, database, internal })
     }
 
     /// Makes sure that a ClickHouse answers at the address and lets us in, within `time_max`.
@@ -115,6 +118,11 @@ impl ClickHouse {
     /// The database's name.
     pub(super) fn database(&self) -> &str {
         &self.database
+    }
+
+    /// The database of the tables behind the views, and of what the sink itself keeps.
+    pub(super) fn internal(&self) -> &str {
+        &self.internal
     }
 
     /// Runs a statement that answers nothing. Tables are named with their database.

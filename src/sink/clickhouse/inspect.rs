@@ -46,6 +46,7 @@ struct SeenTable {
 
 #[derive(Row, Deserialize)]
 struct TableRow {
+    database: String,
     name: String,
     uuid: String,
     statement: String,
@@ -66,6 +67,9 @@ struct MutationsRow {
 
 /// The answers of ClickHouse.
 struct InspectionAnswers {
+    /// The public VIEWs.
+    names: HashMap<String, Definition>,
+    /// The tables behind them.
     tables: HashMap<String, Definition>,
     /// Rows in active parts, replaced ones included, and the last block's number.
     parts: HashMap<String, (u64, i64)>,
@@ -102,14 +106,16 @@ impl Inspector {
     ) -> Result<Vec<Tampering>, ClickHouseError> {
         let before: Vec<Moment> = generations.iter().map(|g| Moment::of(&g.status)).collect();
         let found = InspectionAnswers::ask(clickhouse).await?;
-        for (table, is_derived) in
-            [(PROGRESS_TABLE, false), (GENERATIONS_TABLE, false), (PROGRESS_VIEW, true)]
-        {
-            if !found.tables.contains_key(table) {
+        let (database, internal) = (clickhouse.database(), clickhouse.internal());
+        for (database, table, all, is_derived) in [
+            (internal, PROGRESS_TABLE, &found.tables, false),
+            (internal, GENERATIONS_TABLE, &found.tables, false),
+            (database, PROGRESS_VIEW, &found.names, true),
+        ] {
+            if !all.contains_key(table) {
                 self.tables.clear();
                 self.views.clear();
-                let database = clickhouse.database();
-                let what = match found.tables.is_empty() {
+                let what = match all.is_empty() {
                     true => format!("database {database} is gone"),
                     false => format!("{database}.{table} is gone"),
                 };
@@ -193,7 +199,7 @@ impl Inspector {
     fn names(&mut self, found: &InspectionAnswers, schema: &ViewRef) -> Option<String> {
         let history = schema.history.then(|| history_view_name(&schema.name));
         for name in [Some(schema.name.clone()), history].into_iter().flatten() {
-            let Some(Definition { statement, .. }) = found.tables.get(&name) else {
+            let Some(Definition { statement, .. }) = found.names.get(&name) else {
                 self.views.remove(&name);
                 return Some(format!("VIEW {name} is gone"));
             };
@@ -211,11 +217,12 @@ impl Inspector {
 
 impl InspectionAnswers {
     async fn ask(clickhouse: &ClickHouse) -> Result<Self, ClickHouseError> {
-        let database = quote_text(clickhouse.database());
+        let names = quote_text(clickhouse.database());
+        let database = quote_text(clickhouse.internal());
         let tables = clickhouse
             .fetch::<TableRow>(&format!(
-                "SELECT name, toString(uuid) AS uuid, create_table_query AS statement \
-                 FROM system.tables WHERE database = {database}"
+                "SELECT database, name, toString(uuid) AS uuid, create_table_query AS statement \
+                 FROM system.tables WHERE database IN ({names}, {database})"
             ))
             .await?;
         let parts = clickhouse
@@ -232,7 +239,10 @@ impl InspectionAnswers {
             .await?;
         let definition =
             |row: TableRow| (row.name, Definition { uuid: row.uuid, statement: row.statement });
+        let is_public = |row: &TableRow| row.database == clickhouse.database();
+        let (names, tables): (Vec<_>, Vec<_>) = tables.into_iter().partition(is_public);
         Ok(InspectionAnswers {
+            names: names.into_iter().map(definition).collect(),
             tables: tables.into_iter().map(definition).collect(),
             parts: parts.into_iter().map(|row| (row.table, (row.rows, row.block))).collect(),
             mutations: mutations.into_iter().map(|row| (row.table, row.command)).collect(),

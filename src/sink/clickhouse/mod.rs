@@ -130,17 +130,19 @@ impl ClickHouseSink {
 
     /// Creates what is missing of the database and of what the sink itself needs there.
     async fn create_own(&self) -> Result<(), ClickHouseError> {
-        let database = self.clickhouse.database();
-        let create = format!("CREATE DATABASE IF NOT EXISTS {}", quote_name(database));
-        self.clickhouse.execute(&create).await?;
+        for database in [self.clickhouse.database(), self.clickhouse.internal()] {
+            let create = format!("CREATE DATABASE IF NOT EXISTS {}", quote_name(database));
+            self.clickhouse.execute(&create).await?;
+        }
+        self.catalog.adopt_older().await?;
         self.progress.prepare().await?;
         self.catalog.prepare().await?;
-        self.clickhouse.execute(&progress_view_sql(database, GENERATIONS_TABLE)).await
+        self.clickhouse.execute(&progress_view_sql(&self.clickhouse, GENERATIONS_TABLE)).await
     }
 
     async fn open(&self, schema: ViewRef) -> Result<ViewTable, ClickHouseError> {
         let rows = |source: ArrowError| ClickHouseError::Rows { view: schema.name.clone(), source };
-        let table = Table::new(Arc::clone(&schema), self.clickhouse.database())?;
+        let table = Table::new(Arc::clone(&schema), &self.clickhouse)?;
         let encoder = RowEncoder::new(&table).map_err(rows)?;
         let maker = RowMaker::new(&table).map_err(rows)?;
         let limits = ValueLimits::new(&schema, Arc::clone(&self.rejects)).map_err(rows)?;
@@ -183,7 +185,7 @@ impl Sink for ClickHouseSink {
     }
 
     async fn republish(&self, view: &ViewRef) -> Result<(), SinkError> {
-        let table = Table::new(Arc::clone(view), self.clickhouse.database())?;
+        let table = Table::new(Arc::clone(view), &self.clickhouse)?;
         Ok(self.catalog.republish(&table).await?)
     }
 

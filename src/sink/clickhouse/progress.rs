@@ -102,7 +102,7 @@ impl ProgressStore {
 }
 
 fn path(clickhouse: &ClickHouse) -> String {
-    format!("{}.{PROGRESS_TABLE}", quote_name(clickhouse.database()))
+    format!("{}.{PROGRESS_TABLE}", quote_name(clickhouse.internal()))
 }
 
 /// Of two rows with one tick, the one inserted later counts.
@@ -160,18 +160,19 @@ async fn write_requests(
 
 /// The statement that creates `_heliostat_progress`: one row per view, of the generation that
 /// answers, or of the one being built where none does yet.
-pub(super) fn progress_view_sql(database: &str, generations_table: &str) -> String {
-    let database = quote_name(database);
+pub(super) fn progress_view_sql(clickhouse: &ClickHouse, generations_table: &str) -> String {
+    let database = quote_name(clickhouse.database());
+    let internal = quote_name(clickhouse.internal());
     format!(
         "CREATE OR REPLACE VIEW {database}.{PROGRESS_VIEW} \
          DEFINER = CURRENT_USER SQL SECURITY DEFINER AS \
          SELECT g.view AS view, g.generation AS generation, p.tick AS tick, \
          fromUnixTimestamp64Milli(toInt64(p.tick), 'UTC') AS time, p.position AS position, \
          p.errors AS errors, p.written_at AS written_at \
-         FROM (SELECT view, generation FROM {database}.{generations_table} FINAL \
+         FROM (SELECT view, generation FROM {internal}.{generations_table} FINAL \
                WHERE state != 'retired' ORDER BY view, state = 'public' DESC, changed DESC \
                LIMIT 1 BY view) AS g \
-         LEFT JOIN (SELECT * FROM {database}.{PROGRESS_TABLE} FINAL) AS p \
+         LEFT JOIN (SELECT * FROM {internal}.{PROGRESS_TABLE} FINAL) AS p \
          ON p.view = g.view AND p.generation = g.generation"
     )
 }

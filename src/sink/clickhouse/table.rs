@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::model::schema::{SqlField, SqlType};
 use crate::model::view::{ViewRef, ViewSchema};
 
+use super::client::ClickHouse;
 use super::error::ClickHouseError;
 use super::options::ClickHouseOptions;
 use super::types::{clickhouse_type, has_nullable_tuple, quote_name};
@@ -47,7 +48,10 @@ pub(super) fn history_view_name(view: &str) -> String {
 #[derive(Clone)]
 pub(super) struct Table {
     pub(super) schema: ViewRef,
+    /// The database of the public names.
     database: String,
+    /// The database of the tables.
+    internal: String,
     column_types: Vec<String>,
     options: ClickHouseOptions,
     sort_columns: Vec<usize>,
@@ -57,7 +61,7 @@ pub(super) struct Table {
 
 impl Table {
     /// Lays out the table of this schema. Fails on a type that ClickHouse does not have.
-    pub(super) fn new(schema: ViewRef, database: &str) -> Result<Self, ClickHouseError> {
+    pub(super) fn new(schema: ViewRef, clickhouse: &ClickHouse) -> Result<Self, ClickHouseError> {
         let column_types = schema
             .columns
             .iter()
@@ -74,7 +78,8 @@ impl Table {
         let (sort_columns, hashed) = sorting_key(&schema, &options);
         Ok(Table {
             schema: Arc::clone(&schema),
-            database: database.into(),
+            database: clickhouse.database().into(),
+            internal: clickhouse.internal().into(),
             column_types,
             options,
             sort_columns,
@@ -99,7 +104,7 @@ impl Table {
 
     /// Database and table, quoted.
     pub(super) fn path(&self) -> String {
-        format!("{}.{}", quote_name(&self.database), quote_name(&self.name()))
+        format!("{}.{}", quote_name(&self.internal), quote_name(&self.name()))
     }
 
     /// The name of the table of its history, without its database.
@@ -108,7 +113,7 @@ impl Table {
     }
 
     fn history_path(&self) -> String {
-        format!("{}.{}", quote_name(&self.database), quote_name(&self.history_name()))
+        format!("{}.{}", quote_name(&self.internal), quote_name(&self.history_name()))
     }
 
     /// The columns that tell rows apart, with their types.

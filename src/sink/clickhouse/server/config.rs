@@ -1,6 +1,8 @@
-//! The configuration file of the own ClickHouse, the same for the program and for the library.
+//! The configuration files of the own ClickHouse, the same for the program and for the library.
 
 use std::path::Path;
+
+use super::logins::{Login, Logins};
 
 /// The configuration for a ClickHouse that keeps its data below `dir`. Caches and pools are small:
 /// it is a guest beside the dataflow, and what it serves are read models, not a warehouse.
@@ -39,21 +41,90 @@ pub(super) fn render(dir: &Path, http_port: u16, tcp_port: u16, is_reserved: boo
     <old_parts_lifetime>10</old_parts_lifetime>
   </merge_tree>
   <user_directories>
-    <users_xml><path>{dir}/config.xml</path></users_xml>
+    <users_xml><path>{dir}/users.xml</path></users_xml>
     <local_directory><path>{dir}/access/</path></local_directory>
   </user_directories>
-  <users>
-    <default>
-      <password></password>
-      <networks><ip>127.0.0.1</ip></networks>
-      <profile>default</profile>
-      <quota>default</quota>
-      <access_management>1</access_management>
-    </default>
-  </users>
-  <profiles><default/></profiles>
-  <quotas><default/></quotas>
 </clickhouse>
+"
+    )
+}
+
+/// The users' file. Heliostat's own user may do everything. Readers may SELECT from the views, within
+/// limits that they cannot lift.
+///
+/// `boot`: the library logs in as `default` to open its listeners, so that user must be there, and
+/// ClickHouse cannot tell it from one who comes over HTTP. It may do nothing else, and only as many
+/// queries as [`BOOT_QUERIES`], which the supervisor uses up.
+pub(super) fn render_users(logins: &Logins, database: &str, boot: bool) -> String {
+    let own = user(&logins.own, "own", "<access_management>1</access_management>");
+    let database = database.replace('\\', "\\\\").replace('`', "\\`");
+    let grant = format!(
+        "<grants><query>GRANT SELECT ON {}.*</query></grants>",
+        escape(&format!("`{database}`"))
+    );
+    let readers: String =
+        logins.readers.iter().map(|login| user(login, "reader", &grant)).collect();
+    let default = if boot { BOOT_USER } else { "" };
+    let limits = READER_LIMITS.iter().map(|(name, value)| format!("<{name}>{value}</{name}>"));
+    let limits: String = limits.collect();
+    let fixed = READER_LIMITS.iter().map(|(name, _)| *name).chain(["add_http_cors_header"]);
+    let fixed: String = fixed.map(|name| format!("<{name}><readonly/></{name}>")).collect();
+    format!(
+        "<!-- written by heliostat at every start; changes are lost -->
+<clickhouse>
+  <users>
+{own}{readers}{default}  </users>
+  <profiles>
+    <default/>
+    <own/>
+    <boot><max_memory_usage>100000000</max_memory_usage></boot>
+    <reader><readonly>2</readonly>{limits}<constraints>{fixed}</constraints></reader>
+  </profiles>
+  <quotas>
+    <unlimited/>
+    <boot><interval>
+      <duration>{BOOT_QUOTA_S}</duration><queries>{BOOT_QUERIES}</queries>
+    </interval></boot>
+  </quotas>
+</clickhouse>
+"
+    )
+}
+
+/// What a reader may use, and not lift. Its threads give way to others.
+const READER_LIMITS: [(&str, u64); 6] = [
+    ("max_memory_usage", 2 << 30),
+    ("max_memory_usage_for_user", 3 << 30),
+    ("max_execution_time", 60),
+    ("max_threads", 4),
+    ("max_concurrent_queries_for_user", 16),
+    ("os_thread_priority", 10),
+];
+
+/// How many queries `default` may make in the life of a ClickHouse. The boot needs fewer.
+pub(super) const BOOT_QUERIES: u32 = 3;
+/// The quota's interval: half a century.
+const BOOT_QUOTA_S: u32 = 1_500_000_000;
+
+const BOOT_USER: &str = "    <default>
+      <password></password><networks><ip>127.0.0.1</ip></networks>
+      <profile>boot</profile><quota>boot</quota>
+      <grants>
+        <query>GRANT SYSTEM LISTEN ON *.*</query>
+        <query>GRANT SELECT ON system.numbers</query>
+      </grants>
+    </default>
+";
+
+fn user(login: &Login, profile: &str, rights: &str) -> String {
+    let name = escape(&login.user);
+    let hash = login.password_sha256();
+    format!(
+        "    <{name}>
+      <password_sha256_hex>{hash}</password_sha256_hex><networks><ip>127.0.0.1</ip></networks>
+      <profile>{profile}</profile><quota>unlimited</quota>
+      {rights}
+    </{name}>
 "
     )
 }

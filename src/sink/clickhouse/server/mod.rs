@@ -3,10 +3,11 @@
 
 mod config;
 mod locate;
+mod logins;
 mod supervise;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 use crate::model::alarm::Alarms;
 
 pub use locate::{ClickHouseProgram, LIBCHDB_VERSION, locate};
+pub use logins::{Login, Logins, read_login};
 use supervise::{ChildCommand, ChildSupervisor};
 
 /// How long a port may be taken, or the data in use, before it is given up.
@@ -77,7 +79,7 @@ pub enum ServerError {
 }
 
 /// How to run the own ClickHouse.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ServerConfig {
     /// Which ClickHouse; see [`locate`].
     pub program: ClickHouseProgram,
@@ -85,6 +87,10 @@ pub struct ServerConfig {
     pub dir: PathBuf,
     /// The HTTP port on 127.0.0.1; 0 takes a free one.
     pub http_port: u16,
+    /// Who may log in.
+    pub logins: Logins,
+    /// The database of the views, which readers may read.
+    pub database: String,
     /// Where it is told that it has died, and until when.
     pub alarms: Alarms,
 }
@@ -122,12 +128,17 @@ impl OwnClickHouse {
         let text = config::render(&dir, http_port, tcp_port, is_reserved);
         fs::write(&file, text)
             .map_err(|source| ServerError::File { path: file.clone(), source })?;
+        let boots = matches!(config.program, ClickHouseProgram::Library { .. });
+        let users = config::render_users(&config.logins, &config.database, boots);
+        write_secret(&dir.join("users.xml"), &users)?;
         let supervisor = ChildSupervisor {
             program: config.program.clone(),
             config_file: file,
             log: dir.join("clickhouse.log"),
             output: dir.join("clickhouse-output.log"),
             http_port,
+            tcp_port,
+            boots,
             alarms: config.alarms.clone(),
         };
         let (commands, received) = mpsc::channel();
@@ -233,6 +244,18 @@ fn wait_for_data(dir: &Path) {
     while is_locked() && Instant::now() < deadline {
         thread::sleep(PORT_POLL);
     }
+}
+
+/// Writes a file that is its user's alone.
+fn write_secret(path: &Path, text: &str) -> Result<(), ServerError> {
+    let write = || {
+        let parent = path.parent().unwrap_or(Path::new("."));
+        // Temporary files are made with 0600.
+        let mut file = tempfile::NamedTempFile::new_in(parent)?;
+        file.write_all(text.as_bytes())?;
+        file.persist(path).map_err(|error| error.error).map(drop)
+    };
+    write().map_err(|source| ServerError::File { path: path.into(), source })
 }
 
 fn create_dir(path: &Path) -> Result<(), ServerError> {

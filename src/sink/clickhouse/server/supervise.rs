@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::config::BOOT_QUERIES;
 use super::{ClickHouseProgram, ServerError};
 use crate::model::alarm::{Alarms, Part};
 
@@ -26,6 +27,11 @@ const RESTART_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration
 const LIFE_SOUND: Duration = Duration::from_secs(30);
 /// How long one question whether it answers may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether it listens.
+const LISTEN_INTERVAL: Duration = Duration::from_secs(2);
+/// More questions than its quota allows to `default`.
+const QUOTA_QUESTIONS: u32 = 2 * BOOT_QUERIES;
 
 /// Subject of alarms about the child.
 const OWN_PROCESS: &str = "process";
@@ -45,6 +51,9 @@ pub(super) struct ChildSupervisor {
     /// Where the child's standard output and error go.
     pub(super) output: PathBuf,
     pub(super) http_port: u16,
+    pub(super) tcp_port: u16,
+    /// Whether it logs in as `default` to open its listeners.
+    pub(super) boots: bool,
     pub(super) alarms: Alarms,
 }
 
@@ -73,9 +82,10 @@ impl ChildSupervisor {
         let mut wait = RESTART_WAIT.0;
         loop {
             let born = Instant::now();
-            let answering = || answers(self.http_port);
+            let answering = || self.is_ready();
+            let listening = || listens(self.http_port) && listens(self.tcp_port);
             let answered = || self.alarms.clear(Part::ClickHouse, OWN_PROCESS);
-            let status = match watch_child(&mut child, commands, answering, answered) {
+            let status = match watch_child(&mut child, commands, answering, answered, listening) {
                 Watched::Died(status) => status,
                 Watched::Told(ChildCommand::Stop) => return stop(child),
                 Watched::Told(ChildCommand::Kill) => return kill(child),
@@ -110,7 +120,7 @@ impl ChildSupervisor {
     fn start_first(&self) -> Result<Child, ServerError> {
         let mut child = self.spawn()?;
         let deadline = Instant::now() + READY_TIMEOUT;
-        while !answers(self.http_port) {
+        while !self.is_ready() {
             let not_ready = |reason| ServerError::NotReady { reason, log: self.log.clone() };
             if let Ok(Some(status)) = child.try_wait() {
                 return Err(not_ready(format!("ended with {status} instead of answering")));
@@ -123,6 +133,13 @@ impl ChildSupervisor {
             std::thread::sleep(POLL_INTERVAL);
         }
         Ok(child)
+    }
+
+    /// Whether it answers, over both protocols, and nobody can log in as `default` any more.
+    fn is_ready(&self) -> bool {
+        answers(self.http_port)
+            && listens(self.tcp_port)
+            && (!self.boots || use_up_quota(self.http_port))
     }
 
     fn spawn(&self) -> Result<Child, ServerError> {
@@ -163,14 +180,17 @@ enum Watched {
     Told(ChildCommand),
 }
 
-/// Waits for the child to end, or for a command. Calls `answered` once `answering` says yes.
+/// Waits for the child to end, or for a command. Calls `answered` once `answering` says yes. From then on
+/// a child that is not `listening` is ended: its listeners were closed, and nobody can open them again.
 fn watch_child(
     child: &mut Child,
     commands: &Receiver<ChildCommand>,
     answering: impl Fn() -> bool,
     answered: impl Fn(),
+    listening: impl Fn() -> bool,
 ) -> Watched {
     let mut has_answered = false;
+    let mut looked = Instant::now();
     loop {
         match commands.recv_timeout(POLL_INTERVAL) {
             Ok(command) => return Watched::Told(command),
@@ -183,6 +203,14 @@ fn watch_child(
         if !has_answered && answering() {
             has_answered = true;
             answered();
+        }
+        if has_answered && looked.elapsed() >= LISTEN_INTERVAL {
+            looked = Instant::now();
+            if !listening() {
+                tracing::error!("ClickHouse does not listen any more: it is ended");
+                // An error means that it has ended already.
+                let _ = child.kill();
+            }
         }
     }
 }
@@ -236,14 +264,30 @@ fn die_with_parent(_command: &mut std::process::Command) {}
 
 /// True when the HTTP interface answers `/ping`.
 fn answers(port: u16) -> bool {
-    let ask = || -> io::Result<bool> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut stream = TcpStream::connect_timeout(&address, PING_TIMEOUT)?;
-        stream.set_read_timeout(Some(PING_TIMEOUT))?;
-        stream.write_all(b"GET /ping HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-        let mut start = [0; 12];
-        stream.read_exact(&mut start)?;
-        Ok(start.ends_with(b"200"))
-    };
-    ask().unwrap_or(false)
+    ask(port, "/ping").unwrap_or(false)
+}
+
+/// Asks as `default` until its quota is used up; false where it is not used up by then.
+fn use_up_quota(port: u16) -> bool {
+    (0..QUOTA_QUESTIONS).any(|_| matches!(ask(port, "/?query=SELECT%201"), Ok(false)))
+}
+
+/// Whether the HTTP interface answers this with 200.
+fn ask(port: u16, path: &str) -> io::Result<bool> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut stream = TcpStream::connect_timeout(&address, PING_TIMEOUT)?;
+    stream.set_read_timeout(Some(PING_TIMEOUT))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut start = [0; 12];
+    stream.read_exact(&mut start)?;
+    Ok(start.ends_with(b"200"))
+}
+
+/// False when nobody listens on the port. A busy listener is one.
+fn listens(port: u16) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    match TcpStream::connect_timeout(&address, PING_TIMEOUT) {
+        Ok(_) => true,
+        Err(error) => error.kind() != io::ErrorKind::ConnectionRefused,
+    }
 }
