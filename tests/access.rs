@@ -626,10 +626,8 @@ async fn the_own_clickhouse_lets_readers_read_views_and_strangers_nothing() {
         }
     }
     for login in [&boot, &wrong] {
-        for harmless in ["SELECT 1", "SELECT count() FROM system.numbers", "SHOW DATABASES"] {
-            let answer = server.clickhouse_as(login, harmless).await;
-            assert!(answer.starts_with("Code: "), "{}: {harmless}: {answer}", login.user);
-        }
+        let answer = server.clickhouse_as(login, "SELECT count() FROM system.numbers").await;
+        assert!(answer.starts_with("Code: "), "{}: {answer}", login.user);
     }
     for setting in FIXED {
         let sql = format!("SELECT 1 SETTINGS {setting}");

@@ -39,6 +39,7 @@ pub enum ClientError {
 impl ClientArgs {
     /// A client that sends the token, if there is one. `timeout` is that of a whole request.
     pub fn client(&self, timeout: Option<Duration>) -> Result<Client, ClientError> {
+        super::choose_tls_provider();
         let mut builder: ClientBuilder = Client::builder();
         if let Some(timeout) = timeout {
             builder = builder.timeout(timeout);

@@ -65,10 +65,7 @@ pub(super) fn render_users(logins: &Logins, database: &str, boot: bool) -> Strin
     let readers: String =
         logins.readers.iter().map(|login| user(login, "reader", &grant)).collect();
     let default = if boot { BOOT_USER } else { "" };
-    let limits = READER_LIMITS.iter().map(|(name, value)| format!("<{name}>{value}</{name}>"));
-    let limits: String = limits.collect();
-    let fixed = READER_LIMITS.iter().map(|(name, _)| *name).chain(["add_http_cors_header"]);
-    let fixed: String = fixed.map(|name| format!("<{name}><readonly/></{name}>")).collect();
+    let (readers_limits, boot_limits) = (fixed(&READER_LIMITS), fixed(&BOOT_LIMITS));
     format!(
         "<!-- written by heliostat at every start; changes are lost -->
 <clickhouse>
@@ -77,8 +74,8 @@ pub(super) fn render_users(logins: &Logins, database: &str, boot: bool) -> Strin
   <profiles>
     <default/>
     <own/>
-    <boot><max_memory_usage>100000000</max_memory_usage></boot>
-    <reader><readonly>2</readonly>{limits}<constraints>{fixed}</constraints></reader>
+    <boot>{boot_limits}</boot>
+    <reader><readonly>2</readonly>{readers_limits}</reader>
   </profiles>
   <quotas>
     <unlimited/>
@@ -91,17 +88,30 @@ pub(super) fn render_users(logins: &Logins, database: &str, boot: bool) -> Strin
     )
 }
 
+/// Settings of a profile that its users cannot change.
+fn fixed(settings: &[(&str, u64)]) -> String {
+    let values = settings.iter().map(|(name, value)| format!("<{name}>{value}</{name}>"));
+    let fixed = settings.iter().map(|(name, _)| format!("<{name}><readonly/></{name}>"));
+    let (values, fixed): (String, String) = (values.collect(), fixed.collect());
+    format!("{values}<constraints>{fixed}</constraints>")
+}
+
+/// What `default` may use: questions without a table count for no quota.
+const BOOT_LIMITS: [(&str, u64); 3] =
+    [("max_memory_usage", 64 << 20), ("max_threads", 1), ("os_thread_priority", 19)];
+
 /// What a reader may use, and not lift. Its threads give way to others.
-const READER_LIMITS: [(&str, u64); 6] = [
+const READER_LIMITS: [(&str, u64); 7] = [
     ("max_memory_usage", 2 << 30),
     ("max_memory_usage_for_user", 3 << 30),
     ("max_execution_time", 60),
     ("max_threads", 4),
     ("max_concurrent_queries_for_user", 16),
     ("os_thread_priority", 10),
+    ("add_http_cors_header", 0),
 ];
 
-/// How many queries `default` may make in the life of a ClickHouse. The boot needs fewer.
+/// How many queries `default` may make in the life of a ClickHouse: those of the boot.
 pub(super) const BOOT_QUERIES: u32 = 3;
 /// The quota's interval: half a century.
 const BOOT_QUOTA_S: u32 = 1_500_000_000;

@@ -33,6 +33,11 @@ const LISTEN_INTERVAL: Duration = Duration::from_secs(2);
 /// More questions than its quota allows to `default`.
 const QUOTA_QUESTIONS: u32 = 2 * BOOT_QUERIES;
 
+/// The most that is read of an answer.
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
+/// A query that counts for its user's quota, as those without a table do not.
+const COUNTED_QUERY: &str = "/?query=SELECT%20number%20FROM%20system.numbers%20LIMIT%201";
+
 /// Subject of alarms about the child.
 const OWN_PROCESS: &str = "process";
 
@@ -269,7 +274,7 @@ fn answers(port: u16) -> bool {
 
 /// Asks as `default` until its quota is used up; false where it is not used up by then.
 fn use_up_quota(port: u16) -> bool {
-    (0..QUOTA_QUESTIONS).any(|_| matches!(ask(port, "/?query=SELECT%201"), Ok(false)))
+    (0..QUOTA_QUESTIONS).any(|_| matches!(ask(port, COUNTED_QUERY), Ok(false)))
 }
 
 /// Whether the HTTP interface answers this with 200.
@@ -278,9 +283,9 @@ fn ask(port: u16, path: &str) -> io::Result<bool> {
     let mut stream = TcpStream::connect_timeout(&address, PING_TIMEOUT)?;
     stream.set_read_timeout(Some(PING_TIMEOUT))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-    let mut start = [0; 12];
-    stream.read_exact(&mut start)?;
-    Ok(start.ends_with(b"200"))
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    Ok(answer.get(..12).is_some_and(|start| start.ends_with(b"200")))
 }
 
 /// False when nobody listens on the port. A busy listener is one.
