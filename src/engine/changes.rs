@@ -264,7 +264,7 @@ impl Follower {
     async fn read(&self, after: Option<&Row>) -> Option<(Head, Vec<EncodedRow>, bool)> {
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let after = after.map(|key| key.to_vec());
-        let read = Read { view: self.view.id, key: None, after, limit: PART_ROWS };
+        let read = Read { view: self.view.id, after, limit: PART_ROWS, ..Read::default() };
         let head = self.runtime.read(&read, move |rows| {
             let _ = sender.send(rows);
         });

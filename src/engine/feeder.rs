@@ -127,6 +127,7 @@ impl Feeder {
             while let Ok(order) = self.orders.try_recv() {
                 self.obey(order);
             }
+            self.leave_failed();
             // Live views go first: what is new does not wait for what is being made up for.
             self.cohorts.sort_by_key(|cohort| (!cohort.live, cohort.id));
             let beside = self.cohorts.first().is_some_and(|cohort| cohort.live);
@@ -143,6 +144,16 @@ impl Feeder {
                 self.wait(&mut head);
             }
         }
+    }
+
+    /// Lets go of views whose dataflow has failed: nobody waits for them, and nothing is kept.
+    fn leave_failed(&mut self) {
+        for cohort in &mut self.cohorts {
+            for view in cohort.views.extract_if(.., |view| view.is_over()) {
+                self.runtime.remove(view.id);
+            }
+        }
+        self.cohorts.retain(|cohort| !cohort.views.is_empty());
     }
 
     fn obey(&mut self, order: Order) {
