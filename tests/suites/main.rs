@@ -12,6 +12,7 @@ mod cells;
 mod common_postgres;
 mod nexmark_events;
 #[path = "../sql/postgres.rs"]
+#[allow(dead_code, reason = "the SQL files' own tests use all of it")]
 mod postgres;
 #[path = "../postgres/cells.rs"]
 #[allow(dead_code, reason = "the functions' own tests use all of it")]
@@ -19,6 +20,7 @@ mod postgres_cells;
 mod tpcds;
 mod tpch_events;
 #[path = "../sql/typed.rs"]
+#[allow(dead_code, reason = "the SQL files' own tests use all of it")]
 mod typed;
 
 use std::path::{Path, PathBuf};

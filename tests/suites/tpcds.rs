@@ -5,11 +5,16 @@
 //! `make test` runs every [`GATE_STEP`]th query; `make tpcds` runs all of them. `HELIOSTAT_TPCDS`
 //! selects queries by numbers with commas between.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
+use arrow::ipc::reader::FileReader;
+use arrow::ipc::writer::FileWriter;
 use heliostat::internals::dataflow::LocalRun;
 use heliostat::internals::log::Frame;
 use heliostat::internals::model::NewEvent;
@@ -26,6 +31,8 @@ const SALES: [(&str, [&str; 2]); 3] = [
     ("catalog_sales", ["cs_item_sk", "cs_order_number"]),
     ("web_sales", ["ws_item_sk", "ws_order_number"]),
 ];
+/// When a view is compared.
+const WHEN: [&str; 2] = ["the load", "the changes"];
 /// Of so many sales one is changed, and one is deleted.
 const CHANGED_ONE_IN: usize = 20;
 /// How many events a frame has.
@@ -41,15 +48,22 @@ const MEMORY_MAX: u64 = 1 << 30;
 /// is taken off.
 const FAILING: &[(usize, &str)] = &[];
 
+/// The most memory that a query's process gets; beyond it is not slow, but at its end.
+const DATA_MAX: u64 = 3 << 30;
+/// The most time that a query's process gets.
+const TIME_MAX: Duration = Duration::from_secs(60);
+/// Tells the process of a query its number, and the directory with queries and rows.
+const CHILD: &str = "HELIOSTAT_TPCDS_CHILD";
+
 /// Queries, tables and rows.
 struct Suite {
+    directory: PathBuf,
     /// By number, from 1.
     queries: Vec<String>,
     /// CREATE TABLE for all tables.
     tables: String,
-    /// The load, and the changes.
-    loaded: Vec<NewEvent>,
-    changes: Vec<NewEvent>,
+    /// The names of all tables.
+    names: Vec<String>,
 }
 
 fn event(table: &str, data: Vec<u8>) -> NewEvent {
@@ -66,36 +80,56 @@ fn event(table: &str, data: Vec<u8>) -> NewEvent {
 }
 
 impl Suite {
-    fn make() -> Suite {
+    /// Lets DuckDB write queries and rows into this directory.
+    fn make(directory: &Path) -> Suite {
         let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
         let python = home.join(".cache/heliostat/tpcds/python/bin/python");
         assert!(python.exists(), "no TPC-DS: run `make tpcds-data` first");
-        let directory = tempfile::tempdir().unwrap();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suites/tpcds.py");
-        let made = Command::new(python).arg(script).arg(directory.path()).status().unwrap();
+        let made = Command::new(python).arg(script).arg(directory).status().unwrap();
         assert!(made.success());
-        let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
+        Suite::read(directory)
+    }
+
+    /// Reads what was written.
+    fn read(directory: &Path) -> Suite {
+        let read = |name: &str| std::fs::read_to_string(directory.join(name)).unwrap();
         let tables: Map<String, Value> = serde_json::from_str(&read("tables.json")).unwrap();
         let query = |number: usize| {
             let text = read(&format!("q{number:02}.sql"));
             text.trim().trim_end_matches(';').to_string()
         };
-        let mut suite = Suite {
+        Suite {
+            directory: directory.to_path_buf(),
             queries: (1..=99).map(query).collect(),
             tables: tables.iter().map(|(name, columns)| declaration(name, columns)).collect(),
-            loaded: Vec::new(),
-            changes: Vec::new(),
-        };
-        for name in tables.keys() {
-            let rows = read(&format!("{name}.json"));
-            let rows: Vec<&str> = rows.lines().collect();
-            let events = rows.iter().map(|row| event(name, row.as_bytes().to_vec()));
-            suite.loaded.extend(events);
+            names: tables.keys().cloned().collect(),
+        }
+    }
+
+    /// The events of these tables: the load, and the changes.
+    fn events(&self, names: &[String]) -> (Vec<NewEvent>, Vec<NewEvent>) {
+        let (mut loaded, mut changed) = (Vec::new(), Vec::new());
+        for name in names {
+            let path = self.directory.join(format!("{name}.json"));
+            let text = std::fs::read_to_string(path).unwrap();
+            let rows: Vec<&str> = text.lines().collect();
+            loaded.extend(rows.iter().map(|row| event(name, row.as_bytes().to_vec())));
             if let Some((_, key)) = SALES.iter().find(|(table, _)| table == name) {
-                suite.changes.extend(changes(name, key, &rows));
+                changed.extend(changes(name, key, &rows));
             }
         }
-        suite
+        (loaded, changed)
+    }
+
+    /// Where a query's process writes its rows.
+    fn rows_of(&self, number: usize, when: &str) -> PathBuf {
+        self.directory.join(format!("{number} {when}.arrow"))
+    }
+
+    /// Where a query's process writes how it went.
+    fn told(&self, number: usize) -> PathBuf {
+        self.directory.join(format!("{number}.told"))
     }
 
     /// Plans some queries over the tables, or tells why that fails.
@@ -180,17 +214,16 @@ impl Oracle {
 
     /// Compares a view's rows with the query's. Of rows that its LIMIT cuts through, equal in all that
     /// it is ordered by, either may be there.
-    fn compare(&mut self, query: &str, view: &ViewPlan, run: &LocalRun) -> Result<(), String> {
+    fn compare(&mut self, query: &str, view: &ViewPlan, ours: &RecordBatch) -> Result<(), String> {
         let columns = &view.schema.columns;
-        let ours = run.rows(0).map_err(|error| error.to_string())?;
         let (text, limit) = unlimited(query);
         let Some(limit) = limit else {
-            return typed::compare(&ours, columns, &self.answer(query)?);
+            return typed::compare(ours, columns, &self.answer(query)?);
         };
         let with_ties = |count: usize| format!("{text} FETCH FIRST {count} ROWS WITH TIES");
         let all = self.answer(&with_ties(limit))?;
         if all.rows.len() <= limit {
-            return typed::compare(&ours, columns, &all);
+            return typed::compare(ours, columns, &all);
         }
         // The rows before the last tie: as many as come without it.
         let (mut low, mut high) = (0, limit);
@@ -208,7 +241,7 @@ impl Oracle {
         if ours.num_rows() != limit {
             return Err(format!("{} rows, and not {limit}", ours.num_rows()));
         }
-        typed::compare_part(&ours, columns, &before, &all)
+        typed::compare_part(ours, columns, &before, &all)
     }
 }
 
@@ -220,15 +253,14 @@ fn memory(field: &str) -> u64 {
     kilobytes.unwrap() * 1024
 }
 
-/// What is wrong with one query.
-fn problem(suite: &Suite, number: usize, oracles: &mut [Oracle; 2]) -> Result<(), String> {
+/// What the process of a query does: runs its view, and writes what became of it.
+fn run_query(suite: &Suite, number: usize) -> Result<Value, String> {
     let set = suite.plan(number)?;
     let plan = &set.views[0];
-    let reads = |event: &&NewEvent| plan.event_types.contains(&event.event_type);
-    let loaded: Vec<NewEvent> = suite.loaded.iter().filter(reads).cloned().collect();
-    let changes: Vec<NewEvent> = suite.changes.iter().filter(reads).cloned().collect();
+    let (loaded, changes) = suite.events(&plan.event_types);
     let load = frames(&loaded, 1, 1);
     let change = frames(&changes, loaded.len() + 1, 2);
+    drop((loaded, changes));
     // The most memory since now.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = memory("VmRSS");
@@ -237,6 +269,67 @@ fn problem(suite: &Suite, number: usize, oracles: &mut [Oracle; 2]) -> Result<()
     run.feed_frames(load);
     let live = started.elapsed();
     let taken = memory("VmHWM").saturating_sub(before);
+    for when in WHEN {
+        if when == WHEN[1] {
+            run.feed_frames(change.clone());
+        }
+        let failures = run.failures(0);
+        if let Some(failure) = failures.first() {
+            return Err(format!("fails after {when}: {failure:?}"));
+        }
+        let rows = run.rows(0).map_err(|error| error.to_string())?;
+        let file = File::create(suite.rows_of(number, when)).unwrap();
+        let mut writer = FileWriter::try_new(file, &rows.schema()).unwrap();
+        writer.write(&rows).unwrap();
+        writer.finish().unwrap();
+    }
+    Ok(json!({"live_ms": live.as_millis() as u64, "bytes": taken}))
+}
+
+/// Runs a query in a process of its own, which has limits.
+fn run_apart(suite: &Suite, number: usize) -> Result<Value, String> {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["tpcds::child_runs_one_query", "--exact", "--ignored", "--nocapture"]);
+    command.env(CHILD, format!("{number}:{}", suite.directory.display()));
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let limit = libc::rlimit { rlim_cur: DATA_MAX, rlim_max: DATA_MAX };
+    // SAFETY: only calls setrlimit, which is safe between fork and exec.
+    unsafe {
+        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_DATA, &limit) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        })
+    };
+    let mut child = command.spawn().unwrap();
+    let started = Instant::now();
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if started.elapsed() > TIME_MAX => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("takes more than {TIME_MAX:?}"));
+            }
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    match std::fs::read_to_string(suite.told(number)) {
+        Ok(told) => {
+            let told: Value = serde_json::from_str(&told).unwrap();
+            match told["error"].as_str() {
+                Some(error) => Err(error.to_string()),
+                None => Ok(told),
+            }
+        }
+        Err(_) => Err(format!("its process ends: {status}, with at most {} MiB", DATA_MAX >> 20)),
+    }
+}
+
+/// What is wrong with one query.
+fn problem(suite: &Suite, number: usize, oracles: &mut [Oracle; 2]) -> Result<(), String> {
+    let told = run_apart(suite, number)?;
+    let live = Duration::from_millis(told["live_ms"].as_u64().unwrap());
+    let taken = told["bytes"].as_u64().unwrap();
     let mut wrong = Vec::new();
     if live > LIVE_TIME_MAX {
         wrong.push(format!("live after {live:.1?}"));
@@ -244,34 +337,32 @@ fn problem(suite: &Suite, number: usize, oracles: &mut [Oracle; 2]) -> Result<()
     if taken > MEMORY_MAX {
         wrong.push(format!("takes {} MiB", taken >> 20));
     }
+    let set = suite.plan(number)?;
     let query = &suite.queries[number - 1];
-    for (oracle, when) in oracles.iter_mut().zip(["the load", "the changes"]) {
-        if when == "the changes" {
-            run.feed_frames(change.clone());
-        }
-        let failures = run.failures(0);
-        if !failures.is_empty() {
-            wrong.push(format!("fails after {when}: {failures:?}"));
-        } else if let Err(difference) = oracle.compare(query, plan, &run) {
+    let mut rows = 0;
+    for (oracle, when) in oracles.iter_mut().zip(WHEN) {
+        let file = File::open(suite.rows_of(number, when)).unwrap();
+        let ours = FileReader::try_new(file, None).unwrap().next().unwrap().unwrap();
+        rows = ours.num_rows();
+        if let Err(difference) = oracle.compare(query, &set.views[0], &ours) {
             wrong.push(format!("differs after {when}: {difference}"));
         }
     }
-    let rows = run.rows(0).map(|rows| rows.num_rows()).unwrap_or_default();
     println!("q{number:02}: {rows} rows, live after {live:.2?}, {} MiB", taken >> 20);
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
 }
 
 fn check(numbers: impl Iterator<Item = usize>) {
-    let suite = Suite::make();
+    let directory = tempfile::tempdir().unwrap();
+    let suite = Suite::make(directory.path());
     let planned = suite.plan(3).unwrap();
+    let (loaded, changes) = suite.events(&suite.names);
     let oracle = |events: Vec<NewEvent>| {
         let mut session = Session::with_kept_tables(&planned);
         session.ask(&events, 0, &[]);
         Oracle { session, events }
     };
-    let loaded = oracle(suite.loaded.clone());
-    let changed = oracle(suite.loaded.iter().chain(&suite.changes).cloned().collect());
-    let mut oracles = [loaded, changed];
+    let mut oracles = [oracle(loaded.clone()), oracle(loaded.into_iter().chain(changes).collect())];
     let mut wrong = Vec::new();
     for number in numbers {
         let known = FAILING.iter().find(|(failing, _)| *failing == number);
@@ -284,6 +375,17 @@ fn check(numbers: impl Iterator<Item = usize>) {
         }
     }
     assert!(wrong.is_empty(), "{} queries\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+#[ignore = "a process of the other tests"]
+fn child_runs_one_query() {
+    let task = std::env::var(CHILD).unwrap();
+    let (number, directory) = task.split_once(':').unwrap();
+    let suite = Suite::read(Path::new(directory));
+    let number = number.parse().unwrap();
+    let told = run_query(&suite, number).unwrap_or_else(|error| json!({"error": error}));
+    std::fs::write(suite.told(number), told.to_string()).unwrap();
 }
 
 #[test]
