@@ -1,4 +1,4 @@
-//! What the tests and benches reach of the modules. Everything else is private, so that the compiler
+//! The items that tests and benches use. Everything else is private, so that the compiler
 //! finds what nobody uses.
 
 /// Events, schemas, rows, limits.
@@ -41,7 +41,7 @@ pub mod plan {
 
 /// Plans on workers.
 pub mod dataflow {
-    pub use crate::dataflow::{Installation, Runtime};
+    pub use crate::dataflow::{InstallRequest, Runtime};
     pub use crate::engine::local::LocalRun;
 }
 

@@ -1,4 +1,4 @@
-//! What a log really holds, read as the query files declare it: which events would be dead letters.
+//! Reads a log as the query files declare it, and tells which events would be dead letters.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,25 +17,25 @@ const CHUNK_BYTES: usize = 8 << 20;
 /// How many positions of one reason are printed.
 const POSITIONS_SHOWN: usize = 10;
 
-/// What was found.
+/// The result of an audit.
 pub struct Audit {
     /// How many events the log has.
     pub events: u64,
-    /// What fails, by expression and reason.
-    pub misfits: Vec<Misfit>,
+    /// The failures, by expression and reason.
+    pub misfits: Vec<MisfitReason>,
 }
 
 /// Events that fail for one reason.
-pub struct Misfit {
+pub struct MisfitReason {
     pub expression: String,
     pub reason: String,
     pub count: i64,
     pub positions: Vec<u64>,
 }
 
-impl std::fmt::Display for Misfit {
+impl std::fmt::Display for MisfitReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Misfit { expression, reason, count, positions } = self;
+        let MisfitReason { expression, reason, count, positions } = self;
         let shown: Vec<String> =
             positions.iter().take(POSITIONS_SHOWN).map(u64::to_string).collect();
         let more = if *count > shown.len() as i64 { ", …" } else { "" };
@@ -73,12 +73,12 @@ pub fn audit(files: &[Arc<SourceFile>], data_dir: &Path) -> Result<Audit, AuditE
         Ok(())
     })?;
     run.feed_frames(frames);
-    let mut misfits: BTreeMap<(String, String), Misfit> = BTreeMap::new();
+    let mut misfits: BTreeMap<(String, String), MisfitReason> = BTreeMap::new();
     for view in 0..views.len() {
         for failure in run.failures(view) {
             // A table's older versions are read for the newer ones, too.
             let key = (failure.expression.clone(), failure.reason.clone());
-            misfits.entry(key).or_insert(Misfit {
+            misfits.entry(key).or_insert(MisfitReason {
                 expression: failure.expression,
                 reason: failure.reason,
                 count: failure.count,

@@ -27,7 +27,7 @@ type QueryStable = unsafe extern "C" fn(c_int, *mut *mut c_char) -> *mut LocalRe
 
 /// Why ClickHouse does not run, or has ended other than by a signal.
 #[derive(Debug, thiserror::Error)]
-pub enum ClickHouseError {
+pub enum ChildError {
     #[error("a path with a NUL byte")]
     Path(#[from] NulError),
     #[error("{library}: {source}")]
@@ -38,7 +38,7 @@ pub enum ClickHouseError {
 }
 
 /// Runs ClickHouse until it is told to end.
-pub fn run(library: &Path, config: &Path) -> Result<(), ClickHouseError> {
+pub fn run(library: &Path, config: &Path) -> Result<(), ChildError> {
     let mut config_file = b"--config-file=".to_vec();
     config_file.extend_from_slice(OsStr::as_bytes(config.as_os_str()));
     let arguments =
@@ -48,7 +48,7 @@ pub fn run(library: &Path, config: &Path) -> Result<(), ClickHouseError> {
         // ClickHouse may keep and change them, so they live as long as the process.
         pointers.push(argument?.into_raw());
     }
-    let failed = |source: libloading::Error| ClickHouseError::Library {
+    let failed = |source: libloading::Error| ChildError::Library {
         library: library.display().to_string(),
         source,
     };
@@ -64,7 +64,7 @@ pub fn run(library: &Path, config: &Path) -> Result<(), ClickHouseError> {
         Some(text) if !text.is_null() => {
             // SAFETY: not null, so a NUL-terminated string.
             let text = unsafe { CStr::from_ptr(text) };
-            Err(ClickHouseError::Ended(text.to_string_lossy().into_owned()))
+            Err(ChildError::Ended(text.to_string_lossy().into_owned()))
         }
         _ => Ok(()),
     }

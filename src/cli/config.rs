@@ -46,7 +46,7 @@ pub enum ClickHouseChoice {
     },
 }
 
-/// What `serve` runs with, from all three sources.
+/// Configuration of `serve`, from all three sources.
 #[derive(Debug)]
 pub struct Settings {
     pub listen: String,
@@ -129,7 +129,7 @@ impl Settings {
         })
     }
 
-    /// What the engine runs with, once it is known where ClickHouse answers.
+    /// The engine's options, once it is known where ClickHouse answers.
     pub fn engine(&self, clickhouse_url: Option<String>, alarms: Alarms) -> EngineConfig {
         EngineConfig {
             data_dir: self.data_dir.clone(),

@@ -21,8 +21,8 @@ use crate::plan::QuerySet;
 const CLOCK_START_MS: u64 = 946_684_800_000;
 
 /// A value of a CSV file: `None` is NULL, written as nothing at all.
-type Value = Option<String>;
-type Row = Vec<Value>;
+type CsvValue = Option<String>;
+type CsvRow = Vec<CsvValue>;
 
 /// A folder with an `events.ndjson`.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub enum GoldenError {
     #[error("{path}: {source}")]
     File { path: String, source: std::io::Error },
     #[error("{path}: line {line}: {error}")]
-    Line { path: String, line: usize, error: LineError },
+    EventLine { path: String, line: usize, error: LineError },
     #[error("{directory}: there is no <view>.csv to compare")]
     NothingExpected { directory: String },
     #[error("{path}: there is no materialized view {view}")]
@@ -59,7 +59,7 @@ impl GoldenError {
     }
 }
 
-/// What is wrong with a line of `events.ndjson`.
+/// An error in a line of `events.ndjson`.
 #[derive(Debug, thiserror::Error)]
 pub enum LineError {
     #[error(transparent)]
@@ -110,7 +110,7 @@ fn find_in(root: &Path, directory: &Path, tests: &mut Vec<GoldenTest>) -> std::i
 /// A line of `events.ndjson`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line<'a> {
+struct EventLine<'a> {
     tick: Option<String>,
     #[serde(rename = "type")]
     event_type: Option<String>,
@@ -126,7 +126,7 @@ struct Line<'a> {
 }
 
 /// Events that arrive at one tick.
-struct Step {
+struct TickEvents {
     tick: Tick,
     events: Vec<NewEvent>,
 }
@@ -138,8 +138,8 @@ fn instant_ms(text: &str) -> Result<i64, LineError> {
 }
 
 /// The events by tick; an error comes with the number of its line.
-fn steps(text: &str) -> Result<Vec<Step>, (usize, LineError)> {
-    let mut steps = vec![Step { tick: CLOCK_START_MS, events: Vec::new() }];
+fn steps(text: &str) -> Result<Vec<TickEvents>, (usize, LineError)> {
+    let mut steps = vec![TickEvents { tick: CLOCK_START_MS, events: Vec::new() }];
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let number = index + 1;
         read_line(line, number, &mut steps).map_err(|error| (number, error))?;
@@ -147,15 +147,15 @@ fn steps(text: &str) -> Result<Vec<Step>, (usize, LineError)> {
     Ok(steps)
 }
 
-fn read_line(line: &str, number: usize, steps: &mut Vec<Step>) -> Result<(), LineError> {
-    let line: Line<'_> = serde_json::from_str(line)?;
+fn read_line(line: &str, number: usize, steps: &mut Vec<TickEvents>) -> Result<(), LineError> {
+    let line: EventLine<'_> = serde_json::from_str(line)?;
     let clock = steps.last().map_or(CLOCK_START_MS, |step| step.tick);
     if let Some(tick) = &line.tick {
         let tick = u64::try_from(instant_ms(tick)?).unwrap_or(0);
         if tick <= clock {
             return Err(LineError::Clock);
         }
-        steps.push(Step { tick, events: Vec::new() });
+        steps.push(TickEvents { tick, events: Vec::new() });
         return Ok(());
     }
     let event = event(line, number, clock)?;
@@ -165,7 +165,7 @@ fn read_line(line: &str, number: usize, steps: &mut Vec<Step>) -> Result<(), Lin
     Ok(())
 }
 
-fn event(line: Line<'_>, number: usize, clock: Tick) -> Result<NewEvent, LineError> {
+fn event(line: EventLine<'_>, number: usize, clock: Tick) -> Result<NewEvent, LineError> {
     let (Some(event_type), Some(data)) = (line.event_type, line.data) else {
         return Err(LineError::Incomplete);
     };
@@ -199,7 +199,7 @@ impl GoldenTest {
         }
         let steps = steps(&text).map_err(|(line, error)| {
             let path = path.display().to_string();
-            GoldenError::Line { path, line, error }
+            GoldenError::EventLine { path, line, error }
         })?;
         let mut mismatches = self.misfits(set, &steps);
         let mut run = LocalRun::start(&set.views, 1)?;
@@ -223,7 +223,7 @@ impl GoldenTest {
     }
 
     /// Events that the server would not have accepted.
-    fn misfits(&self, set: &QuerySet, steps: &[Step]) -> Vec<Mismatch> {
+    fn misfits(&self, set: &QuerySet, steps: &[TickEvents]) -> Vec<Mismatch> {
         let mut misfits = Vec::new();
         for table in set.tables.iter().filter(|table| table.on_invalid == OnInvalid::Reject) {
             let mut validator = crate::decode::Validator::new(table);
@@ -245,7 +245,8 @@ fn compare(path: &Path, rows: &RecordBatch) -> Result<Vec<Mismatch>, GoldenError
     let text =
         std::fs::read_to_string(path).map_err(|source| GoldenError::of_file(path, source))?;
     let mut records = records(&text).into_iter();
-    let names: Vec<Value> = rows.schema().fields().iter().map(|f| Some(f.name().clone())).collect();
+    let names: Vec<CsvValue> =
+        rows.schema().fields().iter().map(|f| Some(f.name().clone())).collect();
     let header = records.next().unwrap_or_default();
     if header != names {
         let expected = line(&header);
@@ -255,7 +256,7 @@ fn compare(path: &Path, rows: &RecordBatch) -> Result<Vec<Mismatch>, GoldenError
             line(&names)
         )]);
     }
-    let mut actual: Vec<Row> = table(rows)?;
+    let mut actual: Vec<CsvRow> = table(rows)?;
     let mut mismatches = Vec::new();
     for expected in records {
         match actual.iter().position(|row| same_row(row, &expected)) {
@@ -270,12 +271,12 @@ fn compare(path: &Path, rows: &RecordBatch) -> Result<Vec<Mismatch>, GoldenError
     Ok(mismatches)
 }
 
-fn same_row(a: &Row, b: &Row) -> bool {
+fn same_row(a: &CsvRow, b: &CsvRow) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || plain(a) == plain(b))
 }
 
 /// A number without zeros at its end, an instant without its zone: what people write differently.
-fn plain(value: &Value) -> Value {
+fn plain(value: &CsvValue) -> CsvValue {
     let text = value.as_ref()?;
     let numeric = !text.is_empty()
         && text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-'))
@@ -297,7 +298,7 @@ fn plain(value: &Value) -> Value {
     Some(text.clone())
 }
 
-fn table(rows: &RecordBatch) -> Result<Vec<Row>, ArrowError> {
+fn table(rows: &RecordBatch) -> Result<Vec<CsvRow>, ArrowError> {
     let options = FormatOptions::default();
     let formatters = rows
         .columns()
@@ -315,7 +316,7 @@ fn table(rows: &RecordBatch) -> Result<Vec<Row>, ArrowError> {
 
 /// The rows as CSV with a header, where an empty field is NULL and `""` is empty text.
 pub fn to_csv(rows: &RecordBatch) -> Result<String, ArrowError> {
-    let names: Row = rows.schema().fields().iter().map(|f| Some(f.name().clone())).collect();
+    let names: CsvRow = rows.schema().fields().iter().map(|f| Some(f.name().clone())).collect();
     let mut text = line(&names);
     for row in table(rows)? {
         text.push('\n');
@@ -325,8 +326,8 @@ pub fn to_csv(rows: &RecordBatch) -> Result<String, ArrowError> {
     Ok(text)
 }
 
-fn line(row: &Row) -> String {
-    let quoted = |value: &Value| match value {
+fn line(row: &CsvRow) -> String {
+    let quoted = |value: &CsvValue| match value {
         None => String::new(),
         Some(text) if text.is_empty() || text.contains([',', '"', '\n', '\r']) => {
             format!("\"{}\"", text.replace('"', "\"\""))
@@ -337,12 +338,12 @@ fn line(row: &Row) -> String {
 }
 
 /// The records of a CSV text (RFC 4180), where an empty field is NULL and `""` is empty text.
-fn records(text: &str) -> Vec<Row> {
+fn records(text: &str) -> Vec<CsvRow> {
     let mut records = Vec::new();
-    let mut row: Row = Vec::new();
+    let mut row: CsvRow = Vec::new();
     let (mut field, mut quoted, mut inside) = (String::new(), false, false);
     let mut chars = text.chars().peekable();
-    let end_field = |field: &mut String, quoted: &mut bool, row: &mut Row| {
+    let end_field = |field: &mut String, quoted: &mut bool, row: &mut CsvRow| {
         let text = std::mem::take(field);
         row.push((*quoted || !text.is_empty()).then_some(text));
         *quoted = false;

@@ -22,7 +22,7 @@ enum LogCommand {
     /// The log in numbers, segment by segment.
     Info {
         #[command(flatten)]
-        place: Place,
+        place: DataDirectory,
     },
     /// The events as NDJSON, in the form of GET /v1/events.
     Dump {
@@ -33,13 +33,13 @@ enum LogCommand {
         #[arg(long)]
         limit: Option<u64>,
         #[command(flatten)]
-        place: Place,
+        place: DataDirectory,
     },
     /// Check every checksum, that no segment is missing, that positions are dense and that ticks
     /// increase. Lists all that is wrong; exit code 1 if there is something.
     Verify {
         #[command(flatten)]
-        place: Place,
+        place: DataDirectory,
     },
     /// Say which events would be lost if the log went on without what is damaged, and do so only
     /// with --accept-loss. No server may have the log open.
@@ -52,13 +52,13 @@ enum LogCommand {
         #[arg(long)]
         accept_loss: bool,
         #[command(flatten)]
-        place: Place,
+        place: DataDirectory,
     },
 }
 
 /// The data directory, as an argument of its own.
 #[derive(clap::Args)]
-struct Place {
+struct DataDirectory {
     /// The data directory, in place of --data-dir.
     #[arg(value_name = "DATA_DIR")]
     directory: Option<PathBuf>,
@@ -170,7 +170,7 @@ fn repair(directory: &Path, accept_loss: bool) -> Result<u8, LogError> {
     Ok(print_verified(&after))
 }
 
-/// What is wrong where, and what is lost with it, in a line.
+/// A finding in a line: the damage, its place, what is lost with it.
 fn describe(finding: &Finding) -> String {
     let Finding { segment, offset, what, lost, at_most, .. } = finding;
     format!("{segment}, offset {offset}: {what}; lost: {}", positions(*lost, *at_most))

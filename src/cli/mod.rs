@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 /// The command did what it was asked.
 pub const DONE: u8 = 0;
-/// What it was given is wrong.
+/// The input was wrong.
 pub const WRONG_INPUT: u8 = 1;
 /// The environment failed: disk, port, ClickHouse.
 pub const ENVIRONMENT: u8 = 3;

@@ -28,13 +28,13 @@ struct Begun {
 }
 
 #[derive(Deserialize)]
-struct View {
+struct RebuiltView {
     generation: String,
-    next_generation: Option<Next>,
+    next_generation: Option<BuiltGeneration>,
 }
 
 #[derive(Deserialize)]
-struct Next {
+struct BuiltGeneration {
     generation: String,
     failed: Option<String>,
 }
@@ -73,17 +73,20 @@ async fn rebuild(args: &RebuildArgs) -> Result<u8, reqwest::Error> {
         return Ok(DONE);
     }
     loop {
-        let now: View = client.get(view.clone()).send().await?.error_for_status()?.json().await?;
+        let now: RebuiltView =
+            client.get(view.clone()).send().await?.error_for_status()?.json().await?;
         if now.generation == generation {
             println!("it answers");
             return Ok(DONE);
         }
         match now.next_generation {
-            Some(Next { generation: next, failed: Some(reason) }) if next == generation => {
+            Some(BuiltGeneration { generation: next, failed: Some(reason) })
+                if next == generation =>
+            {
                 eprintln!("error: {reason}");
                 return Ok(ENVIRONMENT);
             }
-            Some(Next { generation: next, .. }) if next == generation => {}
+            Some(BuiltGeneration { generation: next, .. }) if next == generation => {}
             _ => {
                 eprintln!("error: the query files or another rebuild have replaced it");
                 return Ok(WRONG_INPUT);

@@ -32,17 +32,17 @@ pub struct ReplayArgs {
     #[arg(long, env = "HELIOSTAT_DATA_DIR", default_value = "data")]
     data_dir: PathBuf,
     /// CSV with a header (empty is NULL), or a JSON object a line.
-    #[arg(long, value_enum, default_value_t = Format::Csv)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = OutputFormat::Csv)]
+    format: OutputFormat,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+enum OutputFormat {
     Csv,
     Json,
 }
 
-/// What is wrong with the argument `--until`.
+/// An error in the argument `--until`.
 #[derive(Debug, thiserror::Error)]
 enum UntilError {
     #[error("expected 2026-11-23T10:00:00Z or milliseconds since 1970")]
@@ -134,12 +134,12 @@ fn replay(args: &ReplayArgs, view: ViewPlan) -> Result<(), ReplayError> {
     }
     let mut out = BufWriter::new(std::io::stdout().lock());
     match args.format {
-        Format::Csv => {
+        OutputFormat::Csv => {
             let text = golden::to_csv(&rows)?;
             // A reader that has seen enough closes its end.
             let _ = out.write_all(text.as_bytes());
         }
-        Format::Json => {
+        OutputFormat::Json => {
             for row in 0..rows.num_rows() {
                 let mut line = Vec::new();
                 write_rows(&rows.slice(row, 1), RenderOptions::default(), &mut true, &mut line);

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::config::{ClickHouseChoice, Settings};
-use super::serving::Serving;
+use super::serving::ServingFile;
 use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
 use crate::engine::Engine;
 use crate::model::alarm::Alarms;
@@ -173,7 +173,7 @@ async fn serve(settings: Settings) -> u8 {
     };
     let serving = listener.local_addr().and_then(|address| {
         tracing::info!(%address, clickhouse = url, "serving");
-        Serving::tell(&settings.data_dir, address, url)
+        ServingFile::tell(&settings.data_dir, address, url)
     });
     if let Err(error) = &serving {
         tracing::warn!(%error, "where the server listens cannot be written down");

@@ -13,12 +13,12 @@ use crate::engine::files;
 const FILE: &str = "serving.json";
 
 /// The file, while the server serves. After a crash it stays, and has another process's id.
-pub struct Serving {
+pub struct ServingFile {
     path: PathBuf,
 }
 
 #[derive(Serialize)]
-struct Told {
+struct ServingContents {
     pid: u32,
     /// The address of the server, as `http://…`.
     http: String,
@@ -26,21 +26,25 @@ struct Told {
     clickhouse: Option<String>,
 }
 
-impl Serving {
+impl ServingFile {
     /// Writes the file, whole or not at all.
     pub fn tell(
         data_dir: &Path,
         address: SocketAddr,
         clickhouse: Option<String>,
-    ) -> io::Result<Serving> {
+    ) -> io::Result<ServingFile> {
         let path = data_dir.join(FILE);
-        let told = Told { pid: std::process::id(), http: format!("http://{address}"), clickhouse };
+        let told = ServingContents {
+            pid: std::process::id(),
+            http: format!("http://{address}"),
+            clickhouse,
+        };
         files::replace(&path, &told)?;
-        Ok(Serving { path })
+        Ok(ServingFile { path })
     }
 }
 
-impl Drop for Serving {
+impl Drop for ServingFile {
     fn drop(&mut self) {
         // What is left behind is known by its process id.
         let _ = std::fs::remove_file(&self.path);

@@ -22,7 +22,7 @@ pub struct TestArgs {
     junit: Option<PathBuf>,
 }
 
-struct Outcome {
+struct TestOutcome {
     name: String,
     seconds: f64,
     failures: Vec<String>,
@@ -43,7 +43,8 @@ pub fn run(args: &TestArgs) -> u8 {
         set.diagnostics.iter().for_each(|diagnostic| eprintln!("{diagnostic}"));
         return WRONG_INPUT;
     }
-    let outcomes: Vec<Outcome> = tests.iter().map(|test| outcome(test, &set, args.bless)).collect();
+    let outcomes: Vec<TestOutcome> =
+        tests.iter().map(|test| outcome(test, &set, args.bless)).collect();
     for outcome in &outcomes {
         let word = if outcome.failures.is_empty() { "ok" } else { "FAILED" };
         println!("{word:6} {}", outcome.name);
@@ -60,17 +61,17 @@ pub fn run(args: &TestArgs) -> u8 {
     if failed == 0 { DONE } else { WRONG_INPUT }
 }
 
-fn outcome(test: &GoldenTest, set: &QuerySet, bless: bool) -> Outcome {
+fn outcome(test: &GoldenTest, set: &QuerySet, bless: bool) -> TestOutcome {
     let started = Instant::now();
     let failures = test.run(set, bless).unwrap_or_else(|error| vec![error.to_string()]);
-    Outcome { name: test.name.clone(), seconds: started.elapsed().as_secs_f64(), failures }
+    TestOutcome { name: test.name.clone(), seconds: started.elapsed().as_secs_f64(), failures }
 }
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-fn junit(outcomes: &[Outcome]) -> String {
+fn junit(outcomes: &[TestOutcome]) -> String {
     let failed = outcomes.iter().filter(|o| !o.failures.is_empty()).count();
     let mut xml = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"heliostat\" tests=\"{}\" failures=\"{failed}\">\n",

@@ -59,19 +59,19 @@ impl Semigroup for Accumulator {
 /// The slots of a reduce's accumulators, and where its aggregates find theirs.
 pub struct AccumulatorLayout {
     slots: Vec<SlotPlan>,
-    aggregates: Vec<Reading>,
+    aggregates: Vec<SlotReading>,
     /// The accumulator of a group without rows.
     empty: Accumulator,
 }
 
-/// What is added to a slot: a column, in the way of the aggregate.
+/// The input of a slot: a column, added as the aggregate defines.
 struct SlotPlan {
     column: usize,
     aggregate: Rc<dyn AnyAggregate>,
 }
 
-/// What an aggregate is read from.
-enum Reading {
+/// The slots from which an aggregate's value is read.
+enum SlotReading {
     /// The number of rows.
     Rows,
     /// This slot.
@@ -99,12 +99,12 @@ impl AccumulatorLayout {
         };
         for aggregate in aggregates {
             let reading = match aggregate.input {
-                None => Reading::Rows,
+                None => SlotReading::Rows,
                 Some(column) => {
                     let (input, output) = (&aggregate.input_type, &aggregate.output_type);
                     let aggregate: Rc<dyn AnyAggregate> =
                         (aggregate.function.typed)(input, output)?.into();
-                    Reading::Slot(layout.slot(column, &aggregate), aggregate)
+                    SlotReading::Slot(layout.slot(column, &aggregate), aggregate)
                 }
             };
             layout.aggregates.push(reading);
@@ -156,11 +156,11 @@ impl AccumulatorLayout {
         let mut overflows = Vec::new();
         for (index, reading) in self.aggregates.iter().enumerate() {
             columns.push(match reading {
-                Reading::Rows => {
+                SlotReading::Rows => {
                     let rows = accumulators.iter().map(|a| a.rows.known().unwrap_or(i64::MAX));
                     Arc::new(Int64Array::from_iter_values(rows))
                 }
-                Reading::Slot(slot, aggregate) => {
+                SlotReading::Slot(slot, aggregate) => {
                     let mut failed = Vec::new();
                     let column = aggregate.results(accumulators, *slot, &mut failed)?;
                     let overflow = |(row, reason)| Overflow { row, aggregate: index, reason };
@@ -211,9 +211,9 @@ mod tests {
             aggregate("var_pop", 0, &int, &float),
         ];
         let layout = AccumulatorLayout::new(&aggregates).unwrap();
-        let slot = |reading: &Reading| match reading {
-            Reading::Rows => None,
-            Reading::Slot(slot, _) => Some(*slot),
+        let slot = |reading: &SlotReading| match reading {
+            SlotReading::Rows => None,
+            SlotReading::Slot(slot, _) => Some(*slot),
         };
         let slots: Vec<Option<usize>> = layout.aggregates.iter().map(slot).collect();
         assert_eq!(slots, [0, 0, 1, 2, 3, 4, 4].map(Some));

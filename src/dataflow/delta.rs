@@ -1,4 +1,5 @@
-//! What flows between operators: rows in columns, each with how often it is added or taken away.
+//! Batches that flow between operators: rows in columns, each with its multiplicity (negative: taken
+//! away).
 
 use std::sync::Arc;
 
@@ -86,7 +87,7 @@ impl Delta {
         Ok(Delta { rows: batch(schema, columns, self.len())?, ..self.clone() })
     }
 
-    /// What undoes these changes.
+    /// The inverse of these changes.
     pub fn negated(mut self) -> Delta {
         self.diffs = self.diffs.iter().map(|d| -d).collect();
         self

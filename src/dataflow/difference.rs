@@ -1,4 +1,4 @@
-//! What a set of rows has more, or less, than another.
+//! The difference between two multisets of rows.
 
 use std::collections::HashMap;
 use std::ops::Range;

@@ -41,7 +41,7 @@ pub fn evaluate(scalar: &Scalar, rows: &RecordBatch) -> Result<ArrayRef, Evaluat
     guarded(|| scalar.expr.evaluate(rows).and_then(|value| value.into_array(rows.num_rows())))
 }
 
-/// What an evaluation gives. A panic in it is a failure like any other.
+/// The result of an evaluation. A panic in it is a failure like any other.
 pub fn guarded<T>(
     run: impl FnOnce() -> datafusion_common::Result<T>,
 ) -> Result<T, EvaluationError> {

@@ -12,7 +12,7 @@ use datafusion_expr::window_state::WindowFrameContext;
 
 use crate::plan::ir::{FrameAggregate, Rank, WindowEvaluation, WindowFunction};
 
-/// What lies before some row of a partition, as far as functions need it to go on.
+/// The state of the functions before some row of a partition, so that they can go on from there.
 #[derive(Clone, Debug, Default)]
 pub struct Prior {
     pub rows: u64,
@@ -28,7 +28,7 @@ impl Prior {
     }
 }
 
-/// What one function had come to.
+/// The state of one function.
 #[derive(Clone, Debug)]
 enum Carried {
     /// Nothing that is not in the counts.
@@ -38,13 +38,13 @@ enum Carried {
 }
 
 /// A part of a partition, in order.
-pub struct Part<'a> {
+pub struct PartitionPart<'a> {
     pub rows: &'a RecordBatch,
     /// For which rows values are asked. The others are there since frames reach them.
     pub wanted: Range<usize>,
     /// From which row on functions that go on from what was before are to be computed.
     pub known: usize,
-    /// What is before `known`; nothing, at a partition's start.
+    /// The state before `known`; none at a partition's start.
     pub prior: Option<&'a Prior>,
     /// Where sets of peers end, ascending, if frames go by peers; otherwise each row is by itself.
     pub peers: Option<&'a [usize]>,
@@ -55,14 +55,14 @@ pub struct Part<'a> {
 
 /// The values that functions have for the rows that are asked for, a column each, and what there is
 /// before each boundary.
-pub type Values = (Vec<ArrayRef>, Vec<Prior>);
+pub type FrameValues = (Vec<ArrayRef>, Vec<Prior>);
 
-impl Part<'_> {
+impl PartitionPart<'_> {
     /// Computes all functions. An error comes with the function's index.
     pub fn evaluate(
         &self,
         functions: &[WindowFunction],
-    ) -> std::result::Result<Values, (usize, datafusion_common::DataFusionError)> {
+    ) -> std::result::Result<FrameValues, (usize, datafusion_common::DataFusionError)> {
         let mut columns = Vec::with_capacity(functions.len());
         let mut priors: Vec<Prior> = self.boundaries.iter().map(|(_, p)| p.clone()).collect();
         for (index, function) in functions.iter().enumerate() {

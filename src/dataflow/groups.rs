@@ -22,12 +22,12 @@ pub struct Grouper {
     key_columns: Vec<usize>,
     key: RowCodec,
     layout: Rc<AccumulatorLayout>,
-    groups: Groups,
+    groups: FoldedGroups,
 }
 
 /// The groups of the batches so far, all at one tick: keys and accumulators at the same indexes.
 #[derive(Default)]
-struct Groups {
+struct FoldedGroups {
     table: HashTable<usize>,
     keys: Vec<Key>,
     accumulators: Vec<Accumulator>,
@@ -47,7 +47,7 @@ impl Grouper {
             key_columns: key.to_vec(),
             key: RowCodec::new(&types)?,
             layout,
-            groups: Groups::default(),
+            groups: FoldedGroups::default(),
         })
     }
 
@@ -66,17 +66,17 @@ impl Grouper {
 
     /// Sends on all groups.
     pub fn flush(&mut self, out: &mut Vec<GroupUpdate>) {
-        let Groups { table, keys, accumulators, tick } = &mut self.groups;
+        let FoldedGroups { table, keys, accumulators, tick } = &mut self.groups;
         table.clear();
         let groups = keys.drain(..).zip(accumulators.drain(..));
         out.extend(groups.map(|(key, accumulator)| ((key, ()), *tick, accumulator)));
     }
 }
 
-impl Groups {
+impl FoldedGroups {
     /// The index of each row's group; new ones are added empty.
     fn assign(&mut self, rows: &EncodedRows, empty: &Accumulator) -> Vec<usize> {
-        let Groups { table, keys, accumulators, .. } = self;
+        let FoldedGroups { table, keys, accumulators, .. } = self;
         let mut members = Vec::with_capacity(rows.len());
         for index in 0..rows.len() {
             let bytes = rows.bytes(index);

@@ -2,7 +2,7 @@
 
 mod accumulator;
 mod arrange;
-mod cohort;
+mod feed_group;
 mod delta;
 mod difference;
 mod eval;
@@ -19,12 +19,12 @@ mod render;
 mod runtime;
 mod worker;
 
-pub use cohort::CohortId;
 pub use eval::is_evaluating;
 pub use failure::{
     Dismissal, Failure, FailureFilter, FailureMemory, Failures, Ranges, misfit, reason_hash,
     undeclared,
 };
+pub use feed_group::FeedGroupId;
 pub use output::{EncodedRow, read_order};
-pub use runtime::{Read, Runtime, RuntimeError};
-pub use worker::Installation;
+pub use runtime::{Runtime, RuntimeError, ViewRead};
+pub use worker::InstallRequest;

@@ -10,18 +10,18 @@ use datafusion_common::ScalarValue;
 use super::arrange::Key;
 use super::delta::Delta;
 use super::layout::{RowLayout, sorted, types};
-use super::partition::Held;
+use super::partition::HeldRow;
 use crate::model::Tick;
 use crate::model::row::{Row, RowCodec};
 use crate::plan::ir::OrderColumn;
 
 /// A change of a row of a partition.
-pub type Update = (Key, Held, Tick);
+pub type RowUpdate = (Key, HeldRow, Tick);
 
 /// Rows by a key, in order, and what they are ordered by.
 pub struct Ordered {
     layout: RowLayout,
-    order: Order,
+    order: RowOrder,
     /// Rows that have a NULL in the key or in what they are ordered by are left out.
     skip_nulls: bool,
 }
@@ -38,7 +38,7 @@ impl Ordered {
     ) -> Result<Self, ArrowError> {
         Ok(Ordered {
             layout: RowLayout::ordered(schema, key, order)?,
-            order: Order::new(schema, &order[..peers])?,
+            order: RowOrder::new(schema, &order[..peers])?,
             skip_nulls,
         })
     }
@@ -48,37 +48,37 @@ impl Ordered {
         &self.layout
     }
 
-    /// What they are ordered by.
-    pub fn order(&self) -> &Order {
+    /// The sort order.
+    pub fn order(&self) -> &RowOrder {
         &self.order
     }
 
     /// Appends a delta's rows.
-    pub fn encode(&self, delta: &Delta, out: &mut Vec<Update>) -> Result<(), ArrowError> {
+    pub fn encode(&self, delta: &Delta, out: &mut Vec<RowUpdate>) -> Result<(), ArrowError> {
         let columns = self.order.of(delta);
         let orders = self.order.codec.encode(&columns, delta.len())?;
         self.layout.encode_each(delta, self.skip_nulls, |index, key, row| {
             if self.skip_nulls && columns.iter().any(|column| column.is_null(index)) {
                 return;
             }
-            let held = Held::new(row, orders.bytes(index).len(), delta.diffs[index]);
+            let held = HeldRow::new(row, orders.bytes(index).len(), delta.diffs[index]);
             out.push((key, held, delta.tick));
         })
     }
 }
 
 /// The columns that rows are ordered by.
-pub struct Order {
+pub struct RowOrder {
     codec: RowCodec,
     columns: Vec<usize>,
     first: Option<OrderColumn>,
 }
 
-impl Order {
+impl RowOrder {
     fn new(schema: &SchemaRef, order: &[OrderColumn]) -> Result<Self, ArrowError> {
         let (columns, fields) = sorted(schema, order);
         let codec = RowCodec::with_fields(&types(schema, &columns), fields)?;
-        Ok(Order { codec, columns, first: order.first().copied() })
+        Ok(RowOrder { codec, columns, first: order.first().copied() })
     }
 
     fn of(&self, delta: &Delta) -> Vec<ArrayRef> {
@@ -103,9 +103,9 @@ impl Order {
 }
 
 /// Changes by key, those of one row as one, in order.
-pub fn by_key(mut updates: Vec<(Row, Held)>) -> Vec<(Row, Vec<Held>)> {
+pub fn by_key(mut updates: Vec<(Row, HeldRow)>) -> Vec<(Row, Vec<HeldRow>)> {
     updates.sort_unstable_by(|a, b| (&a.0, &a.1.row).cmp(&(&b.0, &b.1.row)));
-    let mut keys: Vec<(Row, Vec<Held>)> = Vec::new();
+    let mut keys: Vec<(Row, Vec<HeldRow>)> = Vec::new();
     for (key, held) in updates {
         match keys.last_mut() {
             Some((last, rows)) if *last == key => match rows.last_mut() {

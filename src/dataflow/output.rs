@@ -23,7 +23,7 @@ use crate::model::row::Row;
 use crate::model::view::{Update, ViewMessage, ViewSchema};
 
 /// Takes a view's messages. Called on a worker's thread, so it must not wait.
-pub type Follower = Rc<dyn Fn(ViewMessage)>;
+pub type ViewListener = Rc<dyn Fn(ViewMessage)>;
 
 /// A view's rows on one worker.
 pub struct ViewRows {
@@ -44,12 +44,12 @@ pub fn finish<'scope>(
     rows: Deltas<'scope>,
     layout: RowLayout,
     worker: usize,
-    follower: Follower,
+    listener: ViewListener,
     failures: FailureStream,
 ) -> ViewRows {
     let arranged = arrange_rows(keyed(rows, layout, false), "View");
     let trace = arranged.trace.clone();
-    follow(arranged, worker, follower, failures.clone());
+    follow(arranged, worker, listener, failures.clone());
     ViewRows { trace, failures }
 }
 
@@ -65,7 +65,7 @@ pub fn layout(
 fn follow(
     arranged: Arranged<'_, RowTrace>,
     worker: usize,
-    follower: Follower,
+    listener: ViewListener,
     failures: FailureStream,
 ) {
     let sink = arranged
@@ -79,20 +79,20 @@ fn follow(
                     input.for_each(|_, spans| {
                         for batch in spans.drain(..).filter_map(|span| span.inner) {
                             for (tick, updates) in changes(&batch, &failures) {
-                                follower(ViewMessage::Changes { worker, tick, updates });
+                                listener(ViewMessage::Changes { worker, tick, updates });
                             }
                         }
                     });
                     let now = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
                     if now > told {
                         if let Some(reason) = failures.take_fatal() {
-                            follower(ViewMessage::Failed { reason });
+                            listener(ViewMessage::Failed { reason });
                         }
                         let failures = failures.take();
                         if !failures.is_empty() {
-                            follower(ViewMessage::Failures { worker, failures });
+                            listener(ViewMessage::Failures { worker, failures });
                         }
-                        follower(ViewMessage::Frontier { worker, frontier: now });
+                        listener(ViewMessage::Frontier { worker, frontier: now });
                         told = now;
                     }
                 }

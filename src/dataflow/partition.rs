@@ -16,23 +16,23 @@ const CHUNK_ROWS_JOIN: usize = 64;
 
 /// A row of a partition and how often it is there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Held {
+pub struct HeldRow {
     pub row: Row,
     pub copies: i64,
     /// How many of the row's bytes are its ordering columns.
     order_bytes: u32,
 }
 
-impl Held {
+impl HeldRow {
     /// A row that is there `copies` times; its first bytes are what it is ordered by.
     pub fn new(row: Row, order_bytes: usize, copies: i64) -> Self {
         // Rows are far below 4 GiB: an event has a few megabytes at most.
-        Held { row, copies, order_bytes: order_bytes as u32 }
+        HeldRow { row, copies, order_bytes: order_bytes as u32 }
     }
 
     /// The change that undoes this one.
     pub fn negated(&self) -> Self {
-        Held { copies: -self.copies, ..self.clone() }
+        HeldRow { copies: -self.copies, ..self.clone() }
     }
 
     /// The bytes of the ordering columns: equal for peers.
@@ -43,7 +43,7 @@ impl Held {
 
 /// Where a row is, or would be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct RowPlace {
     chunk: usize,
     index: usize,
 }
@@ -51,14 +51,14 @@ pub struct Place {
 /// Ordered rows, and what `P` tells of the rows before some of them.
 #[derive(Debug)]
 pub struct Partition<P> {
-    chunks: Vec<Chunk<P>>,
+    chunks: Vec<PartitionChunk<P>>,
     /// How many of the first chunks have a `prior` that still holds.
     known: usize,
 }
 
 #[derive(Debug)]
-struct Chunk<P> {
-    rows: Vec<Held>,
+struct PartitionChunk<P> {
+    rows: Vec<HeldRow>,
     prior: Option<Arc<P>>,
 }
 
@@ -80,65 +80,65 @@ impl<P> Partition<P> {
     }
 
     /// Before all rows.
-    pub fn start(&self) -> Place {
-        Place { chunk: 0, index: 0 }
+    pub fn start(&self) -> RowPlace {
+        RowPlace { chunk: 0, index: 0 }
     }
 
     /// Behind all rows.
-    pub fn end(&self) -> Place {
-        Place { chunk: self.chunks.len(), index: 0 }
+    pub fn end(&self) -> RowPlace {
+        RowPlace { chunk: self.chunks.len(), index: 0 }
     }
 
     /// The first row for which `before` is not true; it is true for rows up to some place.
-    fn point(&self, before: impl Fn(&Held) -> bool) -> Place {
+    fn point(&self, before: impl Fn(&HeldRow) -> bool) -> RowPlace {
         let chunk = self.chunks.partition_point(|chunk| chunk.rows.last().is_some_and(&before));
         let index =
             self.chunks.get(chunk).map_or(0, |chunk| chunk.rows.partition_point(|r| before(r)));
-        Place { chunk, index }
+        RowPlace { chunk, index }
     }
 
     /// The first row that is not less than these bytes.
-    pub fn seek(&self, row: &[u8]) -> Place {
+    pub fn seek(&self, row: &[u8]) -> RowPlace {
         self.point(|held| &held.row[..] < row)
     }
 
     /// The first row whose ordering columns are not less than these.
-    pub fn first_peer(&self, order: &[u8]) -> Place {
+    pub fn first_peer(&self, order: &[u8]) -> RowPlace {
         self.point(|held| held.order() < order)
     }
 
     /// The first row whose ordering columns are greater than these.
-    pub fn behind_peers(&self, order: &[u8]) -> Place {
+    pub fn behind_peers(&self, order: &[u8]) -> RowPlace {
         self.point(|held| held.order() <= order)
     }
 
     /// The row at a place, unless that is the end.
-    pub fn get(&self, place: Place) -> Option<&Held> {
+    pub fn get(&self, place: RowPlace) -> Option<&HeldRow> {
         self.chunks.get(place.chunk)?.rows.get(place.index)
     }
 
     /// The place behind this one.
-    pub fn next(&self, place: Place) -> Place {
+    pub fn next(&self, place: RowPlace) -> RowPlace {
         match self.chunks.get(place.chunk) {
             Some(chunk) if place.index + 1 < chunk.rows.len() => {
-                Place { index: place.index + 1, ..place }
+                RowPlace { index: place.index + 1, ..place }
             }
-            Some(_) => Place { chunk: place.chunk + 1, index: 0 },
+            Some(_) => RowPlace { chunk: place.chunk + 1, index: 0 },
             None => place,
         }
     }
 
     /// The place before this one, unless that is the start.
-    pub fn previous(&self, place: Place) -> Option<Place> {
+    pub fn previous(&self, place: RowPlace) -> Option<RowPlace> {
         if place.index > 0 {
-            return Some(Place { index: place.index - 1, ..place });
+            return Some(RowPlace { index: place.index - 1, ..place });
         }
         let chunk = place.chunk.checked_sub(1)?;
-        Some(Place { chunk, index: self.chunks[chunk].rows.len() - 1 })
+        Some(RowPlace { chunk, index: self.chunks[chunk].rows.len() - 1 })
     }
 
     /// The rows between two places.
-    pub fn rows(&self, from: Place, to: Place) -> impl Iterator<Item = (Place, &Held)> {
+    pub fn rows(&self, from: RowPlace, to: RowPlace) -> impl Iterator<Item = (RowPlace, &HeldRow)> {
         let mut at = from;
         std::iter::from_fn(move || {
             let held = self.get(at).filter(|_| at < to)?;
@@ -149,7 +149,7 @@ impl<P> Partition<P> {
     }
 
     /// Adds to, or takes from, how often a row is there.
-    pub fn add(&mut self, change: &Held) {
+    pub fn add(&mut self, change: &HeldRow) {
         let place = self.seek(&change.row);
         if self.get(place).is_some_and(|held| held.row == change.row) {
             self.count(place, change.copies);
@@ -158,7 +158,7 @@ impl<P> Partition<P> {
         }
     }
 
-    fn count(&mut self, place: Place, copies: i64) {
+    fn count(&mut self, place: RowPlace, copies: i64) {
         self.known = self.known.min(place.chunk + 1);
         let rows = &mut self.chunks[place.chunk].rows;
         rows[place.index].copies += copies;
@@ -180,7 +180,7 @@ impl<P> Partition<P> {
         }
     }
 
-    fn insert(&mut self, mut place: Place, held: Held) {
+    fn insert(&mut self, mut place: RowPlace, held: HeldRow) {
         if place.index == 0 && place.chunk > 0 {
             // Between two chunks: at the end of the first one, so that the other need not move.
             place.chunk -= 1;
@@ -188,7 +188,7 @@ impl<P> Partition<P> {
         }
         self.known = self.known.min(place.chunk + 1);
         let Some(chunk) = self.chunks.get_mut(place.chunk) else {
-            self.chunks.push(Chunk { rows: vec![held], prior: None });
+            self.chunks.push(PartitionChunk { rows: vec![held], prior: None });
             return;
         };
         if chunk.rows.len() < CHUNK_ROWS_MAX {
@@ -203,26 +203,26 @@ impl<P> Partition<P> {
         } else {
             rest.insert(place.index - at, held);
         }
-        self.chunks.insert(place.chunk + 1, Chunk { rows: rest, prior: None });
+        self.chunks.insert(place.chunk + 1, PartitionChunk { rows: rest, prior: None });
     }
 
     /// The last beginning of a chunk, at or before a place, of which it is known what was before it
     /// and `usable` says that this will do. The start has nothing before it.
     pub fn known_before(
         &self,
-        place: Place,
+        place: RowPlace,
         usable: impl Fn(&P) -> bool,
-    ) -> (Place, Option<Arc<P>>) {
+    ) -> (RowPlace, Option<Arc<P>>) {
         let first = place.chunk.min(self.known.saturating_sub(1));
         let known = (1..=first).rev().find_map(|chunk| {
             let prior = self.chunks.get(chunk)?.prior.as_ref().filter(|prior| usable(prior))?;
-            Some((Place { chunk, index: 0 }, Some(Arc::clone(prior))))
+            Some((RowPlace { chunk, index: 0 }, Some(Arc::clone(prior))))
         });
         known.unwrap_or((self.start(), None))
     }
 
     /// Whether a chunk begins here whose `prior` may be set, peers not being torn apart if `aligned`.
-    pub fn is_boundary(&self, place: Place, aligned: bool) -> bool {
+    pub fn is_boundary(&self, place: RowPlace, aligned: bool) -> bool {
         if place.index != 0 || place.chunk == 0 {
             return false;
         }
@@ -240,7 +240,7 @@ impl<P> Partition<P> {
     }
 
     /// Remembers what is before a boundary; to be called after [`Partition::forget`].
-    pub fn remember(&mut self, place: Place, prior: P) {
+    pub fn remember(&mut self, place: RowPlace, prior: P) {
         self.chunks[place.chunk].prior = Some(Arc::new(prior));
     }
 }
@@ -249,8 +249,8 @@ impl<P> Partition<P> {
 mod tests {
     use super::*;
 
-    fn held(value: u32, copies: i64) -> Held {
-        Held::new(Row::from_slice(&value.to_be_bytes()), 3, copies)
+    fn held(value: u32, copies: i64) -> HeldRow {
+        HeldRow::new(Row::from_slice(&value.to_be_bytes()), 3, copies)
     }
 
     fn values(partition: &Partition<u32>) -> Vec<(u32, i64)> {
@@ -281,7 +281,7 @@ mod tests {
         let mut partition: Partition<u32> = Partition::default();
         (0..1_000).for_each(|value| partition.add(&held(value, 1)));
         partition.forget();
-        let boundaries: Vec<Place> = partition
+        let boundaries: Vec<RowPlace> = partition
             .rows(partition.start(), partition.end())
             .map(|(place, _)| place)
             .filter(|place| partition.is_boundary(*place, false))

@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::frames::Prior;
-use super::ordered::Order;
-use super::partition::{Held, Partition, Place};
+use super::ordered::RowOrder;
+use super::partition::{HeldRow, Partition, RowPlace};
 use crate::model::row::Row;
 use crate::plan::ir::{Extent, Reach, WindowEvaluation, WindowFunction};
 
-/// What a node's functions have in common.
-pub struct Scope {
+/// The inputs that all functions of a node share.
+pub struct WindowScope {
     /// None of them depends on all of a partition.
     pub local: bool,
     /// Some go on from what was before.
@@ -21,7 +21,7 @@ pub struct Scope {
     pub head: u64,
 }
 
-impl Scope {
+impl WindowScope {
     pub fn of(functions: &[WindowFunction]) -> Self {
         let before = |f: &WindowFunction| matches!(f.reach, Reach::Before { .. });
         let by_peers = |f: &WindowFunction| matches!(&f.reach, Reach::Before { after } if !matches!(after, Extent::Rows(_)));
@@ -29,7 +29,7 @@ impl Scope {
             WindowEvaluation::Nth { n, .. } => *n,
             _ => 0,
         });
-        Scope {
+        WindowScope {
             local: !functions.iter().any(|f| matches!(f.reach, Reach::Partition)),
             growing: functions.iter().any(before),
             by_peers: functions.iter().any(by_peers),
@@ -41,7 +41,7 @@ impl Scope {
 /// Rows that a change can reach, by the first one and the one behind the last; `None`: from the start,
 /// or to the end.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Span {
+pub struct ReachedSpan {
     pub from: Option<Row>,
     pub to: Option<Row>,
 }
@@ -55,7 +55,7 @@ pub struct Segment {
     pub peers: Vec<usize>,
     pub boundaries: Vec<(usize, Prior)>,
     /// Where the boundaries are in the partition.
-    pub places: Vec<Place>,
+    pub places: Vec<RowPlace>,
 }
 
 /// Encoded rows of many partitions, side by side.
@@ -85,9 +85,9 @@ impl Rows {
 }
 
 /// Joins spans that overlap or touch.
-pub fn merged(mut spans: Vec<Span>) -> Vec<Span> {
+pub fn merged(mut spans: Vec<ReachedSpan>) -> Vec<ReachedSpan> {
     spans.sort_unstable_by(|a, b| a.from.cmp(&b.from));
-    let mut merged: Vec<Span> = Vec::new();
+    let mut merged: Vec<ReachedSpan> = Vec::new();
     for span in spans {
         match merged.last_mut() {
             Some(last) if last.to.is_none() || span.from.as_ref() <= last.to.as_ref() => {
@@ -102,15 +102,15 @@ pub fn merged(mut spans: Vec<Span>) -> Vec<Span> {
 }
 
 /// Which parts of a partition are to be computed.
-pub struct Parts<'a> {
+pub struct ReachedParts<'a> {
     pub order: Reaching<'a>,
-    pub scope: &'a Scope,
+    pub scope: &'a WindowScope,
     pub functions: &'a [WindowFunction],
 }
 
-impl Parts<'_> {
+impl ReachedParts<'_> {
     /// The rows whose values a change can reach, in a partition without or with the change.
-    pub fn span(&self, rows: &Partition<Prior>, change: &Held) -> Span {
+    pub fn span(&self, rows: &Partition<Prior>, change: &HeldRow) -> ReachedSpan {
         let (first, order) = (rows.seek(&change.row), change.order());
         let there = rows.get(first).is_some_and(|held| held.row == change.row);
         let behind = if there { rows.next(first) } else { first };
@@ -133,14 +133,14 @@ impl Parts<'_> {
             Some(held) if held.row < change.row => Some(held.row.clone()),
             _ => Some(change.row.clone()),
         };
-        Span { from, to: rows.get(to).map(|held| held.row.clone()) }
+        ReachedSpan { from, to: rows.get(to).map(|held| held.row.clone()) }
     }
 
     pub fn segments(
         &self,
         key: &Row,
         rows: &Partition<Prior>,
-        spans: &[Span],
+        spans: &[ReachedSpan],
         whole: bool,
         out: &mut Rows,
     ) -> Vec<Segment> {
@@ -160,8 +160,8 @@ impl Parts<'_> {
         &self,
         key: &Row,
         rows: &Partition<Prior>,
-        from: Place,
-        to: Place,
+        from: RowPlace,
+        to: RowPlace,
         whole: bool,
         out: &mut Rows,
     ) -> Segment {
@@ -173,8 +173,8 @@ impl Parts<'_> {
                 (known, prior) = rows.known_before(from, usable);
                 first = known;
             }
-            let order_at = |place: Option<Place>| {
-                place.and_then(|place| rows.get(place)).map(Held::order).unwrap_or_default()
+            let order_at = |place: Option<RowPlace>| {
+                place.and_then(|place| rows.get(place)).map(HeldRow::order).unwrap_or_default()
             };
             let (order_from, order_to) = (order_at(Some(from)), order_at(rows.previous(to)));
             for function in self.functions {
@@ -209,7 +209,7 @@ impl Parts<'_> {
         };
         let mut counts = segment.prior.as_deref().map_or((0, 0), |p| (p.rows, p.peers));
         let goes_on = self.scope.local && self.scope.growing;
-        let mut last: Option<&Held> = None;
+        let mut last: Option<&HeldRow> = None;
         for (place, held) in rows.rows(at.first, at.end) {
             let row = out.len() - start;
             let is_peer = last.is_some_and(|last| last.order() == held.order());
@@ -244,18 +244,18 @@ impl Parts<'_> {
 /// The places of a segment.
 struct Noted {
     /// From where on functions go on from what was before.
-    known: Place,
-    from: Place,
-    to: Place,
-    first: Place,
-    end: Place,
+    known: RowPlace,
+    from: RowPlace,
+    to: RowPlace,
+    first: RowPlace,
+    end: RowPlace,
 }
 
-/// How far from a place something reaches.
-pub struct Reaching<'a>(pub &'a Order);
+/// Distance from a place that a function's frame covers.
+pub struct Reaching<'a>(pub &'a RowOrder);
 
 impl Reaching<'_> {
-    fn back<P>(&self, rows: &Partition<P>, from: Place, order: &[u8], by: &Extent) -> Place {
+    fn back<P>(&self, rows: &Partition<P>, from: RowPlace, order: &[u8], by: &Extent) -> RowPlace {
         match by {
             Extent::Rows(count) => {
                 let mut at = from;
@@ -285,7 +285,7 @@ impl Reaching<'_> {
         }
     }
 
-    fn on<P>(&self, rows: &Partition<P>, from: Place, order: &[u8], by: &Extent) -> Place {
+    fn on<P>(&self, rows: &Partition<P>, from: RowPlace, order: &[u8], by: &Extent) -> RowPlace {
         match by {
             Extent::Rows(count) => {
                 let mut at = from;

@@ -9,9 +9,9 @@ use std::thread::Thread;
 use differential_dataflow::trace::ExertionLogic;
 use timely::communication::WorkerGuards;
 
-use super::cohort::CohortId;
+use super::feed_group::FeedGroupId;
 use super::output::EncodedRow;
-use super::worker::{Command, Installation, Load, ReadRequest, WorkerState, load};
+use super::worker::{InstallRequest, Load, ReadRequest, WorkerCommand, WorkerState, load};
 use crate::log::Frame;
 use crate::model::{Head, Tick};
 
@@ -53,7 +53,7 @@ pub struct RuntimeError(String);
 
 /// A read of a view; see [`Runtime::read`].
 #[derive(Clone, Debug, Default)]
-pub struct Read {
+pub struct ViewRead {
     pub view: usize,
     /// Only rows with this encoded key.
     pub key: Option<Vec<u8>>,
@@ -66,13 +66,13 @@ pub struct Read {
 }
 
 struct WorkerHandle {
-    commands: Sender<Command>,
+    commands: Sender<WorkerCommand>,
     thread: Thread,
 }
 
 /// The running workers.
 pub struct Runtime {
-    state: Mutex<State>,
+    state: Mutex<RuntimeState>,
     guards: Mutex<Option<WorkerGuards<()>>>,
     workers: usize,
     lost: Arc<AtomicUsize>,
@@ -89,12 +89,12 @@ impl Drop for Watch {
     }
 }
 
-struct State {
+struct RuntimeState {
     handles: Vec<WorkerHandle>,
-    /// The end of what each cohort was fed.
-    fed: BTreeMap<CohortId, Head>,
-    /// The cohort of each view.
-    cohorts: BTreeMap<usize, CohortId>,
+    /// The end of what each feed group was fed.
+    fed: BTreeMap<FeedGroupId, Head>,
+    /// The feed group of each view.
+    feed_groups: BTreeMap<usize, FeedGroupId>,
     /// Which worker gets the next frame.
     next: usize,
 }
@@ -107,7 +107,7 @@ impl Runtime {
     /// Starts `workers` worker threads.
     pub fn start(workers: usize) -> Result<Self, RuntimeError> {
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| channel()).unzip();
-        let receivers: Vec<Mutex<Option<Receiver<Command>>>> =
+        let receivers: Vec<Mutex<Option<Receiver<WorkerCommand>>>> =
             receivers.into_iter().map(|r| Mutex::new(Some(r))).collect();
         let (started, threads) = channel();
         let started = Mutex::new(started);
@@ -131,8 +131,12 @@ impl Runtime {
             .zip(threads)
             .map(|(commands, (_, thread))| WorkerHandle { commands, thread })
             .collect();
-        let state =
-            Mutex::new(State { handles, fed: BTreeMap::new(), cohorts: BTreeMap::new(), next: 0 });
+        let state = Mutex::new(RuntimeState {
+            handles,
+            fed: BTreeMap::new(),
+            feed_groups: BTreeMap::new(),
+            next: 0,
+        });
         Ok(Runtime { state, guards: Mutex::new(Some(guards)), workers, lost })
     }
 
@@ -146,20 +150,20 @@ impl Runtime {
         self.workers
     }
 
-    /// Begins views as a new cohort, which sees what it is fed from now on.
-    pub fn install(&self, cohort: CohortId, views: &[Installation]) {
+    /// Begins views as a new feed group, which sees what it is fed from now on.
+    pub fn install(&self, feed_group: FeedGroupId, views: &[InstallRequest]) {
         let mut state = lock(&self.state);
-        state.fed.insert(cohort, Head::default());
-        state.cohorts.extend(views.iter().map(|view| (view.view, cohort)));
-        state.broadcast(|_| Command::Install { cohort, views: views.to_vec() });
+        state.fed.insert(feed_group, Head::default());
+        state.feed_groups.extend(views.iter().map(|view| (view.view, feed_group)));
+        state.broadcast(|_| WorkerCommand::Install { feed_group, views: views.to_vec() });
     }
 
-    /// Feeds frames to a cohort. Their events all enter at `tick`, the tick of the last of them or
-    /// later, and the cohort's views advance past it. `more` says that the log has more already.
-    pub fn feed(&self, cohort: CohortId, frames: Vec<Frame>, tick: Tick, more: bool) {
+    /// Feeds frames to a feed group. Their events all enter at `tick`, the tick of the last of them or
+    /// later, and the feed group's views advance past it. `more` says that the log has more already.
+    pub fn feed(&self, feed_group: FeedGroupId, frames: Vec<Frame>, tick: Tick, more: bool) {
         let mut state = lock(&self.state);
         let mut shares: Vec<Vec<Frame>> = vec![Vec::new(); self.workers];
-        let mut fed = state.fed.get(&cohort).copied().unwrap_or_default();
+        let mut fed = state.fed.get(&feed_group).copied().unwrap_or_default();
         for frame in frames {
             fed.position = frame.last_position();
             let next = state.next;
@@ -167,29 +171,29 @@ impl Runtime {
             state.next = (next + 1) % self.workers;
         }
         fed.tick = tick;
-        state.fed.insert(cohort, fed);
+        state.fed.insert(feed_group, fed);
         state.broadcast(|index| {
             let frames = std::mem::take(&mut shares[index]);
-            Command::Feed { cohort, frames, tick, more }
+            WorkerCommand::Feed { feed_group, frames, tick, more }
         });
     }
 
     /// Feeds the views of `from` with those of `into` from now on. Both must have been fed up to
     /// the same tick.
-    pub fn merge(&self, from: CohortId, into: CohortId) {
+    pub fn merge(&self, from: FeedGroupId, into: FeedGroupId) {
         let mut state = lock(&self.state);
         state.fed.remove(&from);
-        for cohort in state.cohorts.values_mut().filter(|cohort| **cohort == from) {
-            *cohort = into;
+        for feed_group in state.feed_groups.values_mut().filter(|feed_group| **feed_group == from) {
+            *feed_group = into;
         }
-        state.broadcast(|_| Command::Merge { from, into });
+        state.broadcast(|_| WorkerCommand::Merge { from, into });
     }
 
-    /// How far a view was fed.
+    /// The end of the log's part that a view was fed.
     pub fn fed(&self, view: usize) -> Head {
         let state = lock(&self.state);
-        let cohort = state.cohorts.get(&view);
-        cohort.and_then(|cohort| state.fed.get(cohort)).copied().unwrap_or_default()
+        let feed_group = state.feed_groups.get(&view);
+        feed_group.and_then(|feed_group| state.fed.get(feed_group)).copied().unwrap_or_default()
     }
 
     /// Asks for a view's rows as of everything that it was fed so far.
@@ -198,17 +202,20 @@ impl Runtime {
     /// view is gone. Returns up to where the rows will be.
     pub fn read(
         &self,
-        read: &Read,
+        read: &ViewRead,
         answer: impl Fn(Option<Vec<EncodedRow>>) + Send + Sync + 'static,
     ) -> Head {
         let answer = Arc::new(answer);
         let state = lock(&self.state);
-        let cohort = state.cohorts.get(&read.view);
-        let fed = cohort.and_then(|cohort| state.fed.get(cohort)).copied().unwrap_or_default();
+        let feed_group = state.feed_groups.get(&read.view);
+        let fed = feed_group
+            .and_then(|feed_group| state.fed.get(feed_group))
+            .copied()
+            .unwrap_or_default();
         let tick = fed.tick;
         state.broadcast(|_| {
             let answer = Arc::clone(&answer);
-            Command::Read(ReadRequest {
+            WorkerCommand::ViewRead(ReadRequest {
                 view: read.view,
                 tick,
                 key: read.key.clone(),
@@ -224,13 +231,13 @@ impl Runtime {
     /// Stops a view and forgets its state.
     pub fn remove(&self, view: usize) {
         let mut state = lock(&self.state);
-        state.cohorts.remove(&view);
-        state.broadcast(|_| Command::Remove { view });
+        state.feed_groups.remove(&view);
+        state.broadcast(|_| WorkerCommand::Remove { view });
     }
 
     /// Stops the workers and waits for them.
     pub fn shutdown(&self) {
-        lock(&self.state).broadcast(|_| Command::Shutdown);
+        lock(&self.state).broadcast(|_| WorkerCommand::Shutdown);
         if let Some(guards) = lock(&self.guards).take() {
             for result in guards.join() {
                 if let Err(error) = result {
@@ -241,8 +248,8 @@ impl Runtime {
     }
 }
 
-impl State {
-    fn broadcast(&self, mut command: impl FnMut(usize) -> Command) {
+impl RuntimeState {
+    fn broadcast(&self, mut command: impl FnMut(usize) -> WorkerCommand) {
         for (index, handle) in self.handles.iter().enumerate() {
             // A worker that is gone has ended the process, or is about to.
             let _ = handle.commands.send(command(index));

@@ -11,8 +11,8 @@ use arrow::error::ArrowError;
 use timely::dataflow::InputHandle;
 use timely::worker::Worker;
 
-use super::cohort::{Cohort, CohortId, SourceInput};
 use super::failure::FailureStream;
+use super::feed_group::{FeedGroup, FeedGroupId, SourceInput};
 use super::memory::MemoryReturn;
 use super::output::{self, EncodedRow, ViewRows};
 use super::render::Renderer;
@@ -25,7 +25,7 @@ use crate::plan::ir::NodeId;
 /// How long an idle worker sleeps when nobody wakes it.
 const PARK_MAX: Duration = Duration::from_millis(100);
 
-/// What a worker has to do.
+/// A worker's remaining work.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Load {
     /// Nothing that anybody waits for.
@@ -40,23 +40,23 @@ thread_local! {
     static LOAD: Cell<Load> = const { Cell::new(Load::Idle) };
 }
 
-/// What this worker has to do.
+/// This worker's remaining work.
 pub fn load() -> Load {
     LOAD.get()
 }
 
-/// What workers are told, all of them in the same order.
-pub enum Command {
-    /// Begin these views, which are fed together as members of a cohort.
-    Install { cohort: CohortId, views: Vec<Installation> },
-    /// The frames of this worker's share for a cohort, and the tick at which their events enter.
+/// A command to the workers. All workers get the same commands in the same order.
+pub enum WorkerCommand {
+    /// Begin these views, which are fed together as members of a feed group.
+    Install { feed_group: FeedGroupId, views: Vec<InstallRequest> },
+    /// The frames of this worker's share for a feed group, and the tick at which their events enter.
     /// With everything up to `tick` fed, the views' inputs advance past it. `more`: the log has
     /// more.
-    Feed { cohort: CohortId, frames: Vec<Frame>, tick: Tick, more: bool },
-    /// Feed the views of one cohort with those of another, which is at the same tick.
-    Merge { from: CohortId, into: CohortId },
+    Feed { feed_group: FeedGroupId, frames: Vec<Frame>, tick: Tick, more: bool },
+    /// Feed the views of one feed group with those of another, which is at the same tick.
+    Merge { from: FeedGroupId, into: FeedGroupId },
     /// Read a view's rows as of a tick that was fed.
-    Read(ReadRequest),
+    ViewRead(ReadRequest),
     /// Stop a view and forget its state.
     Remove { view: usize },
     /// End the worker.
@@ -65,13 +65,13 @@ pub enum Command {
 
 /// A view to begin.
 #[derive(Clone)]
-pub struct Installation {
+pub struct InstallRequest {
     /// The name of the view.
     pub view: usize,
-    /// What is computed.
+    /// The plan of the dataflow.
     pub plan: ViewPlan,
     /// Is told what the view does, on the workers' threads.
-    pub follower: Arc<dyn Fn(ViewMessage) + Send + Sync>,
+    pub listener: Arc<dyn Fn(ViewMessage) + Send + Sync>,
 }
 
 /// A read of one worker's share of a view.
@@ -90,8 +90,8 @@ pub struct ReadRequest {
 }
 
 /// A view that runs on this worker.
-struct RunningView {
-    cohort: CohortId,
+struct Installation {
+    feed_group: FeedGroupId,
     rows: ViewRows,
     inputs: Vec<SourceInput>,
     plan: ViewPlan,
@@ -101,20 +101,20 @@ struct RunningView {
 /// The state of one worker.
 pub struct WorkerState<'a> {
     worker: &'a mut Worker,
-    commands: Receiver<Command>,
-    views: BTreeMap<usize, RunningView>,
-    cohorts: BTreeMap<CohortId, Cohort>,
+    commands: Receiver<WorkerCommand>,
+    views: BTreeMap<usize, Installation>,
+    feed_groups: BTreeMap<FeedGroupId, FeedGroup>,
     reads: Vec<ReadRequest>,
 }
 
 impl<'a> WorkerState<'a> {
     /// A worker without views.
-    pub fn new(worker: &'a mut Worker, commands: Receiver<Command>) -> Self {
+    pub fn new(worker: &'a mut Worker, commands: Receiver<WorkerCommand>) -> Self {
         WorkerState {
             worker,
             commands,
             views: BTreeMap::new(),
-            cohorts: BTreeMap::new(),
+            feed_groups: BTreeMap::new(),
             reads: Vec::new(),
         }
     }
@@ -126,7 +126,9 @@ impl<'a> WorkerState<'a> {
             let mut idle = true;
             // One command at a time, then a step: no command holds the others up for long.
             match self.commands.try_recv() {
-                Ok(Command::Shutdown) | Err(std::sync::mpsc::TryRecvError::Disconnected) => break,
+                Ok(WorkerCommand::Shutdown) | Err(std::sync::mpsc::TryRecvError::Disconnected) => {
+                    break;
+                }
                 Ok(command) => {
                     idle = false;
                     memory.worked();
@@ -152,8 +154,10 @@ impl<'a> WorkerState<'a> {
 
     /// Whether a view is not through yet with what it was fed.
     fn is_behind(&mut self) -> bool {
-        let cohorts = &self.cohorts;
-        let fed = |view: &RunningView| cohorts.get(&view.cohort).map_or(0, |cohort| cohort.fed);
+        let feed_groups = &self.feed_groups;
+        let fed = |view: &Installation| {
+            feed_groups.get(&view.feed_group).map_or(0, |feed_group| feed_group.fed)
+        };
         self.views.values_mut().any(|view| view.rows.upper() <= fed(view))
     }
 
@@ -166,12 +170,12 @@ impl<'a> WorkerState<'a> {
         }
     }
 
-    fn handle(&mut self, command: Command) {
+    fn handle(&mut self, command: WorkerCommand) {
         match command {
-            Command::Install { cohort, views } => {
+            WorkerCommand::Install { feed_group, views } => {
                 for view in views {
                     let id = view.view;
-                    match self.install(cohort, view) {
+                    match self.install(feed_group, view) {
                         Ok(running) => {
                             self.views.insert(id, running);
                         }
@@ -180,30 +184,34 @@ impl<'a> WorkerState<'a> {
                         }
                     }
                 }
-                self.share_decoders(cohort);
+                self.share_decoders(feed_group);
             }
-            Command::Feed { cohort, frames, tick, more } => {
+            WorkerCommand::Feed { feed_group, frames, tick, more } => {
                 LOAD.set(if more { Load::Backlog } else { Load::Busy });
-                self.feed(cohort, &frames, tick);
+                self.feed(feed_group, &frames, tick);
             }
-            Command::Merge { from, into } => self.merge(from, into),
-            Command::Read(request) => self.reads.push(request),
-            Command::Remove { view } => {
+            WorkerCommand::Merge { from, into } => self.merge(from, into),
+            WorkerCommand::ViewRead(request) => self.reads.push(request),
+            WorkerCommand::Remove { view } => {
                 if let Some(view) = self.views.remove(&view) {
-                    self.share_decoders(view.cohort);
+                    self.share_decoders(view.feed_group);
                 }
             }
-            Command::Shutdown => {}
+            WorkerCommand::Shutdown => {}
         }
     }
 
-    fn install(&mut self, cohort: CohortId, view: Installation) -> Result<RunningView, ArrowError> {
+    fn install(
+        &mut self,
+        feed_group: FeedGroupId,
+        view: InstallRequest,
+    ) -> Result<Installation, ArrowError> {
         let index = self.worker.index();
-        let Installation { plan, follower, .. } = view;
+        let InstallRequest { plan, listener, .. } = view;
         let failures = FailureStream::new(&plan.event_types);
         let schema = crate::plan::relaxed(&plan.plan.root().schema);
         let layout = output::layout(&plan.schema, &schema)?;
-        let follower: output::Follower = Rc::new(move |message| follower(message));
+        let listener: output::ViewListener = Rc::new(move |message| listener(message));
         let name = plan.schema.name.clone();
         self.worker.dataflow_named::<Tick, _, _>(&name, |scope| {
             let mut inputs = Vec::new();
@@ -219,54 +227,56 @@ impl<'a> WorkerState<'a> {
                 });
             }
             let rows = Renderer::new(scope, &plan.plan, failures.clone()).render(sources)?;
-            let rows = output::finish(rows, layout, index, follower, failures.clone());
-            Ok(RunningView { cohort, rows, inputs, plan: plan.clone(), failures })
+            let rows = output::finish(rows, layout, index, listener, failures.clone());
+            Ok(Installation { feed_group, rows, inputs, plan: plan.clone(), failures })
         })
     }
 
     /// From now on the views of `from` are fed with those of `into`.
-    fn merge(&mut self, from: CohortId, into: CohortId) {
-        let fed = |id: &CohortId| self.cohorts.get(id).map(|cohort| cohort.fed);
-        assert!(fed(&from) == fed(&into), "cohorts merge where they meet: {from} and {into}");
-        for view in self.views.values_mut().filter(|view| view.cohort == from) {
-            view.cohort = into;
+    fn merge(&mut self, from: FeedGroupId, into: FeedGroupId) {
+        let fed = |id: &FeedGroupId| self.feed_groups.get(id).map(|feed_group| feed_group.fed);
+        assert!(fed(&from) == fed(&into), "feed_groups merge where they meet: {from} and {into}");
+        for view in self.views.values_mut().filter(|view| view.feed_group == from) {
+            view.feed_group = into;
         }
         self.share_decoders(from);
         self.share_decoders(into);
     }
 
-    /// One decoder per table, with the columns that any view of the cohort reads.
-    fn share_decoders(&mut self, id: CohortId) {
-        let members = || self.views.values().filter(|view| view.cohort == id);
+    /// One decoder per table, with the columns that any view of the feed group reads.
+    fn share_decoders(&mut self, id: FeedGroupId) {
+        let members = || self.views.values().filter(|view| view.feed_group == id);
         if members().next().is_none() {
-            self.cohorts.remove(&id);
+            self.feed_groups.remove(&id);
             return;
         }
         let inputs = members().flat_map(|view| &view.inputs);
         let versions = members().map(|view| (view.failures.clone(), view.plan.versions.clone()));
-        let fed = self.cohorts.get(&id).map_or(0, |cohort| cohort.fed);
-        self.cohorts.insert(id, Cohort::of(inputs, versions.collect(), fed));
+        let fed = self.feed_groups.get(&id).map_or(0, |feed_group| feed_group.fed);
+        self.feed_groups.insert(id, FeedGroup::of(inputs, versions.collect(), fed));
     }
 
-    fn feed(&mut self, id: CohortId, frames: &[Frame], tick: Tick) {
-        // A cohort whose last view has just been removed may still be on its way here.
-        let Some(cohort) = self.cohorts.get_mut(&id) else { return };
-        assert!(tick >= cohort.fed, "ticks only go forward: {tick} after {}", cohort.fed);
-        cohort.decode(frames, tick);
-        cohort.fed = tick;
-        for view in self.views.values_mut().filter(|view| view.cohort == id) {
+    fn feed(&mut self, id: FeedGroupId, frames: &[Frame], tick: Tick) {
+        // A feed group whose last view has just been removed may still be on its way here.
+        let Some(feed_group) = self.feed_groups.get_mut(&id) else { return };
+        assert!(tick >= feed_group.fed, "ticks only go forward: {tick} after {}", feed_group.fed);
+        feed_group.decode(frames, tick);
+        feed_group.fed = tick;
+        for view in self.views.values_mut().filter(|view| view.feed_group == id) {
             for input in &mut view.inputs {
-                input.feed(cohort, tick, &view.failures);
+                input.feed(feed_group, tick, &view.failures);
             }
         }
-        cohort.forget();
+        feed_group.forget();
         self.compact(id);
     }
 
     /// Reads to come are at the last fed tick or later; those that wait hold their view back.
-    fn compact(&mut self, cohort: CohortId) {
-        let Some(fed) = self.cohorts.get(&cohort).map(|cohort| cohort.fed) else { return };
-        for (id, view) in self.views.iter_mut().filter(|(_, view)| view.cohort == cohort) {
+    fn compact(&mut self, feed_group: FeedGroupId) {
+        let Some(fed) = self.feed_groups.get(&feed_group).map(|feed_group| feed_group.fed) else {
+            return;
+        };
+        for (id, view) in self.views.iter_mut().filter(|(_, view)| view.feed_group == feed_group) {
             let waiting = self.reads.iter().filter(|read| read.view == *id).map(|read| read.tick);
             view.rows.compact(waiting.min().unwrap_or(fed).min(fed));
         }

@@ -12,7 +12,7 @@ use arrow::array::{
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Fields, TimeUnit, Utf8Type, i256};
 
-use super::value::Members;
+use super::value::ObjectMembers;
 use crate::model::schema::{FieldNaming, SqlType};
 
 /// Values of a fixed size with their validity.
@@ -130,7 +130,7 @@ impl Lists {
 /// The members of a struct column.
 #[derive(Debug)]
 pub struct Structs {
-    pub members: Members,
+    pub members: ObjectMembers,
     fields: Fields,
     valid: Validity,
 }
@@ -212,7 +212,7 @@ impl ColumnBuilder {
                 valid: Validity::default(),
             })),
             SqlType::Struct(fields) => {
-                let mut members = Members::default();
+                let mut members = ObjectMembers::default();
                 for field in fields {
                     members.push(field, naming, false);
                 }

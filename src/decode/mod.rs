@@ -20,14 +20,14 @@ use crate::model::source::{SourceColumn, SourceTable, SystemColumn};
 use crate::model::{Position, Tick};
 use builder::ColumnBuilder;
 use format::PayloadFormat;
-use value::Members;
+use value::ObjectMembers;
 
 /// Something in an event's `data` that does not fit the declared columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// Where, as a JSON pointer into `data` (RFC 6901).
     pub pointer: String,
-    /// What was expected and what was found.
+    /// The expected and the actual value.
     pub message: String,
 }
 
@@ -47,7 +47,7 @@ pub struct Reject {
     pub row: usize,
     /// The columns in question.
     pub columns: Vec<SourceColumn>,
-    /// What is wrong, and with which column (`None`: with all).
+    /// The violation and its column (`None`: the whole event).
     pub violations: Vec<(Option<SourceColumn>, Violation)>,
 }
 
@@ -67,7 +67,7 @@ pub struct TableDecoder {
     columns: Vec<SourceColumn>,
     schema: SchemaRef,
     /// The declared columns that are decoded, in the order of `columns`.
-    members: Members,
+    members: ObjectMembers,
     declared: Vec<SourceColumn>,
     system: Vec<(SystemColumn, ColumnBuilder)>,
     positions: Vec<Position>,
@@ -84,7 +84,7 @@ impl TableDecoder {
             SourceTable::Declared(table) => format::of(table.format),
             SourceTable::Events => format::of(Format::Json),
         };
-        let mut members = Members::new(format.has_numeric_times());
+        let mut members = ObjectMembers::new(format.has_numeric_times());
         let mut system = Vec::new();
         let declared =
             columns.iter().copied().filter(|c| matches!(c, SourceColumn::Declared(_))).collect();
@@ -215,17 +215,17 @@ fn micros(tick: Tick) -> i64 {
 /// Checks events against a table before they are accepted. Keeps nothing of them.
 pub struct Validator {
     format: &'static dyn PayloadFormat,
-    members: Members,
-    /// What an event must have that says that its row is gone.
-    deleted: Members,
+    members: ObjectMembers,
+    /// The members of an event that says that its row is deleted.
+    deleted: ObjectMembers,
 }
 
 impl Validator {
     /// A validator for all columns of a table.
     pub fn new(table: &EventTable) -> Self {
         let format = format::of(table.format);
-        let mut members = Members::new(format.has_numeric_times());
-        let mut deleted = Members::new(format.has_numeric_times());
+        let mut members = ObjectMembers::new(format.has_numeric_times());
+        let mut deleted = ObjectMembers::new(format.has_numeric_times());
         for (index, column) in table.columns.iter().enumerate() {
             let required = table.requires(index);
             deleted.push(&column.field, column.naming, required);
@@ -239,7 +239,7 @@ impl Validator {
         Validator { format, members, deleted }
     }
 
-    /// What in `data` does not fit; empty when all of it does.
+    /// The violations in `data`; empty when all of it fits.
     pub fn check(&mut self, data: &[u8]) -> Vec<Violation> {
         let row = match self.format.row(data) {
             Ok(row) => row,

@@ -22,7 +22,7 @@ const VIOLATIONS_MAX: usize = 16;
 
 /// A member of a JSON object that is read into a column.
 #[derive(Debug)]
-struct Member {
+struct ObjectMember {
     json_name: String,
     sql_name: String,
     required: bool,
@@ -32,22 +32,22 @@ struct Member {
 
 /// The members of a JSON object, each a column.
 #[derive(Debug, Default)]
-pub struct Members {
-    members: Vec<Member>,
+pub struct ObjectMembers {
+    members: Vec<ObjectMember>,
     rows: usize,
     /// Dates and instants may be numbers, as Debezium writes them.
     epochs: bool,
 }
 
-impl Members {
+impl ObjectMembers {
     /// No columns yet, to be read from payloads of this format.
     pub fn new(epochs: bool) -> Self {
-        Members { epochs, ..Members::default() }
+        ObjectMembers { epochs, ..ObjectMembers::default() }
     }
 
     /// Adds a column that reads the member of the field's name.
     pub fn push(&mut self, field: &SqlField, naming: FieldNaming, required: bool) {
-        self.members.push(Member {
+        self.members.push(ObjectMember {
             json_name: naming.json_name(&field.name),
             sql_name: field.name.clone(),
             required,
@@ -86,7 +86,7 @@ impl Members {
             if member.builder.len() == rows {
                 member.builder.push_null();
                 if member.required {
-                    notes.path.push(Step::Name(member.json_name.clone()));
+                    notes.path.push(PointerStep::Name(member.json_name.clone()));
                     notes.add(format!(
                         "{} is missing (column {})",
                         member.type_name, member.sql_name
@@ -126,7 +126,7 @@ impl Members {
 }
 
 /// A step of a JSON pointer.
-enum Step {
+enum PointerStep {
     Name(String),
     Index(usize),
 }
@@ -134,20 +134,20 @@ enum Step {
 /// Where we are in the event and what was wrong so far.
 #[derive(Default)]
 struct Notes {
-    path: Vec<Step>,
+    path: Vec<PointerStep>,
     /// Which column of the row is being read.
     member: Option<usize>,
-    /// See [`Members::of`].
+    /// See [`ObjectMembers::of`].
     epochs: bool,
     misfits: Misfits,
 }
 
-/// What does not fit in one event.
+/// The violations of one event.
 #[derive(Debug, Default)]
 pub struct Misfits {
     /// The columns that something is wrong with, in the order of the members.
     pub columns: Vec<usize>,
-    /// What is wrong: with which column, or with all of them.
+    /// A violation: of one column, or of the whole event.
     pub violations: Vec<(Option<usize>, Violation)>,
 }
 
@@ -165,11 +165,11 @@ impl Notes {
         let mut pointer = String::new();
         for step in &self.path {
             match step {
-                Step::Name(name) => {
+                PointerStep::Name(name) => {
                     pointer.push('/');
                     pointer.push_str(&json::pointer_token(name));
                 }
-                Step::Index(index) => pointer.push_str(&format!("/{index}")),
+                PointerStep::Index(index) => pointer.push_str(&format!("/{index}")),
             }
         }
         violations.push((self.member, Violation { pointer, message }));
@@ -178,7 +178,7 @@ impl Notes {
 
 /// Reads an object's members into their columns.
 struct ObjectSeed<'a> {
-    members: &'a mut Members,
+    members: &'a mut ObjectMembers,
     notes: &'a mut Notes,
     /// The members are the columns of the row.
     top: bool,
@@ -215,7 +215,7 @@ impl<'de> Visitor<'de> for ObjectSeed<'_> {
             if top {
                 notes.member = Some(index);
             }
-            notes.path.push(Step::Name(String::new()));
+            notes.path.push(PointerStep::Name(String::new()));
             let seed = ValueSeed {
                 builder: &mut member.builder,
                 notes,
@@ -233,7 +233,7 @@ impl<'de> Visitor<'de> for ObjectSeed<'_> {
 
 /// Finds the member that a key names without copying the key.
 struct KeySeed<'a> {
-    members: &'a [Member],
+    members: &'a [ObjectMember],
     next: usize,
 }
 
@@ -279,7 +279,7 @@ impl ValueSeed<'_> {
     }
 
     fn name_path(&mut self) {
-        if let (Some(name), Some(Step::Name(step))) = (self.name, self.notes.path.last_mut())
+        if let (Some(name), Some(PointerStep::Name(step))) = (self.name, self.notes.path.last_mut())
             && step.is_empty()
         {
             step.push_str(name);
@@ -483,7 +483,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
         let item_type = item_type.strip_suffix('>').unwrap_or(item_type);
         let mut index = 0;
         loop {
-            self.notes.path.push(Step::Index(index));
+            self.notes.path.push(PointerStep::Index(index));
             let seed = ValueSeed {
                 builder: &mut lists.items,
                 notes: self.notes,
@@ -522,13 +522,13 @@ mod tests {
     use super::*;
     use crate::model::schema::SqlType;
 
-    fn members() -> Members {
+    fn members() -> ObjectMembers {
         let price = SqlType::Decimal { precision: 12, scale: 2 };
         let item = SqlType::Struct(vec![
             SqlField::new("product_id", SqlType::Text, true),
             SqlField::new("price", price, true),
         ]);
-        let mut members = Members::default();
+        let mut members = ObjectMembers::default();
         let items = SqlType::Array(Box::new(SqlField::new("item", item, true)));
         members.push(&SqlField::new("order_id", SqlType::Int, false), FieldNaming::CamelCase, true);
         members.push(&SqlField::new("items", items, true), FieldNaming::CamelCase, false);

@@ -1,4 +1,4 @@
-//! What HTTP asks of the engine.
+//! The engine behind HTTP: implements [`Backend`].
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,12 +13,12 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
-use super::changes::{Follower, Gone};
+use super::changes::{Gone, Subscriber};
 use super::dead_letters::Letters;
 use super::registry::{Registry, View};
-use super::supervisor::Request;
+use super::supervisor::SupervisorRequest;
 use super::tracker::ViewTracker;
-use crate::dataflow::{EncodedRow, Read, Runtime, read_order};
+use crate::dataflow::{EncodedRow, Runtime, ViewRead, read_order};
 use crate::log::Log;
 use crate::model::Head;
 use crate::model::clock::now_ms;
@@ -45,7 +45,7 @@ pub struct EngineBackend {
     pub runtime: Arc<Runtime>,
     pub registry: Arc<Registry>,
     pub clickhouse: Arc<RwLock<ClickHouseStatus>>,
-    pub requests: mpsc::UnboundedSender<Request>,
+    pub requests: mpsc::UnboundedSender<SupervisorRequest>,
     pub letters: Letters,
 }
 
@@ -175,7 +175,7 @@ impl EngineBackend {
         deadline: tokio::time::Instant,
     ) -> Option<(u64, u64, Vec<EncodedRow>)> {
         let (sender, mut receiver) = mpsc::unbounded_channel();
-        let read = Read {
+        let read = ViewRead {
             view,
             key: query.key.clone(),
             after: query.after.as_ref().map(|place| place.key.clone()),
@@ -469,8 +469,8 @@ impl Backend for EngineBackend {
             return Err(ChangesError::NotLive { view: view.to_string(), state });
         };
         let (runtime, tracker) = (Arc::clone(&self.runtime), Arc::clone(tracker));
-        match Follower::new(runtime, tracker, last_id, bytes_max) {
-            Ok(follower) => Ok(Box::new(follower)),
+        match Subscriber::new(runtime, tracker, last_id, bytes_max) {
+            Ok(subscriber) => Ok(Box::new(subscriber)),
             Err(Gone(reason)) => Err(ChangesError::Gone { reason }),
         }
     }
@@ -481,7 +481,7 @@ impl Backend for EngineBackend {
             if !self.registry.views().views.contains_key(&view) {
                 return Err(RebuildError::NotFound { view });
             }
-            let _ = self.requests.send(Request::Rebuild { view, answer });
+            let _ = self.requests.send(SupervisorRequest::Rebuild { view, answer });
             match answered.await {
                 Ok(result) => result,
                 Err(_) => Err(RebuildError::Stopping),

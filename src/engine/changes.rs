@@ -1,6 +1,6 @@
-//! What has changed in a view of late, for those who follow it.
+//! Recent changes of a view, kept for change-feed subscribers.
 //!
-//! The changes of the last ticks are kept once for all followers, up to a number of bytes. A follower
+//! The changes of the last ticks are kept once for all subscribers, up to a number of bytes. A subscriber
 //! only knows how far it is: a slow one holds nothing, and ends when what it needs next is gone.
 
 use std::collections::VecDeque;
@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
 use super::tracker::ViewTracker;
-use crate::dataflow::{EncodedRow, Read, Runtime, read_order};
+use crate::dataflow::{EncodedRow, Runtime, ViewRead, read_order};
 use crate::model::row::Row;
 use crate::model::view::{CompleteTicks, Update, ViewCodec};
 use crate::model::{Head, Tick};
@@ -26,12 +26,12 @@ const PART_ROWS: usize = 1_000;
 pub struct RecentChanges {
     /// Nothing is kept before somebody follows.
     kept: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<KeptChanges>,
     news: watch::Sender<Tick>,
 }
 
 #[derive(Default)]
-struct State {
+struct KeptChanges {
     /// All changes after this tick are in `ticks`, as far as they are complete.
     from: Option<Tick>,
     ticks: VecDeque<Arc<TickChanges>>,
@@ -61,7 +61,7 @@ impl Default for RecentChanges {
 }
 
 impl RecentChanges {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, KeptChanges> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -90,7 +90,7 @@ impl RecentChanges {
         self.news.send_replace(head.tick);
     }
 
-    /// Tells followers that there will be no more.
+    /// Tells subscribers that there will be no more.
     pub fn end(&self, reason: &str) {
         self.lock().ended.get_or_insert_with(|| reason.to_string());
         self.news.send_modify(|_| {});
@@ -119,7 +119,7 @@ impl RecentChanges {
     }
 }
 
-/// Changes as followers are told them; see [`TickChanges::changes`].
+/// Changes as subscribers are told them; see [`TickChanges::changes`].
 fn net(mut updates: Vec<Update>, keyed: bool) -> Vec<Update> {
     updates.sort_unstable_by(|a, b| (&a.key, &a.value).cmp(&(&b.key, &b.value)));
     let mut netted: Vec<Update> = Vec::new();
@@ -141,18 +141,18 @@ fn net(mut updates: Vec<Update>, keyed: bool) -> Vec<Update> {
     went.chain(came).cloned().collect()
 }
 
-/// One follower of a view.
-pub struct Follower {
+/// One subscriber of a view.
+pub struct Subscriber {
     runtime: Arc<Runtime>,
     view: Arc<ViewTracker>,
     codec: ViewCodec,
-    stage: Stage,
+    stage: SubscriberStage,
     /// Everything up to here has been told.
     at: Tick,
     news: watch::Receiver<Tick>,
 }
 
-enum Stage {
+enum SubscriberStage {
     /// The view's rows, page by page. Each page is read as of a later tick; what has changed since in
     /// the pages before is told in between, so that all of it is as of the last page's tick.
     Snapshot { after: Option<Row> },
@@ -165,7 +165,7 @@ enum Stage {
 /// Why a feed cannot go on where it has ended.
 pub struct Gone(pub String);
 
-impl Follower {
+impl Subscriber {
     /// Follows a view, after the tick that `last_id` names, or from a snapshot on.
     pub fn new(
         runtime: Arc<Runtime>,
@@ -179,23 +179,23 @@ impl Follower {
         let news = view.changes.news.subscribe();
         view.changes.keep(bytes_max, || runtime.fed(view.id).tick);
         let (stage, at) = match last_id {
-            None => (Stage::Snapshot { after: None }, 0),
-            Some(id) => (Stage::Changes, view.resume(id)?),
+            None => (SubscriberStage::Snapshot { after: None }, 0),
+            Some(id) => (SubscriberStage::Changes, view.resume(id)?),
         };
-        Ok(Follower { runtime, view, codec, stage, at, news })
+        Ok(Subscriber { runtime, view, codec, stage, at, news })
     }
 
     async fn part(&mut self) -> Result<ChangePart, FeedEnd> {
         match &self.stage {
-            Stage::Snapshot { after } => {
+            SubscriberStage::Snapshot { after } => {
                 let after = after.clone();
                 self.page(after).await
             }
-            Stage::Within(tick, index) => {
+            SubscriberStage::Within(tick, index) => {
                 let (tick, index) = (Arc::clone(tick), *index);
                 self.within(&tick, index)
             }
-            Stage::Changes => loop {
+            SubscriberStage::Changes => loop {
                 // Seen before looking: what comes while looking is looked at in the next round.
                 self.news.mark_unchanged();
                 if let Some(tick) = self.view.changes.next(self.at)? {
@@ -214,9 +214,9 @@ impl Follower {
         let mut part = self.told(head.tick, &changes[index..end], &[])?;
         if end == changes.len() {
             part.end = Some(self.end(*head));
-            (self.stage, self.at) = (Stage::Changes, head.tick);
+            (self.stage, self.at) = (SubscriberStage::Changes, head.tick);
         } else {
-            self.stage = Stage::Within(Arc::clone(tick), end);
+            self.stage = SubscriberStage::Within(Arc::clone(tick), end);
         }
         Ok(part)
     }
@@ -250,10 +250,10 @@ impl Follower {
         let mut part = self.told(head.tick, &changes, &rows)?;
         self.at = head.tick;
         match last.filter(|_| more) {
-            Some(last) => self.stage = Stage::Snapshot { after: Some(last) },
+            Some(last) => self.stage = SubscriberStage::Snapshot { after: Some(last) },
             None => {
                 part.end = Some(self.end(head));
-                self.stage = Stage::Changes;
+                self.stage = SubscriberStage::Changes;
             }
         }
         Ok(part)
@@ -264,7 +264,7 @@ impl Follower {
     async fn read(&self, after: Option<&Row>) -> Option<(Head, Vec<EncodedRow>, bool)> {
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let after = after.map(|key| key.to_vec());
-        let read = Read { view: self.view.id, after, limit: PART_ROWS, ..Read::default() };
+        let read = ViewRead { view: self.view.id, after, limit: PART_ROWS, ..ViewRead::default() };
         let head = self.runtime.read(&read, move |rows| {
             let _ = sender.send(rows);
         });
@@ -302,7 +302,7 @@ impl Follower {
     }
 }
 
-impl ChangeFeed for Follower {
+impl ChangeFeed for Subscriber {
     fn next(&mut self) -> BoxFuture<'_, Result<ChangePart, FeedEnd>> {
         self.part().boxed()
     }
@@ -319,7 +319,7 @@ impl ViewTracker {
             return Err(Gone(format!("{} has been built anew since {id}", self.name())));
         }
         let from = self.changes.lock().from;
-        // A follower may have seen a tick before the view itself says that it is complete.
+        // A subscriber may have seen a tick before the view itself says that it is complete.
         let last = self.complete().tick.max(*self.changes.news.borrow());
         if from.is_none_or(|from| tick < from) || tick > last {
             return Err(Gone(format!("what has changed since {id} is not kept any more")));

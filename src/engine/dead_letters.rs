@@ -1,4 +1,4 @@
-//! What failed, found by view, event type, reason and position.
+//! Lists dead letters by view, event type, reason and position.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
@@ -9,9 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::sync::{mpsc, oneshot};
 
-use super::dismissed::Dismissed;
+use super::dismissed::Dismissals;
 use super::registry::{Registry, View, Views};
-use super::supervisor::Request;
+use super::supervisor::SupervisorRequest;
 use super::unread::Unread;
 use crate::dataflow::{Failure, FailureFilter, Failures};
 use crate::log::Log;
@@ -37,15 +37,15 @@ const RETRY_POLL: Duration = Duration::from_millis(50);
 pub struct Letters {
     pub log: Log,
     pub registry: Arc<Registry>,
-    pub dismissed: Arc<Dismissed>,
+    pub dismissed: Arc<Dismissals>,
     pub unread: Arc<Unread>,
 }
 
 /// Where a page ends: view, expression, reason.
-type Cursor = (String, String, String);
+type PageEnd = (String, String, String);
 
 /// Failures of one view for one reason, without a sample.
-struct Found {
+struct FoundReason {
     view: String,
     failure: Failure,
 }
@@ -53,7 +53,7 @@ struct Found {
 impl Letters {
     /// The letters that are asked for, in the order of views; `None` when the cursor is none.
     pub fn list(&self, filter: &DeadLetterFilter) -> Option<DeadLetters> {
-        let after: Option<Cursor> = match &filter.cursor {
+        let after: Option<PageEnd> = match &filter.cursor {
             None => None,
             Some(cursor) => {
                 let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
@@ -61,7 +61,7 @@ impl Letters {
             }
         };
         let wanted = FailureFilter { text: filter.reason.clone(), ..wanted(&filter.selection) };
-        let mut page: Vec<Found> = Vec::new();
+        let mut page: Vec<FoundReason> = Vec::new();
         let first = after.as_ref().map_or(NO_VIEW, |(view, ..)| view);
         for (view, failures) in self.concerned(&filter.selection, first) {
             let after = after.as_ref().filter(|(of, ..)| *of == view);
@@ -69,7 +69,9 @@ impl Letters {
             // One more than fits tells whether there is a next page.
             let limit = filter.limit + 1 - page.len();
             let found = failures.page(&wanted, after, limit, POSITIONS_TOLD);
-            page.extend(found.into_iter().map(|failure| Found { view: view.clone(), failure }));
+            page.extend(
+                found.into_iter().map(|failure| FoundReason { view: view.clone(), failure }),
+            );
             if page.len() > filter.limit {
                 break;
             }
@@ -115,11 +117,11 @@ impl Letters {
     pub async fn retry(
         self,
         selection: Selection,
-        requests: mpsc::UnboundedSender<Request>,
+        requests: mpsc::UnboundedSender<SupervisorRequest>,
     ) -> Retried {
         let (retried, concerned) = self.clone().count(selection.clone()).await;
         let (answer, answered) = oneshot::channel();
-        if requests.send(Request::Reload { answer }).is_ok() {
+        if requests.send(SupervisorRequest::Reload { answer }).is_ok() {
             let _ = answered.await;
         }
         let deadline = tokio::time::Instant::now() + RETRY_TIME;
@@ -188,7 +190,7 @@ impl Letters {
     }
 
     /// The type and payload of the first event of each letter, as far as there is time.
-    fn samples(&self, page: &[Found]) -> HashMap<Position, (String, String)> {
+    fn samples(&self, page: &[FoundReason]) -> HashMap<Position, (String, String)> {
         let started = Instant::now();
         let firsts = page.iter().filter_map(|found| found.failure.positions.first().copied());
         let positions: Vec<Position> = firsts.collect::<BTreeSet<_>>().into_iter().collect();
@@ -207,13 +209,13 @@ impl Letters {
     }
 }
 
-/// What a selection wants of each view.
+/// The filter that a selection means for each view.
 fn wanted(selection: &Selection) -> FailureFilter {
     let Selection { event_type, from, to, .. } = selection.clone();
     FailureFilter { event_type, from, to, text: None }
 }
 
-impl Found {
+impl FoundReason {
     fn letter(self, samples: &HashMap<Position, (String, String)>) -> DeadLetter {
         let Failure { expression, reason, count, positions, event_type } = self.failure;
         let position = positions.first().copied();

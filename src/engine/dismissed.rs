@@ -14,9 +14,9 @@ use crate::model::Position;
 /// The file in the data directory.
 const FILE: &str = "dismissed.json";
 
-/// What was dismissed, by view. Of an expression and event type there is one dismissal, which holds
+/// Dismissed dead letters, by view. Each expression and event type has one dismissal, which holds
 /// all of them.
-pub struct Dismissed {
+pub struct Dismissals {
     path: PathBuf,
     views: Mutex<BTreeMap<String, Vec<Dismissal>>>,
 }
@@ -31,7 +31,7 @@ struct OfReason {
     rows: i64,
 }
 
-impl Dismissed {
+impl Dismissals {
     /// Reads what was kept in the data directory.
     pub fn open(data_dir: &Path) -> io::Result<Self> {
         let path = data_dir.join(FILE);
@@ -40,10 +40,10 @@ impl Dismissed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(error),
         };
-        Ok(Dismissed { path, views: Mutex::new(views) })
+        Ok(Dismissals { path, views: Mutex::new(views) })
     }
 
-    /// What was dismissed of a view.
+    /// The dismissals of a view.
     pub fn of(&self, view: &str) -> Vec<Dismissal> {
         let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         views.get(view).cloned().unwrap_or_default()
@@ -106,15 +106,15 @@ mod tests {
             {"expression": "a / b", "reason": "overflow", "from": 20, "to": 21, "rows": 0}
         ]}"#;
         std::fs::write(directory.path().join(FILE), before).unwrap();
-        let dismissed = Dismissed::open(directory.path()).unwrap();
+        let dismissed = Dismissals::open(directory.path()).unwrap();
         let [only] = &dismissed.of("v")[..] else { panic!("one for the expression") };
         assert_eq!(only.events.iter().collect::<Vec<_>>(), [(0, 9), (20, 21)]);
         assert_eq!(only.rows, BTreeMap::from([(reason_hash("division by zero"), 2)]));
         dismissed.add("v", std::slice::from_ref(only)).unwrap();
-        let again = Dismissed::open(directory.path()).unwrap();
+        let again = Dismissals::open(directory.path()).unwrap();
         assert_eq!(again.of("v"), dismissed.of("v"));
         assert_eq!(again.of("v")[0].rows, BTreeMap::from([(reason_hash("division by zero"), 4)]));
         std::fs::write(directory.path().join(FILE), "{\"v\": 1}").unwrap();
-        assert!(Dismissed::open(directory.path()).is_err());
+        assert!(Dismissals::open(directory.path()).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! The cursors that feed the log to the views: chunk by chunk until the tail is reached, then as
 //! it comes.
 //!
-//! Views that start together are a cohort with a cursor of its own. A cohort that has caught up with
+//! Views that start together are a feed group with a cursor of its own. A feed group that has caught up with
 //! another one becomes part of it, so that in the long run events are read and decoded once.
 
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::tracker::ViewTracker;
-use crate::dataflow::{CohortId, Runtime};
+use crate::dataflow::{FeedGroupId, Runtime};
 use crate::log::{Frame, Log, LogError, LogReader};
 use crate::model::view::ViewMessage;
 use crate::model::{Head, Tick};
@@ -29,40 +29,47 @@ const ROOM_POLL: Duration = Duration::from_millis(50);
 /// How often a long replay shows how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the feeder is told.
-enum Order {
-    Add { cohort: CohortId, exact: bool, views: Vec<Arc<ViewTracker>>, boundaries: BTreeSet<Tick> },
-    Remove { view: usize },
+/// A command to the feeder.
+enum FeederCommand {
+    Add {
+        feed_group: FeedGroupId,
+        exact: bool,
+        views: Vec<Arc<ViewTracker>>,
+        boundaries: BTreeSet<Tick>,
+    },
+    Remove {
+        view: usize,
+    },
 }
 
 /// Tells a feeder which views to feed.
 #[derive(Clone)]
 pub struct FeederHandle {
-    orders: Sender<Order>,
+    orders: Sender<FeederCommand>,
     /// Wakes the feeder; trackers do, too.
     pub wake: Arc<Notify>,
 }
 
 impl FeederHandle {
-    /// Feeds these views from the log's beginning. They must have been installed as `cohort`.
+    /// Feeds these views from the log's beginning. They must have been installed as `feed_group`.
     /// Chunks end at `boundaries`, for the sinks to find their way back. `exact`: the
     /// views see each tick that the log has, and not only the last one of each chunk.
     pub fn add(
         &self,
-        cohort: CohortId,
+        feed_group: FeedGroupId,
         exact: bool,
         views: Vec<Arc<ViewTracker>>,
         boundaries: BTreeSet<Tick>,
     ) {
-        self.send(Order::Add { cohort, exact, views, boundaries });
+        self.send(FeederCommand::Add { feed_group, exact, views, boundaries });
     }
 
     /// Feeds a view no more and forgets its state.
     pub fn remove(&self, view: usize) {
-        self.send(Order::Remove { view });
+        self.send(FeederCommand::Remove { view });
     }
 
-    fn send(&self, order: Order) {
+    fn send(&self, order: FeederCommand) {
         // A feeder that is gone has ended the server, or ends with it.
         let _ = self.orders.send(order);
         self.wake.notify_one();
@@ -73,32 +80,32 @@ impl FeederHandle {
 pub struct Feeder {
     log: Log,
     runtime: Arc<Runtime>,
-    orders: Receiver<Order>,
+    orders: Receiver<FeederCommand>,
     wake: Arc<Notify>,
-    cohorts: Vec<Cohort>,
+    feed_groups: Vec<GroupCursor>,
     stop: CancellationToken,
     tokio: Handle,
 }
 
 /// Views that are fed together.
-struct Cohort {
-    id: CohortId,
+struct GroupCursor {
+    id: FeedGroupId,
     /// Every tick is fed by itself.
     exact: bool,
     views: Vec<Arc<ViewTracker>>,
     boundaries: BTreeSet<Tick>,
     reader: LogReader,
-    /// What was in the log when the cohort began.
+    /// The log's end when the feed group began.
     target: Head,
     live: bool,
     /// The ends of the last two chunks.
     before: Head,
     last: Head,
-    progress: Progress,
+    progress: ReplayProgress,
 }
 
 /// A chunk of the log: frames whose events enter together.
-struct Chunk {
+struct LogChunk {
     frames: Vec<Frame>,
     end: Head,
 }
@@ -114,7 +121,7 @@ impl Feeder {
         let (sender, orders) = channel();
         let wake = Arc::new(Notify::new());
         let handle = FeederHandle { orders: sender, wake: Arc::clone(&wake) };
-        (Feeder { log, runtime, orders, wake, cohorts: Vec::new(), stop, tokio }, handle)
+        (Feeder { log, runtime, orders, wake, feed_groups: Vec::new(), stop, tokio }, handle)
     }
 
     /// Feeds until it is told to stop. Blocking: runs on a thread of its own.
@@ -129,16 +136,18 @@ impl Feeder {
             }
             self.leave_failed();
             // Live views go first: what is new does not wait for what is being made up for.
-            self.cohorts.sort_by_key(|cohort| (!cohort.live, cohort.id));
-            let beside = self.cohorts.first().is_some_and(|cohort| cohort.live);
+            self.feed_groups.sort_by_key(|feed_group| (!feed_group.live, feed_group.id));
+            let beside = self.feed_groups.first().is_some_and(|feed_group| feed_group.live);
             let mut fed = false;
-            for cohort in &mut self.cohorts {
-                match cohort.step(&self.log, &self.runtime, beside) {
+            for feed_group in &mut self.feed_groups {
+                match feed_group.step(&self.log, &self.runtime, beside) {
                     Ok(more) => fed |= more,
-                    Err(error) => fail(&self.runtime, std::mem::take(&mut cohort.views), &error),
+                    Err(error) => {
+                        fail(&self.runtime, std::mem::take(&mut feed_group.views), &error)
+                    }
                 }
             }
-            self.cohorts.retain(|cohort| !cohort.views.is_empty());
+            self.feed_groups.retain(|feed_group| !feed_group.views.is_empty());
             self.merge();
             if !fed {
                 self.wait(&mut head);
@@ -148,24 +157,24 @@ impl Feeder {
 
     /// Lets go of views whose dataflow has failed: nobody waits for them, and nothing is kept.
     fn leave_failed(&mut self) {
-        for cohort in &mut self.cohorts {
-            for view in cohort.views.extract_if(.., |view| view.is_over()) {
+        for feed_group in &mut self.feed_groups {
+            for view in feed_group.views.extract_if(.., |view| view.is_over()) {
                 self.runtime.remove(view.id);
             }
         }
-        self.cohorts.retain(|cohort| !cohort.views.is_empty());
+        self.feed_groups.retain(|feed_group| !feed_group.views.is_empty());
     }
 
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, order: FeederCommand) {
         match order {
-            Order::Add { cohort, exact, views, boundaries } => {
+            FeederCommand::Add { feed_group, exact, views, boundaries } => {
                 let target = self.log.head();
                 let reader = match self.log.read(0) {
                     Ok(reader) => reader,
                     Err(error) => return fail(&self.runtime, views, &error),
                 };
-                let mut cohort = Cohort {
-                    id: cohort,
+                let mut feed_group = GroupCursor {
+                    id: feed_group,
                     exact,
                     views,
                     boundaries,
@@ -174,33 +183,34 @@ impl Feeder {
                     live: false,
                     before: Head::default(),
                     last: Head::default(),
-                    progress: Progress::new(target),
+                    progress: ReplayProgress::new(target),
                 };
                 // Views without any event have their rows too (a count of nothing).
-                let nothing = Chunk { frames: Vec::new(), end: Head::default() };
-                cohort.feed(&self.log, &self.runtime, nothing);
-                self.cohorts.push(cohort);
+                let nothing = LogChunk { frames: Vec::new(), end: Head::default() };
+                feed_group.feed(&self.log, &self.runtime, nothing);
+                self.feed_groups.push(feed_group);
             }
-            Order::Remove { view } => {
+            FeederCommand::Remove { view } => {
                 self.runtime.remove(view);
-                for cohort in &mut self.cohorts {
-                    cohort.views.retain(|tracker| tracker.id != view);
+                for feed_group in &mut self.feed_groups {
+                    feed_group.views.retain(|tracker| tracker.id != view);
                 }
-                self.cohorts.retain(|cohort| !cohort.views.is_empty());
+                self.feed_groups.retain(|feed_group| !feed_group.views.is_empty());
             }
         }
     }
 
-    /// Lets live cohorts that have met go on as one.
+    /// Lets live feed groups that have met go on as one.
     fn merge(&mut self) {
-        for first in 0..self.cohorts.len() {
-            let meets =
-                |a: &Cohort, b: &Cohort| a.live && b.live && a.exact == b.exact && a.last == b.last;
-            while let Some(other) = (first + 1..self.cohorts.len())
-                .find(|other| meets(&self.cohorts[first], &self.cohorts[*other]))
+        for first in 0..self.feed_groups.len() {
+            let meets = |a: &GroupCursor, b: &GroupCursor| {
+                a.live && b.live && a.exact == b.exact && a.last == b.last
+            };
+            while let Some(other) = (first + 1..self.feed_groups.len())
+                .find(|other| meets(&self.feed_groups[first], &self.feed_groups[*other]))
             {
-                let other = self.cohorts.remove(other);
-                let first = &mut self.cohorts[first];
+                let other = self.feed_groups.remove(other);
+                let first = &mut self.feed_groups[first];
                 self.runtime.merge(other.id, first.id);
                 first.views.extend(other.views);
                 first.boundaries.extend(other.boundaries);
@@ -210,7 +220,7 @@ impl Feeder {
 
     /// Waits until something may have changed: the log, a view's progress, an order.
     fn wait(&mut self, head: &mut watch::Receiver<Head>) {
-        let full = self.cohorts.iter().any(|cohort| !cohort.has_room());
+        let full = self.feed_groups.iter().any(|feed_group| !feed_group.has_room());
         let (stop, wake) = (&self.stop, &self.wake);
         self.tokio.block_on(async {
             tokio::select! {
@@ -233,7 +243,7 @@ fn fail(runtime: &Runtime, views: Vec<Arc<ViewTracker>>, error: &LogError) {
     }
 }
 
-impl Cohort {
+impl GroupCursor {
     /// Feeds the next chunk if there is one and the views are ready for it. `beside`: others are
     /// live, and do not wait long.
     fn step(&mut self, log: &Log, runtime: &Runtime, beside: bool) -> Result<bool, LogError> {
@@ -267,7 +277,7 @@ impl Cohort {
     }
 
     /// The next frames, up to a boundary; `None` at the tail.
-    fn chunk(&mut self, bytes_max: usize) -> Result<Option<Chunk>, LogError> {
+    fn chunk(&mut self, bytes_max: usize) -> Result<Option<LogChunk>, LogError> {
         let mut frames = Vec::new();
         let mut bytes = 0;
         let mut end = Head::default();
@@ -280,10 +290,10 @@ impl Cohort {
                 break;
             }
         }
-        Ok((!frames.is_empty()).then_some(Chunk { frames, end }))
+        Ok((!frames.is_empty()).then_some(LogChunk { frames, end }))
     }
 
-    fn feed(&mut self, log: &Log, runtime: &Runtime, chunk: Chunk) {
+    fn feed(&mut self, log: &Log, runtime: &Runtime, chunk: LogChunk) {
         let Head { position, tick } = chunk.end;
         let more = log.head().position > position;
         if !self.exact || chunk.frames.is_empty() {
@@ -306,15 +316,15 @@ impl Cohort {
 }
 
 /// Shows how far a replay is, where somebody is looking.
-struct Progress {
+struct ReplayProgress {
     target: Head,
     started: Instant,
     shown: Option<Instant>,
 }
 
-impl Progress {
+impl ReplayProgress {
     fn new(target: Head) -> Self {
-        Progress { target, started: Instant::now(), shown: None }
+        ReplayProgress { target, started: Instant::now(), shown: None }
     }
 
     fn show(&mut self, at: Head) {

@@ -10,7 +10,7 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, oneshot};
 
-use super::planner::{Files, Planned, Planner};
+use super::planner::{FileSet, PlannedFiles, Planner};
 use crate::model::alarm::{Alarms, Part};
 
 /// A file is often seen half written: the files count once they are the same at two looks this far
@@ -24,10 +24,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// How often a file may be missing that was listed, before that is told.
 const READS_MAX: usize = 5;
 
-/// What a look at the files has come to.
+/// The result of a look at the files.
 pub struct Look {
     /// The files, if they have changed since the last look.
-    pub planned: Option<Planned>,
+    pub planned: Option<PlannedFiles>,
     /// Who asked for it, and is told once its result is in use.
     pub answer: Option<oneshot::Sender<()>>,
 }
@@ -46,7 +46,7 @@ pub struct QueryWatch {
 
 impl QueryWatch {
     /// Follows the files, of which `planned` is in use or has been found to have errors.
-    pub fn start(planner: Planner, planned: Files, alarms: Alarms) -> io::Result<QueryWatch> {
+    pub fn start(planner: Planner, planned: FileSet, alarms: Alarms) -> io::Result<QueryWatch> {
         let (wake, wakes) = channel();
         let (sender, looks) = mpsc::unbounded_channel();
         let changed = wake.clone();
@@ -82,11 +82,11 @@ impl Drop for QueryWatch {
 /// The state of the thread.
 struct Following {
     planner: Planner,
-    planned: Files,
+    planned: FileSet,
     alarms: Alarms,
     changed: Sender<Wake>,
     wakes: Receiver<Wake>,
-    /// What tells of changes, and the device and number of the directory that it is about.
+    /// The watcher of the directory, and the directory's device and inode.
     watcher: Option<(RecommendedWatcher, (u64, u64))>,
     answers: Vec<oneshot::Sender<()>>,
     stopped: bool,
@@ -154,7 +154,7 @@ impl Following {
     }
 
     /// Plans the files if they have changed.
-    fn look(&mut self) -> Option<Planned> {
+    fn look(&mut self) -> Option<PlannedFiles> {
         let files = match self.settled() {
             Ok(files) => files?,
             Err(error) => {
@@ -180,7 +180,7 @@ impl Following {
     }
 
     /// The files, if they are others than those that were planned, once they rest.
-    fn settled(&mut self) -> io::Result<Option<Files>> {
+    fn settled(&mut self) -> io::Result<Option<FileSet>> {
         let mut seen = self.read()?;
         while seen != self.planned && !self.stopped {
             let quiet_from = Instant::now();
@@ -198,7 +198,7 @@ impl Following {
     }
 
     /// Reads the files, again where one is gone that was listed: it is being replaced.
-    fn read(&mut self) -> io::Result<Files> {
+    fn read(&mut self) -> io::Result<FileSet> {
         let mut reads = 1;
         loop {
             match self.planner.read() {

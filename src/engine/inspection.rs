@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::registry::Registry;
-use super::supervisor::Request;
+use super::supervisor::SupervisorRequest;
 use crate::sink::{Inspection, Sink};
 
 /// How often the tables are looked at.
@@ -18,7 +18,7 @@ const INTERVAL: Duration = Duration::from_secs(3);
 pub async fn run(
     sink: Arc<dyn Sink>,
     registry: Arc<Registry>,
-    requests: mpsc::UnboundedSender<Request>,
+    requests: mpsc::UnboundedSender<SupervisorRequest>,
     stopping: CancellationToken,
 ) {
     let look = async {
@@ -37,7 +37,7 @@ pub async fn run(
                 continue;
             }
             let (answer, answered) = oneshot::channel();
-            if requests.send(Request::Repair { found, answer }).is_err() {
+            if requests.send(SupervisorRequest::Repair { found, answer }).is_err() {
                 return;
             }
             let _ = answered.await;

@@ -10,7 +10,7 @@ use arrow::error::ArrowError;
 use hashbrown::HashMap;
 
 use crate::dataflow::{
-    CohortId, Failure, FailureMemory, Failures, Installation, Runtime, RuntimeError,
+    Failure, FailureMemory, Failures, FeedGroupId, InstallRequest, Runtime, RuntimeError,
 };
 use crate::log::{Frame, FrameError, NumberedEvent};
 use crate::model::event::NewEvent;
@@ -22,7 +22,7 @@ use crate::model::{Position, Tick};
 use crate::plan::ViewPlan;
 
 /// All views here are fed together.
-const COHORT: CohortId = 0;
+const FEED_GROUP: FeedGroupId = 0;
 /// How often a wait looks whether the workers are all there.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -55,17 +55,17 @@ pub struct LocalRun {
 
 struct LocalView {
     plan: ViewPlan,
-    state: Arc<State>,
+    state: Arc<LocalState>,
 }
 
-/// What a view's dataflow has told so far.
-struct State {
-    contents: Mutex<Contents>,
+/// Everything that a view's dataflow has sent so far.
+struct LocalState {
+    contents: Mutex<LocalContents>,
     failures: Failures,
     advanced: Condvar,
 }
 
-struct Contents {
+struct LocalContents {
     rows: BTreeMap<(Row, Row), i64>,
     reorder: ReorderBuffer,
     /// The last complete tick.
@@ -88,26 +88,26 @@ impl LocalRun {
             .map(|plan| {
                 let reorder = ReorderBuffer::new(workers);
                 let contents =
-                    Contents { rows: BTreeMap::new(), reorder, complete: None, failed: None };
+                    LocalContents { rows: BTreeMap::new(), reorder, complete: None, failed: None };
                 let (contents, advanced) = (Mutex::new(contents), Condvar::new());
                 let failures = Failures::new(&plan.event_types, &[], &memory);
-                let state = Arc::new(State { contents, failures, advanced });
+                let state = Arc::new(LocalState { contents, failures, advanced });
                 LocalView { plan: plan.clone(), state }
             })
             .collect();
-        let installations: Vec<Installation> = views
+        let installations: Vec<InstallRequest> = views
             .iter()
             .enumerate()
             .map(|(view, local)| {
                 let state = Arc::clone(&local.state);
-                Installation {
+                InstallRequest {
                     view,
                     plan: local.plan.clone(),
-                    follower: Arc::new(move |message| state.take(message)),
+                    listener: Arc::new(move |message| state.take(message)),
                 }
             })
             .collect();
-        runtime.install(COHORT, &installations);
+        runtime.install(FEED_GROUP, &installations);
         let run = LocalRun { runtime, views, position: 0, tick: 0, streams: HashMap::new() };
         run.mark();
         Ok(run)
@@ -137,7 +137,7 @@ impl LocalRun {
         }
         self.tick = tick;
         self.mark();
-        self.runtime.feed(COHORT, frames, tick, false);
+        self.runtime.feed(FEED_GROUP, frames, tick, false);
         Ok(())
     }
 
@@ -154,7 +154,7 @@ impl LocalRun {
         let Some(last) = frames.last() else { return };
         (self.position, self.tick) = (last.last_position(), last.tick());
         self.mark();
-        self.runtime.feed(COHORT, frames, self.tick, true);
+        self.runtime.feed(FEED_GROUP, frames, self.tick, true);
         for view in 0..self.views.len() {
             drop(self.wait(view));
         }
@@ -162,7 +162,7 @@ impl LocalRun {
 
     /// A view's contents, once all workers are past the last tick. Panics when a worker has: the
     /// others wait for it, and would for ever.
-    fn wait(&self, view: usize) -> MutexGuard<'_, Contents> {
+    fn wait(&self, view: usize) -> MutexGuard<'_, LocalContents> {
         let state = &self.views[view].state;
         let mut contents = lock(&state.contents);
         while contents.complete.is_none_or(|complete| complete < self.tick) {
@@ -201,7 +201,7 @@ impl LocalRun {
     }
 }
 
-impl State {
+impl LocalState {
     fn take(&self, message: ViewMessage) {
         let mut contents = lock(&self.contents);
         let contents = &mut *contents;

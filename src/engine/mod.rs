@@ -37,7 +37,7 @@ use crate::sink::{SinkConfig, SinkError};
 use crate::status::ClickHouseStatus;
 use backend::EngineBackend;
 use dead_letters::Letters;
-use dismissed::Dismissed;
+use dismissed::Dismissals;
 use follow::QueryWatch;
 use planner::Planner;
 use queries::{Queries, QueriesError};
@@ -46,7 +46,7 @@ use supervisor::Supervisor;
 use tasks::Tasks;
 use unread::Unread;
 
-/// What a server is run with.
+/// Options of a server.
 pub struct EngineConfig {
     pub data_dir: PathBuf,
     pub queries: PathBuf,
@@ -66,7 +66,7 @@ pub enum EngineError {
     #[error(transparent)]
     Queries(#[from] QueriesError),
     #[error("dismissed.json in the data directory: {0}")]
-    Dismissed(std::io::Error),
+    Dismissals(std::io::Error),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
@@ -108,7 +108,7 @@ impl Engine {
         let mut planner = Planner::new(&config.queries, log_id, config.limits.clone());
         let mut queries =
             Queries::open(&config.data_dir, &mut planner).map_err(QueriesError::from)?;
-        let dismissed = Dismissed::open(&config.data_dir).map_err(EngineError::Dismissed)?;
+        let dismissed = Dismissals::open(&config.data_dir).map_err(EngineError::Dismissals)?;
         let registry = Arc::new(Registry::default());
         let (in_use, files) = queries.load(&mut planner)?;
         supervisor::adopt(&registry, in_use, |_| {});

@@ -15,7 +15,7 @@ use crate::plan::diagnostic::{Diagnostic, SourceFile};
 use crate::plan::{self, QuerySet};
 
 /// The files of one set, in the order of their paths.
-pub type Files = Vec<Arc<SourceFile>>;
+pub type FileSet = Vec<Arc<SourceFile>>;
 
 /// Reads, tries and plans the files of one directory.
 pub struct Planner {
@@ -27,8 +27,8 @@ pub struct Planner {
 }
 
 /// A set of files that was tried, and planned if it has no errors.
-pub struct Planned {
-    pub files: Files,
+pub struct PlannedFiles {
+    pub files: FileSet,
     /// See [`set_name`].
     pub name: String,
     pub diagnostics: Vec<Diagnostic>,
@@ -60,7 +60,7 @@ impl Planner {
         &self.directory
     }
 
-    /// What a verdict depends on beside the files.
+    /// The program and limits that a verdict depends on beside the files.
     pub fn judge(&self) -> String {
         trial::judge(&self.limits)
     }
@@ -71,7 +71,7 @@ impl Planner {
     }
 
     /// The files as they are now. A directory that is missing is an empty one.
-    pub fn read(&self) -> io::Result<Files> {
+    pub fn read(&self) -> io::Result<FileSet> {
         match self.directory.is_dir() {
             true => plan::read_files(&self.directory),
             false => Ok(Vec::new()),
@@ -79,7 +79,7 @@ impl Planner {
     }
 
     /// Tries the files, and plans them if they pass.
-    pub fn plan(&mut self, files: Files) -> Result<Planned, TrialError> {
+    pub fn plan(&mut self, files: FileSet) -> Result<PlannedFiles, TrialError> {
         let name = set_name(files.iter().map(|file| (file.path.as_path(), file.text.as_str())));
         if !self.passed.contains(&name) {
             let started = Instant::now();
@@ -88,7 +88,7 @@ impl Planner {
             tracing::info!(set = name, ms, errors = trial.diagnostics.len(), "tried query files");
             if !trial.diagnostics.is_empty() {
                 let diagnostics = trial.diagnostics.clone();
-                return Ok(Planned { files, name, diagnostics, set: None, trial });
+                return Ok(PlannedFiles { files, name, diagnostics, set: None, trial });
             }
             self.passed.insert(name.clone());
         }
@@ -96,17 +96,17 @@ impl Planner {
         let mut set = self.planned_here(&files, &name, &trial)?;
         let diagnostics = std::mem::take(&mut set.diagnostics);
         let set = diagnostics.is_empty().then_some(set);
-        Ok(Planned { files, name, diagnostics, set, trial })
+        Ok(PlannedFiles { files, name, diagnostics, set, trial })
     }
 
-    /// What is left of a set with errors.
-    pub fn plan_rest(&self, planned: &Planned) -> Result<QuerySet, TrialError> {
+    /// The usable part of a set with errors.
+    pub fn plan_rest(&self, planned: &PlannedFiles) -> Result<QuerySet, TrialError> {
         self.planned_here(&planned.files, &planned.name, &planned.trial)
     }
 
     fn planned_here(
         &self,
-        files: &Files,
+        files: &FileSet,
         name: &str,
         trial: &Trial,
     ) -> Result<QuerySet, TrialError> {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::files;
-use super::planner::{Files, Planned, Planner, set_name};
+use super::planner::{FileSet, PlannedFiles, Planner, set_name};
 use super::trial::TrialError;
 use crate::plan::diagnostic::{Diagnostic, SourceFile};
 use crate::plan::{QuerySet, ViewPlan};
@@ -24,10 +24,10 @@ struct KeptFile {
     text: String,
 }
 
-/// What is kept over restarts.
+/// The part that is kept over restarts.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
-struct Kept {
+struct KeptQueries {
     /// Sets of files without an error, by the hash of their content.
     sets: BTreeMap<String, Vec<KeptFile>>,
     /// Of the sets, which have passed their trial, and who judged; see [`Planner::judge`].
@@ -35,13 +35,13 @@ struct Kept {
     /// The last set that was in use.
     last_good: Option<String>,
     /// The generation of each view that answers, and the set that it was planned from.
-    serving: BTreeMap<String, Serving>,
+    serving: BTreeMap<String, ServingGeneration>,
     /// How often each view was rebuilt.
     rebuilds: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
-struct Serving {
+struct ServingGeneration {
     generation: String,
     set: String,
     rebuilds: u64,
@@ -50,8 +50,8 @@ struct Serving {
 /// The sets of files that were in use, and what is remembered of them.
 pub struct Queries {
     kept_path: PathBuf,
-    kept: Kept,
-    /// What verdicts depend on beside the files; see [`Planner::judge`].
+    kept: KeptQueries,
+    /// The program and limits that verdicts depend on beside the files; see [`Planner::judge`].
     judge: String,
     /// Of views that have changed, the plans that answered when the server last ran.
     before: BTreeMap<String, ViewPlan>,
@@ -77,9 +77,9 @@ impl Queries {
     /// Reads what was kept in the data directory; `planner` need not try again what has passed.
     pub fn open(data_dir: &Path, planner: &mut Planner) -> io::Result<Self> {
         let kept_path = data_dir.join(KEPT_FILE);
-        let kept: Kept = match std::fs::read(&kept_path) {
+        let kept: KeptQueries = match std::fs::read(&kept_path) {
             Ok(bytes) => serde_json::from_slice(&bytes)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Kept::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => KeptQueries::default(),
             Err(error) => return Err(error),
         };
         let judge = planner.judge();
@@ -96,7 +96,7 @@ impl Queries {
     /// files once. Also gives the files of the directory, which are in use or have errors.
     ///
     /// Without a last good set the views that have no error are used.
-    pub fn load(&mut self, planner: &mut Planner) -> Result<(InUse, Files), QueriesError> {
+    pub fn load(&mut self, planner: &mut Planner) -> Result<(InUse, FileSet), QueriesError> {
         let mut planned = planner.plan(planner.read()?)?;
         let (files, diagnostics) =
             (planned.files.clone(), std::mem::take(&mut planned.diagnostics));
@@ -115,16 +115,16 @@ impl Queries {
     }
 
     /// Takes over a set of files that has changed.
-    pub fn accept(&mut self, planned: Planned) -> io::Result<InUse> {
+    pub fn accept(&mut self, planned: PlannedFiles) -> io::Result<InUse> {
         if planned.set.is_some() {
             self.remember(&planned)?;
         }
-        let Planned { set, diagnostics, .. } = planned;
+        let PlannedFiles { set, diagnostics, .. } = planned;
         Ok(InUse { set: set.map(|set| self.numbered(set)), diagnostics })
     }
 
     /// Keeps a set without errors as the last good one.
-    fn remember(&mut self, planned: &Planned) -> io::Result<()> {
+    fn remember(&mut self, planned: &PlannedFiles) -> io::Result<()> {
         let name = planned.name.clone();
         let passed = self.kept.passed.get(&name) == Some(&self.judge);
         if passed && self.kept.last_good.as_ref() == Some(&name) {
@@ -146,7 +146,7 @@ impl Queries {
         name: &str,
         set: &QuerySet,
     ) -> Result<(), QueriesError> {
-        let mut changed: BTreeMap<&String, Vec<(&String, &Serving)>> = BTreeMap::new();
+        let mut changed: BTreeMap<&String, Vec<(&String, &ServingGeneration)>> = BTreeMap::new();
         for (view, serving) in &self.kept.serving {
             let wanted = set.views.iter().find(|plan| plan.schema.name == *view);
             let rebuilds = self.kept.rebuilds.get(view).copied().unwrap_or(0);
@@ -205,7 +205,7 @@ impl Queries {
             // The same view out of other files needs no other memory.
             let known = self.kept.serving.get(name);
             if known.is_none_or(|known| known.generation != generation) {
-                let serving = Serving { generation, set: set.clone(), rebuilds };
+                let serving = ServingGeneration { generation, set: set.clone(), rebuilds };
                 self.kept.serving.insert(name.clone(), serving);
                 is_news = true;
             }
@@ -251,7 +251,7 @@ fn name_of(files: &[KeptFile]) -> String {
     set_name(files.iter().map(|file| (file.path.as_path(), file.text.as_str())))
 }
 
-fn source_files(files: &[KeptFile]) -> Files {
+fn source_files(files: &[KeptFile]) -> FileSet {
     let file = |file: &KeptFile| SourceFile { path: file.path.clone(), text: file.text.clone() };
     files.iter().map(|kept| Arc::new(file(kept))).collect()
 }

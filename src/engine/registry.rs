@@ -1,4 +1,4 @@
-//! What runs just now: which views answer, which are being built, and which tables are declared.
+//! The current state: views that answer, views that are being built, declared tables.
 //!
 //! Readers take a consistent state as it is; the supervisor alone replaces it.
 
@@ -28,7 +28,7 @@ pub struct Views {
 /// One view.
 #[derive(Clone)]
 pub struct View {
-    /// What the query files say.
+    /// The plan that the query files ask for.
     pub wanted: ViewPlan,
     /// The generation that answers.
     pub serving: Option<Arc<ViewTracker>>,

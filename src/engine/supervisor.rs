@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::EngineError;
-use super::dismissed::Dismissed;
+use super::dismissed::Dismissals;
 use super::feeder::{Feeder, FeederHandle};
 use super::follow::{Look, QueryWatch};
 use super::inspection;
@@ -22,7 +22,7 @@ use super::queries::{InUse, Queries};
 use super::registry::{Registry, ValidatorPool, View};
 use super::tasks::Tasks;
 use super::tracker::ViewTracker;
-use crate::dataflow::{CohortId, FailureMemory, Failures, Installation, Runtime};
+use crate::dataflow::{FailureMemory, Failures, FeedGroupId, InstallRequest, Runtime};
 use crate::log::Log;
 use crate::model::Tick;
 use crate::model::alarm::Part;
@@ -45,13 +45,13 @@ const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
 const BEGIN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// How often it is looked whether a view can begin that could not.
 const BEGIN_INTERVAL: Duration = Duration::from_millis(500);
-/// What an alarm about the connection is about.
+/// Subject of alarms about the connection.
 const CONNECTION: &str = "connection";
 /// How often it is looked whether a generation can take over.
 const TURN_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What the supervisor is asked to do.
-pub enum Request {
+/// A request to the supervisor.
+pub enum SupervisorRequest {
     /// Build a view anew. The answer is the generation that is being built, or why there is none.
     Rebuild { view: String, answer: oneshot::Sender<Result<String, RebuildError>> },
     /// Look at the query files now.
@@ -60,7 +60,7 @@ pub enum Request {
     Repair { found: Vec<Tampering>, answer: oneshot::Sender<()> },
 }
 
-/// What it takes to run views.
+/// Starts, replaces and stops the views' installations.
 pub struct Supervisor {
     pub sink: Option<Arc<dyn SinkConfig>>,
     pub clickhouse_status: Arc<RwLock<ClickHouseStatus>>,
@@ -69,11 +69,11 @@ pub struct Supervisor {
     pub registry: Arc<Registry>,
     pub queries: Queries,
     pub watch: QueryWatch,
-    pub dismissed: Arc<Dismissed>,
+    pub dismissed: Arc<Dismissals>,
     pub failure_memory: Arc<FailureMemory>,
-    pub requests: mpsc::UnboundedReceiver<Request>,
+    pub requests: mpsc::UnboundedReceiver<SupervisorRequest>,
     /// For parts that ask for something themselves.
-    pub requests_sender: mpsc::UnboundedSender<Request>,
+    pub requests_sender: mpsc::UnboundedSender<SupervisorRequest>,
     pub tasks: Tasks,
 }
 
@@ -109,7 +109,7 @@ impl Supervisor {
             Ok(())
         })?;
         let mut running =
-            Running { sink, feeder: handle, next_id: 0, next_cohort: 0, supervisor: self };
+            RunningViews { sink, feeder: handle, next_id: 0, next_feed_group: 0, supervisor: self };
         tokio::select! {
             biased;
             () = stopping.cancelled() => {}
@@ -171,11 +171,11 @@ impl Supervisor {
         let end = tokio::time::Instant::now() + time;
         while let Ok(Some(request)) = tokio::time::timeout_at(end, self.requests.recv()).await {
             match request {
-                Request::Rebuild { answer, .. } => {
+                SupervisorRequest::Rebuild { answer, .. } => {
                     let _ = answer.send(Err(RebuildError::NotConnected));
                 }
                 // Whoever asked goes on without.
-                Request::Reload { .. } | Request::Repair { .. } => {}
+                SupervisorRequest::Reload { .. } | SupervisorRequest::Repair { .. } => {}
             }
         }
     }
@@ -186,21 +186,21 @@ impl Supervisor {
 }
 
 /// The supervisor once views can begin.
-struct Running {
+struct RunningViews {
     supervisor: Supervisor,
     sink: Option<Arc<dyn Sink>>,
     feeder: FeederHandle,
     next_id: usize,
-    next_cohort: CohortId,
+    next_feed_group: FeedGroupId,
 }
 
 /// A view that is to begin, and whether it answers from the first moment.
-struct Beginning {
+struct PlannedInstallation {
     plan: ViewPlan,
     answers: bool,
 }
 
-impl Running {
+impl RunningViews {
     async fn serve(&mut self) {
         self.retire().await;
         self.begin_missing(true).await;
@@ -221,17 +221,17 @@ impl Running {
         }
     }
 
-    async fn obey(&mut self, request: Request) {
+    async fn obey(&mut self, request: SupervisorRequest) {
         match request {
-            Request::Rebuild { view, answer } => {
+            SupervisorRequest::Rebuild { view, answer } => {
                 let result = self.rebuild(&view).await;
                 let _ = answer.send(result);
             }
-            Request::Repair { found, answer } => {
+            SupervisorRequest::Repair { found, answer } => {
                 self.repair(found).await;
                 let _ = answer.send(());
             }
-            Request::Reload { answer } => self.supervisor.watch.look(answer),
+            SupervisorRequest::Reload { answer } => self.supervisor.watch.look(answer),
         }
     }
 
@@ -255,6 +255,8 @@ impl Running {
         if adopt(&self.supervisor.registry, in_use, |view| self.end(view)) {
             tracing::info!("the query files have changed");
             let views = self.supervisor.registry.views();
+            let alarms = self.supervisor.tasks.alarms();
+            alarms.retain(Part::View, |view| views.views.contains_key(view));
             let forgotten =
                 self.supervisor.queries.forget_all_but(|view| views.views.contains_key(view));
             if let Err(error) = forgotten {
@@ -300,9 +302,9 @@ impl Running {
             if let Some(plan) = before
                 && plan.schema.generation != wanted.schema.generation
             {
-                beginning.push(Beginning { plan, answers: true });
+                beginning.push(PlannedInstallation { plan, answers: true });
             }
-            beginning.push(Beginning { plan: wanted.clone(), answers: false });
+            beginning.push(PlannedInstallation { plan: wanted.clone(), answers: false });
         }
         if !beginning.is_empty() {
             self.begin(beginning).await;
@@ -310,18 +312,18 @@ impl Running {
     }
 
     /// Begins these views, which are fed together from the log's beginning.
-    async fn begin(&mut self, beginning: Vec<Beginning>) {
+    async fn begin(&mut self, beginning: Vec<PlannedInstallation>) {
         // Views with a history are fed by themselves, tick by tick.
         let (exact, others): (Vec<_>, Vec<_>) =
             beginning.into_iter().partition(|beginning| beginning.plan.schema.history);
-        self.begin_cohort(others, false).await;
-        self.begin_cohort(exact, true).await;
+        self.begin_feed_group(others, false).await;
+        self.begin_feed_group(exact, true).await;
     }
 
-    async fn begin_cohort(&mut self, beginning: Vec<Beginning>, exact: bool) {
+    async fn begin_feed_group(&mut self, beginning: Vec<PlannedInstallation>, exact: bool) {
         let mut boundaries = BTreeSet::new();
         let mut trackers = Vec::new();
-        for Beginning { plan, answers } in beginning {
+        for PlannedInstallation { plan, answers } in beginning {
             let name = plan.schema.name.clone();
             let tracker = match self.tracker(plan, &mut boundaries).await {
                 Ok(tracker) => tracker,
@@ -342,11 +344,11 @@ impl Running {
         if trackers.is_empty() {
             return;
         }
-        let cohort = self.next_cohort;
-        self.next_cohort += 1;
-        let installations: Vec<Installation> = trackers.iter().map(installation).collect();
-        self.supervisor.runtime.install(cohort, &installations);
-        self.feeder.add(cohort, exact, trackers, boundaries);
+        let feed_group = self.next_feed_group;
+        self.next_feed_group += 1;
+        let installations: Vec<InstallRequest> = trackers.iter().map(installation).collect();
+        self.supervisor.runtime.install(feed_group, &installations);
+        self.feeder.add(feed_group, exact, trackers, boundaries);
         self.keep_time();
     }
 
@@ -430,7 +432,7 @@ impl Running {
             self.end(&before);
         }
         for (name, _) in ready {
-            self.supervisor.tasks.alarms().clear(Part::ClickHouse, name);
+            self.supervisor.tasks.alarms().clear(Part::View, name);
         }
     }
 
@@ -530,7 +532,7 @@ impl Running {
     /// Wants a view written anew since its table was changed by somebody else.
     fn write_anew(&mut self, view: &str, what: &str) {
         let message = format!("{what}, by somebody else: the view is written anew from the log");
-        self.supervisor.tasks.alarms().raise(Part::ClickHouse, view, message);
+        self.supervisor.tasks.alarms().raise(Part::View, view, message);
         if let Err(error) = self.next_generation(view) {
             tracing::error!(view, %error, "the view cannot be written anew");
         }
@@ -597,11 +599,11 @@ async fn write(
     }
 }
 
-fn installation(tracker: &Arc<ViewTracker>) -> Installation {
-    let follower = Arc::clone(tracker);
-    Installation {
+fn installation(tracker: &Arc<ViewTracker>) -> InstallRequest {
+    let listener = Arc::clone(tracker);
+    InstallRequest {
         view: tracker.id,
         plan: tracker.plan.clone(),
-        follower: Arc::new(move |message| follower.take(message)),
+        listener: Arc::new(move |message| listener.take(message)),
     }
 }

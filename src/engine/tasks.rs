@@ -35,7 +35,7 @@ impl Tasks {
         &self.stop
     }
 
-    /// What the parts share to tell what is wrong.
+    /// The alarms that all parts share.
     pub fn alarms(&self) -> &Alarms {
         &self.alarms
     }
@@ -108,7 +108,7 @@ mod tests {
         let alarms = Alarms::default();
         let tasks = Tasks::new(alarms.clone());
         let stopping = tasks.stopping().clone();
-        tasks.spawn("follower", async move {
+        tasks.spawn("subscriber", async move {
             stopping.cancelled().await;
             Ok(())
         });

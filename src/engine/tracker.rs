@@ -1,4 +1,4 @@
-//! How far a view is: put together from what its workers, the feeder and its sink tell.
+//! Progress of an installation, put together from the messages of its workers, the feeder and its sink.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,7 +13,7 @@ use crate::model::{Head, Tick};
 use crate::plan::ViewPlan;
 use crate::sink::ViewSinkStatus;
 
-/// The state of a running view, shared by all who feed, follow or show it.
+/// State of an installation, shared by the feeder, change feeds, sinks and status.
 pub struct ViewTracker {
     /// The view's number in the dataflow: another one for each generation that is run.
     pub id: usize,

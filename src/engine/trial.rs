@@ -2,8 +2,8 @@
 //! it: what costs too much time or memory, overflows the stack or crashes the planner ends that
 //! process and becomes an error with file and line.
 //!
-//! The process is this program's `plan-child`. It reads a [`Request`] from its standard input and
-//! answers with one JSON [`Line`] for each step that it begins and one for the outcome.
+//! The process is this program's `plan-child`. It reads a [`TrialRequest`] from its standard input and
+//! answers with one JSON [`TrialLine`] for each step that it begins and one for the outcome.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -51,10 +51,10 @@ pub enum TrialError {
     Thread(io::Error),
 }
 
-/// What a trial has found.
+/// The result of a trial.
 #[derive(Debug, Default)]
 pub struct Trial {
-    /// What is wrong with the files; none of it means that they can be used.
+    /// The errors of the files; without any, the files can be used.
     pub diagnostics: Vec<Diagnostic>,
     /// How many event tables and materialized views are without an error.
     pub tables: usize,
@@ -72,33 +72,33 @@ impl Trial {
     }
 }
 
-/// What the child is given.
+/// The child's input.
 #[derive(Serialize, Deserialize)]
-struct Request {
+struct TrialRequest {
     files: Vec<Arc<SourceFile>>,
     excluded: Vec<Excluded>,
     time_ms_max: u64,
     memory_bytes_max: u64,
 }
 
-/// What the child says.
+/// A line of the child's output.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Line {
+enum TrialLine {
     Step(Step),
-    Outcome(Outcome),
+    TrialOutcome(TrialOutcome),
 }
 
 #[derive(Serialize, Deserialize)]
-struct Outcome {
-    diagnostics: Vec<Told>,
+struct TrialOutcome {
+    diagnostics: Vec<TrialDiagnostic>,
     tables: usize,
     views: usize,
 }
 
 /// A diagnostic without its file's text.
 #[derive(Serialize, Deserialize)]
-struct Told {
+struct TrialDiagnostic {
     path: PathBuf,
     line: u64,
     column: u64,
@@ -122,7 +122,9 @@ pub fn try_files(files: &[Arc<SourceFile>], limits: &Limits) -> Result<Trial, Tr
         };
         let Excluded { step, message, hint } = end.clone();
         let Step { path, line, column, .. } = step;
-        trial.diagnostics.push(diagnostic(files, Told { path, line, column, message, hint }));
+        trial
+            .diagnostics
+            .push(diagnostic(files, TrialDiagnostic { path, line, column, message, hint }));
         trial.excluded.push(end);
         if trial.excluded.len() > ENDS_MAX {
             return Ok(trial);
@@ -151,7 +153,7 @@ pub fn try_and_plan(directory: &Path) -> io::Result<QuerySet> {
     plan_tried(&files, &trial, "").map_err(io::Error::other)
 }
 
-/// What the verdict of a trial depends on beside the files: the program and the limits.
+/// The program and limits that a verdict depends on beside the files.
 pub fn judge(limits: &Limits) -> String {
     let file = std::fs::metadata(program()).map_or_else(
         |error| error.to_string(),
@@ -173,8 +175,8 @@ fn program() -> PathBuf {
     }
 }
 
-fn diagnostic(files: &[Arc<SourceFile>], told: Told) -> Diagnostic {
-    let Told { path, line, column, message, hint } = told;
+fn diagnostic(files: &[Arc<SourceFile>], told: TrialDiagnostic) -> Diagnostic {
+    let TrialDiagnostic { path, line, column, message, hint } = told;
     let file = files
         .iter()
         .find(|file| file.path == path)
@@ -187,8 +189,8 @@ fn run_child(
     files: &[Arc<SourceFile>],
     excluded: &[Excluded],
     limits: &Limits,
-) -> Result<Result<Outcome, Excluded>, TrialError> {
-    let request = Request {
+) -> Result<Result<TrialOutcome, Excluded>, TrialError> {
+    let request = TrialRequest {
         files: files.to_vec(),
         excluded: excluded.to_vec(),
         time_ms_max: limits.plan_time_ms_max,
@@ -220,7 +222,7 @@ fn run_child(
 
 /// A running child and the threads that talk to it.
 struct Attempt {
-    lines: Receiver<Line>,
+    lines: Receiver<TrialLine>,
     writer: JoinHandle<()>,
     reader: JoinHandle<()>,
     stderr: JoinHandle<String>,
@@ -260,15 +262,15 @@ impl Attempt {
         self,
         mut child: Child,
         limits: &Limits,
-    ) -> Result<Result<Outcome, Excluded>, TrialError> {
+    ) -> Result<Result<TrialOutcome, Excluded>, TrialError> {
         let step_max = Duration::from_millis(limits.plan_time_ms_max) * CLOCK_FACTOR + CHILD_GRACE;
         let mut at: Option<Step> = None;
         let mut outcome = None;
         let mut stuck = false;
         loop {
             match self.lines.recv_timeout(step_max) {
-                Ok(Line::Step(step)) => at = Some(step),
-                Ok(Line::Outcome(found)) => {
+                Ok(TrialLine::Step(step)) => at = Some(step),
+                Ok(TrialLine::TrialOutcome(found)) => {
                     outcome = Some(found);
                     break;
                 }
@@ -331,11 +333,11 @@ fn reason(
     (format!("planning this ended the planner, which is a bug: {status}: {said}"), None)
 }
 
-/// What `plan-child` does: plans what standard input says, and answers on standard output.
+/// The command `plan-child`: plans the request on standard input, and answers on standard output.
 pub fn child() -> io::Result<()> {
     yield_to_others();
-    let request: Request = serde_json::from_reader(io::stdin().lock())?;
-    let Request { files, excluded, time_ms_max, memory_bytes_max } = request;
+    let request: TrialRequest = serde_json::from_reader(io::stdin().lock())?;
+    let TrialRequest { files, excluded, time_ms_max, memory_bytes_max } = request;
     let clock = Arc::new(StepClock::default());
     let timed = Arc::clone(&clock);
     let time_max = Duration::from_millis(time_ms_max);
@@ -346,14 +348,14 @@ pub fn child() -> io::Result<()> {
         limit_memory(memory_bytes_max);
         let watch = |step: &Step| {
             clock.restart();
-            say(&Line::Step(step.clone()));
+            say(&TrialLine::Step(step.clone()));
         };
         let set = plan_steps(&files, "", sink::KINDS, &Steps::new(&excluded, &watch));
         let told = |diagnostic: Diagnostic| {
             let Diagnostic { file, line, column, message, hint } = diagnostic;
-            Told { path: file.path.clone(), line, column, message, hint }
+            TrialDiagnostic { path: file.path.clone(), line, column, message, hint }
         };
-        say(&Line::Outcome(Outcome {
+        say(&TrialLine::TrialOutcome(TrialOutcome {
             tables: set.tables.len(),
             views: set.views.len(),
             diagnostics: set.diagnostics.into_iter().map(told).collect(),
@@ -361,7 +363,7 @@ pub fn child() -> io::Result<()> {
     })
 }
 
-fn say(line: &Line) {
+fn say(line: &TrialLine) {
     let mut out = io::stdout().lock();
     let written = serde_json::to_writer(&mut out, line).map_err(io::Error::from);
     // Without a parent there is nobody to plan for.

@@ -14,14 +14,14 @@ use crate::log::{Log, LogError};
 use crate::model::Position;
 use crate::model::schema::EventTable;
 
-/// What has been found so far.
+/// The failures found so far.
 pub struct Unread {
     memory: Arc<FailureMemory>,
-    state: Mutex<State>,
+    state: Mutex<UnreadState>,
 }
 
 #[derive(Default)]
-struct State {
+struct UnreadState {
     tables: Vec<Arc<EventTable>>,
     /// The last event that was looked at.
     after: Position,
@@ -47,7 +47,7 @@ impl Unread {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.tables != tables {
             let failures = Failures::new(&[], &dismissed(), &self.memory);
-            *state = State { tables, after: 0, failures };
+            *state = UnreadState { tables, after: 0, failures };
         }
         let concerns = |table: &Arc<EventTable>| event_type.is_none_or(|t| table.event_type == t);
         if state.tables.iter().any(concerns) {
@@ -57,7 +57,7 @@ impl Unread {
     }
 }
 
-impl State {
+impl UnreadState {
     fn read(&mut self, log: &Log) -> Result<(), LogError> {
         let mut versions: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
         for table in &self.tables {

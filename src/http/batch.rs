@@ -35,7 +35,7 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// What the headers say.
+    /// The values of the headers.
     pub fn of(headers: &HeaderMap) -> Result<Layout, Problem> {
         let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let media_type = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -61,7 +61,7 @@ impl Layout {
         Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_media_type", message))
     }
 
-    /// What of the headers belongs to the content.
+    /// The headers that belong to the content.
     pub fn attributes(&self) -> &str {
         match self {
             Layout::BinaryCloudEvent { attributes } => attributes,
@@ -111,7 +111,7 @@ pub fn parse(body: &[u8], layout: &Layout, limits: &Limits, now_us: i64) -> Resu
         Problem::bad_request("not_json", format!("the body is not UTF-8: {error}"))
     })?;
     let is_array = text.trim_ascii_start().starts_with('[');
-    let mut collector = Collector::new(limits, now_us);
+    let mut collector = EventCollector::new(limits, now_us);
     collector.cloudevents = !matches!(layout, Layout::Json | Layout::Ndjson);
     match layout {
         Layout::Ndjson => {
@@ -131,7 +131,7 @@ pub fn parse(body: &[u8], layout: &Layout, limits: &Limits, now_us: i64) -> Resu
     collector.finish()
 }
 
-struct Collector<'l> {
+struct EventCollector<'l> {
     limits: &'l Limits,
     reader: EnvelopeReader<'l>,
     events: Vec<ReadEvent>,
@@ -142,10 +142,10 @@ struct Collector<'l> {
     cloudevents: bool,
 }
 
-impl<'l> Collector<'l> {
+impl<'l> EventCollector<'l> {
     fn new(limits: &'l Limits, now_us: i64) -> Self {
         let reader = EnvelopeReader::new(limits, now_us);
-        Collector {
+        EventCollector {
             limits,
             reader,
             events: Vec::new(),
@@ -199,7 +199,7 @@ impl<'l> Collector<'l> {
     }
 
     fn finish(self) -> Result<Batch, Problem> {
-        let Collector { limits, reader, events, errors, count, .. } = self;
+        let EventCollector { limits, reader, events, errors, count, .. } = self;
         let max = limits.request_events_max;
         if count > max {
             let message = format!("the request has {count} events, the limit is {max}");
@@ -229,7 +229,7 @@ impl<'l> Collector<'l> {
 }
 
 /// Feeds the items of an array to a collector.
-struct Items<'c, 'l>(&'c mut Collector<'l>);
+struct Items<'c, 'l>(&'c mut EventCollector<'l>);
 
 impl<'de> Visitor<'de> for Items<'_, '_> {
     type Value = ();
@@ -247,11 +247,11 @@ impl<'de> Visitor<'de> for Items<'_, '_> {
 }
 
 /// The events and, where one repeats another, the place of each event of the request.
-type Kept = (Vec<ReadEvent>, Option<Vec<usize>>);
+type KeptEvents = (Vec<ReadEvent>, Option<Vec<usize>>);
 
 /// Drops events that repeat an earlier one of the request. The same identity with other content is
 /// an error.
-fn keep_once(events: Vec<ReadEvent>) -> Result<Kept, Problem> {
+fn keep_once(events: Vec<ReadEvent>) -> Result<KeptEvents, Problem> {
     let originals = originals(&events)?;
     let repeats = |(index, original): (usize, &usize)| index != *original;
     if !originals.iter().enumerate().any(repeats) {

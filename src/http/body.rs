@@ -23,7 +23,7 @@ pub enum Coding {
 }
 
 impl Coding {
-    /// What the headers say.
+    /// The values of the headers.
     pub fn of(headers: &HeaderMap) -> Result<Coding, Problem> {
         let Some(value) = headers.get(CONTENT_ENCODING) else { return Ok(Coding::Identity) };
         match value.to_str().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
@@ -42,14 +42,14 @@ impl Coding {
 }
 
 /// A share of the memory that all bodies may take together; given back when dropped.
-pub struct Held {
+pub struct HeldMemory {
     semaphore: Arc<Semaphore>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Held {
+impl HeldMemory {
     fn new(semaphore: Arc<Semaphore>) -> Self {
-        Held { semaphore, permit: None }
+        HeldMemory { semaphore, permit: None }
     }
 
     /// Takes `bytes` more, or asks the client to come back.
@@ -69,7 +69,7 @@ impl Held {
 /// A body as it was sent, with the memory that it is allowed to take.
 pub struct ReceivedBody {
     bytes: Vec<u8>,
-    held: Held,
+    held: HeldMemory,
 }
 
 /// Receives a body: 413 past the size limit, 408 past the time limit.
@@ -88,7 +88,7 @@ pub async fn receive(
         return Err(too_large(bytes_max));
     }
     let deadline = Instant::now() + Duration::from_millis(state.limits.request_read_ms_max);
-    let mut held = Held::new(Arc::clone(&state.body_bytes));
+    let mut held = HeldMemory::new(Arc::clone(&state.body_bytes));
     let mut bytes = Vec::new();
     loop {
         let chunk = match timeout_at(deadline, stream.next()).await {
@@ -116,7 +116,11 @@ impl ReceivedBody {
     }
 
     /// Undoes the compression, stopping at `bytes_max`. Blocking for as long as that computes.
-    pub fn decompress(self, coding: Coding, bytes_max: usize) -> Result<(Vec<u8>, Held), Problem> {
+    pub fn decompress(
+        self,
+        coding: Coding,
+        bytes_max: usize,
+    ) -> Result<(Vec<u8>, HeldMemory), Problem> {
         let ReceivedBody { bytes, mut held } = self;
         let read = match coding {
             Coding::Identity => return Ok((bytes, held)),
@@ -151,7 +155,7 @@ enum ReadError {
 fn read_all(
     mut reader: impl Read,
     bytes_max: usize,
-    held: &mut Held,
+    held: &mut HeldMemory,
 ) -> Result<Vec<u8>, ReadError> {
     const CHUNK_BYTES: usize = 64 << 10;
     let mut chunk = vec![0; CHUNK_BYTES];

@@ -99,7 +99,7 @@ pub async fn changes(
         .map_err(|_| Problem::too_busy("too many change feeds: the limit is reached"))?;
     let bytes_max = state.limits.change_bytes_max;
     let feed = state.backend.changes(&view, last_id.as_deref(), bytes_max).map_err(refused)?;
-    let feed = Feed {
+    let feed = ChangeAnswer {
         feed,
         view,
         options: RenderOptions { int64_as_text },
@@ -108,7 +108,7 @@ pub async fn changes(
         metrics: Arc::clone(&state.metrics),
         _permit: permit,
     };
-    let body = Body::from_stream(stream::unfold(Next::Begin(feed), Next::step));
+    let body = Body::from_stream(stream::unfold(NextPart::Begin(feed), NextPart::step));
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -127,7 +127,7 @@ fn refused(error: ChangesError) -> Problem {
 }
 
 /// An answer in the making.
-struct Feed {
+struct ChangeAnswer {
     feed: Box<dyn ChangeFeed>,
     view: String,
     options: RenderOptions,
@@ -137,26 +137,26 @@ struct Feed {
     _permit: OwnedSemaphorePermit,
 }
 
-enum Next {
-    Begin(Feed),
-    Part(Feed),
+enum NextPart {
+    Begin(ChangeAnswer),
+    Part(ChangeAnswer),
     Done,
 }
 
-impl Next {
-    async fn step(self) -> Option<(Result<Bytes, std::convert::Infallible>, Next)> {
+impl NextPart {
+    async fn step(self) -> Option<(Result<Bytes, std::convert::Infallible>, NextPart)> {
         let (bytes, next) = match self {
-            Next::Begin(feed) => (Bytes::from_static(RETRY), Next::Part(feed)),
-            Next::Part(feed) => feed.part().await?,
-            Next::Done => return None,
+            NextPart::Begin(feed) => (Bytes::from_static(RETRY), NextPart::Part(feed)),
+            NextPart::Part(feed) => feed.part().await?,
+            NextPart::Done => return None,
         };
         Some((Ok(bytes), next))
     }
 }
 
-impl Feed {
+impl ChangeAnswer {
     /// The next part of the answer; `None` at its end.
-    async fn part(mut self) -> Option<(Bytes, Next)> {
+    async fn part(mut self) -> Option<(Bytes, NextPart)> {
         let stopping = async { _ = self.stopping.wait_for(|stopping| *stopping).await };
         let part = tokio::select! {
             part = self.feed.next() => Some(part),
@@ -164,10 +164,10 @@ impl Feed {
             () = tokio::time::sleep(self.heartbeat) => None,
         };
         let Some(part) = part else {
-            return Some((Bytes::from_static(b":\n\n"), Next::Part(self)));
+            return Some((Bytes::from_static(b":\n\n"), NextPart::Part(self)));
         };
         match part {
-            Ok(part) => Some((render(&part, self.options), Next::Part(self))),
+            Ok(part) => Some((render(&part, self.options), NextPart::Part(self))),
             Err(end) => {
                 let why = match &end {
                     FeedEnd::TooSlow => "slow",
@@ -181,7 +181,7 @@ impl Feed {
                     let _ = serde_json::to_writer(&mut *out, &end.to_string());
                     out.push(b'}');
                 });
-                Some((Bytes::from(out), Next::Done))
+                Some((Bytes::from(out), NextPart::Done))
             }
         }
     }

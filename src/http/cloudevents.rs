@@ -28,8 +28,8 @@ const MEMBERS: [(&str, &str); 7] = [
     ("expectedversion", "expected_version"),
 ];
 
-/// What is wrong with an event: code, pointer, message.
-pub type Fault = (&'static str, String, String);
+/// An error in an event: code, pointer, message.
+pub type AttributeFault = (&'static str, String, String);
 
 /// The pointer to the attribute that a member of the envelope was made from.
 pub fn pointer(envelope_pointer: &str) -> String {
@@ -41,7 +41,7 @@ pub fn pointer(envelope_pointer: &str) -> String {
 }
 
 /// The envelope of an event in the JSON format, as JSON.
-pub fn envelope(text: &str) -> Result<String, Vec<Fault>> {
+pub fn envelope(text: &str) -> Result<String, Vec<AttributeFault>> {
     let attributes = match serde_json::from_str(text) {
         Ok(Attributes(attributes)) => attributes,
         Err(error) => {
@@ -49,7 +49,7 @@ pub fn envelope(text: &str) -> Result<String, Vec<Fault>> {
             return Err(vec![(code, String::new(), error.to_string())]);
         }
     };
-    let mut reading = Reading::default();
+    let mut reading = EnvelopeReading::default();
     for twice in attributes.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
         let name = &twice[0].0;
         let pointer = json::pointer_token(name);
@@ -100,13 +100,13 @@ impl<'de> Deserialize<'de> for Attributes<'de> {
 
 /// The envelope in the making.
 #[derive(Default)]
-struct Reading<'a> {
+struct EnvelopeReading<'a> {
     members: Vec<(&'a str, &'a str)>,
     metadata: Vec<(&'a str, &'a str)>,
-    faults: Vec<Fault>,
+    faults: Vec<AttributeFault>,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> EnvelopeReading<'a> {
     fn fault(&mut self, code: &'static str, name: &str, message: String) {
         self.faults.push((code, format!("/{name}"), message));
     }
@@ -162,7 +162,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn finish(self) -> Result<String, Vec<Fault>> {
+    fn finish(self) -> Result<String, Vec<AttributeFault>> {
         if !self.faults.is_empty() {
             return Err(self.faults);
         }

@@ -55,18 +55,20 @@ struct Letter {
 
 /// The answer of a retry.
 #[derive(Serialize, ToSchema)]
-pub struct Retried {
+#[schema(as = Retried)]
+pub struct RetryAnswer {
     retried: u64,
     failed: u64,
 }
 
 /// The answer of a dismissal.
 #[derive(Serialize, ToSchema)]
-pub struct Dismissed {
+#[schema(as = Dismissed)]
+pub struct DismissAnswer {
     dismissed: u64,
 }
 
-/// What fails now, and why
+/// Current failures and their reasons
 #[utoipa::path(
     get,
     path = "/v1/dead-letters",
@@ -139,18 +141,18 @@ pub async fn list(State(state): State<AppState>, uri: Uri) -> Result<Json<List>,
     path = "/v1/dead-letters/retry",
     operation_id = "retryDeadLetters",
     request_body = Selection,
-    responses((status = 200, description = "Done.", body = inline(Retried)), BodyProblems)
+    responses((status = 200, description = "Done.", body = inline(RetryAnswer)), BodyProblems)
 )]
 pub async fn retry(
     State(state): State<AppState>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Retried>, Problem> {
+) -> Result<Json<RetryAnswer>, Problem> {
     Params::of(&uri)?.finish()?;
     let selection = selection(&state, &headers, body).await?;
     let crate::status::Retried { retried, failed } = state.backend.retry(selection).await;
-    Ok(Json(Retried { retried, failed }))
+    Ok(Json(RetryAnswer { retried, failed }))
 }
 
 /// Accept failures as lost
@@ -163,7 +165,7 @@ pub async fn retry(
     operation_id = "dismissDeadLetters",
     request_body = Selection,
     responses(
-        (status = 200, description = "Done.", body = inline(Dismissed)),
+        (status = 200, description = "Done.", body = inline(DismissAnswer)),
         BodyProblems,
         (status = 503, response = Unavailable),
     )
@@ -173,12 +175,12 @@ pub async fn dismiss(
     uri: Uri,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Dismissed>, Problem> {
+) -> Result<Json<DismissAnswer>, Problem> {
     Params::of(&uri)?.finish()?;
     let selection = selection(&state, &headers, body).await?;
     let backend = state.backend;
     match blocking(move || backend.dismiss(&selection)).await {
-        Ok(dismissed) => Ok(Json(Dismissed { dismissed })),
+        Ok(dismissed) => Ok(Json(DismissAnswer { dismissed })),
         Err(error) => Err(Problem::unavailable("not_dismissed", error.to_string())),
     }
 }

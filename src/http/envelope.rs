@@ -22,7 +22,7 @@ pub const TOO_LARGE: &str = "too_large";
 
 /// The members of an envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Member {
+enum EnvelopeMember {
     Type,
     Data,
     Id,
@@ -38,20 +38,20 @@ enum Member {
     StreamVersion,
 }
 
-impl Member {
-    const ALL: [Member; 12] = [
-        Member::Type,
-        Member::Data,
-        Member::Id,
-        Member::Source,
-        Member::Stream,
-        Member::Time,
-        Member::Version,
-        Member::Metadata,
-        Member::ExpectedVersion,
-        Member::Position,
-        Member::Tick,
-        Member::StreamVersion,
+impl EnvelopeMember {
+    const ALL: [EnvelopeMember; 12] = [
+        EnvelopeMember::Type,
+        EnvelopeMember::Data,
+        EnvelopeMember::Id,
+        EnvelopeMember::Source,
+        EnvelopeMember::Stream,
+        EnvelopeMember::Time,
+        EnvelopeMember::Version,
+        EnvelopeMember::Metadata,
+        EnvelopeMember::ExpectedVersion,
+        EnvelopeMember::Position,
+        EnvelopeMember::Tick,
+        EnvelopeMember::StreamVersion,
     ];
 
     fn name(self) -> &'static str {
@@ -60,25 +60,25 @@ impl Member {
 
     fn pointer(self) -> &'static str {
         match self {
-            Member::Type => "/type",
-            Member::Data => "/data",
-            Member::Id => "/id",
-            Member::Source => "/source",
-            Member::Stream => "/stream",
-            Member::Time => "/time",
-            Member::Version => "/version",
-            Member::Metadata => "/metadata",
-            Member::ExpectedVersion => "/expected_version",
-            Member::Position => "/position",
-            Member::Tick => "/tick",
-            Member::StreamVersion => "/stream_version",
+            EnvelopeMember::Type => "/type",
+            EnvelopeMember::Data => "/data",
+            EnvelopeMember::Id => "/id",
+            EnvelopeMember::Source => "/source",
+            EnvelopeMember::Stream => "/stream",
+            EnvelopeMember::Time => "/time",
+            EnvelopeMember::Version => "/version",
+            EnvelopeMember::Metadata => "/metadata",
+            EnvelopeMember::ExpectedVersion => "/expected_version",
+            EnvelopeMember::Position => "/position",
+            EnvelopeMember::Tick => "/tick",
+            EnvelopeMember::StreamVersion => "/stream_version",
         }
     }
 }
 
 /// A member's name: one that is known, or another.
 enum MemberName {
-    Known(Member),
+    Known(EnvelopeMember),
     Other(String),
 }
 
@@ -93,7 +93,7 @@ impl<'de> Deserialize<'de> for MemberName {
             }
 
             fn visit_str<E>(self, name: &str) -> Result<MemberName, E> {
-                let known = Member::ALL.into_iter().find(|member| member.name() == name);
+                let known = EnvelopeMember::ALL.into_iter().find(|member| member.name() == name);
                 Ok(known.map_or_else(|| MemberName::Other(name.to_string()), MemberName::Known))
             }
         }
@@ -104,15 +104,15 @@ impl<'de> Deserialize<'de> for MemberName {
 /// An envelope whose members have been told apart and nothing more.
 #[derive(Default)]
 struct RawEnvelope<'a> {
-    members: [Option<&'a RawValue>; Member::ALL.len()],
+    members: [Option<&'a RawValue>; EnvelopeMember::ALL.len()],
     unknown: Vec<String>,
-    twice: Vec<Member>,
+    twice: Vec<EnvelopeMember>,
 }
 
 impl<'de> Deserialize<'de> for RawEnvelope<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
+        struct EnvelopeVisitor;
+        impl<'de> Visitor<'de> for EnvelopeVisitor {
             type Value = RawEnvelope<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,7 +128,7 @@ impl<'de> Deserialize<'de> for RawEnvelope<'de> {
                 Ok(envelope)
             }
         }
-        deserializer.deserialize_map(Members)
+        deserializer.deserialize_map(EnvelopeVisitor)
     }
 }
 
@@ -145,7 +145,7 @@ impl<'a> RawEnvelope<'a> {
     }
 
     /// The text of a member; null is as good as absent.
-    fn get(&self, member: Member) -> Option<&'a str> {
+    fn get(&self, member: EnvelopeMember) -> Option<&'a str> {
         self.members[member as usize].map(RawValue::get).filter(|text| *text != "null")
     }
 }
@@ -186,21 +186,21 @@ impl<'l> EnvelopeReader<'l> {
             }
         };
         report.names(&envelope);
-        let event_type = report.text(&envelope, Member::Type, limits.name_bytes_max);
-        if event_type.is_none() && envelope.get(Member::Type).is_none() {
+        let event_type = report.text(&envelope, EnvelopeMember::Type, limits.name_bytes_max);
+        if event_type.is_none() && envelope.get(EnvelopeMember::Type).is_none() {
             report.add("missing_field", "/type", "type is required".to_string());
         }
-        let id = report.text(&envelope, Member::Id, limits.id_bytes_max);
-        let source = report.text(&envelope, Member::Source, limits.name_bytes_max);
-        let stream = report.text(&envelope, Member::Stream, limits.name_bytes_max);
+        let id = report.text(&envelope, EnvelopeMember::Id, limits.id_bytes_max);
+        let source = report.text(&envelope, EnvelopeMember::Source, limits.name_bytes_max);
+        let stream = report.text(&envelope, EnvelopeMember::Stream, limits.name_bytes_max);
         let version = report.version(&envelope);
         let time_us = report.time(&envelope);
         let expected_version = report.expected_version(&envelope);
-        if envelope.get(Member::Data).is_none() {
+        if envelope.get(EnvelopeMember::Data).is_none() {
             report.add("missing_field", "/data", "data is required".to_string());
         }
-        let data = report.object(&envelope, Member::Data, limits.json_depth_max);
-        let metadata = report.object(&envelope, Member::Metadata, limits.json_depth_max);
+        let data = report.object(&envelope, EnvelopeMember::Data, limits.json_depth_max);
+        let metadata = report.object(&envelope, EnvelopeMember::Metadata, limits.json_depth_max);
         if !report.clean {
             return None;
         }
@@ -256,9 +256,9 @@ impl Report<'_> {
 
     /// The version that the event's stream must have.
     fn expected_version(&mut self, envelope: &RawEnvelope<'_>) -> Option<u64> {
-        let raw = envelope.get(Member::ExpectedVersion)?;
-        let pointer = Member::ExpectedVersion.pointer();
-        if envelope.get(Member::Stream).is_none() {
+        let raw = envelope.get(EnvelopeMember::ExpectedVersion)?;
+        let pointer = EnvelopeMember::ExpectedVersion.pointer();
+        if envelope.get(EnvelopeMember::Stream).is_none() {
             let message = "expected_version is that of a stream: stream is required beside it";
             self.add("missing_field", "/stream", message.to_string());
         }
@@ -274,7 +274,7 @@ impl Report<'_> {
     fn text<'a>(
         &mut self,
         envelope: &RawEnvelope<'a>,
-        member: Member,
+        member: EnvelopeMember,
         bytes_max: usize,
     ) -> Option<Cow<'a, str>> {
         let raw = envelope.get(member)?;
@@ -283,7 +283,7 @@ impl Report<'_> {
             self.add("wrong_type", pointer, format!("{name}: expected text, got {}", brief(raw)));
             return None;
         };
-        if text.is_empty() && member != Member::Source {
+        if text.is_empty() && member != EnvelopeMember::Source {
             self.add("out_of_range", pointer, format!("{name} is empty"));
             return None;
         }
@@ -296,7 +296,7 @@ impl Report<'_> {
     }
 
     fn version(&mut self, envelope: &RawEnvelope<'_>) -> u32 {
-        let Some(raw) = envelope.get(Member::Version) else { return 1 };
+        let Some(raw) = envelope.get(EnvelopeMember::Version) else { return 1 };
         match raw.parse::<u32>() {
             Ok(version) if version > 0 => version,
             _ => {
@@ -309,7 +309,7 @@ impl Report<'_> {
     }
 
     fn time(&mut self, envelope: &RawEnvelope<'_>) -> Option<i64> {
-        let raw = envelope.get(Member::Time)?;
+        let raw = envelope.get(EnvelopeMember::Time)?;
         let time_us = string(raw).and_then(|text| parse_time_us(&text));
         if time_us.is_none() {
             let got = brief(raw);
@@ -323,7 +323,7 @@ impl Report<'_> {
     fn object<'a>(
         &mut self,
         envelope: &RawEnvelope<'a>,
-        member: Member,
+        member: EnvelopeMember,
         depth_max: usize,
     ) -> Option<&'a str> {
         let raw = envelope.get(member)?;

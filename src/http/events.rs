@@ -110,7 +110,7 @@ pub async fn get_events(State(state): State<AppState>, uri: Uri) -> Result<Respo
     };
     let (source, first) = source.read().await;
     let first = first.map_err(|error| unreadable(&error))?;
-    let feed = Feed {
+    let feed = EventAnswer {
         source,
         first: Some(first),
         heads,
@@ -119,7 +119,7 @@ pub async fn get_events(State(state): State<AppState>, uri: Uri) -> Result<Respo
         heartbeat: Duration::from_millis(state.limits.follow_heartbeat_ms),
         _permit: permit,
     };
-    let body = Body::from_stream(stream::try_unfold(Some(feed), Feed::next));
+    let body = Body::from_stream(stream::try_unfold(Some(feed), EventAnswer::next));
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson")),
         (POSITION_HEADER.clone(), HeaderValue::from(head.position)),
@@ -141,9 +141,9 @@ pub fn unreadable_because(damaged: bool, reason: &str) -> Problem {
 }
 
 /// An answer in the making.
-struct Feed {
+struct EventAnswer {
     source: Source,
-    /// What was read before the answer began.
+    /// The events that were read before the answer began.
     first: Option<(Bytes, SourceState)>,
     heads: watch::Receiver<Head>,
     stopping: watch::Receiver<bool>,
@@ -152,10 +152,12 @@ struct Feed {
     _permit: OwnedSemaphorePermit,
 }
 
-impl Feed {
+impl EventAnswer {
     /// The next chunk; `None` at the end. An error breaks the answer off, so that the client
     /// cannot take it for whole.
-    async fn next(feed: Option<Feed>) -> Result<Option<(Bytes, Option<Feed>)>, LogError> {
+    async fn next(
+        feed: Option<EventAnswer>,
+    ) -> Result<Option<(Bytes, Option<EventAnswer>)>, LogError> {
         let Some(mut feed) = feed else { return Ok(None) };
         loop {
             let (chunk, state) = match feed.first.take() {
@@ -207,7 +209,7 @@ impl Feed {
     }
 }
 
-/// What has come of waiting for events.
+/// The result of waiting for events.
 enum Waited {
     Arrived,
     Nothing,

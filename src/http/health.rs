@@ -28,7 +28,7 @@ pub struct Alive {
 pub struct Ready {
     #[schema(value_type = ReadyStatus, inline)]
     status: &'static str,
-    /// What is wrong although events are accepted.
+    /// The alarms; events are accepted all the same.
     wrong: Vec<Wrong>,
 }
 

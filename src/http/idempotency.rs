@@ -36,7 +36,7 @@ pub fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     Ok(Some(key.to_string()))
 }
 
-/// What tells one request from another under the same key: the parts of its content.
+/// The parts of a request's content that tell it from another one under the same key.
 pub fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u128 {
     let mut hashes = Vec::new();
     for part in parts {

@@ -14,7 +14,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::batch::{self, Batch, Layout};
-use super::body::{self, Coding, Held, ReceivedBody};
+use super::body::{self, Coding, HeldMemory, ReceivedBody};
 use super::events::{unreadable, unreadable_because};
 use super::idempotency::{self, REPLAYED_HEADER};
 use super::openapi::{BodyProblems, CloudEvent, Full, NewEvents, Unavailable, Unreadable, WaitFor};
@@ -31,8 +31,9 @@ use crate::status::{Backend, Misfit, WaitRequest, WaitTarget, Waiting};
 
 /// The answer once a request's events are on disk.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Accepted)]
 #[serde(deny_unknown_fields)]
-struct Accepted {
+struct AppendAnswer {
     /// How many events were stored now.
     accepted: usize,
     /// How many had been stored before.
@@ -66,7 +67,7 @@ struct WaitingView {
     status: Status,
 }
 
-/// What `?wait=` asks for.
+/// The value of `?wait=`.
 struct Wait {
     target: WaitTarget,
     views: Option<Vec<String>>,
@@ -127,7 +128,7 @@ struct Wait {
         (
             status = 200,
             description = "The events are on disk, and the views that were asked for show them.",
-            body = Accepted,
+            body = AppendAnswer,
             headers((
                 "Idempotency-Replayed" = String,
                 description = "`true` when the request had been made before, under the same key."
@@ -136,7 +137,7 @@ struct Wait {
         (
             status = 202,
             description = "The events are on disk; the views listed in `waiting_for` do not show them yet.",
-            body = Accepted
+            body = AppendAnswer
         ),
         BodyProblems,
         (
@@ -203,7 +204,7 @@ pub async fn post_events(
         None => Vec::new(),
     };
     let status = if waiting_for.is_empty() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let answer = Accepted {
+    let answer = AppendAnswer {
         accepted: appended.stored,
         duplicates: asked.len - appended.stored,
         first_position,
@@ -221,7 +222,7 @@ pub async fn post_events(
     Ok(response)
 }
 
-/// What is known of a request once its events are on their way to the log.
+/// The state of a request once its events are on their way to the log.
 struct Asked {
     /// How many events it has.
     len: usize,
@@ -281,7 +282,7 @@ async fn read_batch(
     received: ReceivedBody,
     layout: Layout,
     coding: Coding,
-) -> Result<(Checked, u128, Held), Problem> {
+) -> Result<(Checked, u128, HeldMemory), Problem> {
     const INLINE_BYTES_MAX: usize = 16 << 10;
     let inline = received.len() <= INLINE_BYTES_MAX && coding == Coding::Identity;
     let (limits, backend) = (Arc::clone(&state.limits), Arc::clone(&state.backend));

@@ -113,7 +113,7 @@ pub async fn count_requests(
     response
 }
 
-/// What the log and the views know of themselves.
+/// The gauges of the log and the views.
 struct Figures {
     log: Log,
     backend: Arc<dyn Backend>,

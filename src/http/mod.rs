@@ -43,7 +43,7 @@ use crate::status::Backend;
 use metrics::Metrics;
 use problem::Problem;
 
-/// What the handlers share; clones are cheap.
+/// The handlers' shared state; clones are cheap.
 #[derive(Clone)]
 pub struct AppState {
     log: Log,
@@ -94,7 +94,7 @@ fn router(state: AppState) -> Router {
 
 /// Every handler, with the path, the method and the description that stand beside it.
 fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(openapi::Frame::openapi())
+    OpenApiRouter::with_openapi(openapi::ApiFrame::openapi())
         .routes(routes!(health::landing))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))

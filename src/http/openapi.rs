@@ -26,7 +26,7 @@ const SEVERAL_EVENTS: [&str; 2] = [
     "/paths/~1v1~1events/post/requestBody/content/application~1cloudevents-batch+json/schema",
 ];
 
-/// What the document has beside the operations.
+/// The document's parts beside the operations.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -40,7 +40,7 @@ const SEVERAL_EVENTS: [&str; 2] = [
         responses(BadRequest, Full, NoView, TooBusy, Unavailable, Unreadable)
     )
 )]
-pub struct Frame;
+pub struct ApiFrame;
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
     let mut document = serde_json::to_value(super::routes().into_openapi()).unwrap_or_default();
@@ -127,7 +127,7 @@ shared_response! {
     Full: later("`insufficient_storage`: the disk of the log is full. Nothing was stored; appends work again by themselves when there is room.");
 }
 
-/// What every operation answers that reads a body.
+/// The errors of every operation that reads a body.
 pub struct BodyProblems;
 
 impl IntoResponses for BodyProblems {

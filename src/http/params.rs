@@ -82,7 +82,7 @@ impl Params {
         }
     }
 
-    /// What was not taken, in the order of the address.
+    /// The parameters that nothing has taken, in the order of the address.
     pub fn rest(self) -> Vec<(String, String)> {
         self.0
     }

@@ -92,7 +92,7 @@ pub struct Document<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
-    /// That of the first version conflict.
+    /// The current version of the first version conflict.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, value_type = u64)]
     current_version: Option<u64>,

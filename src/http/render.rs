@@ -214,7 +214,7 @@ fn write_struct(array: &StructArray, row: usize, options: RenderOptions, out: &m
     write_object(members.map(|(f, a)| (f, a.as_ref())), row, options, out);
 }
 
-/// What the dialect has no type for is written as Arrow shows it.
+/// Types that the dialect does not have are written as Arrow shows them.
 fn write_display(array: &dyn Array, row: usize, out: &mut Vec<u8>) {
     match ArrayFormatter::try_new(array, &FormatOptions::default()) {
         Ok(formatter) => write_text(&formatter.value(row).to_string(), out),

@@ -18,7 +18,7 @@ use crate::status::{RowsAnswer, RowsError, RowsRequest, ViewState};
 /// How many rows an answer has when the client does not say.
 const LIMIT_DEFAULT: usize = 1000;
 
-/// What a column's name is prefixed with where it is also the name of a parameter.
+/// Prefix of a column's name where that is also the name of a parameter.
 const COLUMN_PREFIX: &str = "column.";
 
 /// Rows straight from a view's state

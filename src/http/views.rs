@@ -18,8 +18,9 @@ use crate::status::{RebuildError, SinkStatus, ViewState, ViewStatus};
 
 /// The answer of `/v1/views`.
 #[derive(Serialize, ToSchema)]
-pub struct Views {
-    views: Vec<View>,
+#[schema(as = Views)]
+pub struct ViewsAnswer {
+    views: Vec<ViewAnswer>,
     failed_files: Vec<FailedFile>,
 }
 
@@ -50,7 +51,8 @@ impl From<&ViewState> for Status {
 
 /// One view on the wire.
 #[derive(Serialize, ToSchema)]
-pub struct View {
+#[schema(as = View)]
+pub struct ViewAnswer {
     name: String,
     generation: String,
     status: Status,
@@ -58,11 +60,11 @@ pub struct View {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, value_type = String)]
     reason: Option<String>,
-    /// What is being built to take its place.
+    /// The generation that is being built to take its place.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(required = false, value_type = Next)]
-    next_generation: Option<Next>,
-    schema: Vec<Column>,
+    #[schema(required = false, value_type = NextGenerationAnswer)]
+    next_generation: Option<NextGenerationAnswer>,
+    schema: Vec<ColumnAnswer>,
     /// Null for a view whose rows may repeat.
     #[schema(required)]
     key: Option<Vec<String>>,
@@ -78,13 +80,14 @@ pub struct View {
     lag_events: u64,
     sink_retries: u64,
     /// How the view is written, by the sink's name; empty where it is not.
-    #[schema(value_type = BTreeMap<String, Sink>)]
-    sinks: BTreeMap<&'static str, Sink>,
+    #[schema(value_type = BTreeMap<String, SinkAnswer>)]
+    sinks: BTreeMap<&'static str, SinkAnswer>,
 }
 
 /// How a view is written by a sink.
 #[derive(Serialize, ToSchema)]
-struct Sink {
+#[schema(as = Sink)]
+struct SinkAnswer {
     /// `writing`, `retrying` or `failed`.
     #[schema(pattern = "^(writing|retrying|failed)$")]
     status: &'static str,
@@ -98,7 +101,7 @@ struct Sink {
 /// A generation that is being built.
 #[derive(Serialize, ToSchema)]
 #[schema(as = NextGeneration)]
-struct Next {
+struct NextGenerationAnswer {
     generation: String,
     #[schema(value_type = u64)]
     position: Position,
@@ -117,7 +120,8 @@ pub struct Rebuilding {
 }
 
 #[derive(Serialize, ToSchema)]
-struct Column {
+#[schema(as = Column)]
+struct ColumnAnswer {
     name: String,
     r#type: String,
     nullable: bool,
@@ -136,20 +140,20 @@ struct Lag {
     path = "/v1/views",
     operation_id = "listViews",
     responses(
-        (status = 200, description = "All materialized views.", body = Views),
+        (status = 200, description = "All materialized views.", body = ViewsAnswer),
         (status = 400, response = BadRequest),
     )
 )]
-pub async fn list(State(state): State<AppState>, uri: Uri) -> Result<Json<Views>, Problem> {
+pub async fn list(State(state): State<AppState>, uri: Uri) -> Result<Json<ViewsAnswer>, Problem> {
     Params::of(&uri)?.finish()?;
-    let views = state.backend.views().iter().map(View::from).collect();
+    let views = state.backend.views().iter().map(ViewAnswer::from).collect();
     let failed_files = state
         .backend
         .failed_files()
         .into_iter()
         .map(|failed| FailedFile { file: failed.file, message: failed.message })
         .collect();
-    Ok(Json(Views { views, failed_files }))
+    Ok(Json(ViewsAnswer { views, failed_files }))
 }
 
 /// One view
@@ -159,7 +163,7 @@ pub async fn list(State(state): State<AppState>, uri: Uri) -> Result<Json<Views>
     operation_id = "getView",
     params(("view" = String, Path, min_length = 1, description = "The name of a materialized view.")),
     responses(
-        (status = 200, description = "The view.", body = View),
+        (status = 200, description = "The view.", body = ViewAnswer),
         (status = 400, response = BadRequest),
         (status = 404, response = NoView),
     )
@@ -168,10 +172,10 @@ pub async fn one(
     State(state): State<AppState>,
     Name(name): Name,
     uri: Uri,
-) -> Result<Json<View>, Problem> {
+) -> Result<Json<ViewAnswer>, Problem> {
     Params::of(&uri)?.finish()?;
     match state.backend.view(&name) {
-        Some(status) => Ok(Json(View::from(&status))),
+        Some(status) => Ok(Json(ViewAnswer::from(&status))),
         None => Err(Problem::not_found("view_not_found", format!("there is no view {name}"))),
     }
 }
@@ -211,7 +215,7 @@ pub async fn rebuild(
     }
 }
 
-impl From<&ViewStatus> for View {
+impl From<&ViewStatus> for ViewAnswer {
     fn from(status: &ViewStatus) -> Self {
         let schema = &status.schema;
         let name = |index: &usize| schema.columns.get(*index).map(|c| c.name.clone());
@@ -219,17 +223,17 @@ impl From<&ViewStatus> for View {
             ViewState::Failed { reason } => Some(reason.clone()),
             ViewState::CatchingUp | ViewState::Live => None,
         };
-        View {
+        ViewAnswer {
             name: schema.name.clone(),
             generation: schema.generation.clone(),
             status: Status::from(&status.state),
             reason,
-            next_generation: status.next.as_ref().map(|next| Next {
+            next_generation: status.next.as_ref().map(|next| NextGenerationAnswer {
                 generation: next.generation.clone(),
                 position: next.position,
                 failed: next.failed.clone(),
             }),
-            schema: schema.columns.iter().map(Column::from).collect(),
+            schema: schema.columns.iter().map(ColumnAnswer::from).collect(),
             key: schema.key.as_ref().map(|key| key.iter().filter_map(name).collect()),
             event_types: status.event_types.clone(),
             rows: status.rows,
@@ -243,14 +247,14 @@ impl From<&ViewStatus> for View {
             },
             lag_events: status.lag_events,
             sink_retries: status.sink.as_ref().map_or(0, |sink| sink.retries),
-            sinks: status.sink.iter().map(|sink| (sink.name, Sink::from(sink))).collect(),
+            sinks: status.sink.iter().map(|sink| (sink.name, SinkAnswer::from(sink))).collect(),
         }
     }
 }
 
-impl From<&SinkStatus> for Sink {
+impl From<&SinkStatus> for SinkAnswer {
     fn from(sink: &SinkStatus) -> Self {
-        Sink {
+        SinkAnswer {
             status: sink.state.as_str(),
             error: sink.state.error().map(str::to_string),
             position: sink.position,
@@ -259,9 +263,9 @@ impl From<&SinkStatus> for Sink {
     }
 }
 
-impl From<&SqlField> for Column {
+impl From<&SqlField> for ColumnAnswer {
     fn from(field: &SqlField) -> Self {
-        Column {
+        ColumnAnswer {
             name: field.name.clone(),
             r#type: field.sql_type.to_string(),
             nullable: field.nullable,

@@ -34,7 +34,7 @@ impl Hashed {
     }
 }
 
-/// What becomes of a request.
+/// The decision on a request.
 pub enum Verdict {
     /// It is in the log once the commit is on disk, or has been before.
     Accepted(Accepted),

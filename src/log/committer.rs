@@ -10,8 +10,8 @@ use tokio::sync::{oneshot, watch};
 use super::admit::Hashed;
 use super::files::Files;
 use super::index::Index;
-use super::recovery::Recovered;
-use super::writer::{Commit, Reply, WriteError, Writer};
+use super::recovery::RecoveredLog;
+use super::writer::{Commit, LogWriter, Reply, WriteError};
 use super::{AppendError, LogError, LogOptions};
 use crate::model::alarm::Part;
 use crate::model::event::{Appended, NewEvent};
@@ -22,7 +22,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// The subject of the alarm while the disk is full.
 const DISK_ALARM: &str = "disk";
 
-/// What a log has done since it was opened.
+/// Counters of a log since it was opened.
 #[derive(Clone, Debug, Default)]
 pub struct LogStats {
     pub events: u64,
@@ -41,7 +41,7 @@ pub struct LogStats {
     pub commit_s: f64,
 }
 
-/// What the thread says to a request.
+/// The committer's answer to a request.
 pub enum Answer {
     Done(Result<Appended, AppendError>),
     /// See [`super::admit::Verdict::Unsure`]; the request is given back.
@@ -49,23 +49,23 @@ pub enum Answer {
 }
 
 /// Events that wait to be written, and who is to be told.
-pub struct Request {
+pub struct AppendRequest {
     hashed: Hashed,
     bytes: usize,
     answer: oneshot::Sender<Answer>,
 }
 
-impl Request {
+impl AppendRequest {
     /// A request of these events, of which there is at least one.
     pub fn new(hashed: Hashed, answer: oneshot::Sender<Answer>) -> Self {
         assert!(!hashed.append.events.is_empty(), "a request has events");
         let bytes = hashed.append.events.iter().map(event_bytes).sum();
-        Request { hashed, bytes, answer }
+        AppendRequest { hashed, bytes, answer }
     }
 }
 
 fn event_bytes(event: &NewEvent) -> usize {
-    /// What an event costs beyond its texts.
+    /// Bytes that an event takes beyond its texts.
     const OVERHEAD_BYTES: usize = 64;
     event.data.len()
         + event.metadata.len()
@@ -75,37 +75,37 @@ fn event_bytes(event: &NewEvent) -> usize {
 }
 
 #[derive(Default)]
-struct Queue {
-    requests: VecDeque<Request>,
+struct AppendQueue {
+    requests: VecDeque<AppendRequest>,
     bytes: usize,
     closing: bool,
     stopped: Option<String>,
 }
 
-struct Shared {
+struct CommitterShared {
     /// How long nothing may be written before an empty frame says that time has passed.
     clock: Mutex<Option<Duration>>,
-    queue: Mutex<Queue>,
+    queue: Mutex<AppendQueue>,
     arrived: Condvar,
     stats: Mutex<LogStats>,
     /// Why nothing can be written now, though it will be possible again.
-    refuses: Mutex<Option<Refusal>>,
+    refuses: Mutex<Option<AppendRefusal>>,
 }
 
 /// Why appends do not work for a while.
 #[derive(Clone)]
-struct Refusal {
+struct AppendRefusal {
     reason: String,
     /// As much room is needed.
     bytes: usize,
 }
 
-impl Shared {
+impl CommitterShared {
     /// Notes a full disk.
     fn refuse(&self, options: &LogOptions, reason: &str, bytes: usize) {
         let message = format!("{reason}: appends are refused until there is room, and then go on");
         options.alarms.raise(Part::Log, DISK_ALARM, message);
-        *lock(&self.refuses) = Some(Refusal { reason: reason.to_string(), bytes });
+        *lock(&self.refuses) = Some(AppendRefusal { reason: reason.to_string(), bytes });
     }
 
     /// Notes that there is room.
@@ -122,7 +122,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Hands requests to the writing thread.
 pub struct Committer {
-    shared: Arc<Shared>,
+    shared: Arc<CommitterShared>,
     head: watch::Receiver<Head>,
     failure: watch::Receiver<Option<String>>,
     queue_bytes_max: usize,
@@ -133,20 +133,20 @@ impl Committer {
     /// Starts the thread behind a recovered log.
     pub fn start(
         files: Arc<dyn Files>,
-        recovered: Recovered,
+        recovered: RecoveredLog,
         index: Arc<Index>,
         options: LogOptions,
     ) -> Result<Self, LogError> {
         let (head_sender, head) = watch::channel(recovered.head);
         let (failure_sender, failure) = watch::channel(None);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(CommitterShared {
             clock: Mutex::default(),
             queue: Mutex::default(),
             arrived: Condvar::new(),
             stats: Mutex::default(),
             refuses: Mutex::default(),
         });
-        let writer = Writer::open(files, recovered, index, options.clone())?;
+        let writer = LogWriter::open(files, recovered, index, options.clone())?;
         let (for_thread, queue_bytes_max) = (Arc::clone(&shared), options.queue_bytes_max);
         let thread = std::thread::Builder::new()
             .name("log-committer".to_string())
@@ -174,7 +174,7 @@ impl Committer {
     }
 
     /// Queues a request, unless too much waits already.
-    pub fn submit(&self, request: Request) -> Result<(), AppendError> {
+    pub fn submit(&self, request: AppendRequest) -> Result<(), AppendError> {
         let mut queue = lock(&self.shared.queue);
         if let Some(reason) = &queue.stopped {
             return Err(AppendError::Stopped { reason: reason.clone() });
@@ -216,8 +216,8 @@ impl Drop for Committer {
 }
 
 fn run(
-    shared: &Shared,
-    mut writer: Writer,
+    shared: &CommitterShared,
+    mut writer: LogWriter,
     options: &LogOptions,
     head: &watch::Sender<Head>,
     failure: &watch::Sender<Option<String>>,
@@ -270,8 +270,8 @@ fn run(
 
 /// Ends the log: what is on disk after a failure is not known.
 fn fail(
-    shared: &Shared,
-    group: Vec<Request>,
+    shared: &CommitterShared,
+    group: Vec<AppendRequest>,
     error: &std::io::Error,
     failure: &watch::Sender<Option<String>>,
 ) {
@@ -281,23 +281,23 @@ fn fail(
     failure.send_replace(Some(reason));
 }
 
-fn refuse(group: Vec<Request>, error: &AppendError) {
+fn refuse(group: Vec<AppendRequest>, error: &AppendError) {
     for request in group {
         let _ = request.answer.send(Answer::Done(Err(error.clone())));
     }
 }
 
-/// What the thread does next.
+/// The committer's next step.
 enum Work {
     /// Writes these requests; time alone where there are none.
-    Commit(Vec<Request>),
+    Commit(Vec<AppendRequest>),
     /// Looks whether there is room for so many bytes again.
     Probe { bytes: usize },
 }
 
 /// Waits for requests, or until time is to be written or a full disk looked at; `None` once the log
 /// is closing and nothing waits.
-fn gather(shared: &Shared, group_bytes_max: usize) -> Option<Work> {
+fn gather(shared: &CommitterShared, group_bytes_max: usize) -> Option<Work> {
     let mut queue = lock(&shared.queue);
     while queue.requests.is_empty() {
         if queue.closing {
@@ -332,7 +332,7 @@ fn gather(shared: &Shared, group_bytes_max: usize) -> Option<Work> {
     Some(Work::Commit(group))
 }
 
-fn record(shared: &Shared, group: &[Request], commit: &Commit, took: Duration) {
+fn record(shared: &CommitterShared, group: &[AppendRequest], commit: &Commit, took: Duration) {
     let mut stats = lock(&shared.stats);
     for (request, reply) in group.iter().zip(&commit.replies) {
         match reply {
@@ -355,7 +355,7 @@ fn record(shared: &Shared, group: &[Request], commit: &Commit, took: Duration) {
     stats.commit_s += took.as_secs_f64();
 }
 
-fn stop(shared: &Shared, group: Vec<Request>, reason: &str) {
+fn stop(shared: &CommitterShared, group: Vec<AppendRequest>, reason: &str) {
     let mut queue = lock(&shared.queue);
     queue.stopped = Some(reason.to_string());
     queue.bytes = 0;

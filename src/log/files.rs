@@ -216,7 +216,7 @@ impl FileHandle for DiskFile {
     }
 }
 
-/// What goes wrong in [`FaultyFiles`].
+/// A fault that [`FaultyFiles`] injects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The write that reaches this many bytes in all stops there; nothing works afterwards.
@@ -247,7 +247,7 @@ pub struct FaultyFiles(Arc<Mutex<Disk>>);
 
 #[derive(Default)]
 struct Disk {
-    files: BTreeMap<String, Contents>,
+    files: BTreeMap<String, MemoryContents>,
     fault: Option<Fault>,
     written: u64,
     syncs: u64,
@@ -255,7 +255,7 @@ struct Disk {
 }
 
 #[derive(Clone, Default)]
-struct Contents {
+struct MemoryContents {
     bytes: Vec<u8>,
     synced: usize,
 }
@@ -355,7 +355,7 @@ impl Files for FaultyFiles {
         let mut disk = lock(&self.0);
         disk.write(bytes.len()).1?;
         disk.sync()?;
-        let contents = Contents { bytes: bytes.to_vec(), synced: bytes.len() };
+        let contents = MemoryContents { bytes: bytes.to_vec(), synced: bytes.len() };
         disk.files.insert(name.to_string(), contents);
         Ok(())
     }

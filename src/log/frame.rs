@@ -113,7 +113,7 @@ pub struct Frame {
     payload: Bytes,
 }
 
-/// What a frame's header says.
+/// The fields of a frame's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     pub payload_bytes: u32,
@@ -295,7 +295,7 @@ impl Frame {
     /// Checks that decompressed bytes are what the header announces: the checksum vouches for what
     /// was written, not for who wrote it. Returns where the requests begin, if there are any.
     fn check(&self, raw: &[u8]) -> Result<Option<usize>, FrameError> {
-        let mut at = Cursor { bytes: raw };
+        let mut at = FrameCursor { bytes: raw };
         for read in 0..self.count {
             if at.skip_event().is_none() {
                 return Err(FrameError::Events { read, count: self.count });
@@ -329,7 +329,7 @@ pub struct FrameEvents {
 impl FrameEvents {
     /// The events, in order.
     pub fn iter(&self) -> impl Iterator<Item = EventRef<'_>> {
-        let mut at = Cursor { bytes: &self.raw };
+        let mut at = FrameCursor { bytes: &self.raw };
         (0..u64::from(self.count)).map_while(move |index| {
             let event = at.event(self.first_position + index, self.tick);
             debug_assert!(event.is_some(), "events were checked when they were decompressed");
@@ -342,7 +342,7 @@ impl FrameEvents {
         let Some(requests) = self.requests_at.and_then(|at| self.raw.get(at..)) else {
             return Vec::new();
         };
-        let mut at = Cursor { bytes: requests };
+        let mut at = FrameCursor { bytes: requests };
         let count = at.varint().unwrap_or(0);
         (0..count).map_while(|_| KeyedRequest::read(&mut at)).collect()
     }
@@ -361,7 +361,7 @@ impl KeyedRequest {
         }
     }
 
-    fn read(at: &mut Cursor<'_>) -> Option<KeyedRequest> {
+    fn read(at: &mut FrameCursor<'_>) -> Option<KeyedRequest> {
         let key = at.u128()?;
         let fingerprint = at.u128()?;
         let made_ids = at.take(1)? == [1];
@@ -383,9 +383,9 @@ impl KeyedRequest {
         bytes
     }
 
-    /// What [`KeyedRequest::to_bytes`] has written.
+    /// Reads the bytes of [`KeyedRequest::to_bytes`].
     pub fn from_bytes(bytes: &[u8]) -> Option<KeyedRequest> {
-        KeyedRequest::read(&mut Cursor { bytes })
+        KeyedRequest::read(&mut FrameCursor { bytes })
     }
 }
 
@@ -429,11 +429,11 @@ fn write_event(numbered: NumberedEvent<'_>, out: &mut Vec<u8>) {
     write_bytes(&event.data, out);
 }
 
-struct Cursor<'a> {
+struct FrameCursor<'a> {
     bytes: &'a [u8],
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> FrameCursor<'a> {
     #[inline]
     fn varint(&mut self) -> Option<u64> {
         let mut value = 0_u64;
@@ -472,9 +472,9 @@ impl<'a> Cursor<'a> {
         std::str::from_utf8(self.prefixed()?).ok()
     }
 
-    /// Goes on behind an event; `None` where [`Cursor::event`] reads none.
+    /// Goes on behind an event; `None` where [`FrameCursor::event`] reads none.
     fn skip_event(&mut self) -> Option<()> {
-        let mut whole = Cursor { bytes: self.bytes };
+        let mut whole = FrameCursor { bytes: self.bytes };
         u32::try_from(self.varint()?).ok()?;
         self.varint()?;
         self.varint()?;

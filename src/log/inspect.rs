@@ -10,7 +10,7 @@ use super::frame::{Frame, FrameError};
 use super::list::{Gap, GapBytes, LIST_NAME, Listed, ReadList, SegmentList};
 use super::recovery::{first_id, read_header, unlisted};
 use super::segment::{
-    self, Next, SEGMENT_HEADER_BYTES, SegmentHeaderError, SegmentReader, find_frame,
+    self, NextFrame, SEGMENT_HEADER_BYTES, SegmentHeaderError, SegmentReader, find_frame,
 };
 use crate::model::{Head, Position};
 
@@ -38,7 +38,7 @@ pub struct SegmentInfo {
     pub torn_bytes: u64,
 }
 
-/// What is wrong at one place of a log.
+/// Damage at one place of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The file.
@@ -71,7 +71,7 @@ impl Finding {
     }
 }
 
-/// What repair does about a finding.
+/// The action that repair takes for a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Remedy {
     /// Write the list anew.
@@ -291,15 +291,15 @@ impl<'a> Examiner<'a> {
         let mut next_offset = reader.offset();
         while !self.first_only || self.findings.is_empty() {
             match reader.next(&self.files)? {
-                Next::Frame(frame) => {
+                NextFrame::Frame(frame) => {
                     self.frame(&mut segment, &frame, (&reader, next_offset));
                     next_offset = reader.offset();
                 }
-                Next::End => {
+                NextFrame::End => {
                     self.at_end(&reader, listed, last, bytes);
                     break;
                 }
-                Next::Broken { offset, what } => {
+                NextFrame::Broken { offset, what } => {
                     if !self.broken(&mut reader, (listed, last), (offset, what), &mut segment)? {
                         break;
                     }

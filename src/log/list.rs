@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use super::LogError;
 use super::files::Files;
-use super::segment::{self, Next, SEGMENT_HEADER_BYTES, SegmentReader, Skip};
+use super::segment::{self, NextFrame, SEGMENT_HEADER_BYTES, SegmentReader, Skip};
 use crate::model::{Head, Position, Tick};
 
 /// The name of the list's file.
@@ -36,7 +36,7 @@ const FORMAT: u32 = 1;
 /// first position that is not reserved, since any before it may have been given to an event.
 const RESERVED_POSITIONS: u64 = 1 << 18;
 
-/// What the list says.
+/// The content of the list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SegmentList {
     format: u32,
@@ -278,12 +278,14 @@ impl SegmentList {
         let mut tick = 0;
         let unreadable = loop {
             match reader.next(files) {
-                Ok(Next::Frame(frame)) => tick = frame.tick(),
-                Ok(Next::End) if reader.next_position() <= *end => {
+                Ok(NextFrame::Frame(frame)) => tick = frame.tick(),
+                Ok(NextFrame::End) if reader.next_position() <= *end => {
                     *end = reader.next_position();
                     break false;
                 }
-                Ok(Next::End | Next::Broken { .. }) | Err(LogError::Missing { .. }) => break true,
+                Ok(NextFrame::End | NextFrame::Broken { .. }) | Err(LogError::Missing { .. }) => {
+                    break true;
+                }
                 Err(error) => return Err(error),
             }
         };

@@ -34,7 +34,7 @@ use crate::model::event::{Append, Appended, EventRef, NewEvent};
 use crate::model::{Head, Position, json};
 use admit::Hashed;
 pub use committer::LogStats;
-use committer::{Answer, Committer, Request};
+use committer::{Answer, AppendRequest, Committer};
 pub use files::{DiskFiles, Fault, FaultyFiles, FileHandle, Files};
 pub use frame::{Frame, FrameError, NumberedEvent};
 use index::{Digester, Index, IndexError};
@@ -118,7 +118,7 @@ pub enum LogError {
     Index(#[from] IndexError),
 }
 
-/// What to do about damage.
+/// Advice to the operator about damage.
 const REMEDY: &str = "run `heliostat log verify`, which lists all damage, and, once the server is stopped, `heliostat log repair`, which says what would be lost";
 
 impl LogError {
@@ -286,7 +286,7 @@ impl Log {
         }
     }
 
-    /// What is on disk.
+    /// The part of the log that is on disk.
     pub fn head(&self) -> Head {
         *self.committer.head().borrow()
     }
@@ -305,7 +305,7 @@ impl Log {
         let mut hashed = Hashed::new(append.into(), &self.digester);
         loop {
             let (answer, answered) = oneshot::channel();
-            self.committer.submit(Request::new(hashed, answer))?;
+            self.committer.submit(AppendRequest::new(hashed, answer))?;
             match answered.await.map_err(|_| ended())? {
                 Answer::Done(result) => return result,
                 Answer::Unsure(request, places) => {
@@ -420,7 +420,7 @@ impl Log {
         self.index.disk_bytes()
     }
 
-    /// What has been done so far.
+    /// Counters since the log was opened.
     pub fn stats(&self) -> LogStats {
         self.committer.stats()
     }

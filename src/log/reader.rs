@@ -9,7 +9,7 @@ use super::files::Files;
 use super::frame::Frame;
 use super::index::Index;
 use super::list::Segments;
-use super::segment::{self, Next, SegmentReader};
+use super::segment::{self, NextFrame, SegmentReader};
 use crate::model::alarm::Alarms;
 use crate::model::{Head, Position, Tick};
 
@@ -108,7 +108,7 @@ impl LogReader {
                 continue;
             };
             match step(reader, self.files.as_ref(), &self.segments)? {
-                Next::Frame(frame) => {
+                NextFrame::Frame(frame) => {
                     self.next = reader.next_position();
                     let end = (reader.first(), reader.offset() - frame.disk_bytes());
                     if self.is_next(&frame) {
@@ -116,7 +116,7 @@ impl LogReader {
                         return Ok(Some(frame));
                     }
                 }
-                Next::End => {
+                NextFrame::End => {
                     self.next = reader.next_position();
                     let first = reader.first();
                     let sealed = |listed: &super::list::Listed| listed.sealed;
@@ -125,7 +125,7 @@ impl LogReader {
                     }
                     self.segment = None;
                 }
-                Next::Broken { offset, what } => {
+                NextFrame::Broken { offset, what } => {
                     let segment = reader.name().to_string();
                     return Err(LogError::Damaged { segment, offset, what });
                 }
@@ -203,8 +203,8 @@ fn step(
     reader: &mut SegmentReader,
     files: &dyn Files,
     segments: &Segments,
-) -> Result<Next, LogError> {
-    if let frame @ Next::Frame(_) = reader.next(files)? {
+) -> Result<NextFrame, LogError> {
+    if let frame @ NextFrame::Frame(_) = reader.next(files)? {
         return Ok(frame);
     }
     // Known before reading again: what was written before the seal is there then.
@@ -212,13 +212,15 @@ fn step(
     reader.reread();
     let next = reader.next(files)?;
     Ok(match (next, listed) {
-        (Next::End, Some(listed)) if listed.sealed && reader.next_position() <= listed.last => {
+        (NextFrame::End, Some(listed))
+            if listed.sealed && reader.next_position() <= listed.last =>
+        {
             let what = format!(
                 "it ends behind position {}, expected position {}",
                 reader.next_position() - 1,
                 listed.last
             );
-            Next::Broken { offset: reader.offset(), what }
+            NextFrame::Broken { offset: reader.offset(), what }
         }
         (next, _) => next,
     })

@@ -1,4 +1,4 @@
-//! What a log's files hold when it is opened.
+//! Reads a log's files when it is opened.
 //!
 //! A torn tail is cut. Damage in a segment that is sealed is an alarm: appends go on, since the list
 //! knows which position comes next. Damage in the segment that is written to is an error, and so is
@@ -12,14 +12,14 @@ use super::LogError;
 use super::files::{Files, is_full};
 use super::list::{LIST_NAME, Listed, ReadList, SegmentList, Segments};
 use super::segment::{
-    self, Next, SEGMENT_HEADER_BYTES, SegmentHeaderError, SegmentReader, find_frame,
+    self, NextFrame, SEGMENT_HEADER_BYTES, SegmentHeaderError, SegmentReader, find_frame,
 };
 use crate::model::alarm::Alarms;
 use crate::model::{Head, Position};
 
 /// A log that was recovered.
 #[derive(Debug)]
-pub struct Recovered {
+pub struct RecoveredLog {
     pub id: Uuid,
     pub head: Head,
     pub segments: Arc<Segments>,
@@ -29,7 +29,7 @@ pub struct Recovered {
 }
 
 /// Recovers a log. Only the last segment is read through: of the others the list says how they end.
-pub fn recover(files: &dyn Files, alarms: &Alarms) -> Result<Recovered, LogError> {
+pub fn recover(files: &dyn Files, alarms: &Alarms) -> Result<RecoveredLog, LogError> {
     let mut names = segment::list(files)?;
     let (mut list, mut stale) = match SegmentList::read(files)? {
         ReadList::Found { list, whole } => {
@@ -49,7 +49,7 @@ pub fn recover(files: &dyn Files, alarms: &Alarms) -> Result<Recovered, LogError
         let Some(id) = first_id(files, &names)? else {
             let id = Uuid::now_v7();
             let segments = Arc::new(Segments::new(SegmentList::new(id)));
-            return Ok(Recovered { id, head: Head::default(), segments, last_segment: None });
+            return Ok(RecoveredLog { id, head: Head::default(), segments, last_segment: None });
         };
         tracing::info!(segments = names.len(), "making the list of segments from what is there");
         list = Some(SegmentList::new(id));
@@ -62,7 +62,7 @@ pub fn recover(files: &dyn Files, alarms: &Alarms) -> Result<Recovered, LogError
     let id = list.log;
     let Some(last) = list.segments.last().copied() else {
         let segments = Arc::new(Segments::new(list));
-        return Ok(Recovered { id, head: Head::default(), segments, last_segment: None });
+        return Ok(RecoveredLog { id, head: Head::default(), segments, last_segment: None });
     };
     let (mut head, len) = recover_last(files, &list, last)?;
     head.tick = head.tick.max(list.last_tick());
@@ -77,7 +77,7 @@ pub fn recover(files: &dyn Files, alarms: &Alarms) -> Result<Recovered, LogError
         }
     }
     let segments = Arc::new(Segments::new(list));
-    Ok(Recovered { id, head, segments, last_segment: Some((last.first, len)) })
+    Ok(RecoveredLog { id, head, segments, last_segment: Some((last.first, len)) })
 }
 
 /// A crash between making a segment and listing it leaves one without frames.
@@ -133,7 +133,7 @@ pub fn read_header(
     Ok(segment::read_header(&bytes[..read], first))
 }
 
-/// What can be told about segments other than the last one without reading them through.
+/// Checks of sealed segments that need not read them through.
 fn sealed_damage(
     files: &dyn Files,
     list: &SegmentList,
@@ -187,28 +187,28 @@ fn recover_last(
     let mut last_frame = None;
     loop {
         match reader.next(files)? {
-            Next::Frame(frame) => {
+            NextFrame::Frame(frame) => {
                 head = Head { position: frame.last_position(), tick: frame.tick() };
                 last_frame = Some((reader.offset() - frame.disk_bytes(), frame));
             }
-            Next::End if reader.offset() < last.bytes => {
+            NextFrame::End if reader.offset() < last.bytes => {
                 return Err(damaged(
                     &reader,
                     format!("it ends, and {} bytes were synced", last.bytes),
                 ));
             }
-            Next::End => break,
-            Next::Broken { offset: 0, what } => {
+            NextFrame::End => break,
+            NextFrame::Broken { offset: 0, what } => {
                 return Err(LogError::Damaged {
                     segment: reader.name().to_string(),
                     offset: 0,
                     what,
                 });
             }
-            Next::Broken { what, .. } if reader.offset() < last.bytes => {
+            NextFrame::Broken { what, .. } if reader.offset() < last.bytes => {
                 return Err(damaged(&reader, format!("{what}, and it was synced")));
             }
-            Next::Broken { what, .. } => {
+            NextFrame::Broken { what, .. } => {
                 cut_tail(files, &reader, &what)?;
                 break;
             }

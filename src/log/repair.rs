@@ -1,6 +1,6 @@
 //! Accepting that events are lost, so that the log goes on without them.
 //!
-//! What is left keeps its positions. What is lost becomes a gap in the list of segments, which
+//! The remaining events keep their positions. Lost ones become a gap in the list of segments, which
 //! readers pass over; its positions are never given to other events. Files are cut only behind
 //! their last whole frame, and files that do not belong to the log only get another name.
 
@@ -10,12 +10,12 @@ use super::files::{DiskFiles, Files};
 use super::frame::{Frame, FrameError, NumberedEvent};
 use super::inspect::{Examination, Finding, Remedy, examine};
 use super::list::{Gap, LIST_NAME, SegmentList};
-use super::segment::{self, Next};
+use super::segment::{self, NextFrame};
 use super::{INDEX_DIRECTORY, LogError};
 use crate::model::clock::now_ms;
 use crate::model::{Head, Position};
 
-/// What is added to the name of a file that is set aside.
+/// Suffix of the name of a file that is set aside.
 const ASIDE: &str = "aside";
 
 /// A log that nobody else has open, and what is wrong with it.
@@ -38,7 +38,7 @@ impl Repair {
         Ok(Repair { directory: directory.into(), files, examination })
     }
 
-    /// What is wrong, and what would be lost.
+    /// The damage that was found, and what a repair would lose.
     pub fn findings(&self) -> &[Finding] {
         &self.examination.findings
     }
@@ -129,7 +129,7 @@ impl Repair {
         let Some(last) = list.segments.last().copied() else { return Ok(()) };
         let mut reader = list.reader(last.first);
         let mut tick = list.last_tick().max(self.examination.info.head.tick);
-        while let Next::Frame(frame) = reader.next(&self.files)? {
+        while let NextFrame::Frame(frame) = reader.next(&self.files)? {
             tick = tick.max(frame.tick());
         }
         let (name, offset) = (reader.name(), reader.offset());

@@ -89,9 +89,9 @@ pub fn read_header(bytes: &[u8], first_position: Position) -> Result<Uuid, Segme
     }
 }
 
-/// What comes next in a segment.
+/// The next thing in a segment: a frame, its end, or damage.
 #[derive(Debug)]
-pub enum Next {
+pub enum NextFrame {
     /// A whole frame that follows the one before it.
     Frame(Frame),
     /// The segment ends here, cleanly.
@@ -120,7 +120,7 @@ pub struct SegmentReader {
     offset: u64,
     /// Bytes read ahead, from `offset` on.
     ahead: Bytes,
-    /// Those that lie ahead, in order.
+    /// Segments that lie ahead, in order.
     skips: VecDeque<Skip>,
     /// The position that the next frame begins with.
     next: Position,
@@ -192,19 +192,19 @@ impl SegmentReader {
     }
 
     /// The next frame.
-    pub fn next(&mut self, files: &dyn Files) -> Result<Next, LogError> {
+    pub fn next(&mut self, files: &dyn Files) -> Result<NextFrame, LogError> {
         if let Some(error) = self.open(files)? {
-            return Ok(Next::Broken { offset: 0, what: error.to_string() });
+            return Ok(NextFrame::Broken { offset: 0, what: error.to_string() });
         }
         while let Some(skip) = self.skips.pop_front_if(|skip| skip.from == self.offset) {
             self.jump(skip.to, skip.next);
         }
         let offset = self.offset;
-        let broken = move |what| Next::Broken { offset, what };
+        let broken = move |what| NextFrame::Broken { offset, what };
         let damaged = |error: FrameError| Ok(broken(error.to_string()));
         if !self.fill(files, HEADER_BYTES)? {
             return Ok(match self.ahead.len() {
-                0 => Next::End,
+                0 => NextFrame::End,
                 bytes => return damaged(FrameError::TooShort { bytes }),
             });
         }
@@ -232,7 +232,7 @@ impl SegmentReader {
         self.offset += len as u64;
         self.next = frame.last_position() + 1;
         self.tick = tick;
-        Ok(Next::Frame(frame))
+        Ok(NextFrame::Frame(frame))
     }
 
     /// Forgets what was read ahead: a tail that was being written is read again.

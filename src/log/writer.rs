@@ -10,7 +10,7 @@ use super::files::{FileHandle, Files, is_full};
 use super::frame::{Frame, FrameError, NumberedEvent};
 use super::index::{FrameEntry, Index, IndexError};
 use super::list::Segments;
-use super::recovery::Recovered;
+use super::recovery::RecoveredLog;
 use super::{AppendError, LogError, LogOptions, segment};
 use crate::model::clock::now_ms;
 use crate::model::event::Appended;
@@ -65,7 +65,7 @@ pub struct Commit {
     pub disk_bytes: usize,
 }
 
-/// What is said to a request.
+/// The answer to a request, and who waits for it.
 pub enum Reply {
     Done(Result<Appended, AppendError>),
     /// See [`Verdict::Unsure`].
@@ -97,7 +97,7 @@ impl OpenSegment {
 }
 
 /// Writes frames to segments.
-pub struct Writer {
+pub struct LogWriter {
     id: Uuid,
     files: Arc<dyn Files>,
     segments: Arc<Segments>,
@@ -109,15 +109,15 @@ pub struct Writer {
     buffer: Vec<u8>,
 }
 
-impl Writer {
+impl LogWriter {
     /// Goes on behind a recovered log; a new one gets its first segment.
     pub fn open(
         files: Arc<dyn Files>,
-        recovered: Recovered,
+        recovered: RecoveredLog,
         index: Arc<Index>,
         options: LogOptions,
-    ) -> Result<Writer, LogError> {
-        let mut writer = Writer {
+    ) -> Result<LogWriter, LogError> {
+        let mut writer = LogWriter {
             id: recovered.id,
             files,
             segments: recovered.segments,
@@ -262,7 +262,7 @@ impl Writer {
         cut().map_err(WriteError::Fatal)
     }
 
-    /// What is answered to a request that is in the log now.
+    /// The answer to a request that is in the log now.
     fn appended(&self, accepted: Accepted) -> Result<Appended, AppendError> {
         let last_position = accepted.last_position;
         // The head may be later than its last event, when time alone has passed. Only the frame of

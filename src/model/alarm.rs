@@ -1,4 +1,5 @@
-//! What is wrong with the server now: logged once when it begins, listed until it ends.
+//! Alarms: conditions that need a person or pass by themselves. Each is logged once when it begins,
+//! and listed until it ends.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,8 @@ pub enum Part {
     Queries,
     /// The connection to ClickHouse.
     ClickHouse,
+    /// The table of one view in ClickHouse; the subject is the view.
+    View,
     /// The system's clock.
     Clock,
     /// A task of the server itself.
@@ -27,6 +30,7 @@ impl Part {
             Part::Log => "log",
             Part::Queries => "queries",
             Part::ClickHouse => "clickhouse",
+            Part::View => "view",
             Part::Clock => "clock",
             Part::Server => "server",
         }
@@ -73,6 +77,11 @@ impl Alarms {
         }
     }
 
+    /// Ends the alarms of a part whose subject is gone.
+    pub fn retain(&self, part: Part, is_there: impl Fn(&str) -> bool) {
+        self.lock().retain(|(of, subject), _| *of != part || is_there(subject));
+    }
+
     /// All alarms, by part and subject.
     pub fn list(&self) -> Vec<Alarm> {
         self.lock().values().cloned().collect()
@@ -96,5 +105,17 @@ mod tests {
         alarms.clear(Part::Log, "a");
         alarms.clear(Part::Log, "a");
         assert_eq!(alarms.list().len(), 1);
+    }
+
+    #[test]
+    fn alarms_of_subjects_that_are_gone_end_and_others_stay() {
+        let alarms = Alarms::default();
+        alarms.raise(Part::View, "kept", "tampered with");
+        alarms.raise(Part::View, "gone", "tampered with");
+        alarms.raise(Part::ClickHouse, "gone", "away");
+        alarms.retain(Part::View, |view| view == "kept");
+        let left: Vec<_> = alarms.list().into_iter().map(|a| (a.part, a.subject)).collect();
+        let expected = [(Part::ClickHouse, "gone"), (Part::View, "kept")];
+        assert_eq!(left, expected.map(|(part, subject)| (part, subject.to_string())));
     }
 }

@@ -12,7 +12,7 @@ pub fn now_ms() -> u64 {
     u64::try_from(now_us() / 1000).unwrap_or(0)
 }
 
-/// How far the clock is behind a tick; zero where it is not.
+/// The clock's distance behind a tick; zero where it is not behind.
 pub fn behind(tick: Tick) -> Duration {
     Duration::from_millis(tick.saturating_sub(now_ms()))
 }

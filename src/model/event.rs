@@ -73,7 +73,7 @@ impl From<Vec<NewEvent>> for Append {
     }
 }
 
-/// What tells whether a request was made before.
+/// The key by which a repeated request is recognised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestKey {
     /// As the client gave it.
@@ -82,7 +82,7 @@ pub struct RequestKey {
     pub fingerprint: u128,
 }
 
-/// What the log says once a request's events are on disk.
+/// The log's answer once a request's events are on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Appended {
     /// The lowest position of the request's events.

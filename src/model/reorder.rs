@@ -24,7 +24,7 @@ pub struct ReorderBuffer {
     open: BTreeMap<Tick, Open>,
 }
 
-/// What is known of a tick that is not complete.
+/// The changes so far of a tick that is not complete.
 #[derive(Debug, Default)]
 struct Open {
     updates: Vec<Update>,

@@ -231,9 +231,9 @@ pub struct EventTable {
     pub columns: Vec<TableColumn>,
     /// How the rows follow from the events.
     pub mode: TableMode,
-    /// What happens with an event that does not fit.
+    /// Treatment of an event that does not fit.
     pub on_invalid: OnInvalid,
-    /// What an event's `data` looks like.
+    /// Layout of an event's `data`.
     pub format: Format,
 }
 
@@ -297,7 +297,7 @@ impl FieldNaming {
     }
 }
 
-/// What the `data` of an event table's events looks like.
+/// Layout of the `data` of an event table's events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Format {
     /// The members are the columns.
@@ -341,7 +341,7 @@ pub enum TableMode {
     },
 }
 
-/// What happens with an event whose `data` does not fit its table.
+/// Treatment of an event whose `data` does not fit its table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OnInvalid {
     /// The request is refused with 422.

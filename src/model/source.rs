@@ -76,7 +76,7 @@ pub enum SourceTable {
 pub enum SourceColumn {
     /// An index into the declared columns.
     Declared(usize),
-    /// What the envelope says.
+    /// The value from the event's envelope.
     System(SystemColumn),
 }
 

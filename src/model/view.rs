@@ -114,7 +114,7 @@ pub struct CompleteTicks {
     pub ticks: Vec<(Tick, Vec<Update>)>,
 }
 
-/// What a view's sink is told.
+/// A message to a view's sink.
 #[derive(Clone, Debug)]
 pub enum SinkMessage {
     /// Changes to write.

@@ -38,7 +38,7 @@ impl OptimizerRule for JoinOrder {
         if !is_joined(&plan) {
             return Ok(Transformed::no(plan));
         }
-        let mut parts = Parts::default();
+        let mut parts = JoinParts::default();
         parts.take(&plan);
         let ordered = parts.ordered(&plan)?;
         Ok(if ordered == plan { Transformed::no(plan) } else { Transformed::yes(ordered) })
@@ -59,7 +59,7 @@ fn is_joined(plan: &LogicalPlan) -> bool {
 
 /// What is joined, and on which conditions.
 #[derive(Default)]
-struct Parts {
+struct JoinParts {
     relations: Vec<Relation>,
     conditions: Vec<Expr>,
 }
@@ -70,7 +70,7 @@ struct Relation {
     narrowness: usize,
 }
 
-impl Parts {
+impl JoinParts {
     fn take(&mut self, plan: &LogicalPlan) {
         match plan {
             LogicalPlan::Join(join) if is_joined(plan) => {

@@ -26,6 +26,7 @@ mod push_filter;
 mod refuse;
 mod required;
 mod row_values;
+mod semantics;
 mod session;
 mod set_operation;
 mod share;
@@ -57,9 +58,6 @@ pub use parse::read_files;
 use step::{Stage, Steps};
 use view::Shape;
 pub use view::ViewPlan;
-
-/// Raised by hand when the same SQL comes to mean other rows, so that every view is built anew.
-const ENGINE_SEMANTICS: u32 = 6;
 
 /// After how many iterations a recursion fails, unless its view says another number.
 const ITERATIONS_MAX_DEFAULT: u64 = 1_000;
@@ -263,10 +261,12 @@ impl<'a> Planning<'a> {
     fn generation(&self, def: &ViewDef) -> String {
         let mut parts = BTreeSet::new();
         let mut types = BTreeSet::new();
+        let mut queries = Vec::new();
         let mut todo = vec![def.name.clone()];
         while let Some(name) = todo.pop() {
             if let Some(view) = self.catalog.views.get(&name) {
                 if parts.insert(view.canonical.clone()) {
+                    queries.push(&*view.query);
                     todo.extend(logical::relations_of(&view.query));
                 }
             } else if let Some(table) = self.catalog.tables.get(&name) {
@@ -274,6 +274,7 @@ impl<'a> Planning<'a> {
                 types.insert(table.table.event_type.as_str());
                 for upcast in self.catalog.upcasts.iter().filter(|u| u.target == name) {
                     parts.insert(upcast.canonical.clone());
+                    queries.push(&*upcast.query);
                     todo.push(upcast.source.clone());
                 }
             }
@@ -281,7 +282,8 @@ impl<'a> Planning<'a> {
         // Which versions are declared decides which events are missing.
         parts.extend(types.iter().map(|event_type| self.declared_versions(event_type)));
         let mut hash = Xxh3::new();
-        hash.update(&ENGINE_SEMANTICS.to_le_bytes());
+        hash.update(&semantics::ENGINE.to_le_bytes());
+        parts.extend(semantics::versions(queries.into_iter()));
         for part in [self.log_id, &def.name].into_iter().chain(parts.iter().map(String::as_str)) {
             hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());

@@ -21,18 +21,18 @@ fn table_functions() -> impl Iterator<Item = &'static str> {
 
 /// Everything in a query that is refused.
 pub fn refusals(query: &Query) -> Vec<Refusal> {
-    let mut walk = Walk { found: Vec::new(), depth: 0 };
+    let mut walk = RefusalWalk { found: Vec::new(), depth: 0 };
     let _ = query.visit(&mut walk);
     walk.found
 }
 
-struct Walk {
+struct RefusalWalk {
     found: Vec<Refusal>,
     /// How many expressions are around the one that is visited.
     depth: usize,
 }
 
-impl Walk {
+impl RefusalWalk {
     fn refuse(&mut self, at: &impl Spanned, message: impl Into<String>) {
         self.found.push(Refusal::new(at.span(), message));
     }
@@ -123,7 +123,7 @@ impl Walk {
     }
 }
 
-impl Visitor for Walk {
+impl Visitor for RefusalWalk {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {

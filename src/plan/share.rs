@@ -17,12 +17,12 @@ struct Scan {
     /// The columns that are read, as the table numbers them.
     columns: Vec<usize>,
     schema: Arc<Schema>,
-    kept: Kept,
+    kept: KeptTable,
 }
 
 /// Which rows are kept; columns are numbers of the table's.
 #[derive(PartialEq)]
-struct Kept {
+struct KeptTable {
     table: SourceTable,
     key: Vec<usize>,
     order: Vec<OrderColumn>,
@@ -87,7 +87,7 @@ fn scan(plan: &Plan, id: NodeId) -> Option<Scan> {
     let key = key.iter().map(|column| columns[*column]).collect();
     let by = |by: &OrderColumn| OrderColumn { column: columns[by.column], ..*by };
     let order = order.iter().map(by).collect();
-    let kept = Kept { table: table.clone(), key, order, limit: *limit };
+    let kept = KeptTable { table: table.clone(), key, order, limit: *limit };
     Some(Scan { id, columns, schema: Arc::clone(&plan.nodes[*input].schema), kept })
 }
 
@@ -99,7 +99,7 @@ fn all_columns(group: &[Scan]) -> Vec<usize> {
 
 /// The source with all columns, which is node `at`, and what is kept of it.
 fn shared(group: &[Scan], at: NodeId) -> [Node; 2] {
-    let Kept { table, key, order, limit } = &group[0].kept;
+    let KeptTable { table, key, order, limit } = &group[0].kept;
     let all = all_columns(group);
     let field = |column: &usize| -> Option<Field> {
         group.iter().find_map(|scan| {

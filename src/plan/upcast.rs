@@ -36,7 +36,7 @@ pub struct UpcastDef {
     pub source: String,
     /// The target's columns that the SELECT gives, in its order.
     columns: Vec<String>,
-    query: Box<Query>,
+    pub query: Box<Query>,
     pub file: Arc<SourceFile>,
     pub span: Span,
     /// See [`TableDef::canonical`].

@@ -52,18 +52,18 @@ impl RelationPlanner for WindowTablePlanner {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum WindowTableKind {
     Tumble,
     Hop,
     Session,
 }
 
-fn kind_of(name: &ObjectName) -> Option<Kind> {
+fn kind_of(name: &ObjectName) -> Option<WindowTableKind> {
     let [part] = name.0.as_slice() else { return None };
     match super::names::fold(part.as_ident()?).as_str() {
-        "tumble" => Some(Kind::Tumble),
-        "hop" => Some(Kind::Hop),
-        "session" => Some(Kind::Session),
+        "tumble" => Some(WindowTableKind::Tumble),
+        "hop" => Some(WindowTableKind::Hop),
+        "session" => Some(WindowTableKind::Session),
         _ => None,
     }
 }
@@ -84,7 +84,7 @@ pub fn table_of(relation: &TableFactor) -> Option<&Ident> {
 
 /// A call, taken apart.
 struct Windows {
-    kind: Kind,
+    kind: WindowTableKind,
     input: LogicalPlan,
     time: Expr,
     time_type: DataType,
@@ -96,14 +96,14 @@ struct Windows {
 
 impl Windows {
     fn parse(
-        kind: Kind,
+        kind: WindowTableKind,
         args: Vec<FunctionArg>,
         context: &mut dyn RelationPlannerContext,
     ) -> Result<Self> {
         let usage = match kind {
-            Kind::Tumble => "tumble(table, time_column, size [, offset])",
-            Kind::Hop => "hop(table, time_column, slide, size [, offset])",
-            Kind::Session => "session(table, time_column, gap, key_column, …)",
+            WindowTableKind::Tumble => "tumble(table, time_column, size [, offset])",
+            WindowTableKind::Hop => "hop(table, time_column, slide, size [, offset])",
+            WindowTableKind::Session => "session(table, time_column, gap, key_column, …)",
         };
         let mut exprs = Vec::new();
         for arg in args {
@@ -125,9 +125,9 @@ impl Windows {
             return plan_err!("the time of {usage} is a TIMESTAMP, found {time_type}");
         }
         let wanted = match kind {
-            Kind::Tumble => 1..=2,
-            Kind::Hop => 2..=3,
-            Kind::Session => 1..=1,
+            WindowTableKind::Tumble => 1..=2,
+            WindowTableKind::Hop => 2..=3,
+            WindowTableKind::Session => 1..=1,
         };
         let mut intervals = Vec::new();
         let mut keys = Vec::new();
@@ -135,7 +135,9 @@ impl Windows {
             let expr = context.sql_to_expr(expr, &schema)?;
             match interval(&expr) {
                 Some(interval) => intervals.push(interval),
-                None if kind == Kind::Session && matches!(expr, Expr::Column(_)) => keys.push(expr),
+                None if kind == WindowTableKind::Session && matches!(expr, Expr::Column(_)) => {
+                    keys.push(expr)
+                }
                 None => return plan_err!("{expr} is no INTERVAL: {usage}"),
             }
         }
@@ -152,12 +154,12 @@ impl Windows {
         let present = self.time.clone().is_not_null();
         let input = LogicalPlanBuilder::from(self.input.clone()).filter(present)?;
         match (self.kind, self.intervals.as_slice()) {
-            (Kind::Tumble, [size, offset @ ..]) => {
+            (WindowTableKind::Tumble, [size, offset @ ..]) => {
                 positive(size)?;
                 let start = self.binned(size, offset.first());
                 self.finish(input.build()?, start, |start| start + literal(size))
             }
-            (Kind::Hop, [slide, size, offset @ ..]) => {
+            (WindowTableKind::Hop, [slide, size, offset @ ..]) => {
                 self.hop(input.build()?, slide, size, offset.first())
             }
             (_, [gap, ..]) => {

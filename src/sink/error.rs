@@ -1,4 +1,4 @@
-//! What can go wrong between a view and its sink.
+//! Errors between a view and its sink.
 
 use std::error::Error;
 use std::fmt;

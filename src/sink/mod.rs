@@ -71,7 +71,7 @@ pub trait Sink: Send + Sync {
 /// One generation of a view in a sink, ready to be fed.
 #[async_trait]
 pub trait ViewSink: Send {
-    /// What the feeder must keep to.
+    /// Ticks at which the feeder must end a chunk.
     fn recovered(&self) -> &Recovered;
 
     /// Writes what it is told, until `shutdown` is cancelled or the dataflow hangs up. While the
@@ -84,7 +84,7 @@ pub trait ViewSink: Send {
     ) -> Result<(), SinkError>;
 }
 
-/// How far a generation's table is.
+/// The progress of a generation's table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// The end of the last flush whose data and progress are both in the system. The dataflow may
@@ -118,17 +118,17 @@ pub type RejectHandler = Arc<dyn Fn(SinkReject) + Send + Sync>;
 pub struct Inspection {
     /// The generation's shape.
     pub schema: ViewRef,
-    /// What its sink has told of it.
+    /// The status that its sink reports.
     pub status: Arc<ViewSinkStatus>,
     /// The view's public names are to read from it, and no other generation is about to take them
     /// over.
     pub has_names: bool,
 }
 
-/// What somebody else has changed in the sink's system.
+/// A change in the sink's system that Heliostat did not make.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tampering {
-    /// What the sink keeps its own state in is gone.
+    /// The place of the sink's own state is gone.
     State {
         /// What is gone.
         what: String,

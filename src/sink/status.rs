@@ -1,4 +1,4 @@
-//! What a sink says about one view, readable from any thread.
+//! Status of a sink for one view, readable from any thread.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

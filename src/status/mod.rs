@@ -1,4 +1,4 @@
-//! What views, their sinks and dead letters are like, and what may be asked of them: the vocabulary
+//! Status of views, sinks and dead letters, and the requests about them: the vocabulary
 //! between those who show it and the engine, which knows it.
 
 use std::time::Duration;
@@ -13,11 +13,11 @@ use crate::model::event::NewEvent;
 use crate::model::view::{SinkState, ViewRef};
 use crate::model::{Position, Tick};
 
-/// What stands behind the server: declared schemas and materialized views.
+/// The server's backend: declared schemas and materialized views.
 ///
 /// Methods that return no future are called on the runtime's threads and answer from memory.
 pub trait Backend: Send + Sync + 'static {
-    /// What in these events does not fit the schemas declared for their type and version, in the
+    /// The parts of these events that do not fit the schemas declared for their type and version, in the
     /// order of the events. Stops at about `misfits_max`. Events that nothing declares fit, and so
     /// do those of tables that quarantine.
     ///
@@ -57,7 +57,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Begins to build a view anew from the log; the generation that will take its place.
     fn rebuild(&self, view: String) -> BoxFuture<'_, Result<String, RebuildError>>;
 
-    /// What failed, in the order of views and expressions, among them in some order that stays; `None`
+    /// Dead letters in the order of views and expressions, within an expression in a stable order; `None`
     /// when the cursor is none.
     /// May read the log.
     fn dead_letters(&self, filter: &DeadLetterFilter) -> Option<DeadLetters>;
@@ -74,7 +74,7 @@ pub trait Backend: Send + Sync + 'static {
 pub struct Misfit {
     /// Which of the events, from 0.
     pub index: usize,
-    /// What does not fit; its pointer leads into `data`.
+    /// The violation; its pointer leads into `data`.
     pub violation: Violation,
 }
 
@@ -110,7 +110,7 @@ pub struct ViewStatus {
     pub schema: ViewRef,
     /// Where it stands.
     pub state: ViewState,
-    /// What is being built to take its place.
+    /// The generation that is being built to take its place.
     pub next: Option<NextGeneration>,
     /// The types of the events that it reads; empty when it reads all.
     pub event_types: Vec<String>,
@@ -304,7 +304,7 @@ pub enum WaitTarget {
     ClickHouse,
 }
 
-/// What a request waits for.
+/// The condition that a request waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitRequest {
     /// The event that must be visible.
@@ -448,7 +448,7 @@ pub struct DeadLetter {
     pub position: Option<Position>,
     /// The first events.
     pub positions: Vec<Position>,
-    /// What was evaluated.
+    /// The expression that failed.
     pub expression: String,
     /// What went wrong.
     pub reason: String,
@@ -458,7 +458,7 @@ pub struct DeadLetter {
     pub sample: Option<String>,
 }
 
-/// What came of a retry.
+/// The result of a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retried {
     /// How many were tried again.

@@ -148,12 +148,12 @@ impl Serialize for Cents {
     }
 }
 
-/// What happens to an order later. Ordered by when it is due.
+/// A later step of an order. Ordered by its due time.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Step {
+struct OrderStep {
     due_ms: i64,
     order: u64,
-    /// What is to be paid; `None` when the parcel is to be sent.
+    /// The amount to be paid; `None` when the parcel is to be sent.
     amount_cents: Option<u64>,
 }
 
@@ -173,7 +173,7 @@ pub struct Orders {
     customers_count: u64,
     orders_count: u64,
     events_count: u64,
-    pending: BinaryHeap<Reverse<Step>>,
+    pending: BinaryHeap<Reverse<OrderStep>>,
 }
 
 impl Orders {
@@ -245,7 +245,11 @@ impl Orders {
         if !self.random.chance(7) {
             let due_ms = now_ms + self.random.between(1_000, 30_000);
             let amount_cents = Some(amount_cents);
-            self.pending.push(Reverse(Step { due_ms, order: self.orders_count, amount_cents }));
+            self.pending.push(Reverse(OrderStep {
+                due_ms,
+                order: self.orders_count,
+                amount_cents,
+            }));
         }
         // Some customers order much more often than others.
         let most = self.random.below(self.customers.len() as u64) + 1;
@@ -279,7 +283,7 @@ impl Orders {
         items
     }
 
-    fn progress(&mut self, step: &Step, now_ms: i64, now_text: &str) -> (String, SampleData) {
+    fn progress(&mut self, step: &OrderStep, now_ms: i64, now_text: &str) -> (String, SampleData) {
         let order_id = self.order_id(step.order);
         let stream = format!("order-{order_id}");
         let Some(amount_cents) = step.amount_cents else {
@@ -294,7 +298,7 @@ impl Orders {
         // A few parcels are lost before they are sent.
         if !self.random.chance(3) {
             let due_ms = now_ms + self.random.between(5_000, 90_000);
-            self.pending.push(Reverse(Step { due_ms, order: step.order, amount_cents: None }));
+            self.pending.push(Reverse(OrderStep { due_ms, order: step.order, amount_cents: None }));
         }
         let data = SampleData::OrderPaid {
             order_id,

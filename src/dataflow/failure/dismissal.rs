@@ -80,14 +80,14 @@ impl Ranges {
 
 /// All that was accepted as lost of one expression.
 #[derive(Debug, Default)]
-pub struct Accepted {
+pub struct AcceptedLoss {
     /// Events of whatever type.
     any: Ranges,
     of_type: BTreeMap<TypeId, Ranges>,
     rows: BTreeMap<u64, i64>,
 }
 
-impl Accepted {
+impl AcceptedLoss {
     /// Adds a dismissal, whose type has this number.
     pub fn add(&mut self, dismissal: &Dismissal, event_type: Option<TypeId>) {
         let ranges = match event_type {

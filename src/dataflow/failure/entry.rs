@@ -11,19 +11,19 @@ pub type TypeId = u32;
 /// Stands for a type that is not known.
 pub const UNKNOWN_TYPE: TypeId = 0;
 
-/// What the rows beside one event take, in bytes.
+/// Bytes for the rows beside one event.
 const ROWS_BYTES: usize = 160;
-/// What a position takes, in bytes.
+/// Bytes for a position.
 const POSITION_BYTES: usize = 16;
 
 /// Which rows of an entry are meant.
 #[derive(Clone, Debug, Default)]
-pub struct Part {
+pub struct EntryPart {
     pub event_type: Option<TypeId>,
     pub range: Option<RangeInclusive<Position>>,
 }
 
-impl Part {
+impl EntryPart {
     /// Whether all rows are meant, those that belong to no event included.
     pub fn is_all(&self) -> bool {
         self.event_type.is_none() && self.range.is_none()
@@ -53,11 +53,11 @@ pub struct Origin {
 #[derive(Debug)]
 pub enum Entry {
     One(Origin),
-    Many(Box<Rows>),
+    Many(Box<EntryRows>),
 }
 
 #[derive(Debug, Default)]
-pub struct Rows {
+pub struct EntryRows {
     /// Rows that belong to no event. Below zero while a row's end is known before its beginning.
     plain: i64,
     /// How many of the plain rows were dismissed.
@@ -81,10 +81,10 @@ impl Default for Entry {
 impl Entry {
     /// An entry without rows, of whose plain rows so many to come were dismissed.
     pub fn with_dismissed(dismissed: i64) -> Self {
-        Entry::Many(Box::new(Rows { dismissed, ..Rows::default() }))
+        Entry::Many(Box::new(EntryRows { dismissed, ..EntryRows::default() }))
     }
 
-    /// What it takes beside its place among the others, in bytes.
+    /// Bytes of the entry beside its place in the map.
     pub fn bytes(&self) -> usize {
         match self {
             Entry::One(_) => 0,
@@ -113,9 +113,9 @@ impl Entry {
         self.as_rows().add(origin, diff, has_room);
     }
 
-    fn as_rows(&mut self) -> &mut Rows {
+    fn as_rows(&mut self) -> &mut EntryRows {
         if let Entry::One(own) = *self {
-            let mut rows = Rows::default();
+            let mut rows = EntryRows::default();
             rows.add(Some(own), 1, true);
             *self = Entry::Many(Box::new(rows));
         }
@@ -144,7 +144,7 @@ impl Entry {
     }
 
     /// How many rows of a part fail and were not dismissed.
-    pub fn count(&self, part: &Part) -> i64 {
+    pub fn count(&self, part: &EntryPart) -> i64 {
         match self {
             _ if part.is_all() => self.visible(),
             Entry::One(own) => i64::from(part.has(own.event_type, own.position)),
@@ -161,7 +161,7 @@ impl Entry {
     }
 
     /// The first events of a part.
-    pub fn origins(&self, part: &Part, max: usize) -> Vec<Origin> {
+    pub fn origins(&self, part: &EntryPart, max: usize) -> Vec<Origin> {
         match self {
             Entry::One(own) => {
                 let own = part.has(own.event_type, own.position).then_some(*own);
@@ -181,7 +181,7 @@ impl Entry {
     }
 
     /// The last event of a part.
-    pub fn last(&self, part: &Part) -> Option<Position> {
+    pub fn last(&self, part: &EntryPart) -> Option<Position> {
         match self {
             Entry::One(own) => part.has(own.event_type, own.position).then_some(own.position),
             Entry::Many(rows) => rows.parts(part).filter_map(|events| events.max()).max().copied(),
@@ -202,12 +202,12 @@ impl Entry {
     }
 
     /// Takes out the events of a part: their rows are dismissed.
-    pub fn dismiss_events(&mut self, part: &Part) {
+    pub fn dismiss_events(&mut self, part: &EntryPart) {
         match self {
             Entry::One(own) if part.has(own.event_type, own.position) => *self = Entry::default(),
             Entry::One(_) => {}
             Entry::Many(rows) => {
-                let Rows { events, times, listed, .. } = &mut **rows;
+                let EntryRows { events, times, listed, .. } = &mut **rows;
                 let range = part.range();
                 for (_, events) in events.iter_mut().filter(|(t, _)| part.has_type(*t)) {
                     events.retain(|position| {
@@ -236,7 +236,7 @@ impl Entry {
     }
 }
 
-impl Rows {
+impl EntryRows {
     fn add(&mut self, origin: Option<Origin>, diff: i64, has_room: bool) {
         let Some(Origin { position, event_type }) = origin else {
             self.plain += diff;
@@ -275,7 +275,7 @@ impl Rows {
     /// The events of a part, type by type.
     fn parts<'a>(
         &'a self,
-        part: &'a Part,
+        part: &'a EntryPart,
     ) -> impl Iterator<Item = std::collections::btree_set::Range<'a, Position>> {
         let wanted = self.events.iter().filter(|(t, _)| part.has_type(*t));
         wanted.map(|(_, events)| events.range(part.range()))

@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::failure::FailureChange;
-use dismissal::Accepted;
+use dismissal::AcceptedLoss;
 pub use dismissal::{Dismissal, Ranges, reason_hash};
 use entry::{Entry, Origin, TypeId, UNKNOWN_TYPE};
 pub use page::{Failure, FailureFilter};
-use reason::{Template, Value, split};
+use reason::{ReasonValue, Template, split};
 pub use recent::ChunkTypes;
 pub use stream::{FailureStream, misfit, undeclared};
 
@@ -27,11 +27,11 @@ pub use stream::{FailureStream, misfit, undeclared};
 pub const FURTHER_REASONS: &str =
     "further reasons, not kept one by one: dead_letters_bytes_max is reached";
 
-/// What a view may always keep, however much the others do.
+/// Bytes that a view may always keep, however much the other views keep.
 const VIEW_BYTES_MIN: usize = 1 << 20;
-/// What an entry takes in its map, in bytes: nodes are at least half full.
+/// Bytes of an entry in its map: nodes are at least half full.
 const ENTRY_BYTES: usize = 80;
-/// What a template takes beside its text, in bytes.
+/// Bytes of a template beside its text.
 const TEMPLATE_BYTES: usize = 160;
 
 /// The memory that the failures of all views may take together.
@@ -49,11 +49,11 @@ impl FailureMemory {
 
 /// The failing rows of one view as of its last complete tick. Its clones are one.
 #[derive(Clone, Debug)]
-pub struct Failures(Arc<Shared>);
+pub struct Failures(Arc<FailuresShared>);
 
 #[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
+struct FailuresShared {
+    state: Mutex<FailuresState>,
     /// How many rows fail now and were not dismissed.
     visible: AtomicI64,
     /// The type of all events that the view reads, if there is only one.
@@ -62,12 +62,12 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct FailuresState {
     /// The types of failing events by their numbers, less one.
     types: Vec<Arc<str>>,
     expressions: BTreeMap<Arc<str>, Expression>,
-    accepted: HashMap<String, Accepted>,
-    /// What the expressions take of the memory.
+    accepted: HashMap<String, AcceptedLoss>,
+    /// Bytes that the expressions have reserved.
     bytes: usize,
     /// Whether it was told that there is no room.
     is_full_told: bool,
@@ -75,8 +75,8 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Expression {
-    reasons: BTreeMap<Template, BTreeMap<Value, Entry>>,
-    /// What there was no room for.
+    reasons: BTreeMap<Template, BTreeMap<ReasonValue, Entry>>,
+    /// Failures for which there was no room.
     further: Entry,
 }
 
@@ -86,7 +86,7 @@ impl Default for Failures {
     }
 }
 
-impl Drop for Shared {
+impl Drop for FailuresShared {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.memory.bytes.fetch_sub(state.bytes, Ordering::Relaxed);
@@ -101,15 +101,15 @@ impl Failures {
         dismissals: &[Dismissal],
         memory: &Arc<FailureMemory>,
     ) -> Self {
-        let mut state = State::default();
+        let mut state = FailuresState::default();
         dismissals.iter().for_each(|dismissal| state.accept(dismissal));
         let only_type = stream::only_type(event_types);
         let memory = Arc::clone(memory);
         let (state, visible) = (Mutex::new(state), AtomicI64::new(0));
-        Failures(Arc::new(Shared { state, visible, only_type, memory }))
+        Failures(Arc::new(FailuresShared { state, visible, only_type, memory }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, FailuresState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -164,7 +164,7 @@ impl Failures {
     }
 }
 
-impl State {
+impl FailuresState {
     fn intern(&mut self, event_type: &Arc<str>) -> TypeId {
         if let Some(known) = self.type_id(event_type) {
             return known;
@@ -283,16 +283,16 @@ impl State {
     }
 }
 
-/// What an entry takes beside its rows, in bytes.
-fn entry_bytes(value: &Value) -> usize {
+/// Bytes of an entry beside its rows.
+fn entry_bytes(value: &ReasonValue) -> usize {
     ENTRY_BYTES + if value.spilled() { value.len() } else { 0 }
 }
 
 /// Returns how many bytes are taken.
 fn insert(
-    reasons: &mut BTreeMap<Template, BTreeMap<Value, Entry>>,
+    reasons: &mut BTreeMap<Template, BTreeMap<ReasonValue, Entry>>,
     template: Template,
-    value: Value,
+    value: ReasonValue,
     entry: Entry,
 ) -> usize {
     let mut bytes = entry_bytes(&value) + entry.bytes();
@@ -305,9 +305,9 @@ fn insert(
 
 /// Returns how many bytes become free.
 fn remove(
-    reasons: &mut BTreeMap<Template, BTreeMap<Value, Entry>>,
+    reasons: &mut BTreeMap<Template, BTreeMap<ReasonValue, Entry>>,
     template: &Template,
-    value: &Value,
+    value: &ReasonValue,
 ) -> usize {
     let Some(values) = reasons.get_mut(template) else { return 0 };
     let mut bytes = values.remove(value).map_or(0, |entry| entry_bytes(value) + entry.bytes());

@@ -3,9 +3,9 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::entry::{Entry, Part, TypeId, UNKNOWN_TYPE};
-use super::reason::{Search, Template, Value, split};
-use super::{Dismissal, Expression, FURTHER_REASONS, Failures, State, reason_hash};
+use super::entry::{Entry, EntryPart, TypeId, UNKNOWN_TYPE};
+use super::reason::{ReasonSearch, ReasonValue, Template, split};
+use super::{Dismissal, Expression, FURTHER_REASONS, Failures, FailuresState, reason_hash};
 use crate::model::Position;
 
 /// How many reasons are looked at before workers that fail rows get their turn.
@@ -38,21 +38,21 @@ pub struct FailureFilter {
 }
 
 /// A place in the order of expressions and reasons: behind what it names.
-struct Place {
+struct PageStart {
     expression: Arc<str>,
     /// `None`: behind all reasons of the expression.
-    reason: Option<(Template, Value)>,
+    reason: Option<(Template, ReasonValue)>,
 }
 
-impl Place {
-    fn of(expression: &str, reason: &str) -> Place {
+impl PageStart {
+    fn of(expression: &str, reason: &str) -> PageStart {
         let reason = (reason != FURTHER_REASONS).then(|| split(reason));
-        Place { expression: expression.into(), reason }
+        PageStart { expression: expression.into(), reason }
     }
 }
 
 /// A reason's entry, as it is found.
-struct Found<'a> {
+struct FoundEntry<'a> {
     expression: &'a str,
     template: &'a Template,
     value: &'a [u8],
@@ -60,7 +60,7 @@ struct Found<'a> {
 }
 
 impl Failures {
-    /// What fails now and was not dismissed, in the order of expressions and reasons.
+    /// Current failures that were not dismissed, in the order of expressions and reasons.
     pub fn list(&self) -> Vec<Failure> {
         self.page(&FailureFilter::default(), None, usize::MAX, usize::MAX)
     }
@@ -76,7 +76,7 @@ impl Failures {
         positions_max: usize,
     ) -> Vec<Failure> {
         let mut page = Vec::new();
-        let after = after.map(|(expression, reason)| Place::of(expression, reason));
+        let after = after.map(|(expression, reason)| PageStart::of(expression, reason));
         self.visit(filter, after, |state, part, found, count| {
             if page.len() < limit {
                 let origins = found.entry.origins(part, positions_max);
@@ -145,13 +145,13 @@ impl Failures {
     fn visit(
         &self,
         filter: &FailureFilter,
-        mut place: Option<Place>,
-        mut visit: impl FnMut(&State, &Part, &Found<'_>, i64) -> bool,
+        mut place: Option<PageStart>,
+        mut visit: impl FnMut(&FailuresState, &EntryPart, &FoundEntry<'_>, i64) -> bool,
     ) {
         loop {
             let state = self.lock();
             let Some(part) = self.part(&state, filter) else { return };
-            let wanted = |found: &Found<'_>| {
+            let wanted = |found: &FoundEntry<'_>| {
                 let count = found.entry.count(&part);
                 count <= 0 || visit(&state, &part, found, count)
             };
@@ -163,7 +163,7 @@ impl Failures {
     }
 
     /// Which rows a filter means; `None` when the view has none of that type.
-    fn part(&self, state: &State, filter: &FailureFilter) -> Option<Part> {
+    fn part(&self, state: &FailuresState, filter: &FailureFilter) -> Option<EntryPart> {
         let event_type: Option<TypeId> = match (&filter.event_type, &self.0.only_type) {
             (None, _) => None,
             (Some(wanted), Some(only)) if **wanted == **only => None,
@@ -172,19 +172,19 @@ impl Failures {
         };
         let is_ranged = filter.from.is_some() || filter.to.is_some();
         let range = filter.from.unwrap_or(0)..=filter.to.unwrap_or(Position::MAX);
-        Some(Part { event_type, range: is_ranged.then_some(range) })
+        Some(EntryPart { event_type, range: is_ranged.then_some(range) })
     }
 }
 
-impl State {
+impl FailuresState {
     /// Hands the entries behind a place whose expression or reason contains `text` to `visit`, until it
     /// says false. Returns where to go on when a slice is through.
     fn scan(
         &self,
-        after: Option<Place>,
+        after: Option<PageStart>,
         text: Option<&str>,
-        mut visit: impl FnMut(&Found<'_>) -> bool,
-    ) -> Option<Place> {
+        mut visit: impl FnMut(&FoundEntry<'_>) -> bool,
+    ) -> Option<PageStart> {
         let further = split(FURTHER_REASONS).0;
         let mut left = SLICE;
         let first = after.as_ref().map_or(Bound::Unbounded, |p| Bound::Included(&*p.expression));
@@ -193,30 +193,31 @@ impl State {
         {
             let after = after.as_ref().filter(|place| place.expression == *name);
             let after = match after {
-                Some(Place { reason: None, .. }) => continue,
-                Some(Place { reason, .. }) => reason.as_ref(),
+                Some(PageStart { reason: None, .. }) => continue,
+                Some(PageStart { reason, .. }) => reason.as_ref(),
                 None => None,
             };
             let text = text.filter(|text| !name.contains(text));
             let first = after.map_or(Bound::Unbounded, |(template, _)| Bound::Included(template));
             for (template, values) in reasons.range((first, Bound::Unbounded)) {
-                let search = text.map_or(Search::Matches, |text| template.search(text));
+                let search = text.map_or(ReasonSearch::Matches, |text| template.search(text));
                 let first = after.filter(|(of, _)| of == template);
                 let first = first.map_or(Bound::Unbounded, |(_, value)| Bound::Excluded(value));
-                for (value, entry) in values.range::<Value, _>((first, Bound::Unbounded)) {
-                    let found = Found { expression: name, template, value, entry };
+                for (value, entry) in values.range::<ReasonValue, _>((first, Bound::Unbounded)) {
+                    let found = FoundEntry { expression: name, template, value, entry };
                     if search.finds(value) && !visit(&found) {
                         return None;
                     }
                     left -= 1;
                     if left == 0 {
                         let reason = Some((template.clone(), value.clone()));
-                        return Some(Place { expression: name.clone(), reason });
+                        return Some(PageStart { expression: name.clone(), reason });
                     }
                 }
             }
             if text.is_none_or(|text| FURTHER_REASONS.contains(text)) {
-                let found = Found { expression: name, template: &further, value: &[], entry: rest };
+                let found =
+                    FoundEntry { expression: name, template: &further, value: &[], entry: rest };
                 if !visit(&found) {
                     return None;
                 }
@@ -235,7 +236,7 @@ impl Dismissal {
         reason: &dyn Fn() -> String,
     ) {
         for (from, to) in self.events.iter() {
-            entry.dismiss_events(&Part { event_type, range: Some(from..=to) });
+            entry.dismiss_events(&EntryPart { event_type, range: Some(from..=to) });
             // No range was asked for, so events whose positions are not kept are meant, too.
             if from == 0 && event_type.is_none() {
                 entry.dismiss_unlisted();

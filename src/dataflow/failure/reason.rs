@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 const REASON_BYTES_MAX: usize = 1024;
 
 /// The value in a reason. Up to 16 bytes need no memory of their own.
-pub type Value = SmallVec<[u8; 16]>;
+pub type ReasonValue = SmallVec<[u8; 16]>;
 
 /// A reason without the value in it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,7 +21,7 @@ pub struct Template {
 
 /// Takes a reason apart. The value is what stands in quotes; without quotes, all from the first digit
 /// to the last. Equal reasons have equal parts.
-pub fn split(reason: &str) -> (Template, Value) {
+pub fn split(reason: &str) -> (Template, ReasonValue) {
     let reason = &*shortened(reason);
     let (from, to) = quoted(reason)
         .or_else(|| Some((reason.find(is_digit)?, reason.rfind(is_digit)? + 1)))
@@ -63,10 +63,10 @@ impl Template {
     }
 
     /// What is to be looked for where reasons of this template are to contain `text`.
-    pub fn search<'a>(&'a self, text: &'a str) -> Search<'a> {
+    pub fn search<'a>(&'a self, text: &'a str) -> ReasonSearch<'a> {
         let (head, tail) = self.text.split_at(self.at);
         if head.contains(text) || tail.contains(text) {
-            return Search::Matches;
+            return ReasonSearch::Matches;
         }
         // Where `text` begins in `head` and ends behind it, and where it ends in `tail`.
         let inner = || text.char_indices().map(|(at, _)| at).skip(1).chain([text.len()]);
@@ -76,7 +76,7 @@ impl Template {
         let before_tail = before_tail
             .filter(|at| tail.starts_with(&text[*at..]))
             .map(|at| &text.as_bytes()[..at]);
-        Search::Value {
+        ReasonSearch::ReasonValue {
             text: text.as_bytes(),
             head: head.as_bytes(),
             tail: tail.as_bytes(),
@@ -87,11 +87,11 @@ impl Template {
 }
 
 /// How the reasons of one template are searched for a text.
-pub enum Search<'a> {
+pub enum ReasonSearch<'a> {
     /// All of them contain it.
     Matches,
     /// It can only be in the value, or reach out of it.
-    Value {
+    ReasonValue {
         text: &'a [u8],
         head: &'a [u8],
         tail: &'a [u8],
@@ -102,10 +102,10 @@ pub enum Search<'a> {
     },
 }
 
-impl Search<'_> {
+impl ReasonSearch<'_> {
     /// Whether the reason with this value contains the text.
     pub fn finds(&self, value: &[u8]) -> bool {
-        let Search::Value { text, head, tail, behind_head, before_tail } = self else {
+        let ReasonSearch::ReasonValue { text, head, tail, behind_head, before_tail } = self else {
             return true;
         };
         value.windows(text.len()).any(|window| window == *text)

@@ -16,7 +16,7 @@ const CHUNKS_MAX: usize = 64;
 const RUNS_MAX: usize = 1 << 18;
 
 thread_local! {
-    static RECENT: RefCell<Recent> = RefCell::default();
+    static RECENT: RefCell<RecentPosition> = RefCell::default();
 }
 
 /// Successive events of one type.
@@ -28,7 +28,7 @@ struct Run {
 }
 
 #[derive(Debug, Default)]
-struct Recent {
+struct RecentPosition {
     /// Each chunk's runs, in order.
     chunks: VecDeque<Vec<Run>>,
     runs: usize,

@@ -20,7 +20,7 @@ use timely::dataflow::operators::generic::Operator;
 use timely::progress::Antichain;
 
 use super::join::{Pair, decoded, keyed};
-use super::pending::Pending;
+use super::pending::PendingTicks;
 use super::{Deltas, Renderer, expect_planned, map};
 use crate::dataflow::arrange::{Key, KeyedUpdate, Placement, RowTrace};
 use crate::dataflow::delta::batch;
@@ -99,7 +99,8 @@ fn half_join<'scope>(
         Pipeline,
         "HalfJoin",
         move |capability, _| {
-            let mut pending: Pending<Vec<(Key, Row, Multiplicity)>> = Pending::new(capability);
+            let mut pending: PendingTicks<Vec<(Key, Row, Multiplicity)>> =
+                PendingTicks::new(capability);
             // Up to where the arrangement is known.
             let mut upper = Antichain::from_elem(Tick::MIN);
             move |(updates, frontier), (batches, _), output| {

@@ -72,7 +72,7 @@ fn candidates<'scope, S: KeptRows>(
     })
 }
 
-/// What rows of one group, in order, add to it.
+/// The contribution of one group's rows, in order.
 fn candidate<S: KeptRows>(group: &[KeyedUpdate], limit: u32) -> GroupUpdate {
     let ((key, _), tick, _) = &group[0];
     let copies = |diff: &Multiplicity| {
@@ -85,7 +85,7 @@ fn candidate<S: KeptRows>(group: &[KeyedUpdate], limit: u32) -> GroupUpdate {
     ((key.clone(), ()), *tick, Accumulator { rows, slots })
 }
 
-/// What changes of the groups' first rows.
+/// The changes of the groups' first rows.
 fn rows<S: KeptRows>(updates: Vec<GroupChange>) -> Vec<(Row, Row, Tick, i64)> {
     let mut changes: Vec<((Tick, Row, Row), i64)> = Vec::new();
     for (key, mut accumulator, tick, diff) in updates {

@@ -110,8 +110,13 @@ impl<'scope, 'a> Renderer<'scope, 'a> {
             Op::DeltaJoin { inputs, paths } => self.delta_join(id, inputs, paths),
             Op::SemiJoin { left, right, on, anti } => self.semi_join(*left, *right, on, *anti),
             Op::Nearest { left, right, on, at, order, strict, outer } => {
-                let nearest =
-                    nearest::Nearest { on, at: *at, order, strict: *strict, outer: *outer };
+                let nearest = nearest::NearestParameters {
+                    on,
+                    at: *at,
+                    order,
+                    strict: *strict,
+                    outer: *outer,
+                };
                 self.nearest(id, *left, *right, &nearest)
             }
             Op::Reduce { input, key, aggregates } => self.reduce(id, *input, key, aggregates),

@@ -13,18 +13,18 @@ use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::Operator;
 use timely::progress::frontier::MutableAntichain;
 
-use super::pending::{Pending, in_order};
+use super::pending::{PendingTicks, in_order};
 use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::delta::{Delta, batch};
-use crate::dataflow::ordered::{Ordered, Update, by_key};
-use crate::dataflow::partition::{Held, Partition, Place};
-use crate::dataflow::reached::{Span, merged};
+use crate::dataflow::ordered::{Ordered, RowUpdate, by_key};
+use crate::dataflow::partition::{HeldRow, Partition, RowPlace};
+use crate::dataflow::reached::{ReachedSpan, merged};
 use crate::model::Tick;
 use crate::model::row::Row;
 use crate::plan::ir::{JoinKeys, NodeId, OrderColumn};
 
-/// What to search for; see [`crate::plan::ir::Op::Nearest`].
-pub struct Nearest<'a> {
+/// The search's parameters; see [`crate::plan::ir::Op::Nearest`].
+pub struct NearestParameters<'a> {
     pub on: &'a JoinKeys,
     pub at: usize,
     pub order: &'a [OrderColumn],
@@ -34,9 +34,9 @@ pub struct Nearest<'a> {
 
 /// Changes of both sides, each with its key.
 #[derive(Default)]
-struct Changes {
-    left: Vec<(Row, Held)>,
-    right: Vec<(Row, Held)>,
+struct SideChanges {
+    left: Vec<(Row, HeldRow)>,
+    right: Vec<(Row, HeldRow)>,
 }
 
 impl<'scope> Renderer<'scope, '_> {
@@ -45,14 +45,14 @@ impl<'scope> Renderer<'scope, '_> {
         id: NodeId,
         left: NodeId,
         right: NodeId,
-        nearest: &Nearest<'_>,
+        nearest: &NearestParameters<'_>,
     ) -> Result<Deltas<'scope>, ArrowError> {
         let (left_schema, right_schema) = (self.schema(left), self.schema(right));
         let place = OrderColumn { column: nearest.at, ..nearest.order[0] };
         // Without a match a left row is kept beside NULLs, also when it has none to be matched by.
         let lefts = || Ordered::new(&left_schema, &nearest.on.left, &[place], 1, !nearest.outer);
         let rights = || Ordered::new(&right_schema, &nearest.on.right, nearest.order, 1, true);
-        let mut search = Search {
+        let mut search = NearestSearch {
             left: lefts()?,
             right: rights()?,
             schema: self.schema(id),
@@ -62,28 +62,35 @@ impl<'scope> Renderer<'scope, '_> {
         };
         let (left, right) =
             (in_order(self.input(left), lefts()?), in_order(self.input(right), rights()?));
-        let exchange = || Exchange::new(|(key, _, _): &Update| key.hash());
-        Ok(left.binary_frontier(right, exchange(), exchange(), "Nearest", move |capability, _| {
-            let mut pending: Pending<Changes> = Pending::new(capability);
-            move |(left, left_frontier), (right, right_frontier), output| {
-                left.for_each(|_, updates: &mut Vec<Update>| {
-                    for (key, row, tick) in updates.drain(..) {
-                        pending.at(tick).left.push((key.row, row));
+        let exchange = || Exchange::new(|(key, _, _): &RowUpdate| key.hash());
+        Ok(left.binary_frontier(
+            right,
+            exchange(),
+            exchange(),
+            "NearestParameters",
+            move |capability, _| {
+                let mut pending: PendingTicks<SideChanges> = PendingTicks::new(capability);
+                move |(left, left_frontier), (right, right_frontier), output| {
+                    left.for_each(|_, updates: &mut Vec<RowUpdate>| {
+                        for (key, row, tick) in updates.drain(..) {
+                            pending.at(tick).left.push((key.row, row));
+                        }
+                    });
+                    right.for_each(|_, updates: &mut Vec<RowUpdate>| {
+                        for (key, row, tick) in updates.drain(..) {
+                            pending.at(tick).right.push((key.row, row));
+                        }
+                    });
+                    let frontier = earliest(left_frontier, right_frontier);
+                    while let Some((at, changes)) = pending.take(|t| frontier.is_none_or(|f| t < f))
+                    {
+                        let found = search.step(*at.time(), changes);
+                        output.session(&at).give_iterator(found.into_iter());
                     }
-                });
-                right.for_each(|_, updates: &mut Vec<Update>| {
-                    for (key, row, tick) in updates.drain(..) {
-                        pending.at(tick).right.push((key.row, row));
-                    }
-                });
-                let frontier = earliest(left_frontier, right_frontier);
-                while let Some((at, changes)) = pending.take(|t| frontier.is_none_or(|f| t < f)) {
-                    let found = search.step(*at.time(), changes);
-                    output.session(&at).give_iterator(found.into_iter());
+                    pending.downgrade(frontier);
                 }
-                pending.downgrade(frontier);
-            }
-        }))
+            },
+        ))
     }
 }
 
@@ -94,34 +101,34 @@ fn earliest(left: &MutableAntichain<Tick>, right: &MutableAntichain<Tick>) -> Op
 
 /// The rows of one key.
 #[derive(Default)]
-struct Sides {
+struct KeySides {
     left: Partition<()>,
     right: Partition<()>,
 }
 
 /// A pair of rows: key, left row, right row.
-type Pair = (Row, Row, Option<Row>);
+type NearestPair = (Row, Row, Option<Row>);
 
-struct Search {
+struct NearestSearch {
     left: Ordered,
     right: Ordered,
     schema: SchemaRef,
     strict: bool,
     outer: bool,
-    keys: HashMap<Row, Sides>,
+    keys: HashMap<Row, KeySides>,
 }
 
-impl Search {
+impl NearestSearch {
     /// Applies a tick's changes and gives those of the pairs.
-    fn step(&mut self, tick: Tick, changes: Changes) -> Option<Delta> {
-        let mut keys: HashMap<Row, (Vec<Held>, Vec<Held>)> = HashMap::new();
+    fn step(&mut self, tick: Tick, changes: SideChanges) -> Option<Delta> {
+        let mut keys: HashMap<Row, (Vec<HeldRow>, Vec<HeldRow>)> = HashMap::new();
         for (key, rows) in by_key(changes.left) {
             keys.entry(key).or_default().0 = rows;
         }
         for (key, rows) in by_key(changes.right) {
             keys.entry(key).or_default().1 = rows;
         }
-        let mut pairs: Vec<(Pair, i64)> = Vec::new();
+        let mut pairs: Vec<(NearestPair, i64)> = Vec::new();
         for (key, (left, right)) in keys {
             self.change(&key, &left, &right, &mut pairs);
         }
@@ -129,7 +136,13 @@ impl Search {
         (!pairs.is_empty()).then(|| expect_planned(self.delta(tick, &pairs)))
     }
 
-    fn change(&mut self, key: &Row, left: &[Held], right: &[Held], out: &mut Vec<(Pair, i64)>) {
+    fn change(
+        &mut self,
+        key: &Row,
+        left: &[HeldRow],
+        right: &[HeldRow],
+        out: &mut Vec<(NearestPair, i64)>,
+    ) {
         let sides = self.keys.entry(key.clone()).or_default();
         let search = Places { strict: self.strict, outer: self.outer };
         let mut spans = search.concerned(&sides.right, right);
@@ -146,7 +159,7 @@ impl Search {
         }
     }
 
-    fn delta(&self, tick: Tick, pairs: &[(Pair, i64)]) -> Result<Delta, ArrowError> {
+    fn delta(&self, tick: Tick, pairs: &[(NearestPair, i64)]) -> Result<Delta, ArrowError> {
         let left = pairs.iter().map(|((key, left, _), _)| (&key[..], &left[..]));
         let mut columns: Vec<ArrayRef> = self.left.layout().columns(left)?;
         let found = pairs.iter().filter_map(|((key, _, right), _)| Some((key, right.as_ref()?)));
@@ -182,11 +195,11 @@ struct Places {
 impl Places {
     /// The orders of left rows that changed right rows are nearest to, or would be. With `strict` the
     /// last one counts, too, and the first one does not: both are taken in.
-    fn concerned(&self, right: &Partition<()>, changes: &[Held]) -> Vec<Span> {
-        let span = |change: &Held| {
+    fn concerned(&self, right: &Partition<()>, changes: &[HeldRow]) -> Vec<ReachedSpan> {
+        let span = |change: &HeldRow| {
             let next = right.get(right.behind_peers(change.order()));
             let to = next.map(|held| Row::from_slice(held.order()));
-            Span { from: Some(Row::from_slice(change.order())), to }
+            ReachedSpan { from: Some(Row::from_slice(change.order())), to }
         };
         changes.iter().map(span).collect()
     }
@@ -195,20 +208,21 @@ impl Places {
     fn pairs(
         &self,
         key: &Row,
-        sides: &Sides,
-        spans: &[Span],
-        changes: &[Held],
+        sides: &KeySides,
+        spans: &[ReachedSpan],
+        changes: &[HeldRow],
         sign: i64,
-        out: &mut Vec<(Pair, i64)>,
+        out: &mut Vec<(NearestPair, i64)>,
     ) {
-        let mut give = |held: &Held| {
+        let mut give = |held: &HeldRow| {
             let right = self.nearest(&sides.right, held);
             if held.copies > 0 && (right.is_some() || self.outer) {
                 out.push(((key.clone(), held.row.clone(), right.cloned()), sign * held.copies));
             }
         };
-        let within = |held: &Held| {
-            let from_before = |span: &Span| span.from.as_deref().is_none_or(|f| f <= held.order());
+        let within = |held: &HeldRow| {
+            let from_before =
+                |span: &ReachedSpan| span.from.as_deref().is_none_or(|f| f <= held.order());
             let span = spans.partition_point(from_before).checked_sub(1).map(|at| &spans[at]);
             span.is_some_and(|span| span.to.as_deref().is_none_or(|to| held.order() <= to))
         };
@@ -227,9 +241,9 @@ impl Places {
     }
 
     /// The right row that is nearest to a left one.
-    fn nearest<'a>(&self, right: &'a Partition<()>, left: &Held) -> Option<&'a Row> {
+    fn nearest<'a>(&self, right: &'a Partition<()>, left: &HeldRow) -> Option<&'a Row> {
         let order = left.order();
-        let behind: Place =
+        let behind: RowPlace =
             if self.strict { right.first_peer(order) } else { right.behind_peers(order) };
         let last = right.get(right.previous(behind)?)?;
         right.get(right.first_peer(last.order())).map(|held| &held.row)

@@ -1,4 +1,4 @@
-//! What operators need that take changes tick by tick, in order.
+//! Support for operators that take changes tick by tick, in order.
 
 use std::collections::BTreeMap;
 
@@ -8,27 +8,27 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
 
 use super::{Deltas, expect_planned};
-use crate::dataflow::ordered::{Ordered, Update};
+use crate::dataflow::ordered::{Ordered, RowUpdate};
 use crate::model::Tick;
 
 /// Changes that wait for their tick to be complete, and the right to answer them.
-pub struct Pending<T> {
+pub struct PendingTicks<T> {
     held: Option<Capability<Tick>>,
     waiting: BTreeMap<Tick, T>,
 }
 
-impl<T: Default> Pending<T> {
+impl<T: Default> PendingTicks<T> {
     /// Nothing waits yet; `capability` is the operator's first one.
     pub fn new(capability: Capability<Tick>) -> Self {
-        Pending { held: Some(capability), waiting: BTreeMap::new() }
+        PendingTicks { held: Some(capability), waiting: BTreeMap::new() }
     }
 
-    /// What waits for this tick.
+    /// The changes that wait for this tick.
     pub fn at(&mut self, tick: Tick) -> &mut T {
         self.waiting.entry(tick).or_default()
     }
 
-    /// What waits for the first tick, if that is complete, with a capability at that tick.
+    /// The changes of the first tick, if it is complete, with a capability at that tick.
     pub fn take(&mut self, is_complete: impl Fn(Tick) -> bool) -> Option<(Capability<Tick>, T)> {
         let first = self.waiting.first_entry().filter(|first| is_complete(*first.key()))?;
         let at = self.held.as_ref()?.delayed(first.key());
@@ -48,7 +48,7 @@ impl<T: Default> Pending<T> {
 }
 
 /// Encodes rows for operators that hold them in order.
-pub fn in_order(stream: Deltas<'_>, ordered: Ordered) -> Stream<'_, Tick, Vec<Update>> {
+pub fn in_order(stream: Deltas<'_>, ordered: Ordered) -> Stream<'_, Tick, Vec<RowUpdate>> {
     stream.unary(Pipeline, "Encode", move |_, _| {
         move |input, output| {
             input.for_each(|time, deltas| {

@@ -29,8 +29,8 @@ use crate::model::multiplicity::Multiplicity;
 use crate::model::row::{Row, RowCodec};
 use crate::plan::ir::{GeneralAggregate, NodeId, OrderColumn};
 
-/// What a group's rows, in order, come to; or the expression that failed, and why.
-type Outcome = Result<RecordBatch, FailedExpression>;
+/// The result of a group's rows, in order; or the expression that failed, and why.
+type GroupResult = Result<RecordBatch, FailedExpression>;
 
 impl<'scope> Renderer<'scope, '_> {
     pub(super) fn recompute(
@@ -43,8 +43,8 @@ impl<'scope> Renderer<'scope, '_> {
     ) -> Result<Deltas<'scope>, ArrowError> {
         let schema = self.schema(input);
         let encoder = RowLayout::ordered(&schema, key, order)?;
-        let rows = arrange_rows(keyed(self.input(input), encoder, false), "Groups");
-        let groups = Groups {
+        let rows = arrange_rows(keyed(self.input(input), encoder, false), "RecomputedGroups");
+        let groups = RecomputedGroups {
             layout: RowLayout::ordered(&schema, key, order)?,
             key: key.to_vec(),
             aggregates: aggregates.to_vec(),
@@ -54,7 +54,7 @@ impl<'scope> Renderer<'scope, '_> {
         Ok(on_changes(rows, "Recompute", move |batches, history| {
             let (mut new, new_storage) = cursor_list(batches);
             let (mut old, old_storage) = cursor_list(history);
-            let mut versions = Versions::default();
+            let mut versions = GroupVersions::default();
             while let Some(key) = new.get_key(&new_storage) {
                 let mut before: HashMap<Row, i64> = HashMap::new();
                 old.seek_key(&old_storage, key);
@@ -83,13 +83,13 @@ impl<'scope> Renderer<'scope, '_> {
 
 /// The contents of groups before and after their changes, rows side by side.
 #[derive(Default)]
-struct Versions {
+struct GroupVersions {
     rows: Vec<(Row, Row)>,
     /// Of each version: its rows; and the tick at which it came to be, unless it was there before.
     versions: Vec<(Range<usize>, Option<Tick>)>,
 }
 
-impl Versions {
+impl GroupVersions {
     fn group(
         &mut self,
         key: &Row,
@@ -119,7 +119,7 @@ impl Versions {
     }
 }
 
-struct Groups {
+struct RecomputedGroups {
     layout: RowLayout,
     key: Vec<usize>,
     aggregates: Vec<GeneralAggregate>,
@@ -127,8 +127,8 @@ struct Groups {
     failures: FailureStream,
 }
 
-impl Groups {
-    fn deltas(&self, versions: &Versions) -> Vec<Delta> {
+impl RecomputedGroups {
+    fn deltas(&self, versions: &GroupVersions) -> Vec<Delta> {
         let bytes = versions.rows.iter().map(|(key, value)| (&key[..], &value[..]));
         let columns = expect_planned(self.layout.columns(bytes));
         let schema = Arc::clone(self.layout.schema());
@@ -150,7 +150,7 @@ impl Groups {
         self.differences(versions, &results)
     }
 
-    fn record(&self, versions: &Versions, failed: &[Option<(FailedExpression, i64)>]) {
+    fn record(&self, versions: &GroupVersions, failed: &[Option<(FailedExpression, i64)>]) {
         let tell = |failure: &Option<(FailedExpression, i64)>, tick: Tick, sign: i64| {
             if let Some(((text, reason), rows)) = failure {
                 self.failures.record(text, reason.clone(), None, (tick, sign * rows));
@@ -164,8 +164,8 @@ impl Groups {
         }
     }
 
-    /// What each version has more, or less, than the one before it.
-    fn differences(&self, versions: &Versions, results: &[RecordBatch]) -> Vec<Delta> {
+    /// The difference of each version from the one before it.
+    fn differences(&self, versions: &GroupVersions, results: &[RecordBatch]) -> Vec<Delta> {
         let all = expect_planned(concat_batches(self.difference.schema(), results));
         let mut replacements = Vec::new();
         let (mut at, mut before) = (0, 0..0);
@@ -188,7 +188,7 @@ fn aggregated(
     key: &[usize],
     aggregates: &[GeneralAggregate],
     rows: &RecordBatch,
-) -> Outcome {
+) -> GroupResult {
     let mut columns: Vec<ArrayRef> = key.iter().map(|c| rows.column(*c).slice(0, 1)).collect();
     for (index, aggregate) in aggregates.iter().enumerate() {
         let data_type = schema.field(key.len() + index).data_type();

@@ -33,12 +33,12 @@ use crate::model::row::{Row, RowCodec};
 use crate::plan::ir::{JoinKeys, NodeId, Op, Plan};
 
 /// An iteration within a tick.
-type Time = Product<Tick, u64>;
+type IterationTime = Product<Tick, u64>;
 /// Whole rows inside the scope.
-type Rows<'inner> = VecCollection<'inner, Time, Row, Multiplicity>;
-type Trace = TraceAgent<OrdValSpine<Key, Row, Time, Multiplicity>>;
+type ScopedRows<'inner> = VecCollection<'inner, IterationTime, Row, Multiplicity>;
+type Trace = TraceAgent<OrdValSpine<Key, Row, IterationTime, Multiplicity>>;
 
-/// What is repeated, and how long.
+/// The recursive step, and its limit of iterations.
 pub struct Recursion<'a> {
     pub step: &'a Plan,
     pub distinct: bool,
@@ -62,7 +62,7 @@ impl<'scope> Renderer<'scope, '_> {
         let told = self.failures.clone();
         let (text, max) =
             (format!("recursive term of {}", recursion.name).into(), recursion.iterations_max);
-        let result = scope.scoped::<Time, _, _>("Recursion", |nested| {
+        let result = scope.scoped::<IterationTime, _, _>("Recursion", |nested| {
             let (variable, rows) = Variable::new(nested, Product::new(Default::default(), 1));
             let mut given = vec![rows];
             given.extend(outer.into_iter().map(|rows| rows.enter(nested)));
@@ -136,11 +136,11 @@ fn decoded<'a>(
 
 /// Rows of further iterations than allowed are failures.
 fn limited<'inner>(
-    rows: Rows<'inner>,
+    rows: ScopedRows<'inner>,
     max: u64,
     text: Arc<str>,
     failures: FailureStream,
-) -> Rows<'inner> {
+) -> ScopedRows<'inner> {
     let reason = format!("it did not end within {max} iterations");
     let within = rows.inner.unary(Pipeline, "Limit", move |_, _| {
         move |input, output| {
@@ -164,13 +164,13 @@ fn limited<'inner>(
 /// The body of a recursion under construction.
 struct Loop<'inner, 'a> {
     plan: &'a Plan,
-    given: Vec<Rows<'inner>>,
+    given: Vec<ScopedRows<'inner>>,
     failures: FailureStream,
 }
 
 impl<'inner> Loop<'inner, '_> {
-    fn render(&self) -> Result<Rows<'inner>, ArrowError> {
-        let mut outputs: Vec<Rows<'inner>> = Vec::new();
+    fn render(&self) -> Result<ScopedRows<'inner>, ArrowError> {
+        let mut outputs: Vec<ScopedRows<'inner>> = Vec::new();
         for id in 0..self.plan.nodes.len() {
             let rows = self.node(id, &outputs)?;
             outputs.push(rows);
@@ -182,7 +182,11 @@ impl<'inner> Loop<'inner, '_> {
         crate::plan::relaxed(&self.plan.nodes[id].schema)
     }
 
-    fn node(&self, id: NodeId, outputs: &[Rows<'inner>]) -> Result<Rows<'inner>, ArrowError> {
+    fn node(
+        &self,
+        id: NodeId,
+        outputs: &[ScopedRows<'inner>],
+    ) -> Result<ScopedRows<'inner>, ArrowError> {
         let input = |id: &NodeId| outputs[*id].clone();
         let failures = self.failures.clone();
         match &self.plan.nodes[id].op {
@@ -231,11 +235,11 @@ impl<'inner> Loop<'inner, '_> {
     /// A linear operator over batches of columns.
     fn mapped(
         &self,
-        rows: Rows<'inner>,
+        rows: ScopedRows<'inner>,
         from: NodeId,
         to: NodeId,
         mut logic: impl FnMut(Delta) -> Vec<Delta> + 'static,
-    ) -> Result<Rows<'inner>, ArrowError> {
+    ) -> Result<ScopedRows<'inner>, ArrowError> {
         let schema = self.schema(from);
         let failures = self.failures.clone();
         let (decoder, encoder) = (codec(&schema)?, codec(&self.schema(to))?);
@@ -267,9 +271,9 @@ impl<'inner> Loop<'inner, '_> {
     fn columns(
         &self,
         from: NodeId,
-        rows: Rows<'inner>,
+        rows: ScopedRows<'inner>,
         columns: &[usize],
-    ) -> Result<Rows<'inner>, ArrowError> {
+    ) -> Result<ScopedRows<'inner>, ArrowError> {
         let arranged = self.keyed(from, rows, columns, false)?;
         Ok(arranged.map(|(key, _)| key.row))
     }
@@ -277,10 +281,10 @@ impl<'inner> Loop<'inner, '_> {
     fn keyed(
         &self,
         from: NodeId,
-        rows: Rows<'inner>,
+        rows: ScopedRows<'inner>,
         key: &[usize],
         skip_null_keys: bool,
-    ) -> Result<VecCollection<'inner, Time, (Key, Row), Multiplicity>, ArrowError> {
+    ) -> Result<VecCollection<'inner, IterationTime, (Key, Row), Multiplicity>, ArrowError> {
         let schema = self.schema(from);
         let failures = self.failures.clone();
         let (decoder, layout) = (codec(&schema)?, RowLayout::new(&schema, key)?);
@@ -307,10 +311,10 @@ impl<'inner> Loop<'inner, '_> {
     fn join(
         &self,
         id: NodeId,
-        left: (NodeId, Rows<'inner>),
-        right: (NodeId, Rows<'inner>),
+        left: (NodeId, ScopedRows<'inner>),
+        right: (NodeId, ScopedRows<'inner>),
         on: &JoinKeys,
-    ) -> Result<Rows<'inner>, ArrowError> {
+    ) -> Result<ScopedRows<'inner>, ArrowError> {
         let layouts = (
             RowLayout::new(&self.schema(left.0), &on.left)?,
             RowLayout::new(&self.schema(right.0), &on.right)?,
@@ -330,11 +334,11 @@ impl<'inner> Loop<'inner, '_> {
 
     fn semi_join(
         &self,
-        left: (NodeId, Rows<'inner>),
-        right: (NodeId, Rows<'inner>),
+        left: (NodeId, ScopedRows<'inner>),
+        right: (NodeId, ScopedRows<'inner>),
         on: &JoinKeys,
         anti: bool,
-    ) -> Result<Rows<'inner>, ArrowError> {
+    ) -> Result<ScopedRows<'inner>, ArrowError> {
         let schema = self.schema(left.0);
         let (encoder, layout) = (codec(&schema)?, RowLayout::new(&schema, &on.left)?);
         let skip = !on.nulls_equal;
@@ -355,14 +359,14 @@ impl<'inner> Loop<'inner, '_> {
         &self,
         left: Arranged<'inner, Trace>,
         right: Arranged<'inner, Trace>,
-        rows: impl Fn(&[((Row, Row, Row), Time, Multiplicity)]) -> Vec<Row> + 'static,
-    ) -> Result<Rows<'inner>, ArrowError> {
+        rows: impl Fn(&[((Row, Row, Row), IterationTime, Multiplicity)]) -> Vec<Row> + 'static,
+    ) -> Result<ScopedRows<'inner>, ArrowError> {
         let pairs = join_traces::<
             _,
             _,
             _,
             _,
-            CapacityContainerBuilder<Vec<((Row, Row, Row), Time, Multiplicity)>>,
+            CapacityContainerBuilder<Vec<((Row, Row, Row), IterationTime, Multiplicity)>>,
         >(
             left,
             right,
@@ -372,11 +376,11 @@ impl<'inner> Loop<'inner, '_> {
                 out.push_into((pair, time, left_diff.times(*right_diff)));
             },
         );
-        let stream = pairs.unary(Pipeline, "Rows", move |_, _| {
+        let stream = pairs.unary(Pipeline, "ScopedRows", move |_, _| {
             move |input, output| {
                 input.for_each(|time, pairs| {
                     let encoded = rows(pairs);
-                    let mut out: Vec<(Row, Time, Multiplicity)> = encoded
+                    let mut out: Vec<(Row, IterationTime, Multiplicity)> = encoded
                         .into_iter()
                         .zip(pairs.drain(..))
                         .map(|(row, (_, at, diff))| (row, at, diff))
@@ -390,10 +394,11 @@ impl<'inner> Loop<'inner, '_> {
 }
 
 fn arranged<'inner>(
-    rows: VecCollection<'inner, Time, (Key, Row), Multiplicity>,
+    rows: VecCollection<'inner, IterationTime, (Key, Row), Multiplicity>,
 ) -> Arranged<'inner, Trace> {
-    let exchange = Exchange::new(|update: &((Key, Row), Time, Multiplicity)| update.0.0.hash());
-    arrange_core::<_, _, OrdValBatcher<Key, Row, Time, Multiplicity>, _>(
+    let exchange =
+        Exchange::new(|update: &((Key, Row), IterationTime, Multiplicity)| update.0.0.hash());
+    arrange_core::<_, _, OrdValBatcher<Key, Row, IterationTime, Multiplicity>, _>(
         rows.inner,
         exchange,
         "Arrange",

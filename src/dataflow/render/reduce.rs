@@ -107,7 +107,7 @@ pub(super) type GroupChange = (Row, Accumulator, Tick, i64);
 pub(super) enum Seen {
     /// Whether it is there.
     Presence,
-    /// What its rows add up to.
+    /// The sum of its rows' accumulators.
     Sums,
 }
 

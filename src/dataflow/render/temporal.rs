@@ -42,7 +42,7 @@ impl<'scope> Renderer<'scope, '_> {
             moments: moments.to_vec(),
             with_now: with_now(&schema),
             layout: RowLayout::new(&schema, &[])?,
-            queue: Queue::default(),
+            queue: TickQueue::default(),
             failures: self.failures.clone(),
         };
         let stream = self.input(input);
@@ -88,7 +88,7 @@ fn with_now(schema: &SchemaRef) -> SchemaRef {
 
 /// Changes of rows that are yet to come, by tick.
 #[derive(Default)]
-struct Queue {
+struct TickQueue {
     buckets: BTreeMap<Tick, Bucket>,
 }
 
@@ -98,7 +98,7 @@ struct Bucket {
     consolidated_len: usize,
 }
 
-impl Queue {
+impl TickQueue {
     fn push(&mut self, tick: Tick, row: Row, position: Position, diff: i64) {
         let bucket = self.buckets.entry(tick).or_default();
         bucket.changes.push(((row, position), diff));
@@ -128,7 +128,7 @@ struct TemporalFilter {
     moments: Vec<Scalar>,
     with_now: SchemaRef,
     layout: RowLayout,
-    queue: Queue,
+    queue: TickQueue,
     failures: FailureStream,
 }
 
@@ -201,7 +201,7 @@ impl TemporalFilter {
             for row in (0..len).filter(|row| step < moments[*row].len()) {
                 let (was, is) = (before.value(row), after.value(row));
                 if was != is {
-                    changes.push(Change { row, tick: at[row], appears: is });
+                    changes.push(PresenceChange { row, tick: at[row], appears: is });
                 }
             }
             before = after;
@@ -261,14 +261,14 @@ impl TemporalFilter {
     }
 }
 
-/// What will become of some rows.
+/// The future of some rows: whether each is present now, and when that changes.
 struct Outlook {
     /// Which of them are there now.
     present: BooleanArray,
-    changes: Vec<Change>,
+    changes: Vec<PresenceChange>,
 }
 
-struct Change {
+struct PresenceChange {
     row: usize,
     tick: Tick,
     appears: bool,

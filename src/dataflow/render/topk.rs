@@ -128,7 +128,7 @@ impl Pick for Unique {
 }
 
 /// A row of a group with its changes.
-type Changes = (Row, Vec<(Tick, i64)>);
+type RowChanges = (Row, Vec<(Tick, i64)>);
 
 fn ranked<'scope>(
     rows: Arranged<'scope, RowTrace>,
@@ -141,7 +141,7 @@ fn ranked<'scope>(
         let (mut old, old_storage) = cursor_list(history);
         let mut updates = Vec::new();
         while let Some(key) = new.get_key(&new_storage) {
-            let mut changes: Vec<Changes> = Vec::new();
+            let mut changes: Vec<RowChanges> = Vec::new();
             while let Some(row) = new.get_val(&new_storage) {
                 let mut times = Vec::new();
                 new.map_times(&new_storage, |tick, diff| {
@@ -152,7 +152,7 @@ fn ranked<'scope>(
             }
             old.seek_key(&old_storage, key);
             let found = old.get_key(&old_storage) == Some(key);
-            let mut history = History { ahead: Vec::new(), done: !found };
+            let mut history = GroupHistory { ahead: Vec::new(), done: !found };
             let mut next = || {
                 let row = old.get_val(&old_storage)?.clone();
                 let mut count = Multiplicity::default();
@@ -169,15 +169,15 @@ fn ranked<'scope>(
 }
 
 /// The rows that a group had before, read from the front as far as they are needed.
-struct History {
+struct GroupHistory {
     ahead: Vec<(Row, i64)>,
     done: bool,
 }
 
 /// A group that changes.
 struct Group<'a> {
-    changes: &'a [Changes],
-    history: &'a mut History,
+    changes: &'a [RowChanges],
+    history: &'a mut GroupHistory,
 }
 
 impl Group<'_> {

@@ -13,16 +13,18 @@ use arrow::error::ArrowError;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::Operator;
 
-use super::pending::{Pending, in_order};
+use super::pending::{PendingTicks, in_order};
 use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::difference::{Difference, Replacement};
 use crate::dataflow::eval::{FailedExpression, guarded};
 use crate::dataflow::failure::FailureStream;
-use crate::dataflow::frames::{Part, Prior};
-use crate::dataflow::ordered::{Ordered, Update, by_key};
-use crate::dataflow::partition::{Held, Partition};
-use crate::dataflow::reached::{Parts, Reaching, Rows, Scope, Segment, Span, merged};
+use crate::dataflow::frames::{PartitionPart, Prior};
+use crate::dataflow::ordered::{Ordered, RowUpdate, by_key};
+use crate::dataflow::partition::{HeldRow, Partition};
+use crate::dataflow::reached::{
+    ReachedParts, ReachedSpan, Reaching, Rows, Segment, WindowScope, merged,
+};
 use crate::model::Tick;
 use crate::model::row::Row;
 use crate::plan::ir::{NodeId, OrderColumn, WindowFunction};
@@ -38,20 +40,20 @@ impl<'scope> Renderer<'scope, '_> {
     ) -> Result<Deltas<'scope>, ArrowError> {
         let schema = self.schema(input);
         let ordered = || Ordered::new(&schema, key, order, order.len(), false);
-        let mut windows = Windows {
+        let mut windows = WindowSearch {
             ordered: ordered()?,
             difference: Difference::new(self.schema(id))?,
-            scope: Scope::of(functions),
+            scope: WindowScope::of(functions),
             functions: functions.to_vec(),
             partitions: HashMap::new(),
             failures: self.failures.clone(),
         };
         let updates = in_order(self.input(input), ordered()?);
-        let exchange = Exchange::new(|(key, _, _): &Update| key.hash());
+        let exchange = Exchange::new(|(key, _, _): &RowUpdate| key.hash());
         Ok(updates.unary_frontier(exchange, "Window", move |capability, _| {
-            let mut pending: Pending<Vec<(Row, Held)>> = Pending::new(capability);
+            let mut pending: PendingTicks<Vec<(Row, HeldRow)>> = PendingTicks::new(capability);
             move |(input, frontier), output| {
-                input.for_each(|_, updates: &mut Vec<Update>| {
+                input.for_each(|_, updates: &mut Vec<RowUpdate>| {
                     for (key, row, tick) in updates.drain(..) {
                         pending.at(tick).push((key.row, row));
                     }
@@ -76,9 +78,9 @@ struct Content {
 }
 
 /// A partition that changes at a tick.
-struct Change {
+struct PartitionChange {
     key: Row,
-    rows: Vec<Held>,
+    rows: Vec<HeldRow>,
     /// All of the partition is computed.
     whole: bool,
     before: Vec<Segment>,
@@ -86,20 +88,20 @@ struct Change {
 }
 
 /// A segment's rows that were asked for, with their values; and what is before its boundaries.
-type Outcome = Result<(RecordBatch, Vec<Prior>), FailedExpression>;
+type SegmentValues = Result<(RecordBatch, Vec<Prior>), FailedExpression>;
 
-struct Windows {
+struct WindowSearch {
     ordered: Ordered,
     functions: Vec<WindowFunction>,
-    scope: Scope,
+    scope: WindowScope,
     difference: Difference,
     partitions: HashMap<Row, Content>,
     failures: FailureStream,
 }
 
-impl Windows {
+impl WindowSearch {
     /// Applies a tick's changes and gives those of the output.
-    fn step(&mut self, tick: Tick, updates: Vec<(Row, Held)>) -> Vec<Delta> {
+    fn step(&mut self, tick: Tick, updates: Vec<(Row, HeldRow)>) -> Vec<Delta> {
         let keys = by_key(updates);
         let (mut deltas, failing) = self.round(tick, keys);
         // What fails in a part is computed as a whole: a function that fails takes out all rows.
@@ -112,13 +114,13 @@ impl Windows {
     fn round(
         &mut self,
         tick: Tick,
-        keys: Vec<(Row, Vec<Held>)>,
-    ) -> (Vec<Delta>, Vec<(Row, Vec<Held>)>) {
+        keys: Vec<(Row, Vec<HeldRow>)>,
+    ) -> (Vec<Delta>, Vec<(Row, Vec<HeldRow>)>) {
         if keys.is_empty() {
             return (Vec::new(), Vec::new());
         }
         let mut rows = Rows::default();
-        let changes: Vec<Change> =
+        let changes: Vec<PartitionChange> =
             keys.into_iter().map(|(key, changes)| self.change(key, changes, &mut rows)).collect();
         let columns = expect_planned(self.ordered.layout().columns(rows.iter()));
         let schema = Arc::clone(self.ordered.layout().schema());
@@ -148,11 +150,11 @@ impl Windows {
     }
 
     /// Applies the changes of a partition, and notes the rows to compute before and after them.
-    fn change(&mut self, key: Row, changes: Vec<Held>, rows: &mut Rows) -> Change {
+    fn change(&mut self, key: Row, changes: Vec<HeldRow>, rows: &mut Rows) -> PartitionChange {
         let content = self.partitions.entry(key.clone()).or_default();
         let whole = !self.scope.local || content.failing || content.rows.is_small();
-        let all = [Span { from: None, to: None }];
-        let part = Parts {
+        let all = [ReachedSpan { from: None, to: None }];
+        let part = ReachedParts {
             order: Reaching(self.ordered.order()),
             scope: &self.scope,
             functions: &self.functions,
@@ -161,9 +163,10 @@ impl Windows {
             let before = part.segments(&key, &content.rows, &all, true, rows);
             changes.iter().for_each(|change| content.rows.add(change));
             let after = part.segments(&key, &content.rows, &all, true, rows);
-            return Change { key, rows: changes, whole, before, after };
+            return PartitionChange { key, rows: changes, whole, before, after };
         }
-        let mut spans: Vec<Span> = changes.iter().map(|c| part.span(&content.rows, c)).collect();
+        let mut spans: Vec<ReachedSpan> =
+            changes.iter().map(|c| part.span(&content.rows, c)).collect();
         changes.iter().for_each(|change| content.rows.add(change));
         spans.extend(changes.iter().map(|c| part.span(&content.rows, c)));
         let spans = merged(spans);
@@ -172,11 +175,11 @@ impl Windows {
         let before = part.segments(&key, &content.rows, &spans, false, rows);
         changes.iter().for_each(|change| content.rows.add(change));
         let after = part.segments(&key, &content.rows, &spans, false, rows);
-        Change { key, rows: changes, whole, before, after }
+        PartitionChange { key, rows: changes, whole, before, after }
     }
 
     /// Takes back what a change did, so that it is made again with all of the partition.
-    fn taken_back(&mut self, change: Change) -> (Row, Vec<Held>) {
+    fn taken_back(&mut self, change: PartitionChange) -> (Row, Vec<HeldRow>) {
         let content = self.partitions.entry(change.key.clone()).or_default();
         for row in &change.rows {
             content.rows.add(&row.negated());
@@ -193,9 +196,9 @@ impl Windows {
         segments.iter().map(|segment| self.segment(segment, input)).collect()
     }
 
-    fn segment(&self, segment: &Segment, input: &RecordBatch) -> Outcome {
+    fn segment(&self, segment: &Segment, input: &RecordBatch) -> SegmentValues {
         let rows = input.slice(segment.rows.start, segment.rows.len());
-        let part = Part {
+        let part = PartitionPart {
             rows: &rows,
             wanted: segment.wanted.clone(),
             known: segment.known,
@@ -228,7 +231,7 @@ impl Windows {
     fn record<T>(
         &mut self,
         tick: Tick,
-        change: &Change,
+        change: &PartitionChange,
         before: &Result<T, FailedExpression>,
         after: &Result<T, FailedExpression>,
     ) {
@@ -246,7 +249,7 @@ impl Windows {
     /// Remembers what there is before boundaries, and forgets what is no more.
     fn settle(
         &mut self,
-        change: &Change,
+        change: &PartitionChange,
         after: &Result<Vec<(RecordBatch, Vec<Prior>)>, FailedExpression>,
     ) {
         let Some(content) = self.partitions.get_mut(&change.key) else { return };

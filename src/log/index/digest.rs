@@ -15,7 +15,7 @@ pub struct Digester {
     seed: u64,
 }
 
-/// What the indexes know of an event.
+/// The facts about an event that the indexes keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest {
     /// Of source and id.

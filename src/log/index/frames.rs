@@ -23,7 +23,7 @@ impl FrameEntry {
         bytes
     }
 
-    /// What [`FrameEntry::to_bytes`] has written, under the key of the first position.
+    /// Reads the bytes of [`FrameEntry::to_bytes`], which are under the key of the first position.
     pub fn from_bytes(key: &[u8], bytes: &[u8]) -> Option<FrameEntry> {
         let word = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
         Some(FrameEntry {

@@ -19,7 +19,7 @@ impl IdEntry {
         bytes
     }
 
-    /// What [`IdEntry::to_bytes`] has written.
+    /// Reads the bytes of [`IdEntry::to_bytes`].
     pub fn from_bytes(bytes: &[u8]) -> Option<IdEntry> {
         let (content, position) = bytes.split_first_chunk::<8>()?;
         Some(IdEntry { content: u64::from_le_bytes(*content), position: position_of(position) })

@@ -27,19 +27,19 @@ pub use digest::{Digest, Digester};
 pub use frames::FrameEntry;
 pub use ids::IdEntry;
 pub use recent::HashKeyed;
-use recent::Recent;
+use recent::RecentCommits;
 use store::Store;
 
 use super::files::{Files, is_full};
 use super::frame::KeyedRequest;
-use super::recovery::Recovered;
+use super::recovery::RecoveredLog;
 use super::{LogError, LogOptions};
 use crate::model::alarm::{Alarms, Part};
 use crate::model::{Head, Position, Tick};
 
 /// So many events in memory are written to the store together.
 const SPILL_EVENTS: usize = 1 << 18;
-/// Those who append wait when this many events are in memory and a run is still being written.
+/// Appends wait when this many events are in memory and a run is still being written.
 const RECENT_EVENTS_MAX: usize = 1 << 20;
 /// Repeatable requests that are too old are removed this often within their time.
 const SWEEPS_PER_LIFE: u64 = 8;
@@ -79,10 +79,10 @@ impl IndexError {
 
 #[derive(Default)]
 struct Memory {
-    /// What is not on its way to the store.
-    active: Recent,
-    /// What is being written to it.
-    frozen: Option<Arc<Recent>>,
+    /// The run that grows; nothing of it is being written to the store.
+    active: RecentCommits,
+    /// The frozen run that is being written to the store.
+    frozen: Option<Arc<RecentCommits>>,
     /// `active` is to be written as soon as `frozen` is.
     wanted: bool,
     /// Why `frozen` is not written, though it was tried.
@@ -90,7 +90,7 @@ struct Memory {
     closing: bool,
 }
 
-struct Shared {
+struct IndexShared {
     memory: Mutex<Memory>,
     /// Something has changed in `memory`.
     changed: Condvar,
@@ -107,12 +107,12 @@ type StoreState = Result<Store, IndexError>;
 
 /// The indexes of an open log. One thread applies commits, any may look up.
 pub struct Index {
-    shared: Arc<Shared>,
-    writer: Mutex<Option<Writer>>,
+    shared: Arc<IndexShared>,
+    writer: Mutex<Option<IndexWriter>>,
 }
 
-struct Writer {
-    runs: mpsc::Sender<Arc<Recent>>,
+struct IndexWriter {
+    runs: mpsc::Sender<Arc<RecentCommits>>,
     thread: JoinHandle<()>,
 }
 
@@ -125,7 +125,7 @@ impl Index {
     pub fn open(
         files: &Arc<dyn Files>,
         directory: Option<&Path>,
-        recovered: &Recovered,
+        recovered: &RecoveredLog,
         options: &LogOptions,
     ) -> Result<Index, LogError> {
         let (log_id, head) = (recovered.id, recovered.head);
@@ -136,7 +136,7 @@ impl Index {
                 (Some(RwLock::new(Ok(store))), through)
             }
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(IndexShared {
             memory: Mutex::default(),
             changed: Condvar::new(),
             store,
@@ -147,7 +147,7 @@ impl Index {
         });
         let writer = match shared.store {
             None => None,
-            Some(_) => Some(Writer::start(Arc::clone(&shared))?),
+            Some(_) => Some(IndexWriter::start(Arc::clone(&shared))?),
         };
         let index = Index { shared, writer: Mutex::new(writer) };
         rebuild::apply_tail(&index, files, recovered, through)?;
@@ -248,7 +248,8 @@ impl Index {
     /// Where the frame is that holds a position, which is one of the log.
     pub fn frame_of(&self, position: Position) -> Result<Option<FrameEntry>, IndexError> {
         let stored_first = |memory: &Memory| {
-            let first = |recent: &Recent| recent.frames.first().map(|frame| frame.first_position);
+            let first =
+                |recent: &RecentCommits| recent.frames.first().map(|frame| frame.first_position);
             memory.frozen.as_deref().and_then(first).or(first(&memory.active))
         };
         let memory = lock(&self.shared.memory);
@@ -289,7 +290,7 @@ impl Index {
         memory.closing = true;
         drop(memory);
         self.shared.changed.notify_all();
-        if let Some(Writer { runs, thread }) = lock(&self.writer).take() {
+        if let Some(IndexWriter { runs, thread }) = lock(&self.writer).take() {
             drop(runs);
             let _ = thread.join();
         }
@@ -302,9 +303,9 @@ impl Drop for Index {
     }
 }
 
-impl Shared {
+impl IndexShared {
     /// Asks the commits in memory, the newest first.
-    fn recent<T>(&self, ask: impl Fn(&Recent) -> Option<T>) -> Option<T> {
+    fn recent<T>(&self, ask: impl Fn(&RecentCommits) -> Option<T>) -> Option<T> {
         let memory = lock(&self.memory);
         ask(&memory.active).or_else(|| memory.frozen.as_deref().and_then(ask))
     }
@@ -358,9 +359,9 @@ impl Shared {
     }
 }
 
-impl Writer {
-    fn start(shared: Arc<Shared>) -> Result<Writer, LogError> {
-        let (runs, received) = mpsc::channel::<Arc<Recent>>();
+impl IndexWriter {
+    fn start(shared: Arc<IndexShared>) -> Result<IndexWriter, LogError> {
+        let (runs, received) = mpsc::channel::<Arc<RecentCommits>>();
         let thread = std::thread::Builder::new()
             .name("log-index".to_string())
             .spawn(move || {
@@ -372,12 +373,12 @@ impl Writer {
                 }
             })
             .map_err(|source| LogError::Io { path: "thread".to_string(), source })?;
-        Ok(Writer { runs, thread })
+        Ok(IndexWriter { runs, thread })
     }
 }
 
 /// Writes a run to the store; false if that failed.
-fn write_run(shared: &Shared, run: &Recent, swept: &mut Tick) -> bool {
+fn write_run(shared: &IndexShared, run: &RecentCommits, swept: &mut Tick) -> bool {
     let now = run.through.tick;
     let sweep = now.saturating_sub(*swept) > shared.request_life_ms / SWEEPS_PER_LIFE;
     let result = shared.stored((), |store| {

@@ -14,7 +14,7 @@ use crate::log::LogError;
 use crate::log::files::Files;
 use crate::log::frame::Frame;
 use crate::log::reader::LogReader;
-use crate::log::recovery::Recovered;
+use crate::log::recovery::RecoveredLog;
 use crate::log::segment;
 use crate::model::{Head, Position};
 
@@ -58,7 +58,7 @@ fn is_of(files: &dyn Files, store: &Store, through: Head, head: Head) -> bool {
 pub fn apply_tail(
     index: &Index,
     files: &Arc<dyn Files>,
-    recovered: &Recovered,
+    recovered: &RecoveredLog,
     through: Head,
 ) -> Result<(), LogError> {
     let head = recovered.head;

@@ -1,4 +1,4 @@
-//! What the log has and the store does not have yet: the same facts, in memory.
+//! The facts about events that are in the log and not yet in the store, in memory.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -43,7 +43,7 @@ pub struct StreamTail {
 
 /// A run of commits.
 #[derive(Debug, Default)]
-pub struct Recent {
+pub struct RecentCommits {
     pub ids: HashKeyed<IdEntry>,
     pub streams: HashKeyed<StreamTail>,
     /// Stream, version and position of events before a version that is lost.
@@ -56,7 +56,7 @@ pub struct Recent {
     pub through: Head,
 }
 
-impl Recent {
+impl RecentCommits {
     /// Takes in an event of a commit.
     pub fn event(&mut self, digest: &Digest, position: Position, stream_version: u64) {
         self.ids.insert(digest.identity, IdEntry { position, content: digest.content });

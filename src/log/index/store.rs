@@ -12,12 +12,12 @@ use uuid::Uuid;
 
 use super::frames::FrameEntry;
 use super::ids::IdEntry;
-use super::recent::Recent;
+use super::recent::RecentCommits;
 use super::{IndexError, streams};
 use crate::log::frame::KeyedRequest;
 use crate::model::{Head, Position, Tick};
 
-/// What the content of the store means; another number makes it be built anew.
+/// Version of the store's format; a store of another version is built anew.
 const FORMAT_VERSION: u64 = 1;
 /// Blocks of tables that are kept in memory, beside the filters.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -29,7 +29,7 @@ pub fn position_bytes(little_endian: &[u8; 8]) -> &[u8] {
     &little_endian[..len]
 }
 
-/// What [`position_bytes`] has shortened.
+/// Reads the bytes of [`position_bytes`].
 pub fn position_of(bytes: &[u8]) -> Position {
     let mut word = [0; 8];
     let len = bytes.len().min(8);
@@ -129,7 +129,7 @@ impl Store {
     }
 
     /// Takes in a run of commits.
-    pub fn write(&self, recent: &Recent) -> fjall::Result<()> {
+    pub fn write(&self, recent: &RecentCommits) -> fjall::Result<()> {
         let mut ids: Vec<_> = recent.ids.iter().collect();
         ids.sort_unstable_by_key(|(hash, _)| **hash);
         let ids = ids.into_iter().map(|(hash, entry)| (hash.to_be_bytes(), entry.to_bytes()));

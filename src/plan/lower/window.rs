@@ -25,7 +25,7 @@ use crate::plan::ir::{
 };
 
 /// A window function of the SELECT, taken apart.
-struct Call<'a> {
+struct WindowCall<'a> {
     function: &'a WindowFunctionDefinition,
     params: &'a WindowFunctionParams,
     output: Field,
@@ -81,7 +81,7 @@ impl Lowering {
         &mut self,
         input: NodeId,
         prepared: &[Expr],
-        calls: &[Call],
+        calls: &[WindowCall],
         together: &[usize],
     ) -> Result<NodeId> {
         let params = calls[together[0]].params;
@@ -103,10 +103,10 @@ impl Lowering {
     }
 }
 
-fn taken_apart(expr: &Expr, output: Field) -> Result<Call<'_>> {
+fn taken_apart(expr: &Expr, output: Field) -> Result<WindowCall<'_>> {
     match expr {
         Expr::Alias(alias) => taken_apart(&alias.expr, output),
-        Expr::WindowFunction(function) => Ok(Call {
+        Expr::WindowFunction(function) => Ok(WindowCall {
             function: &function.fun,
             params: &function.params,
             output,
@@ -117,7 +117,7 @@ fn taken_apart(expr: &Expr, output: Field) -> Result<Call<'_>> {
 }
 
 fn window_function(
-    call: &Call,
+    call: &WindowCall,
     schema: &SchemaRef,
     order: &[OrderColumn],
     place: &dyn Fn(&Expr) -> Option<usize>,

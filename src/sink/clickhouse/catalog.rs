@@ -38,18 +38,18 @@ impl Default for Retention {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum GenerationState {
     Building,
     Public,
     Retired,
 }
 
-impl State {
+impl GenerationState {
     fn name(self) -> &'static str {
         match self {
-            State::Building => "building",
-            State::Public => "public",
-            State::Retired => "retired",
+            GenerationState::Building => "building",
+            GenerationState::Public => "public",
+            GenerationState::Retired => "retired",
         }
     }
 }
@@ -67,7 +67,7 @@ struct Number {
 }
 
 /// Changes of the catalogue, one at a time.
-pub(super) struct Catalog {
+pub(super) struct TableCatalog {
     clickhouse: Arc<ClickHouse>,
     progress: ProgressStore,
     retention: Retention,
@@ -75,14 +75,14 @@ pub(super) struct Catalog {
     last_change: Mutex<u64>,
 }
 
-impl Catalog {
+impl TableCatalog {
     /// A catalogue whose table may be missing yet.
     pub(super) fn new(
         clickhouse: Arc<ClickHouse>,
         progress: ProgressStore,
         retention: Retention,
     ) -> Self {
-        Catalog { clickhouse, progress, retention, last_change: Mutex::new(0) }
+        TableCatalog { clickhouse, progress, retention, last_change: Mutex::new(0) }
     }
 
     /// Creates its table if it is missing.
@@ -120,11 +120,11 @@ impl Catalog {
         let mut found = false;
         for other in &known {
             if other.generation == *generation {
-                found = other.state != State::Retired.name();
-                published = other.state == State::Public.name();
-            } else if other.state == State::Building.name() {
+                found = other.state != GenerationState::Retired.name();
+                published = other.state == GenerationState::Public.name();
+            } else if other.state == GenerationState::Building.name() {
                 let drop_at = now_ms() + millis(self.retention.replaced);
-                let retired = (view.as_str(), other.generation.as_str(), State::Retired);
+                let retired = (view.as_str(), other.generation.as_str(), GenerationState::Retired);
                 self.record(&mut last_change, retired, drop_at).await?;
             }
         }
@@ -136,7 +136,7 @@ impl Catalog {
             self.create(table, &table.create_history_sql()).await?;
         }
         if !found {
-            self.record(&mut last_change, (view, generation, State::Building), 0).await?;
+            self.record(&mut last_change, (view, generation, GenerationState::Building), 0).await?;
         }
         if published {
             self.create_views(table).await?;
@@ -152,7 +152,7 @@ impl Catalog {
         let mut last_change = self.last_change.lock().await;
         let (view, generation) = (&table.schema.name, &table.schema.generation);
         self.create_views(table).await?;
-        self.record(&mut last_change, (view, generation, State::Public), 0).await?;
+        self.record(&mut last_change, (view, generation, GenerationState::Public), 0).await?;
         let others = format!(
             "view = {} AND generation != {} AND state = 'public'",
             quote_text(view),
@@ -163,7 +163,7 @@ impl Catalog {
             if !table.schema.history {
                 self.drop_history_view(&other).await?;
             }
-            let retired = (view.as_str(), other.generation.as_str(), State::Retired);
+            let retired = (view.as_str(), other.generation.as_str(), GenerationState::Retired);
             self.record(&mut last_change, retired, drop_at).await?;
         }
         Ok(())
@@ -185,8 +185,11 @@ impl Catalog {
             let database = quote_name(self.clickhouse.database());
             self.clickhouse.execute(&format!("DROP VIEW IF EXISTS {database}.{name}")).await?;
             self.drop_history_view(&generation).await?;
-            let retired =
-                (generation.view.as_str(), generation.generation.as_str(), State::Retired);
+            let retired = (
+                generation.view.as_str(),
+                generation.generation.as_str(),
+                GenerationState::Retired,
+            );
             self.record(&mut last_change, retired, drop_at).await?;
             gone.push(generation.view);
         }
@@ -210,7 +213,7 @@ impl Catalog {
                 );
                 self.clickhouse.execute(&drop).await?;
             }
-            let row = (due.view.as_str(), due.generation.as_str(), State::Retired);
+            let row = (due.view.as_str(), due.generation.as_str(), GenerationState::Retired);
             self.insert(&mut last_change, row, 0, true).await?;
             dropped.push(table);
         }
@@ -255,7 +258,7 @@ impl Catalog {
     async fn record(
         &self,
         last_change: &mut u64,
-        row: (&str, &str, State),
+        row: (&str, &str, GenerationState),
         drop_at_ms: u64,
     ) -> Result<(), ClickHouseError> {
         self.insert(last_change, row, drop_at_ms, false).await
@@ -264,7 +267,7 @@ impl Catalog {
     async fn insert(
         &self,
         last_change: &mut u64,
-        (view, generation, state): (&str, &str, State),
+        (view, generation, state): (&str, &str, GenerationState),
         drop_at_ms: u64,
         deleted: bool,
     ) -> Result<(), ClickHouseError> {

@@ -16,7 +16,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 const SEND_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long ClickHouse may take for an insert once it has all of it.
 const INSERT_TIMEOUT: Duration = Duration::from_secs(120);
-/// What hyper says of a peer that speaks another protocol.
+/// hyper's messages about a peer that speaks another protocol.
 const INVALID_HTTP: &str = "invalid HTTP";
 /// How much of a statement an error shows.
 const STATEMENT_CHARS_SHOWN: usize = 80;
@@ -71,7 +71,7 @@ pub(super) struct ClickHouse {
     database: String,
 }
 
-/// What a ClickHouse is asked to say, to know that it is one.
+/// The query by which a ClickHouse is recognised.
 const GREETING: u64 = 0x6865_6c69_6f73;
 
 #[derive(Row, Deserialize)]

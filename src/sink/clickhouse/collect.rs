@@ -10,21 +10,21 @@ use crate::sink::Recovered;
 
 use super::boundary::Boundaries;
 use super::history::{History, Interval};
-use super::pending::Pending;
-use super::reject::Limits;
-use super::writer::Writer;
+use super::pending::NetChanges;
+use super::reject::ValueLimits;
+use super::writer::ViewWriter;
 
 /// The changes of one view that are not in ClickHouse.
-pub(super) struct Collector {
-    writer: Arc<Writer>,
-    limits: Option<Limits>,
+pub(super) struct ChangeCollector {
+    writer: Arc<ViewWriter>,
+    limits: Option<ValueLimits>,
     boundaries: Boundaries,
-    /// What is at or below this tick is in ClickHouse already.
+    /// Changes at or below this tick are in ClickHouse already.
     recovered: Option<Tick>,
     /// The last tick that was taken in.
     seen: Option<Tick>,
     /// Changes after `taken`, up to the closed boundary.
-    pending: Pending,
+    pending: NetChanges,
     history: Option<Intervals>,
     /// The end of the last flush that was taken.
     taken: Head,
@@ -36,14 +36,14 @@ pub(super) struct Collector {
 #[derive(Default)]
 struct Intervals {
     history: History,
-    /// Like [`Collector::pending`].
+    /// Like [`ChangeCollector::pending`].
     pending: Vec<Interval>,
     bytes: usize,
 }
 
-/// What a flush is to write.
+/// The content of a flush.
 pub(super) struct Taken {
-    pub(super) changes: Pending,
+    pub(super) changes: NetChanges,
     pub(super) intervals: Vec<Interval>,
     /// The end of the flush before.
     pub(super) from: Tick,
@@ -53,17 +53,21 @@ pub(super) struct Taken {
     pub(super) rows: i64,
 }
 
-impl Collector {
-    pub(super) fn new(writer: Arc<Writer>, limits: Option<Limits>, recovered: &Recovered) -> Self {
+impl ChangeCollector {
+    pub(super) fn new(
+        writer: Arc<ViewWriter>,
+        limits: Option<ValueLimits>,
+        recovered: &Recovered,
+    ) -> Self {
         let written = recovered.progress;
         let history = writer.table.schema.history.then(Intervals::default);
-        Collector {
+        ChangeCollector {
             writer,
             limits,
             boundaries: Boundaries::new(written, recovered.boundary),
             recovered: written.map(|head| head.tick),
             seen: None,
-            pending: Pending::default(),
+            pending: NetChanges::default(),
             history,
             taken: written.unwrap_or_default(),
             rows: 0,

@@ -78,16 +78,16 @@ impl RowDecoder {
 }
 
 /// Encodes rows of one view for its table.
-pub(super) struct Encoder {
+pub(super) struct RowEncoder {
     pub(super) decoder: RowDecoder,
     names: Vec<String>,
     hashed: bool,
     keyless: bool,
 }
 
-impl Encoder {
+impl RowEncoder {
     pub(super) fn new(table: &Table) -> Result<Self, ArrowError> {
-        Ok(Encoder {
+        Ok(RowEncoder {
             decoder: RowDecoder::new(&table.schema)?,
             names: table.schema.columns.iter().map(|c| c.name.clone()).collect(),
             hashed: table.hashed,

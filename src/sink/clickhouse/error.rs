@@ -1,4 +1,4 @@
-//! What can go wrong with ClickHouse.
+//! Errors of ClickHouse.
 
 use arrow::error::ArrowError;
 
@@ -112,7 +112,7 @@ fn code(reason: &str) -> Option<&str> {
 const ANSWER_CHARS_SHOWN: usize = 120;
 
 impl ClickHouseError {
-    /// What an answer means that is an error.
+    /// The error that an answer with an error status means.
     pub(super) fn answered(url: &str, user: &str, statement: String, reason: String) -> Self {
         let url = url.to_string();
         match code(&reason) {

@@ -22,7 +22,7 @@ use super::progress::{PROGRESS_TABLE, PROGRESS_VIEW};
 use super::table::{history_table_name, history_view_name, table_name};
 use super::types::quote_text;
 
-/// What the last inspection has seen, to compare the next one with.
+/// The last inspection, to compare the next one with.
 #[derive(Default)]
 pub struct Inspector {
     tables: HashMap<String, SeenTable>,
@@ -65,14 +65,14 @@ struct MutationsRow {
 }
 
 /// The answers of ClickHouse.
-struct Found {
+struct InspectionAnswers {
     tables: HashMap<String, Definition>,
     /// Rows in active parts, replaced ones included, and the last block's number.
     parts: HashMap<String, (u64, i64)>,
     mutations: HashMap<String, String>,
 }
 
-/// What the sink had done at one moment.
+/// The sink's own record at one moment.
 struct Moment {
     rows: i64,
     inserts: u64,
@@ -101,7 +101,7 @@ impl Inspector {
         generations: &[Inspection],
     ) -> Result<Vec<Tampering>, ClickHouseError> {
         let before: Vec<Moment> = generations.iter().map(|g| Moment::of(&g.status)).collect();
-        let found = Found::ask(clickhouse).await?;
+        let found = InspectionAnswers::ask(clickhouse).await?;
         for (table, is_derived) in
             [(PROGRESS_TABLE, false), (GENERATIONS_TABLE, false), (PROGRESS_VIEW, true)]
         {
@@ -135,8 +135,13 @@ impl Inspector {
         Ok(tampered)
     }
 
-    /// What is wrong with a generation's table.
-    fn table(&mut self, found: &Found, of: &Inspection, before: &Moment) -> Option<String> {
+    /// Tampering with a generation's table.
+    fn table(
+        &mut self,
+        found: &InspectionAnswers,
+        of: &Inspection,
+        before: &Moment,
+    ) -> Option<String> {
         let Inspection { schema, status, .. } = of;
         let name = table_name(&schema.name, &schema.generation);
         let after = Moment::of(status);
@@ -184,8 +189,8 @@ impl Inspector {
             .then(|| format!("table {name} has {rows} rows, and the view {least}"))
     }
 
-    /// What is wrong with a generation's public names.
-    fn names(&mut self, found: &Found, schema: &ViewRef) -> Option<String> {
+    /// Tampering with a generation's public names.
+    fn names(&mut self, found: &InspectionAnswers, schema: &ViewRef) -> Option<String> {
         let history = schema.history.then(|| history_view_name(&schema.name));
         for name in [Some(schema.name.clone()), history].into_iter().flatten() {
             let Some(Definition { statement, .. }) = found.tables.get(&name) else {
@@ -204,7 +209,7 @@ impl Inspector {
     }
 }
 
-impl Found {
+impl InspectionAnswers {
     async fn ask(clickhouse: &ClickHouse) -> Result<Self, ClickHouseError> {
         let database = quote_text(clickhouse.database());
         let tables = clickhouse
@@ -227,7 +232,7 @@ impl Found {
             .await?;
         let definition =
             |row: TableRow| (row.name, Definition { uuid: row.uuid, statement: row.statement });
-        Ok(Found {
+        Ok(InspectionAnswers {
             tables: tables.into_iter().map(definition).collect(),
             parts: parts.into_iter().map(|row| (row.table, (row.rows, row.block))).collect(),
             mutations: mutations.into_iter().map(|row| (row.table, row.command)).collect(),

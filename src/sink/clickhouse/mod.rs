@@ -56,20 +56,20 @@ pub use client::ClickHouseConfig;
 pub use error::ClickHouseError;
 pub use options::{KIND, NAME};
 
-use catalog::{Catalog, GENERATIONS_TABLE};
+use catalog::{GENERATIONS_TABLE, TableCatalog};
 use client::ClickHouse;
-use collect::Collector;
-use encode::Encoder;
+use collect::ChangeCollector;
+use encode::RowEncoder;
 use inspect::Inspector;
 use pending::Multiplicities;
 use progress::{ProgressStore, progress_view_sql};
-use reject::Limits;
+use reject::ValueLimits;
 use rows::RowMaker;
 use sweep::TOMBSTONES_MIN;
 use table::Table;
 use types::quote_name;
 use view::Runner;
-use writer::Writer;
+use writer::ViewWriter;
 
 /// How often tables are looked for whose time has come.
 const DROP_INTERVAL: Duration = Duration::from_secs(30);
@@ -104,7 +104,7 @@ impl SinkConfig for ClickHouseConfig {
 pub struct ClickHouseSink {
     clickhouse: Arc<ClickHouse>,
     progress: ProgressStore,
-    catalog: Arc<Catalog>,
+    catalog: Arc<TableCatalog>,
     rejects: RejectHandler,
     inspector: tokio::sync::Mutex<Inspector>,
 }
@@ -121,7 +121,7 @@ impl ClickHouseSink {
         let clickhouse = Arc::new(ClickHouse::new(config)?);
         clickhouse.greet(GREET_TIME_MAX).await?;
         let progress = ProgressStore::new(Arc::clone(&clickhouse));
-        let catalog = Catalog::new(Arc::clone(&clickhouse), progress.clone(), retention);
+        let catalog = TableCatalog::new(Arc::clone(&clickhouse), progress.clone(), retention);
         let (catalog, inspector) = (Arc::new(catalog), Default::default());
         let sink = ClickHouseSink { clickhouse, progress, catalog, rejects, inspector };
         sink.create_own().await?;
@@ -141,9 +141,9 @@ impl ClickHouseSink {
     async fn open(&self, schema: ViewRef) -> Result<ViewTable, ClickHouseError> {
         let rows = |source: ArrowError| ClickHouseError::Rows { view: schema.name.clone(), source };
         let table = Table::new(Arc::clone(&schema), self.clickhouse.database())?;
-        let encoder = Encoder::new(&table).map_err(rows)?;
+        let encoder = RowEncoder::new(&table).map_err(rows)?;
         let maker = RowMaker::new(&table).map_err(rows)?;
-        let limits = Limits::new(&schema, Arc::clone(&self.rejects)).map_err(rows)?;
+        let limits = ValueLimits::new(&schema, Arc::clone(&self.rejects)).map_err(rows)?;
         let recovered = self.catalog.open_generation(&table).await?;
         let clickhouse = Arc::clone(&self.clickhouse);
         let (progress, catalog) = (self.progress.clone(), Arc::clone(&self.catalog));
@@ -222,11 +222,11 @@ impl Sink for ClickHouseSink {
 struct ViewTable {
     clickhouse: Arc<ClickHouse>,
     progress: ProgressStore,
-    catalog: Arc<Catalog>,
+    catalog: Arc<TableCatalog>,
     table: Table,
-    encoder: Encoder,
+    encoder: RowEncoder,
     maker: RowMaker,
-    limits: Option<Limits>,
+    limits: Option<ValueLimits>,
     recovered: Recovered,
 }
 
@@ -246,9 +246,9 @@ impl ViewSink for ViewTable {
             *self;
         let counts = Mutex::new(Multiplicities::default());
         let writer =
-            Writer { clickhouse, catalog, progress, table, encoder, maker, counts, status };
+            ViewWriter { clickhouse, catalog, progress, table, encoder, maker, counts, status };
         let writer = Arc::new(writer);
-        let collector = Collector::new(Arc::clone(&writer), limits, &recovered);
+        let collector = ChangeCollector::new(Arc::clone(&writer), limits, &recovered);
         Ok(Runner::new(writer, collector, &recovered).run(messages, shutdown).await?)
     }
 }

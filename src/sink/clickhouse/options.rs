@@ -24,7 +24,7 @@ const ORDER_BY: &str = "order_by";
 const PARTITION_BY: &str = "partition_by";
 pub(super) const TTL: &str = "ttl";
 
-/// What query files may say about ClickHouse.
+/// The options of ClickHouse in query files.
 #[derive(Debug)]
 pub struct ClickHouseKind;
 
@@ -242,7 +242,7 @@ impl ExpressionOption<'_> {
     }
 
     fn check(&self, expr: &Expr, not_null: bool) -> Result<(), InvalidOption> {
-        let mut walk = Walk { option: self, not_null };
+        let mut walk = OptionWalk { option: self, not_null };
         match expr.visit(&mut walk) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(message) => Err(message),
@@ -306,12 +306,12 @@ impl ExpressionOption<'_> {
     }
 }
 
-struct Walk<'a> {
+struct OptionWalk<'a> {
     option: &'a ExpressionOption<'a>,
     not_null: bool,
 }
 
-impl Visitor for Walk<'_> {
+impl Visitor for OptionWalk<'_> {
     type Break = InvalidOption;
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<InvalidOption> {
@@ -341,7 +341,7 @@ impl Visitor for Walk<'_> {
     }
 }
 
-impl Walk<'_> {
+impl OptionWalk<'_> {
     fn identifier(&self, name: &str) -> Result<(), InvalidOption> {
         let ExpressionOption { name: option, columns, sorting } = self.option;
         let index = self.option.column(name)?;

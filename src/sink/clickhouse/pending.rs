@@ -17,7 +17,7 @@ const ENTRY_BYTES: usize = size_of::<Row>() + size_of::<Net>() + 16;
 
 /// Net changes since the last flush.
 #[derive(Default)]
-pub(super) struct Pending {
+pub(super) struct NetChanges {
     changes: HashMap<Row, Net>,
     heap_bytes: usize,
 }
@@ -33,7 +33,7 @@ pub(super) struct KeyChange {
     pub(super) repeated: bool,
 }
 
-impl Pending {
+impl NetChanges {
     /// Adds one change.
     pub(super) fn add(&mut self, update: Update) {
         let Update { key, value, diff } = update;

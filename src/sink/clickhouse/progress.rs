@@ -1,4 +1,4 @@
-//! How far each generation has got, kept in ClickHouse beside the data.
+//! Progress of each generation, kept in ClickHouse beside the data.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +23,9 @@ pub(super) const PROGRESS_VIEW: &str = "_heliostat_progress";
 /// The least time between two inserts; what comes in between goes together, whatever the view.
 const INSERT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How far a generation has got.
+/// Progress of a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Progress {
+pub(super) struct GenerationProgress {
     pub(super) view: String,
     pub(super) generation: String,
     /// The end of the last flush.
@@ -38,7 +38,7 @@ pub(super) struct Progress {
 #[derive(Clone)]
 pub(super) struct ProgressStore {
     clickhouse: Arc<ClickHouse>,
-    queue: mpsc::UnboundedSender<(Progress, oneshot::Sender<()>)>,
+    queue: mpsc::UnboundedSender<(GenerationProgress, oneshot::Sender<()>)>,
 }
 
 #[derive(Row, Deserialize)]
@@ -83,7 +83,7 @@ impl ProgressStore {
     }
 
     /// Returns when the progress is in ClickHouse, however long ClickHouse is away.
-    pub(super) async fn write(&self, progress: Progress) {
+    pub(super) async fn write(&self, progress: GenerationProgress) {
         let (done, written) = oneshot::channel();
         // The writer ends only after the last clone of the queue, so neither side can be gone.
         if self.queue.send((progress, done)).is_ok() {
@@ -96,7 +96,7 @@ impl ProgressStore {
     pub(super) async fn forget(&self, view: &str, generation: &str) -> Result<(), ClickHouseError> {
         let Some(head) = self.read(view, generation).await? else { return Ok(()) };
         let (view, generation) = (view.to_string(), generation.to_string());
-        let progress = Progress { view, generation, head, errors: 0 };
+        let progress = GenerationProgress { view, generation, head, errors: 0 };
         self.clickhouse.execute(&insert_sql(&self.clickhouse, &[&progress], true)).await
     }
 }
@@ -106,7 +106,7 @@ fn path(clickhouse: &ClickHouse) -> String {
 }
 
 /// Of two rows with one tick, the one inserted later counts.
-fn insert_sql(clickhouse: &ClickHouse, rows: &[&Progress], deleted: bool) -> String {
+fn insert_sql(clickhouse: &ClickHouse, rows: &[&GenerationProgress], deleted: bool) -> String {
     let values = rows.iter().map(|row| {
         format!(
             "({}, {}, {}, {}, {}, fromUnixTimestamp64Milli({}), {})",
@@ -128,7 +128,7 @@ fn insert_sql(clickhouse: &ClickHouse, rows: &[&Progress], deleted: bool) -> Str
 
 async fn write_requests(
     clickhouse: Arc<ClickHouse>,
-    mut requests: mpsc::UnboundedReceiver<(Progress, oneshot::Sender<()>)>,
+    mut requests: mpsc::UnboundedReceiver<(GenerationProgress, oneshot::Sender<()>)>,
 ) {
     let mut next_insert = Instant::now();
     while let Some(first) = requests.recv().await {
@@ -137,7 +137,7 @@ async fn write_requests(
         while let Ok(more) = requests.try_recv() {
             batch.push(more);
         }
-        let rows: Vec<&Progress> = batch.iter().map(|(progress, _)| progress).collect();
+        let rows: Vec<&GenerationProgress> = batch.iter().map(|(progress, _)| progress).collect();
         let sql = insert_sql(&clickhouse, &rows, false);
         let mut pauses = Pauses::new();
         let mut is_told = false;

@@ -1,4 +1,4 @@
-//! What ClickHouse cannot hold: dates and instants beyond its ranges, and texts that are no UUID.
+//! Values that ClickHouse cannot hold: dates and instants beyond its ranges, and texts that are no UUID.
 //! Such a row would fail its whole insert, so it is found before.
 
 use arrow::array::{Array, ArrayRef, AsArray};

@@ -14,20 +14,20 @@ use super::encode::RowDecoder;
 use super::range::{find_unholdable, is_limited};
 
 /// Takes the rows that ClickHouse cannot hold out of a view's changes.
-pub(super) struct Limits {
+pub(super) struct ValueLimits {
     view: ViewRef,
     decoder: RowDecoder,
     handler: RejectHandler,
 }
 
-impl Limits {
+impl ValueLimits {
     /// `None` where every value of the view's columns can be held.
     pub(super) fn new(view: &ViewRef, handler: RejectHandler) -> Result<Option<Self>, ArrowError> {
         if !view.columns.iter().any(|column| is_limited(&column.sql_type)) {
             return Ok(None);
         }
         let decoder = RowDecoder::new(view)?;
-        Ok(Some(Limits { view: Arc::clone(view), decoder, handler }))
+        Ok(Some(ValueLimits { view: Arc::clone(view), decoder, handler }))
     }
 
     /// Removes and reports such rows.

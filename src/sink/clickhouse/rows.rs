@@ -9,7 +9,7 @@ use arrow::error::ArrowError;
 use crate::model::row::{Row, RowCodec};
 
 use super::encode::OutRow;
-use super::pending::{KeyChange, Multiplicities, Pending};
+use super::pending::{KeyChange, Multiplicities, NetChanges};
 use super::table::Table;
 
 /// How many changes are compared at once.
@@ -52,7 +52,7 @@ impl RowMaker {
     /// The rows of a view with a key: the new row of each changed key, a tombstone where there is
     /// none, and both where the sorting key changed, because then the new row does not take the
     /// old one's place.
-    pub(super) fn keyed(&self, pending: Pending) -> Result<Vec<OutRow>, ArrowError> {
+    pub(super) fn keyed(&self, pending: NetChanges) -> Result<Vec<OutRow>, ArrowError> {
         let changes: Vec<KeyChange> = pending.into_key_changes().collect();
         if let Some(change) = changes.iter().find(|change| change.repeated) {
             // The dataflow removes such rows before; if one comes through, the answer must at least
@@ -76,7 +76,7 @@ impl RowMaker {
     }
 
     /// The rows of a view without a key, each with how often it occurs now.
-    pub(super) fn keyless(&self, pending: Pending, counts: &mut Multiplicities) -> Vec<OutRow> {
+    pub(super) fn keyless(&self, pending: NetChanges, counts: &mut Multiplicities) -> Vec<OutRow> {
         let changes = pending.into_row_changes();
         let rows = changes.map(|(key, diff)| {
             let count = counts.change(&key, diff);

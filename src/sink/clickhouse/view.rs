@@ -14,10 +14,10 @@ use crate::model::view::SinkMessage;
 use crate::model::{Head, Tick};
 use crate::sink::Recovered;
 
-use super::collect::Collector;
+use super::collect::ChangeCollector;
 use super::error::ClickHouseError;
 use super::pace::Pace;
-use super::writer::{Flush, Flushed, Writer};
+use super::writer::{Flush, Flushed, ViewWriter};
 
 /// While a view is built for the first time its changes gather up to this size before they are
 /// written; nobody reads the table yet.
@@ -31,13 +31,13 @@ const MESSAGES_PER_TURN: usize = 256;
 
 /// Follows one view; the body of [`ViewSink::run`](crate::sink::ViewSink::run).
 pub(super) struct Runner {
-    writer: Arc<Writer>,
-    collector: Collector,
+    writer: Arc<ViewWriter>,
+    collector: ChangeCollector,
     pace: Pace,
     in_flight: Option<JoinHandle<Result<Flushed, ClickHouseError>>>,
     /// The end of the last flush that has succeeded.
     written: Head,
-    /// What was last recorded in ClickHouse: up to where, with how many errors, when.
+    /// The progress that was last recorded in ClickHouse: position, number of errors, time.
     recorded: (Head, u64, Instant),
     errors: u64,
     live_at: Option<Tick>,
@@ -45,7 +45,11 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    pub(super) fn new(writer: Arc<Writer>, collector: Collector, recovered: &Recovered) -> Self {
+    pub(super) fn new(
+        writer: Arc<ViewWriter>,
+        collector: ChangeCollector,
+        recovered: &Recovered,
+    ) -> Self {
         let written = recovered.progress.unwrap_or_default();
         writer.status.set_written(written);
         if recovered.published {

@@ -13,15 +13,15 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::model::{Head, Tick};
 use crate::sink::{SinkError, ViewSinkStatus};
 
-use super::catalog::Catalog;
+use super::catalog::TableCatalog;
 use super::client::ClickHouse;
 use super::collect::Taken;
-use super::encode::{Encoder, OutRow};
+use super::encode::{OutRow, RowEncoder};
 use super::error::ClickHouseError;
 use super::history::Interval;
 use super::options::NAME;
-use super::pending::{Multiplicities, Pending};
-use super::progress::{Progress, ProgressStore};
+use super::pending::{Multiplicities, NetChanges};
+use super::progress::{GenerationProgress, ProgressStore};
 use super::retry::Pauses;
 use super::rows::RowMaker;
 use super::table::Table;
@@ -33,7 +33,7 @@ const BLOCK_BYTES_MAX: usize = 64 << 20;
 /// The parts of a table are counted at every so many flushes.
 const FLUSHES_PER_COUNT: u64 = 10;
 
-/// What one flush is to do.
+/// The work of one flush.
 pub(super) struct Flush {
     pub(super) taken: Taken,
     /// How many rows are failing in the dataflow.
@@ -42,7 +42,7 @@ pub(super) struct Flush {
     pub(super) publish: bool,
 }
 
-/// What a flush has done.
+/// The result of a flush.
 pub(super) struct Flushed {
     pub(super) to: Head,
     pub(super) errors: u64,
@@ -54,18 +54,18 @@ pub(super) struct Flushed {
 }
 
 /// Writes the flushes of one view, one after the other.
-pub(super) struct Writer {
+pub(super) struct ViewWriter {
     pub(super) clickhouse: Arc<ClickHouse>,
-    pub(super) catalog: Arc<Catalog>,
+    pub(super) catalog: Arc<TableCatalog>,
     pub(super) progress: ProgressStore,
     pub(super) table: Table,
-    pub(super) encoder: Encoder,
+    pub(super) encoder: RowEncoder,
     pub(super) maker: RowMaker,
     pub(super) counts: Mutex<Multiplicities>,
     pub(super) status: Arc<ViewSinkStatus>,
 }
 
-impl Writer {
+impl ViewWriter {
     /// Writes a flush, repeating each step until it succeeds. Fails only where repeating is of no
     /// use: rows that do not fit the view's columns.
     pub(super) async fn flush(self: Arc<Self>, flush: Flush) -> Result<Flushed, ClickHouseError> {
@@ -93,9 +93,9 @@ impl Writer {
         self.status.set_written(to);
         let (view, generation) =
             (self.table.schema.name.clone(), self.table.schema.generation.clone());
-        // Progress of several views goes together, so waiting for it is no sign of load.
+        // GenerationProgress of several views goes together, so waiting for it is no sign of load.
         let took = start.elapsed();
-        self.progress.write(Progress { view, generation, head: to, errors }).await;
+        self.progress.write(GenerationProgress { view, generation, head: to, errors }).await;
         if publish {
             self.until_done(|| self.catalog.publish(&self.table)).await;
             self.status.set_published();
@@ -149,7 +149,7 @@ impl Writer {
         self.status.is_inserting.store(false, Ordering::SeqCst);
     }
 
-    fn rows_of(&self, changes: Pending) -> Result<Vec<OutRow>, ArrowError> {
+    fn rows_of(&self, changes: NetChanges) -> Result<Vec<OutRow>, ArrowError> {
         if !self.table.is_keyless() {
             return self.maker.keyed(changes);
         }

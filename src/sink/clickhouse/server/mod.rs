@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::model::alarm::Alarms;
 
 pub use locate::{ClickHouseProgram, LIBCHDB_VERSION, locate};
-use supervise::{Command, Supervisor};
+use supervise::{ChildCommand, ChildSupervisor};
 
 /// How long a port may be taken, or the data in use, before it is given up.
 const PORT_PATIENCE: Duration = Duration::from_secs(5);
@@ -94,7 +94,7 @@ pub struct OwnClickHouse {
     http: Port,
     tcp: Port,
     pid: watch::Receiver<Option<u32>>,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<ChildCommand>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -122,7 +122,7 @@ impl OwnClickHouse {
         let text = config::render(&dir, http_port, tcp_port, is_reserved);
         fs::write(&file, text)
             .map_err(|source| ServerError::File { path: file.clone(), source })?;
-        let supervisor = Supervisor {
+        let supervisor = ChildSupervisor {
             program: config.program.clone(),
             config_file: file,
             log: dir.join("clickhouse.log"),
@@ -165,7 +165,7 @@ impl OwnClickHouse {
     /// Ends it: SIGTERM, and SIGKILL if that takes too long. Returns when it is gone.
     pub async fn stop(mut self) {
         // An error means that the thread has ended, and the child with it.
-        let _ = self.commands.send(Command::Stop);
+        let _ = self.commands.send(ChildCommand::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
@@ -175,7 +175,7 @@ impl OwnClickHouse {
 impl Drop for OwnClickHouse {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
-            let _ = self.commands.send(Command::Kill);
+            let _ = self.commands.send(ChildCommand::Kill);
             let _ = thread.join();
         }
     }

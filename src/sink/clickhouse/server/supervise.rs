@@ -27,18 +27,18 @@ const LIFE_SOUND: Duration = Duration::from_secs(30);
 /// How long one question whether it answers may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What an alarm about the child is about.
+/// Subject of alarms about the child.
 const OWN_PROCESS: &str = "process";
 
-/// What the supervising thread is told.
-pub(super) enum Command {
+/// A command to the supervising thread.
+pub(super) enum ChildCommand {
     /// End the child in good order.
     Stop,
     /// End it at once.
     Kill,
 }
 
-pub(super) struct Supervisor {
+pub(super) struct ChildSupervisor {
     pub(super) program: ClickHouseProgram,
     pub(super) config_file: PathBuf,
     pub(super) log: PathBuf,
@@ -48,12 +48,12 @@ pub(super) struct Supervisor {
     pub(super) alarms: Alarms,
 }
 
-impl Supervisor {
+impl ChildSupervisor {
     /// The body of the supervising thread: starts the child, says when it answers, and starts it
     /// again whenever it dies, until told otherwise.
     pub(super) fn run(
         &self,
-        commands: &Receiver<Command>,
+        commands: &Receiver<ChildCommand>,
         pid: &watch::Sender<Option<u32>>,
         ready: &Sender<Result<(), ServerError>>,
     ) {
@@ -77,8 +77,8 @@ impl Supervisor {
             let answered = || self.alarms.clear(Part::ClickHouse, OWN_PROCESS);
             let status = match watch_child(&mut child, commands, answering, answered) {
                 Watched::Died(status) => status,
-                Watched::Told(Command::Stop) => return stop(child),
-                Watched::Told(Command::Kill) => return kill(child),
+                Watched::Told(ChildCommand::Stop) => return stop(child),
+                Watched::Told(ChildCommand::Kill) => return kill(child),
             };
             pid.send_replace(None);
             if born.elapsed() >= LIFE_SOUND {
@@ -160,13 +160,13 @@ impl Supervisor {
 
 enum Watched {
     Died(ExitStatus),
-    Told(Command),
+    Told(ChildCommand),
 }
 
 /// Waits for the child to end, or for a command. Calls `answered` once `answering` says yes.
 fn watch_child(
     child: &mut Child,
-    commands: &Receiver<Command>,
+    commands: &Receiver<ChildCommand>,
     answering: impl Fn() -> bool,
     answered: impl Fn(),
 ) -> Watched {
@@ -174,7 +174,7 @@ fn watch_child(
     loop {
         match commands.recv_timeout(POLL_INTERVAL) {
             Ok(command) => return Watched::Told(command),
-            Err(RecvTimeoutError::Disconnected) => return Watched::Told(Command::Kill),
+            Err(RecvTimeoutError::Disconnected) => return Watched::Told(ChildCommand::Kill),
             Err(RecvTimeoutError::Timeout) => {}
         }
         if let Ok(Some(status)) = child.try_wait() {

@@ -18,16 +18,16 @@ use crate::model::event::EventRef;
 use crate::model::source::{SourceColumn, SourceTable};
 
 /// Names views that are fed together and share the decoding of events.
-pub type CohortId = usize;
+pub type FeedGroupId = usize;
 
 /// The versions of event types that are declared.
-type Versions = BTreeMap<String, BTreeSet<u32>>;
+type DeclaredVersions = BTreeMap<String, BTreeSet<u32>>;
 
-/// How far a cohort was fed, and what decodes its events.
-pub struct Cohort {
+/// A feed group on one worker: its tick, and the decoders of its events.
+pub struct FeedGroup {
     decoders: Vec<SharedDecoder>,
     /// Of each view the types that it reads, and who is told of their undeclared versions.
-    versions: Vec<(FailureStream, Versions)>,
+    versions: Vec<(FailureStream, DeclaredVersions)>,
     pub fed: Tick,
 }
 
@@ -36,7 +36,7 @@ struct SharedDecoder {
     table: SourceTable,
     columns: Vec<SourceColumn>,
     decoder: TableDecoder,
-    /// What the last feed held for this table, if anything.
+    /// The rows of the last feed for this table, if any.
     decoded: Option<Decoded>,
 }
 
@@ -48,11 +48,11 @@ struct Readers {
     missing: Vec<usize>,
 }
 
-impl Cohort {
-    /// The cohort of views with these inputs, which were fed up to `fed`.
+impl FeedGroup {
+    /// The feed group of views with these inputs, which were fed up to `fed`.
     pub fn of<'a>(
         inputs: impl Iterator<Item = &'a SourceInput>,
-        versions: Vec<(FailureStream, Versions)>,
+        versions: Vec<(FailureStream, DeclaredVersions)>,
         fed: Tick,
     ) -> Self {
         let mut wanted: Vec<(SourceTable, Vec<SourceColumn>)> = Vec::new();
@@ -68,10 +68,10 @@ impl Cohort {
             let decoder = TableDecoder::new(table.clone(), columns.clone());
             SharedDecoder { table, columns, decoder, decoded: None }
         });
-        Cohort { decoders: decoders.collect(), versions, fed }
+        FeedGroup { decoders: decoders.collect(), versions, fed }
     }
 
-    /// Decodes frames for all views of the cohort at once; their events enter at `tick`.
+    /// Decodes frames for all views of the feed group at once; their events enter at `tick`.
     #[expect(clippy::panic, reason = "the checksum was right: what wrote the frame is at fault")]
     pub fn decode(&mut self, frames: &[Frame], tick: Tick) {
         let needs_types = self.versions.iter().any(|(failures, _)| failures.needs_types());
@@ -110,7 +110,7 @@ impl Cohort {
 
     fn readers(&self, event: &EventRef<'_>) -> Readers {
         let reads = |(_, d): &(usize, &SharedDecoder)| d.decoder.reads(event);
-        let misses = |(_, (_, versions)): &(usize, &(FailureStream, Versions))| {
+        let misses = |(_, (_, versions)): &(usize, &(FailureStream, DeclaredVersions))| {
             let declared = versions.get(event.event_type);
             declared.is_some_and(|declared| !declared.contains(&event.version))
         };
@@ -132,9 +132,9 @@ pub struct SourceInput {
 }
 
 impl SourceInput {
-    /// Sends what the cohort has decoded for this source, and advances past `tick`.
-    pub fn feed(&mut self, cohort: &Cohort, tick: Tick, failures: &FailureStream) {
-        let shared = cohort.decoders.iter().find(|shared| shared.table == self.table);
+    /// Sends what the feed group has decoded for this source, and advances past `tick`.
+    pub fn feed(&mut self, feed_group: &FeedGroup, tick: Tick, failures: &FailureStream) {
+        let shared = feed_group.decoders.iter().find(|shared| shared.table == self.table);
         if let Some(shared) = shared
             && let Some(decoded) = &shared.decoded
         {
