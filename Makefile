@@ -16,7 +16,11 @@ CLIENTS_PYTHON := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5 duckd
 CLIENTS_NODE := cloudevents@10.0.0 puppeteer-core@24.31.0
 CLIENTS := $(CLIENTS_PYTHON) $(CLIENTS_NODE)
 
-.PHONY: run test fresh bless bless-postgres fuzz-sql fuzz-files fuzz-input lint advisories check-compose bench clickhouse clients postgres nextest deny system
+# TPC-DS: DuckDB's extension, and the DuckDB that it is for, which is not that of the other tests.
+TPCDS_DIR := $(HOME)/.cache/heliostat/tpcds
+TPCDS_PYTHON := duckdb==1.5.5 duckdb-extension-tpcds==1.5.5
+
+.PHONY: run test fresh bless bless-postgres tpcds tpcds-data fuzz-sql fuzz-files fuzz-input lint advisories check-compose bench clickhouse clients postgres nextest deny system
 
 ## Build, and run the server with its own ClickHouse and a light stream of sample orders.
 run: system clickhouse
@@ -24,7 +28,7 @@ run: system clickhouse
 	scripts/run.sh "$(TARGET)/release/heliostat"
 
 ## Every check and test.
-test: system clickhouse clients postgres nextest lint check-compose
+test: system clickhouse clients postgres tpcds-data nextest lint check-compose
 	cargo nextest run $(CHECKED) --no-fail-fast
 
 ## Both commands above as a newcomer has them: a fresh clone, an empty HOME and CARGO_HOME. Takes the
@@ -33,15 +37,19 @@ fresh:
 	scripts/fresh.sh
 
 ## Writes the rows that views have into the files of tests/sql; the batch engines have to agree with them.
-bless: clients nextest
+bless: clients postgres nextest
 	HELIOSTAT_BLESS=1 cargo nextest run $(CHECKED) -E 'test(events_first) + test(plans_are)'
 
 ## Writes the lists of tests/postgres: what PostgreSQL has, what is refused here, and what differs.
 bless-postgres: postgres nextest
 	HELIOSTAT_BLESS=1 cargo nextest run $(CHECKED) --test postgres
 
-## Random SQL programs against DuckDB for FUZZ_SECONDS (an hour).
-fuzz-sql: clients nextest
+## All 99 queries of TPC-DS against PostgreSQL; `make test` runs every fourth.
+tpcds: postgres tpcds-data nextest
+	cargo nextest run $(CHECKED) --test suites --no-capture --run-ignored only -E 'test(tpcds_all)'
+
+## Random SQL programs against PostgreSQL for FUZZ_SECONDS (an hour).
+fuzz-sql: postgres nextest
 	HELIOSTAT_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),3600) cargo nextest run $(CHECKED) --test sql --no-capture --run-ignored only generate::fuzz
 
 ## MUTATIONS (1,000) mutated query files through a running server.
@@ -107,6 +115,13 @@ postgres: system
 	  $(SUDO) mkdir -p /etc/postgresql-common/createcluster.d; \
 	  echo "create_main_cluster = false" | $(SUDO) tee /etc/postgresql-common/createcluster.d/heliostat.conf >/dev/null; \
 	  $(SUDO) apt-get install -y -qq --no-install-recommends postgresql-15; fi
+
+tpcds-data: clients
+	if [ "$$(cat "$(TPCDS_DIR)/installed" 2>/dev/null)" != "$(TPCDS_PYTHON)" ]; then \
+	  rm -rf "$(TPCDS_DIR)"; mkdir -p "$(TPCDS_DIR)"; \
+	  python3 -m venv "$(TPCDS_DIR)/python"; \
+	  "$(TPCDS_DIR)/python/bin/pip" install --quiet --disable-pip-version-check $(TPCDS_PYTHON); \
+	  echo "$(TPCDS_PYTHON)" > "$(TPCDS_DIR)/installed"; fi
 
 deny:
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny

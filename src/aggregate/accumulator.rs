@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::slot::{Slot, State};
+use crate::model::multiplicity::Multiplicity;
 
 /// The sum of a group's rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Accumulator {
     /// Number of rows in the group; without rows there is no group.
-    pub rows: i64,
+    pub rows: Multiplicity,
     /// In the order of the operator's layout. None: nothing was added yet.
     pub slots: SmallVec<[Slot; 2]>,
 }
@@ -21,7 +22,7 @@ impl Accumulator {
     /// Adds what other rows of the group add up to.
     #[inline]
     pub fn merge(&mut self, other: &Self) {
-        self.rows += other.rows;
+        self.rows = self.rows.plus(other.rows);
         if self.slots.is_empty() {
             self.slots = other.slots.clone();
         } else {
@@ -31,9 +32,14 @@ impl Accumulator {
         }
     }
 
+    /// Whether the group has rows.
+    pub fn is_there(&self) -> bool {
+        self.rows.known().is_none_or(|rows| rows > 0)
+    }
+
     /// Whether it is that of no rows.
     pub fn is_zero(&self) -> bool {
-        self.rows == 0 && self.slots.iter().all(Slot::is_zero)
+        self.rows.is_zero() && self.slots.iter().all(Slot::is_zero)
     }
 
     /// The state in a slot, if there is one of this kind.
@@ -92,7 +98,7 @@ mod tests {
     #[test]
     fn accumulator_is_zero_only_if_rows_and_values_are() {
         let sum = |rows, value| Accumulator {
-            rows,
+            rows: Multiplicity::new(rows),
             slots: SmallVec::from_iter([IntegerTotal::of_values(rows, value).into()]),
         };
         let mut changed = sum(1, 7);

@@ -23,8 +23,8 @@ pub struct Booleans {
 impl State for Booleans {
     #[inline]
     fn merge(&mut self, other: &Self) {
-        self.yes += other.yes;
-        self.no += other.no;
+        self.yes = self.yes.wrapping_add(other.yes);
+        self.no = self.no.wrapping_add(other.no);
     }
 
     #[inline]
@@ -44,7 +44,8 @@ impl Aggregate for Connective {
     fn add(&self, column: &ArrayRef, states: States<'_, Booleans>) -> Result<(), ArrowError> {
         let values = column.as_boolean();
         states.each(values, |booleans, row, diff| {
-            *(if values.value(row) { &mut booleans.yes } else { &mut booleans.no }) += diff;
+            let count = if values.value(row) { &mut booleans.yes } else { &mut booleans.no };
+            *count = count.wrapping_add(diff);
         });
         Ok(())
     }

@@ -20,7 +20,8 @@ pub struct Count(i64);
 impl State for Count {
     #[inline]
     fn merge(&mut self, other: &Self) {
-        self.0 += other.0;
+        // The rows of the group, which are checked, are not fewer.
+        self.0 = self.0.wrapping_add(other.0);
     }
 
     #[inline]
@@ -35,7 +36,9 @@ impl Aggregate for CountAggregate {
     type State = Count;
 
     fn add(&self, column: &ArrayRef, states: States<'_, Count>) -> Result<(), ArrowError> {
-        states.each(column.as_ref(), |count, _, diff| count.0 += diff);
+        states.each(column.as_ref(), |count, _, diff| {
+            count.0 = count.0.wrapping_add(diff);
+        });
         Ok(())
     }
 

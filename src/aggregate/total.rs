@@ -102,7 +102,7 @@ impl Int128 {
 impl State for IntegerTotal {
     #[inline]
     fn merge(&mut self, other: &Self) {
-        self.count += other.count;
+        self.count = self.count.wrapping_add(other.count);
         self.sum.add(other.sum.get());
     }
 
@@ -114,7 +114,7 @@ impl State for IntegerTotal {
 
 impl State for Box<WideTotal> {
     fn merge(&mut self, other: &Self) {
-        self.count += other.count;
+        self.count = self.count.wrapping_add(other.count);
         self.sum += &other.sum;
     }
 
@@ -125,7 +125,7 @@ impl State for Box<WideTotal> {
 
 impl State for Box<FloatTotal> {
     fn merge(&mut self, other: &Self) {
-        self.count += other.count;
+        self.count = self.count.wrapping_add(other.count);
         self.sum.merge(&other.sum);
     }
 
@@ -146,7 +146,7 @@ impl IntegerTotal {
         widen: impl Fn(T::Native) -> i128,
     ) {
         totals.each(values, |total, row, diff| {
-            total.count += diff;
+            total.count = total.count.wrapping_add(diff);
             total.sum.add(widen(values.value(row)) * i128::from(diff));
         });
     }
@@ -197,7 +197,7 @@ impl Total for Box<WideTotal> {
             _ => BigInt::from(column.as_primitive::<Decimal128Type>().value(row)),
         };
         totals.each(column.as_ref(), |total, row, diff| {
-            total.count += diff;
+            total.count = total.count.wrapping_add(diff);
             total.sum += value(row) * diff;
         });
         Ok(())
@@ -219,7 +219,7 @@ impl Total for Box<FloatTotal> {
         let column = cast(column, &DataType::Float64)?;
         let values = column.as_primitive::<Float64Type>();
         totals.each(values, |total, row, diff| {
-            total.count += diff;
+            total.count = total.count.wrapping_add(diff);
             total.sum.add(values.value(row), diff);
         });
         Ok(())

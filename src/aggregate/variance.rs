@@ -34,7 +34,7 @@ pub struct Moments {
 
 impl State for Box<Moments> {
     fn merge(&mut self, other: &Self) {
-        self.count += other.count;
+        self.count = self.count.wrapping_add(other.count);
         self.sum.merge(&other.sum);
         self.squares.merge(&other.squares);
     }
@@ -57,7 +57,7 @@ impl Aggregate for Variance {
         let column = cast(column, &DataType::Float64)?;
         let values = column.as_primitive::<Float64Type>();
         states.each(values, |moments, row, diff| {
-            moments.count += diff;
+            moments.count = moments.count.wrapping_add(diff);
             moments.sum.add(values.value(row), diff);
             moments.squares.add_square(values.value(row), diff);
         });

@@ -1,4 +1,4 @@
-//! Accumulators as differences, and the layout of their slots.
+//! Accumulators and multiplicities as differences, and the layout of slots.
 //!
 //! An [`Accumulator`] is a semigroup, so differential dataflow adds it up in its traces: one update of
 //! state per group, however many events there were.
@@ -8,11 +8,40 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array};
 use arrow::error::ArrowError;
-use differential_dataflow::difference::{IsZero, Semigroup};
+use differential_dataflow::difference::{Abelian, IsZero, Monoid, Semigroup};
 
 use super::delta::Delta;
 use crate::aggregate::{Accumulator, AnyAggregate, BatchGroups};
+use crate::model::multiplicity::Multiplicity;
 use crate::plan::ir::Aggregate;
+
+impl IsZero for Multiplicity {
+    #[inline]
+    fn is_zero(&self) -> bool {
+        Multiplicity::is_zero(*self)
+    }
+}
+
+impl Semigroup for Multiplicity {
+    #[inline]
+    fn plus_equals(&mut self, other: &Self) {
+        *self = self.plus(*other);
+    }
+}
+
+impl Monoid for Multiplicity {
+    #[inline]
+    fn zero() -> Self {
+        Multiplicity::default()
+    }
+}
+
+impl Abelian for Multiplicity {
+    #[inline]
+    fn negate(&mut self) {
+        *self = self.negated();
+    }
+}
 
 impl IsZero for Accumulator {
     fn is_zero(&self) -> bool {
@@ -108,7 +137,8 @@ impl AccumulatorLayout {
         members: &[usize],
     ) -> Result<(), ArrowError> {
         for (member, diff) in members.iter().zip(delta.diffs.iter()) {
-            accumulators[*member].rows += diff;
+            let rows = &mut accumulators[*member].rows;
+            *rows = rows.plus(Multiplicity::new(*diff));
         }
         for (slot, plan) in self.slots.iter().enumerate() {
             let groups = BatchGroups { accumulators, members, diffs: &delta.diffs };
@@ -127,7 +157,7 @@ impl AccumulatorLayout {
         for (index, reading) in self.aggregates.iter().enumerate() {
             columns.push(match reading {
                 SlotReading::Rows => {
-                    let rows = accumulators.iter().map(|accumulator| accumulator.rows);
+                    let rows = accumulators.iter().map(|a| a.rows.known().unwrap_or(i64::MAX));
                     Arc::new(Int64Array::from_iter_values(rows))
                 }
                 SlotReading::Slot(slot, aggregate) => {

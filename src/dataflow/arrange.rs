@@ -16,6 +16,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::aggregate::Accumulator;
 use crate::model::Tick;
+use crate::model::multiplicity::Multiplicity;
 use crate::model::row::Row;
 
 /// A row to group or match by.
@@ -47,12 +48,12 @@ impl Key {
 }
 
 /// A change of a row under its key.
-pub type KeyedUpdate = ((Key, Row), Tick, i64);
+pub type KeyedUpdate = ((Key, Row), Tick, Multiplicity);
 /// A change of a group.
 pub type GroupUpdate = ((Key, ()), Tick, Accumulator);
 
 /// Rows by key.
-pub type RowTrace = TraceAgent<OrdValSpine<Key, Row, Tick, i64>>;
+pub type RowTrace = TraceAgent<OrdValSpine<Key, Row, Tick, Multiplicity>>;
 /// Groups by key.
 pub type GroupTrace = TraceAgent<OrdKeySpine<Key, Tick, Accumulator>>;
 
@@ -81,7 +82,7 @@ pub fn arrange_placed<'scope>(
     name: &str,
     placement: Placement,
 ) -> Arranged<'scope, RowTrace> {
-    type Batcher = OrdValBatcher<Key, Row, Tick, i64>;
+    type Batcher = OrdValBatcher<Key, Row, Tick, Multiplicity>;
     match placement {
         Placement::ByKey => {
             let exchange = Exchange::new(|update: &KeyedUpdate| update.0.0.hash);

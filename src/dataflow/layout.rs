@@ -11,6 +11,7 @@ use arrow::row::SortField;
 use super::arrange::{Key, KeyedUpdate};
 use super::delta::{Delta, batch};
 use crate::model::Tick;
+use crate::model::multiplicity::Multiplicity;
 use crate::model::row::{Row, RowCodec};
 use crate::plan::ir::OrderColumn;
 
@@ -86,7 +87,7 @@ impl RowLayout {
     ) -> Result<(), ArrowError> {
         out.reserve(delta.len());
         self.encode_each(delta, skip_null_keys, |index, key, value| {
-            out.push(((key, value), delta.tick, delta.diffs[index]));
+            out.push(((key, value), delta.tick, Multiplicity::new(delta.diffs[index])));
         })
     }
 

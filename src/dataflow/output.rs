@@ -16,7 +16,9 @@ use super::arrange::{Key, RowTrace, arrange_rows};
 use super::failure::FailureStream;
 use super::layout::RowLayout;
 use super::render::{Deltas, keyed};
+use super::worker::ReadRequest;
 use crate::model::Tick;
+use crate::model::multiplicity::Multiplicity;
 use crate::model::row::Row;
 use crate::model::view::{Update, ViewMessage, ViewSchema};
 
@@ -26,6 +28,7 @@ pub type ViewListener = Rc<dyn Fn(ViewMessage)>;
 /// A view's rows on one worker.
 pub struct ViewRows {
     trace: RowTrace,
+    failures: FailureStream,
 }
 
 /// The place of an encoded key among all that are read: reads go in this order.
@@ -46,8 +49,8 @@ pub fn finish<'scope>(
 ) -> ViewRows {
     let arranged = arrange_rows(keyed(rows, layout, false), "View");
     let trace = arranged.trace.clone();
-    follow(arranged, worker, listener, failures);
-    ViewRows { trace }
+    follow(arranged, worker, listener, failures.clone());
+    ViewRows { trace, failures }
 }
 
 /// How a view's rows are split into key and value.
@@ -75,13 +78,16 @@ fn follow(
                 move |(input, frontier), _output| {
                     input.for_each(|_, spans| {
                         for batch in spans.drain(..).filter_map(|span| span.inner) {
-                            for (tick, updates) in changes(&batch) {
+                            for (tick, updates) in changes(&batch, &failures) {
                                 listener(ViewMessage::Changes { worker, tick, updates });
                             }
                         }
                     });
                     let now = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
                     if now > told {
+                        if let Some(reason) = failures.take_fatal() {
+                            listener(ViewMessage::Failed { reason });
+                        }
                         let failures = failures.take();
                         if !failures.is_empty() {
                             listener(ViewMessage::Failures { worker, failures });
@@ -96,17 +102,22 @@ fn follow(
 }
 
 /// A batch's changes, tick by tick.
-fn changes<B: Navigable>(batch: &B) -> Vec<(Tick, Vec<Update>)>
+fn changes<B: Navigable>(batch: &B, failures: &FailureStream) -> Vec<(Tick, Vec<Update>)>
 where
-    for<'a> B::Cursor:
-        Cursor<Key<'a> = &'a Key, Val<'a> = &'a Row, TimeGat<'a> = &'a Tick, DiffGat<'a> = &'a i64>,
+    for<'a> B::Cursor: Cursor<
+            Key<'a> = &'a Key,
+            Val<'a> = &'a Row,
+            TimeGat<'a> = &'a Tick,
+            DiffGat<'a> = &'a Multiplicity,
+        >,
 {
     let mut changes: Vec<(Tick, Vec<Update>)> = Vec::new();
     let mut cursor = batch.cursor();
     while let Some(key) = cursor.get_key(batch) {
         while let Some(value) = cursor.get_val(batch) {
             cursor.map_times(batch, |tick, diff| {
-                let update = Update { key: key.row.clone(), value: value.clone(), diff: *diff };
+                let diff = failures.known(*diff);
+                let update = Update { key: key.row.clone(), value: value.clone(), diff };
                 match changes.iter_mut().rev().find(|(t, _)| t == tick) {
                     Some((_, updates)) => updates.push(update),
                     None => changes.push((*tick, vec![update])),
@@ -136,15 +147,11 @@ impl ViewRows {
         self.trace.set_physical_compaction(AntichainRef::new(&upper));
     }
 
-    /// The rows as of `tick`: those with this key, or up to `limit` of all whose key comes after
-    /// `after` in the trace's own order.
-    pub fn read(
-        &mut self,
-        tick: Tick,
-        key: Option<&[u8]>,
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Vec<EncodedRow> {
+    /// The rows as of the request's tick: those with its key, or up to `limit` of all whose key comes
+    /// after `after` in the trace's own order.
+    pub fn read(&mut self, request: &ReadRequest) -> Vec<EncodedRow> {
+        let ReadRequest { tick, key, after, with_after, limit, .. } = request;
+        let (key, after) = (key.as_deref(), after.as_deref());
         let mut rows = Vec::new();
         let mut batches = Vec::new();
         self.trace.map_spans(|span| batches.extend(span.inner.clone()));
@@ -153,17 +160,18 @@ impl ViewRows {
             cursor.seek_key(&storage, &Key::new(bytes));
         }
         while let Some(at) = cursor.get_key(&storage) {
-            if key.is_some_and(|bytes| *at.row != *bytes) || rows.len() >= limit {
+            if key.is_some_and(|bytes| *at.row != *bytes) || rows.len() >= *limit {
                 break;
             }
-            if after.is_none_or(|after| *at.row != *after) {
+            if *with_after || after.is_none_or(|after| *at.row != *after) {
                 while let Some(value) = cursor.get_val(&storage) {
-                    let mut count = 0;
+                    let mut count = Multiplicity::default();
                     cursor.map_times(&storage, |t, diff| {
-                        if *t <= tick {
-                            count += diff;
+                        if t <= tick {
+                            count = count.plus(*diff);
                         }
                     });
+                    let count = self.failures.known(count);
                     if count > 0 {
                         rows.push((at.row.clone(), value.clone(), count));
                     }

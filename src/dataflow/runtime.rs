@@ -59,7 +59,9 @@ pub struct ViewRead {
     pub key: Option<Vec<u8>>,
     /// Only rows behind this encoded key, in the order of reads.
     pub after: Option<Vec<u8>>,
-    /// At most so many rows from each worker.
+    /// The rows with the key of `after`, too.
+    pub with_after: bool,
+    /// At most so many different rows from each worker, however often they are there.
     pub limit: usize,
 }
 
@@ -218,6 +220,7 @@ impl Runtime {
                 tick,
                 key: read.key.clone(),
                 after: read.after.clone(),
+                with_after: read.with_after,
                 limit: read.limit,
                 answer: Box::new(move |rows| answer(rows)),
             })

@@ -82,6 +82,8 @@ pub struct ReadRequest {
     pub key: Option<Vec<u8>>,
     /// Only rows behind this encoded key.
     pub after: Option<Vec<u8>>,
+    /// The rows with the key of `after`, too.
+    pub with_after: bool,
     pub limit: usize,
     /// Called with the rows, or `None` if the view is gone.
     pub answer: Box<dyn FnOnce(Option<Vec<EncodedRow>>) + Send>,
@@ -288,8 +290,8 @@ impl<'a> WorkerState<'a> {
                 continue;
             };
             if view.rows.upper() > read.tick {
-                let ReadRequest { tick, key, after, limit, answer, .. } = read;
-                answer(Some(view.rows.read(tick, key.as_deref(), after.as_deref(), limit)));
+                let rows = view.rows.read(&read);
+                (read.answer)(Some(rows));
             } else {
                 waiting.push(read);
             }

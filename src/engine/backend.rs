@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, BooleanArray, StringArray};
 use arrow::compute::kernels::cmp;
-use arrow::compute::{CastOptions, cast_with_options, concat_batches, filter_record_batch};
+use arrow::compute::{CastOptions, cast_with_options};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt;
@@ -35,6 +35,9 @@ use crate::status::{
 
 /// How long the workers may take to answer a read, even where the client does not wait.
 const READ_TIME: Duration = Duration::from_secs(5);
+
+/// So many rows are decoded at a time to see which ones match.
+const MATCHED_ROWS: usize = 4096;
 
 /// The engine, as HTTP sees it.
 pub struct EngineBackend {
@@ -175,7 +178,8 @@ impl EngineBackend {
         let read = ViewRead {
             view,
             key: query.key.clone(),
-            after: query.after.clone(),
+            after: query.after.as_ref().map(|place| place.key.clone()),
+            with_after: query.after.as_ref().is_some_and(|place| place.copies > 0),
             limit: query.read_limit,
         };
         let end = self.runtime.read(&read, move |rows| {
@@ -191,13 +195,40 @@ impl EngineBackend {
     }
 }
 
+/// Where an answer ended, which is its cursor: behind all rows with a key, or behind some of them. A
+/// view without a key may have a row any number of times, on as many pages as it takes.
+struct Place {
+    key: Vec<u8>,
+    /// So many rows with this key were told; 0: all of them.
+    copies: u64,
+}
+
+impl Place {
+    fn read(cursor: &str) -> Result<Place, RowsError> {
+        let bad = |reason: String| RowsError::BadCursor { reason };
+        let (key, copies) = match cursor.split_once('.') {
+            Some((key, copies)) => {
+                (key, copies.parse().map_err(|_| bad(format!("{copies:?} is no number")))?)
+            }
+            None => (cursor, 0),
+        };
+        let key = URL_SAFE_NO_PAD.decode(key).map_err(|error| bad(error.to_string()))?;
+        Ok(Place { key, copies })
+    }
+
+    fn cursor(&self) -> String {
+        let key = URL_SAFE_NO_PAD.encode(&self.key);
+        if self.copies == 0 { key } else { format!("{key}.{}", self.copies) }
+    }
+}
+
 /// A request for rows, understood.
 struct RowsQuery {
     schema: Arc<ViewSchema>,
     codec: ViewCodec,
     /// The key, where the request gives all of it.
     key: Option<Vec<u8>>,
-    after: Option<Vec<u8>>,
+    after: Option<Place>,
     filters: Vec<(usize, ArrayRef)>,
     read_limit: usize,
 }
@@ -231,14 +262,11 @@ impl RowsQuery {
             }
             None => None,
         };
-        let after = request.cursor.as_ref().map(|cursor| {
-            URL_SAFE_NO_PAD
-                .decode(cursor)
-                .map_err(|error| RowsError::BadCursor { reason: error.to_string() })
-        });
-        // Further conditions are tested on what was read, so all of it is.
+        let after = request.cursor.as_deref().map(Place::read);
+        // Further conditions are tested on what was read, so all of it is. One row more tells whether
+        // there is a page behind this one; the first may have been told.
         let read_limit =
-            if filters.is_empty() { request.limit.saturating_add(1) } else { usize::MAX };
+            if filters.is_empty() { request.limit.saturating_add(2) } else { usize::MAX };
         Ok(RowsQuery {
             schema: Arc::clone(schema),
             codec,
@@ -258,41 +286,70 @@ impl RowsQuery {
     ) -> Result<RowsAnswer, RowsError> {
         let unsound =
             |error: arrow::error::ArrowError| RowsError::BadCursor { reason: error.to_string() };
-        let mut batches = Vec::new();
-        let mut count = 0;
-        let mut cursor = None;
-        let mut last: Option<&EncodedRow> = None;
-        for chunk in rows.chunk_by(|a, b| a.0 == b.0) {
-            // A key's rows stay together: a cursor points behind a key.
-            if count >= limit {
-                cursor = last.map(|(key, _, _)| URL_SAFE_NO_PAD.encode(&key[..]));
+        let matching = self.matching(&rows).map_err(unsound)?;
+        // Rows of one key follow each other, and each row is there `copies` times.
+        let mut told: Vec<(&[u8], &[u8])> = Vec::new();
+        let mut place = self.after.as_ref().filter(|place| place.copies > 0);
+        let mut cursor: Option<Place> = None;
+        let mut more = false;
+        for same_key in
+            rows.iter().zip(matching).collect::<Vec<_>>().chunk_by(|a, b| a.0.0 == b.0.0)
+        {
+            let key = &same_key[0].0.0;
+            // What earlier pages told of this key.
+            let mut skipped =
+                place.take().filter(|place| *place.key == **key).map_or(0, |p| p.copies);
+            let mut of_key = skipped;
+            for ((_, value, copies), matches) in same_key {
+                if !matches {
+                    continue;
+                }
+                let copies = u64::try_from(*copies).unwrap_or(0);
+                let left = copies.saturating_sub(skipped);
+                skipped = skipped.saturating_sub(copies);
+                let room = (limit - told.len()) as u64;
+                let taken = left.min(room);
+                told.extend((0..taken).map(|_| (&key[..], &value[..])));
+                of_key += taken;
+                if left > room {
+                    more = true;
+                    break;
+                }
+            }
+            if more {
+                if of_key > 0 {
+                    cursor = Some(Place { key: key.to_vec(), copies: of_key });
+                }
                 break;
             }
-            let pairs: Vec<(&[u8], &[u8])> =
-                chunk.iter().flat_map(|(k, v, n)| (0..*n).map(move |_| (&k[..], &v[..]))).collect();
-            let batch = self.codec.decode(pairs.iter().copied()).map_err(unsound)?;
-            let batch = self.matching(batch).map_err(unsound)?;
-            count += batch.num_rows();
-            if batch.num_rows() > 0 {
-                batches.push(batch);
-            }
-            last = chunk.last();
+            cursor = Some(Place { key: key.to_vec(), copies: 0 });
         }
-        let batches = match batches.first() {
-            Some(first) => vec![concat_batches(&first.schema(), &batches).map_err(unsound)?],
-            None => Vec::new(),
+        let cursor = cursor.filter(|_| more).map(|place| place.cursor());
+        let batches = match told.is_empty() {
+            true => Vec::new(),
+            false => vec![self.codec.decode(told.iter().copied()).map_err(unsound)?],
         };
         Ok(RowsAnswer { tick, position, schema: Arc::clone(&self.schema), batches, cursor })
     }
 
-    fn matching(&self, batch: RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
-        let mut batch = batch;
-        for (column, value) in &self.filters {
-            let keep: BooleanArray =
-                cmp::eq(batch.column(*column), &arrow::array::Scalar::new(Arc::clone(value)))?;
-            batch = filter_record_batch(&batch, &keep)?;
+    /// Which rows have the values that were asked for.
+    fn matching(&self, rows: &[EncodedRow]) -> Result<Vec<bool>, arrow::error::ArrowError> {
+        let mut matching = vec![true; rows.len()];
+        if self.filters.is_empty() {
+            return Ok(matching);
         }
-        Ok(batch)
+        for (at, rows) in rows.chunks(MATCHED_ROWS).enumerate() {
+            let batch =
+                self.codec.decode(rows.iter().map(|(key, value, _)| (&key[..], &value[..])))?;
+            for (column, wanted) in &self.filters {
+                let wanted = arrow::array::Scalar::new(Arc::clone(wanted));
+                let same: BooleanArray = cmp::eq(batch.column(*column), &wanted)?;
+                for (matches, same) in matching[at * MATCHED_ROWS..].iter_mut().zip(&same) {
+                    *matches &= same == Some(true);
+                }
+            }
+        }
+        Ok(matching)
     }
 }
 

@@ -264,7 +264,7 @@ impl Subscriber {
     async fn read(&self, after: Option<&Row>) -> Option<(Head, Vec<EncodedRow>, bool)> {
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let after = after.map(|key| key.to_vec());
-        let read = ViewRead { view: self.view.id, key: None, after, limit: PART_ROWS };
+        let read = ViewRead { view: self.view.id, after, limit: PART_ROWS, ..ViewRead::default() };
         let head = self.runtime.read(&read, move |rows| {
             let _ = sender.send(rows);
         });

@@ -134,6 +134,7 @@ impl Feeder {
             while let Ok(order) = self.orders.try_recv() {
                 self.obey(order);
             }
+            self.leave_failed();
             // Live views go first: what is new does not wait for what is being made up for.
             self.feed_groups.sort_by_key(|feed_group| (!feed_group.live, feed_group.id));
             let beside = self.feed_groups.first().is_some_and(|feed_group| feed_group.live);
@@ -152,6 +153,16 @@ impl Feeder {
                 self.wait(&mut head);
             }
         }
+    }
+
+    /// Lets go of views whose dataflow has failed: nobody waits for them, and nothing is kept.
+    fn leave_failed(&mut self) {
+        for feed_group in &mut self.feed_groups {
+            for view in feed_group.views.extract_if(.., |view| view.is_over()) {
+                self.runtime.remove(view.id);
+            }
+        }
+        self.feed_groups.retain(|feed_group| !feed_group.views.is_empty());
     }
 
     fn obey(&mut self, order: FeederCommand) {

@@ -35,6 +35,9 @@ pub enum LocalRunError {
     /// The events of one tick are too large to be fed.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// A view has failed as a whole.
+    #[error("{0}")]
+    Failed(String),
     /// A view's rows cannot be shown.
     #[error(transparent)]
     Rows(#[from] ArrowError),
@@ -67,6 +70,8 @@ struct LocalContents {
     reorder: ReorderBuffer,
     /// The last complete tick.
     complete: Option<Tick>,
+    /// Why the view cannot go on.
+    failed: Option<String>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -82,7 +87,8 @@ impl LocalRun {
             .iter()
             .map(|plan| {
                 let reorder = ReorderBuffer::new(workers);
-                let contents = LocalContents { rows: BTreeMap::new(), reorder, complete: None };
+                let contents =
+                    LocalContents { rows: BTreeMap::new(), reorder, complete: None, failed: None };
                 let (contents, advanced) = (Mutex::new(contents), Condvar::new());
                 let failures = Failures::new(&plan.event_types, &[], &memory);
                 let state = Arc::new(LocalState { contents, failures, advanced });
@@ -171,6 +177,9 @@ impl LocalRun {
     pub fn rows(&self, view: usize) -> Result<RecordBatch, LocalRunError> {
         let local = &self.views[view];
         let contents = self.wait(view);
+        if let Some(reason) = &contents.failed {
+            return Err(LocalRunError::Failed(reason.clone()));
+        }
         let rows: Vec<(&[u8], &[u8])> = contents
             .rows
             .iter()
@@ -196,11 +205,16 @@ impl LocalState {
     fn take(&self, message: ViewMessage) {
         let mut contents = lock(&self.contents);
         let contents = &mut *contents;
+        if let ViewMessage::Failed { reason } = message {
+            contents.failed.get_or_insert(reason);
+            return;
+        }
         contents.reorder.take(message);
         while let Some((CompleteTicks { head, ticks }, failures)) = contents.reorder.complete() {
             failures.iter().for_each(|change| self.failures.record(change));
             for update in ticks.into_iter().flat_map(|(_, updates)| updates) {
-                *contents.rows.entry((update.key, update.value)).or_insert(0) += update.diff;
+                let count = contents.rows.entry((update.key, update.value)).or_insert(0);
+                *count = count.saturating_add(update.diff);
             }
             contents.rows.retain(|_, count| *count != 0);
             contents.complete = Some(head.tick);

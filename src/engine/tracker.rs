@@ -1,6 +1,6 @@
 //! Progress of an installation, put together from the messages of its workers, the feeder and its sink.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -29,6 +29,8 @@ pub struct ViewTracker {
     /// The last tick that was in the log when the view started, once all of that was fed.
     live_at: AtomicU64,
     failed: OnceLock<String>,
+    /// Its dataflow has failed: nothing more comes from it, and it is fed no more.
+    over: AtomicBool,
     /// Woken when the watermark has moved.
     wake: Arc<Notify>,
     complete: watch::Sender<Head>,
@@ -62,6 +64,7 @@ impl ViewTracker {
             failing_told: AtomicI64::new(0),
             live_at: AtomicU64::new(NOT_LIVE),
             failed: OnceLock::new(),
+            over: AtomicBool::new(false),
             wake,
             complete: watch::Sender::new(Head::default()),
             changes: RecentChanges::default(),
@@ -75,6 +78,12 @@ impl ViewTracker {
                 self.live_at.store(tick, Ordering::Release);
                 return self.tell_sink(SinkMessage::Live { tick });
             }
+            ViewMessage::Failed { reason } => {
+                tracing::error!(view = self.name(), reason, "the view has failed");
+                self.over.store(true, Ordering::Release);
+                self.fail(reason);
+                return self.wake.notify_one();
+            }
             ViewMessage::Changes { .. }
             | ViewMessage::Failures { .. }
             | ViewMessage::Frontier { .. }
@@ -82,6 +91,9 @@ impl ViewTracker {
         }
         // Under the lock to the end: consumers see complete ticks in their order.
         let mut reorder = self.reorder.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_over() {
+            return;
+        }
         reorder.take(message);
         while let Some((complete, failures)) = reorder.complete() {
             failures.iter().for_each(|change| self.failures.record(change));
@@ -96,7 +108,10 @@ impl ViewTracker {
             self.tell_sink(SinkMessage::Errors { count: u64::try_from(failing).unwrap_or(0) });
         }
         let updates = complete.ticks.iter().flat_map(|(_, updates)| updates);
-        self.rows.fetch_add(updates.map(|update| update.diff).sum(), Ordering::Relaxed);
+        let more = updates.fold(0_i64, |sum, update| sum.saturating_add(update.diff));
+        let _ = self.rows.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |rows| {
+            Some(rows.saturating_add(more))
+        });
         self.changes.complete(&complete, self.plan.schema.key.is_some());
         // The sink is told first: ClickHouse is never behind what is said to be complete by more
         // than the sink's own work.
@@ -143,6 +158,11 @@ impl ViewTracker {
     /// Why the view has stopped, if it has.
     pub fn failed(&self) -> Option<&str> {
         self.failed.get().map(String::as_str)
+    }
+
+    /// Whether its dataflow has failed, so that there is nothing to feed it for.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
     }
 
     /// How many rows the view has, about now.

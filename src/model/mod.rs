@@ -7,6 +7,7 @@ pub mod event;
 pub mod failure;
 pub mod json;
 pub mod limits;
+pub mod multiplicity;
 pub mod reorder;
 pub mod row;
 pub mod schema;

@@ -57,7 +57,7 @@ impl ReorderBuffer {
             ViewMessage::Mark { tick, position } => {
                 self.marks.push_back(Head { position, tick });
             }
-            ViewMessage::Live { .. } => {}
+            ViewMessage::Live { .. } | ViewMessage::Failed { .. } => {}
         }
     }
 

@@ -98,6 +98,11 @@ pub enum ViewMessage {
         /// The tick.
         tick: Tick,
     },
+    /// The view cannot go on, and shows nothing from now on.
+    Failed {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// All changes of a view after the one before, up to `head`: nothing more comes at these ticks.

@@ -6,7 +6,8 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -99,6 +100,164 @@ impl Postgres {
         let text = self.run(&format!("COPY ({query}) TO STDOUT;"));
         text.lines().map(|line| line.split('\t').map(field).collect()).collect()
     }
+}
+
+/// A connection that stays open: PostgreSQL's simple query protocol, version 3.0.
+pub struct Connection {
+    stream: BufReader<UnixStream>,
+}
+
+/// What a query answers.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// The types of the columns, as `pg_type.oid`.
+    pub types: Vec<u32>,
+    /// Values as text; `None` is NULL.
+    pub rows: Vec<Vec<Option<String>>>,
+}
+
+impl Postgres {
+    /// Opens a connection.
+    pub fn connect(&self) -> Connection {
+        let socket = self.socket.join(".s.PGSQL.5432");
+        let stream = UnixStream::connect(socket).expect("PostgreSQL listens");
+        let mut connection = Connection { stream: BufReader::new(stream) };
+        let mut start = 196_608_u32.to_be_bytes().to_vec();
+        start.extend(b"user\0postgres\0database\0postgres\0\0");
+        connection.send(&start);
+        connection.answer().expect("PostgreSQL lets us in");
+        connection
+    }
+}
+
+impl Connection {
+    /// Runs statements; the rows of the last one that has some, or the first error.
+    pub fn query(&mut self, sql: &str) -> Result<Answer, String> {
+        self.stream.get_mut().write_all(b"Q").expect("PostgreSQL reads");
+        self.send(&[sql.as_bytes(), b"\0"].concat());
+        self.answer()
+    }
+
+    /// Runs statements that must succeed.
+    #[track_caller]
+    pub fn execute(&mut self, sql: &str) -> Answer {
+        self.query(sql).unwrap_or_else(|error| panic!("{error}\n{sql}"))
+    }
+
+    /// Adds lines in COPY's text format to a table.
+    pub fn copy(&mut self, table: &str, lines: &str) -> Result<(), String> {
+        self.stream.get_mut().write_all(b"Q").expect("PostgreSQL reads");
+        self.send(format!("COPY {table} FROM STDIN\0").as_bytes());
+        let (kind, body) = self.message();
+        if kind != b'G' {
+            let refused = if kind == b'E' { error_text(&body) } else { "no COPY".to_string() };
+            return self.answer().and(Err(refused));
+        }
+        self.stream.get_mut().write_all(b"d").expect("PostgreSQL reads");
+        self.send(lines.as_bytes());
+        self.stream.get_mut().write_all(b"c").expect("PostgreSQL reads");
+        self.send(&[]);
+        self.answer().map(drop)
+    }
+
+    /// A message's length and body.
+    fn send(&mut self, body: &[u8]) {
+        let length = u32::try_from(body.len() + 4).expect("a message has less than 4 GiB");
+        let message = [&length.to_be_bytes(), body].concat();
+        self.stream.get_mut().write_all(&message).expect("PostgreSQL reads");
+    }
+
+    fn message(&mut self) -> (u8, Vec<u8>) {
+        let mut head = [0; 5];
+        self.stream.read_exact(&mut head).expect("PostgreSQL answers");
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+        let mut body = vec![0; length as usize - 4];
+        self.stream.read_exact(&mut body).expect("PostgreSQL answers");
+        (head[0], body)
+    }
+
+    /// All messages until the server waits for the next query.
+    fn answer(&mut self) -> Result<Answer, String> {
+        let (mut answer, mut error) = (Answer::default(), None);
+        loop {
+            let (kind, body) = self.message();
+            match kind {
+                b'T' => answer = Answer { types: column_types(&body), rows: Vec::new() },
+                b'D' => answer.rows.push(row(&body)),
+                b'E' => error = error.or(Some(error_text(&body))),
+                b'Z' => return error.map_or(Ok(answer), Err),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Reads the parts of a message from its front.
+struct Parts<'a>(&'a [u8]);
+
+impl<'a> Parts<'a> {
+    fn take(&mut self, count: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(count);
+        self.0 = rest;
+        taken
+    }
+
+    fn number16(&mut self) -> u16 {
+        u16::from_be_bytes(self.take(2).try_into().expect("two bytes"))
+    }
+
+    fn number32(&mut self) -> u32 {
+        u32::from_be_bytes(self.take(4).try_into().expect("four bytes"))
+    }
+
+    /// A text that ends with a zero byte.
+    fn text(&mut self) -> String {
+        let end = self.0.iter().position(|b| *b == 0).unwrap_or(self.0.len());
+        let text = String::from_utf8_lossy(self.take(end)).into_owned();
+        self.take(1);
+        text
+    }
+}
+
+fn column_types(body: &[u8]) -> Vec<u32> {
+    let mut parts = Parts(body);
+    let count = parts.number16();
+    let column = |_| {
+        // Name, table, number in the table; type; size, modifier, format.
+        parts.text();
+        parts.take(6);
+        let oid = parts.number32();
+        parts.take(8);
+        oid
+    };
+    (0..count).map(column).collect()
+}
+
+fn row(body: &[u8]) -> Vec<Option<String>> {
+    let mut parts = Parts(body);
+    let count = parts.number16();
+    let value = |_| {
+        let length = parts.number32();
+        let is_null = length == u32::MAX;
+        (!is_null).then(|| String::from_utf8_lossy(parts.take(length as usize)).into_owned())
+    };
+    (0..count).map(value).collect()
+}
+
+/// The message of an error, with its code.
+fn error_text(body: &[u8]) -> String {
+    let mut parts = Parts(body);
+    let (mut code, mut message) = (String::new(), String::new());
+    while let Some(field) = parts.0.first().copied().filter(|field| *field != 0) {
+        parts.take(1);
+        let text = parts.text();
+        match field {
+            b'C' => code = text,
+            b'M' => message = text,
+            _ => {}
+        }
+    }
+    format!("PostgreSQL: {message} ({code})")
 }
 
 impl Drop for Postgres {

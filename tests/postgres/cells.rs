@@ -71,6 +71,16 @@ fn text(column: &ArrayRef, row: usize, sql_type: &SqlType) -> String {
                 .collect();
             format!("{{{}}}", items.join(","))
         }
+        SqlType::Struct(fields) => {
+            let members = column.as_struct().columns().iter().zip(fields);
+            let members: Vec<String> = members
+                .map(|(member, field)| match member.is_null(row) {
+                    true => String::new(),
+                    false => element(&text(member, row, &field.sql_type), &SqlType::Text),
+                })
+                .collect();
+            format!("({})", members.join(","))
+        }
         SqlType::Bytea => {
             let bytes = arrow::compute::cast(column, &DataType::Binary).unwrap();
             let hex: String =

@@ -55,18 +55,23 @@ pub fn rows(batch: &RecordBatch) -> Rows {
         .collect()
 }
 
-impl Cell {
-    /// As the files have it.
-    pub fn show(&self) -> String {
-        match self {
-            Cell::Null => "NULL".to_string(),
-            Cell::Text(text) if text.is_empty() => "(empty)".to_string(),
-            Cell::Text(text) => text.replace('\n', "\\n"),
-            Cell::Float(value) => format!("{value:?}"),
-            Cell::Real(value) => format!("{value:?}"),
-        }
-    }
+/// A value of a row that is compared with another engine's.
+pub trait Compared: Clone {
+    /// Whether it is the other engine's value.
+    fn agrees(&self, theirs: &Self) -> bool;
 
+    /// Where it stands when rows are sorted.
+    fn order(&self, other: &Self) -> Ordering;
+
+    /// Whether it need only be near the other one. Such values decide only between rows that are
+    /// otherwise equal.
+    fn is_near(&self) -> bool;
+
+    /// As the files have it.
+    fn show(&self) -> String;
+}
+
+impl Cell {
     /// A text that stands for a value of the same type as this cell.
     fn read(&self, text: &str) -> Cell {
         match (text, self) {
@@ -88,6 +93,18 @@ impl Cell {
             Cell::Real(value) => Some(f64::from(*value)),
         }
     }
+}
+
+impl Compared for Cell {
+    fn show(&self) -> String {
+        match self {
+            Cell::Null => "NULL".to_string(),
+            Cell::Text(text) if text.is_empty() => "(empty)".to_string(),
+            Cell::Text(text) => text.replace('\n', "\\n"),
+            Cell::Float(value) => format!("{value:?}"),
+            Cell::Real(value) => format!("{value:?}"),
+        }
+    }
 
     fn agrees(&self, other: &Cell) -> bool {
         match (self, other) {
@@ -95,15 +112,16 @@ impl Cell {
             (Cell::Null, _) | (_, Cell::Null) => false,
             (Cell::Text(a), Cell::Text(b)) => a == b || same_text(a, b),
             (Cell::Real(_), _) | (_, Cell::Real(_)) => {
-                near(self, other, |a, b| real_ulps(a as f32, b as f32) <= REAL_ULPS_MAX)
+                numbers(self, other).is_some_and(|(a, b)| near_real(a as f32, b as f32))
             }
-            _ => near(self, other, |a, b| {
-                ulps(a, b) <= FLOAT_ULPS_MAX || (a - b).abs() < RESIDUE_MAX
-            }),
+            _ => numbers(self, other).is_some_and(|(a, b)| near(a, b)),
         }
     }
 
-    /// Floats come last when rows are ordered, so that they decide only between equal rows.
+    fn is_near(&self) -> bool {
+        matches!(self, Cell::Float(_) | Cell::Real(_))
+    }
+
     fn order(&self, other: &Cell) -> Ordering {
         match (self, other) {
             (Cell::Null, Cell::Null) => Ordering::Equal,
@@ -115,17 +133,24 @@ impl Cell {
     }
 }
 
-fn near(a: &Cell, b: &Cell, close: impl Fn(f64, f64) -> bool) -> bool {
-    let (Some(a), Some(b)) = (a.number(), b.number()) else { return false };
-    a == b || (a.is_nan() && b.is_nan()) || close(a, b)
+fn numbers(a: &Cell, b: &Cell) -> Option<(f64, f64)> {
+    Some((a.number()?, b.number()?))
 }
 
-fn real_ulps(a: f32, b: f32) -> u32 {
+/// Whether two engines may have these for one number.
+pub fn near(a: f64, b: f64) -> bool {
+    let close = || ulps(a, b) <= FLOAT_ULPS_MAX || (a - b).abs() < RESIDUE_MAX;
+    a == b || (a.is_nan() && b.is_nan()) || close()
+}
+
+/// The same for REAL.
+pub fn near_real(a: f32, b: f32) -> bool {
     let ordered = |x: f32| {
         let bits = x.to_bits() as i32;
         if bits < 0 { i32::MIN.wrapping_sub(bits) } else { bits }
     };
-    ordered(a).abs_diff(ordered(b))
+    let apart = ordered(a).abs_diff(ordered(b));
+    a == b || (a.is_nan() && b.is_nan()) || apart <= REAL_ULPS_MAX
 }
 
 /// A text without what engines write differently: the T and Z of timestamps, quotes in structs,
@@ -145,11 +170,10 @@ fn same_text(a: &str, b: &str) -> bool {
 }
 
 /// Orders rows by their values alone.
-pub fn sort(rows: &mut Rows) {
-    let is_float = |cell: &Cell| matches!(cell, Cell::Float(_) | Cell::Real(_));
+pub fn sort<T: Compared>(rows: &mut [Vec<T>]) {
     rows.sort_by(|a, b| {
-        let by = |floats: bool| {
-            let cells = a.iter().zip(b).filter(|(a, b)| (is_float(a) || is_float(b)) == floats);
+        let by = |near: bool| {
+            let cells = a.iter().zip(b).filter(|(a, b)| (a.is_near() || b.is_near()) == near);
             cells.map(|(a, b)| a.order(b)).fold(Ordering::Equal, Ordering::then)
         };
         by(false).then_with(|| by(true))
@@ -157,18 +181,17 @@ pub fn sort(rows: &mut Rows) {
 }
 
 /// What is wrong with our rows, given those of another engine.
-pub fn compare(ours: &Rows, theirs: &Rows) -> Result<(), String> {
+pub fn compare<T: Compared>(ours: &Vec<Vec<T>>, theirs: &Vec<Vec<T>>) -> Result<(), String> {
     let (mut ours, mut theirs) = (ours.clone(), theirs.clone());
     sort(&mut ours);
     sort(&mut theirs);
-    let agree = |a: &Vec<Cell>, b: &Vec<Cell>| {
-        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.agrees(b))
-    };
+    let agree =
+        |a: &Vec<T>, b: &Vec<T>| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.agrees(b));
     if ours.len() == theirs.len() && ours.iter().zip(&theirs).all(|(a, b)| agree(a, b)) {
         return Ok(());
     }
     // Rows that only one has; near floats may have put equal rows at different places.
-    let extra: Vec<&Vec<Cell>> = ours
+    let extra: Vec<&Vec<T>> = ours
         .iter()
         .filter(|row| match theirs.iter().position(|other| agree(row, other)) {
             Some(at) => {
@@ -181,10 +204,10 @@ pub fn compare(ours: &Rows, theirs: &Rows) -> Result<(), String> {
     if extra.is_empty() && theirs.is_empty() {
         return Ok(());
     }
-    let list = |rows: &[&Vec<Cell>]| {
+    let list = |rows: &[&Vec<T>]| {
         rows.iter().take(12).map(|row| format!("\n    {}", line(row))).collect::<String>()
     };
-    let missing: Vec<&Vec<Cell>> = theirs.iter().collect();
+    let missing: Vec<&Vec<T>> = theirs.iter().collect();
     Err(format!(
         "{} rows too many{}\n  {} rows missing{}",
         extra.len(),
@@ -195,8 +218,8 @@ pub fn compare(ours: &Rows, theirs: &Rows) -> Result<(), String> {
 }
 
 /// A row as a line of a file.
-pub fn line(row: &[Cell]) -> String {
-    row.iter().map(Cell::show).collect::<Vec<_>>().join(" | ")
+pub fn line<T: Compared>(row: &[T]) -> String {
+    row.iter().map(Compared::show).collect::<Vec<_>>().join(" | ")
 }
 
 /// Lines of a file as rows, with the types that our rows have.

@@ -4,7 +4,6 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
@@ -33,26 +32,12 @@ fn start() -> Process {
     Process { _child: child, input, output: BufReader::new(output) }
 }
 
-/// How often DuckDB has stopped at a bug of its own, or has contradicted itself.
-pub static OWN_BUGS: AtomicUsize = AtomicUsize::new(0);
-
-/// Whether an error says that DuckDB has a bug, which says nothing of the question.
-pub fn is_own_bug(error: &str) -> bool {
-    error.contains("INTERNAL Error")
-}
-
 /// Runs queries, whose columns are all text, in a database that `setup` and `views` fill. A view
 /// that cannot be created is an error only for who reads it.
-pub fn ask(
-    setup: &[String],
-    views: &[String],
-    queries: &[String],
-    optimized: bool,
-) -> Vec<Result<Rows, String>> {
+pub fn ask(setup: &[String], views: &[String], queries: &[String]) -> Vec<Result<Rows, String>> {
     let mut process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
     let process = process.get_or_insert_with(start);
-    let request =
-        json!({"setup": setup, "views": views, "queries": queries, "optimized": optimized});
+    let request = json!({"setup": setup, "views": views, "queries": queries});
     writeln!(process.input, "{request}").unwrap();
     process.input.flush().unwrap();
     let mut line = String::new();
@@ -66,9 +51,6 @@ pub fn ask(
 
 fn read(answer: &Value) -> Result<Rows, String> {
     if let Some(error) = answer["error"].as_str() {
-        if is_own_bug(error) {
-            OWN_BUGS.fetch_add(1, Ordering::Relaxed);
-        }
         return Err(error.to_string());
     }
     let rows = answer["rows"].as_array().unwrap();

@@ -46,7 +46,7 @@ fn events(rng: &mut Rng) -> Vec<TimedEvent> {
         .collect()
 }
 
-/// Views, and other words for the same question where DuckDB has others.
+/// Views, and other words for the same question where PostgreSQL has others.
 fn check(views: &[(&str, &str)]) {
     let same: Vec<(&str, &str, Option<&str>)> = views.iter().map(|(n, s)| (*n, *s, None)).collect();
     check_words(&same);
@@ -60,7 +60,7 @@ fn check_words(views: &[(&str, &str, Option<&str>)]) {
             name: name.to_string(),
             sql: sql.to_string(),
             oracle: Asked {
-                engine: Engine::DuckDb,
+                engine: Engine::Postgres,
                 reason: None,
                 words: words.map(str::to_string),
             },
@@ -154,12 +154,16 @@ fn nearest_rows() {
         (
             "asof",
             "SELECT t.k, u.k AS near, u.b FROM t ASOF JOIN u MATCH_CONDITION (t.k >= u.k) ON t.g = u.g",
-            Some("SELECT t.k, u.k AS near, u.b FROM t ASOF JOIN u ON t.g = u.g AND t.k >= u.k"),
+            Some(
+                "SELECT t.k, u.k AS near, u.b FROM t JOIN LATERAL (SELECT * FROM u WHERE t.g = u.g AND t.k >= u.k ORDER BY u.k DESC LIMIT 1) u ON true",
+            ),
         ),
         (
             "asof_left",
             "SELECT t.k, u.k AS near, u.s FROM t ASOF LEFT JOIN u MATCH_CONDITION (t.k < u.k) ON t.g = u.g",
-            Some("SELECT t.k, u.k AS near, u.s FROM t ASOF LEFT JOIN u ON t.g = u.g AND t.k < u.k"),
+            Some(
+                "SELECT t.k, u.k AS near, u.s FROM t LEFT JOIN LATERAL (SELECT * FROM u WHERE t.g = u.g AND t.k < u.k ORDER BY u.k LIMIT 1) u ON true",
+            ),
         ),
         (
             "lateral_nearest",

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::atomic::Ordering;
 
+use arrow::array::RecordBatch;
 use heliostat::internals::dataflow::LocalRun;
 use heliostat::internals::log::{Log, LogOptions};
 use heliostat::internals::model::NewEvent;
@@ -12,9 +12,8 @@ use heliostat::internals::model::Tick;
 use heliostat::internals::plan::{QuerySet, explain};
 use serde_json::{Map, Value};
 
-use super::cells::{self, Rows};
-use super::duckdb;
-use super::oracle::Question;
+use super::cells;
+use super::oracle::{Oracle, Question};
 use super::rng::Rng;
 use super::script::{CLOCK_START, Script, TimedEvent, View};
 
@@ -137,8 +136,8 @@ pub fn run(script: &Script, mode: &Mode) -> Vec<String> {
             (script.tables.clone(), plain, steps)
         }
     };
-    let mut check =
-        Check { script, tables: &tables, set: &set, events: Vec::new(), wrong: Vec::new() };
+    let (events, oracle, wrong) = (Vec::new(), Oracle::default(), Vec::new());
+    let mut check = Check { script, tables: &tables, set: &set, events, oracle, wrong };
     match mode.way {
         Way::Restart => restarted(&mut check, steps, mode.workers),
         _ => straight(&mut check, steps, mode, &mut rng),
@@ -152,6 +151,7 @@ struct Check<'a> {
     set: &'a QuerySet,
     /// What has been fed.
     events: Vec<NewEvent>,
+    oracle: Oracle,
     wrong: Vec<String>,
 }
 
@@ -161,46 +161,18 @@ impl Check<'_> {
         self.events.extend(step.groups.into_iter().flatten());
     }
 
-    fn with_oracle(&mut self, run: &LocalRun, tick: Tick) {
+    /// Compares the views with the engines that know them. `at_end`: they have the file's rows.
+    fn with_oracle(&mut self, run: &LocalRun, tick: Tick, at_end: bool) {
         let views = self.in_order();
-        let ours: Vec<Rows> =
-            (0..views.len()).map(|at| cells::rows(&run.rows(at).unwrap())).collect();
-        let mut problems = self.differences(&views, &ours, tick, true);
-        // Of random programs: what DuckDB says of itself to be a bug is no answer, nor is what it says
-        // only as long as it optimises. Files have rows, and another engine to ask.
-        if views.iter().all(|view| view.expected.is_none()) {
-            problems.retain(|(_, problem)| !duckdb::is_own_bug(problem));
-            if !problems.is_empty() {
-                let plainly = self.differences(&views, &ours, tick, false);
-                let before = problems.len();
-                problems.retain(|(at, _)| plainly.iter().any(|(other, _)| at == other));
-                duckdb::OWN_BUGS.fetch_add(before - problems.len(), Ordering::Relaxed);
-            }
-        }
+        let ours: Vec<RecordBatch> = (0..views.len()).map(|at| run.rows(at).unwrap()).collect();
+        let (tables, set, events) = (self.tables, self.set, &self.events);
+        let question = Question { tables, set, events, tick, at_end };
+        let problems = self.oracle.problems(&question, &views, &ours);
         let after = tick.saturating_sub(CLOCK_START);
         self.wrong.extend(problems.into_iter().map(|(at, problem)| {
             let name = &self.set.views[at].schema.name;
-            format!("{name} against the batch engine, {after} ms after the start: {problem}")
+            format!("{name} against its oracle, {after} ms after the start: {problem}")
         }));
-    }
-
-    /// The views whose rows are not those of the batch engine.
-    fn differences(
-        &self,
-        views: &[View],
-        ours: &[Rows],
-        tick: Tick,
-        optimized: bool,
-    ) -> Vec<(usize, String)> {
-        let (tables, set, events) = (self.tables, self.set, &self.events);
-        let question = Question { tables, set, events, tick, optimized };
-        let answers = question.answers(views).into_iter().enumerate();
-        let compared = answers.map(|(at, answer)| match answer {
-            None => (at, Ok(())),
-            Some(Ok(theirs)) => (at, cells::compare(&ours[at], &theirs)),
-            Some(Err(error)) => (at, Err(error)),
-        });
-        compared.filter_map(|(at, result)| result.err().map(|problem| (at, problem))).collect()
     }
 
     fn with_file(&mut self, run: &LocalRun) {
@@ -230,7 +202,7 @@ impl Check<'_> {
     /// The script's views in the order that the plan has them.
     fn in_order(&self) -> Vec<View> {
         let of = |name: &str| {
-            let named = |v: &&View| v.name.split(' ').next() == Some(name);
+            let named = |v: &&View| v.short_name() == name;
             self.script.views.iter().find(named).unwrap().clone()
         };
         self.set.views.iter().map(|view| of(&view.schema.name)).collect()
@@ -255,7 +227,7 @@ fn straight(check: &mut Check<'_>, steps: Vec<Step>, mode: &Mode, rng: &mut Rng)
     let every = matches!(mode.way, Way::AnyOrder | Way::Churn | Way::Mixed | Way::InSteps);
     if every {
         check.feed(&mut run, Step { tick: CLOCK_START, groups: Vec::new() });
-        check.with_oracle(&run, CLOCK_START);
+        check.with_oracle(&run, CLOCK_START, false);
     }
     let mut tick = CLOCK_START;
     let last = steps.len() - 1;
@@ -263,10 +235,10 @@ fn straight(check: &mut Check<'_>, steps: Vec<Step>, mode: &Mode, rng: &mut Rng)
         tick = step.tick;
         check.feed(&mut run, step);
         if n != last && (every || rng.below(8) == 0) {
-            check.with_oracle(&run, tick);
+            check.with_oracle(&run, tick, false);
         }
     }
-    check.with_oracle(&run, tick);
+    check.with_oracle(&run, tick, mode.way != Way::Mixed);
     if mode.way != Way::Mixed {
         check.with_file(&run);
     }
@@ -313,12 +285,12 @@ fn restarted(check: &mut Check<'_>, steps: Vec<Step>, workers: usize) {
     check.events.clear();
     let mut tick = acknowledged;
     check.feed(&mut run, Step { tick, groups: vec![stored] });
-    check.with_oracle(&run, tick);
+    check.with_oracle(&run, tick, false);
     for step in steps {
         tick = step.tick;
         check.feed(&mut run, step);
     }
-    check.with_oracle(&run, tick);
+    check.with_oracle(&run, tick, true);
     check.with_file(&run);
 }
 

@@ -1,4 +1,5 @@
-//! What a batch engine answers over the events so far.
+//! What other engines answer over the events so far: PostgreSQL, and DuckDB or DataFusion where
+//! PostgreSQL cannot run a view.
 
 use std::sync::Arc;
 
@@ -15,8 +16,8 @@ use heliostat::internals::model::{EventTable, TableMode};
 use heliostat::internals::plan::QuerySet;
 
 use super::cells::{self, Cell, Rows};
-use super::duckdb;
 use super::script::{Engine, View};
+use super::{duckdb, postgres, typed};
 
 /// What is asked of the engines: views over the tables of `tables` with `events` in them.
 pub struct Question<'a> {
@@ -25,8 +26,14 @@ pub struct Question<'a> {
     pub events: &'a [NewEvent],
     /// What now() is.
     pub tick: Tick,
-    /// Whether DuckDB may optimise.
-    pub optimized: bool,
+    /// Whether the views have the rows of their file.
+    pub at_end: bool,
+}
+
+/// The engines, and what they know of a script already.
+#[derive(Default)]
+pub struct Oracle {
+    postgres: Option<postgres::Session>,
 }
 
 struct Source {
@@ -36,33 +43,103 @@ struct Source {
     latest: Option<String>,
 }
 
+impl Oracle {
+    /// The views whose rows are not those of the engine that knows them. Questions over one script
+    /// come in the order of its events.
+    pub fn problems(
+        &mut self,
+        question: &Question<'_>,
+        views: &[View],
+        ours: &[RecordBatch],
+    ) -> Vec<(usize, String)> {
+        let of = |wanted: &[Engine]| -> Vec<usize> {
+            (0..views.len()).filter(|at| wanted.contains(&views[*at].oracle.engine)).collect()
+        };
+        let mut problems = Vec::new();
+        let told = match question.at_end {
+            true => of(&[Engine::Postgres, Engine::Differs]),
+            false => of(&[Engine::Postgres]),
+        };
+        for (at, compared) in self.ask_postgres(question, views, &told, ours) {
+            match (views[at].oracle.engine, compared) {
+                (Engine::Differs, Ok(())) => {
+                    let told = "is PostgreSQL's answer now: `oracle differs` has to go";
+                    problems.push((at, told.to_string()));
+                }
+                (Engine::Differs, Err(_)) | (_, Ok(())) => {}
+                (_, Err(problem)) => problems.push((at, problem)),
+            }
+        }
+        let (fusion, duck) = (of(&[Engine::DataFusion]), of(&[Engine::DuckDb]));
+        for (at, answer) in question.batch_engines(views, &fusion, &duck) {
+            if let Err(problem) =
+                answer.and_then(|theirs| cells::compare(&cells::rows(&ours[at]), &theirs))
+            {
+                problems.push((at, problem));
+            }
+        }
+        problems
+    }
+
+    fn ask_postgres(
+        &mut self,
+        question: &Question<'_>,
+        views: &[View],
+        wanted: &[usize],
+        ours: &[RecordBatch],
+    ) -> Vec<(usize, Result<(), String>)> {
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        let words = |view: &View| view.oracle.words.as_ref().unwrap_or(&view.sql).clone();
+        let session = self.postgres.get_or_insert_with(|| {
+            let kept: Vec<(String, String)> =
+                views.iter().map(|view| (view.short_name().to_string(), words(view))).collect();
+            postgres::Session::new(question.set, &question.plain_views(), &kept)
+        });
+        let questions: Vec<String> = wanted.iter().map(|at| words(&views[*at])).collect();
+        let answers = session.ask(question.events, question.tick, &questions);
+        let compared = wanted.iter().zip(answers).map(|(at, answer)| {
+            let columns = &question.set.views[*at].schema.columns;
+            (*at, answer.and_then(|theirs| typed::compare(&ours[*at], columns, &theirs)))
+        });
+        compared.collect()
+    }
+}
+
 impl Question<'_> {
-    /// The rows of each view; views that only their file knows are `None`.
-    pub fn answers(&self, views: &[View]) -> Vec<Option<Result<Rows, String>>> {
-        if views.iter().all(|view| view.oracle.engine == Engine::Nobody) {
-            return views.iter().map(|_| None).collect();
+    /// What DataFusion and DuckDB answer to their views.
+    fn batch_engines(
+        &self,
+        views: &[View],
+        fusion: &[usize],
+        duck: &[usize],
+    ) -> Vec<(usize, Result<Rows, String>)> {
+        if fusion.is_empty() && duck.is_empty() {
+            return Vec::new();
         }
         let sources: Vec<Source> = self.set.tables.iter().map(|table| self.source(table)).collect();
-        let of = |engine| -> Vec<usize> {
-            (0..views.len()).filter(|i| views[*i].oracle.engine == engine).collect()
-        };
-        let mut answers: Vec<Option<Result<Rows, String>>> = views.iter().map(|_| None).collect();
-        let (fusion, duck) = (of(Engine::DataFusion), of(Engine::DuckDb));
+        let mut answers = Vec::new();
         if !fusion.is_empty() {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let rows = runtime.block_on(self.ask_datafusion(&sources, views, &fusion));
-            fusion.iter().zip(rows).for_each(|(at, rows)| answers[*at] = Some(rows));
+            let rows = runtime.block_on(self.ask_datafusion(&sources, views, fusion));
+            answers.extend(fusion.iter().copied().zip(rows));
         }
         if !duck.is_empty() {
-            let rows = self.ask_duckdb(&sources, views, &duck);
-            duck.iter().zip(rows).for_each(|(at, rows)| answers[*at] = Some(rows));
+            answers.extend(duck.iter().copied().zip(self.ask_duckdb(&sources, views, duck)));
         }
-        for (at, answer) in answers.iter_mut().enumerate() {
-            if let Some(Ok(rows)) = answer {
-                self.like_ours(at, rows);
+        for (at, answer) in &mut answers {
+            if let Ok(rows) = answer {
+                self.like_ours(*at, rows);
             }
         }
         answers
+    }
+
+    /// The script's views that are not kept.
+    fn plain_views(&self) -> Vec<String> {
+        let statements = self.tables.split(';').map(str::trim);
+        statements.filter(|s| s.starts_with("CREATE VIEW")).map(str::to_string).collect()
     }
 
     /// Texts of float columns as floats, so that rows of all engines sort alike.
@@ -135,12 +212,10 @@ impl Question<'_> {
             let name = source.name.strip_suffix("_events").unwrap_or(&source.name);
             source.latest.as_ref().map(|sql| format!("CREATE VIEW {name} AS {sql}"))
         });
-        let plain = self.tables.split(';').map(str::trim).filter(|s| s.starts_with("CREATE VIEW"));
-        let kept = views.iter().map(|view| {
-            let name = view.name.split(' ').next().unwrap_or_default();
-            format!("CREATE VIEW {name} AS {}", self.words(view))
-        });
-        latest.chain(plain.map(str::to_string)).chain(kept).collect()
+        let kept = views
+            .iter()
+            .map(|view| format!("CREATE VIEW {} AS {}", view.short_name(), self.words(view)));
+        latest.chain(self.plain_views()).chain(kept).collect()
     }
 
     async fn ask_datafusion(
@@ -194,7 +269,7 @@ impl Question<'_> {
                 format!("SELECT {} FROM ({words}) AS q({})", texts.join(", "), names.join(", "))
             })
             .collect();
-        duckdb::ask(&setup, &self.views(sources, views), &queries, self.optimized)
+        duckdb::ask(&setup, &self.views(sources, views), &queries)
     }
 }
 

@@ -6,7 +6,8 @@
 //! tables                        then event tables and plain views, as SQL
 //! events                        then one event per line: its type and its data; `clock TIME` moves the clock
 //! view NAME                     then its SELECT,
-//! oracle ENGINE REASON          where another engine or other words are asked: datafusion, duckdb or none; `reasons.rs` has the reasons
+//! oracle ENGINE REASON          where PostgreSQL is not asked so: `postgres` other words, which follow; `duckdb`,
+//!                               `datafusion`, `none`, or `differs` from PostgreSQL; `reasons.rs` has the reasons
 //! ----                          and its rows in any order; `! expression: reason` × n are failing rows
 //! refused                       then a statement,
 //! ----                          and what its refusal says
@@ -54,9 +55,12 @@ pub struct View {
     pub expected: Option<Vec<String>>,
 }
 
-/// Which batch engine knows the answer.
+/// Which engine knows the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
+    Postgres,
+    /// PostgreSQL has another answer, which is a fault here.
+    Differs,
     DataFusion,
     DuckDb,
     /// Nobody but the file.
@@ -66,10 +70,17 @@ pub enum Engine {
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub engine: Engine,
-    /// Why it is not DataFusion.
+    /// Why it is not PostgreSQL, in the words of the view.
     pub reason: Option<&'static str>,
     /// Other words for the same question.
     pub words: Option<String>,
+}
+
+impl View {
+    /// The name without options.
+    pub fn short_name(&self) -> &str {
+        self.name.split(' ').next().unwrap_or_default()
+    }
 }
 
 impl TimedEvent {
@@ -228,7 +239,7 @@ fn view(name: &str, above: &[&str], expected: &[&str]) -> Result<View, String> {
     let at = above.iter().position(|line| line.starts_with("oracle "));
     let (sql, asked) = above.split_at(at.unwrap_or(above.len()));
     let oracle = match asked {
-        [] => Asked { engine: Engine::DataFusion, reason: None, words: None },
+        [] => Asked { engine: Engine::Postgres, reason: None, words: None },
         [head, words @ ..] => {
             let (engine, reason) =
                 asked_engine(head).map_err(|e| format!("{name}: {head}: {e}"))?;
@@ -244,13 +255,15 @@ fn asked_engine(head: &str) -> Result<(Engine, Option<&'static str>), String> {
     let rest = head.split_once(' ').map_or("", |(_, rest)| rest);
     let (engine, reason) = rest.split_once(' ').unwrap_or((rest, ""));
     let engine = match engine {
+        "postgres" => Engine::Postgres,
+        "differs" => Engine::Differs,
         "datafusion" => Engine::DataFusion,
         "duckdb" => Engine::DuckDb,
         "none" => Engine::Nobody,
-        _ => return Err("the engine is datafusion, duckdb or none".to_string()),
+        _ => return Err("the engine is postgres, differs, datafusion, duckdb or none".to_string()),
     };
     let known = reasons::of(engine).iter().find(|known| **known == reason).copied();
-    if known.is_none() && (engine != Engine::DataFusion || !reason.is_empty()) {
+    if known.is_none() {
         return Err(format!("the reason is one of {:?}", reasons::of(engine)));
     }
     Ok((engine, known))

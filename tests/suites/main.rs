@@ -1,5 +1,6 @@
-//! The known suites, TPC-H and Nexmark: each query as a materialized view over events, against
-//! DataFusion over the same rows, and its plan against the one that was seen last.
+//! The known suites. TPC-H and Nexmark: each query as a materialized view over events, against
+//! DataFusion over the same rows, and its plan against the one that was seen last. TPC-DS: against
+//! PostgreSQL.
 //!
 //! `HELIOSTAT_BLESS=1` writes the plans. A file `qNN.oracle` says what is asked of DataFusion where it
 //! does not have the view's words.
@@ -7,8 +8,20 @@
 #[path = "../sql/cells.rs"]
 #[allow(dead_code, reason = "the SQL files' own tests use all of it")]
 mod cells;
+#[path = "../common/postgres.rs"]
+mod common_postgres;
 mod nexmark_events;
+#[path = "../sql/postgres.rs"]
+#[allow(dead_code, reason = "the SQL files' own tests use all of it")]
+mod postgres;
+#[path = "../postgres/cells.rs"]
+#[allow(dead_code, reason = "the functions' own tests use all of it")]
+mod postgres_cells;
+mod tpcds;
 mod tpch_events;
+#[path = "../sql/typed.rs"]
+#[allow(dead_code, reason = "the SQL files' own tests use all of it")]
+mod typed;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -8,6 +8,7 @@ use super::recent;
 use crate::decode::Violation;
 use crate::model::event::EventRef;
 use crate::model::failure::FailureChange;
+use crate::model::multiplicity::Multiplicity;
 use crate::model::{Position, Tick};
 
 /// Collects the failures of one view on one worker. Its clones are one collection.
@@ -21,6 +22,8 @@ pub struct FailureStream(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     found: RefCell<Vec<(Tick, FailureChange)>>,
+    /// Why the view as a whole cannot go on, until the output has told it.
+    fatal: RefCell<Option<String>>,
     /// The type of all events that the view reads, if there is only one.
     only_type: Option<Arc<str>>,
 }
@@ -29,7 +32,11 @@ impl FailureStream {
     /// For a view that reads these event types (none: all).
     pub fn new(event_types: &[String]) -> Self {
         let only_type = only_type(event_types);
-        FailureStream(Rc::new(Inner { found: RefCell::default(), only_type }))
+        FailureStream(Rc::new(Inner {
+            found: RefCell::default(),
+            fatal: RefCell::default(),
+            only_type,
+        }))
     }
 
     /// Whether the view reads events of several types, so that
@@ -72,6 +79,25 @@ impl FailureStream {
 
     fn push(&self, tick: Tick, change: FailureChange) {
         self.0.found.borrow_mut().push((tick, change));
+    }
+
+    /// The view cannot go on: what it shows from now on is of no use. Only the first reason counts.
+    pub fn fail(&self, reason: impl Into<String>) {
+        self.0.fatal.borrow_mut().get_or_insert_with(|| reason.into());
+    }
+
+    /// How often a row is there. More than 64 bits can hold is the end of the view; 0 stands for it.
+    #[inline]
+    pub fn known(&self, count: Multiplicity) -> i64 {
+        count.known().unwrap_or_else(|| {
+            self.fail("a row is there more than 9223372036854775807 times");
+            0
+        })
+    }
+
+    /// Takes why the view cannot go on, once.
+    pub fn take_fatal(&self) -> Option<String> {
+        self.0.fatal.borrow_mut().take()
     }
 
     /// Takes what was recorded since the last call.

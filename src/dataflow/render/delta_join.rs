@@ -26,6 +26,7 @@ use crate::dataflow::arrange::{Key, KeyedUpdate, Placement, RowTrace};
 use crate::dataflow::delta::batch;
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
+use crate::model::multiplicity::Multiplicity;
 use crate::model::row::Row;
 use crate::plan::ir::{DeltaPath, Lookup, NodeId};
 
@@ -72,7 +73,7 @@ impl<'scope> Renderer<'scope, '_> {
         let schema: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let pairs = half_join(updates, arranged, before);
         let output = Arc::clone(&schema);
-        let rows = decoded(pairs, move |group| {
+        let rows = decoded(pairs, self.failures.clone(), move |group| {
             let left = group.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
             let right = group.iter().map(|((k, _, r), _, _)| (&k[..], &r[..]));
             let mut columns: Vec<ArrayRef> = own.columns(left)?;
@@ -98,7 +99,8 @@ fn half_join<'scope>(
         Pipeline,
         "HalfJoin",
         move |capability, _| {
-            let mut pending: PendingTicks<Vec<(Key, Row, i64)>> = PendingTicks::new(capability);
+            let mut pending: PendingTicks<Vec<(Key, Row, Multiplicity)>> =
+                PendingTicks::new(capability);
             // Up to where the arrangement is known.
             let mut upper = Antichain::from_elem(Tick::MIN);
             move |(updates, frontier), (batches, _), output| {
@@ -136,7 +138,7 @@ fn half_join<'scope>(
 
 /// The pairs of changes and the rows that match them as of a tick, or just before it.
 fn matches(
-    mut changes: Vec<(Key, Row, i64)>,
+    mut changes: Vec<(Key, Row, Multiplicity)>,
     history: Vec<<RowTrace as TraceReader>::Batch>,
     tick: Tick,
     before: bool,
@@ -151,15 +153,15 @@ fn matches(
             continue;
         }
         while let Some(other) = cursor.get_val(&storage) {
-            let mut count = 0;
+            let mut count = Multiplicity::default();
             cursor.map_times(&storage, |time, diff| {
                 if *time < tick || (!before && *time == tick) {
-                    count += diff;
+                    count = count.plus(*diff);
                 }
             });
-            if count != 0 {
+            if !count.is_zero() {
                 pairs.extend(group.iter().map(|(key, row, diff)| {
-                    ((key.row.clone(), row.clone(), other.clone()), tick, diff * count)
+                    ((key.row.clone(), row.clone(), other.clone()), tick, diff.times(count))
                 }));
             }
             cursor.step_val(&storage);

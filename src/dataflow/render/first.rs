@@ -13,6 +13,7 @@ use crate::aggregate::{Accumulator, FirstRow, FirstRows, KeptRows};
 use crate::dataflow::arrange::{GroupUpdate, KeyedUpdate, arrange_groups};
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
+use crate::model::multiplicity::Multiplicity;
 use crate::model::row::Row;
 use crate::plan::ir::{NodeId, OrderColumn};
 
@@ -74,10 +75,13 @@ fn candidates<'scope, S: KeptRows>(
 /// The contribution of one group's rows, in order.
 fn candidate<S: KeptRows>(group: &[KeyedUpdate], limit: u32) -> GroupUpdate {
     let ((key, _), tick, _) = &group[0];
-    let copies = |diff: &i64| usize::try_from(*diff).unwrap_or(0).min(limit as usize);
+    let copies = |diff: &Multiplicity| {
+        let count = diff.known().unwrap_or(i64::MAX);
+        usize::try_from(count).unwrap_or(0).min(limit as usize)
+    };
     let rows = group.iter().flat_map(|((_, row), _, diff)| std::iter::repeat_n(row, copies(diff)));
     let slots = SmallVec::from_iter([S::of_rows(rows, limit).into()]);
-    let rows = group.iter().map(|(_, _, diff)| diff).sum();
+    let rows = group.iter().fold(Multiplicity::default(), |sum, (_, _, diff)| sum.plus(*diff));
     ((key.clone(), ()), *tick, Accumulator { rows, slots })
 }
 

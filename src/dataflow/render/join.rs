@@ -15,13 +15,15 @@ use timely::dataflow::operators::generic::Operator;
 use super::{Deltas, Renderer, expect_planned, map};
 use crate::dataflow::arrange::{Placement, RowTrace, arrange_placed};
 use crate::dataflow::delta::{Delta, batch};
+use crate::dataflow::failure::FailureStream;
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
+use crate::model::multiplicity::Multiplicity;
 use crate::model::row::Row;
 use crate::plan::ir::{JoinKeys, NodeId};
 
 /// A pair of rows with one key: key, left value, right value.
-pub type Pair = ((Row, Row, Row), Tick, i64);
+pub type Pair = ((Row, Row, Row), Tick, Multiplicity);
 
 impl<'scope> Renderer<'scope, '_> {
     /// A node's rows, arranged by some of their columns, for all who ask for that.
@@ -70,7 +72,7 @@ impl<'scope> Renderer<'scope, '_> {
         let (right, right_layout) =
             self.arranged(right, &on.right, !on.nulls_equal, right_place)?;
         let pairs = pairs(left, right, "Join");
-        Ok(decoded(pairs, move |group| {
+        Ok(decoded(pairs, self.failures.clone(), move |group| {
             let left = group.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
             let right = group.iter().map(|((k, _, r), _, _)| (&k[..], &r[..]));
             let mut columns: Vec<ArrayRef> = left_layout.columns(left)?;
@@ -96,10 +98,11 @@ impl<'scope> Renderer<'scope, '_> {
         let encoder = RowLayout::new(&key_schema, &all)?;
         let keys = keyed(keys, encoder, skip_null_keys);
         let keys = arrange_placed(keys, "Arrange keys", right_place);
-        let matched = decoded(pairs(arranged, keys, "SemiJoin"), move |group| {
-            let rows = group.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
-            batch(Arc::clone(&schema), layout.columns(rows)?, group.len())
-        });
+        let matched =
+            decoded(pairs(arranged, keys, "SemiJoin"), self.failures.clone(), move |group| {
+                let rows = group.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
+                batch(Arc::clone(&schema), layout.columns(rows)?, group.len())
+            });
         if !anti {
             return Ok(matched);
         }
@@ -138,7 +141,7 @@ fn pairs<'scope>(
         name,
         |key, l: &Row, r: &Row, tick, left_diff, right_diff, out| {
             let pair = (key.row.clone(), l.clone(), r.clone());
-            out.push_into((pair, tick, left_diff * right_diff));
+            out.push_into((pair, tick, left_diff.times(*right_diff)));
         },
     )
 }
@@ -146,6 +149,7 @@ fn pairs<'scope>(
 /// Turns pairs back into columns, one delta per tick.
 pub fn decoded<'scope>(
     pairs: Stream<'scope, Tick, Vec<Pair>>,
+    failures: FailureStream,
     decode: impl Fn(&[Pair]) -> Result<arrow::array::RecordBatch, ArrowError> + 'static,
 ) -> Deltas<'scope> {
     pairs.unary(Pipeline, "Decode", move |_, _| {
@@ -156,7 +160,7 @@ pub fn decoded<'scope>(
                 for group in pairs.chunk_by(|a, b| a.1 == b.1) {
                     session.give(Delta {
                         rows: expect_planned(decode(group)),
-                        diffs: group.iter().map(|(_, _, diff)| *diff).collect(),
+                        diffs: group.iter().map(|(_, _, diff)| failures.known(*diff)).collect(),
                         positions: None,
                         tick: group[0].1,
                     });

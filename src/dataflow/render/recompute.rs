@@ -25,6 +25,7 @@ use crate::dataflow::eval::{FailedExpression, guarded};
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
+use crate::model::multiplicity::Multiplicity;
 use crate::model::row::{Row, RowCodec};
 use crate::plan::ir::{GeneralAggregate, NodeId, OrderColumn};
 
@@ -59,16 +60,16 @@ impl<'scope> Renderer<'scope, '_> {
                 old.seek_key(&old_storage, key);
                 if old.get_key(&old_storage) == Some(key) {
                     while let Some(row) = old.get_val(&old_storage) {
-                        let mut count = 0;
-                        old.map_times(&old_storage, |_, diff| count += diff);
-                        before.insert(row.clone(), count);
+                        let mut count = Multiplicity::default();
+                        old.map_times(&old_storage, |_, diff| count = count.plus(*diff));
+                        before.insert(row.clone(), groups.failures.known(count));
                         old.step_val(&old_storage);
                     }
                 }
                 let mut changes: Vec<(Tick, Row, i64)> = Vec::new();
                 while let Some(row) = new.get_val(&new_storage) {
                     new.map_times(&new_storage, |tick, diff| {
-                        changes.push((*tick, row.clone(), *diff));
+                        changes.push((*tick, row.clone(), groups.failures.known(*diff)));
                     });
                     new.step_val(&new_storage);
                 }

@@ -28,14 +28,15 @@ use crate::dataflow::eval;
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
+use crate::model::multiplicity::Multiplicity;
 use crate::model::row::{Row, RowCodec};
 use crate::plan::ir::{JoinKeys, NodeId, Op, Plan};
 
 /// An iteration within a tick.
 type IterationTime = Product<Tick, u64>;
 /// Whole rows inside the scope.
-type ScopedRows<'inner> = VecCollection<'inner, IterationTime, Row, i64>;
-type Trace = TraceAgent<OrdValSpine<Key, Row, IterationTime, i64>>;
+type ScopedRows<'inner> = VecCollection<'inner, IterationTime, Row, Multiplicity>;
+type Trace = TraceAgent<OrdValSpine<Key, Row, IterationTime, Multiplicity>>;
 
 /// The recursive step, and its limit of iterations.
 pub struct Recursion<'a> {
@@ -58,6 +59,7 @@ impl<'scope> Renderer<'scope, '_> {
         let outer = outer.iter().map(|id| self.rows(*id)).collect::<Result<Vec<_>, _>>()?;
         let scope = self.scope;
         let failures = self.failures.clone();
+        let told = self.failures.clone();
         let (text, max) =
             (format!("recursive term of {}", recursion.name).into(), recursion.iterations_max);
         let result = scope.scoped::<IterationTime, _, _>("Recursion", |nested| {
@@ -67,8 +69,11 @@ impl<'scope> Renderer<'scope, '_> {
             let body = Loop { plan: recursion.step, given, failures: failures.clone() };
             let stepped = limited(body.render()?, max, text, failures);
             let all = base.enter(nested).concat(stepped);
-            let all =
-                if recursion.distinct { all.distinct_core::<i64>() } else { all.consolidate() };
+            let all = if recursion.distinct {
+                all.distinct_core::<Multiplicity>()
+            } else {
+                all.consolidate()
+            };
             variable.set(all.clone());
             Ok::<_, ArrowError>(all.leave(scope))
         })?;
@@ -79,7 +84,7 @@ impl<'scope> Renderer<'scope, '_> {
                     let mut session = output.session(&time);
                     updates.sort_unstable_by_key(|(_, tick, _)| *tick);
                     for group in updates.chunk_by(|a, b| a.1 == b.1) {
-                        let rows = group.iter().map(|(row, _, diff)| (row, *diff));
+                        let rows = group.iter().map(|(row, _, diff)| (row, told.known(*diff)));
                         session.give(decoded(&codec, &schema, rows, group[0].1));
                     }
                 });
@@ -88,7 +93,10 @@ impl<'scope> Renderer<'scope, '_> {
     }
 
     /// A node's rows, encoded whole.
-    fn rows(&self, id: NodeId) -> Result<VecCollection<'scope, Tick, Row, i64>, ArrowError> {
+    fn rows(
+        &self,
+        id: NodeId,
+    ) -> Result<VecCollection<'scope, Tick, Row, Multiplicity>, ArrowError> {
         let codec = codec(&self.schema(id))?;
         let stream = self.input(id).unary(Pipeline, "Encode", move |_, _| {
             move |input, output| {
@@ -97,7 +105,8 @@ impl<'scope> Renderer<'scope, '_> {
                     for delta in deltas.drain(..) {
                         let rows = expect_planned(codec.encode(delta.rows.columns(), delta.len()));
                         updates.extend((0..delta.len()).map(|index| {
-                            (Row::from_slice(rows.bytes(index)), delta.tick, delta.diffs[index])
+                            let diff = Multiplicity::new(delta.diffs[index]);
+                            (Row::from_slice(rows.bytes(index)), delta.tick, diff)
                         }));
                     }
                     output.session(&time).give_container(&mut updates);
@@ -140,7 +149,8 @@ fn limited<'inner>(
                     // The base is there before the first iteration.
                     let within = at.inner <= max;
                     if !within {
-                        failures.record(&text, reason.as_str(), None, (at.outer, *diff));
+                        let diff = failures.known(*diff);
+                        failures.record(&text, reason.as_str(), None, (at.outer, diff));
                     }
                     within
                 });
@@ -211,7 +221,7 @@ impl<'inner> Loop<'inner, '_> {
                 self.semi_join((*left, input(left)), (*right, input(right)), on, *anti)
             }
             Op::Reduce { input: from, key, .. } => {
-                Ok(self.columns(*from, input(from), key)?.distinct_core::<i64>())
+                Ok(self.columns(*from, input(from), key)?.distinct_core::<Multiplicity>())
             }
             Op::Union { inputs } => {
                 let mut parts = inputs.iter().map(input);
@@ -231,6 +241,7 @@ impl<'inner> Loop<'inner, '_> {
         mut logic: impl FnMut(Delta) -> Vec<Delta> + 'static,
     ) -> Result<ScopedRows<'inner>, ArrowError> {
         let schema = self.schema(from);
+        let failures = self.failures.clone();
         let (decoder, encoder) = (codec(&schema)?, codec(&self.schema(to))?);
         let stream = rows.inner.unary(Pipeline, "Map", move |_, _| {
             move |input, output| {
@@ -239,13 +250,13 @@ impl<'inner> Loop<'inner, '_> {
                     updates.sort_unstable_by_key(|(_, at, _)| *at);
                     for group in updates.chunk_by(|a, b| a.1 == b.1) {
                         let at = group[0].1;
-                        let rows = group.iter().map(|(row, _, diff)| (row, *diff));
+                        let rows = group.iter().map(|(row, _, diff)| (row, failures.known(*diff)));
                         for delta in logic(decoded(&decoder, &schema, rows, at.outer)) {
                             let rows =
                                 expect_planned(encoder.encode(delta.rows.columns(), delta.len()));
                             out.extend((0..delta.len()).map(|index| {
                                 let row = Row::from_slice(rows.bytes(index));
-                                (row, at, delta.diffs[index])
+                                (row, at, Multiplicity::new(delta.diffs[index]))
                             }));
                         }
                     }
@@ -273,8 +284,9 @@ impl<'inner> Loop<'inner, '_> {
         rows: ScopedRows<'inner>,
         key: &[usize],
         skip_null_keys: bool,
-    ) -> Result<VecCollection<'inner, IterationTime, (Key, Row), i64>, ArrowError> {
+    ) -> Result<VecCollection<'inner, IterationTime, (Key, Row), Multiplicity>, ArrowError> {
         let schema = self.schema(from);
+        let failures = self.failures.clone();
         let (decoder, layout) = (codec(&schema)?, RowLayout::new(&schema, key)?);
         let stream = rows.inner.unary(Pipeline, "Key", move |_, _| {
             move |input, output| {
@@ -283,7 +295,7 @@ impl<'inner> Loop<'inner, '_> {
                     updates.sort_unstable_by_key(|(_, at, _)| *at);
                     for group in updates.chunk_by(|a, b| a.1 == b.1) {
                         let at = group[0].1;
-                        let rows = group.iter().map(|(row, _, diff)| (row, *diff));
+                        let rows = group.iter().map(|(row, _, diff)| (row, failures.known(*diff)));
                         let delta = decoded(&decoder, &schema, rows, at.outer);
                         let mut keyed = Vec::new();
                         expect_planned(layout.encode(&delta, skip_null_keys, &mut keyed));
@@ -331,7 +343,7 @@ impl<'inner> Loop<'inner, '_> {
         let (encoder, layout) = (codec(&schema)?, RowLayout::new(&schema, &on.left)?);
         let skip = !on.nulls_equal;
         let keys = self.keyed(right.0, right.1, &on.right, skip)?;
-        let keys = keys.map(|(key, _)| key.row).distinct_core::<i64>();
+        let keys = keys.map(|(key, _)| key.row).distinct_core::<Multiplicity>();
         let keys = keys.map(|row| (Key::new(&row), Row::default()));
         let rows = arranged(self.keyed(left.0, left.1.clone(), &on.left, skip)?);
         let matched = self.matched(rows, arranged(keys), move |pairs| {
@@ -347,28 +359,28 @@ impl<'inner> Loop<'inner, '_> {
         &self,
         left: Arranged<'inner, Trace>,
         right: Arranged<'inner, Trace>,
-        rows: impl Fn(&[((Row, Row, Row), IterationTime, i64)]) -> Vec<Row> + 'static,
+        rows: impl Fn(&[((Row, Row, Row), IterationTime, Multiplicity)]) -> Vec<Row> + 'static,
     ) -> Result<ScopedRows<'inner>, ArrowError> {
         let pairs = join_traces::<
             _,
             _,
             _,
             _,
-            CapacityContainerBuilder<Vec<((Row, Row, Row), IterationTime, i64)>>,
+            CapacityContainerBuilder<Vec<((Row, Row, Row), IterationTime, Multiplicity)>>,
         >(
             left,
             right,
             "Join",
             |key, l: &Row, r: &Row, time, left_diff, right_diff, out| {
                 let pair = (key.row.clone(), l.clone(), r.clone());
-                out.push_into((pair, time, left_diff * right_diff));
+                out.push_into((pair, time, left_diff.times(*right_diff)));
             },
         );
         let stream = pairs.unary(Pipeline, "ScopedRows", move |_, _| {
             move |input, output| {
                 input.for_each(|time, pairs| {
                     let encoded = rows(pairs);
-                    let mut out: Vec<(Row, IterationTime, i64)> = encoded
+                    let mut out: Vec<(Row, IterationTime, Multiplicity)> = encoded
                         .into_iter()
                         .zip(pairs.drain(..))
                         .map(|(row, (_, at, diff))| (row, at, diff))
@@ -382,10 +394,11 @@ impl<'inner> Loop<'inner, '_> {
 }
 
 fn arranged<'inner>(
-    rows: VecCollection<'inner, IterationTime, (Key, Row), i64>,
+    rows: VecCollection<'inner, IterationTime, (Key, Row), Multiplicity>,
 ) -> Arranged<'inner, Trace> {
-    let exchange = Exchange::new(|update: &((Key, Row), IterationTime, i64)| update.0.0.hash());
-    arrange_core::<_, _, OrdValBatcher<Key, Row, IterationTime, i64>, _>(
+    let exchange =
+        Exchange::new(|update: &((Key, Row), IterationTime, Multiplicity)| update.0.0.hash());
+    arrange_core::<_, _, OrdValBatcher<Key, Row, IterationTime, Multiplicity>, _>(
         rows.inner,
         exchange,
         "Arrange",

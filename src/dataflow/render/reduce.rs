@@ -133,7 +133,7 @@ pub(super) fn changes<'scope>(
             for step in steps.chunk_by(|a, b| a.0 == b.0) {
                 let before = sum.clone();
                 step.iter().for_each(|(_, diff)| sum.plus_equals(diff));
-                let stays = seen == Seen::Presence && (before.rows > 0) == (sum.rows > 0);
+                let stays = seen == Seen::Presence && before.is_there() == sum.is_there();
                 if !stays {
                     changed(&key.row, before, &sum, step[0].0, &mut updates);
                 }
@@ -154,11 +154,13 @@ fn changed(
     if before == *after {
         return;
     }
-    debug_assert!(after.rows != 0 || after.slots.iter().all(|s| s.is_zero() || !s.takes_back()));
-    if before.rows > 0 {
+    debug_assert!(
+        !after.rows.is_zero() || after.slots.iter().all(|s| s.is_zero() || !s.takes_back())
+    );
+    if before.is_there() {
         updates.push((key.clone(), before, tick, -1));
     }
-    if after.rows > 0 {
+    if after.is_there() {
         updates.push((key.clone(), after.clone(), tick, 1));
     }
 }
@@ -183,6 +185,9 @@ impl Finish {
         let mut columns: Vec<ArrayRef> =
             expect_planned(self.key.decode(group.iter().map(|g| &g.0[..])));
         let accumulators: Vec<&Accumulator> = group.iter().map(|g| &g.1).collect();
+        for group in &accumulators {
+            self.failures.known(group.rows);
+        }
         let (aggregates, overflows) = expect_planned(self.layout.columns(&accumulators));
         columns.extend(aggregates);
         let delta = Delta {

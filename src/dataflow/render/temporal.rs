@@ -143,10 +143,11 @@ impl TemporalFilter {
                 let mut encoded = Vec::new();
                 expect_planned(self.layout.encode(&delta, false, &mut encoded));
                 for change in outlook.changes {
-                    let ((_, row), _, diff) = &encoded[change.row];
-                    let sign = if change.appears { 1 } else { -1 };
+                    let ((_, row), _, _) = &encoded[change.row];
+                    let diff = delta.diffs[change.row];
+                    let diff = if change.appears { diff } else { -diff };
                     let position = delta.position(change.row).unwrap_or(0);
-                    self.queue.push(change.tick, row.clone(), position, sign * diff);
+                    self.queue.push(change.tick, row.clone(), position, diff);
                 }
                 vec![expect_planned(delta.filter(&outlook.present))]
             }

@@ -17,6 +17,7 @@ use crate::dataflow::arrange::{RowTrace, arrange_rows};
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
+use crate::model::multiplicity::Multiplicity;
 use crate::model::row::Row;
 use crate::plan::ir::{NodeId, OrderColumn};
 
@@ -64,7 +65,7 @@ impl<'scope> Renderer<'scope, '_> {
         let encoder = RowLayout::ordered(&schema, key, order)?;
         let layout = RowLayout::ordered(&schema, key, order)?;
         let rows = arrange_rows(keyed(self.input(input), encoder, false), "TopK");
-        Ok(ranked(rows, layout, pick))
+        Ok(ranked(rows, layout, pick, self.failures.clone()))
     }
 }
 
@@ -103,7 +104,7 @@ struct Unique {
 
 impl Unique {
     fn failing(rows: &[(Row, i64)]) -> i64 {
-        let count = rows.iter().map(|(_, count)| count).sum();
+        let count = rows.iter().fold(0_i64, |sum, (_, count)| sum.saturating_add(*count));
         if count > 1 { count } else { 0 }
     }
 }
@@ -133,6 +134,7 @@ fn ranked<'scope>(
     rows: Arranged<'scope, RowTrace>,
     layout: RowLayout,
     pick: impl Pick + 'static,
+    failures: FailureStream,
 ) -> Deltas<'scope> {
     on_changes(rows, "TopK", move |batches, history| {
         let (mut new, new_storage) = cursor_list(batches);
@@ -142,7 +144,9 @@ fn ranked<'scope>(
             let mut changes: Vec<RowChanges> = Vec::new();
             while let Some(row) = new.get_val(&new_storage) {
                 let mut times = Vec::new();
-                new.map_times(&new_storage, |tick, diff| times.push((*tick, *diff)));
+                new.map_times(&new_storage, |tick, diff| {
+                    times.push((*tick, failures.known(*diff)));
+                });
                 changes.push((row.clone(), times));
                 new.step_val(&new_storage);
             }
@@ -151,10 +155,10 @@ fn ranked<'scope>(
             let mut history = GroupHistory { ahead: Vec::new(), done: !found };
             let mut next = || {
                 let row = old.get_val(&old_storage)?.clone();
-                let mut count = 0;
-                old.map_times(&old_storage, |_, diff| count += diff);
+                let mut count = Multiplicity::default();
+                old.map_times(&old_storage, |_, diff| count = count.plus(*diff));
                 old.step_val(&old_storage);
-                Some((row, count))
+                Some((row, failures.known(count)))
             };
             let mut group = Group { changes: &changes, history: &mut history };
             group.run(&key.row, &pick, &mut next, &mut updates);
@@ -234,7 +238,8 @@ impl Group<'_> {
             }
             if let (true, Some((row, times))) = (from_new, change) {
                 let until = times.iter().filter(|(t, _)| tick.is_some_and(|tick| *t <= tick));
-                entry = (row.clone(), entry.1 + until.map(|(_, diff)| diff).sum::<i64>());
+                let sum = until.fold(entry.1, |sum: i64, (_, diff)| sum.saturating_add(*diff));
+                entry = (row.clone(), sum);
                 new += 1;
             }
             if entry.1 > 0 {

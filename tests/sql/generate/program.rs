@@ -1,7 +1,8 @@
 //! Random event tables, events and views, drawn together so that the views mean something.
 
 use super::query::Query;
-use super::relation::Relation;
+use super::relation::{FIELDS, Relation};
+use super::words;
 use crate::reasons;
 use crate::rng::Rng;
 use crate::script::{Asked, CLOCK_START, Engine, Script, TimedEvent, View};
@@ -28,8 +29,6 @@ const TYPES: [Type; 7] =
     [Type::Int, Type::Text, Type::Decimal, Type::Time, Type::Bool, Type::Float, Type::Ints];
 /// Times lie in the first milliseconds of the clock, so that conditions on now() change.
 const TIMES: u64 = 60;
-/// The fields of a struct that some tables have.
-const FIELDS: [&str; 2] = ["s['x']", "s['y']"];
 
 impl Type {
     /// Whether queries may compare, group and order by values of this type.
@@ -105,13 +104,12 @@ pub fn program(seed: u64) -> Script {
     for number in 0..1 + rng.below(3) {
         let query = Query::random(rng, &relations);
         let name = format!("v{number}");
-        let reads = |r: &Relation| query.sql.contains(&format!(" {} ", r.name));
-        let has_as_of =
-            query.sql.contains("ASOF") || relations.iter().any(|r| r.has_as_of && reads(r));
-        let words = Some(for_duckdb(&query.sql));
-        let oracle = Asked { engine: Engine::DuckDb, reason: Some(reasons::RANDOM), words };
-        views.push(View { name: name.clone(), sql: query.sql, oracle, expected: None });
-        relations.push(Relation { name, columns: query.columns, has_as_of });
+        let (sql, theirs) = (words::ours(&query.sql), words::theirs(&query.sql));
+        let words = (sql != theirs).then_some(theirs);
+        let reason = words.is_some().then_some(reasons::RANDOM);
+        let oracle = Asked { engine: Engine::Postgres, reason, words };
+        views.push(View { name: name.clone(), sql, oracle, expected: None });
+        relations.push(Relation { name, columns: query.columns });
     }
     Script {
         path: format!("generated/{seed}.slt").into(),
@@ -121,16 +119,6 @@ pub fn program(seed: u64) -> Script {
         views,
         refused: Vec::new(),
         without: Vec::new(),
-    }
-}
-
-/// What DuckDB calls otherwise: `first_value()` is a window function only, `cardinality()` is for maps,
-/// and an ASOF join has its inequality among its conditions.
-fn for_duckdb(sql: &str) -> String {
-    let sql = sql.replace("first_value(", "first(").replace("cardinality(", "len(");
-    match sql.split_once(" MATCH_CONDITION (") {
-        Some((before, after)) => format!("{before} ON {}", after.replacen(") ON ", " AND ", 1)),
-        None => sql,
     }
 }
 
@@ -151,7 +139,7 @@ fn table(rng: &mut Rng, name: &str, upsert: bool) -> (Relation, String) {
         options.push_str(", mode = 'upsert', delete_when = 'gone'");
     }
     let sql = format!("CREATE TABLE {name} ({}) WITH ({options});\n", declared.join(", "));
-    (Relation { name: name.to_string(), columns, has_as_of: false }, sql)
+    (Relation { name: name.to_string(), columns }, sql)
 }
 
 fn event(rng: &mut Rng, table: &Relation, upsert: bool, tick: u64) -> TimedEvent {

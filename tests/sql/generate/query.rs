@@ -1,8 +1,10 @@
 //! Random queries. What is compared is a set of rows that SQL fixes: every LIMIT, list and window
 //! orders by all columns, so that what is tied is equal.
 
+use super::constructs::Construct;
 use super::program::Type;
 use super::relation::Relation;
+use super::words::either;
 use crate::rng::Rng;
 
 /// A query and the columns that it has.
@@ -56,7 +58,13 @@ impl Writer<'_> {
         let rest = format!("FROM {from}{}", self.filter(&rows));
         match kind {
             1 => self.distinct(&rows, &rest),
+            2..=5 if Construct::OuterAggregates.comes_up(self.rng, 4) => {
+                self.outer_aggregates(&rows, &rest)
+            }
             2..=5 => self.groups(&rows, &rest),
+            6 | 7 if Construct::NamedWindows.comes_up(self.rng, 3) => {
+                self.named_windows(&rows, &rest)
+            }
             6 | 7 => self.windows(&rows, &rest),
             8 => self.limited(&rows, &rest),
             9 => self.best(&rows, &rest),
@@ -103,6 +111,14 @@ impl Writer<'_> {
     }
 
     fn condition(&mut self, rows: &Relation) -> String {
+        if Construct::DistinctFrom.comes_up(self.rng, 8) {
+            return self.distinct_from(rows);
+        }
+        if Construct::Intervals.comes_up(self.rng, 6)
+            && let Some(condition) = self.interval_comparison(rows)
+        {
+            return condition;
+        }
         match self.rng.below(12) {
             0 => format!("({} OR {})", self.comparison(rows), self.comparison(rows)),
             1 => format!("NOT ({})", self.comparison(rows)),
@@ -162,6 +178,16 @@ impl Writer<'_> {
 
     /// An expression that is not a column alone.
     fn value(&mut self, rows: &Relation) -> (String, Type) {
+        if Construct::Intervals.comes_up(self.rng, 4)
+            && let Some(value) = self.interval_value(rows)
+        {
+            return value;
+        }
+        if Construct::Zones.comes_up(self.rng, 4)
+            && let Some(value) = self.zoned(rows)
+        {
+            return value;
+        }
         let (name, t) = rows.any(self.rng);
         match self.rng.below(13) {
             10 | 11 => self.collected(rows),
@@ -234,11 +260,16 @@ impl Writer<'_> {
             false => self.rng.pick(&lists).to_string(),
         };
         match self.rng.below(5) {
-            0 => (format!("{list}[{}]", 1 + self.rng.below(3)), Type::Int),
+            0 => (format!("({list})[{}]", 1 + self.rng.below(3)), Type::Int),
             1 => (format!("CAST(cardinality({list}) AS BIGINT)"), Type::Int),
-            // Of nothing but NULLs there is an empty text, or NULL in DuckDB.
-            2 => (format!("coalesce(array_to_string({list}, '-'), '')"), Type::Text),
-            3 => (format!("array_has({list}, {})", rows.int(self.rng)), Type::Bool),
+            2 => (format!("array_to_string({list}, '-')"), Type::Text),
+            3 => {
+                let item = rows.int(self.rng);
+                // It is false where a NULL leaves open whether the item is there.
+                let has =
+                    either(&format!("array_has({list}, {item})"), &format!("{item} = ANY({list})"));
+                (format!("coalesce({has}, false)"), Type::Bool)
+            }
             _ => (list, Type::Ints),
         }
     }
@@ -339,7 +370,12 @@ impl Writer<'_> {
                 let int = rows.int(self.rng);
                 (format!("array_agg({int} ORDER BY {int})"), Type::Ints)
             }
-            (5, _) => (format!("first_value({name} ORDER BY {name}, {})", rows.all()), t),
+            (5, _) => {
+                let all = rows.all();
+                let first = format!("first_value({name} ORDER BY {name}, {all})");
+                let theirs = format!("(array_agg({name} ORDER BY {name}, {all}))[1]");
+                return (either(&first, &theirs), t);
+            }
             (6, _) => (format!("max({name})"), t),
             (7, Type::Int | Type::Text | Type::Decimal) => {
                 let share = self.rng.pick(&["0.5", "0", "0.9"]);
@@ -348,7 +384,7 @@ impl Writer<'_> {
             _ => (format!("min({name})"), t),
         };
         // CAST(sum(x) AS BIGINT) takes its filter inside.
-        let filter = if self.rng.one_in(5) && !call.starts_with("first_value") {
+        let filter = if self.rng.one_in(5) {
             format!(" FILTER (WHERE {})", self.comparison(rows))
         } else {
             String::new()
@@ -399,11 +435,7 @@ impl Writer<'_> {
     /// What can be reached from some rows.
     fn recursion(&mut self) -> Query {
         let base = self.relation("a");
-        // DuckDB has no ASOF joins in recursions.
-        let step = match self.relation("b") {
-            with if with.has_as_of => self.relations[0].as_alias("b"),
-            without => without,
-        };
+        let step = self.relation("b");
         let start = self.comparison(&base);
         let (first, next, from) = (base.int(self.rng), step.int(self.rng), step.int(self.rng));
         let sql = format!(

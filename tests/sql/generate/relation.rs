@@ -1,22 +1,28 @@
 //! What queries select from.
 
 use super::program::Type;
+use super::words::either;
 use crate::rng::Rng;
+
+/// The fields of a struct that some tables have.
+pub const FIELDS: [&str; 2] = ["s['x']", "s['y']"];
 
 /// Something to select from.
 #[derive(Clone)]
 pub struct Relation {
     pub name: String,
     pub columns: Vec<(String, Type)>,
-    /// Nearest rows are looked for in it, or in what it reads.
-    pub has_as_of: bool,
 }
 
 impl Relation {
     pub fn as_alias(&self, alias: &str) -> Relation {
-        let columns =
-            self.columns.iter().map(|(name, t)| (format!("{alias}.{name}"), *t)).collect();
-        Relation { name: format!("{} {alias}", self.name), columns, ..*self }
+        let qualified =
+            |name: &str| match name.strip_prefix("s['").and_then(|n| n.strip_suffix("']")) {
+                Some(field) => either(&format!("{alias}.{name}"), &format!("({alias}.s).{field}")),
+                None => format!("{alias}.{name}"),
+            };
+        let columns = self.columns.iter().map(|(name, t)| (qualified(name), *t)).collect();
+        Relation { name: format!("{} {alias}", self.name), columns }
     }
 
     pub fn of(&self, wanted: Type) -> Vec<&str> {
@@ -60,7 +66,7 @@ impl Relation {
     /// Only what can be compared.
     pub fn comparable_only(&self) -> Relation {
         let columns = self.comparable().cloned().collect();
-        Relation { name: self.name.clone(), columns, ..*self }
+        Relation { name: self.name.clone(), columns }
     }
 
     /// These columns and others, as a join has them.

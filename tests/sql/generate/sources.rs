@@ -1,8 +1,10 @@
 //! What stands after FROM: a relation, two that are joined, or one with the items of its lists.
 
+use super::constructs::Construct;
 use super::program::Type;
 use super::query::Writer;
 use super::relation::Relation;
+use super::words::either;
 
 impl Writer<'_> {
     /// The text of a FROM, and the columns that it brings.
@@ -18,8 +20,18 @@ impl Writer<'_> {
 
     fn joined(&mut self, first: Relation) -> (String, Relation) {
         let second = self.relation("b");
+        let by_names = Construct::Using.is_drawn() || Construct::Natural.is_drawn();
+        if by_names
+            && self.rng.one_in(2)
+            && let Some(joined) = self.joined_by_names(&first, &second)
+        {
+            return joined;
+        }
         let join = self.rng.pick(&["JOIN", "JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"]);
         let (left, right) = (first.int(self.rng), second.int(self.rng));
+        // PostgreSQL's full joins need columns of both sides that are equal.
+        let has_keys = [&first, &second].iter().all(|rows| !rows.of(Type::Int).is_empty());
+        let join = if has_keys { join } else { join.trim_start_matches("FULL ") };
         let mut on = format!("{left} = {right}");
         if self.rng.one_in(3) && join != "FULL JOIN" {
             let than = self.rng.pick(&["<", ">=", "<>"]);
@@ -60,13 +72,21 @@ impl Writer<'_> {
         let (place, other) =
             (self.rng.pick(&first.of(t)).to_string(), self.rng.pick(&second.of(t)).to_string());
         let (key, value, left) = (second.int(self.rng), second.int(self.rng), first.int(self.rng));
-        let join = self.rng.pick(&["ASOF JOIN", "ASOF LEFT JOIN"]);
+        let left_join = self.rng.pick(&["", "LEFT "]);
         let than = self.rng.pick(&[">=", ">", "<=", "<"]);
-        let text = format!(
-            "{} {join} (SELECT {key} AS e, {other} AS p, max({value}) AS y FROM {} GROUP BY {key}, {other}) AS b \
-             MATCH_CONDITION ({place} {than} b.p) ON {left} = b.e",
-            first.name, second.name
+        let order = if than.starts_with('>') { " DESC" } else { "" };
+        let places = format!(
+            "(SELECT {key} AS e, {other} AS p, max({value}) AS y FROM {} GROUP BY {key}, {other}) AS b",
+            second.name
         );
+        let ours = format!(
+            "ASOF {left_join}JOIN {places} MATCH_CONDITION ({place} {than} b.p) ON {left} = b.e"
+        );
+        let theirs = format!(
+            "{left_join}JOIN LATERAL (SELECT * FROM {places} WHERE {place} {than} b.p AND {left} = b.e \
+             ORDER BY b.p{order} LIMIT 1) AS b ON true"
+        );
+        let text = format!("{} {}", first.name, either(&ours, &theirs));
         let columns = [("b.e", Type::Int), ("b.p", t), ("b.y", Type::Int)];
         (text, first.and(columns.map(|(name, t)| (name.to_string(), t)).into()))
     }

@@ -1,5 +1,6 @@
 //! Window functions, and the first rows of partitions and of all.
 
+use super::constructs::Construct;
 use super::program::Type;
 use super::query::{Items, Query, Writer};
 use super::relation::Relation;
@@ -41,7 +42,11 @@ impl Writer<'_> {
         let argument = rows.int(self.rng);
         let over = format!("{peers}, {}", rows.all());
         let (from, to) = (self.rng.below(3), self.rng.below(3));
-        let around = format!("BETWEEN {from} PRECEDING AND {to} FOLLOWING");
+        let without = match Construct::Exclude.comes_up(self.rng, 2) {
+            true => self.rng.pick(&[" EXCLUDE CURRENT ROW", " EXCLUDE GROUP", " EXCLUDE TIES"]),
+            false => "",
+        };
+        let around = format!("BETWEEN {from} PRECEDING AND {to} FOLLOWING{without}");
         let integer = match self.rng.below(17) {
             0 => format!("row_number() OVER ({over})"),
             1 => format!("rank() OVER ({peers})"),
