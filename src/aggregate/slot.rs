@@ -6,8 +6,9 @@ use super::booleans::Booleans;
 use super::count::Count;
 use super::first_rows::{FirstRow, FirstRows};
 use super::min_max::{Greatest, Least};
+use super::regression::CoMoments;
 use super::total::{FloatTotal, IntegerTotal, WideTotal};
-use super::variance::Moments;
+use super::variance::{ExactMoments, Moments};
 
 /// What is kept of some rows of a group.
 pub trait State: Stored + Clone {
@@ -98,6 +99,8 @@ slots! {
     WideTotal(Box<WideTotal>),
     FloatTotal(Box<FloatTotal>),
     Moments(Box<Moments>),
+    ExactMoments(Box<ExactMoments>),
+    CoMoments(Box<CoMoments>),
     Booleans(Booleans),
     Least(Least<u64>),
     Greatest(Greatest<u64>),

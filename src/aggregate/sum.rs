@@ -64,10 +64,22 @@ impl Aggregate for SumOfFloats {
     fn finish(
         &self,
         totals: &[&Box<FloatTotal>],
-        _: &mut Overflows,
+        overflows: &mut Overflows,
     ) -> Result<ArrayRef, ArrowError> {
-        let sums = totals.iter().map(|total| (total.count() != 0).then(|| total.sum()));
-        let sums: ArrayRef = Arc::new(sums.collect::<Float64Array>());
+        let narrow = self.output == DataType::Float32;
+        let sum = |(row, total): (usize, &&Box<FloatTotal>)| {
+            if total.count() == 0 {
+                return None;
+            }
+            let sum = total.sum();
+            let lost = narrow && sum.is_finite() && (sum as f32).is_infinite();
+            if lost || total.overflows() {
+                overflows.push((row, "value out of range: overflow".to_string()));
+                return None;
+            }
+            Some(sum)
+        };
+        let sums: ArrayRef = Arc::new(totals.iter().enumerate().map(sum).collect::<Float64Array>());
         cast(&sums, &self.output)
     }
 }

@@ -8,12 +8,106 @@ use arrow::datatypes::{DataType, Field};
 use datafusion_common::{Result, internal_err, plan_err};
 use datafusion_expr::type_coercion::binary::comparison_coercion;
 use datafusion_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
+use datafusion_sql::sqlparser::ast::BinaryOperator;
 
 /// `a @> b`: whether each element of the second array is one of the first.
 pub fn contains() -> ScalarUDF {
     ScalarUDF::new_from_impl(Elements::new("array_contains", true))
+}
+
+/// `a < b` and the like: element by element, NULL after all others; a shorter array comes first.
+pub fn compared(op: &BinaryOperator, left: Expr, right: Expr) -> Expr {
+    let (name, less) = match op {
+        BinaryOperator::Lt | BinaryOperator::Gt => ("array_lt", true),
+        _ => ("array_le", false),
+    };
+    let function = ScalarUDF::new_from_impl(Compared {
+        name,
+        less,
+        signature: Signature::user_defined(Volatility::Immutable),
+    });
+    match op {
+        BinaryOperator::Gt | BinaryOperator::GtEq => function.call(vec![right, left]),
+        _ => function.call(vec![left, right]),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Compared {
+    name: &'static str,
+    less: bool,
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Compared {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        two_arrays(self.name, types)
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Boolean)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
+        let [left, right] = arrays.as_slice() else {
+            return internal_err!("it has two arguments");
+        };
+        let right = cast(right, left.data_type())?;
+        let (left, right) = (left.as_list::<i32>(), right.as_list::<i32>());
+        let options = SortOptions { descending: false, nulls_first: false };
+        let items = arrow::array::make_comparator(
+            left.values().as_ref(),
+            right.values().as_ref(),
+            options,
+        )?;
+        let (of_left, of_right) = (left.value_offsets(), right.value_offsets());
+        let result = |row: usize| {
+            if left.is_null(row) || right.is_null(row) {
+                return None;
+            }
+            let here = of_left[row] as usize..of_left[row + 1] as usize;
+            let there = of_right[row] as usize..of_right[row + 1] as usize;
+            let lengths = here.len().cmp(&there.len());
+            let order = here.zip(there).map(|(a, b)| items(a, b)).find(|order| order.is_ne());
+            let order = order.unwrap_or(lengths);
+            Some(order.is_lt() || (!self.less && order.is_eq()))
+        };
+        let result: ArrayRef = Arc::new((0..left.len()).map(result).collect::<BooleanArray>());
+        Ok(ColumnarValue::Array(result))
+    }
+}
+
+/// The type that the elements of two arrays agree on.
+fn two_arrays(name: &str, types: &[DataType]) -> Result<Vec<DataType>> {
+    let item = |t: &DataType| match t {
+        DataType::List(item) => Some(item.data_type().clone()),
+        _ => None,
+    };
+    let common = match types {
+        [left, right] => match (item(left), item(right)) {
+            (Some(left), Some(right)) => comparison_coercion(&left, &right),
+            _ => None,
+        },
+        _ => None,
+    };
+    match common {
+        Some(common) => {
+            let list = DataType::List(Arc::new(Field::new("item", common, true)));
+            Ok(vec![list; 2])
+        }
+        None => plan_err!("{name} takes two arrays of one type"),
+    }
 }
 
 /// `a && b`: whether they share an element.
@@ -45,24 +139,7 @@ impl ScalarUDFImpl for Elements {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        let item = |t: &DataType| match t {
-            DataType::List(item) => Some(item.data_type().clone()),
-            _ => None,
-        };
-        let common = match types {
-            [left, right] => match (item(left), item(right)) {
-                (Some(left), Some(right)) => comparison_coercion(&left, &right),
-                _ => None,
-            },
-            _ => None,
-        };
-        match common {
-            Some(common) => {
-                let list = DataType::List(Arc::new(Field::new("item", common, true)));
-                Ok(vec![list; 2])
-            }
-            None => plan_err!("{} takes two arrays of one type", self.name),
-        }
+        two_arrays(self.name, types)
     }
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
@@ -104,7 +181,7 @@ impl ScalarUDFImpl for Elements {
 /// Of an array's dimensions and lengths, in the place of DataFusion's: an empty array has none.
 pub fn beside(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     match inner.name() {
-        "array_length" | "array_ndims" | "array_position" | "cardinality" => {
+        "array_length" | "array_ndims" | "cardinality" => {
             Arc::new(ScalarUDF::new_from_impl(Narrow { inner }))
         }
         _ => inner,
@@ -135,9 +212,6 @@ impl ScalarUDFImpl for Narrow {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        if self.name() == "array_position" && types.len() > 2 {
-            return plan_err!("array_position with a third argument is not supported");
-        }
         self.inner.return_type(types)?;
         Ok(DataType::Int32)
     }

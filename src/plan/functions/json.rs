@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Int64Array, ListArray, ListBuilder, StringArray, StringBuilder,
+    Array, ArrayRef, AsArray, Int32Array, ListArray, ListBuilder, StringArray, StringBuilder,
     StructArray,
 };
 use arrow::buffer::OffsetBuffer;
@@ -21,7 +21,7 @@ use datafusion_sql::sqlparser::ast::BinaryOperator;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::model::schema::{SqlField, SqlType};
+use crate::model::schema::{SQL_TYPE_KEY, SqlField, SqlType};
 
 /// All JSON functions.
 pub fn functions() -> Vec<Arc<ScalarUDF>> {
@@ -124,7 +124,7 @@ impl Kind {
             Kind::MemberText | Kind::PathText | Kind::TypeOf => {
                 Field::new(self.name(), DataType::Utf8, true)
             }
-            Kind::ArrayLength => Field::new(self.name(), DataType::Int64, true),
+            Kind::ArrayLength => Field::new(self.name(), DataType::Int32, true),
             Kind::Elements => Field::new(self.name(), DataType::List(Arc::new(json("item"))), true),
             Kind::ElementTexts | Kind::Keys => {
                 let item = Field::new("item", DataType::Utf8, true);
@@ -191,16 +191,18 @@ impl ScalarUDFImpl for JsonFunction {
         let json = cast(&arrays[0], &DataType::Utf8)?;
         let json: &StringArray = json.as_string();
         let result: ArrayRef = match self.kind {
-            Kind::Member | Kind::MemberText => self.members(json, &arrays[1])?,
+            Kind::Member | Kind::MemberText => {
+                self.members(json, &arrays[1], is_jsonb(&args.arg_fields[0]))?
+            }
             Kind::Path | Kind::PathText => self.paths(json, &arrays[1])?,
             Kind::Elements | Kind::ElementTexts => self.elements(json)?,
             Kind::Keys | Kind::Each | Kind::EachText => self.members_of(json)?,
             Kind::ArrayLength => {
                 let length = |text: Option<&str>| match text {
-                    Some(text) => Ok(Some(items(text)?.len() as i64)),
+                    Some(text) => Ok(Some(items(text)?.len() as i32)),
                     None => Ok(None),
                 };
-                Arc::new(json.iter().map(length).collect::<Result<Int64Array>>()?)
+                Arc::new(json.iter().map(length).collect::<Result<Int32Array>>()?)
             }
             Kind::TypeOf => {
                 let kind = |text: Option<&str>| text.map(type_of).transpose();
@@ -217,13 +219,20 @@ impl JsonFunction {
     }
 
     /// A member by name, or an element by its number from 0 (negative: from the end).
-    fn members(&self, json: &StringArray, keys: &ArrayRef) -> Result<ArrayRef> {
+    ///
+    /// A scalar of the type jsonb is an array of one.
+    fn members(&self, json: &StringArray, keys: &ArrayRef, jsonb: bool) -> Result<ArrayRef> {
         let mut out = StringBuilder::new();
         if keys.data_type().is_integer() {
             let keys = cast(keys, &DataType::Int64)?;
             let keys = keys.as_primitive::<Int64Type>();
             for (text, key) in json.iter().zip(keys.iter()) {
                 let found = match (text, key) {
+                    (Some(text), Some(0 | -1))
+                        if jsonb && !matches!(first_of(text), Some('[' | '{')) =>
+                    {
+                        Some(text)
+                    }
                     (Some(text), Some(key)) => find(text, Step::Index(key))?,
                     _ => None,
                 };
@@ -345,6 +354,11 @@ impl JsonFunction {
         }
         Ok(())
     }
+}
+
+/// Whether a value was cast to JSONB.
+fn is_jsonb(field: &Field) -> bool {
+    field.metadata().get(SQL_TYPE_KEY).is_some_and(|note| note == "jsonb")
 }
 
 fn not_json(error: serde_json::Error) -> datafusion_common::DataFusionError {

@@ -185,18 +185,14 @@ enum Encoder<'a> {
     /// Floats, of which some are no JSON.
     Float(ArrayRef),
     /// What is written as a text: dates, times, intervals.
-    Quoted(ArrayFormatter<'a>, &'a ArrayRef),
+    Quoted(written::Writer, &'a ArrayRef),
     Bytes(ArrayRef),
     /// Beside the lists the items of all of them.
     List(&'a ListArray, Box<Encoder<'a>>),
     Struct(&'a ArrayRef, Vec<(String, Encoder<'a>)>),
 }
 
-/// Times as PostgreSQL writes them into JSON, but for the zeros at the end of a second's fraction.
-const FORMAT: FormatOptions = FormatOptions::new()
-    .with_timestamp_format(Some("%Y-%m-%dT%H:%M:%S%.f"))
-    .with_timestamp_tz_format(Some("%Y-%m-%dT%H:%M:%S%.f%:z"))
-    .with_datetime_format(Some("%Y-%m-%dT%H:%M:%S%.f"));
+const FORMAT: FormatOptions = FormatOptions::new();
 
 impl<'a> Encoder<'a> {
     fn new(array: &'a ArrayRef, field: &Field) -> Result<Self> {
@@ -227,7 +223,7 @@ impl<'a> Encoder<'a> {
             t if t.is_numeric() || *t == DataType::Boolean => {
                 Encoder::Plain(ArrayFormatter::try_new(array, &FORMAT)?, array)
             }
-            _ => Encoder::Quoted(ArrayFormatter::try_new(array, &FORMAT)?, array),
+            _ => Encoder::Quoted(written::Writer::new(array, true)?, array),
         })
     }
 
@@ -256,7 +252,16 @@ impl<'a> Encoder<'a> {
             Encoder::Text(array) => quote(out, array.as_string::<i32>().value(row)),
             Encoder::Plain(values, _) => values.value(row).write(out)?,
             Encoder::Float(array) => append_float(out, array, row)?,
-            Encoder::Quoted(values, _) => quote(out, &values.value(row).try_to_string()?),
+            Encoder::Quoted(values, array) => {
+                let text = values.text(row)?.unwrap_or_default();
+                match array.data_type() {
+                    // As ISO 8601 has it, with the minutes of the zone.
+                    DataType::Timestamp(..) => {
+                        quote(out, &text.replacen(' ', "T", 1).replacen("+00", "+00:00", 1));
+                    }
+                    _ => quote(out, &text),
+                }
+            }
             Encoder::Bytes(array) => {
                 out.push_str("\"\\\\x");
                 for byte in array.as_binary::<i32>().value(row) {
@@ -306,17 +311,17 @@ fn append_float(out: &mut String, array: &ArrayRef, row: usize) -> Result<()> {
         None => {
             let single = array.as_primitive::<Float32Type>().value(row);
             // The shortest text that means this single, not its double.
-            if single.is_finite() { written::real(single + 0.0) } else { number(f64::from(single)) }
+            if single.is_finite() { written::real(single) } else { number(f64::from(single)) }
         }
     };
     out.push_str(&text);
     Ok(())
 }
 
-/// NaN and the infinities are no JSON numbers: they are texts. There is one zero, as everywhere in SQL.
+/// NaN and the infinities are no JSON numbers: they are texts.
 fn number(value: f64) -> String {
-    match serde_json::Number::from_f64(value + 0.0) {
-        Some(_) => written::double(value + 0.0),
+    match serde_json::Number::from_f64(value) {
+        Some(_) => written::double(value),
         None if value.is_nan() => "\"NaN\"".to_string(),
         None if value > 0.0 => "\"Infinity\"".to_string(),
         None => "\"-Infinity\"".to_string(),

@@ -9,14 +9,7 @@ use datafusion_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
-const NAMES: [(&str, &[&str]); 6] = [
-    ("to_date", &[]),
-    ("array_dims", &["list_dims"]),
-    ("array_remove", &["list_remove"]),
-    ("array_replace", &["list_replace"]),
-    ("factorial", &[]),
-    ("array_positions", &["list_positions"]),
-];
+const NAMES: [(&str, &[&str]); 1] = [("to_date", &[])];
 
 /// What stands in their places.
 pub fn functions() -> Vec<Arc<ScalarUDF>> {
