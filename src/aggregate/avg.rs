@@ -8,6 +8,7 @@ use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use num_bigint::BigInt;
 
+use super::interval::OfIntervals;
 use super::total::{
     ExactType, FloatTotal, IntegerSum, IntegerTotal, Kept, Total, WideTotal, rounded_quotient,
 };
@@ -16,6 +17,9 @@ use super::{Aggregate, AggregateFunction, AnyAggregate, Overflows, States};
 pub static AVG: AggregateFunction = AggregateFunction::accumulable("avg", typed);
 
 fn typed(input: &DataType, output: &DataType) -> Result<Box<dyn AnyAggregate>, ArrowError> {
+    if let DataType::Interval(_) = input {
+        return Ok(Box::new(OfIntervals { average: true }));
+    }
     let float = *output == DataType::Float64;
     Ok(match (Kept::of(input), scale(output)) {
         (Kept::Integers, Some(_)) => Box::new(DecimalAverage::<IntegerTotal>::new(input, output)?),

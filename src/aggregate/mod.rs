@@ -11,6 +11,7 @@ mod booleans;
 mod count;
 mod exact;
 mod first_rows;
+mod interval;
 mod min_max;
 mod regression;
 mod slot;
@@ -26,6 +27,7 @@ use arrow::error::ArrowError;
 
 pub use accumulator::{Accumulator, BatchGroups, States};
 pub use first_rows::{FirstRow, FirstRows, KeptRows};
+pub use interval::scaled as scaled_interval;
 pub use slot::{Slot, State, Stored};
 pub use total::{rounded_quotient, wide};
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::booleans::Booleans;
 use super::count::Count;
 use super::first_rows::{FirstRow, FirstRows};
+use super::interval::IntervalTotal;
 use super::min_max::{Greatest, Least};
 use super::regression::CoMoments;
 use super::total::{FloatTotal, IntegerTotal, WideTotal};
@@ -100,6 +101,7 @@ slots! {
     FloatTotal(Box<FloatTotal>),
     Moments(Box<Moments>),
     ExactMoments(Box<ExactMoments>),
+    IntervalTotal(Box<IntervalTotal>),
     CoMoments(Box<CoMoments>),
     Booleans(Booleans),
     Least(Least<u64>),

@@ -8,12 +8,16 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
+use super::interval::OfIntervals;
 use super::total::{ExactType, FloatTotal, IntegerSum, IntegerTotal, Kept, Total, WideTotal};
 use super::{Aggregate, AggregateFunction, AnyAggregate, Overflows, States};
 
 pub static SUM: AggregateFunction = AggregateFunction::accumulable("sum", typed);
 
 fn typed(input: &DataType, output: &DataType) -> Result<Box<dyn AnyAggregate>, ArrowError> {
+    if let DataType::Interval(_) = input {
+        return Ok(Box::new(OfIntervals { average: false }));
+    }
     Ok(match Kept::of(input) {
         Kept::Integers => Box::new(ExactSum::<IntegerTotal>::new(output)?),
         Kept::WideDecimals => Box::new(ExactSum::<Box<WideTotal>>::new(output)?),

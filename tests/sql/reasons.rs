@@ -22,6 +22,7 @@ const OF_DUCKDB: &[&str] = &[
     "datafusion does not know these short forms",
     "datafusion orders DISTINCT ON only as far as its keys",
     "datafusion cuts averages of decimals",
+    "datafusion keeps few digits of percentiles",
 ];
 
 /// DataFusion answers other words.

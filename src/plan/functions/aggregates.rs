@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, StructArray};
 use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, IntervalUnit};
 use datafusion_common::{
     Result, ScalarValue, exec_datafusion_err, exec_err, internal_err, plan_err,
 };
@@ -23,6 +23,8 @@ use crate::aggregate::{self, AggregateFunction, BatchGroups, Computation, Slot};
 
 /// The digits that a sum has more than its numbers: that of ten thousand million of them.
 const SUM_DIGITS: u8 = 10;
+
+const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 
 /// The names, with PostgreSQL's further ones.
 const NAMES: [(&str, &[&str]); 18] = [
@@ -117,6 +119,7 @@ impl AggregateUDFImpl for Folded {
         let [of] = types else { return plan_err!("{} takes one number", self.name) };
         Ok(vec![match of {
             DataType::Null => DataType::Int64,
+            DataType::Interval(_) if ["sum", "avg"].contains(&self.name) => INTERVAL,
             DataType::Float16 => DataType::Float32,
             DataType::Int8 => DataType::Int16,
             DataType::UInt8 | DataType::UInt16 | DataType::UInt32 => DataType::UInt64,
@@ -129,6 +132,7 @@ impl AggregateUDFImpl for Folded {
         match self.folded.pairs {
             true if self.name == "regr_count" => Ok(DataType::Int64),
             true => Ok(DataType::Float64),
+            false if types[0] == INTERVAL => Ok(INTERVAL),
             false => result(self.name, &types[0]),
         }
     }

@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::compute::{SortOptions, cast};
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type};
 use datafusion_common::{Result, internal_err, plan_err};
 use datafusion_expr::type_coercion::binary::comparison_coercion;
 use datafusion_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
 };
 use datafusion_sql::sqlparser::ast::BinaryOperator;
+
+use super::limits::check_elements;
 
 /// `a @> b`: whether each element of the second array is one of the first.
 pub fn contains() -> ScalarUDF {
@@ -184,7 +187,61 @@ pub fn beside(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
         "array_length" | "array_ndims" | "cardinality" => {
             Arc::new(ScalarUDF::new_from_impl(Narrow { inner }))
         }
+        "array_repeat" | "array_resize" | "array_concat" | "array_append" | "array_prepend" => {
+            Arc::new(ScalarUDF::new_from_impl(Limited { inner }))
+        }
         _ => inner,
+    }
+}
+
+/// A function of DataFusion that makes arrays, no longer than arrays may be.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Limited {
+    inner: Arc<ScalarUDF>,
+}
+
+impl ScalarUDFImpl for Limited {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.inner.aliases()
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        self.inner.coerce_types(types)
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        self.inner.return_type(types)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        self.inner.return_field_from_args(args)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let rows = args.number_rows;
+        if matches!(self.name(), "array_repeat" | "array_resize")
+            && let Some(counts) = args.args.get(1)
+        {
+            let counts = cast(&counts.clone().into_array(rows)?, &DataType::Int64)?;
+            for count in counts.as_primitive::<Int64Type>().iter().flatten() {
+                check_elements(usize::try_from(count).unwrap_or(0))?;
+            }
+        }
+        let made = self.inner.invoke_with_args(args)?.into_array(rows)?;
+        if let Some(lists) = made.as_list_opt::<i32>() {
+            for length in lists.offsets().lengths() {
+                check_elements(length)?;
+            }
+        }
+        Ok(ColumnarValue::Array(made))
     }
 }
 

@@ -1,5 +1,5 @@
 //! Functions of any number of arguments of any type: `concat(…)`, `concat_ws(separator, …)`, `format(pattern, …)`,
-//! `num_nulls(…)` and `num_nonnulls(…)`; and `||` of texts.
+//! `num_nulls(…)` and `num_nonnulls(…)`; `quote_literal` and `quote_nullable`; and `||` of texts.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
         let signature = Signature::user_defined(Volatility::Immutable);
         Arc::new(ScalarUDF::new_from_impl(Variadic { name, signature }))
     };
-    ["concat", "concat_ws", "format", "num_nulls", "num_nonnulls"]
+    ["concat", "concat_ws", "format", "num_nulls", "num_nonnulls", QUOTED, QUOTED_NULL]
         .into_iter()
         .map(function)
         .collect()
@@ -44,6 +44,8 @@ pub fn written(function: &ScalarUDF, args: &[Expr]) -> Option<Expr> {
 }
 
 const JOINED: &str = "text_concat";
+const QUOTED: &str = "quote_literal";
+const QUOTED_NULL: &str = "quote_nullable";
 
 struct Variadic {
     name: &'static str,
@@ -64,6 +66,9 @@ impl ScalarUDFImpl for Variadic {
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         match types.first() {
             None => plan_err!("{} takes an argument", self.name),
+            Some(_) if self.name.starts_with("quote_") && types.len() != 1 => {
+                plan_err!("{} takes one argument", self.name)
+            }
             Some(first)
                 if ["concat_ws", "format"].contains(&self.name)
                     && !first.is_string()
@@ -93,6 +98,17 @@ impl ScalarUDFImpl for Variadic {
             };
             let counts = Int32Array::from_iter_values((0..rows).map(count));
             return Ok(ColumnarValue::Array(Arc::new(counts)));
+        }
+        if self.name.starts_with("quote_") {
+            let writer = Writer::new(&arrays[0], false)?;
+            let text = |row: usize| -> Result<Option<String>> {
+                Ok(match writer.text(row)? {
+                    Some(text) => Some(quoted_literal(&text)),
+                    None => (self.name == QUOTED_NULL).then(|| "NULL".to_string()),
+                })
+            };
+            let texts = (0..rows).map(text).collect::<Result<StringArray>>()?;
+            return Ok(ColumnarValue::Array(Arc::new(texts)));
         }
         if self.name != "format" {
             return Ok(ColumnarValue::Array(Arc::new(self.joined(&arrays, rows)?)));

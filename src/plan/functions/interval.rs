@@ -20,8 +20,8 @@ use datafusion_expr::{
 };
 use datafusion_sql::sqlparser::ast::BinaryOperator;
 
-const DAYS_PER_MONTH: f64 = 30.0;
-const SECONDS_PER_DAY: f64 = 86_400.0;
+use crate::aggregate;
+
 const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 const NANOS_PER_DAY: i128 = 86_400_000_000_000;
 
@@ -104,8 +104,6 @@ impl ScalarUDFImpl for IntervalTimes {
     }
 }
 
-/// As PostgreSQL has it: what is left of a month counts as days of which a month has 30, and what is left
-/// of a day as time. Each part is scaled by itself, so that a quotient is not rounded twice.
 fn scaled(
     interval: IntervalMonthDayNano,
     factor: f64,
@@ -114,28 +112,10 @@ fn scaled(
     if divides && factor == 0.0 {
         return exec_err!("division by zero");
     }
-    let scale = |value: f64| if divides { value / factor } else { value * factor };
-    let out_of_range = || exec_err!("interval out of range");
-    let months = scale(f64::from(interval.months));
-    let days = scale(f64::from(interval.days));
-    let fits = |value: f64| value.is_finite() && value.abs() <= f64::from(i32::MAX);
-    if !fits(months) || !fits(days) {
-        return out_of_range();
+    match aggregate::scaled_interval(interval, factor, divides) {
+        Some(interval) => Ok(interval),
+        None => exec_err!("interval out of range"),
     }
-    let days_of_months = rounded((months - months.trunc()) * DAYS_PER_MONTH);
-    let left_of_days = days - days.trunc() + days_of_months - days_of_months.trunc();
-    let mut seconds = rounded(left_of_days * SECONDS_PER_DAY);
-    let mut whole_days = days.trunc() + days_of_months.trunc();
-    if seconds.abs() >= SECONDS_PER_DAY {
-        let more = (seconds / SECONDS_PER_DAY).trunc();
-        whole_days += more;
-        seconds -= more * SECONDS_PER_DAY;
-    }
-    let micros = (scale((interval.nanoseconds / 1000) as f64) + seconds * 1e6).round_ties_even();
-    if !fits(whole_days) || micros.is_nan() || micros.abs() >= i64::MAX as f64 / 1000.0 {
-        return out_of_range();
-    }
-    Ok(IntervalMonthDayNano::new(months.trunc() as i32, whole_days as i32, micros as i64 * 1000))
 }
 
 /// The interval at a part of the way from one to another.
@@ -157,11 +137,6 @@ pub fn between(
         }
         _ => exec_err!("interval out of range"),
     }
-}
-
-/// To microseconds.
-fn rounded(value: f64) -> f64 {
-    (value * 1e6).round_ties_even() / 1e6
 }
 
 /// What lies between two instants.
@@ -395,6 +370,13 @@ pub fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             if changed { Transformed::yes(function) } else { Transformed::no(function) }
         }
         Expr::AggregateFunction(mut function) => {
+            if function.params.distinct
+                && function.params.args.iter().any(|arg| is_interval(arg, schema))
+            {
+                return plan_err!(
+                    "DISTINCT of intervals is not supported: extract(epoch FROM …) is"
+                );
+            }
             let of_arrays = |arg: &Expr| matches!(arg.get_type(schema), Ok(DataType::List(_)));
             if function.func.name() == "array_agg" && function.params.args.iter().any(of_arrays) {
                 return plan_err!(

@@ -16,6 +16,7 @@ use datafusion_expr::{
 };
 
 use super::jsonb::canonical;
+use super::limits::check_bytes;
 use super::written;
 use crate::model::schema::{SqlField, SqlType};
 
@@ -38,6 +39,7 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
                 function(Kind::Array, or_none(some()), jsonb),
             ]
         })
+        .chain([function(Kind::OfArray, Signature::user_defined(Volatility::Immutable), false)])
         .collect()
 }
 
@@ -64,6 +66,8 @@ enum Kind {
     Value,
     Object,
     Array,
+    /// Of one array, with each element on a line if that is asked for.
+    OfArray,
 }
 
 impl Kind {
@@ -75,6 +79,7 @@ impl Kind {
             (Kind::Value, true) => "to_jsonb",
             (Kind::Object, true) => "jsonb_build_object",
             (Kind::Array, true) => "jsonb_build_array",
+            (Kind::OfArray, _) => "array_to_json",
         }
     }
 }
@@ -93,6 +98,13 @@ impl ScalarUDFImpl for Build {
 
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        match types {
+            [DataType::List(_)] | [DataType::List(_), DataType::Boolean] => Ok(types.to_vec()),
+            _ => plan_err!("{} takes an array", self.name()),
+        }
     }
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
@@ -124,6 +136,15 @@ impl ScalarUDFImpl for Build {
                 Kind::Value if arrays[0].is_null(row) => {
                     out.append_null();
                     continue;
+                }
+                Kind::OfArray if arrays.iter().any(|array| array.is_null(row)) => {
+                    out.append_null();
+                    continue;
+                }
+                Kind::OfArray => {
+                    let lines = arrays.get(1).is_some_and(|lines| lines.as_boolean().value(row));
+                    let comma = if lines { ",\n " } else { "," };
+                    values[0].append_list(&mut text, comma, row)?;
                 }
                 Kind::Value => values[0].append(&mut text, row)?,
                 Kind::Array => append_array(&mut text, ", ", values.iter().map(|v| (v, row)))?,
@@ -269,11 +290,7 @@ impl<'a> Encoder<'a> {
                 }
                 out.push('"');
             }
-            Encoder::List(lists, items) => {
-                let offsets = &lists.value_offsets()[row..=row + 1];
-                let rows = offsets[0] as usize..offsets[1] as usize;
-                append_array(out, ",", rows.map(|row| (items.as_ref(), row)))?;
-            }
+            Encoder::List(..) => self.append_list(out, ",", row)?,
             Encoder::Struct(_, members) => {
                 out.push('{');
                 for (index, (name, value)) in members.iter().enumerate() {
@@ -288,6 +305,13 @@ impl<'a> Encoder<'a> {
             }
         }
         Ok(())
+    }
+
+    fn append_list(&self, out: &mut String, comma: &str, row: usize) -> Result<()> {
+        let Encoder::List(lists, items) = self else { return exec_err!("it is no array") };
+        let offsets = &lists.value_offsets()[row..=row + 1];
+        let rows = offsets[0] as usize..offsets[1] as usize;
+        append_array(out, comma, rows.map(|row| (items.as_ref(), row)))
     }
 
     /// A member's name: a text, or what the text of the value is.
@@ -410,6 +434,7 @@ impl Accumulator for Members {
             if let Some(value) = encoders.last() {
                 value.append(&mut self.text, row)?;
             }
+            check_bytes(self.text.len())?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use datafusion_common::{Result, exec_err};
 use datafusion_expr::{Expr, ScalarUDF};
 use datafusion_sql::sqlparser::ast::BinaryOperator;
+use serde_json::value::RawValue;
 
 use super::jsonb_tree::{Change, Tree, put};
 use super::row::{Overload, Row, Type, Value, function, function_of_nulls, overload};
@@ -81,6 +82,13 @@ const SET_LAX: &[Overload] = &[
 const PRETTY: &[Overload] =
     &[overload(&[Json], Text, |row| Ok(Value::Text(tree(row, 0)?.pretty())))];
 const STRIP: &[Overload] = &[overload(&[Json], Json, |row| json(tree(row, 0)?.stripped()))];
+const JSON_STRIP: &[Overload] = &[overload(&[Json], Json, |row| {
+    let mut out = String::new();
+    match serde_json::from_str::<&RawValue>(row.text(0)) {
+        Ok(json) if push_stripped(&mut out, json).is_some() => Ok(Value::Text(out)),
+        _ => exec_err!("invalid input syntax for type json: \"{}\"", row.text(0)),
+    }
+})];
 const OBJECT: &[Overload] = &[
     overload(&[Texts], Json, |row| object(pairs(row)?)),
     overload(&[Texts, Texts], Json, |row| object(zipped(row)?)),
@@ -98,6 +106,7 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
         function_of_nulls("jsonb_set_lax", SET_LAX),
         function("jsonb_pretty", &[], PRETTY, None),
         function("jsonb_strip_nulls", &[], STRIP, None),
+        function("json_strip_nulls", &[], JSON_STRIP, None),
         function("jsonb_object", &[], OBJECT, None),
         function("json_object", &[], JSON_OBJECT, None),
     ]
@@ -171,6 +180,47 @@ fn set_lax(row: &Row<'_>) -> Result<Value> {
         "return_target" => json(tree(row, 0)?),
         _ => exec_err!("null_value_treatment must be one of the four words"),
     }
+}
+
+/// JSON as it is written, but for white space and for members of objects that are null.
+fn push_stripped(out: &mut String, json: &RawValue) -> Option<()> {
+    let text = json.get().trim();
+    match text.as_bytes().first()? {
+        b'{' => {
+            out.push('{');
+            let mut first = true;
+            for (name, value) in super::json::members(text).ok()? {
+                if value.get().trim() == "null" {
+                    continue;
+                }
+                if !first {
+                    out.push(',');
+                }
+                first = false;
+                out.push_str(&serde_json::Value::String(name).to_string());
+                out.push(':');
+                push_stripped(out, value)?;
+            }
+            out.push('}');
+        }
+        b'[' => {
+            let items: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+            out.push('[');
+            for (n, item) in items.into_iter().enumerate() {
+                if n > 0 {
+                    out.push(',');
+                }
+                push_stripped(out, item)?;
+            }
+            out.push(']');
+        }
+        b'"' => {
+            let text: String = serde_json::from_str(text).ok()?;
+            out.push_str(&serde_json::Value::String(text).to_string());
+        }
+        _ => out.push_str(text),
+    }
+    Some(())
 }
 
 type Pairs = Vec<(String, Option<String>)>;

@@ -47,7 +47,8 @@ pub fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         let like = Like { negated, expr, pattern, escape_char, case_insensitive };
         return Ok(Transformed::no(Expr::Like(like)));
     }
-    if !pattern.get_type(schema)?.is_string() {
+    let bytes = matches!(pattern.get_type(schema)?, DataType::Binary) && !case_insensitive;
+    if !bytes && !pattern.get_type(schema)?.is_string() {
         let like = Like { negated, expr, pattern, escape_char, case_insensitive };
         return Ok(Transformed::no(Expr::Like(like)));
     }
@@ -85,6 +86,19 @@ impl ScalarUDFImpl for Matches {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let arrays = ColumnarValue::values_to_arrays(&args.args)?;
+        if *arrays[1].data_type() == DataType::Binary {
+            let values = cast(&arrays[0], &DataType::Binary)?;
+            let (values, patterns) = (values.as_binary::<i32>(), arrays[1].as_binary::<i32>());
+            let value = |row: usize| {
+                if values.is_null(row) || patterns.is_null(row) {
+                    return Ok(None);
+                }
+                let found = matched(values.value(row), patterns.value(row), &[b'%', b'_', b'\\'])?;
+                Ok(Some((found == Found::Yes) != self.negated))
+            };
+            let values = (0..values.len()).map(value).collect::<Result<BooleanArray>>()?;
+            return Ok(ColumnarValue::Array(Arc::new(values)));
+        }
         let (texts, patterns) =
             (cast(&arrays[0], &DataType::Utf8)?, cast(&arrays[1], &DataType::Utf8)?);
         let (texts, patterns) = (texts.as_string::<i32>(), patterns.as_string::<i32>());
@@ -99,7 +113,7 @@ impl ScalarUDFImpl for Matches {
                 return Ok(None);
             }
             let (text, pattern) = (fold(texts.value(row)), fold(patterns.value(row)));
-            let found = matched(&text, &pattern, self.escape)?;
+            let found = matched(&text, &pattern, &['%', '_', self.escape])?;
             Ok(Some((found == Found::Yes) != self.negated))
         };
         let values = (0..texts.len()).map(value).collect::<Result<BooleanArray>>()?;
@@ -115,57 +129,62 @@ enum Found {
     Never,
 }
 
-/// Whether a text is like a pattern. As in PostgreSQL an escape at the end of the pattern is an error where it is
-/// met before the text ends.
-fn matched(mut text: &[char], mut pattern: &[char], escape: char) -> Result<Found> {
+/// Whether a text is like a pattern, of characters or of bytes, with these for any part, any one, and the escape. As in
+/// PostgreSQL an escape at the end of the pattern is an error where it is met before the text ends.
+fn matched<C: Copy + PartialEq>(
+    mut text: &[C],
+    mut pattern: &[C],
+    special: &[C; 3],
+) -> Result<Found> {
+    let [any, one, escape] = *special;
     let at_end = || exec_err!("LIKE pattern must not end with escape character");
     while let (Some(c), Some(p)) = (text.first(), pattern.first()) {
-        match *p {
-            p if p == escape => {
-                let Some(escaped) = pattern.get(1) else { return at_end() };
-                if escaped != c {
-                    return Ok(Found::No);
-                }
-                pattern = &pattern[1..];
+        if *p == escape {
+            let Some(escaped) = pattern.get(1) else { return at_end() };
+            if escaped != c {
+                return Ok(Found::No);
             }
-            '%' => {
-                // What follows `%` and `_` in a row needs so many characters.
-                pattern = &pattern[1..];
-                while let Some(next) = pattern.first() {
-                    match next {
-                        '%' => pattern = &pattern[1..],
-                        '_' if text.is_empty() => return Ok(Found::Never),
-                        '_' => (text, pattern) = (&text[1..], &pattern[1..]),
-                        _ => break,
+            pattern = &pattern[1..];
+        } else if *p == any {
+            // What follows `%` and `_` in a row needs so many characters.
+            pattern = &pattern[1..];
+            while let Some(next) = pattern.first() {
+                if *next == any {
+                    pattern = &pattern[1..];
+                } else if *next == one {
+                    if text.is_empty() {
+                        return Ok(Found::Never);
+                    }
+                    (text, pattern) = (&text[1..], &pattern[1..]);
+                } else {
+                    break;
+                }
+            }
+            let first = match pattern {
+                [] => return Ok(Found::Yes),
+                [c] if *c == escape => return at_end(),
+                [c, escaped, ..] if *c == escape => *escaped,
+                [c, ..] => *c,
+            };
+            while let Some(c) = text.first() {
+                if *c == first {
+                    match matched(text, pattern, special)? {
+                        Found::No => {}
+                        found => return Ok(found),
                     }
                 }
-                let first = match pattern {
-                    [] => return Ok(Found::Yes),
-                    [c] if *c == escape => return at_end(),
-                    [c, escaped, ..] if *c == escape => *escaped,
-                    [c, ..] => *c,
-                };
-                while let Some(c) = text.first() {
-                    if *c == first {
-                        match matched(text, pattern, escape)? {
-                            Found::No => {}
-                            found => return Ok(found),
-                        }
-                    }
-                    text = &text[1..];
-                }
-                return Ok(Found::Never);
+                text = &text[1..];
             }
-            '_' => {}
-            p if p == *c => {}
-            _ => return Ok(Found::No),
+            return Ok(Found::Never);
+        } else if *p != one && p != c {
+            return Ok(Found::No);
         }
         (text, pattern) = (&text[1..], &pattern[1..]);
     }
     if !text.is_empty() {
         return Ok(Found::No);
     }
-    match pattern.iter().all(|c| *c == '%') {
+    match pattern.iter().all(|c| *c == any) {
         true => Ok(Found::Yes),
         false => Ok(Found::Never),
     }
@@ -180,7 +199,7 @@ mod tests {
         let of = |text: &str, pattern: &str| {
             let (text, pattern): (Vec<char>, Vec<char>) =
                 (text.chars().collect(), pattern.chars().collect());
-            matched(&text, &pattern, '\\').map(|found| found == Found::Yes)
+            matched(&text, &pattern, &['%', '_', '\\']).map(|found| found == Found::Yes)
         };
         for (text, pattern, found) in [
             ("abc", "a%c", true),

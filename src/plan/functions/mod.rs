@@ -48,17 +48,19 @@ pub mod limits;
 pub mod literals;
 mod numeric;
 mod ordered_set;
+mod parse_time;
 mod read;
 mod regex;
 mod regex_calls;
 mod row;
 mod series;
 mod signed;
+mod string_agg;
 mod subscripts;
 mod texts;
 mod times;
 mod to_char;
-mod unlike;
+mod to_char_number;
 mod written;
 mod zone;
 
@@ -103,11 +105,12 @@ pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
         .chain([to_char::to_char(), arrays::overlaps()])
         .chain(array_build::functions())
         .chain(format::functions())
+        .chain(json::extract_path())
         .chain(any_all::functions())
         .chain(series::functions())
         .chain(regex_calls::functions())
         .chain(jsonb_change::functions())
-        .chain(unlike::functions())
+        .chain([parse_time::to_date()])
     {
         learn(&mut aliases.scalar, udf.name(), udf.aliases());
         registry.register_udf(udf)?;
@@ -125,6 +128,7 @@ pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
         .chain(ordered_set::functions())
         .chain(json_build::aggregates())
         .chain(aggregates::functions())
+        .chain([string_agg::string_agg()])
     {
         learn(&mut aliases.aggregate, udaf.name(), udaf.aliases());
         registry.register_udaf(udaf)?;

@@ -109,11 +109,6 @@ const SET_BIT: &[Overload] = &[overload(&[Bytes, BigInt, Int], Bytes, |row| {
     Ok(Value::Bytes(bytes))
 })];
 const QUOTE_IDENT: &[Overload] = &[overload(&[Text], Text, |row| text(quoted_name(row.text(0))))];
-const QUOTE_LITERAL: &[Overload] =
-    &[overload(&[Text], Text, |row| text(quoted_literal(row.text(0))))];
-const QUOTE_NULLABLE: &[Overload] = &[overload(&[Text], Text, |row| {
-    text(if row.is_null(0) { "NULL".to_string() } else { quoted_literal(row.text(0)) })
-})];
 const STRING_TO_TABLE: &[Overload] = &[
     overload(&[Text, Text], Texts, |row| split(row, None)),
     overload(&[Text, Text, Text], Texts, |row| split(row, (!row.is_null(2)).then(|| row.text(2)))),
@@ -160,8 +155,6 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
         function("get_bit", &[], GET_BIT, None),
         function("set_bit", &[], SET_BIT, None),
         function("quote_ident", &[], QUOTE_IDENT, None),
-        function("quote_literal", &[], QUOTE_LITERAL, None),
-        function_of_nulls("quote_nullable", QUOTE_NULLABLE),
         function_of_nulls("string_to_table", STRING_TO_TABLE),
         function("parse_ident", &[], PARSE_IDENT, None),
         function("unistr", &[], UNISTR, None),
