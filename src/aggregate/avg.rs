@@ -8,21 +8,25 @@ use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use num_bigint::BigInt;
 
-use super::total::{ExactType, FloatTotal, IntegerSum, IntegerTotal, Kept, Total, WideTotal};
+use super::interval::OfIntervals;
+use super::total::{
+    ExactType, FloatTotal, IntegerSum, IntegerTotal, Kept, Total, WideTotal, rounded_quotient,
+};
 use super::{Aggregate, AggregateFunction, AnyAggregate, Overflows, States};
 
-pub static AVG: AggregateFunction =
-    AggregateFunction { takes_integers: true, ..AggregateFunction::accumulable("avg", typed) };
+pub static AVG: AggregateFunction = AggregateFunction::accumulable("avg", typed);
 
 fn typed(input: &DataType, output: &DataType) -> Result<Box<dyn AnyAggregate>, ArrowError> {
+    if let DataType::Interval(_) = input {
+        return Ok(Box::new(OfIntervals { average: true }));
+    }
     let float = *output == DataType::Float64;
     Ok(match (Kept::of(input), scale(output)) {
         (Kept::Integers, Some(_)) => Box::new(DecimalAverage::<IntegerTotal>::new(input, output)?),
         (Kept::WideDecimals, Some(_)) => {
             Box::new(DecimalAverage::<Box<WideTotal>>::new(input, output)?)
         }
-        (Kept::Integers, None) if float => Box::new(FloatAverage::<IntegerTotal>(PhantomData)),
-        (Kept::Floats, None) if float => Box::new(FloatAverage::<Box<FloatTotal>>(PhantomData)),
+        (Kept::Floats, None) if float => Box::new(FloatAverage),
         _ => {
             let message = format!("an average of {input} as {output}");
             return Err(ArrowError::NotYetImplemented(message));
@@ -37,7 +41,7 @@ fn scale(data_type: &DataType) -> Option<i8> {
     }
 }
 
-/// A decimal, with more digits behind the point than its values; what is beyond them is cut off.
+/// A decimal, with more digits behind the point than its values, rounded half away from zero.
 struct DecimalAverage<T> {
     output: ExactType,
     /// 1 at the scale of the values is this at the scale of the result.
@@ -66,44 +70,39 @@ impl<T: IntegerSum> Aggregate for DecimalAverage<T> {
     fn finish(&self, totals: &[&T], overflows: &mut Overflows) -> Result<ArrayRef, ArrowError> {
         let average = |total: &&T| {
             let count = total.count();
-            (count != 0).then(|| total.sum() * &self.factor / count)
+            (count != 0).then(|| rounded_quotient(&(total.sum() * &self.factor), &count.into()))
         };
         self.output.column(totals.iter().map(average), overflows)
     }
 }
 
 /// A float.
-struct FloatAverage<T>(PhantomData<T>);
+struct FloatAverage;
 
-/// A total that is read as a float.
-trait FloatSum: Total {
-    fn sum_f64(&self) -> f64;
-}
+impl Aggregate for FloatAverage {
+    type State = Box<FloatTotal>;
 
-impl FloatSum for IntegerTotal {
-    fn sum_f64(&self) -> f64 {
-        self.sum_i128() as f64
-    }
-}
-
-impl FloatSum for Box<FloatTotal> {
-    fn sum_f64(&self) -> f64 {
-        self.sum()
-    }
-}
-
-impl<T: FloatSum> Aggregate for FloatAverage<T> {
-    type State = T;
-
-    fn add(&self, column: &ArrayRef, totals: States<'_, T>) -> Result<(), ArrowError> {
-        T::add_column(column, totals)
+    fn add(
+        &self,
+        column: &ArrayRef,
+        totals: States<'_, Box<FloatTotal>>,
+    ) -> Result<(), ArrowError> {
+        Total::add_column(column, totals)
     }
 
-    fn finish(&self, totals: &[&T], _: &mut Overflows) -> Result<ArrayRef, ArrowError> {
-        let average = |total: &&T| {
+    fn finish(
+        &self,
+        totals: &[&Box<FloatTotal>],
+        overflows: &mut Overflows,
+    ) -> Result<ArrayRef, ArrowError> {
+        let average = |(row, total): (usize, &&Box<FloatTotal>)| {
+            if total.overflows() {
+                overflows.push((row, "value out of range: overflow".to_string()));
+                return None;
+            }
             let count = total.count();
-            (count != 0).then(|| total.sum_f64() / count as f64)
+            (count != 0).then(|| total.sum() / count as f64)
         };
-        Ok(Arc::new(totals.iter().map(average).collect::<Float64Array>()))
+        Ok(Arc::new(totals.iter().enumerate().map(average).collect::<Float64Array>()))
     }
 }

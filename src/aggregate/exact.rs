@@ -159,13 +159,9 @@ impl FloatSum {
         }
     }
 
-    /// Adds the exact square of `value`. (Below 1e-146 in magnitude the square is rounded.)
+    /// Adds the exact square of `value`.
     pub fn add_square(&mut self, value: f64, times: i64) {
-        let high = value * value;
-        self.add(high, times);
-        if high.is_finite() {
-            self.add(value.mul_add(value, -high), times);
-        }
+        self.add_product(value, value, times);
     }
 
     /// Adds another sum.
@@ -197,6 +193,29 @@ impl FloatSum {
         }
     }
 
+    /// Whether the sum is finite though no float has it.
+    pub fn overflows(&self) -> bool {
+        self.special().is_none() && self.value().is_infinite()
+    }
+
+    /// Adds the exact product of two numbers; of one that is not finite what the product is.
+    pub fn add_product(&mut self, a: f64, b: f64, times: i64) {
+        if !a.is_finite() || !b.is_finite() {
+            return self.add(a * b, times);
+        }
+        let (a_mantissa, a_exponent) = parts(a);
+        let (b_mantissa, b_exponent) = parts(b);
+        let mut mantissa = a_mantissa * b_mantissa;
+        let mut exponent = a_exponent + b_exponent;
+        if mantissa != 0 {
+            reduce(&mut mantissa, &mut exponent);
+        }
+        match mantissa.checked_mul(i128::from(times)) {
+            Some(mantissa) => self.finite.add(mantissa, exponent),
+            None => self.finite.add_big(BigInt::from(mantissa) * times, exponent),
+        }
+    }
+
     /// The float nearest to the sum.
     pub fn value(&self) -> f64 {
         if let Some(special) = self.special() {
@@ -221,25 +240,29 @@ impl Finite {
     }
 }
 
+/// `count · Σxy − Σx · Σy`, from exact sums, rounded once; NaN where one of them is no finite number.
+pub fn co_moment(count: i64, x: &FloatSum, y: &FloatSum, xy: &FloatSum) -> f64 {
+    if [x, y, xy].iter().any(|sum| sum.special().is_some()) {
+        return f64::NAN;
+    }
+    let (x, x_exponent) = x.finite.big();
+    let (y, y_exponent) = y.finite.big();
+    let (xy, xy_exponent) = xy.finite.big();
+    let product_exponent = i64::from(x_exponent) + i64::from(y_exponent);
+    let exponent = product_exponent.min(i64::from(xy_exponent));
+    let of_products = (xy * count) << (i64::from(xy_exponent) - exponent) as usize;
+    let of_sums = (x * y) << (product_exponent - exponent) as usize;
+    nearest(&(of_products - of_sums), exponent)
+}
+
 /// The variance of `count` numbers from their exact sum and sum of squares, `None` where there is
-/// none. Everything up to the last division is exact.
+/// none.
 pub fn variance(count: i64, sum: &FloatSum, squares: &FloatSum, sample: bool) -> Option<f64> {
     if count <= i64::from(sample) {
         return None;
     }
-    if sum.special().is_some() || squares.special().is_some() {
-        return Some(f64::NAN);
-    }
-    let (s, s_exponent) = sum.finite.big();
-    let (q, q_exponent) = squares.finite.big();
-    // n·Σx² − (Σx)², over a common exponent.
-    let (square_exponent, q_exponent) = (2 * i64::from(s_exponent), i64::from(q_exponent));
-    let exponent = square_exponent.min(q_exponent);
-    let scaled_squares = (q * count) << (q_exponent - exponent) as usize;
-    let square_of_sum = (&s * &s) << (square_exponent - exponent) as usize;
-    let numerator = nearest(&(scaled_squares - square_of_sum), exponent);
     let divisor = if sample { count - 1 } else { count };
-    Some(numerator / count as f64 / divisor as f64)
+    Some(co_moment(count, sum, sum, squares) / count as f64 / divisor as f64)
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ mod booleans;
 mod count;
 mod exact;
 mod first_rows;
+mod interval;
 mod min_max;
+mod regression;
 mod slot;
 mod sum;
 mod total;
@@ -25,10 +27,12 @@ use arrow::error::ArrowError;
 
 pub use accumulator::{Accumulator, BatchGroups, States};
 pub use first_rows::{FirstRow, FirstRows, KeptRows};
+pub use interval::scaled as scaled_interval;
 pub use slot::{Slot, State, Stored};
+pub use total::{rounded_quotient, wide};
 
 /// The aggregates that are folded.
-static FUNCTIONS: [&AggregateFunction; 11] = [
+static FUNCTIONS: [&AggregateFunction; 23] = [
     &count::COUNT,
     &sum::SUM,
     &avg::AVG,
@@ -40,10 +44,22 @@ static FUNCTIONS: [&AggregateFunction; 11] = [
     &variance::STDDEV_POP,
     &variance::VAR,
     &variance::VAR_POP,
+    &regression::CORR,
+    &regression::COVAR_POP,
+    &regression::COVAR_SAMP,
+    &regression::REGR_AVGX,
+    &regression::REGR_AVGY,
+    &regression::REGR_COUNT,
+    &regression::REGR_INTERCEPT,
+    &regression::REGR_R2,
+    &regression::REGR_SLOPE,
+    &regression::REGR_SXX,
+    &regression::REGR_SXY,
+    &regression::REGR_SYY,
 ];
 
 /// Aggregates whose state is small though they are not folded here: DataFusion computes them.
-const SMALL_STATE: [&str; 6] = ["bit_and", "bit_or", "bit_xor", "corr", "covar_pop", "covar_samp"];
+const SMALL_STATE: [&str; 3] = ["bit_and", "bit_or", "bit_xor"];
 
 /// How an aggregate of a group is computed.
 pub enum Computation {
@@ -91,8 +107,8 @@ pub struct AggregateFunction {
     pub extreme: Option<Extreme>,
     /// Of an argument that is never NULL it is the number of the group's rows.
     pub counts_rows: bool,
-    /// Adds up integers as they are, where DataFusion casts them to floats.
-    pub takes_integers: bool,
+    /// Its column has pairs: structs of its two arguments.
+    pub pairs: bool,
     pub typed: Typed,
 }
 
@@ -111,7 +127,7 @@ impl AggregateFunction {
             explain: "accumulable",
             extreme: None,
             counts_rows: false,
-            takes_integers: false,
+            pairs: false,
             typed,
         }
     }

@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::booleans::Booleans;
 use super::count::Count;
 use super::first_rows::{FirstRow, FirstRows};
+use super::interval::IntervalTotal;
 use super::min_max::{Greatest, Least};
+use super::regression::CoMoments;
 use super::total::{FloatTotal, IntegerTotal, WideTotal};
-use super::variance::Moments;
+use super::variance::{ExactMoments, Moments};
 
 /// What is kept of some rows of a group.
 pub trait State: Stored + Clone {
@@ -98,6 +100,9 @@ slots! {
     WideTotal(Box<WideTotal>),
     FloatTotal(Box<FloatTotal>),
     Moments(Box<Moments>),
+    ExactMoments(Box<ExactMoments>),
+    IntervalTotal(Box<IntervalTotal>),
+    CoMoments(Box<CoMoments>),
     Booleans(Booleans),
     Least(Least<u64>),
     Greatest(Greatest<u64>),

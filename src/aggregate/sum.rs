@@ -8,12 +8,16 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
+use super::interval::OfIntervals;
 use super::total::{ExactType, FloatTotal, IntegerSum, IntegerTotal, Kept, Total, WideTotal};
 use super::{Aggregate, AggregateFunction, AnyAggregate, Overflows, States};
 
 pub static SUM: AggregateFunction = AggregateFunction::accumulable("sum", typed);
 
 fn typed(input: &DataType, output: &DataType) -> Result<Box<dyn AnyAggregate>, ArrowError> {
+    if let DataType::Interval(_) = input {
+        return Ok(Box::new(OfIntervals { average: false }));
+    }
     Ok(match Kept::of(input) {
         Kept::Integers => Box::new(ExactSum::<IntegerTotal>::new(output)?),
         Kept::WideDecimals => Box::new(ExactSum::<Box<WideTotal>>::new(output)?),
@@ -64,10 +68,22 @@ impl Aggregate for SumOfFloats {
     fn finish(
         &self,
         totals: &[&Box<FloatTotal>],
-        _: &mut Overflows,
+        overflows: &mut Overflows,
     ) -> Result<ArrayRef, ArrowError> {
-        let sums = totals.iter().map(|total| (total.count() != 0).then(|| total.sum()));
-        let sums: ArrayRef = Arc::new(sums.collect::<Float64Array>());
+        let narrow = self.output == DataType::Float32;
+        let sum = |(row, total): (usize, &&Box<FloatTotal>)| {
+            if total.count() == 0 {
+                return None;
+            }
+            let sum = total.sum();
+            let lost = narrow && sum.is_finite() && (sum as f32).is_infinite();
+            if lost || total.overflows() {
+                overflows.push((row, "value out of range: overflow".to_string()));
+                return None;
+            }
+            Some(sum)
+        };
+        let sums: ArrayRef = Arc::new(totals.iter().enumerate().map(sum).collect::<Float64Array>());
         cast(&sums, &self.output)
     }
 }

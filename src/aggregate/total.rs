@@ -69,7 +69,106 @@ pub struct IntegerTotal {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WideTotal {
     count: i64,
-    sum: BigInt,
+    sum: ExactInteger,
+}
+
+/// An integer of any size: in 128 bits while they are enough.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ExactInteger {
+    /// Of 128 bits.
+    Small(i128),
+    /// Of more.
+    Big(BigInt),
+}
+
+impl Default for ExactInteger {
+    fn default() -> Self {
+        ExactInteger::Small(0)
+    }
+}
+
+impl From<BigInt> for ExactInteger {
+    fn from(value: BigInt) -> Self {
+        i128::try_from(&value).map_or(ExactInteger::Big(value), ExactInteger::Small)
+    }
+}
+
+impl ExactInteger {
+    /// The integer.
+    pub fn get(&self) -> BigInt {
+        match self {
+            ExactInteger::Small(value) => BigInt::from(*value),
+            ExactInteger::Big(value) => value.clone(),
+        }
+    }
+
+    /// Whether it is zero.
+    pub fn is_zero(&self) -> bool {
+        *self == ExactInteger::Small(0)
+    }
+
+    /// Adds another one.
+    #[inline]
+    pub fn add(&mut self, other: &ExactInteger) {
+        if let (ExactInteger::Small(a), ExactInteger::Small(b)) = (&*self, other)
+            && let Some(sum) = a.checked_add(*b)
+        {
+            *self = ExactInteger::Small(sum);
+            return;
+        }
+        *self = (self.get() + other.get()).into();
+    }
+
+    /// Adds a product.
+    #[inline]
+    pub fn add_product(&mut self, a: &ExactInteger, b: &ExactInteger) {
+        if let (ExactInteger::Small(a), ExactInteger::Small(b)) = (a, b)
+            && let Some(product) = a.checked_mul(*b)
+        {
+            return self.add(&ExactInteger::Small(product));
+        }
+        self.add(&(a.get() * b.get()).into());
+    }
+
+    /// The unscaled value of a column of integers or decimals.
+    #[inline]
+    fn at(column: &ArrayRef, row: usize) -> ExactInteger {
+        match column.data_type() {
+            DataType::Decimal128(_, _) => {
+                ExactInteger::Small(column.as_primitive::<Decimal128Type>().value(row))
+            }
+            DataType::Decimal256(_, _) => {
+                let value = column.as_primitive::<Decimal256Type>().value(row);
+                match value.to_i128() {
+                    Some(small) => ExactInteger::Small(small),
+                    None => ExactInteger::Big(BigInt::from_signed_bytes_le(&value.to_le_bytes())),
+                }
+            }
+            DataType::UInt64 => {
+                ExactInteger::Small(column.as_primitive::<UInt64Type>().value(row).into())
+            }
+            _ => ExactInteger::Small(column.as_primitive::<Int64Type>().value(row).into()),
+        }
+    }
+}
+
+/// Runs `add` for each number of a column of integers or decimals: the state, the number, and how often it is
+/// added.
+pub fn each_integer<S: State>(
+    column: &ArrayRef,
+    states: States<'_, S>,
+    mut add: impl FnMut(&mut S, ExactInteger, i64),
+) -> Result<(), ArrowError> {
+    let column = match column.data_type() {
+        DataType::Decimal128(_, _) | DataType::Decimal256(_, _) | DataType::UInt64 => {
+            Arc::clone(column)
+        }
+        _ => cast(column, &DataType::Int64)?,
+    };
+    states.each(column.as_ref(), |state, row, diff| {
+        add(state, ExactInteger::at(&column, row), diff);
+    });
+    Ok(())
 }
 
 /// The total of floats.
@@ -115,11 +214,11 @@ impl State for IntegerTotal {
 impl State for Box<WideTotal> {
     fn merge(&mut self, other: &Self) {
         self.count = self.count.wrapping_add(other.count);
-        self.sum += &other.sum;
+        self.sum.add(&other.sum);
     }
 
     fn is_zero(&self) -> bool {
-        self.count == 0 && self.sum.sign() == Sign::NoSign
+        self.count == 0 && self.sum.is_zero()
     }
 }
 
@@ -189,17 +288,13 @@ impl IntegerSum for IntegerTotal {
 
 impl Total for Box<WideTotal> {
     fn add_column(column: &ArrayRef, totals: States<'_, Self>) -> Result<(), ArrowError> {
-        let value = |row: usize| match column.data_type() {
-            DataType::Decimal256(_, _) => {
-                let bytes = column.as_primitive::<Decimal256Type>().value(row).to_le_bytes();
-                BigInt::from_signed_bytes_le(&bytes)
-            }
-            _ => BigInt::from(column.as_primitive::<Decimal128Type>().value(row)),
-        };
-        totals.each(column.as_ref(), |total, row, diff| {
+        each_integer(column, totals, |total, value, diff| {
             total.count = total.count.wrapping_add(diff);
-            total.sum += value(row) * diff;
-        });
+            match diff {
+                1 => total.sum.add(&value),
+                diff => total.sum.add_product(&value, &ExactInteger::Small(diff.into())),
+            }
+        })?;
         Ok(())
     }
 
@@ -210,7 +305,7 @@ impl Total for Box<WideTotal> {
 
 impl IntegerSum for Box<WideTotal> {
     fn sum(&self) -> BigInt {
-        self.sum.clone()
+        self.sum.get()
     }
 }
 
@@ -234,6 +329,11 @@ impl FloatTotal {
     /// The float nearest to the sum.
     pub fn sum(&self) -> f64 {
         self.sum.value()
+    }
+
+    /// Whether the sum is finite though no float has it.
+    pub fn overflows(&self) -> bool {
+        self.sum.overflows()
     }
 }
 
@@ -319,7 +419,19 @@ impl ExactType {
     }
 }
 
-fn wide(value: &BigInt) -> i256 {
+/// A quotient rounded half away from zero. The divisor is not zero.
+pub fn rounded_quotient(a: &BigInt, b: &BigInt) -> BigInt {
+    let quotient = a / b;
+    let rest = a - &quotient * b;
+    if rest.magnitude() * 2_u8 < *b.magnitude() {
+        return quotient;
+    }
+    let away = if (a.sign() == Sign::Minus) == (b.sign() == Sign::Minus) { 1 } else { -1 };
+    quotient + away
+}
+
+/// A number of at most 76 digits in 256 bits.
+pub fn wide(value: &BigInt) -> i256 {
     let mut bytes = if value.sign() == Sign::Minus { [0xff; 32] } else { [0; 32] };
     let digits = value.to_signed_bytes_le();
     bytes[..digits.len()].copy_from_slice(&digits);

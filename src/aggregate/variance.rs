@@ -1,4 +1,5 @@
-//! `var(x)`, `stddev(x)` and those of whole populations.
+//! `var(x)`, `stddev(x)` and those of whole populations: exact up to the last rounding, as floats of floats, as
+//! decimals of integers and decimals.
 
 use std::sync::Arc;
 
@@ -6,25 +7,44 @@ use arrow::array::{ArrayRef, AsArray, Float64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 use arrow::error::ArrowError;
+use num_bigint::{BigInt, Sign};
 use serde::{Deserialize, Serialize};
 
 use super::exact::{FloatSum, variance};
-use super::{Aggregate, AggregateFunction, Overflows, State, States};
+use super::total::{ExactInteger, ExactType, each_integer, rounded_quotient};
+use super::{Aggregate, AggregateFunction, AnyAggregate, Overflows, State, States};
 
-pub static VAR: AggregateFunction = AggregateFunction::accumulable("var", |_, _| {
-    Ok(Box::new(Variance { sample: true, root: false }))
-});
-pub static VAR_POP: AggregateFunction = AggregateFunction::accumulable("var_pop", |_, _| {
-    Ok(Box::new(Variance { sample: false, root: false }))
-});
-pub static STDDEV: AggregateFunction = AggregateFunction::accumulable("stddev", |_, _| {
-    Ok(Box::new(Variance { sample: true, root: true }))
-});
-pub static STDDEV_POP: AggregateFunction = AggregateFunction::accumulable("stddev_pop", |_, _| {
-    Ok(Box::new(Variance { sample: false, root: true }))
-});
+pub static VAR: AggregateFunction = AggregateFunction::accumulable("var", typed::<true, false>);
+pub static VAR_POP: AggregateFunction =
+    AggregateFunction::accumulable("var_pop", typed::<false, false>);
+pub static STDDEV: AggregateFunction =
+    AggregateFunction::accumulable("stddev", typed::<true, true>);
+pub static STDDEV_POP: AggregateFunction =
+    AggregateFunction::accumulable("stddev_pop", typed::<false, true>);
 
-/// How many numbers there are, their sum, and that of their squares.
+fn typed<const SAMPLE: bool, const ROOT: bool>(
+    input: &DataType,
+    output: &DataType,
+) -> Result<Box<dyn AnyAggregate>, ArrowError> {
+    if *output == DataType::Float64 {
+        return Ok(Box::new(Variance { sample: SAMPLE, root: ROOT }));
+    }
+    let scale = |data_type: &DataType| match data_type {
+        DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale) => {
+            u32::from(scale.unsigned_abs())
+        }
+        _ => 0,
+    };
+    Ok(Box::new(ExactVariance {
+        sample: SAMPLE,
+        root: ROOT,
+        output: ExactType::of(output)?,
+        input_scale: scale(input),
+        output_scale: scale(output),
+    }))
+}
+
+/// How many floats there are, their sum, and that of their squares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Moments {
     count: i64,
@@ -64,11 +84,162 @@ impl Aggregate for Variance {
         Ok(())
     }
 
-    fn finish(&self, states: &[&Box<Moments>], _: &mut Overflows) -> Result<ArrayRef, ArrowError> {
-        let variances = states.iter().map(|moments| {
-            let variance = variance(moments.count, &moments.sum, &moments.squares, self.sample);
-            variance.map(|v| if self.root { v.sqrt() } else { v })
+    fn finish(
+        &self,
+        states: &[&Box<Moments>],
+        overflows: &mut Overflows,
+    ) -> Result<ArrayRef, ArrowError> {
+        let variances = states.iter().enumerate().map(|(row, moments)| {
+            let variance = variance(moments.count, &moments.sum, &moments.squares, self.sample)?;
+            if variance.is_infinite() {
+                overflows.push((row, "value out of range: overflow".to_string()));
+                return None;
+            }
+            Some(if self.root { variance.sqrt() } else { variance })
         });
         Ok(Arc::new(variances.collect::<Float64Array>()))
+    }
+}
+
+/// How many integers there are, or decimals without their scale; their sum, and that of their squares.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ExactMoments {
+    count: i64,
+    sum: ExactInteger,
+    squares: ExactInteger,
+}
+
+impl State for Box<ExactMoments> {
+    fn merge(&mut self, other: &Self) {
+        self.count += other.count;
+        self.sum.add(&other.sum);
+        self.squares.add(&other.squares);
+    }
+
+    fn is_zero(&self) -> bool {
+        self.count == 0 && self.sum.is_zero() && self.squares.is_zero()
+    }
+}
+
+/// The variance of integers or decimals, or its root.
+struct ExactVariance {
+    sample: bool,
+    root: bool,
+    output: ExactType,
+    input_scale: u32,
+    output_scale: u32,
+}
+
+impl Aggregate for ExactVariance {
+    type State = Box<ExactMoments>;
+
+    fn add(
+        &self,
+        column: &ArrayRef,
+        states: States<'_, Box<ExactMoments>>,
+    ) -> Result<(), ArrowError> {
+        each_integer(column, states, |moments, value, diff| {
+            let times = ExactInteger::Small(diff.into());
+            moments.count += diff;
+            moments.sum.add_product(&value, &times);
+            let mut square = ExactInteger::default();
+            square.add_product(&value, &value);
+            moments.squares.add_product(&square, &times);
+        })
+    }
+
+    fn finish(
+        &self,
+        states: &[&Box<ExactMoments>],
+        overflows: &mut Overflows,
+    ) -> Result<ArrayRef, ArrowError> {
+        self.output.column(states.iter().map(|moments| self.value(moments)), overflows)
+    }
+}
+
+impl ExactVariance {
+    /// The unscaled result: `(n · Σx² − (Σx)²) / (n · (n − 1))`, or its root.
+    fn value(&self, moments: &ExactMoments) -> Option<BigInt> {
+        let count = moments.count;
+        let divisor = if self.sample { count - 1 } else { count };
+        if divisor <= 0 {
+            return None;
+        }
+        let sum = moments.sum.get();
+        let numerator = moments.squares.get() * count - &sum * &sum;
+        let denominator = BigInt::from(count) * divisor;
+        let ten = |by: u32| BigInt::from(10).pow(by);
+        if !self.root {
+            let up = numerator * ten(self.output_scale.saturating_sub(2 * self.input_scale));
+            let down = ten((2 * self.input_scale).saturating_sub(self.output_scale));
+            return Some(rounded_quotient(&up, &(denominator * down)));
+        }
+        if numerator.sign() == Sign::Minus {
+            return None;
+        }
+        let input_scale = 2 * self.input_scale;
+        let digits = quotient_scale(&numerator, input_scale, &denominator);
+        // PostgreSQL rounds the variance before it takes the root, where it has no more digits than are kept here.
+        let (numerator, input_scale, denominator) = match digits < self.output_scale {
+            true => {
+                let up = numerator * ten(digits.saturating_sub(input_scale));
+                let down = ten(input_scale.saturating_sub(digits));
+                (rounded_quotient(&up, &(denominator * down)), digits, BigInt::from(1))
+            }
+            false => (numerator, input_scale, denominator),
+        };
+        let scale = digits.min(self.output_scale);
+        // Twice the root, cut off; half of it, rounded.
+        let up = numerator * ten((2 * scale).saturating_sub(input_scale)) * 4;
+        let down = denominator * ten(input_scale.saturating_sub(2 * scale));
+        let twice: BigInt = up / down;
+        let root = (twice.sqrt() + 1) / 2;
+        Some(root * ten(self.output_scale - scale))
+    }
+}
+
+/// The digits behind the point that PostgreSQL gives a quotient: 16 significant ones in groups of four, and no fewer
+/// than its operands have (`select_div_scale`).
+fn quotient_scale(numerator: &BigInt, scale: u32, denominator: &BigInt) -> u32 {
+    // The power of ten thousand of the first group, and the group.
+    let first = |value: &BigInt, scale: u32| -> (i64, i64) {
+        let digits = value.magnitude().to_string();
+        if digits == "0" {
+            return (0, 0);
+        }
+        let before_point = digits.len() as i64 - i64::from(scale) - 1;
+        let (weight, len) = (before_point.div_euclid(4), before_point.rem_euclid(4) as usize + 1);
+        let mut group = digits[..digits.len().min(len)].to_string();
+        group.extend(std::iter::repeat_n('0', len - group.len()));
+        (weight, group.parse().unwrap_or(0))
+    };
+    let ((weight, group), (other_weight, other_group)) =
+        (first(numerator, scale), first(denominator, 0));
+    let weight = weight - other_weight - i64::from(group <= other_group);
+    (16 - weight * 4).max(scale.into()).clamp(0, 1000) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variances_of_decimals_are_rounded_once() {
+        let of = |root: bool, values: &[i64]| {
+            let mut moments = ExactMoments::default();
+            for value in values {
+                let value = ExactInteger::Small((*value).into());
+                moments.count += 1;
+                moments.sum.add(&value);
+                moments.squares.add_product(&value, &value);
+            }
+            let output = ExactType::Decimal128(38, 18);
+            ExactVariance { sample: true, root, output, input_scale: 2, output_scale: 18 }
+                .value(&moments)
+        };
+        // 1.00, 2.00, 4.00
+        assert_eq!(of(false, &[100, 200, 400]), Some(BigInt::from(2_333_333_333_333_333_333_i64)));
+        assert_eq!(of(true, &[100, 200, 400]), Some(BigInt::from(1_527_525_231_651_946_700_i64)));
+        assert_eq!(of(false, &[100]), None);
     }
 }

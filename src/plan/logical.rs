@@ -30,7 +30,7 @@ use datafusion_sql::sqlparser::parser::Parser;
 
 use super::context::{Functions, PlannedRelation, ScannedTable, Scope};
 use super::decorrelate::decorrelate;
-use super::functions::cast;
+use super::functions::{self, cast, literals};
 use super::join_order::JoinOrder;
 use super::lambda::read_lambdas;
 use super::precedence::bind_json_operators;
@@ -71,6 +71,7 @@ impl QueryPlanner {
         read_lambdas(&mut query, |name| scope.get_higher_order_meta(name).is_some());
         bind_json_operators(&mut query);
         at_time_zone::as_calls(&mut query);
+        functions::name_calls(&mut query);
         let query = row_values::by_column(sugar::desugar(query)?)?;
         let query = array_literal::as_calls(query)?;
         let plan = planner.sql_statement_to_plan(Statement::Query(Box::new(query)))?;
@@ -117,6 +118,7 @@ impl QueryPlanner {
             Parser::new(&dialect).try_with_sql(text).and_then(|mut p| p.parse_expr())?;
         bind_json_operators(&mut parsed);
         at_time_zone::as_calls(&mut parsed);
+        functions::name_calls(&mut parsed);
         let scope = Scope { functions: &self.functions, relations: HashMap::new() };
         let planner = SqlToRel::new_with_options(&scope, self.parser_options());
         planner.sql_to_expr(parsed, schema, &mut PlannerContext::new())
@@ -152,6 +154,7 @@ impl QueryPlanner {
     pub fn optimize(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
         let config =
             PlannerConfig { functions: &self.functions, aliases: Arc::new(AliasGenerator::new()) };
+        let plan = literals::in_plan(plan)?;
         let plan = ResolveGroupingFunction::new().analyze(plan, &self.functions.options)?;
         let plan = TypeCoercion::new().analyze(plan, &self.functions.options)?;
         let plan = cast::in_plan(plan)?;

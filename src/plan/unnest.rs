@@ -204,13 +204,10 @@ impl UserDefinedLogicalNodeCore for UnnestRows {
         mut inputs: Vec<LogicalPlan>,
     ) -> Result<Self> {
         match (exprs.pop(), inputs.pop()) {
-            (Some(array), Some(input)) => UnnestRows::new(
-                input,
-                array,
-                self.outer,
-                self.ordinality,
-                Arc::clone(&self.element),
-            ),
+            (Some(array), Some(input)) => {
+                let element = retyped(&self.element, &array.get_type(input.schema())?)?;
+                UnnestRows::new(input, array, self.outer, self.ordinality, element)
+            }
             _ => plan_err!("UNNEST lost its array"),
         }
     }
@@ -225,6 +222,22 @@ impl UserDefinedLogicalNodeCore for UnnestRows {
         needed.dedup();
         Some(vec![needed])
     }
+}
+
+/// The element's columns with the types that they have in an array of this type.
+fn retyped(element: &DFSchemaRef, array: &DataType) -> Result<DFSchemaRef> {
+    let types = element_fields(array, "")?;
+    let fields = element.iter().enumerate().map(|(n, (relation, field))| {
+        let field = match types.get(n) {
+            Some(of) if of.data_type() != field.data_type() => {
+                Arc::new(field.as_ref().clone().with_data_type(of.data_type().clone()))
+            }
+            _ => Arc::clone(field),
+        };
+        (relation.cloned(), field)
+    });
+    let metadata = element.metadata().clone();
+    Ok(Arc::new(DFSchema::new_with_metadata(fields.collect(), metadata)?))
 }
 
 /// Attaches every unnested array to the row that it belongs to.

@@ -61,7 +61,7 @@ pub fn find(name: &str) -> Option<(&'static Grid, bool)> {
 }
 
 impl Grid {
-    fn value(&self, at: usize) -> Option<&'static str> {
+    pub fn value(&self, at: usize) -> Option<&'static str> {
         let text = self.values[at % self.values.len()];
         (text != NULL).then_some(text)
     }

@@ -7,6 +7,7 @@
 
 mod cells;
 mod entries;
+mod exact;
 mod forms;
 mod grid;
 mod values;
@@ -116,10 +117,14 @@ fn questions(entries: &[Entry], needed: &mut Needed) -> Vec<Question> {
                 (true, _) => "s.v".to_string(),
                 _ => value,
             };
+            let asked = match exact::of(entry, &template) {
+                Some(exact) => exact,
+                None => value.clone(),
+            };
             questions.push(Question {
                 entry: at,
                 shown: template.clone(),
-                theirs: format!("SELECT {v}, {value} AS v {from}"),
+                theirs: format!("SELECT {v}, {asked} AS v {from}"),
                 ours: format!("SELECT {v}, {value} AS v {from}"),
             });
         }
@@ -185,7 +190,12 @@ impl Table {
             let (grid, _) = grid::find(name).expect("it was found before");
             let as_text = grid.column == "TEXT" && !grid.values.is_empty();
             let base = if as_text { "text" } else { grid.postgres };
-            format!("{} {base}{}", column(name, *array, *position), if *array { "[]" } else { "" })
+            let name = column(name, *array, *position);
+            let declared = format!("{name} {base}{}", if *array { "[]" } else { "" });
+            match exact::is_float(grid.name) && !*array {
+                true => format!("{declared}, {name}_exact numeric"),
+                false => declared,
+            }
         });
         let columns: Vec<String> = keys.chain(columns).collect();
         let mut script = format!("CREATE UNLOGGED TABLE {} ({});\n", self.name, columns.join(", "));
@@ -193,7 +203,11 @@ impl Table {
             let keys = keys.iter().map(usize::to_string);
             let values = needed.iter().map(|(name, array, position)| {
                 let (grid, _) = grid::find(name).expect("it was found before");
-                grid.sql(at(*position), *array)
+                let value = grid.sql(at(*position), *array);
+                match exact::is_float(grid.name) && !*array {
+                    true => format!("{value}, {}", exact::literal(grid, at(*position))),
+                    false => value,
+                }
             });
             let values: Vec<String> = keys.chain(values).collect();
             let _ = writeln!(script, "INSERT INTO {} VALUES ({});", self.name, values.join(", "));

@@ -1,5 +1,5 @@
 //! Arithmetic that fails where PostgreSQL's does: of floats, which there neither overflow to infinity nor divide by
-//! zero, and the negation of the least integer.
+//! zero, and the negation of the least integer. Operands that agree in another way than DataFusion's do.
 
 use std::any::Any;
 use std::ops::{Add, Div, Mul, Sub};
@@ -17,7 +17,8 @@ use datafusion_expr::{
 };
 use datafusion_sql::sqlparser::ast::BinaryOperator;
 
-use super::{arrays, times};
+use super::literals::narrowed;
+use super::{arrays, decimal, format, interval, jsonb_change, times};
 use crate::model::schema::{SqlField, SqlType};
 
 const MICROS: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
@@ -37,6 +38,8 @@ impl ExprPlanner for Operands {
         if expr.op == BitwiseXor {
             return plan_err!("^ is not supported: power(a, b) is");
         }
+        let RawBinaryExpr { op, left, right } = expr;
+        let expr = RawBinaryExpr { op, left: narrowed(left), right: narrowed(right) };
         let small = |expr: &Expr| expr.get_type(schema).is_ok_and(|t| t == DataType::Int16);
         if matches!(expr.op, PGBitwiseShiftLeft | PGBitwiseShiftRight) && small(&expr.left) {
             return plan_err!("{} of a SMALLINT is not supported: CAST it to INT", expr.op);
@@ -47,18 +50,19 @@ impl ExprPlanner for Operands {
         };
         let list = |expr: &Expr| matches!(expr.get_type(schema), Ok(DataType::List(_)));
         let (left_json, right_json) = (json(&expr.left), json(&expr.right));
+        let of_json = match expr.op {
+            Lt | LtEq | Gt | GtEq | StringConcat => left_json && right_json,
+            AtArrow | ArrowAt => left_json || right_json,
+            Question | QuestionPipe | QuestionAnd | Minus | HashMinus => left_json,
+            _ => false,
+        };
+        if of_json && let Some(call) = jsonb_change::operator(&expr.op, &expr.left, &expr.right) {
+            return Ok(PlannerResult::Planned(call));
+        }
         match expr.op {
-            Lt | LtEq | Gt | GtEq if left_json && right_json => {
-                return plan_err!("JSON values have no order here: compare what ->> gives");
-            }
-            StringConcat if left_json && right_json => {
-                return plan_err!("|| of JSON values is not supported");
-            }
-            AtArrow | ArrowAt if left_json || right_json => {
-                return plan_err!("{} of JSON values is not supported", expr.op);
-            }
-            Lt | LtEq | Gt | GtEq if list(&expr.left) || list(&expr.right) => {
-                return plan_err!("arrays have no order here: {} is not supported", expr.op);
+            Lt | LtEq | Gt | GtEq if list(&expr.left) && list(&expr.right) => {
+                let RawBinaryExpr { op, left, right } = expr;
+                return Ok(PlannerResult::Planned(arrays::compared(&op, left, right)));
             }
             AtArrow if list(&expr.left) => {
                 let call = arrays::contains().call(vec![expr.left, expr.right]);
@@ -70,8 +74,10 @@ impl ExprPlanner for Operands {
             }
             _ => {}
         }
-        if !matches!(expr.op, Plus | Minus | Multiply | Divide | Eq | NotEq | Lt | LtEq | Gt | GtEq)
-        {
+        if !matches!(
+            expr.op,
+            Plus | Minus | Multiply | Divide | Modulo | Eq | NotEq | Lt | LtEq | Gt | GtEq
+        ) {
             return Ok(PlannerResult::Original(expr));
         }
         let (Ok(left), Ok(right)) = (expr.left.get_type(schema), expr.right.get_type(schema))
@@ -104,6 +110,13 @@ impl ExprPlanner for Operands {
             (DataType::Date32, Minus, t) if t.is_integer() || *t == DataType::Date32 => {
                 return Ok(PlannerResult::Planned(times::date_minus(expr.left, expr.right)));
             }
+            (
+                DataType::Timestamp(..) | DataType::Date32,
+                Minus,
+                DataType::Timestamp(..) | DataType::Date32,
+            ) => {
+                return Ok(PlannerResult::Planned(interval::since(expr.left, expr.right)));
+            }
             // With a span of time a day is its first instant.
             (DataType::Date32, Plus | Minus, DataType::Interval(_)) => {
                 let RawBinaryExpr { op, left, right } = expr;
@@ -117,10 +130,29 @@ impl ExprPlanner for Operands {
             }
             _ => {}
         }
-        let is_exact = |t: &DataType| t.is_decimal();
+        let arithmetic = match expr.op {
+            Plus => Some(Operator::Plus),
+            Minus => Some(Operator::Minus),
+            Multiply => Some(Operator::Multiply),
+            Divide => Some(Operator::Divide),
+            Modulo => Some(Operator::Modulo),
+            _ => None,
+        };
+        if let Some(op) = arithmetic
+            && let Some(operation) = decimal::operation(op, &left, &right)
+        {
+            return Ok(PlannerResult::Planned(operation.call(vec![expr.left, expr.right])));
+        }
+        if compares && let Some(wide) = decimal::comparison(&left, &right) {
+            let RawBinaryExpr { op, left, right } = expr;
+            let (left, right) = (cast_to(left, &wide), cast_to(right, &wide));
+            return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }));
+        }
+        // Beside an exact number a float is one of 64 bits, as is that number.
+        let is_exact = |t: &DataType| t.is_decimal() || t.is_integer();
         let mixed =
             (left.is_floating() && is_exact(&right)) || (is_exact(&left) && right.is_floating());
-        if !mixed {
+        if !mixed || expr.op == Modulo {
             return Ok(PlannerResult::Original(expr));
         }
         let RawBinaryExpr { op, left, right } = expr;
@@ -135,7 +167,17 @@ impl ExprPlanner for Operands {
 
 /// The expression with checked arithmetic in the place of Arrow's.
 pub fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let expr = match interval::in_expr(expr, schema)? {
+        compared if compared.transformed => return Ok(compared),
+        same => same.data,
+    };
     match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right })
+            if left.get_type(schema).is_ok_and(|t| t.is_string())
+                && right.get_type(schema).is_ok_and(|t| t.is_string()) =>
+        {
+            Ok(Transformed::yes(format::joined(*left, *right)))
+        }
         Expr::BinaryExpr(BinaryExpr { left, op, right })
             if matches!(
                 op,
@@ -171,6 +213,11 @@ pub fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
 
 /// The operation as it was written, when the function stands for one.
 pub fn written(function: &ScalarUDF, args: &[Expr]) -> Option<Expr> {
+    if let Some(written) =
+        decimal::written(function, args).or_else(|| format::written(function, args))
+    {
+        return Some(written);
+    }
     let any: &dyn Any = function.inner().as_ref();
     let operator = any.downcast_ref::<FloatOperator>()?;
     let [left, right] = args else { return None };

@@ -1,5 +1,8 @@
 //! The proleptic Gregorian calendar, in days and microseconds since 1970-01-01.
 
+use arrow::datatypes::IntervalMonthDayNano;
+use datafusion_common::{Result, exec_err};
+
 pub const MICROS_PER_SECOND: i64 = 1_000_000;
 pub const MICROS_PER_MINUTE: i64 = 60 * MICROS_PER_SECOND;
 pub const MICROS_PER_HOUR: i64 = 60 * MICROS_PER_MINUTE;
@@ -69,6 +72,24 @@ pub fn iso_week(days: i64) -> (i64, i64) {
     let thursday = days - (weekday(days) + 6) % 7 + 3;
     let year = civil(thursday).0;
     (year, (thursday - self::days(year, 1, 1)) / 7 + 1)
+}
+
+/// An instant so much later: months first, of which a day that is not there becomes the last one; then days, then
+/// time.
+pub fn plus(micros: i64, by: IntervalMonthDayNano) -> Result<i64> {
+    let (day, time) = (micros.div_euclid(MICROS_PER_DAY), micros.rem_euclid(MICROS_PER_DAY));
+    let (year, month, date) = civil(day);
+    let months = year * 12 + month - 1 + i64::from(by.months);
+    let (year, month) = (months.div_euclid(12), months.rem_euclid(12) + 1);
+    let day = days(year, month, date.min(days_of_month(year, month))) + i64::from(by.days);
+    let micros = day
+        .checked_mul(MICROS_PER_DAY)
+        .and_then(|micros| micros.checked_add(time))
+        .and_then(|micros| micros.checked_add(by.nanoseconds / 1000));
+    match micros {
+        Some(micros) => Ok(micros),
+        None => exec_err!("timestamp out of range"),
+    }
 }
 
 #[cfg(test)]

@@ -16,14 +16,14 @@ use arrow::datatypes::{
 };
 use arrow::util::display::FormatOptions;
 use datafusion_common::tree_node::{Transformed, TreeNode};
-use datafusion_common::{DFSchema, Result, exec_datafusion_err, exec_err, internal_err, plan_err};
+use datafusion_common::{DFSchema, Result, exec_datafusion_err, exec_err, internal_err};
 use datafusion_expr::utils::merge_schema;
 use datafusion_expr::{
     ColumnarValue, Expr, ExprSchemable, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs,
     ScalarUDF, ScalarUDFImpl, Signature, Volatility, expr_rewriter::NamePreserver,
 };
 
-use super::{arithmetic, jsonb, read, regex, written};
+use super::{arithmetic, interval, jsonb, like, read, regex, written};
 use crate::model::schema::{SqlField, SqlType};
 
 /// An error, not NULL, where a value does not fit.
@@ -44,18 +44,22 @@ pub fn in_plan(plan: LogicalPlan) -> Result<LogicalPlan> {
             let mended = expr.transform_up(|expr| in_expr(expr, &schema))?;
             Ok(mended.update_data(|expr| name.restore(expr)))
         })?;
-        mended.map_data(LogicalPlan::recompute_schema)
+        mended.map_data(interval::in_plan)?.map_data(LogicalPlan::recompute_schema)
     })?;
     Ok(mended.data)
 }
 
 fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let Expr::Cast(written) = &expr else {
-        let read = regex::in_expr(expr)?;
+        let read = regex::in_expr(expr, schema)?;
         if read.transformed {
             return Ok(read);
         }
-        return arithmetic::in_expr(refuse_bytes(read.data, schema)?, schema);
+        let like = like::in_expr(read.data, schema)?;
+        if like.transformed {
+            return Ok(like);
+        }
+        return arithmetic::in_expr(like.data, schema);
     };
     let from = written.expr.to_field(schema)?.1;
     if !differs(&from, &written.field) {
@@ -64,27 +68,6 @@ fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let Expr::Cast(cast) = expr else { return internal_err!("it was a cast before") };
     let function = ScalarUDF::new_from_impl(Cast::new(&from, cast.field));
     Ok(Transformed::yes(function.call(vec![*cast.expr])))
-}
-
-/// Functions of texts that would take the text of a byte string for what they are asked of.
-fn refuse_bytes(expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    if let Expr::ScalarFunction(call) = &expr
-        && ["overlay", "substr", "strpos", "btrim", "ltrim", "rtrim"].contains(&call.func.name())
-    {
-        for argument in &call.args {
-            let bytes = match argument {
-                Expr::ScalarFunction(cast) if target(&cast.func).is_some() => {
-                    let from = cast.args[0].get_type(schema)?;
-                    matches!(from, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
-                }
-                _ => false,
-            };
-            if bytes {
-                return plan_err!("{} of a BYTEA is not supported", call.func.name());
-            }
-        }
-    }
-    Ok(expr)
 }
 
 /// The type that a function casts to, when it is one of these casts.

@@ -12,6 +12,8 @@ use datafusion_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::row::{Overload, Type, Value, function, overload};
+
 /// Functions of one float.
 const UNARY: [(&str, &[&str], fn(f64) -> Result<f64>); 33] = [
     ("acos", &[], |x| within(x, f64::acos)),
@@ -67,6 +69,7 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
             Arc::new(ScalarUDF::new_from_impl(Unary::new(name, aliases, None)))
         })
         .chain([
+            function("width_bucket", &[], WIDTH_BUCKET, None),
             Arc::new(ScalarUDF::new_from_impl(Binary::new("power", "pow", power))),
             Arc::new(ScalarUDF::new_from_impl(Binary::new("atan2", "", |y, x| Ok(y.atan2(x))))),
             Arc::new(ScalarUDF::new_from_impl(Binary::new("atan2d", "", |y, x| {
@@ -75,6 +78,38 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
         ])
         .collect()
 }
+
+const WIDTH_BUCKET: &[Overload] =
+    &[overload(&[Type::Double, Type::Double, Type::Double, Type::Int], Type::Int, |row| {
+        let (x, low, high) = (row.double(0), row.double(1), row.double(2));
+        let count = row.int(3);
+        if count <= 0 {
+            return exec_err!("count must be greater than zero");
+        }
+        if x.is_nan() || low.is_nan() || high.is_nan() {
+            return exec_err!("operand, lower bound, and upper bound cannot be NaN");
+        }
+        if low.is_infinite() || high.is_infinite() {
+            return exec_err!("lower and upper bounds must be finite");
+        }
+        if low == high {
+            return exec_err!("lower bound cannot equal upper bound");
+        }
+        let up = low < high;
+        let (before, behind) = if up { (x < low, x >= high) } else { (x > low, x <= high) };
+        if before {
+            return Ok(Value::Int(0));
+        }
+        if behind {
+            return Ok(Value::Int(count + 1));
+        }
+        let range = high - low;
+        let part = match range.is_finite() {
+            true => count as f64 * (x - low) / range,
+            false => count as f64 * ((x / 2.0 - low / 2.0) / (high / 2.0 - low / 2.0)),
+        };
+        Ok(Value::Int(part as i64 + 1))
+    })];
 
 /// That a number becomes a float. Of a decimal PostgreSQL's result is a decimal, with digits that no float has.
 fn double(name: &str, data_type: &DataType) -> Result<()> {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Int64Array, ListArray, ListBuilder, StringArray, StringBuilder,
+    Array, ArrayRef, AsArray, Int32Array, ListArray, ListBuilder, StringArray, StringBuilder,
     StructArray,
 };
 use arrow::buffer::OffsetBuffer;
@@ -21,7 +21,7 @@ use datafusion_sql::sqlparser::ast::BinaryOperator;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::model::schema::{SqlField, SqlType};
+use crate::model::schema::{SQL_TYPE_KEY, SqlField, SqlType};
 
 /// All JSON functions.
 pub fn functions() -> Vec<Arc<ScalarUDF>> {
@@ -55,6 +55,101 @@ pub fn jsonb(name: &str) -> Vec<String> {
 /// The array of a JSON array's elements.
 pub fn elements(json: datafusion_expr::Expr) -> datafusion_expr::Expr {
     function(Kind::Elements).call(vec![json])
+}
+
+/// `json_extract_path(json, 'a', 'b')` and `json_extract_path_text`: `#>` and `#>>` with the steps as arguments.
+struct ExtractPath {
+    name: &'static str,
+    aliases: Vec<String>,
+    as_text: bool,
+    signature: Signature,
+}
+
+by_name!(ExtractPath);
+
+/// Both functions.
+pub fn extract_path() -> [Arc<ScalarUDF>; 2] {
+    [("json_extract_path", false), ("json_extract_path_text", true)].map(|(name, as_text)| {
+        let signature = Signature::user_defined(Volatility::Immutable);
+        let aliases = jsonb(name);
+        Arc::new(ScalarUDF::new_from_impl(ExtractPath { name, aliases, as_text, signature }))
+    })
+}
+
+impl ScalarUDFImpl for ExtractPath {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn aliases(&self) -> &[String] {
+        &self.aliases
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        if types.len() < 2 || !types.iter().all(|t| t.is_string() || t.is_null()) {
+            return datafusion_common::plan_err!("{} takes JSON and texts", self.name);
+        }
+        Ok(vec![DataType::Utf8; types.len()])
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Utf8)
+    }
+
+    fn return_field_from_args(&self, _: ReturnFieldArgs) -> Result<FieldRef> {
+        let kind = if self.as_text { Kind::PathText } else { Kind::Path };
+        Ok(Arc::new(kind.return_field()))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let rows = args.number_rows;
+        let arrays: Vec<ArrayRef> =
+            args.args.into_iter().map(|arg| arg.into_array(rows)).collect::<Result<_>>()?;
+        let mut out = StringBuilder::new();
+        for row in 0..rows {
+            if arrays.iter().any(|array| array.is_null(row)) {
+                out.append_null();
+                continue;
+            }
+            let text = |n: usize| arrays[n].as_string::<i32>().value(row);
+            let steps = (1..arrays.len()).map(|n| Some(text(n).to_string()));
+            append(&mut out, walk(text(0), steps)?.as_deref(), self.as_text)?;
+        }
+        Ok(ColumnarValue::Array(Arc::new(out.finish())))
+    }
+}
+
+/// Where a path leads.
+fn walk(json: &str, steps: impl Iterator<Item = Option<String>>) -> Result<Option<String>> {
+    let mut at = json.to_string();
+    for step in steps {
+        let Some(step) = step else { return Ok(None) };
+        let found = match (first_of(&at), step.parse::<i64>()) {
+            (Some('['), Ok(index)) => find(&at, Step::Index(index))?,
+            _ => find(&at, Step::Name(&step))?,
+        };
+        match found {
+            Some(found) => at = found.to_string(),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(at))
+}
+
+/// Adds a value as JSON, or as its text.
+fn append(out: &mut StringBuilder, json: Option<&str>, as_text: bool) -> Result<()> {
+    match json {
+        Some("null") if as_text => out.append_null(),
+        Some(json) if as_text && json.starts_with('"') => {
+            out.append_value(serde_json::from_str::<String>(json).map_err(not_json)?);
+        }
+        other => out.append_option(other),
+    }
+    Ok(())
 }
 
 /// Plans the operators.
@@ -124,7 +219,7 @@ impl Kind {
             Kind::MemberText | Kind::PathText | Kind::TypeOf => {
                 Field::new(self.name(), DataType::Utf8, true)
             }
-            Kind::ArrayLength => Field::new(self.name(), DataType::Int64, true),
+            Kind::ArrayLength => Field::new(self.name(), DataType::Int32, true),
             Kind::Elements => Field::new(self.name(), DataType::List(Arc::new(json("item"))), true),
             Kind::ElementTexts | Kind::Keys => {
                 let item = Field::new("item", DataType::Utf8, true);
@@ -191,16 +286,18 @@ impl ScalarUDFImpl for JsonFunction {
         let json = cast(&arrays[0], &DataType::Utf8)?;
         let json: &StringArray = json.as_string();
         let result: ArrayRef = match self.kind {
-            Kind::Member | Kind::MemberText => self.members(json, &arrays[1])?,
+            Kind::Member | Kind::MemberText => {
+                self.members(json, &arrays[1], is_jsonb(&args.arg_fields[0]))?
+            }
             Kind::Path | Kind::PathText => self.paths(json, &arrays[1])?,
             Kind::Elements | Kind::ElementTexts => self.elements(json)?,
             Kind::Keys | Kind::Each | Kind::EachText => self.members_of(json)?,
             Kind::ArrayLength => {
                 let length = |text: Option<&str>| match text {
-                    Some(text) => Ok(Some(items(text)?.len() as i64)),
+                    Some(text) => Ok(Some(items(text)?.len() as i32)),
                     None => Ok(None),
                 };
-                Arc::new(json.iter().map(length).collect::<Result<Int64Array>>()?)
+                Arc::new(json.iter().map(length).collect::<Result<Int32Array>>()?)
             }
             Kind::TypeOf => {
                 let kind = |text: Option<&str>| text.map(type_of).transpose();
@@ -217,13 +314,20 @@ impl JsonFunction {
     }
 
     /// A member by name, or an element by its number from 0 (negative: from the end).
-    fn members(&self, json: &StringArray, keys: &ArrayRef) -> Result<ArrayRef> {
+    ///
+    /// A scalar of the type jsonb is an array of one.
+    fn members(&self, json: &StringArray, keys: &ArrayRef, jsonb: bool) -> Result<ArrayRef> {
         let mut out = StringBuilder::new();
         if keys.data_type().is_integer() {
             let keys = cast(keys, &DataType::Int64)?;
             let keys = keys.as_primitive::<Int64Type>();
             for (text, key) in json.iter().zip(keys.iter()) {
                 let found = match (text, key) {
+                    (Some(text), Some(0 | -1))
+                        if jsonb && !matches!(first_of(text), Some('[' | '{')) =>
+                    {
+                        Some(text)
+                    }
                     (Some(text), Some(key)) => find(text, Step::Index(key))?,
                     _ => None,
                 };
@@ -275,19 +379,7 @@ impl JsonFunction {
                 steps.filter(|s| !s.is_empty()).map(|s| Some(s.to_string())).collect()
             }
         };
-        let mut at = json.to_string();
-        for step in steps {
-            let Some(step) = step else { return Ok(None) };
-            let found = match (first_of(&at), step.parse::<i64>()) {
-                (Some('['), Ok(index)) => find(&at, Step::Index(index))?,
-                _ => find(&at, Step::Name(&step))?,
-            };
-            match found {
-                Some(found) => at = found.to_string(),
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(at))
+        walk(json, steps.into_iter())
     }
 
     fn elements(&self, json: &StringArray) -> Result<ArrayRef> {
@@ -336,15 +428,13 @@ impl JsonFunction {
     }
 
     fn append(&self, out: &mut StringBuilder, json: Option<&str>) -> Result<()> {
-        match json {
-            Some("null") if self.as_text() => out.append_null(),
-            Some(json) if self.as_text() && json.starts_with('"') => {
-                out.append_value(serde_json::from_str::<String>(json).map_err(not_json)?);
-            }
-            other => out.append_option(other),
-        }
-        Ok(())
+        append(out, json, self.as_text())
     }
+}
+
+/// Whether a value was cast to JSONB.
+fn is_jsonb(field: &Field) -> bool {
+    field.metadata().get(SQL_TYPE_KEY).is_some_and(|note| note == "jsonb")
 }
 
 fn not_json(error: serde_json::Error) -> datafusion_common::DataFusionError {
@@ -364,7 +454,7 @@ fn items(json: &str) -> Result<Vec<&RawValue>> {
 }
 
 /// The members of a JSON object, in their order; of those with the same name each.
-fn members(json: &str) -> Result<Vec<(String, &RawValue)>> {
+pub fn members(json: &str) -> Result<Vec<(String, &RawValue)>> {
     struct Members;
     impl<'de> Visitor<'de> for Members {
         type Value = Vec<(String, &'de RawValue)>;

@@ -16,6 +16,7 @@ use datafusion_expr::{
 };
 
 use super::jsonb::canonical;
+use super::limits::check_bytes;
 use super::written;
 use crate::model::schema::{SqlField, SqlType};
 
@@ -38,6 +39,7 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
                 function(Kind::Array, or_none(some()), jsonb),
             ]
         })
+        .chain([function(Kind::OfArray, Signature::user_defined(Volatility::Immutable), false)])
         .collect()
 }
 
@@ -64,6 +66,8 @@ enum Kind {
     Value,
     Object,
     Array,
+    /// Of one array, with each element on a line if that is asked for.
+    OfArray,
 }
 
 impl Kind {
@@ -75,6 +79,7 @@ impl Kind {
             (Kind::Value, true) => "to_jsonb",
             (Kind::Object, true) => "jsonb_build_object",
             (Kind::Array, true) => "jsonb_build_array",
+            (Kind::OfArray, _) => "array_to_json",
         }
     }
 }
@@ -93,6 +98,13 @@ impl ScalarUDFImpl for Build {
 
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        match types {
+            [DataType::List(_)] | [DataType::List(_), DataType::Boolean] => Ok(types.to_vec()),
+            _ => plan_err!("{} takes an array", self.name()),
+        }
     }
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
@@ -124,6 +136,15 @@ impl ScalarUDFImpl for Build {
                 Kind::Value if arrays[0].is_null(row) => {
                     out.append_null();
                     continue;
+                }
+                Kind::OfArray if arrays.iter().any(|array| array.is_null(row)) => {
+                    out.append_null();
+                    continue;
+                }
+                Kind::OfArray => {
+                    let lines = arrays.get(1).is_some_and(|lines| lines.as_boolean().value(row));
+                    let comma = if lines { ",\n " } else { "," };
+                    values[0].append_list(&mut text, comma, row)?;
                 }
                 Kind::Value => values[0].append(&mut text, row)?,
                 Kind::Array => append_array(&mut text, ", ", values.iter().map(|v| (v, row)))?,
@@ -185,18 +206,14 @@ enum Encoder<'a> {
     /// Floats, of which some are no JSON.
     Float(ArrayRef),
     /// What is written as a text: dates, times, intervals.
-    Quoted(ArrayFormatter<'a>, &'a ArrayRef),
+    Quoted(written::Writer, &'a ArrayRef),
     Bytes(ArrayRef),
     /// Beside the lists the items of all of them.
     List(&'a ListArray, Box<Encoder<'a>>),
     Struct(&'a ArrayRef, Vec<(String, Encoder<'a>)>),
 }
 
-/// Times as PostgreSQL writes them into JSON, but for the zeros at the end of a second's fraction.
-const FORMAT: FormatOptions = FormatOptions::new()
-    .with_timestamp_format(Some("%Y-%m-%dT%H:%M:%S%.f"))
-    .with_timestamp_tz_format(Some("%Y-%m-%dT%H:%M:%S%.f%:z"))
-    .with_datetime_format(Some("%Y-%m-%dT%H:%M:%S%.f"));
+const FORMAT: FormatOptions = FormatOptions::new();
 
 impl<'a> Encoder<'a> {
     fn new(array: &'a ArrayRef, field: &Field) -> Result<Self> {
@@ -227,7 +244,7 @@ impl<'a> Encoder<'a> {
             t if t.is_numeric() || *t == DataType::Boolean => {
                 Encoder::Plain(ArrayFormatter::try_new(array, &FORMAT)?, array)
             }
-            _ => Encoder::Quoted(ArrayFormatter::try_new(array, &FORMAT)?, array),
+            _ => Encoder::Quoted(written::Writer::new(array, true)?, array),
         })
     }
 
@@ -256,7 +273,16 @@ impl<'a> Encoder<'a> {
             Encoder::Text(array) => quote(out, array.as_string::<i32>().value(row)),
             Encoder::Plain(values, _) => values.value(row).write(out)?,
             Encoder::Float(array) => append_float(out, array, row)?,
-            Encoder::Quoted(values, _) => quote(out, &values.value(row).try_to_string()?),
+            Encoder::Quoted(values, array) => {
+                let text = values.text(row)?.unwrap_or_default();
+                match array.data_type() {
+                    // As ISO 8601 has it, with the minutes of the zone.
+                    DataType::Timestamp(..) => {
+                        quote(out, &text.replacen(' ', "T", 1).replacen("+00", "+00:00", 1));
+                    }
+                    _ => quote(out, &text),
+                }
+            }
             Encoder::Bytes(array) => {
                 out.push_str("\"\\\\x");
                 for byte in array.as_binary::<i32>().value(row) {
@@ -264,11 +290,7 @@ impl<'a> Encoder<'a> {
                 }
                 out.push('"');
             }
-            Encoder::List(lists, items) => {
-                let offsets = &lists.value_offsets()[row..=row + 1];
-                let rows = offsets[0] as usize..offsets[1] as usize;
-                append_array(out, ",", rows.map(|row| (items.as_ref(), row)))?;
-            }
+            Encoder::List(..) => self.append_list(out, ",", row)?,
             Encoder::Struct(_, members) => {
                 out.push('{');
                 for (index, (name, value)) in members.iter().enumerate() {
@@ -283,6 +305,13 @@ impl<'a> Encoder<'a> {
             }
         }
         Ok(())
+    }
+
+    fn append_list(&self, out: &mut String, comma: &str, row: usize) -> Result<()> {
+        let Encoder::List(lists, items) = self else { return exec_err!("it is no array") };
+        let offsets = &lists.value_offsets()[row..=row + 1];
+        let rows = offsets[0] as usize..offsets[1] as usize;
+        append_array(out, comma, rows.map(|row| (items.as_ref(), row)))
     }
 
     /// A member's name: a text, or what the text of the value is.
@@ -306,17 +335,17 @@ fn append_float(out: &mut String, array: &ArrayRef, row: usize) -> Result<()> {
         None => {
             let single = array.as_primitive::<Float32Type>().value(row);
             // The shortest text that means this single, not its double.
-            if single.is_finite() { written::real(single + 0.0) } else { number(f64::from(single)) }
+            if single.is_finite() { written::real(single) } else { number(f64::from(single)) }
         }
     };
     out.push_str(&text);
     Ok(())
 }
 
-/// NaN and the infinities are no JSON numbers: they are texts. There is one zero, as everywhere in SQL.
+/// NaN and the infinities are no JSON numbers: they are texts.
 fn number(value: f64) -> String {
-    match serde_json::Number::from_f64(value + 0.0) {
-        Some(_) => written::double(value + 0.0),
+    match serde_json::Number::from_f64(value) {
+        Some(_) => written::double(value),
         None if value.is_nan() => "\"NaN\"".to_string(),
         None if value > 0.0 => "\"Infinity\"".to_string(),
         None => "\"-Infinity\"".to_string(),
@@ -405,6 +434,7 @@ impl Accumulator for Members {
             if let Some(value) = encoders.last() {
                 value.append(&mut self.text, row)?;
             }
+            check_bytes(self.text.len())?;
         }
         Ok(())
     }

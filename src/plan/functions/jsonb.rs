@@ -66,7 +66,7 @@ fn push_text(out: &mut String, text: &str) -> Option<()> {
 }
 
 /// A number without an exponent, with the digits behind the point that it was written with.
-fn number(text: &str) -> Option<String> {
+pub fn number(text: &str) -> Option<String> {
     let (mantissa, exponent) = match text.find(['e', 'E']) {
         Some(at) => (&text[..at], text[at + 1..].parse::<i64>().ok()?),
         None => (text, 0),
@@ -97,6 +97,12 @@ fn number(text: &str) -> Option<String> {
         true => format!("{sign}{whole}"),
         false => format!("{sign}{whole}.{fraction}"),
     })
+}
+
+/// The members of an object in the order of jsonb.
+pub fn members(text: &str) -> Option<Vec<(String, &RawValue)>> {
+    let Members(members) = serde_json::from_str(text).ok()?;
+    Some(members.into_iter().map(|((_, name), value)| (name, value)).collect())
 }
 
 /// Members by the length of their names, then by the names.

@@ -26,25 +26,41 @@ macro_rules! by_name {
     };
 }
 
+mod aggregates;
+mod any_all;
 pub mod arithmetic;
 mod array_has;
 mod arrays;
+mod array_build;
 mod calendar;
 pub mod cast;
+mod decimal;
 mod float;
+mod format;
 mod interval;
 mod json;
 mod json_build;
 mod jsonb;
+mod jsonb_change;
+mod jsonb_tree;
+mod like;
+pub mod limits;
+pub mod literals;
+mod numeric;
 mod ordered_set;
+mod parse_time;
 mod read;
 mod regex;
+mod regex_calls;
 mod row;
+mod series;
 mod signed;
+mod string_agg;
+mod subscripts;
 mod texts;
 mod times;
 mod to_char;
-mod unlike;
+mod to_char_number;
 mod written;
 mod zone;
 
@@ -54,8 +70,18 @@ use std::sync::Arc;
 use datafusion_common::Result;
 use datafusion_expr::planner::ExprPlanner;
 use datafusion_expr::registry::{FunctionRegistry, MemoryFunctionRegistry};
+use datafusion_sql::sqlparser::ast::VisitMut;
 
+pub use aggregates::pair;
+pub use interval::order as interval_order;
 pub use json::elements as json_elements;
+
+/// Rewrites what has no function of its own name: comparisons with arrays, and aggregates under the names of window
+/// functions.
+pub fn name_calls(sql: &mut impl VisitMut) {
+    any_all::as_calls(sql);
+    ordered_set::tell_from_window_functions(sql);
+}
 
 /// All functions, and their further names. Of two of one name the later one counts.
 pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
@@ -72,12 +98,24 @@ pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
         .map(float::beside)
         .map(texts::beside)
         .map(arrays::beside)
+        .map(interval::beside)
         .chain(float::functions())
         .chain(texts::functions())
         .chain(times::functions())
         .chain([to_char::to_char(), arrays::overlaps()])
-        .chain(unlike::functions())
+        .chain(array_build::functions())
+        .chain(format::functions())
+        .chain(json::extract_path())
+        .chain(any_all::functions())
+        .chain(series::functions())
+        .chain(regex_calls::functions())
+        .chain(jsonb_change::functions())
+        .chain([parse_time::to_date()])
     {
+        learn(&mut aliases.scalar, udf.name(), udf.aliases());
+        registry.register_udf(udf)?;
+    }
+    for udf in numeric::functions(&|name| registry.udf(name).ok()) {
         learn(&mut aliases.scalar, udf.name(), udf.aliases());
         registry.register_udf(udf)?;
     }
@@ -89,6 +127,8 @@ pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
         .into_iter()
         .chain(ordered_set::functions())
         .chain(json_build::aggregates())
+        .chain(aggregates::functions())
+        .chain([string_agg::string_agg()])
     {
         learn(&mut aliases.aggregate, udaf.name(), udaf.aliases());
         registry.register_udaf(udaf)?;
@@ -104,9 +144,11 @@ pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
 }
 
 /// What operators mean that DataFusion reads otherwise, tried before its own meanings.
-pub fn operators() -> [Arc<dyn ExprPlanner>; 4] {
+pub fn operators() -> [Arc<dyn ExprPlanner>; 6] {
     [
+        Arc::new(subscripts::Subscripts),
         Arc::new(json::JsonOperators),
+        Arc::new(texts::Calls),
         Arc::new(interval::IntervalArithmetic),
         Arc::new(arithmetic::Operands),
         Arc::new(times::Extract),

@@ -4,9 +4,12 @@
 //! same; where it ends is not, so functions that tell it are refused for patterns for which the two may differ.
 
 use datafusion_common::tree_node::Transformed;
-use datafusion_common::{Result, ScalarValue, plan_err};
+use datafusion_common::{DFSchema, Result, ScalarValue, plan_err};
 use datafusion_expr::expr::{Like, ScalarFunction};
-use datafusion_expr::{BinaryExpr, Expr, Operator, binary_expr, lit};
+use datafusion_expr::{BinaryExpr, Expr, ExprSchemable, Operator, binary_expr, lit};
+use datafusion_functions::regex::compile_regex;
+
+use super::regex_calls::{Argument, arguments};
 
 /// Classes in brackets, with the characters that the C library counts among them.
 const CLASSES: [(&str, &str); 6] = [
@@ -19,7 +22,7 @@ const CLASSES: [(&str, &str); 6] = [
 ];
 
 /// The expression with its patterns translated.
-pub fn in_expr(expr: Expr) -> Result<Transformed<Expr>> {
+pub fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     match expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right })
             if matches!(
@@ -42,41 +45,45 @@ pub fn in_expr(expr: Expr) -> Result<Transformed<Expr>> {
             let op = if negated { Operator::RegexNotMatch } else { Operator::RegexMatch };
             Ok(Transformed::yes(binary_expr(*expr, op, pattern)))
         }
-        Expr::ScalarFunction(ScalarFunction { func, mut args })
-            if ["regexp_like", "regexp_match", "regexp_replace"].contains(&func.name()) =>
-        {
-            let name = func.name().to_string();
+        Expr::ScalarFunction(ScalarFunction { func, mut args }) if func.name() == "regexp_like" => {
             if let Some(pattern) = literal(&args[1], "a regular expression")? {
-                if name != "regexp_like" {
-                    refuse_ambiguous(&name, &pattern)?;
+                let flags = match args.get(2) {
+                    Some(flags) => literal(flags, "a flag of a regular expression")?,
+                    None => Some(String::new()),
+                };
+                if let Some(flags) = flags {
+                    args.truncate(2);
+                    args[1] = lit(flagged("regexp_like", &pattern, &flags)?);
                 }
-                args[1] = lit(translated(&pattern)?);
-            }
-            let flags = if name == "regexp_replace" { 3 } else { 2 };
-            if name == "regexp_replace"
-                && let Some(text) = literal(&args[2], "what regexp_replace puts in")?
-            {
-                args[2] = lit(replacement(&text));
-            }
-            if let Some(expr) = args.get(flags) {
-                let known = if name == "regexp_replace" { "gi" } else { "i" };
-                match literal(expr, "a flag of a regular expression")? {
-                    Some(text) if text.chars().all(|c| known.contains(c)) => {}
-                    Some(text) => {
-                        return plan_err!("{name} does not support the flags '{text}'");
-                    }
-                    None => {}
-                }
-            }
-            if args.len() > flags + 1 {
-                return plan_err!("{name} takes {} arguments at most", flags + 1);
             }
             Ok(Transformed::yes(func.call(args)))
         }
-        Expr::ScalarFunction(call)
-            if ["regexp_count", "regexp_instr"].contains(&call.func.name()) =>
-        {
-            plan_err!("{} is not supported yet as PostgreSQL has it", call.func.name())
+        Expr::ScalarFunction(ScalarFunction { func, mut args }) => {
+            let is_text = |expr: &Expr| expr.get_type(schema).is_ok_and(|t| t.is_string());
+            let fourth_is_text = args.get(3).is_some_and(is_text);
+            let Some(arguments) = arguments(func.name(), args.len(), fourth_is_text) else {
+                return Ok(Transformed::no(func.call(args)));
+            };
+            let Some(pattern) = literal(&args[1], "a regular expression")? else {
+                return Ok(Transformed::no(func.call(args)));
+            };
+            let mut flags = String::new();
+            for (expr, argument) in args[2..].iter_mut().zip(arguments) {
+                if argument == Argument::Flags
+                    && let Some(given) = literal(expr, "a flag of a regular expression")?
+                {
+                    // What is left of the flags when the pattern has them.
+                    *expr = lit(if given.contains('g') { "g" } else { "" });
+                    flags = given;
+                }
+            }
+            let global = ["regexp_replace", "regexp_matches"].contains(&func.name());
+            if flags.contains('g') && !global {
+                return plan_err!("{} does not support the \"global\" option", func.name());
+            }
+            refuse_ambiguous(func.name(), &pattern)?;
+            args[1] = lit(flagged(func.name(), &pattern, &flags.replace('g', ""))?);
+            Ok(Transformed::yes(func.call(args)))
         }
         other => Ok(Transformed::no(other)),
     }
@@ -96,7 +103,38 @@ fn literal(expr: &Expr, what: &str) -> Result<Option<String>> {
     }
 }
 
+/// A pattern with its flags, as the engine reads both.
+fn flagged(function: &str, pattern: &str, flags: &str) -> Result<String> {
+    let (mut prefix, mut lines) = (String::new(), false);
+    for flag in flags.chars() {
+        match flag {
+            'i' => prefix = "(?i)".to_string(),
+            'c' => prefix.clear(),
+            'n' | 'm' => lines = true,
+            's' => lines = false,
+            _ => return plan_err!("{function} does not support the flags '{flags}'"),
+        }
+    }
+    let translated = translated(pattern)?;
+    if !lines {
+        return Ok(format!("{prefix}{translated}"));
+    }
+    if pattern.contains("[^") {
+        return plan_err!("{function} does not support the flag n with '[^': '{pattern}'");
+    }
+    // A point is no end of a line, and lines have ends of their own.
+    Ok(format!("{prefix}(?m){}", translated.trim_start_matches("(?s)")))
+}
+
 fn translated(pattern: &str) -> Result<String> {
+    let out = written(pattern)?;
+    match compile_regex(&out, None) {
+        Ok(_) => Ok(out),
+        Err(_) => plan_err!("invalid regular expression: '{pattern}'"),
+    }
+}
+
+fn written(pattern: &str) -> Result<String> {
     // A point is any character, the end of a line too.
     let mut out = String::from("(?s)");
     let mut rest = pattern;
@@ -191,12 +229,13 @@ fn translated(pattern: &str) -> Result<String> {
 /// Refuses a pattern whose longest match may not be the first one, or of which a group may have no part.
 fn refuse_ambiguous(function: &str, pattern: &str) -> Result<()> {
     let plain = without_brackets(pattern);
-    let optional = [")?", ")*", "){0"].iter().any(|end| plain.contains(end));
-    if optional && function == "regexp_match" {
-        return plan_err!(
-            "regexp_match: a group of '{pattern}' may have no part in a match, which is not supported"
-        );
+    // An optional group at the end is taken where it fits, if nothing before it may be shorter.
+    let before = plain.strip_suffix(")?").unwrap_or(&plain);
+    let fixed = !before.contains(['|', '*', '+', '?', '{']);
+    if fixed {
+        return Ok(());
     }
+    let optional = [")?", ")*", "){0"].iter().any(|end| plain.contains(end));
     let lazy = ["*?", "+?", "??", "}?"].iter().any(|end| plain.contains(end));
     if lazy || optional || !alternatives_agree(&plain) {
         return plan_err!(
@@ -271,28 +310,6 @@ fn alternatives_agree(plain: &str) -> bool {
     agree && whole
 }
 
-/// PostgreSQL's `\1` and `\&` for the engine, which has `${1}` and `${0}`.
-fn replacement(text: &str) -> String {
-    let mut out = String::new();
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '$' => out.push_str("$$"),
-            '\\' => match chars.next() {
-                Some('&') => out.push_str("${0}"),
-                Some(digit @ '1'..='9') => out.push_str(&format!("${{{digit}}}")),
-                Some('\\') | None => out.push('\\'),
-                Some(other) => {
-                    out.push('\\');
-                    out.push(other);
-                }
-            },
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 /// SQL's own regular expressions, which match a whole text.
 fn similar(pattern: &str, escape: char) -> Result<String> {
     let mut out = String::from("(?s)^(?:");
@@ -342,10 +359,11 @@ mod tests {
 
     #[test]
     fn patterns_whose_first_match_may_be_shorter_are_refused() {
-        for pattern in ["foo|foobar", "o+?", "(a|ab)c", "(foo)(bar)?", "a|b+"] {
+        for pattern in ["foo|foobar", "o+?", "(a|ab)c", "(fo*)(bar)?", "a|b+"] {
             assert!(refuse_ambiguous("regexp_replace", pattern).is_err(), "{pattern}");
         }
-        for pattern in ["foobar|foo", "(&|^)id=([^&]*)", "[^0-9]", "\\d+", "a(b|c)d"] {
+        for pattern in ["foobar|foo", "(&|^)id=([^&]*)", "[^0-9]", "\\d+", "a(b|c)d", "(foo)(bar)?"]
+        {
             assert!(refuse_ambiguous("regexp_replace", pattern).is_ok(), "{pattern}");
         }
     }

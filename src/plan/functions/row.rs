@@ -1,30 +1,29 @@
 //! Functions that are computed row by row: what they take, what they give, and a function from one row's values
-//! to the result. NULL among the arguments gives NULL.
+//! to the result. NULL among the arguments gives NULL, unless the function asks for it.
 
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Float64Array, Int32Array,
-    Int64Array, IntervalMonthDayNanoArray, StringArray,
+    Int64Array, IntervalMonthDayNanoArray, ListArray, ListBuilder, StringArray, StringBuilder,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Date32Type, Float64Type, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType,
-    IntervalUnit, TimeUnit,
+    DataType, Date32Type, Field, FieldRef, Float64Type, Int64Type, IntervalMonthDayNano,
+    IntervalMonthDayNanoType, IntervalUnit, TimeUnit,
 };
 use datafusion_common::{Result, exec_datafusion_err, exec_err, internal_err, plan_err};
 use datafusion_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
 };
 
 use super::written;
+use crate::model::schema::{SqlField, SqlType};
 
 /// The days of PostgreSQL's dates: from 4714-11-24 BC to 5874897-12-31.
 const DATE_MIN: i64 = -2_440_588;
 const DATE_MAX: i64 = 2_145_042_905;
-
-/// The longest text or byte string that a function makes.
-pub const BYTES_MAX: usize = 16 << 20;
 
 /// The digits of a decimal that a function makes of a number of 64 bits.
 const DIGITS: u8 = 20;
@@ -45,6 +44,10 @@ pub enum Type {
     Timestamp,
     TimestampTz,
     Interval,
+    /// JSON as text; a result is of the type JSON.
+    Json,
+    /// An array of texts.
+    Texts,
 }
 
 /// A value of a row.
@@ -58,6 +61,7 @@ pub enum Value {
     Int(i64),
     Double(f64),
     Interval(IntervalMonthDayNano),
+    Texts(Vec<Option<String>>),
 }
 
 /// How one row is computed.
@@ -83,14 +87,25 @@ pub fn function(
 ) -> Arc<ScalarUDF> {
     let aliases = aliases.iter().map(|alias| alias.to_string()).collect();
     let signature = Signature::user_defined(Volatility::Immutable);
-    Arc::new(ScalarUDF::new_from_impl(RowFunction { name, aliases, overloads, inner, signature }))
+    let strict = true;
+    let function = RowFunction { name, aliases, overloads, inner, strict, signature };
+    Arc::new(ScalarUDF::new_from_impl(function))
+}
+
+/// A function that is called for NULLs, too.
+pub fn function_of_nulls(name: &'static str, overloads: &'static [Overload]) -> Arc<ScalarUDF> {
+    let (aliases, inner, strict) = (Vec::new(), None, false);
+    let signature = Signature::user_defined(Volatility::Immutable);
+    let function = RowFunction { name, aliases, overloads, inner, strict, signature };
+    Arc::new(ScalarUDF::new_from_impl(function))
 }
 
 impl Type {
     fn arrow(self) -> DataType {
         let micros = |zone: Option<Arc<str>>| DataType::Timestamp(TimeUnit::Microsecond, zone);
         match self {
-            Type::Text => DataType::Utf8,
+            Type::Text | Type::Json => DataType::Utf8,
+            Type::Texts => DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true))),
             Type::Bytes => DataType::Binary,
             Type::Boolean => DataType::Boolean,
             Type::Int => DataType::Int32,
@@ -119,7 +134,11 @@ impl Type {
             return true;
         }
         match self {
-            Type::Text => given.is_string(),
+            Type::Text | Type::Json => given.is_string(),
+            Type::Texts => match given {
+                DataType::List(item) => item.data_type().is_string() || item.data_type().is_null(),
+                _ => false,
+            },
             Type::Bytes => {
                 matches!(given, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
             }
@@ -152,6 +171,7 @@ enum Column {
     Int(Int64Array),
     Double(Float64Array),
     Interval(IntervalMonthDayNanoArray),
+    Texts(ListArray),
 }
 
 /// The arguments' values in a row.
@@ -166,6 +186,30 @@ impl<'a> Row<'a> {
             Column::Text(values) => values.value(self.at),
             _ => "",
         }
+    }
+
+    /// The elements of an array.
+    pub fn texts(&self, argument: usize) -> Vec<Option<String>> {
+        match &self.columns[argument] {
+            Column::Texts(lists) => {
+                let items = lists.value(self.at);
+                items.as_string::<i32>().iter().map(|item| item.map(str::to_string)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// How many arguments there are.
+    pub fn len(&self) -> usize {
+        self.columns.len()
+    }
+
+    pub fn is_array(&self, argument: usize) -> bool {
+        matches!(self.columns[argument], Column::Texts(_))
+    }
+
+    pub fn is_null(&self, argument: usize) -> bool {
+        self.columns[argument].is_null(self.at)
     }
 
     pub fn bytes(&self, argument: usize) -> &'a [u8] {
@@ -211,7 +255,8 @@ impl Column {
             of => cast(array, &of.arrow())?,
         };
         Ok(match of {
-            Type::Text => Column::Text(array.as_string::<i32>().clone()),
+            Type::Text | Type::Json => Column::Text(array.as_string::<i32>().clone()),
+            Type::Texts => Column::Texts(array.as_list::<i32>().clone()),
             Type::Bytes => Column::Bytes(array.as_binary::<i32>().clone()),
             Type::Boolean => Column::Boolean(array.as_boolean().clone()),
             Type::Int | Type::BigInt => Column::Int(array.as_primitive::<Int64Type>().clone()),
@@ -238,6 +283,7 @@ impl Column {
             Column::Int(values) => values.is_null(row),
             Column::Double(values) => values.is_null(row),
             Column::Interval(values) => values.is_null(row),
+            Column::Texts(values) => values.is_null(row),
         }
     }
 }
@@ -247,6 +293,8 @@ struct RowFunction {
     aliases: Vec<String>,
     overloads: &'static [Overload],
     inner: Option<Arc<ScalarUDF>>,
+    /// NULL among the arguments gives NULL.
+    strict: bool,
     signature: Signature,
 }
 
@@ -286,11 +334,12 @@ impl ScalarUDFImpl for RowFunction {
                 .map(|(of, given)| of.read(given))
                 .collect());
         }
-        if let Some(inner) = &self.inner {
-            let fields: Vec<_> = types
-                .iter()
-                .map(|t| Arc::new(arrow::datatypes::Field::new("argument", t.clone(), true)))
-                .collect();
+        let bytes = |t: &DataType| Type::Bytes.takes(t, true) && !t.is_null();
+        if let Some(inner) = &self.inner
+            && !types.iter().any(bytes)
+        {
+            let fields: Vec<_> =
+                types.iter().map(|t| Arc::new(Field::new("argument", t.clone(), true))).collect();
             let coerced = datafusion_expr::type_coercion::functions::fields_with_udf(
                 &fields,
                 inner.as_ref(),
@@ -309,6 +358,18 @@ impl ScalarUDFImpl for RowFunction {
         }
     }
 
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        let types: Vec<DataType> =
+            args.arg_fields.iter().map(|field| field.data_type().clone()).collect();
+        match (self.overload(&types), &self.inner) {
+            (Some(Overload { result: Type::Json, .. }), _) => {
+                Ok(Arc::new(SqlField::new(self.name, SqlType::Json, true).to_arrow()))
+            }
+            (None, Some(inner)) => inner.return_field_from_args(args),
+            _ => Ok(Arc::new(Field::new(self.name, self.return_type(&types)?, true))),
+        }
+    }
+
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let types: Vec<DataType> = args.args.iter().map(ColumnarValue::data_type).collect();
         let Some(overload) = self.overload(&types) else {
@@ -324,7 +385,8 @@ impl ScalarUDFImpl for RowFunction {
             .zip(overload.arguments)
             .map(|(value, of)| Column::new(&value.into_array(rows)?, *of))
             .collect::<Result<_>>()?;
-        let value = |at: usize| match columns.iter().any(|column| column.is_null(at)) {
+        let value = |at: usize| match self.strict && columns.iter().any(|column| column.is_null(at))
+        {
             true => Ok(Value::Null),
             false => (overload.of)(&Row { columns: &columns, at }),
         };
@@ -342,7 +404,20 @@ fn array(values: Vec<Value>, of: Type) -> Result<ArrayRef> {
         values.into_iter().map(int).collect()
     };
     Ok(match of {
-        Type::Text => {
+        Type::Texts => {
+            let mut lists = ListBuilder::new(StringBuilder::new());
+            for value in values {
+                match value {
+                    Value::Texts(items) => {
+                        items.into_iter().for_each(|item| lists.values().append_option(item));
+                        lists.append(true);
+                    }
+                    _ => lists.append_null(),
+                }
+            }
+            Arc::new(lists.finish())
+        }
+        Type::Text | Type::Json => {
             let text = |value| match value {
                 Value::Text(value) => Some(value),
                 _ => None,

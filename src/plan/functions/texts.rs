@@ -5,12 +5,14 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use datafusion_common::{Result, exec_err};
-use datafusion_expr::ScalarUDF;
+use datafusion_expr::planner::{ExprPlanner, PlannerResult};
+use datafusion_expr::{Expr, ScalarUDF};
 
-use super::read;
-use super::row::{BYTES_MAX, Overload, Row, Type, Value, function, overload};
+use super::limits::check_bytes;
+use super::row::{Overload, Row, Type, Value, function, function_of_nulls, overload};
+use super::{read, regex_calls};
 
-use Type::{BigInt, Bytes, Int, Text};
+use Type::{BigInt, Boolean, Bytes, Int, Text, Texts};
 
 const BYTES: &[Overload] =
     &[overload(&[Bytes], Int, |row| Ok(Value::Int(row.bytes(0).len() as i64)))];
@@ -49,6 +51,87 @@ const LCM: &[Overload] = &[
     overload(&[BigInt, BigInt], BigInt, |row| lcm(row.int(0), row.int(1)).map(Value::Int)),
 ];
 
+const BIT_LENGTH: &[Overload] = &[
+    overload(&[Bytes], Int, |row| Ok(Value::Int(row.bytes(0).len() as i64 * 8))),
+    overload(&[Text], Int, |row| Ok(Value::Int(row.text(0).len() as i64 * 8))),
+];
+const BIT_COUNT: &[Overload] = &[overload(&[Bytes], BigInt, |row| {
+    Ok(Value::Int(row.bytes(0).iter().map(|byte| i64::from(byte.count_ones())).sum()))
+})];
+const BTRIM: &[Overload] =
+    &[overload(&[Bytes, Bytes], Bytes, |row| Ok(trim(row.bytes(0), row.bytes(1), true, true)))];
+const LTRIM: &[Overload] =
+    &[overload(&[Bytes, Bytes], Bytes, |row| Ok(trim(row.bytes(0), row.bytes(1), true, false)))];
+const RTRIM: &[Overload] =
+    &[overload(&[Bytes, Bytes], Bytes, |row| Ok(trim(row.bytes(0), row.bytes(1), false, true)))];
+const SUBSTR: &[Overload] = &[
+    overload(&[Bytes, Int], Bytes, |row| {
+        Ok(Value::Bytes(part(row.bytes(0), row.int(1), None)?.to_vec()))
+    }),
+    overload(&[Bytes, Int, Int], Bytes, |row| {
+        Ok(Value::Bytes(part(row.bytes(0), row.int(1), Some(row.int(2)))?.to_vec()))
+    }),
+];
+const OVERLAY: &[Overload] = &[
+    overload(&[Bytes, Bytes, Int], Bytes, |row| overlaid(row, row.bytes(1).len() as i64)),
+    overload(&[Bytes, Bytes, Int, Int], Bytes, |row| overlaid(row, row.int(3))),
+];
+const POSITION: &[Overload] = &[overload(&[Bytes, Bytes], Int, |row| {
+    let (all, part) = (row.bytes(0), row.bytes(1));
+    if part.is_empty() {
+        return Ok(Value::Int(1));
+    }
+    let at = all.windows(part.len()).position(|window| window == part);
+    Ok(Value::Int(at.map_or(0, |at| at as i64 + 1)))
+})];
+const GET_BYTE: &[Overload] = &[overload(&[Bytes, Int], Int, |row| {
+    let at = index(row.int(1), row.bytes(0).len())?;
+    Ok(Value::Int(row.bytes(0)[at].into()))
+})];
+const SET_BYTE: &[Overload] = &[overload(&[Bytes, Int, Int], Bytes, |row| {
+    let mut bytes = row.bytes(0).to_vec();
+    let at = index(row.int(1), bytes.len())?;
+    bytes[at] = row.int(2) as u8;
+    Ok(Value::Bytes(bytes))
+})];
+const GET_BIT: &[Overload] = &[overload(&[Bytes, BigInt], Int, |row| {
+    let at = index(row.int(1), row.bytes(0).len() * 8)?;
+    Ok(Value::Int((row.bytes(0)[at / 8] >> (at % 8) & 1).into()))
+})];
+const SET_BIT: &[Overload] = &[overload(&[Bytes, BigInt, Int], Bytes, |row| {
+    let mut bytes = row.bytes(0).to_vec();
+    let at = index(row.int(1), bytes.len() * 8)?;
+    match row.int(2) {
+        0 => bytes[at / 8] &= !(1 << (at % 8)),
+        1 => bytes[at / 8] |= 1 << (at % 8),
+        _ => return exec_err!("new bit must be 0 or 1"),
+    }
+    Ok(Value::Bytes(bytes))
+})];
+const QUOTE_IDENT: &[Overload] = &[overload(&[Text], Text, |row| text(quoted_name(row.text(0))))];
+const STRING_TO_TABLE: &[Overload] = &[
+    overload(&[Text, Text], Texts, |row| split(row, None)),
+    overload(&[Text, Text, Text], Texts, |row| split(row, (!row.is_null(2)).then(|| row.text(2)))),
+];
+const PARSE_IDENT: &[Overload] = &[
+    overload(&[Text], Texts, |row| parsed_name(row.text(0), true)),
+    overload(&[Text, Boolean], Texts, |row| parsed_name(row.text(0), row.int(1) != 0)),
+];
+const UNISTR: &[Overload] = &[overload(&[Text], Text, |row| text(unescaped(row.text(0))?))];
+
+const REPLACE: &[Overload] = &[overload(&[Text, Text, Text], Text, |row| {
+    let (given, from, to) = (row.text(0), row.text(1), row.text(2));
+    if from.is_empty() {
+        return text(given.to_string());
+    }
+    let growth = to.len().saturating_sub(from.len());
+    if growth > 0 {
+        let added = given.matches(from).count().saturating_mul(growth);
+        check_bytes(given.len().saturating_add(added))?;
+    }
+    text(given.replace(from, to))
+})];
+
 /// The functions in the place of DataFusion's.
 pub fn functions() -> Vec<Arc<ScalarUDF>> {
     vec![
@@ -64,15 +147,58 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
         function("encode", &[], ENCODE, None),
         function("decode", &[], DECODE, None),
         function("to_hex", &[], TO_HEX, None),
+        function("replace", &[], REPLACE, None),
+        function("bit_length", &[], BIT_LENGTH, None),
+        function("bit_count", &[], BIT_COUNT, None),
+        function("get_byte", &[], GET_BYTE, None),
+        function("set_byte", &[], SET_BYTE, None),
+        function("get_bit", &[], GET_BIT, None),
+        function("set_bit", &[], SET_BIT, None),
+        function("quote_ident", &[], QUOTE_IDENT, None),
+        function_of_nulls("string_to_table", STRING_TO_TABLE),
+        function("parse_ident", &[], PARSE_IDENT, None),
+        function("unistr", &[], UNISTR, None),
         function("gcd", &[], GCD, None),
         function("lcm", &[], LCM, None),
     ]
+}
+
+/// `position(a IN b)`, `substring(a FROM b)` and `overlay(a PLACING b FROM c)`.
+#[derive(Debug)]
+pub struct Calls;
+
+impl ExprPlanner for Calls {
+    fn plan_position(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        Ok(PlannerResult::Planned(beside(datafusion_functions::unicode::strpos()).call(args)))
+    }
+
+    fn plan_substring(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        // FROM a text is FROM a regular expression.
+        let is_text =
+            |expr: &Expr| matches!(expr, Expr::Literal(value, _) if value.data_type().is_string());
+        if let [_, pattern] = args.as_slice()
+            && is_text(pattern)
+        {
+            return Ok(PlannerResult::Planned(regex_calls::substring().call(args)));
+        }
+        Ok(PlannerResult::Planned(beside(datafusion_functions::unicode::substr()).call(args)))
+    }
+
+    fn plan_overlay(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        Ok(PlannerResult::Planned(beside(datafusion_functions::core::overlay()).call(args)))
+    }
 }
 
 /// The function for byte strings, and the inner one for texts.
 pub fn beside(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     match inner.name() {
         "octet_length" => function("octet_length", &[], BYTES, Some(inner)),
+        "btrim" => function("btrim", &["trim"], BTRIM, Some(inner)),
+        "ltrim" => function("ltrim", &[], LTRIM, Some(inner)),
+        "rtrim" => function("rtrim", &[], RTRIM, Some(inner)),
+        "substr" => function("substr", &["substring"], SUBSTR, Some(inner)),
+        "overlay" => function("overlay", &[], OVERLAY, Some(inner)),
+        "strpos" => function("strpos", &["instr", "position"], POSITION, Some(inner)),
         _ => inner,
     }
 }
@@ -82,7 +208,7 @@ fn text(text: String) -> Result<Value> {
 }
 
 /// One character for one, as the C library has it: what has no single counterpart stays.
-fn lower(c: char) -> char {
+pub fn lower(c: char) -> char {
     let mut all = c.to_lowercase();
     match (all.next(), all.next()) {
         (Some(one), None) => one,
@@ -131,9 +257,8 @@ fn pad(given: &str, length: i64, fill: &str, left: bool) -> Result<Value> {
     if fill.is_empty() {
         return text(given.to_string());
     }
-    if length > BYTES_MAX {
-        return exec_err!("a text has {BYTES_MAX} bytes at most");
-    }
+    check_bytes(length)?;
+    check_bytes(given.len() + (length - have) / fill.chars().count().max(1) * fill.len())?;
     let filling = fill.chars().cycle().take(length - have);
     text(match left {
         true => filling.chain(given.chars()).collect(),
@@ -155,9 +280,7 @@ fn right(row: &Row<'_>) -> Result<Value> {
 
 fn repeat(row: &Row<'_>) -> Result<Value> {
     let (given, n) = (row.text(0), usize::try_from(row.int(1)).unwrap_or(0));
-    if given.len().saturating_mul(n) > BYTES_MAX {
-        return exec_err!("a text has {BYTES_MAX} bytes at most");
-    }
+    check_bytes(given.len().saturating_mul(n))?;
     text(given.repeat(n))
 }
 
@@ -214,6 +337,203 @@ fn decode(row: &Row<'_>) -> Result<Value> {
         other => return exec_err!("unrecognized encoding: \"{other}\""),
     };
     Ok(Value::Bytes(bytes))
+}
+
+/// Without the bytes of a set at its ends.
+fn trim(all: &[u8], set: &[u8], start: bool, end: bool) -> Value {
+    let mut rest = all;
+    while let (true, Some((first, behind))) = (start, rest.split_first()) {
+        if !set.contains(first) {
+            break;
+        }
+        rest = behind;
+    }
+    while let (true, Some((last, before))) = (end, rest.split_last()) {
+        if !set.contains(last) {
+            break;
+        }
+        rest = before;
+    }
+    Value::Bytes(rest.to_vec())
+}
+
+/// The bytes from a place, counted from 1, which may lie before the first one.
+fn part(all: &[u8], from: i64, length: Option<i64>) -> Result<&[u8]> {
+    let end = match length {
+        Some(length) if length < 0 => return exec_err!("negative substring length not allowed"),
+        Some(length) => from.saturating_add(length),
+        None => i64::MAX,
+    };
+    let place = |at: i64| (at.max(1) - 1).min(all.len() as i64) as usize;
+    Ok(&all[place(from)..place(end).max(place(from))])
+}
+
+fn overlaid(row: &Row<'_>, length: i64) -> Result<Value> {
+    let (all, with, from) = (row.bytes(0), row.bytes(1), row.int(2));
+    if from <= 0 {
+        return exec_err!("negative substring length not allowed");
+    }
+    let mut out = part(all, 1, Some(from - 1))?.to_vec();
+    out.extend_from_slice(with);
+    out.extend_from_slice(part(all, from.saturating_add(length), None)?);
+    check_bytes(out.len())?;
+    Ok(Value::Bytes(out))
+}
+
+fn index(at: i64, length: usize) -> Result<usize> {
+    match usize::try_from(at).ok().filter(|at| *at < length) {
+        Some(at) => Ok(at),
+        None => exec_err!("index {at} out of valid range, 0..{}", length as i64 - 1),
+    }
+}
+
+/// Words that are no names unless they are quoted.
+const RESERVED: &str = " all analyse analyze and any array as asc asymmetric both case cast check collate column \
+    constraint create current_catalog current_date current_role current_time current_timestamp current_user default \
+    deferrable desc distinct do else end except false fetch for foreign from grant group having in initially \
+    intersect into lateral leading limit localtime localtimestamp not null offset on only or order placing primary \
+    references returning select session_user some symmetric table then to trailing true union unique user using \
+    variadic when where window with authorization binary collation concurrently cross current_schema freeze full \
+    ilike inner is isnull join left like natural notnull outer overlaps right similar tablesample verbose between \
+    bigint bit boolean char character coalesce dec decimal exists extract float greatest grouping inout int integer \
+    interval least national nchar none normalize nullif numeric out overlay position precision real row setof \
+    smallint substring time timestamp treat trim values varchar xmlattributes xmlconcat xmlelement xmlexists \
+    xmlforest xmlnamespaces xmlparse xmlpi xmlroot xmlserialize xmltable ";
+
+/// A name as SQL reads it back.
+pub fn quoted_name(name: &str) -> String {
+    let plain =
+        |(n, c): (usize, char)| c.is_ascii_lowercase() || c == '_' || (n > 0 && c.is_ascii_digit());
+    let safe = !name.is_empty() && name.chars().enumerate().all(plain);
+    if safe && !RESERVED.contains(&format!(" {name} ")) {
+        return name.to_string();
+    }
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text as SQL reads it back.
+pub fn quoted_literal(text: &str) -> String {
+    let escape = if text.contains('\\') { "E" } else { "" };
+    format!("{escape}'{}'", text.replace('\'', "''").replace('\\', "\\\\"))
+}
+
+/// The parts between delimiters, without one each character; what is like `null` is NULL.
+fn split(row: &Row<'_>, null: Option<&str>) -> Result<Value> {
+    if row.is_null(0) {
+        return Ok(Value::Null);
+    }
+    let given = row.text(0);
+    let parts: Vec<String> = match (given, row.is_null(1)) {
+        ("", _) => Vec::new(),
+        (given, true) => given.chars().map(String::from).collect(),
+        (given, false) if row.text(1).is_empty() => vec![given.to_string()],
+        (given, false) => given.split(row.text(1)).map(str::to_string).collect(),
+    };
+    let part = |part: String| (null != Some(part.as_str())).then_some(part);
+    Ok(Value::Texts(parts.into_iter().map(part).collect()))
+}
+
+/// The parts of a name with points between them.
+fn parsed_name(name: &str, strict: bool) -> Result<Value> {
+    let invalid = || exec_err!("string is not a valid identifier: \"{name}\"");
+    let is_space = |c: char| c.is_ascii_whitespace() || c == '\u{b}';
+    let begins = |c: char| c.is_ascii_alphabetic() || c == '_' || !c.is_ascii();
+    let mut parts = Vec::new();
+    let mut rest = name.trim_start_matches(is_space);
+    let mut after_dot = false;
+    loop {
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let mut part = String::new();
+            let mut inner = quoted;
+            loop {
+                let Some(end) = inner.find('"') else { return invalid() };
+                part.push_str(&inner[..end]);
+                inner = &inner[end + 1..];
+                match inner.strip_prefix('"') {
+                    Some(more) => {
+                        part.push('"');
+                        inner = more;
+                    }
+                    None => break,
+                }
+            }
+            if part.is_empty() {
+                return invalid();
+            }
+            parts.push(Some(part));
+            rest = inner;
+        } else if rest.starts_with(begins) {
+            let end = rest
+                .find(|c: char| !(begins(c) || c.is_ascii_digit() || c == '$'))
+                .unwrap_or(rest.len());
+            parts.push(Some(rest[..end].to_ascii_lowercase()));
+            rest = &rest[end..];
+        } else if after_dot || parts.is_empty() {
+            return invalid();
+        }
+        rest = rest.trim_start_matches(is_space);
+        match rest.strip_prefix('.') {
+            Some(behind) => {
+                after_dot = true;
+                rest = behind.trim_start_matches(is_space);
+            }
+            None if rest.is_empty() || !strict => break,
+            None => return invalid(),
+        }
+    }
+    Ok(Value::Texts(parts))
+}
+
+/// With the characters that `\XXXX`, `\+XXXXXX`, `\uXXXX` and `\UXXXXXXXX` stand for.
+fn unescaped(given: &str) -> Result<String> {
+    let invalid = || exec_err!("invalid Unicode escape");
+    let mut out = String::new();
+    let mut rest = given;
+    let mut high: Option<u32> = None;
+    while let Some(at) = rest.find('\\') {
+        if at > 0 && high.is_some() {
+            return exec_err!("invalid Unicode surrogate pair");
+        }
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(behind) = rest.strip_prefix('\\') {
+            if high.is_some() {
+                return exec_err!("invalid Unicode surrogate pair");
+            }
+            out.push('\\');
+            rest = behind;
+            continue;
+        }
+        let (skip, digits) = match rest.as_bytes().first() {
+            Some(b'+') => (1, 6),
+            Some(b'u') => (1, 4),
+            Some(b'U') => (1, 8),
+            _ => (0, 4),
+        };
+        let Some(hex) = rest.get(skip..skip + digits) else { return invalid() };
+        if !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return invalid();
+        }
+        let Ok(code) = u32::from_str_radix(hex, 16) else { return invalid() };
+        rest = &rest[skip + digits..];
+        match (high.take(), code) {
+            (None, 0xd800..0xdc00) => high = Some(code),
+            (Some(first), 0xdc00..0xe000) => {
+                let code = 0x10000 + ((first - 0xd800) << 10) + (code - 0xdc00);
+                out.extend(char::from_u32(code));
+            }
+            (None, code) => match char::from_u32(code) {
+                Some(c) if c != '\0' => out.push(c),
+                _ => return exec_err!("invalid Unicode code point"),
+            },
+            _ => return exec_err!("invalid Unicode surrogate pair"),
+        }
+    }
+    if high.is_some() {
+        return exec_err!("invalid Unicode surrogate pair");
+    }
+    out.push_str(rest);
+    Ok(out)
 }
 
 fn gcd(a: i64, b: i64) -> Result<i64> {

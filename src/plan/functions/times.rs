@@ -11,7 +11,7 @@ use super::calendar::{
     self, JULIAN_EPOCH, MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_MINUTE, MICROS_PER_SECOND,
 };
 use super::row::{Overload, Row, Type, Value, function, overload};
-use super::zone;
+use super::{parse_time, zone};
 
 use Type::{BigInt, Date, Double, Int, Interval, Text, Timestamp, TimestampTz};
 
@@ -106,7 +106,12 @@ const MAKE_TIMESTAMPTZ: &[Overload] = &[
     }),
 ];
 
-const TO_TIMESTAMP: &[Overload] = &[overload(&[Double], TimestampTz, to_timestamp)];
+const TO_TIMESTAMP: &[Overload] = &[
+    overload(&[Double], TimestampTz, to_timestamp),
+    overload(&[Text, Text], TimestampTz, |row| {
+        Ok(Value::Int(parse_time::instant(row.text(0), row.text(1))?))
+    }),
+];
 
 const AGE: &[Overload] = &[
     overload(&[Timestamp, Timestamp], Interval, |row| age(row.int(0), row.int(1))),
@@ -118,6 +123,16 @@ const ISFINITE: &[Overload] = &[
     overload(&[Timestamp], Type::Boolean, |_| Ok(Value::Boolean(true))),
     overload(&[TimestampTz], Type::Boolean, |_| Ok(Value::Boolean(true))),
     overload(&[Interval], Type::Boolean, |_| Ok(Value::Boolean(true))),
+];
+
+const MAKE_INTERVAL: &[Overload] = &[
+    overload(&[Int], Interval, make_interval),
+    overload(&[Int, Int], Interval, make_interval),
+    overload(&[Int, Int, Int], Interval, make_interval),
+    overload(&[Int, Int, Int, Int], Interval, make_interval),
+    overload(&[Int, Int, Int, Int, Int], Interval, make_interval),
+    overload(&[Int, Int, Int, Int, Int, Int], Interval, make_interval),
+    overload(&[Int, Int, Int, Int, Int, Int, Double], Interval, make_interval),
 ];
 
 const JUSTIFY_DAYS: &[Overload] =
@@ -213,6 +228,7 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
         function("make_timestamptz", &[], MAKE_TIMESTAMPTZ, None),
         function("to_timestamp", &[], TO_TIMESTAMP, None),
         function("age", &[], AGE, None),
+        function("make_interval", &[], MAKE_INTERVAL, None),
         function("isfinite", &[], ISFINITE, None),
         function("justify_days", &[], JUSTIFY_DAYS, None),
         function("justify_hours", &[], JUSTIFY_HOURS, None),
@@ -460,6 +476,23 @@ fn to_timestamp(row: &Row<'_>) -> Result<Value> {
         return exec_err!("timestamp out of range: \"{seconds}\"");
     }
     Ok(Value::Int((seconds * 1e6).round_ties_even() as i64))
+}
+
+/// Years, months, weeks, days, hours, minutes and seconds.
+fn make_interval(row: &Row<'_>) -> Result<Value> {
+    let part = |n: usize| row.int_or(n, 0);
+    let seconds = if row.len() > 6 { row.double(6) } else { 0.0 };
+    let (months, days) = (part(0) * 12 + part(1), part(2) * 7 + part(3));
+    let micros = i128::from(part(4)) * i128::from(MICROS_PER_HOUR)
+        + i128::from(part(5)) * i128::from(MICROS_PER_MINUTE)
+        + (seconds * 1e6).round_ties_even() as i128;
+    let nanos = i64::try_from(micros * 1000);
+    match (i32::try_from(months), i32::try_from(days), nanos) {
+        (Ok(months), Ok(days), Ok(nanos)) if seconds.is_finite() => {
+            Ok(Value::Interval(IntervalMonthDayNano::new(months, days, nanos)))
+        }
+        _ => exec_err!("interval out of range"),
+    }
 }
 
 /// The difference in years, months, days and time, with the months of the earlier one.

@@ -9,6 +9,7 @@ use super::calendar::{
     self, JULIAN_EPOCH, MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_MINUTE, MICROS_PER_SECOND,
 };
 use super::row::{Overload, Type, Value, function, overload};
+use super::to_char_number;
 
 use Type::{Text, Timestamp, TimestampTz};
 
@@ -18,10 +19,10 @@ const OVERLOADS: &[Overload] = &[
 ];
 
 pub fn to_char() -> Arc<ScalarUDF> {
-    function("to_char", &[], OVERLOADS, None)
+    to_char_number::beside(function("to_char", &[], OVERLOADS, None))
 }
 
-const MONTHS: [&str; 12] = [
+pub const MONTHS: [&str; 12] = [
     "January",
     "February",
     "March",
@@ -35,16 +36,16 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
-const DAYS: [&str; 7] =
+pub const DAYS: [&str; 7] =
     ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
-const ROMAN: [&str; 12] =
+pub const ROMAN: [&str; 12] =
     ["I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII"];
 
 /// The width that a full name is filled to.
 const NAME_WIDTH: usize = 9;
 
 /// What a pattern is made of, longest first where one begins another.
-const WORDS: [&str; 77] = [
+pub const WORDS: [&str; 77] = [
     "A.D.", "A.M.", "AD", "AM", "B.C.", "BC", "CC", "DAY", "DDD", "DD", "DY", "Day", "Dy", "D",
     "FF1", "FF2", "FF3", "FF4", "FF5", "FF6", "FX", "HH24", "HH12", "HH", "IDDD", "ID", "IW",
     "IYYY", "IYY", "IY", "I", "J", "MI", "MM", "MONTH", "MON", "MS", "Month", "Mon", "OF", "P.M.",
@@ -117,7 +118,7 @@ fn written(micros: i64, pattern: &str, zoned: bool) -> Result<Value> {
     Ok(Value::Text(out))
 }
 
-fn has_case(word: &str) -> bool {
+pub fn has_case(word: &str) -> bool {
     let word = word.to_ascii_lowercase();
     let names = [
         "day", "dy", "month", "mon", "rm", "am", "pm", "a.m.", "p.m.", "ad", "bc", "a.d.", "b.c.",
@@ -126,7 +127,7 @@ fn has_case(word: &str) -> bool {
     names.contains(&word.as_str())
 }
 
-fn ordinal(number: i64) -> &'static str {
+pub fn ordinal(number: i64) -> &'static str {
     match (number / 10 % 10, number % 10) {
         (1, _) => "th",
         (_, 1) => "st",

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Field;
+use arrow::datatypes::{DataType, Field};
 use datafusion_common::{DFSchema, ScalarValue};
 use datafusion_expr::expr::{AggregateFunctionParams, NullTreatment};
 use datafusion_expr::{AggregateUDF, Expr, ExprSchemable, SortExpr, lit, when};
 
 use super::{Result, refuse};
 use crate::aggregate::{AggregateFunction, Computation, Extreme};
+use crate::plan::functions;
 use crate::plan::ir::OrderColumn;
 
 /// One aggregate of the SELECT, with its arguments as columns of the prepared input.
@@ -78,6 +79,9 @@ impl Prepared<'_> {
         let text = expr.human_display().to_string().into();
         let (function, params) = (&aggregate.func, &aggregate.params);
         let class = match (Computation::of(function.name()), params.args.as_slice()) {
+            (Computation::Folded(function), [y, x]) if function.pairs => {
+                self.folded(function, &functions::pair(y.clone(), x.clone()), params)?
+            }
             (Computation::Folded(function), [argument]) => {
                 self.folded(function, argument, params)?
             }
@@ -92,17 +96,7 @@ impl Prepared<'_> {
         argument: &Expr,
         params: &AggregateFunctionParams,
     ) -> Result<Class> {
-        let argument = match argument {
-            // The average of integers, which the planner casts to floats, is their exact sum over
-            // their count: it shares its state with the sum.
-            Expr::Cast(cast)
-                if function.takes_integers
-                    && cast.expr.get_type(self.schema).is_ok_and(|t| t.is_integer()) =>
-            {
-                cast.expr.as_ref().clone()
-            }
-            other => other.clone(),
-        };
+        let argument = argument.clone();
         let constant = matches!(&argument, Expr::Literal(value, _) if !value.is_null());
         let counts_rows = function.counts_rows && constant && !params.distinct;
         let distinct = params.distinct;
@@ -114,10 +108,14 @@ impl Prepared<'_> {
             Some(filter) => when(filter.as_ref().clone(), argument).end()?,
             None => argument,
         };
-        if let Some(extreme) = function.extreme
-            && argument.get_type(self.schema)?.is_nested()
-        {
-            return Ok(self.nested_extreme(argument, extreme == Extreme::Greatest));
+        if let Some(extreme) = function.extreme {
+            let data_type = argument.get_type(self.schema)?;
+            if data_type.is_nested() {
+                return Ok(self.nested_extreme(argument, extreme == Extreme::Greatest));
+            }
+            if matches!(data_type, DataType::Interval(_)) {
+                return Ok(self.extreme_interval(argument, extreme == Extreme::Greatest));
+            }
         }
         Ok(Class::Folded { function, distinct, input: Some(self.column(argument)) })
     }
@@ -133,6 +131,17 @@ impl Prepared<'_> {
             nulls_first: descending,
         };
         Class::First { value, order: vec![by(missing, false), by(value, greatest)] }
+    }
+
+    /// The least or greatest interval by length; of equal ones the first as they are written.
+    fn extreme_interval(&mut self, argument: Expr, greatest: bool) -> Class {
+        let length = self.column(functions::interval_order(argument.clone()));
+        let value = self.column(argument);
+        let order = vec![
+            OrderColumn { column: length, descending: greatest, nulls_first: false },
+            OrderColumn { column: value, descending: greatest, nulls_first: false },
+        ];
+        Class::First { value, order }
     }
 
     fn of_rows(

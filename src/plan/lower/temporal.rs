@@ -161,6 +161,12 @@ fn goes_one_way(expr: &Expr) -> bool {
                     matches!(to, Some(SqlType::Timestamp { .. } | SqlType::Date))
                         && goes_one_way(time)
                 }
+                ("interval_order", [time]) => goes_one_way(time),
+                ("time_since", [left, right]) => {
+                    (mentions_now(left) != mentions_now(right))
+                        && goes_one_way(left)
+                        && goes_one_way(right)
+                }
                 ("date_plus" | "date_minus", [time, other]) => {
                     !mentions_now(other) && goes_one_way(time)
                 }

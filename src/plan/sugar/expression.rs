@@ -2,9 +2,9 @@
 
 use datafusion_common::{Result, plan_err};
 use datafusion_sql::sqlparser::ast::{
-    Array, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArguments, Ident, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr,
-    TableAliasColumnDef, TableFactor, UnaryOperator, Value, ValueWithSpan,
+    BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
+    Ident, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr, TableAliasColumnDef, TableFactor,
+    UnaryOperator, Value, ValueWithSpan,
 };
 use datafusion_sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
@@ -126,24 +126,8 @@ fn call(function: &Function) -> Result<Option<Expr>> {
             let modulo = Expr::BinaryOp { left, op: BinaryOperator::Modulo, right };
             Some(Expr::Nested(Box::new(modulo)))
         }
-        (
-            "percentile_cont" | "percentile_disc",
-            [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Array(shares)))],
-        ) => {
-            let calls = shares.elem.iter().map(|share| one_percentile(function, share));
-            Some(Expr::Array(Array { elem: calls.collect(), named: true }))
-        }
         _ => None,
     })
-}
-
-/// Of `percentile_cont(ARRAY[a, b])` the call for one of them.
-fn one_percentile(function: &Function, share: &Expr) -> Expr {
-    let mut call = function.clone();
-    if let FunctionArguments::List(list) = &mut call.args {
-        list.args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(share.clone()))];
-    }
-    Expr::Function(call)
 }
 
 /// The lower bound, if the word stood before it.

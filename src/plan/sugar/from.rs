@@ -6,8 +6,12 @@ use datafusion_sql::sqlparser::ast::TableFactor;
 use super::call as call_of;
 
 /// The functions, beside UNNEST itself.
-pub const FUNCTIONS: [&str; 11] = [
+pub const FUNCTIONS: [&str; 15] = [
     "generate_series",
+    "generate_subscripts",
+    "regexp_matches",
+    "regexp_split_to_table",
+    "string_to_table",
     "json_array_elements",
     "json_array_elements_text",
     "json_each",
@@ -30,7 +34,14 @@ pub(super) fn unnested(relation: &mut TableFactor) {
         _ => return,
     };
     let (name, args) = (call.0.to_string().to_lowercase(), call.1.as_slice());
-    let arguments = if name == "generate_series" { 2..=3 } else { 1..=1 };
+    let arguments = match name.as_str() {
+        "generate_series"
+        | "generate_subscripts"
+        | "regexp_matches"
+        | "regexp_split_to_table"
+        | "string_to_table" => 2..=3,
+        _ => 1..=1,
+    };
     if !FUNCTIONS.contains(&name.as_str()) || !arguments.contains(&args.len()) {
         return;
     }

@@ -8,7 +8,6 @@
 //!   they give;
 //! * `ARRAY(SELECT …)` is a scalar sub-query over array_agg;
 //! * `BETWEEN SYMMETRIC a AND b` is either order of the bounds;
-//! * `percentile_cont(ARRAY[a, b]) …` is an array of calls;
 //! * `a && b` of arrays is array_overlaps, `GROUP BY ()` the one empty grouping set;
 //! * `LIKE … ESCAPE '!'` has its pattern written with the backslash;
 //! * `AS MATERIALIZED` is AS; `COLLATE "C"` is how all texts are compared;

@@ -1,0 +1,158 @@
+//! Types before DataFusion makes them agree. Numbers that are written in SQL are, without a point, INT where that has
+//! room, then BIGINT, then NUMERIC; and what DataFusion would make agree in a type without the room is cast here.
+
+use arrow::datatypes::{DataType, TimeUnit};
+use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_common::{DFSchema, Result, ScalarValue, plan_err};
+use datafusion_expr::expr::Between;
+use datafusion_expr::expr_rewriter::NamePreserver;
+use datafusion_expr::utils::merge_schema;
+use datafusion_expr::{
+    Expr, ExprSchemable, LogicalPlan, WindowFunctionDefinition, cast, lit, when,
+};
+
+use super::decimal::Digits;
+
+/// Aggregates of DataFusion whose arguments are counts of theirs.
+const COUNTING: [&str; 3] =
+    ["nth_value", "approx_percentile_cont", "approx_percentile_cont_with_weight"];
+
+/// A number as PostgreSQL reads it. (`-2147483648` is the negative of a BIGINT there.)
+pub fn narrowed(expr: Expr) -> Expr {
+    match expr {
+        Expr::Literal(ScalarValue::Int64(Some(value)), None) => match i32::try_from(value) {
+            Ok(narrow) if narrow != i32::MIN => lit(narrow),
+            _ => lit(value),
+        },
+        Expr::Literal(ScalarValue::UInt64(Some(value)), None) => {
+            lit(ScalarValue::Decimal128(Some(i128::from(value)), 20, 0))
+        }
+        other => other,
+    }
+}
+
+/// The plan with all its numbers so. Those of LIMIT stay, and so do the columns of a recursion, whose types were
+/// fixed when its name was read.
+pub fn in_plan(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let mended = plan.transform_down_up_with_subqueries(
+        |plan| {
+            Ok(match plan {
+                LogicalPlan::RecursiveQuery(_) => {
+                    Transformed::new(plan, false, TreeNodeRecursion::Jump)
+                }
+                plan => Transformed::no(plan),
+            })
+        },
+        |plan| {
+            if matches!(plan, LogicalPlan::Limit(_) | LogicalPlan::Values(_)) {
+                return Ok(Transformed::no(plan));
+            }
+            let names = NamePreserver::new(&plan);
+            let schema = merge_schema(&plan.inputs());
+            let mended = plan.map_expressions(|expr| {
+                let name = names.save(&expr);
+                let mended = expr
+                    .transform_down(in_expr)?
+                    .transform_data(|expr| expr.transform_up(|expr| agreeing(expr, &schema)))?;
+                Ok(mended.update_data(|expr| name.restore(expr)))
+            })?;
+            match mended.transformed {
+                true => mended.map_data(LogicalPlan::recompute_schema),
+                false => Ok(Transformed::yes(mended.data.recompute_schema()?)),
+            }
+        },
+    )?;
+    Ok(mended.data)
+}
+
+/// The type that values of these types agree in, where DataFusion takes another one: a day is the first instant of its
+/// timestamp, decimals may need more than 38 digits.
+fn common(types: &[DataType]) -> Option<DataType> {
+    let known = || types.iter().filter(|t| !t.is_null());
+    let times = known().filter(|t| matches!(t, DataType::Timestamp(..)));
+    let is_time = |t: &DataType| matches!(t, DataType::Timestamp(..) | DataType::Date32);
+    if known().all(is_time) && known().any(|t| *t == DataType::Date32) {
+        let finest = |t: &&DataType| match t {
+            DataType::Timestamp(unit, _) => *unit,
+            _ => TimeUnit::Second,
+        };
+        return times.max_by_key(finest).cloned();
+    }
+    if !known().any(DataType::is_decimal) {
+        return None;
+    }
+    let digits = known().map(Digits::of).collect::<Option<Vec<_>>>()?;
+    let both = digits.into_iter().reduce(Digits::both)?;
+    let wide = both.data_type(both.scale);
+    matches!(wide, DataType::Decimal256(..)).then_some(wide)
+}
+
+/// Casts those of the values that are not of the type that all agree in.
+fn agree(values: Vec<&mut Expr>, schema: &DFSchema) -> bool {
+    let types: Option<Vec<DataType>> = values.iter().map(|e| e.get_type(schema).ok()).collect();
+    let Some(types) = types else { return false };
+    let Some(common) = common(&types) else { return false };
+    for (value, of) in values.into_iter().zip(types) {
+        if of != common {
+            *value = cast(std::mem::take(value), common.clone());
+        }
+    }
+    true
+}
+
+fn agreeing(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    Ok(match expr {
+        Expr::Case(mut case) => {
+            let results = case.when_then_expr.iter_mut().map(|(_, then)| then.as_mut());
+            let results = results.chain(case.else_expr.as_deref_mut()).collect();
+            let changed = agree(results, schema);
+            Transformed::new(Expr::Case(case), changed, TreeNodeRecursion::Continue)
+        }
+        Expr::Between(mut between) => {
+            let Between { expr, low, high, .. } = &mut between;
+            let changed = agree(vec![expr, low, high], schema);
+            Transformed::new(Expr::Between(between), changed, TreeNodeRecursion::Continue)
+        }
+        Expr::InList(mut list) => {
+            let values = std::iter::once(list.expr.as_mut()).chain(list.list.iter_mut()).collect();
+            let changed = agree(values, schema);
+            Transformed::new(Expr::InList(list), changed, TreeNodeRecursion::Continue)
+        }
+        Expr::ScalarFunction(mut call)
+            if ["coalesce", "greatest", "least"].contains(&call.func.name()) =>
+        {
+            let changed = agree(call.args.iter_mut().collect(), schema);
+            Transformed::new(Expr::ScalarFunction(call), changed, TreeNodeRecursion::Continue)
+        }
+        // Of the first one's type.
+        Expr::ScalarFunction(call) if call.func.name() == "nullif" && call.args.len() == 2 => {
+            let mut args = call.args;
+            let (Some(other), Some(value)) = (args.pop(), args.pop()) else {
+                return plan_err!("nullif takes two arguments");
+            };
+            let (mut one, mut two) = (value.clone(), other);
+            agree(vec![&mut one, &mut two], schema);
+            let null = Expr::Literal(ScalarValue::try_from(&value.get_type(schema)?)?, None);
+            Transformed::yes(when(one.eq(two), null).otherwise(value)?)
+        }
+        other => Transformed::no(other),
+    })
+}
+
+fn in_expr(expr: Expr) -> Result<Transformed<Expr>> {
+    Ok(match expr {
+        Expr::WindowFunction(function)
+            if matches!(function.fun, WindowFunctionDefinition::WindowUDF(_)) =>
+        {
+            // Its arguments are counts of rows.
+            Transformed::new(Expr::WindowFunction(function), false, TreeNodeRecursion::Jump)
+        }
+        Expr::AggregateFunction(function) if COUNTING.contains(&function.func.name()) => {
+            Transformed::new(Expr::AggregateFunction(function), false, TreeNodeRecursion::Jump)
+        }
+        Expr::Literal(ScalarValue::Int64(Some(_)) | ScalarValue::UInt64(Some(_)), None) => {
+            Transformed::yes(narrowed(expr))
+        }
+        other => Transformed::no(other),
+    })
+}
