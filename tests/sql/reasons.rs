@@ -17,6 +17,8 @@ const OF_DUCKDB: &[&str] = &[
     "datafusion has no JSON operators",
     "datafusion has no FETCH",
     "datafusion has no mod()",
+    "datafusion binds these operators otherwise",
+    "datafusion merges no columns",
     "datafusion has no percentile_disc",
     "datafusion orders NULL inside of arrays in another way",
     "datafusion does not know these short forms",
@@ -34,6 +36,7 @@ const OF_NOBODY: &[&str] = &[
     "batch engines have no rows that only some queries can read",
     "engines approximate in an order of their own",
     "duckdb takes NULLs in rows for values",
+    "only postgresql takes this for what it is",
     "no engine spells these JSON operators so",
     "json of times and numbers is spelled in ways of their own",
 ];

@@ -13,7 +13,7 @@ use super::skeleton;
 /// Stands before the lower bound of `BETWEEN SYMMETRIC`, which the parser does not know.
 const SYMMETRIC: &str = "__symmetric";
 
-/// Makes `__symmetric | a` of `SYMMETRIC a`: of what may stand there, `|` binds least.
+/// Makes `__symmetric IS DISTINCT FROM a` of `SYMMETRIC a`: of what may stand there, IS binds least.
 pub(super) fn tokens(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let mut out = Vec::with_capacity(tokens.len());
     let mut after_between = false;
@@ -28,8 +28,9 @@ pub(super) fn tokens(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         };
         match (after_between, word.as_str()) {
             (true, "symmetric") => {
-                let tokens = [Token::make_word(SYMMETRIC, None), Token::Pipe];
-                out.extend(tokens.map(|t| TokenWithSpan { token: t, span: token.span }));
+                let words = [SYMMETRIC, "IS", "DISTINCT", "FROM"];
+                let words = words.map(|word| Token::make_word(word, None));
+                out.extend(words.map(|word| TokenWithSpan { token: word, span: token.span }));
             }
             // The rule without the word.
             (true, "asymmetric") => {}
@@ -114,6 +115,7 @@ fn call(function: &Function) -> Result<Option<Expr>> {
         _ => return Ok(None),
     };
     Ok(match (name.as_str(), arguments) {
+        ("row_to_json", [row]) => Some(super::call("to_json", vec![row.clone()])?),
         (
             "mod",
             [
@@ -148,13 +150,10 @@ fn one_percentile(function: &Function, share: &Expr) -> Expr {
 
 /// The lower bound, if the word stood before it.
 fn without_symmetric(low: &Expr) -> Option<Expr> {
-    let Expr::BinaryOp { left, op: BinaryOperator::BitwiseOr, right } = low else { return None };
-    match left.as_ref() {
-        Expr::Identifier(name) if name.value == SYMMETRIC => Some(right.as_ref().clone()),
-        inner => {
-            let left = Box::new(without_symmetric(inner)?);
-            Some(Expr::BinaryOp { left, op: BinaryOperator::BitwiseOr, right: right.clone() })
-        }
+    let Expr::IsDistinctFrom(word, low) = low else { return None };
+    match word.as_ref() {
+        Expr::Identifier(name) if name.value == SYMMETRIC => Some(low.as_ref().clone()),
+        _ => None,
     }
 }
 
