@@ -250,8 +250,10 @@ fn attach_one(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     match plan {
         // A condition on the elements: the array is a sub-query for each row, or stands alone.
         LogicalPlan::Join(join)
-            if join.join_type == JoinType::Left
-                && !(join.filter.as_ref().is_none_or(is_true) && join.on.is_empty()) =>
+            if join.join_type != JoinType::Inner
+                && !(join.join_type == JoinType::Left
+                    && join.filter.as_ref().is_none_or(is_true)
+                    && join.on.is_empty()) =>
         {
             Ok(Transformed::no(LogicalPlan::Join(join)))
         }
