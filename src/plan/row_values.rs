@@ -350,7 +350,8 @@ fn with_names(mut query: Query) -> Query {
     query
 }
 
-const ROW: &str = "__row";
+/// The relation that a sub-query is which a row is compared with.
+pub const ROW: &str = "__row";
 
 /// Stands around what a query's clause has moved into a sub-query of its own; `resolve` takes it away.
 pub const MOVED: &str = "__moved";

@@ -328,7 +328,7 @@ fn offset(expr: &Expr, starts: bool, at: tokenizer::Span) -> Result<Offset> {
             Ok(value) if value.months < 0 || value.days < 0 || value.nanoseconds < 0 => {
                 refuse(format!("frame {which} offset must not be negative"))
             }
-            Ok(value) => Ok(Offset::Interval(value, expr)),
+            Ok(value) => Ok(Offset::Interval(value, *expr)),
             Err(_) => refuse(format!("{text} is no interval that a frame can be measured by")),
         },
         None => refuse(format!("the offset {expr} of a frame is no constant")),
@@ -362,7 +362,7 @@ enum Constant {
     Null,
     Number(String),
     /// Its text, and how it is written.
-    Interval(String, Expr),
+    Interval(String, Box<Expr>),
 }
 
 fn constant(expr: &Expr) -> Option<Constant> {
@@ -464,5 +464,5 @@ fn interval(text: &str) -> Constant {
         last_field: None,
         fractional_seconds_precision: None,
     });
-    Constant::Interval(text.to_string(), expr)
+    Constant::Interval(text.to_string(), Box::new(expr))
 }

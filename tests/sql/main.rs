@@ -15,6 +15,7 @@ mod reasons;
 mod rng;
 mod script;
 mod server;
+mod unnest_large;
 
 use std::path::{Path, PathBuf};
 

@@ -44,6 +44,7 @@ pub fn on_top(
         is_aggregate,
         level: &level,
         depth: 0,
+        aggregates_within: 0,
     };
     for item in &mut select.projection {
         if let SelectItem::UnnamedExpr(expr) = item {
@@ -160,6 +161,8 @@ struct OverGroups<'a> {
     level: &'a Level,
     /// How many sub-queries are around.
     depth: usize,
+    /// How many columns of the groups stand in sub-queries.
+    aggregates_within: usize,
 }
 
 impl OverGroups<'_> {
@@ -178,7 +181,14 @@ impl OverGroups<'_> {
             let is_result =
                 matches!(&sort.expr, Expr::Identifier(name) if names.contains(&fold(name)));
             if !is_result {
+                let around = self.aggregates_within;
                 self.over(&mut sort.expr)?;
+                if self.aggregates_within > around {
+                    let at = sort.expr.span();
+                    let message =
+                        "ORDER BY an aggregate in a sub-query: select it, and order by its name";
+                    return Err(refusal(at, message.to_string()));
+                }
             }
         }
         Ok(())
@@ -202,6 +212,10 @@ impl OverGroups<'_> {
                 Ok(Some(qualified(&self.relation, &aggregate(index))))
             }
             Expr::CompoundIdentifier(parts) => match parts.first().map(fold) {
+                Some(name) if name == self.relation => {
+                    self.aggregates_within += usize::from(self.depth > 0);
+                    Ok(None)
+                }
                 Some(name) if self.level.has_relation(&name) => Err(not_grouped(expr, parts)),
                 _ => Ok(None),
             },

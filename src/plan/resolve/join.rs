@@ -111,7 +111,7 @@ impl Resolver<'_> {
                     call("coalesce", vec![argument(l), argument(r)])?
                 }
             };
-            merged.push(Visible { name: fold(key), place: Place::Merged(expr) });
+            merged.push(Visible { name: fold(key), place: Place::Merged(Box::new(expr)) });
         }
         let condition = conditions.into_iter().reduce(|a, b| binary(a, BinaryOperator::And, b));
         let always = || Expr::value(Value::Boolean(true));
@@ -133,7 +133,7 @@ impl Resolver<'_> {
             return Ok(shown);
         };
         self.top().relations.truncate(before);
-        let known = shown.iter().all(|v| !matches!(v.place, Place::All(_)));
+        let known = shown.iter().all(|v| !matches!(v.place, Place::All(..)));
         let names: Names = known.then(|| shown.iter().map(|v| v.name.clone()).collect());
         let columns = super::renamed(names, &alias);
         let name = fold(&alias.name);
@@ -142,15 +142,11 @@ impl Resolver<'_> {
                 Place::Column(relation) => {
                     SelectItem::UnnamedExpr(qualified(relation, &column.name))
                 }
-                Place::Merged(expr) => {
-                    SelectItem::ExprWithAlias { expr: expr.clone(), alias: quoted(&column.name) }
-                }
-                Place::All(relation) => SelectItem::QualifiedWildcard(
-                    datafusion_sql::sqlparser::ast::SelectItemQualifiedWildcardKind::ObjectName(
-                        vec![quoted(relation)].into(),
-                    ),
-                    Default::default(),
-                ),
+                Place::Merged(expr) => SelectItem::ExprWithAlias {
+                    expr: expr.as_ref().clone(),
+                    alias: quoted(&column.name),
+                },
+                Place::All(relation, merged) => super::all_but(relation, merged),
             });
             let mut query: Query = skeleton("SELECT 1")?;
             if let SetExpr::Select(select) = query.body.as_mut() {
@@ -173,7 +169,7 @@ fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
 }
 
 fn natural_keys(left: &[Visible], right: &[Visible], at: Span) -> Result<Vec<Ident>> {
-    if left.iter().chain(right).any(|v| matches!(v.place, Place::All(_))) {
+    if left.iter().chain(right).any(|v| matches!(v.place, Place::All(..))) {
         let message = "NATURAL JOIN with a relation whose columns are not known here: name them";
         return Err(refusal(at, message.to_string()));
     }
@@ -195,22 +191,26 @@ fn take(side: &mut Vec<Visible>, key: &Ident, which: &str) -> Result<Expr> {
     match found.as_slice() {
         [at] => Ok(match side.remove(*at).place {
             Place::Column(relation) => qualified(&relation, &name),
-            Place::Merged(expr) => expr,
-            Place::All(relation) => qualified(&relation, &name),
+            Place::Merged(expr) => *expr,
+            Place::All(relation, _) => qualified(&relation, &name),
         }),
-        [] => match side.as_slice() {
-            [Visible { place: Place::All(relation), .. }] if !relation.is_empty() => {
-                let message = format!(
-                    "USING ({key}) with {relation}, whose columns are not known here: name them, or \
-                     say ON"
-                );
-                Err(refusal(key.span, message))
+        [] => {
+            let mut unknown = side.iter_mut().filter_map(|v| match &mut v.place {
+                Place::All(relation, merged) if !relation.is_empty() => Some((relation, merged)),
+                _ => None,
+            });
+            match (unknown.next(), unknown.next()) {
+                // Its columns are not known here; the planner knows whether this is one.
+                (Some((relation, merged)), None) => {
+                    merged.push(name.clone());
+                    Ok(qualified(relation, &name))
+                }
+                _ => {
+                    let message = format!("there is no column {key} on the {which} side of USING");
+                    Err(refusal(key.span, message))
+                }
             }
-            _ => {
-                let message = format!("there is no column {key} on the {which} side of USING");
-                Err(refusal(key.span, message))
-            }
-        },
+        }
         _ => {
             let message = format!("there are several columns {key} on the {which} side of USING");
             Err(refusal(key.span, message))

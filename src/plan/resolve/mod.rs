@@ -2,7 +2,7 @@
 //!
 //! * The columns that USING and NATURAL merge, and what `*` shows then (`join.rs`);
 //! * aggregates in a sub-query that belong to the query around it (`grouped.rs`);
-//! * the name of a relation as a value: its whole row;
+//! * the name of a relation as a value: its whole row (`whole.rs`);
 //! * `c.id` in a sub-query whose own relations have a column `c`;
 //! * columns of sub-queries that have no name of their own (`label.rs`);
 //! * casts of one expression to several types (`casts.rs`).
@@ -14,21 +14,22 @@ mod casts;
 mod grouped;
 mod join;
 mod label;
+mod whole;
 
 use std::ops::ControlFlow;
 
 use datafusion_common::{DataFusionError, Diagnostic, Result, Span, plan_datafusion_err};
 use datafusion_sql::sqlparser::ast::{
-    AccessExpr, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr,
-    Ident, OneOrManyWithParens, OrderBy, OrderByKind, Query, Select, SelectItem,
-    SelectItemQualifiedWildcardKind, SetExpr, Spanned, TableAlias, TableAliasColumnDef,
-    TableFactor, Value, VisitMut, VisitorMut, WildcardAdditionalOptions,
+    AccessExpr, BinaryOperator, ExcludeSelectItem, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArguments, GroupByExpr, Ident, OneOrManyWithParens, OrderBy, OrderByKind, Query,
+    Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Spanned, TableAlias,
+    TableAliasColumnDef, TableFactor, VisitMut, VisitorMut, WildcardAdditionalOptions,
 };
 use datafusion_sql::sqlparser::tokenizer;
 
 use super::names::fold;
-use super::row_values::MOVED;
-use super::sugar::{call, skeleton};
+use super::row_values::{MOVED, ROW};
+use super::sugar::skeleton;
 use super::window_tables;
 
 /// What is known beyond the query.
@@ -89,9 +90,9 @@ enum Place {
     /// A column of the relation of this name.
     Column(String),
     /// What USING made of several columns.
-    Merged(Expr),
-    /// All columns of the relation of this name, which are not known.
-    All(String),
+    Merged(Box<Expr>),
+    /// All columns of the relation of this name, which are not known, but for these.
+    All(String, Vec<String>),
 }
 
 /// The clause of a query that is being walked.
@@ -115,11 +116,13 @@ struct Level {
     groups: bool,
     /// Aggregates of this level that stood in sub-queries.
     aggregates: Vec<Expr>,
+    /// Relations that get a column which is true, and NULL where an outer join shows no row of theirs.
+    marked: Vec<String>,
 }
 
 impl Level {
     fn is_opaque(&self) -> bool {
-        self.visible.iter().any(|v| matches!(v.place, Place::All(_)))
+        self.visible.iter().any(|v| matches!(v.place, Place::All(..)))
     }
 
     fn has_relation(&self, name: &str) -> bool {
@@ -250,9 +253,10 @@ impl Resolver<'_> {
     ) -> Result<(Names, Level)> {
         let id = self.next;
         self.next += 1;
-        let (relations, visible, aggregates) = (Vec::new(), Vec::new(), Vec::new());
+        let (relations, visible) = (Vec::new(), Vec::new());
+        let (aggregates, marked) = (Vec::new(), Vec::new());
         let clause = Clause::From;
-        self.levels.push(Level { id, relations, visible, clause, groups, aggregates });
+        self.levels.push(Level { id, relations, visible, clause, groups, aggregates, marked });
         for table in &mut select.from {
             let shown = self.table_with_joins(table)?;
             self.top().visible.extend(shown);
@@ -282,10 +286,11 @@ impl Resolver<'_> {
         casts::apart(select, sorts, self.known.is_aggregate)?;
         label::columns(&mut select.projection, purpose, self.top());
         let names = self.item_names(&select.projection);
-        match self.levels.pop() {
-            Some(level) => Ok((names, level)),
-            None => unreachable!("the level was pushed above"),
+        let Some(level) = self.levels.pop() else { unreachable!("the level was pushed above") };
+        for relation in &level.marked {
+            whole::mark(select, relation)?;
         }
+        Ok((names, level))
     }
 
     fn top(&mut self) -> &mut Level {
@@ -382,13 +387,10 @@ impl Resolver<'_> {
                         SelectItem::UnnamedExpr(qualified(relation, &column.name))
                     }
                     Place::Merged(expr) => SelectItem::ExprWithAlias {
-                        expr: expr.clone(),
+                        expr: expr.as_ref().clone(),
                         alias: quoted(&column.name),
                     },
-                    Place::All(relation) => SelectItem::QualifiedWildcard(
-                        SelectItemQualifiedWildcardKind::ObjectName(vec![quoted(relation)].into()),
-                        WildcardAdditionalOptions::default(),
-                    ),
+                    Place::All(relation, merged) => all_but(relation, merged),
                 });
             }
         }
@@ -438,7 +440,10 @@ impl Resolver<'_> {
                 };
                 columns.iter().map(column).collect()
             }
-            None => vec![Visible { name: String::new(), place: Place::All(name.clone()) }],
+            None => {
+                let place = Place::All(name.clone(), Vec::new());
+                vec![Visible { name: String::new(), place }]
+            }
         };
         self.top().relations.push(Relation { name, columns, padded: false });
         shown
@@ -493,7 +498,7 @@ impl Resolver<'_> {
             TableFactor::UNNEST { alias, array_exprs, .. } => {
                 self.walk(array_exprs)?;
                 let name = alias.as_ref().map_or("unnest".to_string(), |a| fold(&a.name));
-                let columns = alias.as_ref().and_then(|alias| listed(alias));
+                let columns = alias.as_ref().and_then(listed);
                 Ok(self.add(name, columns))
             }
             other => {
@@ -510,7 +515,20 @@ impl Resolver<'_> {
                     _ => return Ok(self.add(String::new(), None)),
                 };
                 let name = alias.as_ref().map_or(name, |alias| fold(&alias.name));
-                let columns = alias.as_ref().and_then(|alias| listed(alias));
+                let table = window_tables::table_of(other).map(fold);
+                let columns = match (table, alias) {
+                    (Some(table), alias) => {
+                        let columns = self.relation_columns(&table).map(|mut columns| {
+                            columns.extend(window_tables::COLUMNS.map(str::to_string));
+                            columns
+                        });
+                        match alias {
+                            Some(alias) => renamed(columns, alias),
+                            None => columns,
+                        }
+                    }
+                    (None, alias) => alias.as_ref().and_then(listed),
+                };
                 Ok(self.add(name, columns))
             }
         }
@@ -538,7 +556,7 @@ impl Resolver<'_> {
                 }
                 [Visible { place: Place::Merged(expr), .. }] => {
                     self.check_reach(depth, expr, ident)?;
-                    return Ok(Some(expr.clone()));
+                    return Ok(Some(expr.as_ref().clone()));
                 }
                 several => {
                     if several.iter().any(|v| matches!(v.place, Place::Merged(_))) {
@@ -549,10 +567,33 @@ impl Resolver<'_> {
                 }
             }
         }
-        for level in self.levels.iter().rev() {
-            if let Some(relation) = level.relations.iter().find(|r| r.name == name) {
-                return whole_row(relation, ident).map(Some);
+        self.whole_row(ident)
+    }
+
+    /// The columns of the relation whose whole row an expression is.
+    fn columns_of_row(&self, expr: &Expr) -> Option<Vec<Expr>> {
+        let Expr::Identifier(ident) = expr else { return None };
+        let name = fold(ident);
+        let is_column =
+            |level: &Level| level.is_opaque() || level.visible.iter().any(|v| v.name == name);
+        if self.levels.iter().any(is_column) {
+            return None;
+        }
+        let mut relations = self.levels.iter().rev().flat_map(|level| &level.relations);
+        let relation = relations.find(|relation| relation.name == name)?;
+        let columns = relation.columns.as_ref()?;
+        Some(columns.iter().map(|column| qualified(&relation.name, column)).collect())
+    }
+
+    /// The row of the relation of this name as one value, if there is one.
+    fn whole_row(&mut self, ident: &Ident) -> Result<Option<Expr>> {
+        let name = fold(ident);
+        for level in self.levels.iter_mut().rev() {
+            let Some(relation) = level.relations.iter().find(|r| r.name == name) else { continue };
+            if relation.padded && !level.marked.contains(&name) {
+                level.marked.push(name.clone());
             }
+            return whole::row(relation, ident).map(Some);
         }
         Ok(None)
     }
@@ -574,9 +615,13 @@ impl Resolver<'_> {
     /// `c.id`, where a query between here and the relation `c` has a column `c`: the planner would take
     /// it for a member of that column.
     fn reached(&self, parts: &[Ident]) -> Option<Expr> {
-        let [relation, _] = parts else { return None };
+        let [relation, column] = parts else { return None };
         let name = fold(relation);
         let depth = self.levels.iter().rposition(|level| level.has_relation(&name))?;
+        // One name is written in one way, to be found among the keys that are grouped by.
+        if self.levels[depth].groups {
+            return Some(qualified(&name, &fold(column)));
+        }
         let hidden = self.levels[depth + 1..]
             .iter()
             .any(|level| level.is_opaque() || level.visible.iter().any(|v| v.name == name));
@@ -683,25 +728,9 @@ impl Resolver<'_> {
     }
 }
 
-/// A relation's row as one value.
-fn whole_row(relation: &Relation, at: &Ident) -> Result<Expr> {
-    let Some(columns) = &relation.columns else {
-        let message = format!("{at} is a relation whose columns are not known here: name them");
-        return Err(refusal(at.span, message));
-    };
-    if relation.padded {
-        let message = format!(
-            "the whole row of {at}, which is NULL where an outer join finds none, is not supported: \
-             name its columns"
-        );
-        return Err(refusal(at.span, message));
-    }
-    let argument = |expr| FunctionArg::Unnamed(FunctionArgExpr::Expr(expr));
-    let members = columns.iter().flat_map(|column| {
-        let name = Expr::value(Value::SingleQuotedString(column.clone()));
-        [argument(name), argument(qualified(&relation.name, column))]
-    });
-    call("named_struct", members.collect())
+fn is_comparison(op: &BinaryOperator) -> bool {
+    use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq};
+    matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq)
 }
 
 fn relations_in(expr: &Expr) -> Vec<String> {
@@ -711,13 +740,22 @@ fn relations_in(expr: &Expr) -> Vec<String> {
     relations.filter_map(|parts| parts.first().map(fold)).collect()
 }
 
+/// All columns of a relation but for some.
+fn all_but(relation: &str, left_out: &[String]) -> SelectItem {
+    let names = left_out.iter().map(|name| quoted(name).into()).collect();
+    let exclude = (!left_out.is_empty()).then_some(ExcludeSelectItem::Multiple(names));
+    SelectItem::QualifiedWildcard(
+        SelectItemQualifiedWildcardKind::ObjectName(vec![quoted(relation)].into()),
+        WildcardAdditionalOptions { opt_exclude: exclude, ..Default::default() },
+    )
+}
+
 fn is_plain(options: &WildcardAdditionalOptions) -> bool {
     excluded(options).is_some_and(|names| names.is_empty())
 }
 
 /// The columns that a `*` leaves out; `None` where it does more than that.
 fn excluded(options: &WildcardAdditionalOptions) -> Option<Vec<String>> {
-    use datafusion_sql::sqlparser::ast::ExcludeSelectItem;
     if options.opt_ilike.is_some()
         || options.opt_replace.is_some()
         || options.opt_rename.is_some()
@@ -744,7 +782,7 @@ fn excluded(options: &WildcardAdditionalOptions) -> Option<Vec<String>> {
 /// The columns under the names that an alias lists, which may be fewer.
 fn renamed(columns: Names, alias: &TableAlias) -> Names {
     let given = alias.columns.iter().map(|column| fold(&column.name));
-    let Some(columns) = columns else { return None };
+    let columns = columns?;
     let rest = columns.into_iter().skip(alias.columns.len());
     Some(given.chain(rest).collect())
 }
@@ -752,7 +790,8 @@ fn renamed(columns: Names, alias: &TableAlias) -> Names {
 /// The same, with names for all columns where the alias has names for the first ones.
 fn all_renamed(columns: Names, alias: &mut TableAlias) -> Names {
     let columns = renamed(columns, alias)?;
-    if !alias.columns.is_empty() {
+    // As many columns as a row has are compared with it, no more.
+    if !alias.columns.is_empty() && alias.name.value != ROW {
         let rest = columns.iter().skip(alias.columns.len());
         let rest = rest.map(|name| TableAliasColumnDef { name: quoted(name), data_type: None });
         alias.columns.extend(rest.collect::<Vec<_>>());
@@ -850,6 +889,28 @@ impl Walk<'_, '_> {
                 self.resolver.unqualified(name)
             }
             Expr::CompoundIdentifier(parts) => Ok(self.resolver.reached(parts)),
+            Expr::IsNull(row) | Expr::IsNotNull(row) => {
+                let Some(columns) = self.resolver.columns_of_row(row) else { return Ok(None) };
+                let is_null = matches!(expr, Expr::IsNull(_));
+                let tests = columns.into_iter().map(|column| match is_null {
+                    true => Expr::IsNull(Box::new(column)),
+                    false => Expr::IsNotNull(Box::new(column)),
+                });
+                let and = |left, right| Expr::BinaryOp {
+                    left: Box::new(left),
+                    op: BinaryOperator::And,
+                    right: Box::new(right),
+                };
+                Ok(tests.reduce(and).map(|tests| Expr::Nested(Box::new(tests))))
+            }
+            Expr::BinaryOp { left, op, right } if is_comparison(op) => {
+                self.refuse_rows(left, right)?;
+                Ok(None)
+            }
+            Expr::IsDistinctFrom(left, right) | Expr::IsNotDistinctFrom(left, right) => {
+                self.refuse_rows(left, right)?;
+                Ok(None)
+            }
             Expr::CompoundFieldAccess { root, access_chain } => {
                 // `t.c['a']`: neither part of `t.c` is a name by itself.
                 let dotted = matches!(access_chain.first(), Some(AccessExpr::Dot(_)));
@@ -883,8 +944,21 @@ impl Walk<'_, '_> {
         }
     }
 
+    /// Whole rows are values that nothing is compared with.
+    fn refuse_rows(&self, left: &Expr, right: &Expr) -> Result<()> {
+        for side in [left, right] {
+            if self.resolver.columns_of_row(side).is_some() {
+                let message = format!(
+                    "{side} is a whole row, which is compared with nothing: name its columns"
+                );
+                return Err(refusal(side.span(), message));
+            }
+        }
+        Ok(())
+    }
+
     /// `f(t.*)` is `f(t)`.
-    fn whole_rows(&self, function: &mut Function) -> Result<()> {
+    fn whole_rows(&mut self, function: &mut Function) -> Result<()> {
         let FunctionArguments::List(list) = &mut function.args else { return Ok(()) };
         for argument in &mut list.args {
             let FunctionArg::Unnamed(FunctionArgExpr::QualifiedWildcard(name)) = &*argument else {
@@ -893,11 +967,7 @@ impl Walk<'_, '_> {
             let Some(ident) = name.0.last().and_then(|part| part.as_ident()).cloned() else {
                 continue;
             };
-            let folded = fold(&ident);
-            let mut levels = self.resolver.levels.iter().rev();
-            let relation = levels.find_map(|l| l.relations.iter().find(|r| r.name == folded));
-            if let Some(relation) = relation {
-                let row = whole_row(relation, &ident)?;
+            if let Some(row) = self.resolver.whole_row(&ident)? {
                 *argument = FunctionArg::Unnamed(FunctionArgExpr::Expr(row));
             }
         }

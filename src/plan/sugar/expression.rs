@@ -2,8 +2,8 @@
 
 use datafusion_common::{Result, plan_err};
 use datafusion_sql::sqlparser::ast::{
-    Array, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArguments, Ident, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr,
+    AccessExpr, Array, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArguments, Ident, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr, Subscript,
     TableAliasColumnDef, TableFactor, UnaryOperator, Value, ValueWithSpan,
 };
 use datafusion_sql::sqlparser::tokenizer::{Token, TokenWithSpan};
@@ -57,6 +57,12 @@ pub(super) fn spelled_out(expr: &Expr) -> Result<Option<Expr>> {
                 _ => plan_err!("COLLATE {collation} is not supported: texts compare as in \"C\""),
             }
         }
+        Expr::CompoundFieldAccess { root, access_chain } => {
+            let mut chain = access_chain.clone();
+            let open = chain.iter_mut().fold(false, |open, access| open | closed(access));
+            let root = root.clone();
+            Ok(open.then_some(Expr::CompoundFieldAccess { root, access_chain: chain }))
+        }
         Expr::BinaryOp { left, op: BinaryOperator::PGOverlap, right } => {
             let argument = |e: &Expr| FunctionArg::Unnamed(FunctionArgExpr::Expr(e.clone()));
             super::call("array_overlaps", vec![argument(left), argument(right)]).map(Some)
@@ -76,6 +82,18 @@ pub(super) fn spelled_out(expr: &Expr) -> Result<Option<Expr>> {
         }
         _ => Ok(None),
     }
+}
+
+/// Gives a slice both bounds: `a[:2]` and `a[2:]`. True where one was missing.
+fn closed(access: &mut AccessExpr) -> bool {
+    let AccessExpr::Subscript(Subscript::Slice { lower_bound, upper_bound, .. }) = access else {
+        return false;
+    };
+    let number = |text: &str| Expr::value(Value::Number(text.to_string(), false));
+    let open = lower_bound.is_none() || upper_bound.is_none();
+    lower_bound.get_or_insert_with(|| number("1"));
+    upper_bound.get_or_insert_with(|| number(&i32::MAX.to_string()));
+    open
 }
 
 /// `()` among the keys of GROUP BY: the grouping set of no keys.
