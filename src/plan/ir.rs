@@ -82,8 +82,8 @@ pub enum Op {
     /// One output row per input row.
     Project { input: NodeId, columns: Vec<Scalar> },
     /// Each row once per element of its array column, the element's columns behind its own, and
-    /// behind those its number.
-    Unnest { input: NodeId, array: Scalar, outer: bool, ordinality: bool },
+    /// behind those its number. Columns of the row that nobody reads are NULL.
+    Unnest { input: NodeId, array: Scalar, outer: bool, ordinality: bool, unread: Vec<usize> },
     /// Pairs of rows with equal keys: the left columns, then the right ones.
     Join { left: NodeId, right: NodeId, on: JoinKeys },
     /// Rows of all inputs with equal keys side by side. Nothing is kept but the inputs: what changes in

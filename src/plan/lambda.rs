@@ -31,10 +31,11 @@ pub fn read_lambdas(query: &mut Query, takes_functions: impl Fn(&str) -> bool) {
 
 /// The names before the first arrow, which are taken away with it.
 fn take_parameters(expr: &mut Expr) -> Option<Vec<Ident>> {
-    let Expr::BinaryOp { left, op, right } = expr else { return None };
-    if matches!(left.as_ref(), Expr::BinaryOp { .. }) {
-        return take_parameters(left);
+    // The body may hold operators that bind less than the arrow, which are around it then.
+    if !matches!(expr, Expr::BinaryOp { left, .. } if !has_operators(left)) {
+        return take_parameters(first_operand(expr)?);
     }
+    let Expr::BinaryOp { left, op, right } = expr else { return None };
     let names = match left.as_ref() {
         Expr::Identifier(name) => vec![name.clone()],
         Expr::Nested(name) => vec![identifier(name)?],
@@ -46,6 +47,34 @@ fn take_parameters(expr: &mut Expr) -> Option<Vec<Ident>> {
     }
     *expr = right.as_ref().clone();
     Some(names)
+}
+
+fn has_operators(expr: &Expr) -> bool {
+    first_operand(&mut expr.clone()).is_some()
+}
+
+/// The operand that an operator's text begins with.
+fn first_operand(expr: &mut Expr) -> Option<&mut Expr> {
+    Some(match expr {
+        Expr::BinaryOp { left, .. } | Expr::AnyOp { left, .. } | Expr::AllOp { left, .. } => left,
+        Expr::IsNull(operand)
+        | Expr::IsNotNull(operand)
+        | Expr::IsTrue(operand)
+        | Expr::IsNotTrue(operand)
+        | Expr::IsFalse(operand)
+        | Expr::IsNotFalse(operand)
+        | Expr::IsUnknown(operand)
+        | Expr::IsNotUnknown(operand)
+        | Expr::IsDistinctFrom(operand, _)
+        | Expr::IsNotDistinctFrom(operand, _) => operand,
+        Expr::InList { expr, .. }
+        | Expr::InSubquery { expr, .. }
+        | Expr::Between { expr, .. }
+        | Expr::Like { expr, .. }
+        | Expr::ILike { expr, .. }
+        | Expr::SimilarTo { expr, .. } => expr,
+        _ => return None,
+    })
 }
 
 fn identifier(expr: &Expr) -> Option<Ident> {

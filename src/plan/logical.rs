@@ -25,20 +25,21 @@ use datafusion_sql::sqlparser::ast::{
     ExcludeSelectItem, Expr as SqlExpr, Ident, ObjectName, Query, Select, SelectItem, SetExpr,
     Statement, TableFactor, Visit, VisitMut, Visitor, VisitorMut,
 };
-use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::parser::Parser;
 
 use super::context::{Functions, PlannedRelation, ScannedTable, Scope};
 use super::decorrelate::decorrelate;
+use super::dialect::PostgresLike;
 use super::functions::{self, cast, literals};
 use super::join_order::JoinOrder;
 use super::lambda::read_lambdas;
-use super::precedence::bind_json_operators;
 use super::push_filter::PushFilterThroughJoin;
 use super::required::required;
+use super::resolve::{self, Known};
 use super::top_rows::{RowNumberLimit, TopRows, sink_limits};
 use super::{
     array_literal, at_time_zone, distinct_on, group_keys, row_values, sugar, unnest, window_tables,
+    windows,
 };
 use crate::model::schema::{EventTable, TableMode};
 use crate::model::source::{SYSTEM_COLUMNS, SourceTable, SystemColumn};
@@ -59,20 +60,28 @@ impl QueryPlanner {
         &self.functions.options
     }
 
-    /// The plan of a query, not yet optimised; `relations` are the tables and views it may name.
+    /// The plan of a query, not yet optimised; `relations` are the tables and views it may name, and
+    /// `renamed` whether its columns are given other names afterwards.
     pub fn plan(
         &self,
         query: &Query,
         relations: HashMap<String, Arc<dyn TableSource>>,
+        renamed: bool,
     ) -> Result<LogicalPlan> {
         let scope = Scope { functions: &self.functions, relations };
         let planner = SqlToRel::new_with_options(&scope, self.parser_options());
         let mut query = query.clone();
         read_lambdas(&mut query, |name| scope.get_higher_order_meta(name).is_some());
-        bind_json_operators(&mut query);
         at_time_zone::as_calls(&mut query);
         functions::name_calls(&mut query);
-        let query = row_values::by_column(sugar::desugar(query)?)?;
+        let columns = |name: &str| {
+            let schema = scope.relations.get(name)?.schema();
+            Some(schema.fields().iter().map(|field| field.name().clone()).collect())
+        };
+        let is_aggregate = |name: &str| scope.get_aggregate_meta(name).is_some();
+        let known = Known { columns: &columns, is_aggregate: &is_aggregate, renamed };
+        let query = windows::written_out(sugar::desugar(query)?, &is_aggregate)?;
+        let query = resolve::resolved(row_values::by_column(query)?, &known)?;
         let query = array_literal::as_calls(query)?;
         let plan = planner.sql_statement_to_plan(Statement::Query(Box::new(query)))?;
         let plan = distinct_on::as_top_rows(unnest::attach(group_keys::once(plan)?)?)?;
@@ -113,10 +122,8 @@ impl QueryPlanner {
 
     /// A boolean expression over the columns of `schema`.
     fn condition(&self, text: &str, schema: &datafusion_common::DFSchema) -> Result<Expr> {
-        let dialect = GenericDialect {};
         let mut parsed: SqlExpr =
-            Parser::new(&dialect).try_with_sql(text).and_then(|mut p| p.parse_expr())?;
-        bind_json_operators(&mut parsed);
+            Parser::new(&PostgresLike).try_with_sql(text).and_then(|mut p| p.parse_expr())?;
         at_time_zone::as_calls(&mut parsed);
         functions::name_calls(&mut parsed);
         let scope = Scope { functions: &self.functions, relations: HashMap::new() };

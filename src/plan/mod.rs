@@ -8,6 +8,7 @@ mod context;
 mod decorrelate;
 mod delta_join;
 pub mod diagnostic;
+mod dialect;
 mod distinct_on;
 pub mod explain;
 pub mod ir;
@@ -21,10 +22,10 @@ pub use lower::{column, relaxed};
 mod names;
 mod nearest;
 mod parse;
-mod precedence;
 mod push_filter;
 mod refuse;
 mod required;
+mod resolve;
 mod row_values;
 mod semantics;
 mod session;
@@ -39,6 +40,7 @@ mod unnest;
 mod upcast;
 mod view;
 mod window_tables;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -215,7 +217,10 @@ impl<'a> Planning<'a> {
         let system = logical::system_columns_of(&def.query);
         let is_table = |name: &str| self.catalog.tables.contains_key(name);
         let query = logical::without_system_columns(&def.query, &system, &is_table);
-        let plan = self.queries.plan(&query, relations).and_then(|p| renamed(p, &def.columns));
+        let plan = self
+            .queries
+            .plan(&query, relations, !def.columns.is_empty())
+            .and_then(|p| renamed(p, &def.columns));
         let checked = plan.map_err(|error| diagnose(def, &error)).and_then(|plan| {
             let checked = size::check_operators(&plan);
             checked.map_err(|message| Refusal::new(def.span, message).in_file(&def.file))?;

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion_sql::sqlparser::ast::Statement;
-use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::parser::{Parser, ParserError};
 use datafusion_sql::sqlparser::tokenizer::{
     Location, Token, TokenWithSpan, Tokenizer, TokenizerError,
@@ -13,6 +12,7 @@ use datafusion_sql::sqlparser::tokenizer::{
 
 use super::catalog::Catalog;
 use super::diagnostic::{Diagnostic, SourceFile};
+use super::dialect::{PostgresLike, with_plain_names};
 use super::step::{Stage, Steps};
 
 /// How deep a statement may nest. Each level costs the parser some kilobytes of stack, and a
@@ -102,15 +102,14 @@ fn tokens_of(file: &Arc<SourceFile>) -> Result<Vec<TokenWithSpan>, Diagnostic> {
         let at = Location::new(line as u64 + 1, column as u64 + 1);
         return Err(Diagnostic::new(file, at, "the file is not UTF-8 here"));
     }
-    Tokenizer::new(&GenericDialect {}, &file.text)
+    Tokenizer::new(&PostgresLike, &file.text)
         .tokenize_with_location()
         .map_err(|TokenizerError { message, location }| Diagnostic::new(file, location, message))
 }
 
 fn parse_statement(tokens: &[TokenWithSpan]) -> Result<Statement, ParserError> {
-    let dialect = GenericDialect {};
-    let tokens = super::sugar::tokens(tokens);
-    let parser = Parser::new(&dialect).with_recursion_limit(NESTING_MAX);
+    let tokens = with_plain_names(super::windows::tokens(super::sugar::tokens(tokens)));
+    let parser = Parser::new(&PostgresLike).with_recursion_limit(NESTING_MAX);
     let mut parser = parser.with_tokens_with_locations(tokens);
     let statement = parser.parse_statement()?;
     match parser.peek_token() {

@@ -1,28 +1,56 @@
 //! Rows in comparisons: `(a, b) IN (SELECT …)`, `(a, b) IN ((1, 2), (3, 4))`, `(a, b) = (c, d)`,
-//! `(a, b) < (c, d)`.
+//! `(a, b) < (c, d)`, `(a, b) < ANY (SELECT …)`, `ROW(a, b) IS NULL`.
 //!
 //! Each becomes what the SQL standard defines it by: comparisons of the columns. IN is true if a row
-//! equals, else NULL if one would but for NULLs, else false.
+//! equals, else NULL if one would but for NULLs, else false. A row IS NULL where all of its members are,
+//! and IS NOT NULL where none is.
 
 use std::ops::ControlFlow;
 
 use datafusion_common::{DataFusionError, Result, plan_err};
 use datafusion_sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion_sql::sqlparser::ast::{
-    BinaryOperator, CaseWhen, Expr, Ident, Query, Select, SelectItem, SetExpr, TableAlias,
-    TableAliasColumnDef, TableFactor, UnaryOperator, Value, VisitMut, VisitorMut,
+    BinaryOperator, CaseWhen, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query,
+    Select, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, UnaryOperator,
+    Value, VisitMut, VisitorMut, visit_expressions_mut,
 };
-use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::parser::Parser;
 
-/// The query with rows compared column by column.
+use super::dialect::PostgresLike;
+use super::sugar::{call, skeleton};
+
+/// The query with rows compared column by column, and other rows as structs.
 pub fn by_column(mut query: Query) -> Result<Query> {
     let mut walk = Walk { error: None };
     let _ = VisitMut::visit(&mut query, &mut walk);
-    match walk.error {
-        Some(error) => Err(error),
-        None => Ok(query),
+    if let Some(error) = walk.error {
+        return Err(error);
     }
+    let structs = visit_expressions_mut(&mut query, |expr| {
+        let is_row =
+            matches!(expr, Expr::Function(f) if f.name.to_string().eq_ignore_ascii_case("row"));
+        if is_row && let Some(items) = members(expr) {
+            match as_struct(items) {
+                Ok(row) => *expr = row,
+                Err(error) => return ControlFlow::Break(error),
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    match structs {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(query),
+    }
+}
+
+/// A row as a value, whose members are called f1, f2 and so on.
+fn as_struct(items: Vec<Expr>) -> Result<Expr> {
+    let argument = |expr| FunctionArg::Unnamed(FunctionArgExpr::Expr(expr));
+    let members = items.into_iter().enumerate().flat_map(|(at, item)| {
+        let name = literal(Value::SingleQuotedString(format!("f{}", at + 1)));
+        [argument(name), argument(item)]
+    });
+    call("named_struct", members.collect())
 }
 
 struct Walk {
@@ -56,6 +84,23 @@ impl Walk {
     }
 }
 
+/// The members of a row: `(a, b)` and `ROW(a)`.
+fn members(expr: &Expr) -> Option<Vec<Expr>> {
+    match expr {
+        Expr::Nested(inner) => members(inner),
+        Expr::Tuple(items) => Some(items.clone()),
+        Expr::Function(function) if function.name.to_string().eq_ignore_ascii_case("row") => {
+            let FunctionArguments::List(list) = &function.args else { return None };
+            let argument = |argument: &FunctionArg| match argument {
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+                _ => None,
+            };
+            list.args.iter().map(argument).collect()
+        }
+        _ => None,
+    }
+}
+
 /// Of what has to be true, NULL is as good as false.
 fn condition(expr: &mut Expr) -> Result<()> {
     match expr {
@@ -65,8 +110,14 @@ fn condition(expr: &mut Expr) -> Result<()> {
             condition(right)
         }
         Expr::InSubquery { expr: row, subquery, negated: false } => {
-            if let Expr::Tuple(items) = row.as_ref() {
-                *expr = exists(subquery, items, equal)?;
+            if let Some(items) = members(row) {
+                *expr = exists(subquery, &items, &|row, found| equal_rows(found, row))?;
+            }
+            Ok(())
+        }
+        Expr::AnyOp { left, compare_op, right, .. } => {
+            if let (Some(items), Expr::Subquery(subquery)) = (members(left), right.as_ref()) {
+                *expr = exists(subquery, &items, &|row, found| compared(row, compare_op, found))?;
             }
             Ok(())
         }
@@ -77,51 +128,135 @@ fn condition(expr: &mut Expr) -> Result<()> {
 fn value(expr: &mut Expr) -> Result<()> {
     let replaced = match expr {
         Expr::InSubquery { expr: row, subquery, negated } => {
-            let Expr::Tuple(items) = row.as_ref() else { return Ok(()) };
-            let when = |condition, value| CaseWhen { condition, result: literal(value) };
-            let found = exists(subquery, items, equal)?;
-            let unknown = exists(subquery, items, equal_but_for_nulls)?;
-            let value = Expr::Case {
-                case_token: AttachedToken::empty(),
-                end_token: AttachedToken::empty(),
-                operand: None,
-                conditions: vec![
-                    when(found, Value::Boolean(!*negated)),
-                    when(unknown, Value::Null),
-                ],
-                else_result: Some(Box::new(literal(Value::Boolean(*negated)))),
+            let Some(items) = members(row) else { return Ok(()) };
+            any(subquery, &items, &BinaryOperator::Eq, *negated)?
+        }
+        Expr::AnyOp { left, compare_op, right, .. } => {
+            let (Some(items), Expr::Subquery(subquery)) = (members(left), right.as_ref()) else {
+                return Ok(());
             };
-            Expr::Nested(Box::new(value))
+            any(subquery, &items, compare_op, false)?
+        }
+        Expr::AllOp { left, compare_op, right } => {
+            let (Some(items), Expr::Subquery(subquery)) = (members(left), right.as_ref()) else {
+                return Ok(());
+            };
+            // All compare so where none compares in the opposite way.
+            any(subquery, &items, &opposite(compare_op)?, true)?
         }
         Expr::InList { expr: row, list, negated } => {
-            let Expr::Tuple(items) = row.as_ref() else { return Ok(()) };
-            let rows = list.iter().map(|row| match row {
-                Expr::Tuple(values) => equal_rows(items, values),
-                other => {
-                    plan_err!("{other} is no row: ({}) is compared with rows", row_text(items))
+            let Some(items) = members(row) else { return Ok(()) };
+            let rows = list.iter().map(|row| match members(row) {
+                Some(values) => equal_rows(&items, &values),
+                None => {
+                    plan_err!("{row} is no row: ({}) is compared with rows", row_text(&items))
                 }
             });
             let any = chained(rows.collect::<Result<Vec<_>>>()?, BinaryOperator::Or);
             if *negated { not(any) } else { any }
         }
-        Expr::BinaryOp { left, op, right } => {
-            let (Expr::Tuple(left), Expr::Tuple(right)) = (left.as_ref(), right.as_ref()) else {
-                return Ok(());
-            };
-            match op {
-                BinaryOperator::Eq => equal_rows(left, right)?,
-                BinaryOperator::NotEq => not(equal_rows(left, right)?),
-                BinaryOperator::Lt
-                | BinaryOperator::LtEq
-                | BinaryOperator::Gt
-                | BinaryOperator::GtEq => ordered_rows(left, op, right)?,
-                op => return plan_err!("rows are compared, {op} is no comparison"),
-            }
+        Expr::Between { expr: row, negated, low, high } => {
+            let Some(items) = members(row) else { return Ok(()) };
+            let (Some(low), Some(high)) = (members(low), members(high)) else { return Ok(()) };
+            let within = vec![
+                compared(&items, &BinaryOperator::GtEq, &low)?,
+                compared(&items, &BinaryOperator::LtEq, &high)?,
+            ];
+            let within = chained(within, BinaryOperator::And);
+            if *negated { not(within) } else { within }
         }
+        Expr::IsNull(row) => {
+            let Some(items) = members(row) else { return Ok(()) };
+            // A row among the members is a value, whatever is in it.
+            let is_null = |item| match members(item) {
+                Some(_) => literal(Value::Boolean(false)),
+                None => Expr::IsNull(Box::new(item.clone())),
+            };
+            chained(items.iter().map(is_null).collect(), BinaryOperator::And)
+        }
+        Expr::IsNotNull(row) => {
+            let Some(items) = members(row) else { return Ok(()) };
+            let is_value = |item| match members(item) {
+                Some(_) => literal(Value::Boolean(true)),
+                None => Expr::IsNotNull(Box::new(item.clone())),
+            };
+            chained(items.iter().map(is_value).collect(), BinaryOperator::And)
+        }
+        Expr::IsDistinctFrom(left, right) => match (members(left), members(right)) {
+            (Some(left), Some(right)) => not(same_rows(&left, &right)?),
+            _ => return Ok(()),
+        },
+        Expr::IsNotDistinctFrom(left, right) => match (members(left), members(right)) {
+            (Some(left), Some(right)) => same_rows(&left, &right)?,
+            _ => return Ok(()),
+        },
+        Expr::BinaryOp { left, op, right } => match (members(left), members(right)) {
+            (Some(left), Some(right)) => compared(&left, op, &right)?,
+            (Some(row), None) => match right.as_ref() {
+                Expr::Subquery(subquery) => one_row(&row, op, subquery)?,
+                _ => return Ok(()),
+            },
+            _ => return Ok(()),
+        },
         _ => return Ok(()),
     };
     *expr = replaced;
     Ok(())
+}
+
+/// Whether a row compares so with any row of a sub-query; NULL where none does, and one might but for
+/// NULLs.
+fn any(subquery: &Query, row: &[Expr], op: &BinaryOperator, negated: bool) -> Result<Expr> {
+    let when = |condition, value| CaseWhen { condition, result: literal(value) };
+    let found = exists(subquery, row, &|row, found| compared(row, op, found))?;
+    let unknown = exists(subquery, row, &|row, found| {
+        Ok(Expr::IsNull(Box::new(Expr::Nested(Box::new(compared(row, op, found)?)))))
+    })?;
+    let value = Expr::Case {
+        case_token: AttachedToken::empty(),
+        end_token: AttachedToken::empty(),
+        operand: None,
+        conditions: vec![when(found, Value::Boolean(!negated)), when(unknown, Value::Null)],
+        else_result: Some(Box::new(literal(Value::Boolean(negated)))),
+    };
+    Ok(Expr::Nested(Box::new(value)))
+}
+
+fn opposite(op: &BinaryOperator) -> Result<BinaryOperator> {
+    Ok(match op {
+        BinaryOperator::Eq => BinaryOperator::NotEq,
+        BinaryOperator::NotEq => BinaryOperator::Eq,
+        BinaryOperator::Lt => BinaryOperator::GtEq,
+        BinaryOperator::LtEq => BinaryOperator::Gt,
+        BinaryOperator::Gt => BinaryOperator::LtEq,
+        BinaryOperator::GtEq => BinaryOperator::Lt,
+        op => return plan_err!("rows are compared, {op} is no comparison"),
+    })
+}
+
+/// Two rows of the same width, compared.
+fn compared(left: &[Expr], op: &BinaryOperator, right: &[Expr]) -> Result<Expr> {
+    match op {
+        BinaryOperator::Eq => equal_rows(left, right),
+        BinaryOperator::NotEq => Ok(not(equal_rows(left, right)?)),
+        BinaryOperator::Lt | BinaryOperator::LtEq | BinaryOperator::Gt | BinaryOperator::GtEq => {
+            ordered_rows(left, op, right)
+        }
+        op => plan_err!("rows are compared, {op} is no comparison"),
+    }
+}
+
+/// A row compared with the one row of a sub-query: NULL where there is none.
+fn one_row(row: &[Expr], op: &BinaryOperator, subquery: &Query) -> Result<Expr> {
+    let mut query = skeleton(&format!("SELECT 1 FROM (SELECT 1) AS {ROW}"))?;
+    if let SetExpr::Select(select) = query.body.as_mut() {
+        let found = relation_of(select, subquery, row)?;
+        select.projection = vec![SelectItem::ExprWithAlias {
+            expr: compared(&moved(row)?, op, &found)?,
+            alias: Ident::new("__compared"),
+        }];
+    }
+    Ok(Expr::Subquery(Box::new(query)))
 }
 
 fn row_text(items: &[Expr]) -> String {
@@ -184,13 +319,22 @@ fn equal_rows(left: &[Expr], right: &[Expr]) -> Result<Expr> {
 }
 
 fn equal(left: Expr, right: Expr) -> Expr {
-    binary(left, BinaryOperator::Eq, right)
+    match (members(&left), members(&right)) {
+        (Some(l), Some(r)) if l.len() == r.len() => {
+            chained(l.into_iter().zip(r).map(|(l, r)| equal(l, r)).collect(), BinaryOperator::And)
+        }
+        _ => binary(left, BinaryOperator::Eq, right),
+    }
 }
 
-fn equal_but_for_nulls(left: Expr, right: Expr) -> Expr {
-    let nulls = [&left, &right].map(|e| Expr::IsNull(Box::new(e.clone())));
-    let [a, b] = nulls;
-    chained(vec![equal(left, right), a, b], BinaryOperator::Or)
+/// Rows of which NULL equals NULL.
+fn same_rows(left: &[Expr], right: &[Expr]) -> Result<Expr> {
+    check_widths(left, right)?;
+    let pairs = left
+        .iter()
+        .zip(right)
+        .map(|(l, r)| Expr::IsNotDistinctFrom(Box::new(l.clone()), Box::new(r.clone())));
+    Ok(chained(pairs.collect(), BinaryOperator::And))
 }
 
 /// The sub-query with a name for each of its columns: two may be one expression.
@@ -206,32 +350,65 @@ fn with_names(mut query: Query) -> Query {
     query
 }
 
+/// The relation that a sub-query is which a row is compared with.
+pub const ROW: &str = "__row";
+
+/// Stands around what a query's clause has moved into a sub-query of its own; `resolve` takes it away.
+pub const MOVED: &str = "__moved";
+
+/// Puts a sub-query into the FROM of a SELECT; its columns, as many as the row has.
+fn relation_of(select: &mut Select, subquery: &Query, row: &[Expr]) -> Result<Vec<Expr>> {
+    for item in row {
+        let mut item = item.clone();
+        let found = visit_expressions_mut(&mut item, |expr| match expr {
+            Expr::Function(function) if function.over.is_some() => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+        if found.is_break() {
+            return plan_err!(
+                "a window function in a row that is compared with a sub-query is not supported: \
+                 give it a name in a sub-query in FROM"
+            );
+        }
+    }
+    let names: Vec<Ident> = (0..row.len()).map(|n| Ident::new(format!("__c{n}"))).collect();
+    let column = |name: Ident| TableAliasColumnDef { name, data_type: None };
+    select.from[0].relation = TableFactor::Derived {
+        lateral: false,
+        subquery: Box::new(with_names(subquery.clone())),
+        alias: Some(TableAlias {
+            explicit: true,
+            name: Ident::new(ROW),
+            columns: names.iter().cloned().map(column).collect(),
+            at: None,
+        }),
+        sample: None,
+    };
+    Ok(names.into_iter().map(|n| Expr::CompoundIdentifier(vec![Ident::new(ROW), n])).collect())
+}
+
+/// The members of a row that is moved into a sub-query: what is computed there is marked, since its
+/// aggregates are those of the query around.
+fn moved(row: &[Expr]) -> Result<Vec<Expr>> {
+    let mark = |item: &Expr| match item {
+        Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Value(_) => Ok(item.clone()),
+        item => call(MOVED, vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(item.clone()))]),
+    };
+    row.iter().map(mark).collect()
+}
+
+/// Makes the condition on a row and a row of the sub-query.
+type Comparison<'a> = &'a dyn Fn(&[Expr], &[Expr]) -> Result<Expr>;
+
 /// EXISTS a row of the sub-query that compares so with a row.
-fn exists(subquery: &Query, items: &[Expr], compare: fn(Expr, Expr) -> Expr) -> Result<Expr> {
-    const ROW: &str = "__row";
-    let names: Vec<Ident> = (0..items.len()).map(|n| Ident::new(format!("__c{n}"))).collect();
+fn exists(subquery: &Query, row: &[Expr], compare: Comparison<'_>) -> Result<Expr> {
     let text = format!("EXISTS (SELECT 1 FROM (SELECT 1) AS {ROW} WHERE true)");
-    let mut exists = Parser::new(&GenericDialect {}).try_with_sql(&text)?.parse_expr()?;
+    let mut exists = Parser::new(&PostgresLike).try_with_sql(&text)?.parse_expr()?;
     if let Expr::Exists { subquery: around, .. } = &mut exists
         && let SetExpr::Select(select) = around.body.as_mut()
     {
-        let columns = names.iter().cloned();
-        let column = |name| TableAliasColumnDef { name, data_type: None };
-        select.from[0].relation = TableFactor::Derived {
-            lateral: false,
-            subquery: Box::new(with_names(subquery.clone())),
-            alias: Some(TableAlias {
-                explicit: true,
-                name: Ident::new(ROW),
-                columns: columns.map(column).collect(),
-                at: None,
-            }),
-            sample: None,
-        };
-        let pairs = names.into_iter().zip(items).map(|(name, item)| {
-            compare(Expr::CompoundIdentifier(vec![Ident::new(ROW), name]), item.clone())
-        });
-        select.selection = Some(chained(pairs.collect(), BinaryOperator::And));
+        let found = relation_of(select, subquery, row)?;
+        select.selection = Some(compare(&moved(row)?, &found)?);
     }
     Ok(exists)
 }

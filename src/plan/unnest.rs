@@ -261,6 +261,15 @@ fn attach_to_nothing(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 
 fn attach_one(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     match plan {
+        // A condition on the elements: the array is a sub-query for each row, or stands alone.
+        LogicalPlan::Join(join)
+            if join.join_type != JoinType::Inner
+                && !(join.join_type == JoinType::Left
+                    && join.filter.as_ref().is_none_or(is_true)
+                    && join.on.is_empty()) =>
+        {
+            Ok(Transformed::no(LogicalPlan::Join(join)))
+        }
         LogicalPlan::Join(join) => match unnested(&join.right, None) {
             Some((relation, element)) => attach_join(join, relation, element).map(Transformed::yes),
             None => Ok(Transformed::no(LogicalPlan::Join(join))),
@@ -297,10 +306,7 @@ fn unnested(
 fn attach_join(join: Join, relation: UnnestRelation, element: DFSchemaRef) -> Result<LogicalPlan> {
     let outer = match join.join_type {
         JoinType::Inner => false,
-        JoinType::Left if join.filter.as_ref().is_none_or(is_true) && join.on.is_empty() => true,
-        JoinType::Left => {
-            return plan_err!("LEFT JOIN UNNEST takes ON true: put the condition in a sub-query");
-        }
+        JoinType::Left => true,
         other => return plan_err!("{other} JOIN UNNEST is not supported"),
     };
     // What the row beside it does not have is a column of a query further out.

@@ -274,7 +274,7 @@ impl Upcasting<'_> {
         };
         let over = |query: &Query, source: Arc<dyn TableSource>| {
             let relations = HashMap::from([(upcast.source.clone(), source)]);
-            self.queries.plan(query, relations).map_err(failed)
+            self.queries.plan(query, relations, false).map_err(failed)
         };
         // First as it is and over the bare table, to see what the upcast itself does.
         let bare = ScannedTable::new(SourceTable::Declared(Arc::clone(self.old)));

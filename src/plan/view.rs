@@ -97,11 +97,9 @@ fn output_columns(def: &ViewDef, output: &DFSchema) -> Result<Vec<SqlField>, Unp
         let name = def.columns.get(index).unwrap_or(field.name()).clone();
         names::column(&name)
             .map_err(|error| Unplannable(format!("{error}: give it another name with AS")))?;
-        if field.data_type() == &DataType::Null {
-            return refuse(format!(
-                "column {name} is NULL without a type: CAST(NULL AS TEXT), say"
-            ));
-        }
+        // As in PostgreSQL, a NULL that nothing gives a type is a text.
+        let text = field.as_ref().clone().with_data_type(DataType::Utf8);
+        let field = if field.data_type() == &DataType::Null { &text } else { field.as_ref() };
         let mut column = SqlField::from_arrow(field).map_err(|t| {
             let instead = match t {
                 DataType::Duration(_) | DataType::Interval(_) => {

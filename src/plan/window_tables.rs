@@ -22,6 +22,9 @@ use super::unnest::UnnestRows;
 const HOPS_MAX: i64 = 10_000;
 const NANOSECONDS_PER_DAY: i128 = 86_400_000_000_000;
 
+/// The columns that such a table has behind its own.
+pub const COLUMNS: [&str; 2] = ["window_start", "window_end"];
+
 /// Plans the window functions in FROM.
 #[derive(Debug)]
 pub struct WindowTablePlanner;

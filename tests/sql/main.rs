@@ -22,6 +22,7 @@ mod rng;
 mod script;
 mod server;
 mod typed;
+mod unnest_large;
 
 use std::path::{Path, PathBuf};
 

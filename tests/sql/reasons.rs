@@ -19,9 +19,8 @@ const OF_POSTGRES: &[&str] = &[
 ];
 
 /// PostgreSQL has another answer, and that is a fault here. The list only gets shorter.
-const DIFFERENCES: &[&str] = &[
-    "differs from PostgreSQL: JSON of a time has zeros that end its fraction",
-];
+const DIFFERENCES: &[&str] =
+    &["differs from PostgreSQL: JSON of a time has zeros that end its fraction"];
 
 /// DuckDB answers instead.
 const OF_DUCKDB: &[&str] =
@@ -33,6 +32,7 @@ const OF_DATAFUSION: &[&str] = &["postgres has no such function"];
 /// Only the file knows.
 const OF_NOBODY: &[&str] = &[
     "batch engines count the dimensions of an empty array",
+    "batch engines fail as a whole where a row fails",
     "batch engines have no rows that only some queries can read",
     "engines approximate in an order of their own",
     "postgres does not unnest JSON",

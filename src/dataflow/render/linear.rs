@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, UInt32Array, new_null_array};
 use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
 
@@ -33,6 +33,7 @@ impl<'scope> Renderer<'scope, '_> {
         array: &Scalar,
         outer: bool,
         ordinality: bool,
+        unread: &[usize],
     ) -> Deltas<'scope> {
         let unnest = Unnest {
             input_schema: self.schema(input),
@@ -40,6 +41,7 @@ impl<'scope> Renderer<'scope, '_> {
             array: array.clone(),
             outer,
             ordinality,
+            unread: unread.to_vec(),
             failures: self.failures.clone(),
         };
         map(self.input(input), "Unnest", move |delta| unnest.run(&delta))
@@ -53,6 +55,8 @@ pub struct Unnest {
     pub array: Scalar,
     pub outer: bool,
     pub ordinality: bool,
+    /// Columns of the row that are NULL beside its elements.
+    pub unread: Vec<usize>,
     pub failures: FailureStream,
 }
 
@@ -96,8 +100,15 @@ impl Unnest {
                 numbers.push(Some(i64::from(element - first) + 1));
             }
         }
-        let spread = expect_planned(delta.take(&rows));
-        let mut columns: Vec<ArrayRef> = spread.rows.columns()[..width].to_vec();
+        // Each element has a copy of its row, which must not have the array in it.
+        let beside = delta.rows.columns()[..width].iter().enumerate();
+        let beside = beside.map(|(at, column)| match self.unread.contains(&at) {
+            true => new_null_array(column.data_type(), column.len()),
+            false => Arc::clone(column),
+        });
+        let beside = delta.with_columns(Arc::clone(&self.input_schema), beside.collect());
+        let spread = expect_planned(expect_planned(beside).take(&rows));
+        let mut columns: Vec<ArrayRef> = spread.rows.columns().to_vec();
         let values = expect_planned(take(lists.values(), &UInt32Array::from(elements), None));
         match values.as_struct_opt() {
             // A NULL element has NULL members, whatever lies beneath it.

@@ -103,8 +103,8 @@ impl<'scope, 'a> Renderer<'scope, 'a> {
             Op::Filter { input, conditions } => Ok(self.filter(*input, conditions)),
             Op::Temporal { input, condition, moments } => self.temporal(*input, condition, moments),
             Op::Project { input, columns } => Ok(self.project(id, *input, columns)),
-            Op::Unnest { input, array, outer, ordinality } => {
-                Ok(self.unnest(id, *input, array, *outer, *ordinality))
+            Op::Unnest { input, array, outer, ordinality, unread } => {
+                Ok(self.unnest(id, *input, array, *outer, *ordinality, unread))
             }
             Op::Join { left, right, on } => self.join(id, *left, *right, on),
             Op::DeltaJoin { inputs, paths } => self.delta_join(id, inputs, paths),

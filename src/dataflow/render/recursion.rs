@@ -203,13 +203,14 @@ impl<'inner> Loop<'inner, '_> {
                     eval::project(&columns, &schema, &delta, &failures)
                 })
             }
-            Op::Unnest { input: from, array, outer, ordinality } => {
+            Op::Unnest { input: from, array, outer, ordinality, unread } => {
                 let unnest = Unnest {
                     input_schema: self.schema(*from),
                     schema: self.schema(id),
                     array: array.clone(),
                     outer: *outer,
                     ordinality: *ordinality,
+                    unread: unread.clone(),
                     failures,
                 };
                 self.mapped(input(from), *from, id, move |delta| unnest.run(&delta))

@@ -79,7 +79,14 @@ impl Apply<'_> {
                 let strict = nulls_are_enough && projection.expr.iter().all(is_strict);
                 let input = self.apply(&projection.input, domain, strict)?;
                 let exprs = self.bind_all(&projection.expr, domain, &[&projection.input])?;
-                project(input, domain, exprs)
+                // A column keeps its name, whatever its expression refers to now.
+                let named = exprs.into_iter().zip(&projection.expr).zip(projection.schema.iter());
+                let named =
+                    named.map(|((expr, before), (qualifier, field))| match expr == *before {
+                        true => expr,
+                        false => expr.alias_qualified(qualifier.cloned(), field.name()),
+                    });
+                project(input, domain, named.collect())
             }
             LogicalPlan::SubqueryAlias(alias) => {
                 let input = self.apply(&alias.input, domain, nulls_are_enough)?;

@@ -12,7 +12,7 @@ use datafusion_expr::{
 };
 use datafusion_functions_aggregate::count::{count, count_all};
 
-use super::apply::{Apply, domain_of};
+use super::apply::{Apply, domain_of, filtered};
 use super::outer::{self, Renaming};
 use super::{Decorrelation, has_subquery, null_safe_join};
 
@@ -218,13 +218,19 @@ impl Decorrelation {
 
 /// A plan without outer references and the conditions that its rows are to meet, when the references
 /// stand in filters on its top alone.
+///
+/// Conditions without such references stay with the plan: they may be the keys of joins in it.
 fn pulled_up(plan: &LogicalPlan) -> Result<Option<(LogicalPlan, Vec<Expr>)>> {
     let mut plan = plan;
     let mut conditions: Vec<Expr> = Vec::new();
+    let mut own: Vec<Expr> = Vec::new();
     while !outer::references(plan)?.is_empty() {
         plan = match plan {
             LogicalPlan::Filter(filter) => {
-                conditions.extend(split_conjunction_owned(filter.predicate.clone()));
+                for condition in split_conjunction_owned(filter.predicate.clone()) {
+                    let refers = outer::refers(&condition, &[&filter.input])?;
+                    (if refers { &mut conditions } else { &mut own }).push(condition);
+                }
                 &filter.input
             }
             LogicalPlan::Projection(projection) => {
@@ -232,6 +238,7 @@ fn pulled_up(plan: &LogicalPlan) -> Result<Option<(LogicalPlan, Vec<Expr>)>> {
                 let exprs = projection.expr.iter().cloned().map(Expr::unalias);
                 let renaming: Vec<(Column, Expr)> = names.into_iter().zip(exprs).collect();
                 conditions = substituted(conditions, &renaming)?;
+                own = substituted(own, &renaming)?;
                 &projection.input
             }
             LogicalPlan::SubqueryAlias(alias) => {
@@ -239,6 +246,7 @@ fn pulled_up(plan: &LogicalPlan) -> Result<Option<(LogicalPlan, Vec<Expr>)>> {
                 let renaming: Vec<(Column, Expr)> =
                     alias.schema.columns().into_iter().zip(inner).collect();
                 conditions = substituted(conditions, &renaming)?;
+                own = substituted(own, &renaming)?;
                 &alias.input
             }
             LogicalPlan::Distinct(Distinct::All(input)) => input,
@@ -251,7 +259,7 @@ fn pulled_up(plan: &LogicalPlan) -> Result<Option<(LogicalPlan, Vec<Expr>)>> {
             return Ok(None);
         }
     }
-    Ok(Some((plan.clone(), conditions)))
+    Ok(Some((filtered(plan.clone(), own)?, conditions)))
 }
 
 fn substituted(conditions: Vec<Expr>, renaming: &[(Column, Expr)]) -> Result<Vec<Expr>> {

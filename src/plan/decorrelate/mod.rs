@@ -16,11 +16,11 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion_common::{Column, JoinType, NullEquality, Result, plan_err};
+use datafusion_common::{Column, JoinType, NullEquality, Result, Spans, plan_err};
 use datafusion_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion_expr::{
     BinaryExpr, Expr, Filter, Join, JoinConstraint, LogicalPlan, LogicalPlanBuilder, Operator,
-    Projection, Subquery, lit,
+    Projection, Subquery, SubqueryAlias, lit,
 };
 
 use datafusion_functions_aggregate::count::count_all;
@@ -31,7 +31,35 @@ use outer::subquery_of;
 
 /// The plan without sub-queries.
 pub fn decorrelate(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let plan = plan.transform_up_with_subqueries(marked_lateral)?.data;
     Decorrelation { names: Names::default() }.plan(plan)
+}
+
+/// The planner takes a LATERAL relation for an ordinary one where only sub-queries in it refer to the
+/// relations before it.
+fn marked_lateral(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let LogicalPlan::Join(mut join) = plan else { return Ok(Transformed::no(plan)) };
+    if outer::lateral(&join.right).is_some() {
+        return Ok(Transformed::no(LogicalPlan::Join(join)));
+    }
+    let references = outer::references(&join.right)?;
+    if !references.iter().any(|column| join.left.schema().has_column(column)) {
+        return Ok(Transformed::no(LogicalPlan::Join(join)));
+    }
+    let subquery = |plan: Arc<LogicalPlan>| {
+        LogicalPlan::Subquery(Subquery {
+            subquery: plan,
+            outer_ref_columns: Vec::new(),
+            spans: Spans::new(),
+        })
+    };
+    join.right = Arc::new(match Arc::unwrap_or_clone(join.right) {
+        LogicalPlan::SubqueryAlias(SubqueryAlias { input, alias, .. }) => {
+            LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(Arc::new(subquery(input)), alias)?)
+        }
+        other => subquery(Arc::new(other)),
+    });
+    Ok(Transformed::yes(LogicalPlan::Join(join)))
 }
 
 /// Makes names for columns that no query can have written.

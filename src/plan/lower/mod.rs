@@ -11,6 +11,7 @@ mod rank;
 mod reach;
 mod recursion;
 mod temporal;
+mod unread;
 mod window;
 
 pub use expr::column_index;
@@ -35,6 +36,7 @@ use super::share::shared_scans;
 use super::top_rows::TopRows;
 use super::unnest::UnnestRows;
 use crate::model::source::SourceColumn;
+use unread::mark_unread;
 
 /// Why a plan cannot be kept: a sentence for the author of the SQL.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +79,9 @@ pub fn lower(
     let plan = reachable(Plan { nodes: lowering.nodes, root });
     let mut plan = shared_scans(plan);
     delta_joins(&mut plan);
-    Ok(reachable(plan))
+    let mut plan = reachable(plan);
+    mark_unread(&mut plan);
+    Ok(plan)
 }
 
 /// The plan without nodes that nobody reads.
@@ -383,7 +387,7 @@ impl Lowering {
         let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();
         fields.push(item.as_ref().clone().with_nullable(true));
         let monotonic = self.nodes[input].monotonic;
-        let op = Op::Unnest { input, array, outer: false, ordinality: false };
+        let op = Op::Unnest { input, array, outer: false, ordinality: false, unread: Vec::new() };
         let node = self.add(op, Arc::new(Schema::new(fields)), Vec::new(), monotonic);
         let place = |index: &usize| if index == column { width } else { *index };
         let columns: Vec<usize> = unnest.dependency_indices.iter().map(place).collect();
@@ -398,7 +402,8 @@ impl Lowering {
             use datafusion_expr::UserDefinedLogicalNodeCore;
             arrow_schema(UnnestRows::schema(unnest))
         };
-        let op = Op::Unnest { input, array, outer: unnest.outer, ordinality: unnest.ordinality };
+        let (outer, ordinality, unread) = (unnest.outer, unnest.ordinality, Vec::new());
+        let op = Op::Unnest { input, array, outer, ordinality, unread };
         Ok(self.add(op, schema, Vec::new(), monotonic))
     }
 }

@@ -7,7 +7,8 @@ use datafusion_common::Result as DataFusionResult;
 use datafusion_expr::expr::{NullTreatment, WindowFunctionParams};
 use datafusion_expr::function::{ExpressionArgs, PartitionEvaluatorArgs, WindowUDFFieldArgs};
 use datafusion_expr::{
-    Expr, LimitEffect, PartitionEvaluator, Window, WindowFunctionDefinition, WindowUDF,
+    Expr, LimitEffect, PartitionEvaluator, Window, WindowFrameBound, WindowFrameUnits,
+    WindowFunctionDefinition, WindowUDF,
 };
 use datafusion_physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion_physical_expr::expressions::{Column, Literal};
@@ -148,6 +149,7 @@ fn window_function(
             },
         })
         .collect();
+    check_range(call, schema, &order)?;
     let ignore_nulls = call.params.null_treatment == Some(NullTreatment::IgnoreNulls);
     let frame = Arc::new(call.params.window_frame.clone());
     let filter = call.params.filter.as_deref().and_then(place).map(column);
@@ -170,6 +172,26 @@ fn window_function(
         }
     };
     Ok(WindowFunction { evaluation, reach, text: Arc::clone(&call.text) })
+}
+
+/// Distances are measured in numbers and times alone.
+fn check_range(call: &Call, schema: &SchemaRef, order: &[PhysicalSortExpr]) -> Result<()> {
+    let frame = &call.params.window_frame;
+    let is_distance = |bound: &WindowFrameBound| match bound {
+        WindowFrameBound::Preceding(offset) | WindowFrameBound::Following(offset) => {
+            !offset.is_null()
+        }
+        WindowFrameBound::CurrentRow => false,
+    };
+    let measures = is_distance(&frame.start_bound) || is_distance(&frame.end_bound);
+    let ([by], true) = (order, measures && frame.units == WindowFrameUnits::Range) else {
+        return Ok(());
+    };
+    let data_type = by.expr.data_type(schema)?;
+    if data_type.is_numeric() || data_type.is_temporal() {
+        return Ok(());
+    }
+    refuse(format!("RANGE with an offset is not supported for a column of type {data_type}"))
 }
 
 fn aggregate_evaluation(

@@ -2,9 +2,9 @@
 
 use datafusion_common::{Result, plan_err};
 use datafusion_sql::sqlparser::ast::{
-    BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
-    Ident, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr, TableAliasColumnDef, TableFactor,
-    UnaryOperator, Value, ValueWithSpan,
+    AccessExpr, Array, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArguments, Ident, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr, Subscript,
+    TableAliasColumnDef, TableFactor, UnaryOperator, Value, ValueWithSpan,
 };
 use datafusion_sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
@@ -13,7 +13,7 @@ use super::skeleton;
 /// Stands before the lower bound of `BETWEEN SYMMETRIC`, which the parser does not know.
 const SYMMETRIC: &str = "__symmetric";
 
-/// Makes `__symmetric | a` of `SYMMETRIC a`: of what may stand there, `|` binds least.
+/// Makes `__symmetric IS DISTINCT FROM a` of `SYMMETRIC a`: of what may stand there, IS binds least.
 pub(super) fn tokens(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let mut out = Vec::with_capacity(tokens.len());
     let mut after_between = false;
@@ -28,8 +28,9 @@ pub(super) fn tokens(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         };
         match (after_between, word.as_str()) {
             (true, "symmetric") => {
-                let tokens = [Token::make_word(SYMMETRIC, None), Token::Pipe];
-                out.extend(tokens.map(|t| TokenWithSpan { token: t, span: token.span }));
+                let words = [SYMMETRIC, "IS", "DISTINCT", "FROM"];
+                let words = words.map(|word| Token::make_word(word, None));
+                out.extend(words.map(|word| TokenWithSpan { token: word, span: token.span }));
             }
             // The rule without the word.
             (true, "asymmetric") => {}
@@ -56,6 +57,12 @@ pub(super) fn spelled_out(expr: &Expr) -> Result<Option<Expr>> {
                 _ => plan_err!("COLLATE {collation} is not supported: texts compare as in \"C\""),
             }
         }
+        Expr::CompoundFieldAccess { root, access_chain } => {
+            let mut chain = access_chain.clone();
+            let open = chain.iter_mut().fold(false, |open, access| open | closed(access));
+            let root = root.clone();
+            Ok(open.then_some(Expr::CompoundFieldAccess { root, access_chain: chain }))
+        }
         Expr::BinaryOp { left, op: BinaryOperator::PGOverlap, right } => {
             let argument = |e: &Expr| FunctionArg::Unnamed(FunctionArgExpr::Expr(e.clone()));
             super::call("array_overlaps", vec![argument(left), argument(right)]).map(Some)
@@ -75,6 +82,18 @@ pub(super) fn spelled_out(expr: &Expr) -> Result<Option<Expr>> {
         }
         _ => Ok(None),
     }
+}
+
+/// Gives a slice both bounds: `a[:2]` and `a[2:]`. True where one was missing.
+fn closed(access: &mut AccessExpr) -> bool {
+    let AccessExpr::Subscript(Subscript::Slice { lower_bound, upper_bound, .. }) = access else {
+        return false;
+    };
+    let number = |text: &str| Expr::value(Value::Number(text.to_string(), false));
+    let open = lower_bound.is_none() || upper_bound.is_none();
+    lower_bound.get_or_insert_with(|| number("1"));
+    upper_bound.get_or_insert_with(|| number(&i32::MAX.to_string()));
+    open
 }
 
 /// `()` among the keys of GROUP BY: the grouping set of no keys.
@@ -114,6 +133,7 @@ fn call(function: &Function) -> Result<Option<Expr>> {
         _ => return Ok(None),
     };
     Ok(match (name.as_str(), arguments) {
+        ("row_to_json", [row]) => Some(super::call("to_json", vec![row.clone()])?),
         (
             "mod",
             [
@@ -132,13 +152,10 @@ fn call(function: &Function) -> Result<Option<Expr>> {
 
 /// The lower bound, if the word stood before it.
 fn without_symmetric(low: &Expr) -> Option<Expr> {
-    let Expr::BinaryOp { left, op: BinaryOperator::BitwiseOr, right } = low else { return None };
-    match left.as_ref() {
-        Expr::Identifier(name) if name.value == SYMMETRIC => Some(right.as_ref().clone()),
-        inner => {
-            let left = Box::new(without_symmetric(inner)?);
-            Some(Expr::BinaryOp { left, op: BinaryOperator::BitwiseOr, right: right.clone() })
-        }
+    let Expr::IsDistinctFrom(word, low) = low else { return None };
+    match word.as_ref() {
+        Expr::Identifier(name) if name.value == SYMMETRIC => Some(low.as_ref().clone()),
+        _ => None,
     }
 }
 

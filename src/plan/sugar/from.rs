@@ -1,9 +1,15 @@
 //! Functions in FROM that unnest an array: `json_array_elements(j)`, `json_each(j)`,
 //! `generate_series(a, b)` and the like.
 
-use datafusion_sql::sqlparser::ast::TableFactor;
+use std::ops::ControlFlow;
 
-use super::call as call_of;
+use datafusion_common::{DataFusionError, Result};
+use datafusion_sql::sqlparser::ast::{
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Join, JoinOperator,
+    Query, SelectItem, SetExpr, TableAlias, TableFactor, VisitMut, VisitorMut,
+};
+
+use super::{call as call_of, skeleton};
 
 /// The functions, beside UNNEST itself.
 pub const FUNCTIONS: [&str; 15] = [
@@ -53,4 +59,109 @@ pub(super) fn unnested(relation: &mut TableFactor) {
         with_offset_alias: None,
         with_ordinality,
     };
+}
+
+/// `FULL JOIN unnest(…) AS e ON condition`: a sub-query, since the array refers to no row beside it.
+pub(super) fn apart(join: &mut Join) -> Result<()> {
+    if !matches!(
+        join.join_operator,
+        JoinOperator::Right(_) | JoinOperator::RightOuter(_) | JoinOperator::FullOuter(_)
+    ) {
+        return Ok(());
+    }
+    let TableFactor::UNNEST { alias, .. } = &join.relation else { return Ok(()) };
+    let named = |name: &Ident| TableAlias {
+        explicit: true,
+        name: name.clone(),
+        columns: Vec::new(),
+        at: None,
+    };
+    let alias = alias.as_ref().map_or_else(|| named(&Ident::new("unnest")), |a| named(&a.name));
+    let mut query = skeleton("SELECT * FROM __elements")?;
+    if let SetExpr::Select(select) = query.body.as_mut() {
+        select.from[0].relation = join.relation.clone();
+    }
+    join.relation = TableFactor::Derived {
+        lateral: false,
+        subquery: Box::new(query),
+        alias: Some(alias),
+        sample: None,
+    };
+    Ok(())
+}
+
+/// Functions that give rows, in the SELECT list: UNNEST of the array that they give.
+pub(super) fn in_select_list(items: &mut [SelectItem]) -> Result<()> {
+    let mut walk = SetReturning { depth: 0, within_unnest: 0 };
+    for item in items {
+        // The column is called as the function is.
+        let name = match item {
+            SelectItem::UnnamedExpr(Expr::Function(function)) if gives_rows(function) => {
+                function.name.0.last().and_then(|part| part.as_ident()).cloned()
+            }
+            _ => None,
+        };
+        if let ControlFlow::Break(error) = item.visit(&mut walk) {
+            return Err(error);
+        }
+        if let (Some(alias), SelectItem::UnnamedExpr(expr)) = (name, &*item) {
+            *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+        }
+    }
+    Ok(())
+}
+
+fn gives_rows(function: &Function) -> bool {
+    FUNCTIONS.contains(&function.name.to_string().to_lowercase().as_str())
+}
+
+struct SetReturning {
+    /// How many sub-queries are around.
+    depth: usize,
+    within_unnest: usize,
+}
+
+fn is_unnest(expr: &Expr) -> bool {
+    matches!(expr, Expr::Function(f) if f.name.to_string().eq_ignore_ascii_case("unnest"))
+}
+
+impl VisitorMut for SetReturning {
+    type Break = DataFusionError;
+
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<DataFusionError> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<DataFusionError> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<DataFusionError> {
+        if is_unnest(expr) {
+            self.within_unnest += 1;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<DataFusionError> {
+        if is_unnest(expr) {
+            self.within_unnest -= 1;
+            return ControlFlow::Continue(());
+        }
+        let Expr::Function(function) = &*expr else { return ControlFlow::Continue(()) };
+        let has_list = matches!(function.args, FunctionArguments::List(_));
+        if self.depth > 0 || self.within_unnest > 0 || !has_list || !gives_rows(function) {
+            return ControlFlow::Continue(());
+        }
+        let array = FunctionArg::Unnamed(FunctionArgExpr::Expr(expr.clone()));
+        match call_of("unnest", vec![array]) {
+            Ok(call) => {
+                *expr = call;
+                ControlFlow::Continue(())
+            }
+            Err(error) => ControlFlow::Break(error),
+        }
+    }
 }

@@ -5,7 +5,8 @@
 //!   nearest row of `b`;
 //! * `… INTERSECT ALL …` and `… EXCEPT ALL …` become a relation that [`super::set_operation`] plans;
 //! * `json_array_elements(…)`, `generate_series(…)` and the like in FROM are UNNEST of the array that
-//!   they give;
+//!   they give, and so they are in the SELECT list;
+//! * `FULL JOIN unnest(…)` is a join with a sub-query; `LIMIT (SELECT 3)` is LIMIT 3;
 //! * `ARRAY(SELECT …)` is a scalar sub-query over array_agg;
 //! * `BETWEEN SYMMETRIC a AND b` is either order of the bounds;
 //! * `a && b` of arrays is array_overlaps, `GROUP BY ()` the one empty grouping set;
@@ -21,13 +22,13 @@ use std::ops::ControlFlow;
 
 use datafusion_common::{Result, plan_err};
 use datafusion_sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArguments, GroupByExpr, LimitClause, Query, Select, SetExpr,
-    SetOperator, SetQuantifier, TableFactor, Value, VisitMut, VisitorMut,
+    Expr, FunctionArg, FunctionArguments, GroupByExpr, LimitClause, Query, Select, SelectItem,
+    SetExpr, SetOperator, SetQuantifier, TableFactor, Value, VisitMut, VisitorMut,
 };
-use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::parser::Parser;
 use datafusion_sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use super::dialect::PostgresLike;
 use super::set_operation::{EXCEPT_ALL, INTERSECT_ALL};
 
 pub use from::FUNCTIONS as UNNESTED_FUNCTIONS;
@@ -86,7 +87,7 @@ impl VisitorMut for Desugar {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
-        match fetch(query).and_then(|()| body(&mut query.body)) {
+        match fetch(query).and_then(|()| limit(query)).and_then(|()| body(&mut query.body)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 self.error = Some(error);
@@ -132,6 +133,50 @@ fn fetch(query: &mut Query) -> Result<()> {
     Ok(())
 }
 
+/// `LIMIT (SELECT 3)` is LIMIT 3.
+fn limit(query: &mut Query) -> Result<()> {
+    let numbers: Vec<&mut Expr> = match &mut query.limit_clause {
+        Some(LimitClause::LimitOffset { limit, offset, .. }) => {
+            limit.iter_mut().chain(offset.iter_mut().map(|offset| &mut offset.value)).collect()
+        }
+        Some(LimitClause::OffsetCommaLimit { offset, limit }) => vec![offset, limit],
+        None => Vec::new(),
+    };
+    for number in numbers {
+        while let Some(inner) = constant_of(number) {
+            *number = inner;
+        }
+        if matches!(number, Expr::Subquery(_)) {
+            return plan_err!("LIMIT and OFFSET take constants, and {number} reads rows");
+        }
+    }
+    Ok(())
+}
+
+/// What is in parentheses, or selected from nothing.
+fn constant_of(expr: &Expr) -> Option<Expr> {
+    match expr {
+        Expr::Nested(inner) => Some(inner.as_ref().clone()),
+        Expr::Subquery(query) if query.with.is_none() && query.limit_clause.is_none() => {
+            match query.body.as_ref() {
+                SetExpr::Select(select)
+                    if select.from.is_empty()
+                        && select.selection.is_none()
+                        && select.having.is_none() =>
+                {
+                    match select.projection.as_slice() {
+                        [SelectItem::UnnamedExpr(expr)]
+                        | [SelectItem::ExprWithAlias { expr, .. }] => Some(expr.clone()),
+                        _ => None,
+                    }
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
 fn body(set: &mut SetExpr) -> Result<()> {
     match set {
         SetExpr::Select(select) => {
@@ -143,9 +188,10 @@ fn body(set: &mut SetExpr) -> Result<()> {
                 for join in &mut table.joins {
                     asof::as_lateral(join)?;
                     from::unnested(&mut join.relation);
+                    from::apart(join)?;
                 }
             }
-            Ok(())
+            from::in_select_list(&mut select.projection)
         }
         SetExpr::Table(table) => {
             let name = table.table_name.as_deref().unwrap_or_default();
@@ -171,7 +217,7 @@ fn body(set: &mut SetExpr) -> Result<()> {
 /// The call of a function.
 pub fn call(name: &str, args: Vec<FunctionArg>) -> Result<Expr> {
     let text = format!("{name}()");
-    let mut call = Parser::new(&GenericDialect {}).try_with_sql(&text)?.parse_expr()?;
+    let mut call = Parser::new(&PostgresLike).try_with_sql(&text)?.parse_expr()?;
     if let Expr::Function(function) = &mut call
         && let FunctionArguments::List(list) = &mut function.args
     {
@@ -184,8 +230,8 @@ fn no_rows() -> Result<Box<SetExpr>> {
     Ok(skeleton("SELECT 1")?.body)
 }
 
-fn skeleton(text: &str) -> Result<Query> {
-    Ok(*Parser::new(&GenericDialect {}).try_with_sql(text)?.parse_query()?)
+pub fn skeleton(text: &str) -> Result<Query> {
+    Ok(*Parser::new(&PostgresLike).try_with_sql(text)?.parse_query()?)
 }
 
 fn select_of(query: Query) -> Result<Select> {
