@@ -153,7 +153,7 @@ impl AggregateUDFImpl for Folded {
         let output = args.return_field.data_type().clone();
         let typed = (self.folded.typed)(&input, &output)?;
         let accumulator = aggregate::Accumulator {
-            rows: 0,
+            rows: crate::model::multiplicity::Multiplicity::default(),
             slots: std::iter::once(typed.empty_slot()).collect(),
         };
         let seen = args.is_distinct.then(HashMap::new);

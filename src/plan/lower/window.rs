@@ -175,7 +175,7 @@ fn window_function(
 }
 
 /// Distances are measured in numbers and times alone.
-fn check_range(call: &Call, schema: &SchemaRef, order: &[PhysicalSortExpr]) -> Result<()> {
+fn check_range(call: &WindowCall, schema: &SchemaRef, order: &[PhysicalSortExpr]) -> Result<()> {
     let frame = &call.params.window_frame;
     let is_distance = |bound: &WindowFrameBound| match bound {
         WindowFrameBound::Preceding(offset) | WindowFrameBound::Following(offset) => {

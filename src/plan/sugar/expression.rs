@@ -2,7 +2,7 @@
 
 use datafusion_common::{Result, plan_err};
 use datafusion_sql::sqlparser::ast::{
-    AccessExpr, Array, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr,
+    AccessExpr, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArguments, Ident, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr, Subscript,
     TableAliasColumnDef, TableFactor, UnaryOperator, Value, ValueWithSpan,
 };
