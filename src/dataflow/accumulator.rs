@@ -200,15 +200,15 @@ mod tests {
 
     #[test]
     fn aggregates_share_a_slot_only_if_column_and_state_are_the_same() {
-        let (int, float) = (DataType::Int64, DataType::Float64);
+        let (int, decimal) = (DataType::Int64, DataType::Decimal128(38, 19));
         let aggregates = [
             aggregate("sum", 0, &int, &int),
-            aggregate("avg", 0, &int, &float),
+            aggregate("avg", 0, &int, &decimal),
             aggregate("sum", 1, &int, &int),
             aggregate("min", 0, &int, &int),
             aggregate("max", 0, &int, &int),
-            aggregate("stddev", 0, &int, &float),
-            aggregate("var_pop", 0, &int, &float),
+            aggregate("stddev", 0, &int, &decimal),
+            aggregate("var_pop", 0, &int, &decimal),
         ];
         let layout = AccumulatorLayout::new(&aggregates).unwrap();
         let slot = |reading: &SlotReading| match reading {
