@@ -36,7 +36,7 @@ const ALL: [Construct; 8] =
     [Using, Natural, DistinctFrom, Intervals, Zones, NamedWindows, OuterAggregates, Exclude];
 
 /// Those that are drawn. `HELIOSTAT_CONSTRUCTS=Using,Zones` draws others.
-const DRAWN: &[Construct] = &[];
+const DRAWN: &[Construct] = &[Zones];
 
 impl Construct {
     /// Whether programs may have it.
