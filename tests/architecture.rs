@@ -85,16 +85,16 @@ fn modules_know_only_what_comes_before_them() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The types that a file declares outside of functions and of other types' bodies.
+/// The types that a file declares for others.
 fn declared_types(text: &str) -> Vec<&str> {
     let mut names = Vec::new();
     for line in text.lines() {
-        let line = line.strip_prefix("pub ").unwrap_or(line);
-        let line = match line.strip_prefix("pub(") {
-            Some(rest) => rest.split_once(") ").map_or(line, |(_, rest)| rest),
+        let Some(line) = line.strip_prefix("pub") else { continue };
+        let line = match line.strip_prefix('(') {
+            Some(rest) => rest.split_once(')').map_or(line, |(_, rest)| rest),
             None => line,
         };
-        for keyword in ["struct ", "enum ", "trait ", "type "] {
+        for keyword in [" struct ", " enum ", " trait ", " type "] {
             if let Some(rest) = line.strip_prefix(keyword) {
                 let end = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
                 names.push(&rest[..end]);
@@ -105,7 +105,7 @@ fn declared_types(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn no_two_types_have_one_name() {
+fn no_two_types_for_others_have_one_name() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut homes: BTreeMap<String, Vec<String>> = BTreeMap::new();
     visit(&src, &mut |path, text| {
@@ -113,7 +113,7 @@ fn no_two_types_have_one_name() {
             homes.entry(name.to_string()).or_default().push(path.display().to_string());
         }
     });
-    assert!(homes.len() > 500, "types are found: {}", homes.len());
+    assert!(homes.len() > 300, "types are found: {}", homes.len());
     let twice: Vec<_> = homes.iter().filter(|(_, files)| files.len() > 1).collect();
     assert!(twice.is_empty(), "give each its subject's name: {twice:#?}");
 }

@@ -12,7 +12,7 @@ use super::interval::OfIntervals;
 use super::total::{
     ExactType, FloatTotal, IntegerSum, IntegerTotal, Kept, Total, WideTotal, rounded_quotient,
 };
-use super::{Aggregate, AggregateFunction, AnyAggregate, Overflows, States};
+use super::{AggregateFunction, AnyAggregate, FoldedAggregate, Overflows, States};
 
 pub static AVG: AggregateFunction = AggregateFunction::accumulable("avg", typed);
 
@@ -60,7 +60,7 @@ impl<T> DecimalAverage<T> {
     }
 }
 
-impl<T: IntegerSum> Aggregate for DecimalAverage<T> {
+impl<T: IntegerSum> FoldedAggregate for DecimalAverage<T> {
     type State = T;
 
     fn add(&self, column: &ArrayRef, totals: States<'_, T>) -> Result<(), ArrowError> {
@@ -79,7 +79,7 @@ impl<T: IntegerSum> Aggregate for DecimalAverage<T> {
 /// A float.
 struct FloatAverage;
 
-impl Aggregate for FloatAverage {
+impl FoldedAggregate for FloatAverage {
     type State = Box<FloatTotal>;
 
     fn add(

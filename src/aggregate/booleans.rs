@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, AsArray, BooleanArray};
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
-use super::{Aggregate, AggregateFunction, Overflows, State, States};
+use super::{AggregateFunction, FoldedAggregate, Overflows, State, States};
 
 pub static BOOL_AND: AggregateFunction =
     AggregateFunction::accumulable("bool_and", |_, _| Ok(Box::new(Connective::And)));
@@ -38,7 +38,7 @@ enum Connective {
     Or,
 }
 
-impl Aggregate for Connective {
+impl FoldedAggregate for Connective {
     type State = Booleans;
 
     fn add(&self, column: &ArrayRef, states: States<'_, Booleans>) -> Result<(), ArrowError> {

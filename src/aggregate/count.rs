@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, Int64Array};
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
-use super::{Aggregate, AggregateFunction, Overflows, State, States};
+use super::{AggregateFunction, FoldedAggregate, Overflows, State, States};
 
 pub static COUNT: AggregateFunction = AggregateFunction {
     counts_rows: true,
@@ -32,7 +32,7 @@ impl State for Count {
 
 struct CountAggregate;
 
-impl Aggregate for CountAggregate {
+impl FoldedAggregate for CountAggregate {
     type State = Count;
 
     fn add(&self, column: &ArrayRef, states: States<'_, Count>) -> Result<(), ArrowError> {

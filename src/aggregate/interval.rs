@@ -7,7 +7,7 @@ use arrow::datatypes::{IntervalMonthDayNano, IntervalMonthDayNanoType};
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
-use super::{Aggregate, Overflows, State, States};
+use super::{FoldedAggregate, Overflows, State, States};
 
 const DAYS_PER_MONTH: f64 = 30.0;
 const SECONDS_PER_DAY: f64 = 86_400.0;
@@ -51,7 +51,7 @@ pub struct OfIntervals {
     pub average: bool,
 }
 
-impl Aggregate for OfIntervals {
+impl FoldedAggregate for OfIntervals {
     type State = Box<IntervalTotal>;
 
     fn add(

@@ -10,7 +10,7 @@ use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Aggregate, AggregateFunction, AnyAggregate, Extreme, Overflows, State, States, Stored,
+    AggregateFunction, AnyAggregate, Extreme, FoldedAggregate, Overflows, State, States, Stored,
 };
 use crate::model::row::RowCodec;
 
@@ -101,7 +101,7 @@ struct WinnerOfIntegers<const GREATEST: bool> {
 /// Turns the order of signed integers into that of unsigned ones, and back.
 const SIGN: u64 = 1 << 63;
 
-impl<const GREATEST: bool> Aggregate for WinnerOfIntegers<GREATEST>
+impl<const GREATEST: bool> FoldedAggregate for WinnerOfIntegers<GREATEST>
 where
     Winner<u64, GREATEST>: Stored,
 {
@@ -159,7 +159,7 @@ struct WinnerOfBytes<const GREATEST: bool> {
     output: DataType,
 }
 
-impl<const GREATEST: bool> Aggregate for WinnerOfBytes<GREATEST>
+impl<const GREATEST: bool> FoldedAggregate for WinnerOfBytes<GREATEST>
 where
     Winner<Box<[u8]>, GREATEST>: Stored,
 {

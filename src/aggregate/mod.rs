@@ -148,7 +148,7 @@ impl fmt::Debug for AggregateFunction {
 /// An aggregate of columns of one type. NULLs are never added.
 ///
 /// Aggregates with the same state add a column to it in the same way, so they can share it.
-pub trait Aggregate {
+pub trait FoldedAggregate {
     /// What is kept of a group; its default is that of no values.
     type State: State + Default;
 
@@ -166,7 +166,7 @@ pub trait Aggregate {
 /// The rows whose result their type cannot hold, each with the reason.
 pub type Overflows = Vec<(usize, String)>;
 
-/// An [`Aggregate`], whatever its state is.
+/// An [`FoldedAggregate`], whatever its state is.
 pub trait AnyAggregate {
     /// The slot of a group without values.
     fn empty_slot(&self) -> Slot;
@@ -189,7 +189,7 @@ pub trait AnyAggregate {
     ) -> Result<ArrayRef, ArrowError>;
 }
 
-impl<A: Aggregate> AnyAggregate for A {
+impl<A: FoldedAggregate> AnyAggregate for A {
     fn empty_slot(&self) -> Slot {
         A::State::default().into()
     }

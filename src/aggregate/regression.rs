@@ -9,7 +9,7 @@ use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
 use super::exact::{FloatSum, co_moment};
-use super::{Aggregate, AggregateFunction, Overflows, State, States};
+use super::{AggregateFunction, FoldedAggregate, Overflows, State, States};
 
 /// How many pairs there are, their sums, and those of their products.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -133,7 +133,7 @@ fn slope(m: &CoMoments) -> Option<f64> {
     }
 }
 
-impl Aggregate for OfPairs {
+impl FoldedAggregate for OfPairs {
     type State = Box<CoMoments>;
 
     fn add(&self, column: &ArrayRef, states: States<'_, Box<CoMoments>>) -> Result<(), ArrowError> {
@@ -183,7 +183,7 @@ pub static REGR_COUNT: AggregateFunction = AggregateFunction {
     ..AggregateFunction::accumulable("regr_count", |_, _| Ok(Box::new(CountOfPairs)))
 };
 
-impl Aggregate for CountOfPairs {
+impl FoldedAggregate for CountOfPairs {
     type State = Box<CoMoments>;
 
     fn add(&self, column: &ArrayRef, states: States<'_, Box<CoMoments>>) -> Result<(), ArrowError> {

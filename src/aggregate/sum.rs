@@ -10,7 +10,7 @@ use arrow::error::ArrowError;
 
 use super::interval::OfIntervals;
 use super::total::{ExactType, FloatTotal, IntegerSum, IntegerTotal, Kept, Total, WideTotal};
-use super::{Aggregate, AggregateFunction, AnyAggregate, Overflows, States};
+use super::{AggregateFunction, AnyAggregate, FoldedAggregate, Overflows, States};
 
 pub static SUM: AggregateFunction = AggregateFunction::accumulable("sum", typed);
 
@@ -37,7 +37,7 @@ impl<T> ExactSum<T> {
     }
 }
 
-impl<T: IntegerSum> Aggregate for ExactSum<T> {
+impl<T: IntegerSum> FoldedAggregate for ExactSum<T> {
     type State = T;
 
     fn add(&self, column: &ArrayRef, totals: States<'_, T>) -> Result<(), ArrowError> {
@@ -54,7 +54,7 @@ struct SumOfFloats {
     output: DataType,
 }
 
-impl Aggregate for SumOfFloats {
+impl FoldedAggregate for SumOfFloats {
     type State = Box<FloatTotal>;
 
     fn add(

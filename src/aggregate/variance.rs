@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::exact::{FloatSum, variance};
 use super::total::{ExactInteger, ExactType, each_integer, rounded_quotient};
-use super::{Aggregate, AggregateFunction, AnyAggregate, Overflows, State, States};
+use super::{AggregateFunction, AnyAggregate, FoldedAggregate, Overflows, State, States};
 
 pub static VAR: AggregateFunction = AggregateFunction::accumulable("var", typed::<true, false>);
 pub static VAR_POP: AggregateFunction =
@@ -70,7 +70,7 @@ struct Variance {
     root: bool,
 }
 
-impl Aggregate for Variance {
+impl FoldedAggregate for Variance {
     type State = Box<Moments>;
 
     fn add(&self, column: &ArrayRef, states: States<'_, Box<Moments>>) -> Result<(), ArrowError> {
@@ -130,7 +130,7 @@ struct ExactVariance {
     output_scale: u32,
 }
 
-impl Aggregate for ExactVariance {
+impl FoldedAggregate for ExactVariance {
     type State = Box<ExactMoments>;
 
     fn add(

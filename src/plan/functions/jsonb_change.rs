@@ -8,7 +8,7 @@ use datafusion_sql::sqlparser::ast::BinaryOperator;
 use serde_json::value::RawValue;
 
 use super::jsonb_tree::{Change, Tree, put};
-use super::row::{Overload, Row, Type, Value, function, function_of_nulls, overload};
+use super::row::{CallRow, Overload, Type, Value, function, function_of_nulls, overload};
 
 use Type::{BigInt, Boolean, Json, Text, Texts};
 
@@ -136,7 +136,7 @@ pub fn operator(op: &BinaryOperator, left: &Expr, right: &Expr) -> Option<Expr> 
     }
 }
 
-fn tree(row: &Row<'_>, argument: usize) -> Result<Tree> {
+fn tree(row: &CallRow<'_>, argument: usize) -> Result<Tree> {
     Tree::read(row.text(argument))
 }
 
@@ -145,22 +145,22 @@ fn json(tree: Tree) -> Result<Value> {
 }
 
 /// A path, written as the text of an array.
-fn path(row: &Row<'_>, argument: usize) -> Result<Vec<Option<String>>> {
+fn path(row: &CallRow<'_>, argument: usize) -> Result<Vec<Option<String>>> {
     super::read::array(row.text(argument))
 }
 
-fn steps(row: &Row<'_>) -> Result<Vec<Option<String>>> {
+fn steps(row: &CallRow<'_>) -> Result<Vec<Option<String>>> {
     match row.is_array(1) {
         true => Ok(row.texts(1)),
         false => path(row, 1),
     }
 }
 
-fn changed(row: &Row<'_>, change: Change) -> Result<Value> {
+fn changed(row: &CallRow<'_>, change: Change) -> Result<Value> {
     json(tree(row, 0)?.with(&steps(row)?, tree(row, 2)?, change)?)
 }
 
-fn set_lax(row: &Row<'_>) -> Result<Value> {
+fn set_lax(row: &CallRow<'_>) -> Result<Value> {
     let create = row.len() < 4 || row.int(3) != 0;
     if row.is_null(0) || row.is_null(1) || (row.len() > 3 && row.is_null(3)) {
         return Ok(Value::Null);
@@ -229,7 +229,7 @@ fn name(name: Option<String>) -> Result<String> {
     name.map_or_else(|| exec_err!("null value not allowed for object key"), Ok)
 }
 
-fn pairs(row: &Row<'_>) -> Result<Pairs> {
+fn pairs(row: &CallRow<'_>) -> Result<Pairs> {
     let mut items = row.texts(0).into_iter();
     if items.len() % 2 == 1 {
         return exec_err!("array must have even number of elements");
@@ -241,7 +241,7 @@ fn pairs(row: &Row<'_>) -> Result<Pairs> {
     Ok(pairs)
 }
 
-fn zipped(row: &Row<'_>) -> Result<Pairs> {
+fn zipped(row: &CallRow<'_>) -> Result<Pairs> {
     let (names, values) = (row.texts(0), row.texts(1));
     if names.len() != values.len() {
         return exec_err!("mismatched array dimensions");

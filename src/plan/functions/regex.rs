@@ -9,7 +9,7 @@ use datafusion_expr::expr::{Like, ScalarFunction};
 use datafusion_expr::{BinaryExpr, Expr, ExprSchemable, Operator, binary_expr, lit};
 use datafusion_functions::regex::compile_regex;
 
-use super::regex_calls::{Argument, arguments};
+use super::regex_calls::{RegexArgument, arguments};
 
 /// Classes in brackets, with the characters that the C library counts among them.
 const CLASSES: [(&str, &str); 6] = [
@@ -69,7 +69,7 @@ pub fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             };
             let mut flags = String::new();
             for (expr, argument) in args[2..].iter_mut().zip(arguments) {
-                if argument == Argument::Flags
+                if argument == RegexArgument::Flags
                     && let Some(given) = literal(expr, "a flag of a regular expression")?
                 {
                     // What is left of the flags when the pattern has them.

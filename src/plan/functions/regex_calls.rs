@@ -56,7 +56,7 @@ pub fn substring() -> Arc<ScalarUDF> {
 
 /// What an argument is, behind the text and the pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Argument {
+pub enum RegexArgument {
     /// What is put in.
     Replacement,
     /// Flags, constant.
@@ -72,9 +72,9 @@ pub enum Argument {
 }
 
 /// What the arguments behind the text and the pattern are; `None` for a call that PostgreSQL has not.
-pub fn arguments(name: &str, count: usize, fourth_is_text: bool) -> Option<Vec<Argument>> {
-    use Argument::{End, Flags, Group, Nth, Replacement, Start};
-    let all: &[Argument] = match name {
+pub fn arguments(name: &str, count: usize, fourth_is_text: bool) -> Option<Vec<RegexArgument>> {
+    use RegexArgument::{End, Flags, Group, Nth, Replacement, Start};
+    let all: &[RegexArgument] = match name {
         "regexp_count" => &[Start, Flags],
         "regexp_instr" => &[Start, Nth, End, Flags, Group],
         "regexp_substr" => &[Start, Nth, Flags, Group],
@@ -86,7 +86,7 @@ pub fn arguments(name: &str, count: usize, fourth_is_text: bool) -> Option<Vec<A
         "regexp_substring" => &[],
         _ => return None,
     };
-    all.get(..count.checked_sub(2)?).map(<[Argument]>::to_vec)
+    all.get(..count.checked_sub(2)?).map(<[RegexArgument]>::to_vec)
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -101,7 +101,7 @@ fn texts_type() -> DataType {
 }
 
 impl RegexFunction {
-    fn arguments(&self, types: &[DataType]) -> Option<Vec<Argument>> {
+    fn arguments(&self, types: &[DataType]) -> Option<Vec<RegexArgument>> {
         let fourth_is_text = types.get(3).is_some_and(|t| t.is_string() || t.is_null());
         arguments(self.name, types.len(), fourth_is_text)
     }
@@ -125,7 +125,7 @@ impl ScalarUDFImpl for RegexFunction {
         let mut all = vec![DataType::Utf8; 2];
         for argument in arguments {
             all.push(match argument {
-                Argument::Replacement | Argument::Flags => DataType::Utf8,
+                RegexArgument::Replacement | RegexArgument::Flags => DataType::Utf8,
                 _ => DataType::Int64,
             });
         }
@@ -210,7 +210,7 @@ impl<'a> Search<'a> {
         text: &'a str,
         find: &'a dyn Fn(usize) -> Option<Match>,
         groups: usize,
-        arguments: &[Argument],
+        arguments: &[RegexArgument],
         arrays: &'a [ArrayRef],
         row: usize,
     ) -> Result<Self> {
@@ -228,14 +228,16 @@ impl<'a> Search<'a> {
         for (argument, array) in arguments.iter().zip(arrays) {
             let number = || array.as_primitive::<Int64Type>().value(row);
             match argument {
-                Argument::Replacement => search.replacement = array.as_string::<i32>().value(row),
-                Argument::Flags => {
+                RegexArgument::Replacement => {
+                    search.replacement = array.as_string::<i32>().value(row)
+                }
+                RegexArgument::Flags => {
                     search.global = array.as_string::<i32>().value(row).contains('g')
                 }
-                Argument::Start => search.start = number(),
-                Argument::Nth => search.nth = Some(number()),
-                Argument::End => search.end = number(),
-                Argument::Group => search.group = number(),
+                RegexArgument::Start => search.start = number(),
+                RegexArgument::Nth => search.nth = Some(number()),
+                RegexArgument::End => search.end = number(),
+                RegexArgument::Group => search.group = number(),
             }
         }
         let invalid =

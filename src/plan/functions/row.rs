@@ -65,7 +65,7 @@ pub enum Value {
 }
 
 /// How one row is computed.
-pub type Of = fn(&Row<'_>) -> Result<Value>;
+pub type Of = fn(&CallRow<'_>) -> Result<Value>;
 
 /// What a function takes and gives.
 pub struct Overload {
@@ -175,12 +175,12 @@ enum Column {
 }
 
 /// The arguments' values in a row.
-pub struct Row<'a> {
+pub struct CallRow<'a> {
     columns: &'a [Column],
     at: usize,
 }
 
-impl<'a> Row<'a> {
+impl<'a> CallRow<'a> {
     pub fn text(&self, argument: usize) -> &'a str {
         match &self.columns[argument] {
             Column::Text(values) => values.value(self.at),
@@ -388,7 +388,7 @@ impl ScalarUDFImpl for RowFunction {
         let value = |at: usize| match self.strict && columns.iter().any(|column| column.is_null(at))
         {
             true => Ok(Value::Null),
-            false => (overload.of)(&Row { columns: &columns, at }),
+            false => (overload.of)(&CallRow { columns: &columns, at }),
         };
         let values: Vec<Value> = (0..rows).map(value).collect::<Result<_>>()?;
         Ok(ColumnarValue::Array(array(values, overload.result)?))

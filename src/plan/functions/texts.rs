@@ -9,7 +9,7 @@ use datafusion_expr::planner::{ExprPlanner, PlannerResult};
 use datafusion_expr::{Expr, ScalarUDF};
 
 use super::limits::check_bytes;
-use super::row::{Overload, Row, Type, Value, function, function_of_nulls, overload};
+use super::row::{CallRow, Overload, Type, Value, function, function_of_nulls, overload};
 use super::{read, regex_calls};
 
 use Type::{BigInt, Boolean, Bytes, Int, Text, Texts};
@@ -226,7 +226,7 @@ fn upper(c: char) -> char {
     }
 }
 
-fn initcap(row: &Row<'_>) -> Result<Value> {
+fn initcap(row: &CallRow<'_>) -> Result<Value> {
     let mut inside = false;
     let fit = |c: char| {
         let fitted = if inside { lower(c) } else { upper(c) };
@@ -236,7 +236,7 @@ fn initcap(row: &Row<'_>) -> Result<Value> {
     text(row.text(0).chars().map(fit).collect())
 }
 
-fn chr(row: &Row<'_>) -> Result<Value> {
+fn chr(row: &CallRow<'_>) -> Result<Value> {
     match row.int(0) {
         0 => exec_err!("null character not permitted"),
         code if code < 0 => exec_err!("character number must be positive"),
@@ -266,7 +266,7 @@ fn pad(given: &str, length: i64, fill: &str, left: bool) -> Result<Value> {
     })
 }
 
-fn right(row: &Row<'_>) -> Result<Value> {
+fn right(row: &CallRow<'_>) -> Result<Value> {
     let (given, n) = (row.text(0), row.int(1));
     let have = given.chars().count() as i64;
     // The least number has no counterpart: PostgreSQL then skips nothing.
@@ -278,7 +278,7 @@ fn right(row: &Row<'_>) -> Result<Value> {
     text(given.chars().skip(skip.max(0) as usize).collect())
 }
 
-fn repeat(row: &Row<'_>) -> Result<Value> {
+fn repeat(row: &CallRow<'_>) -> Result<Value> {
     let (given, n) = (row.text(0), usize::try_from(row.int(1)).unwrap_or(0));
     check_bytes(given.len().saturating_mul(n))?;
     text(given.repeat(n))
@@ -287,7 +287,7 @@ fn repeat(row: &Row<'_>) -> Result<Value> {
 /// The characters of a line of base64, as MIME has it.
 const LINE: usize = 76;
 
-fn encode(row: &Row<'_>) -> Result<Value> {
+fn encode(row: &CallRow<'_>) -> Result<Value> {
     let bytes = row.bytes(0);
     match row.text(1).to_ascii_lowercase().as_str() {
         "hex" => text(bytes.iter().map(|b| format!("{b:02x}")).collect()),
@@ -311,7 +311,7 @@ fn encode(row: &Row<'_>) -> Result<Value> {
     }
 }
 
-fn decode(row: &Row<'_>) -> Result<Value> {
+fn decode(row: &CallRow<'_>) -> Result<Value> {
     let given = row.text(0);
     let bytes = match row.text(1).to_ascii_lowercase().as_str() {
         "hex" => {
@@ -368,7 +368,7 @@ fn part(all: &[u8], from: i64, length: Option<i64>) -> Result<&[u8]> {
     Ok(&all[place(from)..place(end).max(place(from))])
 }
 
-fn overlaid(row: &Row<'_>, length: i64) -> Result<Value> {
+fn overlaid(row: &CallRow<'_>, length: i64) -> Result<Value> {
     let (all, with, from) = (row.bytes(0), row.bytes(1), row.int(2));
     if from <= 0 {
         return exec_err!("negative substring length not allowed");
@@ -418,7 +418,7 @@ pub fn quoted_literal(text: &str) -> String {
 }
 
 /// The parts between delimiters, without one each character; what is like `null` is NULL.
-fn split(row: &Row<'_>, null: Option<&str>) -> Result<Value> {
+fn split(row: &CallRow<'_>, null: Option<&str>) -> Result<Value> {
     if row.is_null(0) {
         return Ok(Value::Null);
     }

@@ -10,7 +10,7 @@ use datafusion_expr::{Expr, ScalarUDF};
 use super::calendar::{
     self, JULIAN_EPOCH, MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_MINUTE, MICROS_PER_SECOND,
 };
-use super::row::{Overload, Row, Type, Value, function, overload};
+use super::row::{CallRow, Overload, Type, Value, function, overload};
 use super::{parse_time, zone};
 
 use Type::{BigInt, Date, Double, Int, Interval, Text, Timestamp, TimestampTz};
@@ -261,7 +261,7 @@ enum Field {
     Zone,
 }
 
-fn field(row: &Row<'_>, zoned: bool) -> Result<Field> {
+fn field(row: &CallRow<'_>, zoned: bool) -> Result<Field> {
     let word = row.text(0).to_ascii_lowercase();
     Ok(match word.as_str() {
         "millennium" | "millennia" | "mil" | "mils" => Field::Millennium,
@@ -413,7 +413,7 @@ fn truncated_interval(field: &Field, value: IntervalMonthDayNano, word: &str) ->
     }))
 }
 
-fn date_bin(row: &Row<'_>) -> Result<Value> {
+fn date_bin(row: &CallRow<'_>) -> Result<Value> {
     let stride = row.interval(0);
     if stride.months != 0 {
         return exec_err!("timestamps cannot be binned into intervals containing months or years");
@@ -453,7 +453,7 @@ fn date(year: i64, month: i64, day: i64) -> Result<i64> {
     }
 }
 
-fn instant(row: &Row<'_>) -> Result<i64> {
+fn instant(row: &CallRow<'_>) -> Result<i64> {
     let days = date(row.int(0), row.int(1), row.int(2))?;
     let (hour, minute, second) = (row.int(3), row.int(4), row.double(5));
     // The end of the day is 24:00:00, and a minute may end with 60 seconds.
@@ -469,7 +469,7 @@ fn instant(row: &Row<'_>) -> Result<i64> {
     }
 }
 
-fn to_timestamp(row: &Row<'_>) -> Result<Value> {
+fn to_timestamp(row: &CallRow<'_>) -> Result<Value> {
     let seconds = row.double(0);
     // From 4714 BC to the year 294276.
     if !(-210_866_803_200.0..9_224_318_016_000.0).contains(&seconds) {
@@ -479,7 +479,7 @@ fn to_timestamp(row: &Row<'_>) -> Result<Value> {
 }
 
 /// Years, months, weeks, days, hours, minutes and seconds.
-fn make_interval(row: &Row<'_>) -> Result<Value> {
+fn make_interval(row: &CallRow<'_>) -> Result<Value> {
     let part = |n: usize| row.int_or(n, 0);
     let seconds = if row.len() > 6 { row.double(6) } else { 0.0 };
     let (months, days) = (part(0) * 12 + part(1), part(2) * 7 + part(3));
