@@ -181,8 +181,8 @@ pub fn sort<T: Compared>(rows: &mut [Vec<T>]) {
 }
 
 /// What is wrong with our rows, given those of another engine.
-pub fn compare<T: Compared>(ours: &Vec<Vec<T>>, theirs: &Vec<Vec<T>>) -> Result<(), String> {
-    let (mut ours, mut theirs) = (ours.clone(), theirs.clone());
+pub fn compare<T: Compared>(ours: &[Vec<T>], theirs: &[Vec<T>]) -> Result<(), String> {
+    let (mut ours, mut theirs) = (ours.to_vec(), theirs.to_vec());
     sort(&mut ours);
     sort(&mut theirs);
     let agree =

@@ -99,7 +99,7 @@ impl Session {
         let tables: Vec<Loaded> = tables.collect();
         with_connection(|connected| {
             connected.schemas += 1;
-            if connected.schemas % SCHEMAS_PER_VACUUM == 0 {
+            if connected.schemas.is_multiple_of(SCHEMAS_PER_VACUUM) {
                 connected.connection.execute("VACUUM");
             }
             let schema = format!("s{}", connected.schemas);
