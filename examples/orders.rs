@@ -290,6 +290,8 @@ async fn handle(store: &Store, command: &Command) -> anyhow::Result<()> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
+    // Who encrypts, where the server speaks HTTPS.
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     let Args { url, command } = Args::parse();
     handle(&Store { client: Client::new(), url }, &command).await
 }

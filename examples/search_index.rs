@@ -180,6 +180,8 @@ async fn follow(args: &Args, index: &mut Index) -> anyhow::Result<()> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
+    // Who encrypts, where the server speaks HTTPS.
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     let args = Args::parse();
     let mut index = Index::load(&args.file)?;
     match &args.command {

@@ -95,7 +95,7 @@ impl FoldedAggregate for FloatAverage {
         totals: &[&Box<FloatTotal>],
         overflows: &mut Overflows,
     ) -> Result<ArrayRef, ArrowError> {
-        let average = |(row, total): (usize, &&Box<FloatTotal>)| {
+        let average = |(row, total): (usize, &&Self::State)| {
             if total.overflows() {
                 overflows.push((row, "value out of range: overflow".to_string()));
                 return None;

@@ -75,7 +75,7 @@ impl FoldedAggregate for OfIntervals {
         totals: &[&Box<IntervalTotal>],
         overflows: &mut Overflows,
     ) -> Result<ArrayRef, ArrowError> {
-        let value = |(row, total): (usize, &&Box<IntervalTotal>)| {
+        let value = |(row, total): (usize, &&Self::State)| {
             if total.count == 0 {
                 return None;
             }

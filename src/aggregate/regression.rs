@@ -145,7 +145,7 @@ impl FoldedAggregate for OfPairs {
         states: &[&Box<CoMoments>],
         overflows: &mut Overflows,
     ) -> Result<ArrayRef, ArrowError> {
-        let value = |(row, moments): (usize, &&Box<CoMoments>)| {
+        let value = |(row, moments): (usize, &&Self::State)| {
             if moments.count == 0 {
                 return None;
             }

@@ -71,7 +71,7 @@ impl FoldedAggregate for SumOfFloats {
         overflows: &mut Overflows,
     ) -> Result<ArrayRef, ArrowError> {
         let narrow = self.output == DataType::Float32;
-        let sum = |(row, total): (usize, &&Box<FloatTotal>)| {
+        let sum = |(row, total): (usize, &&Self::State)| {
             if total.count() == 0 {
                 return None;
             }

@@ -143,7 +143,7 @@ impl Feeder {
                 match feed_group.step(&self.log, &self.runtime, beside) {
                     Ok(more) => fed |= more,
                     Err(error) => {
-                        fail(&self.runtime, std::mem::take(&mut feed_group.views), &error)
+                        fail(&self.runtime, std::mem::take(&mut feed_group.views), &error);
                     }
                 }
             }

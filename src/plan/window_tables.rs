@@ -139,7 +139,7 @@ impl Windows {
             match interval(&expr) {
                 Some(interval) => intervals.push(interval),
                 None if kind == WindowTableKind::Session && matches!(expr, Expr::Column(_)) => {
-                    keys.push(expr)
+                    keys.push(expr);
                 }
                 None => return plan_err!("{expr} is no INTERVAL: {usage}"),
             }

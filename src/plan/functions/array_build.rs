@@ -97,7 +97,7 @@ impl ScalarUDFImpl for ArrayFunction {
         if self.kind == Kind::Fill {
             return match types {
                 [item, dims] | [item, dims, _] if !item.is_nested() && !item.is_null() => {
-                    let is_ints = |t: &DataType| item_of(t).is_some_and(|t| is_int(t));
+                    let is_ints = |t: &DataType| item_of(t).is_some_and(is_int);
                     if !is_ints(dims) || !types[2..].iter().all(is_ints) {
                         return self.refuse(types);
                     }

@@ -323,7 +323,7 @@ impl Tree {
                     Some(at) => match change {
                         Change::Set { .. } => items[at] = new.clone(),
                         Change::Insert { after } => {
-                            items.insert(at + usize::from(after), new.clone())
+                            items.insert(at + usize::from(after), new.clone());
                         }
                     },
                     None if last && creates && at < 0 => items.insert(0, new.clone()),

@@ -93,7 +93,7 @@ impl ScalarUDFImpl for Matches {
                 if values.is_null(row) || patterns.is_null(row) {
                     return Ok(None);
                 }
-                let found = matched(values.value(row), patterns.value(row), &[b'%', b'_', b'\\'])?;
+                let found = matched(values.value(row), patterns.value(row), b"%_\\")?;
                 Ok(Some((found == Found::Yes) != self.negated))
             };
             let values = (0..values.len()).map(value).collect::<Result<BooleanArray>>()?;

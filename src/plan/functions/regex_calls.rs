@@ -229,10 +229,10 @@ impl<'a> Search<'a> {
             let number = || array.as_primitive::<Int64Type>().value(row);
             match argument {
                 RegexArgument::Replacement => {
-                    search.replacement = array.as_string::<i32>().value(row)
+                    search.replacement = array.as_string::<i32>().value(row);
                 }
                 RegexArgument::Flags => {
-                    search.global = array.as_string::<i32>().value(row).contains('g')
+                    search.global = array.as_string::<i32>().value(row).contains('g');
                 }
                 RegexArgument::Start => search.start = number(),
                 RegexArgument::Nth => search.nth = Some(number()),

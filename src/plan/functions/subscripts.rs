@@ -122,12 +122,12 @@ impl ScalarUDFImpl for Subscript {
             return Ok(ColumnarValue::Array(take(lists.values(), &places, None)?));
         }
         let (mut places, mut lengths, mut valid) = (Vec::new(), Vec::new(), Vec::new());
-        for row in 0..rows {
+        for (row, start) in offsets.iter().enumerate().take(rows) {
             let before = places.len();
             if !is_null(row) {
                 let from = bound(0, row).max(1);
                 let to = bound(1, row).min(lists.value_length(row).into());
-                places.extend((from..=to).map(|n| (i64::from(offsets[row]) + n - 1) as u64));
+                places.extend((from..=to).map(|n| (i64::from(*start) + n - 1) as u64));
             }
             lengths.push(places.len() - before);
             valid.push(!is_null(row));

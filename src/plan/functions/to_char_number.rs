@@ -447,7 +447,7 @@ impl Pattern {
         }
         let signs = self.minus || self.plus;
         let mut wrote_sign = match signs {
-            true => !(self.plus && !self.minus),
+            true => !self.plus || self.minus,
             false => !negative && self.fill && self.anchor == Anchor::None,
         };
         if !signs && self.anchor == Anchor::Before && self.pre == self.digits_before_sign {

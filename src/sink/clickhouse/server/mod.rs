@@ -139,6 +139,7 @@ impl OwnClickHouse {
             http_port,
             tcp_port,
             boots,
+            login: config.logins.own.clone(),
             alarms: config.alarms.clone(),
         };
         let (commands, received) = mpsc::channel();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::config::BOOT_QUERIES;
-use super::{ClickHouseProgram, ServerError};
+use super::{ClickHouseProgram, Login, ServerError};
 use crate::model::alarm::{Alarms, Part};
 
 /// How often the child is looked after.
@@ -35,6 +35,10 @@ const QUOTA_QUESTIONS: u32 = 2 * BOOT_QUERIES;
 
 /// The most that is read of an answer.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
+/// Fails unless the statement runs that keeps the boot from ending: `SELECT throwIf(countIf(query LIKE
+/// '%sleepEachRow(1)%' AND query NOT LIKE '%throwIf%') = 0) FROM system.processes`.
+const BOOTED_QUERY: &str = "/?query=SELECT%20throwIf(countIf(query%20LIKE%20%27%25sleepEachRow(1)%25%27%20AND%20\
+    query%20NOT%20LIKE%20%27%25throwIf%25%27)%20=%200)%20FROM%20system.processes";
 /// A query that counts for its user's quota, as those without a table do not.
 const COUNTED_QUERY: &str = "/?query=SELECT%20number%20FROM%20system.numbers%20LIMIT%201";
 
@@ -59,6 +63,8 @@ pub(super) struct ChildSupervisor {
     pub(super) tcp_port: u16,
     /// Whether it logs in as `default` to open its listeners.
     pub(super) boots: bool,
+    /// Heliostat's own login.
+    pub(super) login: Login,
     pub(super) alarms: Alarms,
 }
 
@@ -144,7 +150,12 @@ impl ChildSupervisor {
     fn is_ready(&self) -> bool {
         answers(self.http_port)
             && listens(self.tcp_port)
-            && (!self.boots || use_up_quota(self.http_port))
+            && (!self.boots || self.has_booted() && use_up_quota(self.http_port))
+    }
+
+    /// Whether the last statement of the boot runs: what uses up the quota before that would end it.
+    fn has_booted(&self) -> bool {
+        ask(self.http_port, BOOTED_QUERY, Some(&self.login)).unwrap_or(false)
     }
 
     fn spawn(&self) -> Result<Child, ServerError> {
@@ -269,20 +280,24 @@ fn die_with_parent(_command: &mut std::process::Command) {}
 
 /// True when the HTTP interface answers `/ping`.
 fn answers(port: u16) -> bool {
-    ask(port, "/ping").unwrap_or(false)
+    ask(port, "/ping", None).unwrap_or(false)
 }
 
 /// Asks as `default` until its quota is used up; false where it is not used up by then.
 fn use_up_quota(port: u16) -> bool {
-    (0..QUOTA_QUESTIONS).any(|_| matches!(ask(port, COUNTED_QUERY), Ok(false)))
+    (0..QUOTA_QUESTIONS).any(|_| matches!(ask(port, COUNTED_QUERY, None), Ok(false)))
 }
 
 /// Whether the HTTP interface answers this with 200.
-fn ask(port: u16, path: &str) -> io::Result<bool> {
+fn ask(port: u16, path: &str, login: Option<&Login>) -> io::Result<bool> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, PING_TIMEOUT)?;
     stream.set_read_timeout(Some(PING_TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n")?;
+    if let Some(Login { user, password }) = login {
+        write!(stream, "X-ClickHouse-User: {user}\r\nX-ClickHouse-Key: {password}\r\n")?;
+    }
+    stream.write_all(b"\r\n")?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
     Ok(answer.get(..12).is_some_and(|start| start.ends_with(b"200")))
