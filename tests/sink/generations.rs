@@ -89,7 +89,7 @@ async fn replaced_and_removed_generations_are_dropped_after_retention() {
     assert_eq!(sink.retire_all_but(&["kept"]).await.unwrap(), ["gone"]);
     assert!(sink.retire_all_but(&["kept"]).await.unwrap().is_empty());
     assert_eq!(sink.drop_due().await.unwrap(), ["kept__g1"]);
-    let tables = "SELECT name FROM system.tables WHERE database = 'heliostat' \
+    let tables = "SELECT name FROM system.tables WHERE database LIKE 'heliostat%' \
                   AND name NOT LIKE '\\\\_%' ORDER BY name";
     assert_eq!(query(&url, tables).await.unwrap(), "gone__g1\nkept\nkept__g2");
     let progress = "SELECT view, generation FROM heliostat._heliostat_progress";

@@ -7,7 +7,6 @@
 //! * Arrays and structs: by their elements.
 
 use std::cmp::Ordering as Order;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, RecordBatch};
 use heliostat::internals::model::{SqlField, SqlType};
@@ -344,21 +343,6 @@ fn type_name(oid: u32) -> String {
     }
 }
 
-/// Pairs of a kind here and another one in PostgreSQL that are not right, and are looked at by value for
-/// now. A pair that no file has any more has to go: see [`unused_types`].
-static OTHER_TYPES: [(&str, &str, AtomicBool); 2] = [
-    // sum(BIGINT)
-    ("integer", "numeric", AtomicBool::new(false)),
-    ("double precision", "numeric", AtomicBool::new(false)),
-];
-
-/// Pairs of types that no view has had so far.
-#[allow(dead_code, reason = "the files' tests ask for it")]
-pub fn unused_types() -> Vec<String> {
-    let unused = OTHER_TYPES.iter().filter(|(_, _, seen)| !seen.load(Ordering::Relaxed));
-    unused.map(|(ours, theirs, _)| format!("{ours} here, {theirs} there")).collect()
-}
-
 /// Whether a column here has the type of PostgreSQL's column. Integers may be wider here. Types that a
 /// script makes are not looked at.
 fn same_type(ours: &SqlType, oid: u32) -> bool {
@@ -391,9 +375,5 @@ fn same_type(ours: &SqlType, oid: u32) -> bool {
     }
     let Some(ours) = kind(ours) else { return true };
     let theirs = type_name(oid);
-    let known = OTHER_TYPES.iter().find(|(a, b, _)| *a == ours && *b == theirs);
-    if let Some((_, _, seen)) = known {
-        seen.store(true, Ordering::Relaxed);
-    }
-    ours == theirs || known.is_some()
+    ours == theirs
 }

@@ -22,6 +22,7 @@ use datafusion_functions::expr_fn::coalesce;
 
 use super::outer::{self, Renaming};
 use super::{Names, null_safe_join};
+use crate::plan::functions;
 use crate::plan::group_keys;
 use crate::plan::top_rows::TopRows;
 use crate::plan::unnest::{UnnestRelation, UnnestRows};
@@ -480,7 +481,13 @@ pub(super) fn equated(condition: &Expr, input: &LogicalPlan) -> Result<Option<(C
 
 /// NULL when one of its columns is.
 fn is_strict(expr: &Expr) -> bool {
+    let constant = |e: &Expr| matches!(e, Expr::Literal(..));
     match expr {
+        // Operators on decimals and floats are functions of our own.
+        Expr::ScalarFunction(call) if functions::is_arithmetic(call.name()) => {
+            call.args.iter().any(is_strict)
+                && call.args.iter().all(|arg| is_strict(arg) || constant(arg))
+        }
         Expr::Column(_) => true,
         Expr::Alias(alias) => is_strict(&alias.expr),
         Expr::Cast(cast) => is_strict(&cast.expr),
@@ -490,7 +497,6 @@ fn is_strict(expr: &Expr) -> bool {
                 op,
                 Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Divide
             );
-            let constant = |e: &Expr| matches!(e, Expr::Literal(..));
             arithmetic
                 && (is_strict(left) && (is_strict(right) || constant(right))
                     || constant(left) && is_strict(right))

@@ -176,3 +176,10 @@ pub fn named<T>(
 ) -> Option<T> {
     find(name).ok().or_else(|| find(aliases.get(name)?).ok())
 }
+
+/// Whether a function stands for `+`, `-`, `*`, `/` or `%` of decimals or floats, and so is NULL where an
+/// argument is.
+pub fn is_arithmetic(name: &str) -> bool {
+    let operator = name.strip_prefix("decimal_").or_else(|| name.strip_prefix("float_"));
+    operator.is_some_and(|op| ["plus", "minus", "times", "divide", "modulo"].contains(&op))
+}
