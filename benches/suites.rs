@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use heliostat::internals::dataflow::{Installation, Runtime};
+use heliostat::internals::dataflow::{InstallRequest, Runtime};
 use heliostat::internals::log::Frame;
 use heliostat::internals::model::NewEvent;
 use heliostat::internals::model::ViewMessage;
@@ -111,7 +111,7 @@ impl Run {
             _ => {}
         };
         let installation =
-            Installation { view: 0, plan: view.clone(), follower: Arc::new(follower) };
+            InstallRequest { view: 0, plan: view.clone(), listener: Arc::new(follower) };
         runtime.install(0, &[installation]);
         Run { runtime, frontiers, changes, failures }
     }

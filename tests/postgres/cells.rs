@@ -11,15 +11,12 @@
 //! * Intervals that ordered-set aggregates choose: equal as intervals are, since either of two equal ones may be chosen.
 //! * An array: its elements, by the rule of their type.
 
-#[path = "../common/ulps.rs"]
-mod ulps;
-
+use super::ulps::ulps;
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Date32Type, Float32Type, Float64Type, Int64Type, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use chrono::Datelike;
 use heliostat::internals::model::SqlType;
-use ulps::ulps;
 
 /// How far floats may be apart, in units in the last place.
 const ULPS_MAX: u64 = 4;

@@ -13,6 +13,8 @@ mod grid;
 mod values;
 #[path = "../common/postgres.rs"]
 mod common_postgres;
+#[path = "../common/ulps.rs"]
+mod ulps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -1,14 +1,11 @@
 //! Rows in a form that can be compared across engines.
 
-#[path = "../common/ulps.rs"]
-mod ulps;
-
 use std::cmp::Ordering;
 
+use super::ulps::ulps;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use ulps::ulps;
 
 /// How far floats of two engines may be apart, in units in the last place of a double: their sums
 /// round after every addition, in an order of their own, and ours only once. About 1e-9.

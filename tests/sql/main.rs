@@ -23,6 +23,8 @@ mod script;
 mod server;
 mod typed;
 mod unnest_large;
+#[path = "../common/ulps.rs"]
+mod ulps;
 
 use std::path::{Path, PathBuf};
 

@@ -22,6 +22,8 @@ mod tpch_events;
 #[path = "../sql/typed.rs"]
 #[allow(dead_code, reason = "the SQL files' own tests use all of it")]
 mod typed;
+#[path = "../common/ulps.rs"]
+mod ulps;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
