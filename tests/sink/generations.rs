@@ -133,3 +133,28 @@ async fn a_view_has_no_name_before_it_is_live() {
     assert_eq!(server.query("SELECT count() FROM heliostat.late").await, "10");
     feed.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_an_older_data_directory_move_and_views_go_on() {
+    let server = Server::start().await;
+    let url = server.own.url();
+    let feed = generation(&server.sink().await, "kept", "g1", 1).await;
+    feed.shown(5).await;
+    feed.end().await;
+    // As it was before: everything in one database.
+    let tables = "SELECT name FROM system.tables WHERE database = 'heliostat_internal' ORDER BY name";
+    let names = query(&url, tables).await.unwrap();
+    assert!(names.contains("kept__g1") && names.lines().count() == 3, "{names}");
+    for name in names.lines() {
+        server.query(&format!("RENAME TABLE heliostat_internal.{name} TO heliostat.{name}")).await;
+    }
+    server.query("DROP DATABASE heliostat_internal").await;
+
+    let feed = generation(&server.sink().await, "kept", "g1", 1).await;
+    assert_eq!(query(&url, tables).await.unwrap(), names);
+    feed.shown(5).await;
+    feed.end().await;
+    assert_eq!(server.query("SELECT count() FROM heliostat.kept").await, "1000");
+    let public = "SELECT name FROM system.tables WHERE database = 'heliostat' ORDER BY name";
+    assert_eq!(server.query(public).await, "_heliostat_progress\nkept");
+}
