@@ -142,7 +142,8 @@ async fn tables_of_an_older_data_directory_move_and_views_go_on() {
     feed.shown(5).await;
     feed.end().await;
     // As it was before: everything in one database.
-    let tables = "SELECT name FROM system.tables WHERE database = 'heliostat_internal' ORDER BY name";
+    let tables =
+        "SELECT name FROM system.tables WHERE database = 'heliostat_internal' ORDER BY name";
     let names = query(&url, tables).await.unwrap();
     assert!(names.contains("kept__g1") && names.lines().count() == 3, "{names}");
     for name in names.lines() {
