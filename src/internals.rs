@@ -29,7 +29,7 @@ pub mod log {
 
 /// JSON to columns, and what is wrong with it.
 pub mod decode {
-    pub use crate::decode::{TableDecoder, Validator};
+    pub use crate::decode::{Catalog, CatalogInUse, TableDecoder, Validator};
 }
 
 /// Query files to plans.

@@ -5,17 +5,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::serve::ServeArgs;
-use crate::engine::EngineConfig;
-use crate::http::{Gate, TlsFiles};
-use crate::model::alarm::Alarms;
+use crate::engine::ReadSideConfig;
+use crate::http::TlsFiles;
 use crate::model::limits::Limits;
 use crate::sink::SinkConfig;
 use crate::sink::clickhouse::ClickHouseConfig;
 use crate::sink::clickhouse::server::Login;
-use tokio_rustls::TlsAcceptor;
 
 /// `heliostat.toml`.
 #[derive(Debug, Default, Deserialize)]
@@ -36,6 +34,7 @@ struct FileConfig {
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     insecure: Option<bool>,
+    single_process: Option<bool>,
     hosts: Option<Vec<String>>,
     allow_origins: Option<Vec<String>>,
     limits: Limits,
@@ -74,7 +73,7 @@ impl ReaderConfig {
 }
 
 /// Where views are written.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ClickHouseChoice {
     None,
     /// A ClickHouse of our own, on this port of the loopback interface.
@@ -88,7 +87,7 @@ pub enum ClickHouseChoice {
 }
 
 /// Configuration of `serve`, from all three sources.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
     pub listen: String,
     pub data_dir: PathBuf,
@@ -103,6 +102,8 @@ pub struct Settings {
     /// The certificate, where HTTP goes over TLS.
     pub tls: Option<TlsFiles>,
     pub insecure: bool,
+    /// Both sides in one process.
+    pub single_process: bool,
     /// Names of the server beside those of loopback.
     pub hosts: Vec<String>,
     /// Origins of pages that may use the server.
@@ -218,6 +219,7 @@ impl Settings {
                 .map(ReaderConfig::login)
                 .collect::<Result<_, _>>()?,
             tls,
+            single_process: args.single_process || file.single_process == Some(true),
             insecure: args.insecure || file.insecure == Some(true),
             hosts: list(&args.host, file.hosts),
             allow_origins,
@@ -225,22 +227,13 @@ impl Settings {
         })
     }
 
-    /// The engine's options, once it is known where ClickHouse answers.
-    pub fn engine(
-        &self,
-        clickhouse: Option<ClickHouseConfig>,
-        alarms: Alarms,
-        gate: Gate,
-        tls: Option<TlsAcceptor>,
-    ) -> EngineConfig {
-        EngineConfig {
+    /// The options of the side that keeps the views, once it is known where ClickHouse answers.
+    pub fn read_side(&self, clickhouse: Option<ClickHouseConfig>) -> ReadSideConfig {
+        ReadSideConfig {
             data_dir: self.data_dir.clone(),
             queries: self.queries.clone(),
             workers: self.workers,
             limits: self.limits.clone(),
-            alarms,
-            gate,
-            tls,
             sink: clickhouse.map(|clickhouse| Arc::new(clickhouse) as Arc<dyn SinkConfig>),
         }
     }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::tracker::ViewTracker;
 use crate::dataflow::{FeedGroupId, Runtime};
-use crate::log::{Frame, Log, LogError, LogReader};
+use crate::log::{Frame, LogError, LogFollower, LogReader};
 use crate::model::view::ViewMessage;
 use crate::model::{Head, Tick};
 
@@ -78,7 +78,7 @@ impl FeederHandle {
 
 /// Feeds a log to views.
 pub struct Feeder {
-    log: Log,
+    log: LogFollower,
     runtime: Arc<Runtime>,
     orders: Receiver<FeederCommand>,
     wake: Arc<Notify>,
@@ -113,7 +113,7 @@ struct LogChunk {
 impl Feeder {
     /// A feeder without views, and the handle that gives it some.
     pub fn new(
-        log: Log,
+        log: LogFollower,
         runtime: Arc<Runtime>,
         stop: CancellationToken,
         tokio: Handle,
@@ -246,7 +246,12 @@ fn fail(runtime: &Runtime, views: Vec<Arc<ViewTracker>>, error: &LogError) {
 impl GroupCursor {
     /// Feeds the next chunk if there is one and the views are ready for it. `beside`: others are
     /// live, and do not wait long.
-    fn step(&mut self, log: &Log, runtime: &Runtime, beside: bool) -> Result<bool, LogError> {
+    fn step(
+        &mut self,
+        log: &LogFollower,
+        runtime: &Runtime,
+        beside: bool,
+    ) -> Result<bool, LogError> {
         // At most two chunks are on their way: the workers are never idle, and what waits in
         // memory stays bounded.
         let behind = |view: &Arc<ViewTracker>| view.complete().position < self.before.position;
@@ -293,7 +298,7 @@ impl GroupCursor {
         Ok((!frames.is_empty()).then_some(LogChunk { frames, end }))
     }
 
-    fn feed(&mut self, log: &Log, runtime: &Runtime, chunk: LogChunk) {
+    fn feed(&mut self, log: &LogFollower, runtime: &Runtime, chunk: LogChunk) {
         let Head { position, tick } = chunk.end;
         let more = log.head().position > position;
         if !self.exact || chunk.frames.is_empty() {

@@ -19,11 +19,12 @@ use super::feeder::{Feeder, FeederHandle};
 use super::follow::{Look, QueryWatch};
 use super::inspection;
 use super::queries::{InUse, Queries};
-use super::registry::{Registry, ValidatorPool, View};
+use super::registry::{Registry, View};
 use super::tasks::Tasks;
 use super::tracker::ViewTracker;
 use crate::dataflow::{FailureMemory, Failures, FeedGroupId, InstallRequest, Runtime};
-use crate::log::Log;
+use crate::decode::{Catalog, CatalogReceiver};
+use crate::log::LogFollower;
 use crate::model::Tick;
 use crate::model::alarm::Part;
 use crate::model::failure::FailureChange;
@@ -64,7 +65,9 @@ pub enum SupervisorRequest {
 pub struct Supervisor {
     pub sink: Option<Arc<dyn SinkConfig>>,
     pub clickhouse_status: Arc<RwLock<ClickHouseStatus>>,
-    pub log: Log,
+    pub log: LogFollower,
+    /// Where the catalog goes before the views of the same files begin.
+    pub catalog: Arc<dyn CatalogReceiver>,
     pub runtime: Arc<Runtime>,
     pub registry: Arc<Registry>,
     pub queries: Queries,
@@ -108,6 +111,10 @@ impl Supervisor {
             feeder.run();
             Ok(())
         })?;
+        tokio::select! {
+            () = self.catalog.adopted() => {}
+            () = stopping.cancelled() => return Ok(()),
+        }
         let mut running =
             RunningViews { sink, feeder: handle, next_id: 0, next_feed_group: 0, supervisor: self };
         tokio::select! {
@@ -252,7 +259,9 @@ impl RunningViews {
 
     async fn replace(&mut self, in_use: InUse) {
         self.take_turns();
-        if adopt(&self.supervisor.registry, in_use, |view| self.end(view)) {
+        let catalog = Arc::clone(&self.supervisor.catalog);
+        if adopt(&self.supervisor.registry, catalog.as_ref(), in_use, |view| self.end(view)) {
+            catalog.adopted().await;
             tracing::info!("the query files have changed");
             let views = self.supervisor.registry.views();
             let alarms = self.supervisor.tasks.alarms();
@@ -539,9 +548,14 @@ impl RunningViews {
     }
 }
 
-/// Takes over a set of files, or, when they have errors, what is wrong with them. Calls `end` for
-/// generations that are not wanted any more; true when the set has changed.
-pub fn adopt(registry: &Registry, in_use: InUse, end: impl FnMut(&Arc<ViewTracker>)) -> bool {
+/// Takes over a set of files, or, when they have errors, what is wrong with them. Offers its catalog
+/// to ingest. Calls `end` for generations that are not wanted any more; true when the set has changed.
+pub fn adopt(
+    registry: &Registry,
+    catalog: &dyn CatalogReceiver,
+    in_use: InUse,
+    end: impl FnMut(&Arc<ViewTracker>),
+) -> bool {
     for diagnostic in &in_use.diagnostics {
         tracing::error!("a query file is not in use:\n{diagnostic}");
     }
@@ -550,9 +564,10 @@ pub fn adopt(registry: &Registry, in_use: InUse, end: impl FnMut(&Arc<ViewTracke
         registry.change(|views| views.failed_files = failed_files);
         return false;
     };
+    catalog.offer(Catalog { tables: set.tables.clone() });
     let ended = registry.change(|views| {
         views.failed_files = failed_files;
-        views.validators = Arc::new(ValidatorPool::new(set.tables));
+        views.tables = set.tables;
         let mut before = std::mem::take(&mut views.views);
         let mut ended = Vec::new();
         for plan in set.views {

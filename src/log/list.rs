@@ -19,7 +19,7 @@
 //! }
 //! ```
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -298,18 +298,44 @@ impl SegmentList {
 }
 
 /// The list of a log that is open, shared by its writer and its readers.
-#[derive(Debug)]
-pub struct Segments(RwLock<SegmentList>);
+pub struct Segments {
+    list: RwLock<SegmentList>,
+    /// Where the list is read again, if another process writes it.
+    source: Option<Arc<dyn Files>>,
+}
+
+impl std::fmt::Debug for Segments {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Segments").field(&self.list).finish()
+    }
+}
 
 impl Segments {
     /// Shares a list.
     pub fn new(list: SegmentList) -> Self {
-        Segments(RwLock::new(list))
+        Segments { list: RwLock::new(list), source: None }
+    }
+
+    /// A list that another process writes in these files.
+    pub fn following(list: SegmentList, files: Arc<dyn Files>) -> Self {
+        Segments { list: RwLock::new(list), source: Some(files) }
+    }
+
+    /// Looks at the file again, if another process writes it; whether it has changed.
+    pub fn refresh(&self) -> Result<bool, LogError> {
+        let Some(files) = &self.source else { return Ok(false) };
+        let ReadList::Found { list, .. } = SegmentList::read(files.as_ref())? else {
+            return Err(LogError::damaged(LIST_NAME, 0, "it cannot be read"));
+        };
+        let mut known = self.list.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = *known != list;
+        *known = list;
+        Ok(is_new)
     }
 
     /// Asks the list as it is now.
     pub fn ask<T>(&self, ask: impl FnOnce(&SegmentList) -> T) -> T {
-        ask(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        ask(&self.list.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Changes the list: first on disk, then for readers. Only the writer calls this.
@@ -325,7 +351,7 @@ impl Segments {
             return Ok(());
         }
         list.write(files)?;
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = list;
+        *self.list.write().unwrap_or_else(PoisonError::into_inner) = list;
         Ok(())
     }
 }

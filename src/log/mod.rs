@@ -12,6 +12,7 @@ mod admit;
 mod committer;
 mod fetch;
 mod files;
+mod follower;
 mod frame;
 mod index;
 mod inspect;
@@ -36,6 +37,7 @@ use admit::Hashed;
 pub use committer::LogStats;
 use committer::{Answer, AppendRequest, Committer};
 pub use files::{DiskFiles, Fault, FaultyFiles, FileHandle, Files};
+pub use follower::LogFollower;
 pub use frame::{Frame, FrameError, NumberedEvent};
 use index::{Digester, Index, IndexError};
 pub use inspect::{Examination, Finding, LogInfo, examine, info, verify};
@@ -385,7 +387,7 @@ impl Log {
         let (files, segments) = (Arc::clone(&self.files), Arc::clone(&self.segments));
         let reader = LogReader::open(files, segments, self.subscribe(), after);
         let reader = reader.inspect_err(|error| error.raise(&self.alarms))?;
-        Ok(reader.with(Arc::clone(&self.index), self.alarms.clone()))
+        Ok(reader.with(Some(Arc::clone(&self.index)), self.alarms.clone()))
     }
 
     /// While nothing is appended, writes an empty frame each time that `interval` has passed, so that

@@ -74,8 +74,9 @@ impl LogReader {
     }
 
     /// Lets the reader pass damage that lies before the position that it begins at, and tell of it.
-    pub(super) fn with(self, index: Arc<Index>, alarms: Alarms) -> Self {
-        LogReader { index: Some(index), alarms: Some(alarms), ..self }
+    /// Without an index damage is not passed.
+    pub(super) fn with(self, index: Option<Arc<Index>>, alarms: Alarms) -> Self {
+        LogReader { index, alarms: Some(alarms), ..self }
     }
 
     /// The segment, by its first position, and the offset of the last frame that was handed out.
@@ -120,10 +121,11 @@ impl LogReader {
                     self.next = reader.next_position();
                     let first = reader.first();
                     let sealed = |listed: &super::list::Listed| listed.sealed;
-                    if !self.segments.ask(|list| list.segment(first).is_some_and(sealed)) {
+                    if self.segments.ask(|list| list.segment(first).is_some_and(sealed)) {
+                        self.segment = None;
+                    } else if !self.segments.refresh()? {
                         return self.expect_tail(head);
                     }
-                    self.segment = None;
                 }
                 NextFrame::Broken { offset, what } => {
                     let segment = reader.name().to_string();
@@ -151,6 +153,7 @@ impl LogReader {
                     self.segment = Some(segment);
                     return Ok(true);
                 }
+                (None, None) if self.segments.refresh()? => {}
                 (None, None) if next > self.head.borrow().position => return Ok(false),
                 (None, None) => return Err(LogError::Missing { segment: segment::name(next) }),
             }

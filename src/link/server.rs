@@ -1,0 +1,290 @@
+//! The read side's end: a socket on which the write side is followed, and asks.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+
+use super::message::{
+    Answer, Call, FromReadSide, FromWriteSide, Hello, LinkError, PROTOCOL, RowsHead, read, write,
+};
+use super::rows;
+use crate::decode::{Catalog, CatalogReceiver};
+use crate::model::Head;
+use crate::model::alarm::Alarms;
+use crate::model::memory::resident_bytes;
+use crate::status::{Away, Backend, ChangePart, ChangesRequest, RowsAnswer};
+
+/// How long to wait when no further connection can be opened.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The read side's end of the link. Clones share it.
+#[derive(Clone)]
+pub struct ReadSideServer(Arc<ServerShared>);
+
+struct ServerShared {
+    /// What answers; `None` while it is being prepared.
+    backend: watch::Sender<Option<Arc<dyn Backend>>>,
+    alarms: Alarms,
+    /// The name of the log that is followed.
+    history: watch::Sender<Option<String>>,
+    head: watch::Sender<Head>,
+    clock: watch::Sender<Option<Duration>>,
+    /// The catalog that is to be used, with its number.
+    offered: watch::Sender<(u64, Catalog)>,
+    /// The number of the one that is.
+    adopted: watch::Sender<u64>,
+}
+
+impl ReadSideServer {
+    /// Listens on a socket, in place of a read side that was there before. Its alarms are told with
+    /// the status.
+    pub fn listen(path: &Path, alarms: Alarms) -> std::io::Result<ReadSideServer> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        let server = ReadSideServer(Arc::new(ServerShared {
+            backend: watch::Sender::new(None),
+            alarms,
+            history: watch::Sender::new(None),
+            head: watch::Sender::new(Head::default()),
+            clock: watch::Sender::new(None),
+            offered: watch::Sender::new((0, Catalog::default())),
+            adopted: watch::Sender::new(0),
+        }));
+        tokio::spawn(server.clone().accept(listener));
+        Ok(server)
+    }
+
+    /// Resolves with the log's name once a write side has told it.
+    pub async fn history(&self) -> String {
+        let mut history = self.0.history.subscribe();
+        match history.wait_for(Option::is_some).await {
+            Ok(history) => history.clone().unwrap_or_default(),
+            // The sender lives as long as `self`.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Resolves when a write side has come with another log than that of this name.
+    pub async fn log_replaced(&self, history: &str) {
+        let mut told = self.0.history.subscribe();
+        let other = |told: &Option<String>| told.as_ref().is_some_and(|told| told != history);
+        if told.wait_for(other).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// How far the log is on disk.
+    pub fn head(&self) -> watch::Receiver<Head> {
+        self.0.head.subscribe()
+    }
+
+    /// Asks the write side for frames that tell the time.
+    pub fn keep_time(&self, interval: Option<Duration>) {
+        self.0.clock.send_replace(interval);
+    }
+
+    /// Calls are answered from now on.
+    pub fn answer_by(&self, backend: Arc<dyn Backend>) {
+        self.0.backend.send_replace(Some(backend));
+    }
+
+    async fn accept(self, listener: UnixListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(self.clone().serve(stream))),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection of the write side is not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(self, mut stream: UnixStream) {
+        let served = async {
+            let Some((hello, _)) = read::<Hello>(&mut stream).await? else { return Ok(()) };
+            write(&mut stream, &Hello { protocol: PROTOCOL, follows: hello.follows }, &[]).await?;
+            match hello {
+                Hello { protocol, .. } if protocol != PROTOCOL => {
+                    Err(LinkError::Protocol { theirs: protocol })
+                }
+                Hello { follows: true, .. } => {
+                    let (from, to) = stream.into_split();
+                    tokio::select! {
+                        ended = self.hear(from) => ended,
+                        ended = self.tell(to) => ended,
+                    }
+                }
+                Hello { follows: false, .. } => self.answer_calls(stream).await,
+            }
+        };
+        match served.await {
+            Ok(()) => {}
+            // A write side that goes away in the middle of something is no news here.
+            Err(LinkError::Io(error)) => {
+                tracing::debug!(%error, "a connection of the write side ends")
+            }
+            Err(error) => tracing::warn!(%error, "a connection of the write side ends"),
+        }
+    }
+
+    async fn hear(&self, mut from: OwnedReadHalf) -> Result<(), LinkError> {
+        while let Some((message, _)) = read(&mut from).await? {
+            match message {
+                FromWriteSide::Log { history, head } => {
+                    self.0.head.send_replace(head);
+                    self.0.history.send_replace(Some(history));
+                }
+                FromWriteSide::Head(head) => {
+                    self.0.head.send_replace(head);
+                }
+                FromWriteSide::Adopted { catalog } => {
+                    self.0.adopted.send_replace(catalog);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the wishes of the read side: those of now, and each change.
+    async fn tell(&self, mut to: OwnedWriteHalf) -> Result<(), LinkError> {
+        let (mut offered, mut clock) = (self.0.offered.subscribe(), self.0.clock.subscribe());
+        offered.mark_changed();
+        clock.mark_changed();
+        loop {
+            let message = tokio::select! {
+                Ok(()) = offered.changed() => {
+                    let (number, catalog) = offered.borrow_and_update().clone();
+                    if number == 0 {
+                        continue;
+                    }
+                    FromReadSide::Offer { number, catalog }
+                }
+                Ok(()) = clock.changed() => {
+                    let interval = *clock.borrow_and_update();
+                    let interval_ms = interval.map(|interval| interval.as_millis() as u64);
+                    FromReadSide::Clock { interval_ms }
+                }
+            };
+            write(&mut to, &message, &[]).await?;
+        }
+    }
+
+    async fn answer_calls(&self, mut stream: UnixStream) -> Result<(), LinkError> {
+        while let Some((call, _)) = read::<Call>(&mut stream).await? {
+            let backend = self.0.backend.borrow().clone();
+            let (answer, bytes) = match (backend, call) {
+                (Some(backend), Call::Changes(request)) => {
+                    return feed(stream, backend, request).await;
+                }
+                (Some(backend), call) => self.answer(backend, call).await?,
+                (None, call) => (not_ready(call), Vec::new()),
+            };
+            write(&mut stream, &answer, &bytes).await?;
+        }
+        Ok(())
+    }
+
+    async fn answer(
+        &self,
+        backend: Arc<dyn Backend>,
+        call: Call,
+    ) -> Result<(Answer, Vec<u8>), LinkError> {
+        let answer = match call {
+            Call::Status => Answer::Status(backend.status().await.map(|mut status| {
+                status.alarms = self.0.alarms.list();
+                status.resident_bytes = resident_bytes(None);
+                status
+            })),
+            Call::Rows(request) => match backend.rows(request).await {
+                Err(error) => Answer::Rows(Err(error)),
+                Ok(RowsAnswer { tick, position, schema, batches, cursor }) => {
+                    let head = RowsHead { tick, position, schema, cursor };
+                    return Ok((Answer::Rows(Ok(head)), rows::encode(&batches)?));
+                }
+            },
+            Call::Wait(request) => Answer::Wait(backend.wait(request).await),
+            Call::Changes(_) => return Err(LinkError::Unexpected),
+            Call::Rebuild { view } => Answer::Rebuild(backend.rebuild(view).await),
+            Call::DeadLetters(filter) => Answer::DeadLetters(backend.dead_letters(filter).await),
+            Call::Dismiss(selection) => Answer::Dismiss(backend.dismiss(selection).await),
+            Call::Retry(selection) => Answer::Retry(backend.retry(selection).await),
+        };
+        Ok((answer, Vec::new()))
+    }
+}
+
+impl CatalogReceiver for ReadSideServer {
+    fn offer(&self, catalog: Catalog) {
+        self.0.offered.send_modify(|(number, offered)| {
+            *number += 1;
+            *offered = catalog;
+        });
+    }
+
+    fn adopted(&self) -> BoxFuture<'_, ()> {
+        async move {
+            let wanted = self.0.offered.borrow().0;
+            let mut adopted = self.0.adopted.subscribe();
+            if adopted.wait_for(|adopted| *adopted >= wanted).await.is_err() {
+                std::future::pending().await
+            }
+        }
+        .boxed()
+    }
+}
+
+/// The answer while the query files are being planned.
+fn not_ready(call: Call) -> Answer {
+    let away = Away { reason: "the views are being prepared: the query files are planned".into() };
+    match call {
+        Call::Status => Answer::Status(Err(away)),
+        Call::Rows(_) => Answer::Rows(Err(away.into())),
+        Call::Wait(_) => Answer::Wait(Err(away)),
+        Call::Changes(_) => Answer::Changes(Err(away.into())),
+        Call::Rebuild { .. } => Answer::Rebuild(Err(away.into())),
+        Call::DeadLetters(_) => Answer::DeadLetters(Err(away)),
+        Call::Dismiss(_) => Answer::Dismiss(Err(away.into())),
+        Call::Retry(_) => Answer::Retry(Err(away)),
+    }
+}
+
+/// Sends a view's changes until the feed ends or the subscriber is gone.
+async fn feed(
+    stream: UnixStream,
+    backend: Arc<dyn Backend>,
+    request: ChangesRequest,
+) -> Result<(), LinkError> {
+    let (mut from, mut to) = stream.into_split();
+    let mut feed = match backend.changes(request).await {
+        Ok(feed) => feed,
+        Err(error) => return write(&mut to, &Answer::Changes(Err(error)), &[]).await,
+    };
+    write(&mut to, &Answer::Changes(Ok(())), &[]).await?;
+    loop {
+        let part = tokio::select! {
+            part = feed.next() => part,
+            // Nothing more is said on this connection.
+            _ = from.read_u8() => return Ok(()),
+        };
+        match part {
+            Err(end) => return write(&mut to, &Answer::FeedEnd(end), &[]).await,
+            Ok(ChangePart { tick, deleted, upserted, end }) => {
+                let mut bytes = rows::encode(&[deleted])?;
+                let deleted_bytes = bytes.len();
+                bytes.extend(rows::encode(&[upserted])?);
+                write(&mut to, &Answer::Part { tick, deleted_bytes, end }, &bytes).await?;
+            }
+        }
+    }
+}
