@@ -155,12 +155,13 @@ fn accepts_events(state: &AppState) -> Vec<String> {
 /// Alarms, query files that are not in use, views that have failed, ClickHouse when it is away, and
 /// the read side when that is.
 fn wrong(state: &AppState, status: Result<&ReadStatus, &Away>) -> Vec<Wrong> {
-    let of_read_side = status.iter().flat_map(|status| status.alarms.clone());
-    let mut wrong: Vec<Wrong> = state
-        .alarms
-        .list()
+    let mut alarms = state.alarms.list();
+    if let Ok(status) = status {
+        let others: Vec<Alarm> = status.alarms_beside(&alarms).cloned().collect();
+        alarms.extend(others);
+    }
+    let mut wrong: Vec<Wrong> = alarms
         .into_iter()
-        .chain(of_read_side)
         .map(|Alarm { part, subject, message, since_ms }| Wrong {
             part: part.as_str(),
             subject,

@@ -26,6 +26,7 @@ use super::gate::Client;
 use super::openapi::Unavailable;
 use super::problem::Problem;
 use crate::log::Log;
+use crate::model::alarm::Alarm;
 use crate::model::clock;
 use crate::model::memory::resident_bytes;
 use crate::model::view::SinkState;
@@ -99,7 +100,7 @@ pub async fn metrics(
     let figures = Figures {
         log: state.log.clone(),
         status: state.backend.status().await.ok(),
-        alarms: state.alarms.list().len() as u64,
+        alarms: state.alarms.list(),
     };
     let mut of_now = Registry::default();
     of_now.register_collector(Box::new(figures));
@@ -144,8 +145,7 @@ struct Figures {
     log: Log,
     /// `None` while the read side is away: nobody knows its figures.
     status: Option<ReadStatus>,
-    /// How many alarms there are beside those of the read side.
-    alarms: u64,
+    alarms: Vec<Alarm>,
 }
 
 impl fmt::Debug for Figures {
@@ -157,13 +157,13 @@ impl fmt::Debug for Figures {
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_log(&mut encoder)?;
-        let mut alarms = self.alarms;
+        let mut alarms = self.alarms.len() as u64;
         let help = "1 while the process that keeps the views answers, else 0";
         let answers = u64::from(self.status.is_some());
         gauge(&mut encoder, "heliostat_read_side_up", help, &answers)?;
         if let Some(status) = &self.status {
             encode_views(&mut encoder, &status.views)?;
-            alarms += status.alarms.len() as u64;
+            alarms += status.alarms_beside(&self.alarms).count() as u64;
             if let Some(bytes) = status.resident_bytes {
                 let help = "Memory of the process that keeps the views that is in RAM, in bytes";
                 gauge(&mut encoder, "heliostat_read_side_resident_memory_bytes", help, &bytes)?;

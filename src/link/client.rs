@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::message::{
-    Answer, Call, FromReadSide, FromWriteSide, LinkError, RowsHead, greet, read, write,
+    CallAnswer, FromReadSide, FromWriteSide, LinkError, RowsHead, ViewCall, greet, read, write,
 };
 use super::rows;
 use crate::decode::CatalogReceiver;
@@ -120,7 +120,7 @@ impl ReadSideClient {
     }
 
     /// Makes a call and waits for the answer, at most so long.
-    async fn call(&self, call: Call, time: Duration) -> Result<(Answer, Vec<u8>), Away> {
+    async fn call(&self, call: ViewCall, time: Duration) -> Result<(CallAnswer, Vec<u8>), Away> {
         if let Some(away) = self.away() {
             return Err(away);
         }
@@ -172,14 +172,14 @@ impl ReadSideClient {
         }
         let begun = async {
             let mut stream = self.connect().await?;
-            write(&mut stream, &Call::Changes(request), &[]).await?;
+            write(&mut stream, &ViewCall::Changes(request), &[]).await?;
             let answer = read(&mut stream).await?.ok_or(LinkError::Unexpected)?;
             Ok::<_, LinkError>((stream, answer))
         };
         let begun = tokio::time::timeout(ANSWER_TIME, begun).await;
         match begun.unwrap_or(Err(LinkError::Timeout(ANSWER_TIME))) {
-            Ok((stream, (Answer::Changes(Ok(())), _))) => Ok(RemoteFeed::new(stream)),
-            Ok((_, (Answer::Changes(Err(error)), _))) => Err(error),
+            Ok((stream, (CallAnswer::Changes(Ok(())), _))) => Ok(RemoteFeed::new(stream)),
+            Ok((_, (CallAnswer::Changes(Err(error)), _))) => Err(error),
             Ok(_) => Err(self.unexpected().into()),
             Err(error) => Err(self.failed(&error).into()),
         }
@@ -219,8 +219,8 @@ impl Backend for ReadSideClient {
 
     fn status(&self) -> BoxFuture<'_, Result<ReadStatus, Away>> {
         async move {
-            match self.call(Call::Status, ANSWER_TIME).await? {
-                (Answer::Status(status), _) => status,
+            match self.call(ViewCall::Status, ANSWER_TIME).await? {
+                (CallAnswer::Status(status), _) => status,
                 _ => Err(self.unexpected()),
             }
         }
@@ -230,13 +230,13 @@ impl Backend for ReadSideClient {
     fn rows(&self, request: RowsRequest) -> BoxFuture<'_, Result<RowsAnswer, RowsError>> {
         async move {
             let time = request.timeout + 2 * ANSWER_TIME;
-            match self.call(Call::Rows(request), time).await? {
-                (Answer::Rows(Ok(head)), bytes) => {
+            match self.call(ViewCall::Rows(request), time).await? {
+                (CallAnswer::Rows(Ok(head)), bytes) => {
                     let RowsHead { tick, position, schema, cursor } = head;
                     let batches = rows::decode(&bytes).map_err(|e| self.failed(&e.into()))?;
                     Ok(RowsAnswer { tick, position, schema, batches, cursor })
                 }
-                (Answer::Rows(Err(error)), _) => Err(error),
+                (CallAnswer::Rows(Err(error)), _) => Err(error),
                 _ => Err(self.unexpected().into()),
             }
         }
@@ -246,8 +246,8 @@ impl Backend for ReadSideClient {
     fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Result<Vec<Waiting>, Away>> {
         async move {
             let time = request.timeout + ANSWER_TIME;
-            match self.call(Call::Wait(request), time).await? {
-                (Answer::Wait(waiting), _) => waiting,
+            match self.call(ViewCall::Wait(request), time).await? {
+                (CallAnswer::Wait(waiting), _) => waiting,
                 _ => Err(self.unexpected()),
             }
         }
@@ -267,8 +267,8 @@ impl Backend for ReadSideClient {
 
     fn rebuild(&self, view: String) -> BoxFuture<'_, Result<String, RebuildError>> {
         async move {
-            match self.call(Call::Rebuild { view }, WORK_TIME).await? {
-                (Answer::Rebuild(rebuilt), _) => rebuilt,
+            match self.call(ViewCall::Rebuild { view }, WORK_TIME).await? {
+                (CallAnswer::Rebuild(rebuilt), _) => rebuilt,
                 _ => Err(self.unexpected().into()),
             }
         }
@@ -280,8 +280,8 @@ impl Backend for ReadSideClient {
         filter: DeadLetterFilter,
     ) -> BoxFuture<'_, Result<Option<DeadLetters>, Away>> {
         async move {
-            match self.call(Call::DeadLetters(filter), WORK_TIME).await? {
-                (Answer::DeadLetters(letters), _) => letters,
+            match self.call(ViewCall::DeadLetters(filter), WORK_TIME).await? {
+                (CallAnswer::DeadLetters(letters), _) => letters,
                 _ => Err(self.unexpected()),
             }
         }
@@ -290,8 +290,8 @@ impl Backend for ReadSideClient {
 
     fn dismiss(&self, selection: Selection) -> BoxFuture<'_, Result<u64, DismissError>> {
         async move {
-            match self.call(Call::Dismiss(selection), WORK_TIME).await? {
-                (Answer::Dismiss(dismissed), _) => dismissed,
+            match self.call(ViewCall::Dismiss(selection), WORK_TIME).await? {
+                (CallAnswer::Dismiss(dismissed), _) => dismissed,
                 _ => Err(self.unexpected().into()),
             }
         }
@@ -300,8 +300,8 @@ impl Backend for ReadSideClient {
 
     fn retry(&self, selection: Selection) -> BoxFuture<'_, Result<Retried, Away>> {
         async move {
-            match self.call(Call::Retry(selection), WORK_TIME).await? {
-                (Answer::Retry(retried), _) => retried,
+            match self.call(ViewCall::Retry(selection), WORK_TIME).await? {
+                (CallAnswer::Retry(retried), _) => retried,
                 _ => Err(self.unexpected()),
             }
         }
@@ -337,9 +337,9 @@ impl RemoteFeed {
 async fn next_part(stream: &mut UnixStream) -> Result<ChangePart, FeedEnd> {
     let part = async {
         let message = read(stream).await?.ok_or(LinkError::Unexpected)?;
-        let (Answer::Part { tick, deleted_bytes, end }, bytes) = message else {
+        let (CallAnswer::Part { tick, deleted_bytes, end }, bytes) = message else {
             return match message {
-                (Answer::FeedEnd(end), _) => Ok(Err(end)),
+                (CallAnswer::FeedEnd(end), _) => Ok(Err(end)),
                 _ => Err(LinkError::Unexpected),
             };
         };

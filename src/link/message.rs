@@ -70,7 +70,7 @@ pub enum FromReadSide {
 
 /// A call of the write side.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Call {
+pub enum ViewCall {
     Status,
     Rows(RowsRequest),
     Wait(WaitRequest),
@@ -83,7 +83,7 @@ pub enum Call {
 
 /// The answer to a call.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Answer {
+pub enum CallAnswer {
     Status(Result<ReadStatus, Away>),
     /// The rows follow the JSON.
     Rows(Result<RowsHead, RowsError>),

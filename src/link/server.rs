@@ -12,7 +12,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use super::message::{
-    Answer, Call, FromReadSide, FromWriteSide, Hello, LinkError, PROTOCOL, RowsHead, read, write,
+    CallAnswer, FromReadSide, FromWriteSide, Hello, LinkError, PROTOCOL, RowsHead, ViewCall, read,
+    write,
 };
 use super::rows;
 use crate::decode::{Catalog, CatalogReceiver};
@@ -181,10 +182,10 @@ impl ReadSideServer {
     }
 
     async fn answer_calls(&self, mut stream: UnixStream) -> Result<(), LinkError> {
-        while let Some((call, _)) = read::<Call>(&mut stream).await? {
+        while let Some((call, _)) = read::<ViewCall>(&mut stream).await? {
             let backend = self.0.backend.borrow().clone();
             let (answer, bytes) = match (backend, call) {
-                (Some(backend), Call::Changes(request)) => {
+                (Some(backend), ViewCall::Changes(request)) => {
                     return feed(stream, backend, request).await;
                 }
                 (Some(backend), call) => self.answer(backend, call).await?,
@@ -198,27 +199,29 @@ impl ReadSideServer {
     async fn answer(
         &self,
         backend: Arc<dyn Backend>,
-        call: Call,
-    ) -> Result<(Answer, Vec<u8>), LinkError> {
+        call: ViewCall,
+    ) -> Result<(CallAnswer, Vec<u8>), LinkError> {
         let answer = match call {
-            Call::Status => Answer::Status(backend.status().await.map(|mut status| {
+            ViewCall::Status => CallAnswer::Status(backend.status().await.map(|mut status| {
                 status.alarms = self.0.alarms.list();
                 status.resident_bytes = resident_bytes(None);
                 status
             })),
-            Call::Rows(request) => match backend.rows(request).await {
-                Err(error) => Answer::Rows(Err(error)),
+            ViewCall::Rows(request) => match backend.rows(request).await {
+                Err(error) => CallAnswer::Rows(Err(error)),
                 Ok(RowsAnswer { tick, position, schema, batches, cursor }) => {
                     let head = RowsHead { tick, position, schema, cursor };
-                    return Ok((Answer::Rows(Ok(head)), rows::encode(&batches)?));
+                    return Ok((CallAnswer::Rows(Ok(head)), rows::encode(&batches)?));
                 }
             },
-            Call::Wait(request) => Answer::Wait(backend.wait(request).await),
-            Call::Changes(_) => return Err(LinkError::Unexpected),
-            Call::Rebuild { view } => Answer::Rebuild(backend.rebuild(view).await),
-            Call::DeadLetters(filter) => Answer::DeadLetters(backend.dead_letters(filter).await),
-            Call::Dismiss(selection) => Answer::Dismiss(backend.dismiss(selection).await),
-            Call::Retry(selection) => Answer::Retry(backend.retry(selection).await),
+            ViewCall::Wait(request) => CallAnswer::Wait(backend.wait(request).await),
+            ViewCall::Changes(_) => return Err(LinkError::Unexpected),
+            ViewCall::Rebuild { view } => CallAnswer::Rebuild(backend.rebuild(view).await),
+            ViewCall::DeadLetters(filter) => {
+                CallAnswer::DeadLetters(backend.dead_letters(filter).await)
+            }
+            ViewCall::Dismiss(selection) => CallAnswer::Dismiss(backend.dismiss(selection).await),
+            ViewCall::Retry(selection) => CallAnswer::Retry(backend.retry(selection).await),
         };
         Ok((answer, Vec::new()))
     }
@@ -245,17 +248,17 @@ impl CatalogReceiver for ReadSideServer {
 }
 
 /// The answer while the query files are being planned.
-fn not_ready(call: Call) -> Answer {
+fn not_ready(call: ViewCall) -> CallAnswer {
     let away = Away { reason: "the views are being prepared: the query files are planned".into() };
     match call {
-        Call::Status => Answer::Status(Err(away)),
-        Call::Rows(_) => Answer::Rows(Err(away.into())),
-        Call::Wait(_) => Answer::Wait(Err(away)),
-        Call::Changes(_) => Answer::Changes(Err(away.into())),
-        Call::Rebuild { .. } => Answer::Rebuild(Err(away.into())),
-        Call::DeadLetters(_) => Answer::DeadLetters(Err(away)),
-        Call::Dismiss(_) => Answer::Dismiss(Err(away.into())),
-        Call::Retry(_) => Answer::Retry(Err(away)),
+        ViewCall::Status => CallAnswer::Status(Err(away)),
+        ViewCall::Rows(_) => CallAnswer::Rows(Err(away.into())),
+        ViewCall::Wait(_) => CallAnswer::Wait(Err(away)),
+        ViewCall::Changes(_) => CallAnswer::Changes(Err(away.into())),
+        ViewCall::Rebuild { .. } => CallAnswer::Rebuild(Err(away.into())),
+        ViewCall::DeadLetters(_) => CallAnswer::DeadLetters(Err(away)),
+        ViewCall::Dismiss(_) => CallAnswer::Dismiss(Err(away.into())),
+        ViewCall::Retry(_) => CallAnswer::Retry(Err(away)),
     }
 }
 
@@ -268,9 +271,9 @@ async fn feed(
     let (mut from, mut to) = stream.into_split();
     let mut feed = match backend.changes(request).await {
         Ok(feed) => feed,
-        Err(error) => return write(&mut to, &Answer::Changes(Err(error)), &[]).await,
+        Err(error) => return write(&mut to, &CallAnswer::Changes(Err(error)), &[]).await,
     };
-    write(&mut to, &Answer::Changes(Ok(())), &[]).await?;
+    write(&mut to, &CallAnswer::Changes(Ok(())), &[]).await?;
     loop {
         let part = tokio::select! {
             part = feed.next() => part,
@@ -278,12 +281,12 @@ async fn feed(
             _ = from.read_u8() => return Ok(()),
         };
         match part {
-            Err(end) => return write(&mut to, &Answer::FeedEnd(end), &[]).await,
+            Err(end) => return write(&mut to, &CallAnswer::FeedEnd(end), &[]).await,
             Ok(ChangePart { tick, deleted, upserted, end }) => {
                 let mut bytes = rows::encode(&[deleted])?;
                 let deleted_bytes = bytes.len();
                 bytes.extend(rows::encode(&[upserted])?);
-                write(&mut to, &Answer::Part { tick, deleted_bytes, end }, &bytes).await?;
+                write(&mut to, &CallAnswer::Part { tick, deleted_bytes, end }, &bytes).await?;
             }
         }
     }

@@ -77,6 +77,16 @@ pub struct ReadStatus {
     pub resident_bytes: Option<u64>,
 }
 
+impl ReadStatus {
+    /// Its alarms but for those that the write side has, too: both read the same log.
+    pub fn alarms_beside<'a>(&'a self, own: &'a [Alarm]) -> impl Iterator<Item = &'a Alarm> {
+        let known = |alarm: &Alarm| {
+            own.iter().any(|own| (own.part, &own.subject) == (alarm.part, &alarm.subject))
+        };
+        self.alarms.iter().filter(move |alarm| !known(alarm))
+    }
+}
+
 /// Whether a view can be relied on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ViewState {

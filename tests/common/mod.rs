@@ -130,6 +130,29 @@ impl Server {
         child
     }
 
+    /// The process that was started.
+    pub fn pid(&self) -> u32 {
+        self.child.lock().unwrap().as_ref().expect("the server runs").id()
+    }
+
+    /// The process that the server runs with this command: `read-side`, say.
+    pub fn pid_of(&self, command: &str) -> Option<libc::pid_t> {
+        let parent = self.pid().to_string();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            // Behind the name in parentheses come the state and the parent.
+            let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+            let lives = fields.next().is_some_and(|state| state != "Z");
+            let is_child = fields.next() == Some(&parent);
+            let named = arguments.split(|byte| *byte == 0).any(|word| word == command.as_bytes());
+            if lives && is_child && named {
+                return entry.file_name().to_str().unwrap().parse().ok();
+            }
+        }
+        None
+    }
+
     pub fn queries(&self) -> PathBuf {
         self.directory.path().join("queries")
     }
@@ -215,6 +238,19 @@ impl Server {
             .json()
             .await
             .unwrap()
+    }
+
+    /// The status and the answer, which may be a problem.
+    pub async fn try_get(&self, path: &str) -> (u16, Value) {
+        let request = heliostat::internals::http::client().get(self.url(path));
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap_or_default())
+    }
+
+    /// An answer that is not JSON.
+    pub async fn text(&self, path: &str) -> String {
+        let request = heliostat::internals::http::client().get(self.url(path));
+        request.send().await.unwrap().text().await.unwrap()
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
