@@ -22,8 +22,9 @@ pub mod model {
 /// The log without a server.
 pub mod log {
     pub use crate::log::{
-        AppendError, Conflict, Fault, FaultyFiles, FileHandle, Files, Frame, Log, LogError,
-        LogOptions, NumberedEvent, Repair, directory, examine, info,
+        AppendError, Conflict, Control, DismissedLetters, Fault, FaultyFiles, FileHandle, Files,
+        Frame, FrameKind, Log, LogError, LogOptions, NumberedEvent, QueriesInUse, QueryFile,
+        Repair, directory, examine, info,
     };
 }
 

@@ -65,7 +65,7 @@ fn segments(server: &Server) -> Vec<(PathBuf, u64)> {
     let entries = std::fs::read_dir(log_directory(server)).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
     let mut segments: Vec<(PathBuf, u64)> = paths
-        .filter(|path| path.extension().is_some_and(|e| e == "log"))
+        .filter(|path| path.extension().is_some_and(|e| e == "log2"))
         .map(|path| (path.clone(), path.file_stem().unwrap().to_str().unwrap().parse().unwrap()))
         .collect();
     segments.sort();
@@ -246,7 +246,7 @@ async fn a_flipped_byte_in_an_old_segment_fails_views_and_appends_go_on() {
 /// The length of the frame at an offset.
 fn frame_bytes(path: &Path, offset: usize) -> usize {
     let bytes = std::fs::read(path).unwrap();
-    40 + u32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap()) as usize
+    64 + u32::from_le_bytes(bytes[offset + 8..offset + 12].try_into().unwrap()) as usize
 }
 
 /// All files of the log beside the indexes.

@@ -255,11 +255,11 @@ async fn a_crash_while_a_segment_begins_leaves_a_log_that_opens() {
 #[tokio::test]
 async fn damage_before_the_tail_is_an_error_that_names_the_place() {
     let (files, _) = small_log().await;
-    files.edit("00000000000000000001.log", |bytes| bytes[64 + 45] ^= 1);
+    files.edit("00000000000000000001.log2", |bytes| bytes[64 + 85] ^= 1);
     let Err(LogError::Damaged { segment, offset, .. }) = open(&files) else {
         panic!("a damaged log was opened")
     };
-    assert_eq!((segment.as_str(), offset), ("00000000000000000001.log", 64));
+    assert_eq!((segment.as_str(), offset), ("00000000000000000001.log2", 64));
 }
 
 #[tokio::test]
@@ -290,7 +290,7 @@ async fn damage_in_the_last_segment_is_not_taken_for_its_end() {
     log.close();
     drop(log);
     assert!(heliostat::internals::log::info(directory.path()).is_ok());
-    let path = directory.path().join("00000000000000000001.log");
+    let path = directory.path().join("00000000000000000001.log2");
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[64 + 45] ^= 1;
     std::fs::write(&path, bytes).unwrap();

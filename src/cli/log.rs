@@ -102,6 +102,7 @@ pub fn run(args: &LogArgs) -> u8 {
 }
 
 fn readable(frame: &Frame) -> Result<(), FrameError> {
+    frame.control()?;
     frame.decompress().map(drop)
 }
 
@@ -109,11 +110,14 @@ fn print_info(info: &LogInfo) {
     println!("log      {}", info.id);
     println!("position {}", info.head.position);
     println!("tick     {}", info.head.tick);
-    println!("segment                      events      frames         bytes   torn");
+    println!("epoch    {}", info.epoch);
+    println!(
+        "segment                   format  epoch     events      frames    control         bytes   torn"
+    );
     for s in &info.segments {
         println!(
-            "{} {:>10} {:>11} {:>13} {:>6}",
-            s.name, s.events, s.frames, s.bytes, s.torn_bytes
+            "{:<25} {:>6} {:>6} {:>10} {:>11} {:>10} {:>13} {:>6}",
+            s.name, s.format, s.epoch, s.events, s.frames, s.control_frames, s.bytes, s.torn_bytes
         );
     }
     print_gaps(&info.gaps);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 use super::admit::Hashed;
+use super::control::Control;
 use super::files::Files;
 use super::index::Index;
 use super::recovery::RecoveredLog;
@@ -74,9 +75,17 @@ fn event_bytes(event: &NewEvent) -> usize {
         + OVERHEAD_BYTES
 }
 
+/// A control frame that waits to be written, and who is to be told.
+struct ControlRequest {
+    control: Control,
+    answer: oneshot::Sender<Result<Head, AppendError>>,
+}
+
 #[derive(Default)]
 struct AppendQueue {
     requests: VecDeque<AppendRequest>,
+    /// Written before the requests.
+    controls: VecDeque<ControlRequest>,
     bytes: usize,
     closing: bool,
     stopped: Option<String>,
@@ -193,6 +202,25 @@ impl Committer {
         Ok(())
     }
 
+    /// Queues a control frame; see [`super::Log::control`].
+    pub fn submit_control(
+        &self,
+        control: Control,
+    ) -> Result<oneshot::Receiver<Result<Head, AppendError>>, AppendError> {
+        let (answer, answered) = oneshot::channel();
+        let mut queue = lock(&self.shared.queue);
+        if let Some(reason) = &queue.stopped {
+            return Err(AppendError::Stopped { reason: reason.clone() });
+        }
+        if queue.closing {
+            return Err(AppendError::Stopped { reason: "it is closing".to_string() });
+        }
+        queue.controls.push_back(ControlRequest { control, answer });
+        drop(queue);
+        self.shared.arrived.notify_one();
+        Ok(answered)
+    }
+
     /// See [`super::Log::keep_time`].
     pub fn keep_time(&self, interval: Option<Duration>) {
         *lock(&self.shared.clock) = interval;
@@ -233,6 +261,31 @@ fn run(
                         return fail(shared, Vec::new(), &error, failure);
                     }
                 }
+                continue;
+            }
+            Work::Control(ControlRequest { control, answer }) => {
+                let result = match writer.control(&control) {
+                    Ok(written) => {
+                        head.send_if_modified(|head| std::mem::replace(head, written) != written);
+                        shared.accept(options);
+                        Ok(written)
+                    }
+                    Err(WriteError::Full(error)) => {
+                        let reason = error.to_string();
+                        shared.refuse(options, &reason, writer.frame_bytes());
+                        Err(AppendError::Full { reason })
+                    }
+                    Err(WriteError::Index(error)) => {
+                        Err(AppendError::Unindexed { reason: error.to_string() })
+                    }
+                    Err(WriteError::Fatal(error)) => {
+                        return fail(shared, Vec::new(), &error, failure);
+                    }
+                };
+                if let Err(error) = &result {
+                    tracing::warn!(%error, "a control frame is not written");
+                }
+                let _ = answer.send(result);
                 continue;
             }
         };
@@ -291,6 +344,8 @@ fn refuse(group: Vec<AppendRequest>, error: &AppendError) {
 enum Work {
     /// Writes these requests; time alone where there are none.
     Commit(Vec<AppendRequest>),
+    /// Writes a control frame.
+    Control(ControlRequest),
     /// Looks whether there is room for so many bytes again.
     Probe { bytes: usize },
 }
@@ -300,6 +355,9 @@ enum Work {
 fn gather(shared: &CommitterShared, group_bytes_max: usize) -> Option<Work> {
     let mut queue = lock(&shared.queue);
     while queue.requests.is_empty() {
+        if let Some(control) = queue.controls.pop_front() {
+            return Some(Work::Control(control));
+        }
         if queue.closing {
             return None;
         }
@@ -312,12 +370,16 @@ fn gather(shared: &CommitterShared, group_bytes_max: usize) -> Option<Work> {
         let waited = shared.arrived.wait_timeout(queue, interval);
         let (guard, waited) = waited.unwrap_or_else(PoisonError::into_inner);
         queue = guard;
-        if waited.timed_out() && queue.requests.is_empty() && !queue.closing {
+        let is_idle = queue.requests.is_empty() && queue.controls.is_empty() && !queue.closing;
+        if waited.timed_out() && is_idle {
             return Some(match probe {
                 Some(bytes) => Work::Probe { bytes },
                 None => Work::Commit(Vec::new()),
             });
         }
+    }
+    if let Some(control) = queue.controls.pop_front() {
+        return Some(Work::Control(control));
     }
     let mut group = Vec::new();
     let mut bytes = 0;
@@ -359,6 +421,9 @@ fn stop(shared: &CommitterShared, group: Vec<AppendRequest>, reason: &str) {
     let mut queue = lock(&shared.queue);
     queue.stopped = Some(reason.to_string());
     queue.bytes = 0;
+    for request in queue.controls.drain(..) {
+        let _ = request.answer.send(Err(AppendError::Stopped { reason: reason.to_string() }));
+    }
     for request in group.into_iter().chain(queue.requests.drain(..)) {
         let stopped = AppendError::Stopped { reason: reason.to_string() };
         let _ = request.answer.send(Answer::Done(Err(stopped)));

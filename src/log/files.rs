@@ -1,6 +1,6 @@
 //! The log's only way to files, behind a trait so that tests can make them fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -27,6 +27,21 @@ pub trait Files: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Replaces all of a file, or makes it: after a crash there is the old content or the new one.
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Gives a file another name, durably.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+}
+
+/// How many files the process may have open.
+fn descriptors_max() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call writes to the given structure alone.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    if result == 0 { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { 1024 }
+}
+
+/// How many files a part of the log keeps open at most, so that connections have most descriptors.
+pub fn open_files_max() -> usize {
+    (descriptors_max() / 8).clamp(16, 128)
 }
 
 /// Whether a write failed for want of room, which may come back. A failed sync is never that, since
@@ -54,17 +69,54 @@ pub struct DiskFiles {
     directory: PathBuf,
     /// Holds the lock while it is open; `None` for readers of a directory that others may write.
     _lock: Option<File>,
-    open: Mutex<BTreeMap<String, ReadFile>>,
+    open: Mutex<OpenFiles>,
 }
 
-/// So many files are kept open for reading.
-const OPEN_FILES_MAX: usize = 64;
+/// Files that are open for reading, those that were read last.
+#[derive(Debug)]
+struct OpenFiles {
+    files: HashMap<String, ReadFile>,
+    /// Raised with each read.
+    clock: u64,
+    max: usize,
+}
 
 #[derive(Debug)]
 struct ReadFile {
     file: Arc<File>,
     /// Device and inode.
     inode: (u64, u64),
+    /// When it was read last.
+    read_at: u64,
+}
+
+impl Default for OpenFiles {
+    fn default() -> Self {
+        OpenFiles { files: HashMap::new(), clock: 0, max: open_files_max() }
+    }
+}
+
+impl OpenFiles {
+    /// The open file of a name, if it is this inode.
+    fn get(&mut self, name: &str, inode: (u64, u64)) -> Option<Arc<File>> {
+        self.clock += 1;
+        let found = self.files.get_mut(name).filter(|found| found.inode == inode)?;
+        found.read_at = self.clock;
+        Some(Arc::clone(&found.file))
+    }
+
+    /// Keeps an open file, and lets go of the one that was not read for longest. That one is closed
+    /// when nobody reads from it any more.
+    fn insert(&mut self, name: &str, inode: (u64, u64), file: Arc<File>) {
+        self.files.remove(name);
+        while self.files.len() >= self.max {
+            let oldest = self.files.iter().min_by_key(|(_, file)| file.read_at);
+            let Some(oldest) = oldest.map(|(name, _)| name.clone()) else { break };
+            self.files.remove(&oldest);
+        }
+        let read_at = self.clock;
+        self.files.insert(name.to_string(), ReadFile { file, inode, read_at });
+    }
 }
 
 impl DiskFiles {
@@ -104,30 +156,18 @@ impl DiskFiles {
         Ok(DiskFiles { directory: directory.into(), _lock: None, open: Mutex::default() })
     }
 
-    /// Gives a file another name, durably.
-    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.directory.join(from), self.directory.join(to))?;
-        self.sync_directory()
-    }
-
     /// A file to read from. One that was opened before counts only while it is the one of that name:
     /// what is gone from the directory is gone after a restart, too.
     fn handle(&self, name: &str) -> io::Result<Arc<File>> {
         let path = self.directory.join(name);
         let there = std::fs::metadata(&path)?;
-        let mut open = lock(&self.open);
-        if let Some(file) = open.get(name)
-            && file.inode == (there.dev(), there.ino())
-        {
-            return Ok(Arc::clone(&file.file));
-        }
-        if open.len() >= OPEN_FILES_MAX {
-            open.pop_first();
+        let inode = (there.dev(), there.ino());
+        if let Some(file) = lock(&self.open).get(name, inode) {
+            return Ok(file);
         }
         let file = Arc::new(File::open(path)?);
         let opened = file.metadata()?;
-        let inode = (opened.dev(), opened.ino());
-        open.insert(name.to_string(), ReadFile { file: Arc::clone(&file), inode });
+        lock(&self.open).insert(name, (opened.dev(), opened.ino()), Arc::clone(&file));
         Ok(file)
     }
 
@@ -185,6 +225,12 @@ impl Files for DiskFiles {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         std::fs::remove_file(self.directory.join(name))?;
+        lock(&self.open).files.remove(name);
+        self.sync_directory()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.directory.join(from), self.directory.join(to))?;
         self.sync_directory()
     }
 
@@ -239,6 +285,12 @@ pub enum Fault {
         /// Which call fails, from 1.
         n: u64,
     },
+    /// Operation number `n` (from 0) on files that changes something is not done, and nothing works
+    /// afterwards.
+    StopsAt {
+        /// Which operation, from 0.
+        n: u64,
+    },
 }
 
 /// Files in memory that fail as told, and forget on [`FaultyFiles::crash`] what was not synced.
@@ -251,6 +303,7 @@ struct Disk {
     fault: Option<Fault>,
     written: u64,
     syncs: u64,
+    operations: u64,
     dead: bool,
 }
 
@@ -272,6 +325,12 @@ impl FaultyFiles {
         disk.fault = Some(fault);
         disk.written = 0;
         disk.syncs = 0;
+        disk.operations = 0;
+    }
+
+    /// Whether the machine has stopped.
+    pub fn is_dead(&self) -> bool {
+        lock(&self.0).dead
     }
 
     /// The machine stops and starts again: what was not synced keeps only its first `kept` bytes.
@@ -306,9 +365,7 @@ impl Files for FaultyFiles {
 
     fn append(&self, name: &str) -> io::Result<Box<dyn FileHandle>> {
         let mut disk = lock(&self.0);
-        if disk.dead {
-            return Err(input_output_error());
-        }
+        disk.operation()?;
         disk.files.entry(name.to_string()).or_default();
         Ok(Box::new(FaultyFile { disk: Arc::clone(&self.0), name: name.to_string() }))
     }
@@ -327,6 +384,7 @@ impl Files for FaultyFiles {
 
     fn rewrite(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut disk = lock(&self.0);
+        disk.operation()?;
         let contents = disk.files.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
         let end = offset as usize + bytes.len();
         let place = contents.bytes.get_mut(offset as usize..end);
@@ -340,6 +398,7 @@ impl Files for FaultyFiles {
         if matches!(disk.fault, Some(Fault::NoSpaceNoCut { .. })) {
             return Err(input_output_error());
         }
+        disk.operation()?;
         let contents = disk.files.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
         contents.bytes.truncate(len as usize);
         contents.synced = contents.bytes.len();
@@ -347,7 +406,17 @@ impl Files for FaultyFiles {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        lock(&self.0).files.remove(name);
+        let mut disk = lock(&self.0);
+        disk.operation()?;
+        disk.files.remove(name);
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut disk = lock(&self.0);
+        disk.operation()?;
+        let contents = disk.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        disk.files.insert(to.to_string(), contents);
         Ok(())
     }
 
@@ -367,10 +436,18 @@ struct FaultyFile {
 }
 
 impl Disk {
+    /// Counts an operation; an error if it is not to be done.
+    fn operation(&mut self) -> io::Result<()> {
+        let n = self.operations;
+        self.operations += 1;
+        self.dead |= matches!(self.fault, Some(Fault::StopsAt { n: at }) if n >= at);
+        if self.dead { Err(input_output_error()) } else { Ok(()) }
+    }
+
     /// How many of `len` bytes can be written, and what the write ends with.
     fn write(&mut self, len: usize) -> (usize, io::Result<()>) {
-        if self.dead {
-            return (0, Err(input_output_error()));
+        if let Err(error) = self.operation() {
+            return (0, Err(error));
         }
         let room = match self.fault {
             Some(Fault::TornWrite { at } | Fault::NoSpace { at } | Fault::NoSpaceNoCut { at }) => {
@@ -396,6 +473,7 @@ impl Disk {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        self.operation()?;
         let n = self.syncs;
         self.syncs += 1;
         let fails = matches!(self.fault, Some(Fault::SyncFails { n: at }) if n >= at);
@@ -420,5 +498,70 @@ impl FileHandle for FaultyFile {
             contents.synced = contents.bytes.len();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(files: &DiskFiles, name: &str) -> Vec<u8> {
+        let mut buffer = [0; 64];
+        let len = files.read_at(name, 0, &mut buffer).unwrap();
+        buffer[..len].to_vec()
+    }
+
+    #[test]
+    fn the_file_that_was_not_read_for_longest_is_closed() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = DiskFiles::open(directory.path()).unwrap();
+        lock(&files.open).max = 3;
+        for name in ["a", "b", "c", "d", "e"] {
+            files.append(name).unwrap().write(name.as_bytes()).unwrap();
+            assert_eq!(read(&files, name), name.as_bytes());
+            read(&files, "a");
+        }
+        let mut open: Vec<String> = lock(&files.open).files.keys().cloned().collect();
+        open.sort();
+        assert_eq!(open, ["a", "d", "e"]);
+    }
+
+    #[test]
+    fn concurrent_readers_of_more_files_than_may_be_open_read_their_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = DiskFiles::open(directory.path()).unwrap();
+        lock(&files.open).max = 4;
+        for n in 0..40 {
+            files.append(&n.to_string()).unwrap().write(n.to_string().as_bytes()).unwrap();
+        }
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let files = &files;
+                scope.spawn(move || {
+                    for step in 0..500 {
+                        let name = ((step * 7 + thread * 11) % 40).to_string();
+                        assert_eq!(read(files, &name), name.as_bytes());
+                        assert!(lock(&files.open).files.len() <= 4);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_file_of_the_same_name_is_read_anew_and_a_removed_one_is_missing() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = DiskFiles::open(directory.path()).unwrap();
+        files.replace("a", b"one").unwrap();
+        assert_eq!(read(&files, "a"), b"one");
+        files.replace("a", b"two").unwrap();
+        assert_eq!(read(&files, "a"), b"two");
+        files.rename("a", "b").unwrap();
+        assert_eq!(read(&files, "b"), b"two");
+        files.remove("b").unwrap();
+        for name in ["a", "b"] {
+            let error = files.read_at(name, 0, &mut [0; 8]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        }
     }
 }

@@ -6,19 +6,24 @@ use uuid::Uuid;
 
 use super::LogError;
 use super::files::{DiskFiles, Files};
+use super::format::Epoch;
+use super::frame::FrameKind;
 use super::frame::{Frame, FrameError};
 use super::list::{Gap, GapBytes, LIST_NAME, Listed, ReadList, SegmentList};
 use super::recovery::{first_id, read_header, unlisted};
 use super::segment::{
-    self, NextFrame, SEGMENT_HEADER_BYTES, SegmentHeaderError, SegmentReader, find_frame,
+    self, NextFrame, SEGMENT_HEADER_BYTES, SegmentFile, SegmentHeader, SegmentHeaderError,
+    SegmentReader, find_frame,
 };
-use crate::model::{Head, Position};
+use crate::model::{Head, Position, Tick};
 
 /// A log in numbers.
 #[derive(Clone, Debug)]
 pub struct LogInfo {
     pub id: Uuid,
     pub head: Head,
+    /// The highest epoch of a writer; 0 in a log of before there were epochs.
+    pub epoch: Epoch,
     pub segments: Vec<SegmentInfo>,
     /// Losses that were accepted.
     pub gaps: Vec<Gap>,
@@ -29,8 +34,14 @@ pub struct LogInfo {
 pub struct SegmentInfo {
     pub name: String,
     pub first_position: u64,
+    /// The number of its format.
+    pub format: u32,
+    /// The epoch in which it was begun.
+    pub epoch: Epoch,
     pub events: u64,
     pub frames: u64,
+    /// Of the frames, those of control.
+    pub control_frames: u64,
     pub bytes: u64,
     pub first_tick: u64,
     pub last_tick: u64,
@@ -126,15 +137,18 @@ pub fn examine(
 /// A segment that is just being made is none yet.
 fn drop_stub(
     files: &dyn Files,
-    names: &mut Vec<String>,
+    found: &mut Vec<SegmentFile>,
     list: &SegmentList,
 ) -> Result<(), LogError> {
-    let Some(last) = names.last() else { return Ok(()) };
-    let listed = segment::first_position(last).is_some_and(|f| list.segment(f).is_some());
-    let len = files.len(last).map_err(|source| LogError::of_file(last, source))?;
-    let begun = len > SEGMENT_HEADER_BYTES as u64 || (names.len() == 1 && list.segments.is_empty());
-    if !listed && !begun {
-        names.pop();
+    let Some(last) = found.last() else { return Ok(()) };
+    let (name, listed) = (last.name(), list.segment(last.first).is_some());
+    if listed {
+        return Ok(());
+    }
+    let len = files.len(&name).map_err(|source| LogError::of_file(&name, source))?;
+    let begun = len > SEGMENT_HEADER_BYTES as u64 || (found.len() == 1 && list.segments.is_empty());
+    if !begun {
+        found.pop();
     }
     Ok(())
 }
@@ -143,12 +157,14 @@ type Visit<'a> = &'a mut dyn FnMut(&Frame) -> Result<(), FrameError>;
 
 struct Examiner<'a> {
     files: DiskFiles,
-    names: Vec<String>,
+    present: Vec<SegmentFile>,
     list: SegmentList,
     info: LogInfo,
     findings: Vec<Finding>,
     /// Stop at the first finding.
     first_only: bool,
+    /// Frames up to this tick were visited before their segment was rewritten.
+    again_until: Tick,
     visit: Visit<'a>,
 }
 
@@ -157,7 +173,7 @@ impl<'a> Examiner<'a> {
         let files = DiskFiles::read_only(directory)?;
         // The list first: a segment that begins meanwhile is taken in behind it.
         let read = SegmentList::read(&files)?;
-        let mut names = segment::list(&files)?;
+        let mut present = segment::list(&files)?;
         let mut findings = Vec::new();
         let mut of_list = |what: String| {
             let (segment, remedy) = (LIST_NAME.to_string(), Remedy::WriteList);
@@ -187,16 +203,18 @@ impl<'a> Examiner<'a> {
         };
         let mut list = match list {
             Some(list) => list,
-            None => SegmentList::new(first_id(&files, &names)?.ok_or_else(|| {
+            None => SegmentList::new(first_id(&files, &present)?.ok_or_else(|| {
                 let path = directory.display().to_string();
                 LogError::NotALog { path, what: "it holds no segment".to_string() }
             })?),
         };
-        drop_stub(&files, &mut names, &list)?;
-        list.adopt(&files, &names)?;
+        drop_stub(&files, &mut present, &list)?;
+        list.adopt(&files, &present)?;
         let (id, gaps) = (list.log, list.gaps.clone());
-        let info = LogInfo { id, head: Head::default(), segments: Vec::new(), gaps };
-        Ok(Examiner { files, names, list, info, findings, first_only: false, visit })
+        let (head, epoch) = (Head::default(), list.epoch);
+        let info = LogInfo { id, head, epoch, segments: Vec::new(), gaps };
+        let (first_only, again_until) = (false, 0);
+        Ok(Examiner { files, present, list, info, findings, first_only, again_until, visit })
     }
 
     fn run(mut self) -> Result<Examination, LogError> {
@@ -206,12 +224,15 @@ impl<'a> Examiner<'a> {
             if self.first_only && !self.findings.is_empty() {
                 break;
             }
-            self.segment(listed, last)?;
+            self.segment(*listed, last)?;
         }
-        let unlisted: Vec<String> = unlisted(&self.list, &self.names).cloned().collect();
-        for name in unlisted {
-            self.found(&name, 0, "it is not in the list of segments".to_string(), Remedy::Rename);
+        let unlisted: Vec<SegmentFile> = unlisted(&self.list, &self.present).collect();
+        for file in unlisted {
+            let what = "it is not in the list of segments".to_string();
+            self.found(&file.name(), 0, what, Remedy::Rename);
         }
+        // A list that was made anew does not know it.
+        self.list.epoch = self.list.epoch.max(self.info.epoch);
         Ok(Examination { info: self.info, findings: self.findings, list: self.list })
     }
 
@@ -240,19 +261,38 @@ impl<'a> Examiner<'a> {
         self.findings.push(Finding { segment, offset, what, lost, at_most, remedy });
     }
 
-    fn segment(&mut self, listed: &Listed, last: bool) -> Result<(), LogError> {
-        let name = segment::name(listed.first);
-        let (end, at_most) = self.end(listed, last);
-        if self.names.binary_search(&name).is_err() {
+    /// Takes in that a server has rewritten a segment meanwhile; false if it has not.
+    fn refresh(&mut self, listed: &mut Listed) -> Result<bool, LogError> {
+        let ReadList::Found { list, .. } = SegmentList::read(&self.files)? else {
+            return Ok(false);
+        };
+        let now = list.segment(listed.first).filter(|now| now.format != listed.format);
+        let Some(now) = now.copied() else { return Ok(false) };
+        if let Some(known) = self.list.segments.iter_mut().find(|s| s.first == now.first) {
+            *known = now;
+        }
+        (self.list.gaps, *listed) = (list.gaps, now);
+        Ok(true)
+    }
+
+    fn segment(&mut self, mut listed: Listed, last: bool) -> Result<(), LogError> {
+        let (end, at_most) = self.end(&listed, last);
+        let is_missing = |name: &str| match self.files.len(name) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+            Err(source) => Err(LogError::of_file(name, source)),
+            Ok(_) => Ok(false),
+        };
+        if is_missing(&listed.file().name())? && !self.refresh(&mut listed)? {
             let remedy = Remedy::GiveUp(listed.first);
-            let lost = (listed.first, end);
+            let (name, lost) = (listed.file().name(), (listed.first, end));
             self.found_to(&name, (0, "it is missing".to_string()), lost, at_most, remedy);
             self.info.head.position = end;
             return Ok(());
         }
-        match read_header(&self.files, &name)? {
-            Ok(id) if id == self.list.log => {}
-            Ok(found) => {
+        let (file, name) = (listed.file(), listed.file().name());
+        match read_header(&self.files, file)? {
+            Ok(SegmentHeader { log, .. }) if log == self.list.log => {}
+            Ok(SegmentHeader { log: found, .. }) => {
                 let other = SegmentHeaderError::OtherLog { found, expected: self.list.log };
                 let what = other.to_string();
                 let remedy = Remedy::SetAside(listed.first);
@@ -271,18 +311,27 @@ impl<'a> Examiner<'a> {
         self.frames(listed, last)
     }
 
-    fn frames(&mut self, listed: &Listed, last: bool) -> Result<(), LogError> {
+    /// Reads a segment from its first frame on, whatever its header says.
+    fn reader(&self, listed: &Listed) -> Result<SegmentReader, LogError> {
         let mut reader = self.list.reader(listed.first);
         if reader.open(&self.files)?.is_some() {
             reader.jump(SEGMENT_HEADER_BYTES as u64, listed.first);
         }
+        Ok(reader)
+    }
+
+    fn frames(&mut self, mut listed: Listed, last: bool) -> Result<(), LogError> {
+        let mut reader = self.reader(&listed)?;
         let name = reader.name().to_string();
         let bytes = self.files.len(&name).map_err(|source| LogError::of_file(&name, source))?;
         let mut segment = SegmentInfo {
             name,
             first_position: listed.first,
+            format: listed.format.number(),
+            epoch: listed.epoch,
             events: 0,
             frames: 0,
+            control_frames: 0,
             bytes,
             first_tick: 0,
             last_tick: 0,
@@ -290,17 +339,32 @@ impl<'a> Examiner<'a> {
         };
         let mut next_offset = reader.offset();
         while !self.first_only || self.findings.is_empty() {
-            match reader.next(&self.files)? {
+            let next = match reader.next(&self.files) {
+                Err(LogError::Missing { .. }) if self.refresh(&mut listed)? => {
+                    self.again_until = self.info.head.tick;
+                    reader = self.reader(&listed)?;
+                    next_offset = reader.offset();
+                    segment.name = reader.name().to_string();
+                    segment.bytes = listed.bytes;
+                    segment.format = listed.format.number();
+                    continue;
+                }
+                next => next?,
+            };
+            match next {
+                NextFrame::Frame(frame) if frame.tick() <= self.again_until => {
+                    next_offset = reader.offset();
+                }
                 NextFrame::Frame(frame) => {
                     self.frame(&mut segment, &frame, (&reader, next_offset));
                     next_offset = reader.offset();
                 }
                 NextFrame::End => {
-                    self.at_end(&reader, listed, last, bytes);
+                    self.at_end(&reader, &listed, last, segment.bytes);
                     break;
                 }
                 NextFrame::Broken { offset, what } => {
-                    if !self.broken(&mut reader, (listed, last), (offset, what), &mut segment)? {
+                    if !self.broken(&mut reader, (&listed, last), (offset, what), &mut segment)? {
                         break;
                     }
                     next_offset = reader.offset();
@@ -330,7 +394,9 @@ impl<'a> Examiner<'a> {
             return;
         }
         self.info.head = Head { position: frame.last_position(), tick: frame.tick() };
+        self.info.epoch = self.info.epoch.max(frame.epoch());
         segment.frames += 1;
+        segment.control_frames += u64::from(frame.kind() == FrameKind::Control);
         segment.events += u64::from(frame.count());
         segment.last_tick = frame.tick();
         if segment.first_tick == 0 {
@@ -368,7 +434,7 @@ impl<'a> Examiner<'a> {
         segment: &mut SegmentInfo,
     ) -> Result<bool, LogError> {
         let (name, next) = (reader.name().to_string(), reader.next_position());
-        if let Some((to, frame)) = find_frame(&self.files, &name, offset + 1, next)? {
+        if let Some((to, frame)) = find_frame(&self.files, reader.file(), offset + 1, next)? {
             let skip = GapBytes { segment: listed.first, from: offset, to };
             let lost = (next, frame.first_position() - 1);
             self.found_to(&name, (offset, what), lost, false, Remedy::Skip(skip));

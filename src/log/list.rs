@@ -1,37 +1,50 @@
 //! The list of a log's segments: which there are, where each ends, and which positions are lost.
 //!
-//! It is the file `segments` beside them, replaced as a whole when a segment begins. A segment that
-//! is gone from the directory is missed because of it.
+//! It is the file `segments` beside them, replaced as a whole, and synced, when a segment begins, when
+//! one was rewritten, and when a writer takes the log over. A segment that is gone from the directory
+//! is missed because of it, and a file of a segment that is not in it is not of the log.
 //!
 //! ```text
 //! two equal lines: if one is damaged, the other one counts
 //!   CRC-32 of the JSON in 8 hex digits, a blank, and the JSON on one line
 //! {
-//!   "format": 1,
+//!   "format": 2,          1 in logs whose segments are all of format 1
 //!   "log": "0193…",       the log's id
+//!   "epoch": 3,           the highest one that was taken; 0 if it is left out
+//!   "queries": "fc52…",   the last set of query files that control frames before the last segment
+//!                         tell of; may be left out
 //!   "reserved": 262145,   every position that was ever given to an event is below this
 //!   "segments": [         in order; all but the last one are sealed
-//!     {"first": 1, "sealed": true, "last": 500, "tick": 1795401808874, "bytes": 67108900}
-//!   ],                    of a segment that is not sealed last, tick and bytes are a lower bound
+//!     {"first": 1, "format": 2, "epoch": 1, "sealed": true, "last": 500, "tick": 1795401808874,
+//!      "bytes": 67108900}
+//!   ],                    first and format name the file; format is 1, and epoch 0, if left out;
+//!                         of a segment that is not sealed last, tick and bytes are a lower bound
 //!   "gaps": [             positions whose loss was accepted
 //!     {"first": 501, "last": 620, "skip": {"segment": 501, "from": 64, "to": 9000}}
-//!   ]                     skip: the bytes to pass over; null where a whole segment is lost
-//! }
+//!   ]                     skip: the bytes to pass over, none in a segment that was rewritten
+//! }                       (from = to); null where a whole segment is lost
 //! ```
+//!
+//! Readers pass over members that they do not know, and refuse another format.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::LogError;
 use super::files::Files;
-use super::segment::{self, NextFrame, SEGMENT_HEADER_BYTES, SegmentReader, Skip};
+use super::format::{Epoch, Format};
+use super::segment::{
+    NextFrame, SEGMENT_HEADER_BYTES, SegmentFile, SegmentHeader, SegmentReader, Skip,
+};
 use crate::model::{Head, Position, Tick};
 
 /// The name of the list's file.
 pub const LIST_NAME: &str = "segments";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The list of a log whose segments are all of format 1.
+const FORMAT_ONE: u32 = 1;
 /// So many positions are reserved at a time. If the last segment is lost, the next event gets the
 /// first position that is not reserved, since any before it may have been given to an event.
 const RESERVED_POSITIONS: u64 = 1 << 18;
@@ -41,6 +54,12 @@ const RESERVED_POSITIONS: u64 = 1 << 18;
 pub struct SegmentList {
     format: u32,
     pub log: Uuid,
+    /// The highest epoch that was taken.
+    #[serde(default)]
+    pub epoch: Epoch,
+    /// The last set of query files that was in use before the last segment was begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queries: Option<String>,
     pub reserved: Position,
     pub segments: Vec<Listed>,
     pub gaps: Vec<Gap>,
@@ -51,6 +70,12 @@ pub struct SegmentList {
 pub struct Listed {
     /// The first position, which is the segment's name.
     pub first: Position,
+    /// The format of its file.
+    #[serde(default = "format_one")]
+    pub format: Format,
+    /// The epoch in which it was begun.
+    #[serde(default)]
+    pub epoch: Epoch,
     /// Nothing more is written to it.
     pub sealed: bool,
     /// Its last position; `first - 1` while it holds no event.
@@ -59,6 +84,17 @@ pub struct Listed {
     pub tick: Tick,
     /// Its length.
     pub bytes: u64,
+}
+
+fn format_one() -> Format {
+    Format::One
+}
+
+impl Listed {
+    /// The segment's file.
+    pub fn file(&self) -> SegmentFile {
+        SegmentFile { first: self.first, format: self.format }
+    }
 }
 
 /// Positions that are lost, which was accepted. Where only time is lost, `last` is `first - 1`.
@@ -95,8 +131,14 @@ pub enum ListError {
     Checksum,
     #[error(transparent)]
     Json(#[from] serde_json::Error),
-    #[error("format {format}: it is of a later version")]
+    #[error("format {format}: a later version of Heliostat has written it")]
     Version { format: u32 },
+}
+
+/// What every list has, whatever else it has.
+#[derive(Deserialize)]
+struct OfFormat {
+    format: u32,
 }
 
 /// The list as it was read.
@@ -113,7 +155,15 @@ pub enum ReadList {
 impl SegmentList {
     /// The list of a log without segments.
     pub fn new(log: Uuid) -> Self {
-        SegmentList { format: FORMAT, log, reserved: 0, segments: Vec::new(), gaps: Vec::new() }
+        SegmentList {
+            format: FORMAT,
+            log,
+            epoch: 0,
+            queries: None,
+            reserved: 0,
+            segments: Vec::new(),
+            gaps: Vec::new(),
+        }
     }
 
     /// Reads the file.
@@ -134,7 +184,13 @@ impl SegmentList {
             filled += read;
         }
         bytes.truncate(filled);
-        Ok(SegmentList::parse(&bytes))
+        match SegmentList::parse(&bytes) {
+            // It is whole: nobody may take it for damage.
+            ReadList::Damaged(error @ ListError::Version { .. }) => {
+                Err(LogError::newer(LIST_NAME, 0, error))
+            }
+            read => Ok(read),
+        }
     }
 
     fn parse(bytes: &[u8]) -> ReadList {
@@ -147,6 +203,7 @@ impl SegmentList {
         for copy in copies {
             match copy {
                 Ok(list) => return ReadList::Found { list, whole },
+                Err(_) if matches!(reason, ListError::Version { .. }) => {}
                 Err(error) => reason = error,
             }
         }
@@ -160,11 +217,12 @@ impl SegmentList {
         if crc != format!("{:08x} ", crc32fast::hash(json)).as_bytes() {
             return Err(ListError::Checksum);
         }
-        let list: SegmentList = serde_json::from_slice(json)?;
-        if list.format != FORMAT {
-            return Err(ListError::Version { format: list.format });
+        let OfFormat { format } = serde_json::from_slice(json)?;
+        if format != FORMAT && format != FORMAT_ONE {
+            return Err(ListError::Version { format });
         }
-        Ok(list)
+        let list: SegmentList = serde_json::from_slice(json)?;
+        Ok(SegmentList { format: FORMAT, ..list })
     }
 
     fn to_bytes(&self) -> std::io::Result<Vec<u8>> {
@@ -198,16 +256,35 @@ impl SegmentList {
     }
 
     /// Adds a segment, which must begin behind the last one.
-    pub fn add(&mut self, first: Position) {
+    pub fn add(&mut self, file: SegmentFile, epoch: Epoch) {
+        let SegmentFile { first, format } = file;
         assert!(self.segments.last().is_none_or(|last| last.first < first), "in order");
         let bytes = SEGMENT_HEADER_BYTES as u64;
-        self.segments.push(Listed { first, sealed: false, last: first - 1, tick: 0, bytes });
+        let (last, tick) = (first - 1, 0);
+        self.segments.push(Listed { first, format, epoch, sealed: false, last, tick, bytes });
     }
 
     /// The segment that begins with a position.
     pub fn segment(&self, first: Position) -> Option<&Listed> {
         let at = self.segments.binary_search_by_key(&first, |listed| listed.first).ok()?;
         self.segments.get(at)
+    }
+
+    /// The file of the segment that begins with a position; where none is listed, the one that a
+    /// segment would have that began there now.
+    pub fn file(&self, first: Position) -> SegmentFile {
+        self.segment(first).map_or(SegmentFile::new(first), Listed::file)
+    }
+
+    /// The bytes of a segment that are passed over, in order.
+    pub fn skips(&self, first: Position) -> Vec<GapBytes> {
+        let mut skips: Vec<GapBytes> = self
+            .gaps
+            .iter()
+            .filter_map(|gap| gap.skip.filter(|skip| skip.segment == first))
+            .collect();
+        skips.sort_unstable_by_key(|skip| (skip.from, skip.to));
+        skips
     }
 
     /// Reads a listed segment from its beginning.
@@ -217,8 +294,8 @@ impl SegmentList {
             (segment == first).then_some(Skip { from, to, next: gap.last + 1 })
         };
         let mut skips: Vec<Skip> = self.gaps.iter().filter_map(skip).collect();
-        skips.sort_unstable_by_key(|skip| skip.from);
-        SegmentReader::new(self.log, first, skips)
+        skips.sort_unstable_by_key(|skip| (skip.from, skip.next));
+        SegmentReader::new(self.log, self.file(first), skips)
     }
 
     /// The position behind the lost segment that would hold this one.
@@ -235,15 +312,21 @@ impl SegmentList {
     /// Takes in the segments of a directory that are not listed and begin behind all that are.
     /// Returns whether there were any.
     ///
-    /// The segments of a log of an earlier version are taken in here, and those that a copy of a
-    /// running log has got after the list.
-    pub fn adopt(&mut self, files: &dyn Files, names: &[String]) -> Result<bool, LogError> {
+    /// The segments of a log from before there were lists are taken in here, and those that a copy
+    /// of a running log has got after the list.
+    pub fn adopt(&mut self, files: &dyn Files, found: &[SegmentFile]) -> Result<bool, LogError> {
         let listed = self.segments.last().map_or(0, |last| last.first);
-        let new = names.iter().filter_map(|name| segment::first_position(name));
-        let new: Vec<Position> = new.filter(|first| *first > listed).collect();
-        for first in &new {
-            self.seal_last(files, *first)?;
-            self.add(*first);
+        let mut new: Vec<SegmentFile> =
+            found.iter().copied().filter(|file| file.first > listed).collect();
+        // Of two files of a segment the later format is the one that was rewritten, and whole.
+        new.sort_unstable_by_key(|file| (file.first, std::cmp::Reverse(file.format)));
+        new.dedup_by_key(|file| file.first);
+        for file in &new {
+            self.seal_last(files, file.first)?;
+            let header = super::recovery::read_header(files, *file)?;
+            let epoch = header.map_or(0, |SegmentHeader { epoch, .. }| epoch);
+            self.epoch = self.epoch.max(epoch);
+            self.add(*file, epoch);
         }
         Ok(!new.is_empty())
     }
@@ -260,8 +343,10 @@ impl SegmentList {
             }
         }
         if end < next {
-            let bytes = SEGMENT_HEADER_BYTES as u64;
-            self.segments.push(Listed { first: end, sealed: true, last: next - 1, tick: 0, bytes });
+            let SegmentFile { first, format } = SegmentFile::new(end);
+            let (sealed, last, bytes) = (true, next - 1, SEGMENT_HEADER_BYTES as u64);
+            let epoch = self.epoch;
+            self.segments.push(Listed { first, format, epoch, sealed, last, tick: 0, bytes });
         }
         Ok(())
     }
@@ -293,13 +378,15 @@ impl SegmentList {
             Ok(len) if unreadable => len,
             _ => reader.offset(),
         };
-        Ok(Listed { first: last.first, sealed: true, last: *end - 1, tick, bytes })
+        Ok(Listed { sealed: true, last: *end - 1, tick, bytes, ..last })
     }
 }
 
 /// The list of a log that is open, shared by its writer and its readers.
 pub struct Segments {
     list: RwLock<SegmentList>,
+    /// Held while the list is changed.
+    changing: Mutex<()>,
     /// Where the list is read again, if another process writes it.
     source: Option<Arc<dyn Files>>,
 }
@@ -313,12 +400,13 @@ impl std::fmt::Debug for Segments {
 impl Segments {
     /// Shares a list.
     pub fn new(list: SegmentList) -> Self {
-        Segments { list: RwLock::new(list), source: None }
+        Segments { list: RwLock::new(list), changing: Mutex::default(), source: None }
     }
 
     /// A list that another process writes in these files.
     pub fn following(list: SegmentList, files: Arc<dyn Files>) -> Self {
-        Segments { list: RwLock::new(list), source: Some(files) }
+        let (list, changing) = (RwLock::new(list), Mutex::default());
+        Segments { list, changing, source: Some(files) }
     }
 
     /// Looks at the file again, if another process writes it; whether it has changed.
@@ -338,12 +426,14 @@ impl Segments {
         ask(&self.list.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes the list: first on disk, then for readers. Only the writer calls this.
+    /// Changes the list: first on disk, then for readers. The writer calls this, and who rewrites
+    /// segments.
     pub fn change(
         &self,
         files: &dyn Files,
         change: impl FnOnce(&mut SegmentList),
     ) -> std::io::Result<()> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.ask(SegmentList::clone);
         let mut list = before.clone();
         change(&mut list);
@@ -362,9 +452,11 @@ mod tests {
 
     fn list() -> SegmentList {
         let mut list = SegmentList::new(Uuid::now_v7());
-        list.add(1);
+        list.add(SegmentFile { first: 1, format: Format::One }, 0);
         list.note(Head { position: 500, tick: 7 }, 9000);
-        list.add(501);
+        list.epoch = 3;
+        list.queries = Some("fc52".to_string());
+        list.add(SegmentFile::new(501), 3);
         list.reserve(501);
         let skip = Some(GapBytes { segment: 1, from: 64, to: 100 });
         list.gaps.push(Gap { first: 3, last: 4, skip });
@@ -398,6 +490,36 @@ mod tests {
             let read = SegmentList::parse(&bytes[..len]);
             let has_copy = matches!(read, ReadList::Found { whole: false, .. });
             assert_eq!(has_copy, len >= bytes.len() / 2, "{len} bytes: {read:?}");
+        }
+    }
+
+    fn line(json: &str) -> Vec<u8> {
+        format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).repeat(2).into_bytes()
+    }
+
+    #[test]
+    fn a_list_of_format_1_is_read_and_one_of_a_later_format_is_not_damage() {
+        let id = "01a223c7-9ce1-76d3-957c-0ab3ae2bd8a4";
+        let segments = r#"[{"first":1,"sealed":true,"last":9,"tick":7,"bytes":900},
+            {"first":10,"sealed":false,"last":9,"tick":0,"bytes":64}]"#
+            .replace('\n', " ");
+        let one =
+            format!(r#"{{"format":1,"log":"{id}","reserved":99,"segments":{segments},"gaps":[]}}"#);
+        let ReadList::Found { list, whole: true } = SegmentList::parse(&line(&one)) else {
+            panic!("a list of format 1 is read")
+        };
+        assert_eq!((list.epoch, list.reserved, list.segments.len()), (0, 99, 2));
+        for listed in &list.segments {
+            assert_eq!((listed.format, listed.epoch), (Format::One, 0));
+        }
+        let read = SegmentList::parse(&list.to_bytes().unwrap());
+        assert!(matches!(read, ReadList::Found { list: read, .. } if read == list));
+
+        let files = crate::log::FaultyFiles::new();
+        for later in [r#"{"format":3}"#, r#"{"format":9,"segments":{}}"#] {
+            files.replace(LIST_NAME, &line(later)).unwrap();
+            let error = SegmentList::read(&files).unwrap_err();
+            assert!(matches!(error, LogError::Newer { .. }), "{error}");
         }
     }
 }

@@ -5,21 +5,30 @@
 //! new, what versions they get in their streams, and which requests conflict. Readers stream frames
 //! from any position and follow the tail, or read a stream.
 //!
+//! A commit may also be a clock frame, which says that time has passed, or a control frame, which
+//! tells what else happened to the log. Segments of an earlier format are read, and rewritten one by
+//! one in the background. `docs/log-format.md` states the formats.
+//!
 //! What is damaged is found when the log is opened or when it is read, and is an alarm from then
 //! on. A full disk refuses appends until there is room; a failed sync ends the log.
 
 mod admit;
 mod committer;
+mod control;
 mod fetch;
 mod files;
 mod follower;
+mod format;
 mod frame;
+mod frame_v1;
 mod index;
 mod inspect;
 mod list;
 mod reader;
 mod recovery;
 mod repair;
+mod rewrite;
+mod rows;
 mod segment;
 mod writer;
 
@@ -36,15 +45,17 @@ use crate::model::{Head, Position, json};
 use admit::Hashed;
 pub use committer::LogStats;
 use committer::{Answer, AppendRequest, Committer};
+pub use control::{Control, DismissedLetters, QueriesInUse, QueryFile};
 pub use files::{DiskFiles, Fault, FaultyFiles, FileHandle, Files};
 pub use follower::LogFollower;
-pub use frame::{Frame, FrameError, NumberedEvent};
+pub use frame::{Frame, FrameError, FrameKind, NumberedEvent};
 use index::{Digester, Index, IndexError};
 pub use inspect::{Examination, Finding, LogInfo, examine, info, verify};
 pub use list::Gap;
 use list::Segments;
 pub use reader::LogReader;
 pub use repair::Repair;
+use rewrite::Rewriter;
 
 /// How a log is kept.
 #[derive(Clone, Debug)]
@@ -58,6 +69,8 @@ pub struct LogOptions {
     pub group_bytes_max: usize,
     /// How long a request can be repeated by its key, in milliseconds.
     pub request_life_ms: u64,
+    /// How many bytes a second are read and written to rewrite segments of an earlier format.
+    pub rewrite_bytes_per_s: u64,
     /// Who is told of damage and of a full disk.
     pub alarms: Alarms,
 }
@@ -69,6 +82,7 @@ impl Default for LogOptions {
             queue_bytes_max: 64 << 20,
             group_bytes_max: 8 << 20,
             request_life_ms: 24 * 60 * 60 * 1000,
+            rewrite_bytes_per_s: 16 << 20,
             alarms: Alarms::default(),
         }
     }
@@ -101,6 +115,16 @@ pub enum LogError {
         /// What is wrong.
         what: String,
     },
+    /// A file is whole, and a later version of Heliostat has written it.
+    #[error("{segment}, offset {offset}: {what}: nothing is damaged, and nothing was changed")]
+    Newer {
+        /// The name of the file.
+        segment: String,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What is not known, and which version knows it.
+        what: String,
+    },
     /// A segment that was there is gone.
     #[error("segment {segment} is missing: put it back, or {REMEDY}")]
     Missing {
@@ -129,6 +153,11 @@ impl LogError {
         LogError::Damaged { segment: segment.into(), offset, what: what.to_string() }
     }
 
+    /// What a later version has written at an offset of a file.
+    fn newer(segment: impl Into<String>, offset: u64, what: impl std::fmt::Display) -> LogError {
+        LogError::Newer { segment: segment.into(), offset, what: what.to_string() }
+    }
+
     /// Damage of the frame that holds a position, where nobody knows the segment.
     pub fn of_position(position: Position, what: impl std::fmt::Display) -> LogError {
         LogError::damaged(format!("that holds position {position}"), 0, what)
@@ -150,7 +179,9 @@ impl LogError {
     /// Makes it an alarm, if it tells of something that stays wrong.
     fn raise(&self, alarms: &Alarms) {
         let subject = match self {
-            LogError::Damaged { segment, .. } | LogError::Missing { segment } => segment,
+            LogError::Damaged { segment, .. }
+            | LogError::Missing { segment }
+            | LogError::Newer { segment, .. } => segment,
             LogError::Io { path, .. } => path,
             LogError::Index(_) => "index",
             LogError::Locked { .. } | LogError::NotALog { .. } => return,
@@ -241,6 +272,7 @@ pub struct Log {
     alarms: Alarms,
     digester: Digester,
     committer: Arc<Committer>,
+    rewriter: Arc<Rewriter>,
 }
 
 /// The indexes' directory beside the segments.
@@ -269,9 +301,12 @@ impl Log {
         let index = Arc::new(Index::open(&files, index_directory, &recovered, &options)?);
         let alarms = options.alarms.clone();
         let committer =
-            Committer::start(Arc::clone(&files), recovered, Arc::clone(&index), options)?;
+            Committer::start(Arc::clone(&files), recovered, Arc::clone(&index), options.clone())?;
+        let (shared, for_index) = (Arc::clone(&segments), Arc::clone(&index));
+        let rewriter = Rewriter::start(Arc::clone(&files), shared, for_index, &options)?;
         let (digester, committer) = (Digester::new(id), Arc::new(committer));
-        Ok(Log { id, files, segments, index, alarms, digester, committer })
+        let rewriter = Arc::new(rewriter);
+        Ok(Log { id, files, segments, index, alarms, digester, committer, rewriter })
     }
 
     /// The log's identity, made when it was created.
@@ -360,7 +395,8 @@ impl Log {
         positions: &[Position],
         visit: impl FnMut(&EventRef<'_>) -> bool,
     ) -> Result<(), LogError> {
-        let visited = fetch::visit_events(self.files.as_ref(), &self.index, positions, visit);
+        let log = (&*self.segments, &*self.index);
+        let visited = fetch::visit_events(self.files.as_ref(), log, positions, visit);
         visited.inspect_err(|error| error.raise(&self.alarms))
     }
 
@@ -396,6 +432,26 @@ impl Log {
         self.committer.keep_time(interval);
     }
 
+    /// Appends a control frame, which is on disk when the answer comes: the head as of then. Nothing
+    /// is written for a set of query files that is in use already. The frame is queued when this
+    /// returns, whether or not anybody waits for the answer; a frame that cannot be written is
+    /// logged.
+    pub fn control(
+        &self,
+        control: Control,
+    ) -> impl Future<Output = Result<Head, AppendError>> + use<> {
+        let submitted = self.committer.submit_control(control);
+        async move {
+            let ended = || AppendError::Stopped { reason: "its thread has ended".to_string() };
+            submitted?.await.map_err(|_| ended())?
+        }
+    }
+
+    /// The epoch that this log is written in: one more than when it was opened before.
+    pub fn epoch(&self) -> u64 {
+        self.segments.ask(|list| list.epoch)
+    }
+
     /// Resolves with the reason once the log has failed. Never resolves for a log that is closed.
     pub async fn failed(&self) -> String {
         let mut failure = self.committer.failure();
@@ -413,6 +469,7 @@ impl Log {
 
     /// Writes what waits and stops.
     pub fn close(&self) {
+        self.rewriter.close();
         self.committer.close();
         self.index.close();
     }

@@ -9,7 +9,7 @@ use super::files::Files;
 use super::frame::Frame;
 use super::index::Index;
 use super::list::Segments;
-use super::segment::{self, NextFrame, SegmentReader};
+use super::segment::{NextFrame, SegmentFile, SegmentReader};
 use crate::model::alarm::Alarms;
 use crate::model::{Head, Position, Tick};
 
@@ -26,7 +26,9 @@ pub struct LogReader {
     /// The tick of the last frame that was read or skipped.
     tick: Tick,
     /// The segment and the offset of the last frame that was handed out.
-    place: (Position, u64),
+    place: Option<(SegmentFile, u64)>,
+    /// Frames up to this tick were read before their segment was rewritten.
+    again_until: Tick,
     /// Finds the first frame behind damage that lies before it; `None` once it has been used.
     index: Option<Arc<Index>>,
     alarms: Option<Alarms>,
@@ -58,17 +60,21 @@ impl LogReader {
             next,
             position: after,
             tick: 0,
-            place: (0, 0),
+            place: None,
+            again_until: 0,
             index: None,
             alarms: None,
         };
         if reader.head.borrow().position > after && reader.segment.is_none() {
             reader.advance()?;
         }
-        if let Some(segment) = &mut reader.segment
-            && let Some(error) = segment.open(reader.files.as_ref())?
-        {
-            return Err(LogError::damaged(segment.name(), 0, error));
+        while let Some(segment) = &mut reader.segment {
+            match segment.open(reader.files.as_ref()) {
+                Ok(None) => break,
+                Ok(Some(error)) => return Err(LogError::damaged(segment.name(), 0, error)),
+                Err(error) if !reader.reopen() => return Err(error),
+                Err(_) => {}
+            }
         }
         Ok(reader)
     }
@@ -79,8 +85,8 @@ impl LogReader {
         LogReader { index, alarms: Some(alarms), ..self }
     }
 
-    /// The segment, by its first position, and the offset of the last frame that was handed out.
-    pub(super) fn place(&self) -> (Position, u64) {
+    /// The segment and the offset of the last frame that was handed out; `None` before the first.
+    pub(super) fn place(&self) -> Option<(SegmentFile, u64)> {
         self.place
     }
 
@@ -88,10 +94,14 @@ impl LogReader {
     /// without events, which only tells its tick; `None` at the tail, where it can be called again once the head has moved.
     ///
     /// The first frame may begin before that position: a frame is the unit. An error stays: the
-    /// next call ends with it, too.
+    /// next call ends with it, too; but for a segment that is missing, once the list says that it
+    /// was rewritten.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, LogError> {
         let read = self.read_next();
         let Err(error) = &read else { return read };
+        if self.reopen() {
+            return self.next_frame();
+        }
         if let Some(alarms) = &self.alarms {
             error.raise(alarms);
         }
@@ -111,9 +121,9 @@ impl LogReader {
             match step(reader, self.files.as_ref(), &self.segments)? {
                 NextFrame::Frame(frame) => {
                     self.next = reader.next_position();
-                    let end = (reader.first(), reader.offset() - frame.disk_bytes());
+                    let place = (reader.file(), reader.offset() - frame.disk_bytes());
                     if self.is_next(&frame) {
-                        self.place = end;
+                        self.place = Some(place);
                         return Ok(Some(frame));
                     }
                 }
@@ -155,7 +165,10 @@ impl LogReader {
                 }
                 (None, None) if self.segments.refresh()? => {}
                 (None, None) if next > self.head.borrow().position => return Ok(false),
-                (None, None) => return Err(LogError::Missing { segment: segment::name(next) }),
+                (None, None) => {
+                    let segment = self.segments.ask(|list| list.file(next)).name();
+                    return Err(LogError::Missing { segment });
+                }
             }
         }
     }
@@ -172,6 +185,24 @@ impl LogReader {
         }
     }
 
+    /// Reads the segment in its other file, if it was rewritten and the one that was read is gone;
+    /// false if that is not so.
+    fn reopen(&mut self) -> bool {
+        let Some(reader) = &self.segment else { return false };
+        let file = reader.file();
+        // A list that cannot be read knows of no other file.
+        let _ = self.segments.refresh();
+        let rewritten = self.segments.ask(|list| {
+            let listed = list.segment(file.first)?;
+            (listed.format != file.format).then(|| list.reader(file.first))
+        });
+        let Some(rewritten) = rewritten else { return false };
+        self.again_until = self.tick;
+        self.next = file.first;
+        self.segment = Some(rewritten);
+        true
+    }
+
     /// Goes past damage in the first segment, if the first frame that is asked for lies behind it;
     /// false if there is no way round.
     fn pass_damage(&mut self) -> bool {
@@ -179,11 +210,14 @@ impl LogReader {
         let (Some(index), Some(reader)) = (self.index.take(), &mut self.segment) else {
             return false;
         };
-        if self.place.0 > 0 || wanted > self.head.borrow().position {
+        if self.place.is_some() || wanted > self.head.borrow().position {
             return false;
         }
         match index.frame_of(wanted) {
-            Ok(Some(at)) if at.segment == reader.first() && at.offset > reader.offset() => {
+            Ok(Some(at))
+                if (SegmentFile { first: at.segment, format: at.format }) == reader.file()
+                    && at.offset > reader.offset() =>
+            {
                 reader.jump(at.offset, at.first_position);
                 true
             }
@@ -193,6 +227,9 @@ impl LogReader {
 
     /// Whether a frame is to be handed out; it counts as read or skipped from now on.
     fn is_next(&mut self, frame: &Frame) -> bool {
+        if frame.tick() <= self.again_until {
+            return false;
+        }
         let last = frame.last_position();
         let next = last > self.position || (frame.count() == 0 && last == self.position);
         self.position = self.position.max(last);

@@ -2,20 +2,25 @@
 //!
 //! A torn tail is cut. Damage in a segment that is sealed is an alarm: appends go on, since the list
 //! knows which position comes next. Damage in the segment that is written to is an error, and so is
-//! its loss: positions could be given away twice.
+//! its loss: positions could be given away twice. What a crash has left of rewriting a segment is
+//! removed.
 
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::LogError;
+use super::control::Control;
 use super::files::{Files, is_full};
+use super::format::Epoch;
 use super::list::{LIST_NAME, Listed, ReadList, SegmentList, Segments};
+use super::rewrite;
 use super::segment::{
-    self, NextFrame, SEGMENT_HEADER_BYTES, SegmentHeaderError, SegmentReader, find_frame,
+    self, NextFrame, SEGMENT_HEADER_BYTES, SegmentFile, SegmentHeader, SegmentHeaderError,
+    SegmentReader, find_frame,
 };
+use crate::model::Head;
 use crate::model::alarm::Alarms;
-use crate::model::{Head, Position};
 
 /// A log that was recovered.
 #[derive(Debug)]
@@ -23,14 +28,27 @@ pub struct RecoveredLog {
     pub id: Uuid,
     pub head: Head,
     pub segments: Arc<Segments>,
-    /// The first position of the segment that is written to, and its length; `None` for a log
-    /// without segments.
-    pub last_segment: Option<(Position, u64)>,
+    /// The segment that is written to, and its length; `None` for a log without segments.
+    pub last_segment: Option<(SegmentFile, u64)>,
+    /// The highest epoch of a writer so far.
+    pub epoch: Epoch,
+    /// The last set of query files that a control frame tells of.
+    pub queries: Option<String>,
+}
+
+impl RecoveredLog {
+    /// A log without segments.
+    fn empty(list: SegmentList) -> RecoveredLog {
+        let (id, epoch, queries) = (list.log, list.epoch, list.queries.clone());
+        let (head, segments) = (Head::default(), Arc::new(Segments::new(list)));
+        RecoveredLog { id, head, segments, last_segment: None, epoch, queries }
+    }
 }
 
 /// Recovers a log. Only the last segment is read through: of the others the list says how they end.
 pub fn recover(files: &dyn Files, alarms: &Alarms) -> Result<RecoveredLog, LogError> {
-    let mut names = segment::list(files)?;
+    rewrite::remove_unfinished(files)?;
+    let mut found = segment::list(files)?;
     let (mut list, mut stale) = match SegmentList::read(files)? {
         ReadList::Found { list, whole } => {
             if !whole {
@@ -44,27 +62,23 @@ pub fn recover(files: &dyn Files, alarms: &Alarms) -> Result<RecoveredLog, LogEr
             return Err(LogError::damaged(segment, 0, error));
         }
     };
-    remove_stub(files, &mut names, list.as_ref())?;
+    remove_stub(files, &mut found, list.as_ref())?;
     if list.is_none() {
-        let Some(id) = first_id(files, &names)? else {
-            let id = Uuid::now_v7();
-            let segments = Arc::new(Segments::new(SegmentList::new(id)));
-            return Ok(RecoveredLog { id, head: Head::default(), segments, last_segment: None });
+        let Some(id) = first_id(files, &found)? else {
+            return Ok(RecoveredLog::empty(SegmentList::new(Uuid::now_v7())));
         };
-        tracing::info!(segments = names.len(), "making the list of segments from what is there");
+        tracing::info!(segments = found.len(), "making the list of segments from what is there");
         list = Some(SegmentList::new(id));
     }
     let Some(mut list) = list else { unreachable!("a list was found or made") };
-    stale |= list.adopt(files, &names)?;
-    for error in sealed_damage(files, &list, &names)? {
+    stale |= list.adopt(files, &found)?;
+    for error in sealed_damage(files, &list, &found)? {
         error.raise(alarms);
     }
-    let id = list.log;
     let Some(last) = list.segments.last().copied() else {
-        let segments = Arc::new(Segments::new(list));
-        return Ok(RecoveredLog { id, head: Head::default(), segments, last_segment: None });
+        return Ok(RecoveredLog::empty(list));
     };
-    let (mut head, len) = recover_last(files, &list, last)?;
+    let RecoveredSegment { mut head, bytes, epoch, queries } = recover_last(files, &list, last)?;
     head.tick = head.tick.max(list.last_tick());
     if stale {
         let mut next = list.clone();
@@ -76,43 +90,71 @@ pub fn recover(files: &dyn Files, alarms: &Alarms) -> Result<RecoveredLog, LogEr
             Err(source) => return Err(LogError::Io { path: LIST_NAME.to_string(), source }),
         }
     }
+    remove_superseded(files, &list, &found)?;
+    let (id, epoch) = (list.log, epoch.max(list.epoch));
+    let queries = queries.or_else(|| list.queries.clone());
     let segments = Arc::new(Segments::new(list));
-    Ok(RecoveredLog { id, head, segments, last_segment: Some((last.first, len)) })
+    let last_segment = Some((last.file(), bytes));
+    Ok(RecoveredLog { id, head, segments, last_segment, epoch, queries })
+}
+
+/// Removes the files of segments that are listed in another format, and are there in that: they
+/// were rewritten, and a crash came before the list was changed or before the old file was removed.
+fn remove_superseded(
+    files: &dyn Files,
+    list: &SegmentList,
+    found: &[SegmentFile],
+) -> Result<(), LogError> {
+    for file in superseded(list, found) {
+        let name = file.name();
+        if found.binary_search(&list.file(file.first)).is_ok() {
+            tracing::info!(segment = name, "removing the other file of a rewritten segment");
+            files.remove(&name).map_err(|source| LogError::of_file(&name, source))?;
+        }
+    }
+    Ok(())
+}
+
+/// The files of listed segments that are listed in another format.
+pub fn superseded(list: &SegmentList, found: &[SegmentFile]) -> impl Iterator<Item = SegmentFile> {
+    let other =
+        |file: &SegmentFile| list.segment(file.first).is_some_and(|listed| listed.file() != *file);
+    found.iter().copied().filter(other)
 }
 
 /// A crash between making a segment and listing it leaves one without frames.
 fn remove_stub(
     files: &dyn Files,
-    names: &mut Vec<String>,
+    found: &mut Vec<SegmentFile>,
     list: Option<&SegmentList>,
 ) -> Result<(), LogError> {
-    while let Some(last) = names.last() {
-        let named = |source| LogError::Io { path: last.clone(), source };
-        let first = segment::first_position(last).unwrap_or_default();
-        let listed = list.is_some_and(|list| list.segment(first).is_some());
-        let len = files.len(last).map_err(named)?;
+    while let Some(last) = found.last() {
+        let name = last.name();
+        let named = |source| LogError::Io { path: name.clone(), source };
+        let listed = list.is_some_and(|list| list.segment(last.first).is_some());
+        let len = files.len(&name).map_err(named)?;
         // A log of an earlier version keeps its last segment, however short.
         let short = len < SEGMENT_HEADER_BYTES as u64
             || (len == SEGMENT_HEADER_BYTES as u64
-                && (list.is_some() || read_header(files, last)?.is_err()));
+                && (list.is_some() || read_header(files, *last)?.is_err()));
         if listed || !short {
             break;
         }
-        tracing::warn!(segment = last, "removing a segment that was never begun");
-        files.remove(last).map_err(named)?;
-        names.pop();
+        tracing::warn!(segment = name, "removing a segment that was never begun");
+        files.remove(&name).map_err(named)?;
+        found.pop();
     }
     Ok(())
 }
 
 /// The log's id, from the first segment whose header is sound; `None` if there are no segments.
-pub fn first_id(files: &dyn Files, names: &[String]) -> Result<Option<Uuid>, LogError> {
+pub fn first_id(files: &dyn Files, found: &[SegmentFile]) -> Result<Option<Uuid>, LogError> {
     let mut damage = None;
-    for name in names {
-        match read_header(files, name)? {
-            Ok(id) => return Ok(Some(id)),
+    for file in found {
+        match read_header(files, *file)? {
+            Ok(header) => return Ok(Some(header.log)),
             Err(error) => {
-                damage.get_or_insert((name, error));
+                damage.get_or_insert((file.name(), error));
             }
         }
     }
@@ -122,27 +164,30 @@ pub fn first_id(files: &dyn Files, names: &[String]) -> Result<Option<Uuid>, Log
     }
 }
 
-/// The id in a segment's header, or what is wrong with the header.
+/// A segment's header, or what is wrong with it. An error for one of a later version.
 pub fn read_header(
     files: &dyn Files,
-    name: &str,
-) -> Result<Result<Uuid, SegmentHeaderError>, LogError> {
+    file: SegmentFile,
+) -> Result<Result<SegmentHeader, SegmentHeaderError>, LogError> {
     let mut bytes = [0; SEGMENT_HEADER_BYTES];
-    let read = segment::read_at(files, name, 0, &mut bytes)?;
-    let first = segment::first_position(name).unwrap_or_default();
-    Ok(segment::read_header(&bytes[..read], first))
+    let name = file.name();
+    let read = segment::read_at(files, &name, 0, &mut bytes)?;
+    match SegmentHeader::read(&bytes[..read], file) {
+        Err(error @ SegmentHeaderError::Newer { .. }) => Err(LogError::newer(name, 0, error)),
+        header => Ok(header),
+    }
 }
 
 /// Checks of sealed segments that need not read them through.
 fn sealed_damage(
     files: &dyn Files,
     list: &SegmentList,
-    names: &[String],
+    found: &[SegmentFile],
 ) -> Result<Vec<LogError>, LogError> {
     let mut damage = Vec::new();
     for listed in list.segments.iter().filter(|listed| listed.sealed) {
-        let name = segment::name(listed.first);
-        if names.binary_search(&name).is_err() {
+        let name = listed.file().name();
+        if found.binary_search(&listed.file()).is_err() {
             damage.push(LogError::Missing { segment: name });
             continue;
         }
@@ -157,38 +202,47 @@ fn sealed_damage(
             damage.push(LogError::Damaged { segment: name, offset, what });
         }
     }
-    for name in unlisted(list, names) {
-        let (segment, what) = (name.clone(), "it is not in the list of segments".to_string());
+    for file in unlisted(list, found) {
+        let (segment, what) = (file.name(), "it is not in the list of segments".to_string());
         damage.push(LogError::Damaged { segment, offset: 0, what });
     }
     Ok(damage)
 }
 
 /// The segments of the directory that do not belong to the log.
-pub fn unlisted<'a>(
-    list: &'a SegmentList,
-    names: &'a [String],
-) -> impl Iterator<Item = &'a String> {
-    let listed = |name: &&String| {
-        segment::first_position(name).is_some_and(|first| list.segment(first).is_some())
-    };
-    names.iter().filter(move |name| !listed(name))
+pub fn unlisted(list: &SegmentList, found: &[SegmentFile]) -> impl Iterator<Item = SegmentFile> {
+    found.iter().copied().filter(|file| list.segment(file.first).is_none())
 }
 
-/// Reads the segment that is written to, and cuts off a write that was not completed. The log's
-/// head, and the segment's length.
+/// The segment that is written to, as it was recovered.
+struct RecoveredSegment {
+    head: Head,
+    bytes: u64,
+    /// The highest epoch in it.
+    epoch: Epoch,
+    /// The last set of query files that it tells of.
+    queries: Option<String>,
+}
+
+/// Reads the segment that is written to, and cuts off a write that was not completed.
 fn recover_last(
     files: &dyn Files,
     list: &SegmentList,
     last: Listed,
-) -> Result<(Head, u64), LogError> {
+) -> Result<RecoveredSegment, LogError> {
     let mut reader = list.reader(last.first);
+    let (mut epoch, mut queries) = (last.epoch, None);
     let mut head = Head { position: last.first - 1, tick: 0 };
     let mut last_frame = None;
     loop {
         match reader.next(files)? {
             NextFrame::Frame(frame) => {
                 head = Head { position: frame.last_position(), tick: frame.tick() };
+                epoch = epoch.max(frame.epoch());
+                // What cannot be read is none of the log's business.
+                if let Ok(Some(Control::Queries(in_use))) = frame.control() {
+                    queries = Some(in_use.set);
+                }
                 last_frame = Some((reader.offset() - frame.disk_bytes(), frame));
             }
             NextFrame::End if reader.offset() < last.bytes => {
@@ -216,15 +270,13 @@ fn recover_last(
     }
     if let Some((offset, frame)) = last_frame {
         // It may have been written and not synced: what is shown from now on has to stay.
-        let mut bytes = Vec::new();
-        frame.write(&mut bytes);
         files
-            .rewrite(reader.name(), offset, &bytes)
+            .rewrite(reader.name(), offset, frame.as_bytes())
             .map_err(|source| LogError::of_file(reader.name(), source))?;
     }
     // Positions that were lost at its end are not given away again.
     head.position = head.position.max(reader.next_position() - 1);
-    Ok((head, reader.offset()))
+    Ok(RecoveredSegment { head, bytes: reader.offset(), epoch, queries })
 }
 
 fn damaged(reader: &SegmentReader, what: String) -> LogError {
@@ -235,7 +287,7 @@ fn damaged(reader: &SegmentReader, what: String) -> LogError {
 /// that something else is wrong, and then nothing is cut.
 fn cut_tail(files: &dyn Files, reader: &SegmentReader, what: &str) -> Result<(), LogError> {
     let (name, offset) = (reader.name(), reader.offset());
-    if find_frame(files, name, offset + 1, reader.next_position())?.is_some() {
+    if find_frame(files, reader.file(), offset + 1, reader.next_position())?.is_some() {
         return Err(damaged(reader, format!("{what}, and whole frames follow")));
     }
     let len = files.len(name).map_err(|source| LogError::of_file(name, source))?;

@@ -7,11 +7,12 @@
 use std::path::{Path, PathBuf};
 
 use super::files::{DiskFiles, Files};
-use super::frame::{Frame, FrameError, NumberedEvent};
+use super::format::Format;
+use super::frame::{Frame, FrameError};
 use super::inspect::{Examination, Finding, Remedy, examine};
 use super::list::{Gap, LIST_NAME, SegmentList};
-use super::segment::{self, NextFrame};
-use super::{INDEX_DIRECTORY, LogError};
+use super::segment::{self, NextFrame, SegmentFile};
+use super::{INDEX_DIRECTORY, LogError, rewrite};
 use crate::model::clock::now_ms;
 use crate::model::{Head, Position};
 
@@ -63,7 +64,7 @@ impl Repair {
             self.resume(&mut list)?;
         }
         for listed in list.segments.iter_mut().filter(|listed| listed.sealed) {
-            let name = segment::name(listed.first);
+            let name = listed.file().name();
             listed.bytes = self.files.len(&name).map_err(|e| LogError::of_file(&name, e))?;
         }
         let resumed = list.segments.last().map_or(0, |last| last.last);
@@ -79,7 +80,15 @@ impl Repair {
         match finding.remedy {
             Remedy::WriteList => {}
             Remedy::WriteHeader(first) => {
-                let header = segment::header(list.log, first);
+                let header = match list.segment(first) {
+                    Some(listed) if listed.format == Format::One => {
+                        segment::header_v1(list.log, first)
+                    }
+                    listed => {
+                        let epoch = listed.map_or(0, |listed| listed.epoch);
+                        segment::header(list.log, first, epoch)
+                    }
+                };
                 self.files.rewrite(name, 0, &header).map_err(failed)?;
             }
             Remedy::Skip(bytes) => lose(Some(bytes)),
@@ -123,10 +132,17 @@ impl Repair {
             let lost = list.gaps.iter().map(|gap| gap.last).max().unwrap_or(0);
             let ends = list.segments.last().map_or(0, |last| last.last);
             let first: Position = lost.max(ends) + 1;
-            self.append(&segment::name(first), &segment::header(list.log, first))?;
-            list.add(first);
+            let file = SegmentFile::new(first);
+            self.append(&file.name(), &segment::header(list.log, first, list.epoch))?;
+            list.add(file, list.epoch);
         }
-        let Some(last) = list.segments.last().copied() else { return Ok(()) };
+        let Some(mut last) = list.segments.last().copied() else { return Ok(()) };
+        if last.format != Format::CURRENT {
+            // Only the current format is written.
+            let rewritten = rewrite::copy(&self.files, list, last, &mut |_| true)?;
+            rewritten.note(list);
+            last = rewritten.listed;
+        }
         let mut reader = list.reader(last.first);
         let mut tick = list.last_tick().max(self.examination.info.head.tick);
         while let NextFrame::Frame(frame) = reader.next(&self.files)? {
@@ -136,13 +152,10 @@ impl Repair {
         self.files.truncate(name, offset).map_err(|source| LogError::of_file(name, source))?;
         let position = reader.next_position();
         let tick = now_ms().max(tick + 1);
-        let nothing = std::iter::empty::<NumberedEvent<'_>>();
-        let frame = Frame::new(tick, position, nothing)
+        let frame = Frame::of_clock(list.epoch, tick, position)
             .map_err(|error| LogError::damaged(name, offset, error))?;
-        let mut bytes = Vec::new();
-        frame.write(&mut bytes);
-        self.append(name, &bytes)?;
-        list.note(Head { position: position - 1, tick }, offset + bytes.len() as u64);
+        self.append(name, frame.as_bytes())?;
+        list.note(Head { position: position - 1, tick }, offset + frame.disk_bytes());
         Ok(())
     }
 

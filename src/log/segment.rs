@@ -1,15 +1,22 @@
-//! A segment: a file of frames, named by the position that it begins with.
+//! A segment: a file of frames, named by the position that it begins with, and by its format.
 //!
 //! ```text
+//! name: the position in 20 decimal digits, and ".log" for format 1, ".log2" for format 2
 //! header, 64 bytes, little endian
 //!   0  [u8; 8]   "HELIOLOG"
-//!   8  u32       format version, 1
-//!  12  u32       CRC-32 of the header from byte 16 on
+//!   8  u32       format, 2
+//!  12  u32       CRC-32 of bytes 0 to 12 and 16 to 64 of the header
 //!  16  [u8; 16]  the log's id
 //!  32  u64       position of the first event
-//!  40  [u8; 24]  zero
-//! frames, one after the other
+//!  40  u64       epoch in which the segment was begun; 0 in one that was rewritten from format 1
+//!  48  u32       features that a reader must know, bits: none yet
+//!  52  u32       features that a reader may pass over, bits: none yet
+//!  56  u32       the release that reads the segment, as in a frame
+//!  60  u32       zero
+//! frames of the same format, one after the other; their epochs never fall
 //! ```
+//!
+//! In format 1 the checksum is of bytes 16 to 64, and from byte 40 on all is zero.
 
 use std::collections::VecDeque;
 
@@ -18,42 +25,101 @@ use uuid::Uuid;
 
 use super::LogError;
 use super::files::Files;
-use super::frame::{Frame, FrameError, HEADER_BYTES, Header};
+use super::format::{Epoch, Format, Release};
+use super::frame::{Frame, FrameError, Header, u32_at, u64_at};
 use crate::model::{Position, Tick};
 
-/// The length of a segment's header in bytes.
+/// The length of a segment's header in bytes, of either format.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
 const MAGIC: &[u8; 8] = b"HELIOLOG";
-const FORMAT_VERSION: u32 = 1;
 /// How much is read from a file at once.
 const READ_BYTES: usize = 4 << 20;
+/// What the name of a segment ends with; behind it stands the number of a format past 1.
+const EXTENSION: &str = ".log";
 
-/// The name of the segment that begins with a position.
-pub fn name(first_position: Position) -> String {
-    format!("{first_position:020}.log")
+/// A segment's file: its name says these two things.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SegmentFile {
+    /// The position that the segment begins with.
+    pub first: Position,
+    pub format: Format,
 }
 
-/// The position that a segment of this name begins with; `None` for other files.
-pub fn first_position(name: &str) -> Option<Position> {
-    name.strip_suffix(".log").filter(|digits| digits.len() == 20)?.parse().ok()
+impl SegmentFile {
+    /// A file of the format that is written.
+    pub fn new(first: Position) -> SegmentFile {
+        SegmentFile { first, format: Format::CURRENT }
+    }
+
+    /// The file's name.
+    pub fn name(self) -> String {
+        match self.format {
+            Format::One => format!("{:020}{EXTENSION}", self.first),
+            format => format!("{:020}{EXTENSION}{}", self.first, format.number()),
+        }
+    }
+
+    /// The segment of this name; `None` for other files. An error for a format of later.
+    pub fn of(name: &str) -> Option<Result<SegmentFile, super::format::UnknownFormat>> {
+        let (digits, format) = name.split_once(EXTENSION)?;
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        if digits.len() != 20 || !is_number(digits) || !is_number(format) {
+            return None;
+        }
+        let first = digits.parse().ok()?;
+        let number = if format.is_empty() { 1 } else { format.parse().ok()? };
+        let file = Format::try_from(number).map(|format| SegmentFile { first, format });
+        // Each segment has one name.
+        file.map_or_else(|error| Some(Err(error)), |file| (file.name() == name).then_some(Ok(file)))
+    }
 }
 
-/// The segments of a log, in order.
-pub fn list(files: &dyn Files) -> Result<Vec<String>, LogError> {
+/// The segments of a log, in order. Of a segment that is being rewritten there may be two files.
+pub fn list(files: &dyn Files) -> Result<Vec<SegmentFile>, LogError> {
     let names = files.list().map_err(|source| LogError::Io { path: "log".to_string(), source })?;
-    Ok(names.into_iter().filter(|name| first_position(name).is_some()).collect())
+    let mut segments = Vec::new();
+    for name in names {
+        match SegmentFile::of(&name) {
+            None => {}
+            Some(Ok(file)) => segments.push(file),
+            Some(Err(error)) => return Err(LogError::newer(name, 0, error)),
+        }
+    }
+    segments.sort_unstable();
+    Ok(segments)
 }
 
-/// The header of a segment.
-pub fn header(id: Uuid, first_position: Position) -> [u8; SEGMENT_HEADER_BYTES] {
+/// The header of a segment of the format that is written.
+pub fn header(id: Uuid, first_position: Position, epoch: Epoch) -> [u8; SEGMENT_HEADER_BYTES] {
     let mut header = [0; SEGMENT_HEADER_BYTES];
     header[0..8].copy_from_slice(MAGIC);
-    header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    header[8..12].copy_from_slice(&Format::CURRENT.number().to_le_bytes());
+    header[16..32].copy_from_slice(id.as_bytes());
+    header[32..40].copy_from_slice(&first_position.to_le_bytes());
+    header[40..48].copy_from_slice(&epoch.to_le_bytes());
+    header[56..60].copy_from_slice(&Release::OF_FORMAT_TWO.0.to_le_bytes());
+    let crc = checksum(&header);
+    header[12..16].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// The header of a segment of format 1, for the repair of one.
+pub fn header_v1(id: Uuid, first_position: Position) -> [u8; SEGMENT_HEADER_BYTES] {
+    let mut header = [0; SEGMENT_HEADER_BYTES];
+    header[0..8].copy_from_slice(MAGIC);
+    header[8..12].copy_from_slice(&Format::One.number().to_le_bytes());
     header[16..32].copy_from_slice(id.as_bytes());
     header[32..40].copy_from_slice(&first_position.to_le_bytes());
     let crc = crc32fast::hash(&header[16..]);
     header[12..16].copy_from_slice(&crc.to_le_bytes());
     header
+}
+
+fn checksum(header: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&header[..12]);
+    crc.update(&header[16..SEGMENT_HEADER_BYTES]);
+    crc.finalize()
 }
 
 /// Why a file's first bytes are not the header of the segment that its name says.
@@ -63,29 +129,53 @@ pub enum SegmentHeaderError {
     TooShort,
     #[error("it does not begin as a segment does")]
     Magic,
-    /// The checksum, the version or the position is another one.
-    #[error("the segment's header is damaged, or of another version")]
+    /// The checksum, the format or the position is another one.
+    #[error("the segment's header is damaged")]
     Content,
+    /// The header is whole, and of a later version.
+    #[error("a segment with features {required:x}: Heliostat {release} or later reads it")]
+    Newer { required: u32, release: Release },
     /// The header is whole, and of a segment of another log.
     #[error("it belongs to log {found}, not {expected}")]
     OtherLog { found: Uuid, expected: Uuid },
 }
 
-/// The log's id in a segment's header.
-pub fn read_header(bytes: &[u8], first_position: Position) -> Result<Uuid, SegmentHeaderError> {
-    if bytes.len() < SEGMENT_HEADER_BYTES {
-        return Err(SegmentHeaderError::TooShort);
-    }
-    if &bytes[0..8] != MAGIC {
-        return Err(SegmentHeaderError::Magic);
-    }
-    let mut id = [0; 16];
-    id.copy_from_slice(&bytes[16..32]);
-    let id = Uuid::from_bytes(id);
-    if bytes[..SEGMENT_HEADER_BYTES] == header(id, first_position) {
-        Ok(id)
-    } else {
-        Err(SegmentHeaderError::Content)
+/// What the header of a segment says beside its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    pub log: Uuid,
+    pub epoch: Epoch,
+}
+
+impl SegmentHeader {
+    /// Reads the header of a segment that has this name.
+    pub fn read(bytes: &[u8], file: SegmentFile) -> Result<SegmentHeader, SegmentHeaderError> {
+        let header = bytes.get(..SEGMENT_HEADER_BYTES).ok_or(SegmentHeaderError::TooShort)?;
+        if header[0..8] != *MAGIC {
+            return Err(SegmentHeaderError::Magic);
+        }
+        let mut id = [0; 16];
+        id.copy_from_slice(&header[16..32]);
+        let log = Uuid::from_bytes(id);
+        if file.format == Format::One {
+            let whole = *header == header_v1(log, file.first);
+            return if whole {
+                Ok(SegmentHeader { log, epoch: 0 })
+            } else {
+                Err(SegmentHeaderError::Content)
+            };
+        }
+        let own = u32_at(header, 8) == file.format.number() && u64_at(header, 32) == file.first;
+        if !own || u32_at(header, 12) != checksum(header) {
+            return Err(SegmentHeaderError::Content);
+        }
+        match u32_at(header, 48) {
+            0 => Ok(SegmentHeader { log, epoch: u64_at(header, 40) }),
+            required => {
+                let release = Release(u32_at(header, 56));
+                Err(SegmentHeaderError::Newer { required, release })
+            }
+        }
     }
 }
 
@@ -112,7 +202,7 @@ pub struct Skip {
 /// Reads a segment's frames in order, from large reads, and checks that they follow each other.
 pub struct SegmentReader {
     log: Uuid,
-    first: Position,
+    file: SegmentFile,
     name: String,
     /// The segment's header has been read.
     opened: bool,
@@ -126,22 +216,30 @@ pub struct SegmentReader {
     next: Position,
     /// The tick of the frame before it.
     tick: Tick,
+    /// The epoch of the frame before it.
+    epoch: Epoch,
 }
 
 impl SegmentReader {
-    /// A reader of the segment that begins with a position, from its first frame on.
-    pub fn new(log: Uuid, first: Position, skips: Vec<Skip>) -> Self {
+    /// A reader of a segment, from its first frame on.
+    pub fn new(log: Uuid, file: SegmentFile, skips: Vec<Skip>) -> Self {
         SegmentReader {
             log,
-            first,
-            name: name(first),
+            file,
+            name: file.name(),
             opened: false,
             offset: SEGMENT_HEADER_BYTES as u64,
             ahead: Bytes::new(),
             skips: skips.into(),
-            next: first,
+            next: file.first,
             tick: 0,
+            epoch: 0,
         }
+    }
+
+    /// Reads the segment from a file of another name.
+    pub fn under(self, name: &str) -> Self {
+        SegmentReader { name: name.to_string(), ..self }
     }
 
     /// The segment's name.
@@ -151,7 +249,12 @@ impl SegmentReader {
 
     /// The position that the segment begins with.
     pub fn first(&self) -> Position {
-        self.first
+        self.file.first
+    }
+
+    /// The segment's file.
+    pub fn file(&self) -> SegmentFile {
+        self.file
     }
 
     /// Where the next frame begins.
@@ -181,14 +284,21 @@ impl SegmentReader {
         }
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
         let read = read_at(files, &self.name, 0, &mut bytes)?;
-        Ok(match read_header(&bytes[..read], self.first) {
-            Ok(log) if log == self.log => {
+        match SegmentHeader::read(&bytes[..read], self.file) {
+            Ok(SegmentHeader { log, epoch }) if log == self.log => {
                 self.opened = true;
-                None
+                self.epoch = epoch;
+                Ok(None)
             }
-            Ok(found) => Some(SegmentHeaderError::OtherLog { found, expected: self.log }),
-            Err(error) => Some(error),
-        })
+            Ok(SegmentHeader { log: found, .. }) => {
+                Ok(Some(SegmentHeaderError::OtherLog { found, expected: self.log }))
+            }
+            // It is whole: nobody may take it for damage.
+            Err(error @ SegmentHeaderError::Newer { .. }) => {
+                Err(LogError::newer(&self.name, 0, error))
+            }
+            Err(error) => Ok(Some(error)),
+        }
     }
 
     /// The next frame.
@@ -201,26 +311,32 @@ impl SegmentReader {
         }
         let offset = self.offset;
         let broken = move |what| NextFrame::Broken { offset, what };
-        let damaged = |error: FrameError| Ok(broken(error.to_string()));
-        if !self.fill(files, HEADER_BYTES)? {
+        let format = self.file.format;
+        if !self.fill(files, format.frame_header_bytes())? {
             return Ok(match self.ahead.len() {
                 0 => NextFrame::End,
-                bytes => return damaged(FrameError::TooShort { bytes }),
+                bytes => return self.unreadable(FrameError::TooShort { bytes }),
             });
         }
-        let header = match Header::read(&self.ahead) {
+        let header = match Header::read(format, &self.ahead) {
             Ok(header) => header,
-            Err(error) => return damaged(error),
+            Err(error) => return self.unreadable(error),
         };
-        let len = HEADER_BYTES + header.payload_bytes as usize;
+        let len = header.frame_bytes();
         if !self.fill(files, len)? {
             let bytes = self.ahead.len();
-            return damaged(FrameError::Length { bytes, expected: len });
+            return self.unreadable(FrameError::Length { bytes, expected: len });
         }
-        let frame = match Frame::read(&self.ahead.slice(..len)) {
+        let frame = match Frame::read_as(format, &self.ahead.slice(..len)) {
             Ok(frame) => frame,
-            Err(error) => return damaged(error),
+            Err(error) => return self.unreadable(error),
         };
+        if frame.epoch() < self.epoch {
+            let (epoch, last) = (frame.epoch(), self.epoch);
+            return Ok(broken(format!(
+                "a frame of epoch {epoch} behind one of epoch {last}: a writer has gone on whose log was taken over"
+            )));
+        }
         let (first, tick) = (frame.first_position(), frame.tick());
         if first != self.next || tick <= self.tick {
             let (next, last) = (self.next, self.tick);
@@ -232,7 +348,16 @@ impl SegmentReader {
         self.offset += len as u64;
         self.next = frame.last_position() + 1;
         self.tick = tick;
+        self.epoch = frame.epoch();
         Ok(NextFrame::Frame(frame))
+    }
+
+    /// What an error of the next frame means: damage, unless the frame is whole and of a later version.
+    fn unreadable(&self, error: FrameError) -> Result<NextFrame, LogError> {
+        match error {
+            FrameError::Newer { .. } => Err(LogError::newer(&self.name, self.offset, error)),
+            error => Ok(NextFrame::Broken { offset: self.offset, what: error.to_string() }),
+        }
     }
 
     /// Forgets what was read ahead: a tail that was being written is read again.
@@ -283,29 +408,33 @@ pub fn read_at(
 }
 
 /// The first whole frame that begins at `offset` or behind it, with a position from `next` on, and
-/// where it begins.
+/// where it begins. An error for one of a later version.
 pub fn find_frame(
     files: &dyn Files,
-    name: &str,
+    file: SegmentFile,
     offset: u64,
     next: Position,
 ) -> Result<Option<(u64, Frame)>, LogError> {
     /// Bytes that are no header are hardly ever one of so near a position.
     const POSITIONS_AHEAD_MAX: u64 = 1 << 40;
-    let len = files.len(name).map_err(|source| LogError::of_file(name, source))?;
+    let (name, format) = (file.name(), file.format);
+    let len = files.len(&name).map_err(|source| LogError::of_file(&name, source))?;
     let mut tail = vec![0; usize::try_from(len.saturating_sub(offset)).unwrap_or(0)];
-    let read = read_at(files, name, offset, &mut tail)?;
+    let read = read_at(files, &name, offset, &mut tail)?;
     tail.truncate(read);
     let tail = Bytes::from(tail);
-    for at in 0..tail.len().saturating_sub(HEADER_BYTES - 1) {
-        let Ok(header) = Header::read(&tail[at..]) else { continue };
-        let end = at + HEADER_BYTES + header.payload_bytes as usize;
-        let near = header.first_position.wrapping_sub(next) < POSITIONS_AHEAD_MAX;
-        if near
-            && end <= tail.len()
-            && let Ok(frame) = Frame::read(&tail.slice(at..end))
-        {
-            return Ok(Some((offset + at as u64, frame)));
+    for at in 0..tail.len().saturating_sub(format.frame_header_bytes() - 1) {
+        let found = Header::read(format, &tail[at..]).and_then(|header| {
+            let near = header.first_position.wrapping_sub(next) < POSITIONS_AHEAD_MAX;
+            let frame = tail.get(at..at + header.frame_bytes()).filter(|_| near);
+            frame.map(|frame| Frame::read_as(format, &tail.slice_ref(frame))).transpose()
+        });
+        match found {
+            Ok(Some(frame)) => return Ok(Some((offset + at as u64, frame))),
+            Err(error @ FrameError::Newer { .. }) => {
+                return Err(LogError::newer(&name, offset + at as u64, error));
+            }
+            Ok(None) | Err(_) => {}
         }
     }
     Ok(None)

@@ -6,12 +6,15 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::admit::{Accepted, Admission, Hashed, Verdict};
+use super::control::Control;
 use super::files::{FileHandle, Files, is_full};
+use super::format::{Epoch, Format};
 use super::frame::{Frame, FrameError, NumberedEvent};
 use super::index::{FrameEntry, Index, IndexError};
-use super::list::Segments;
+use super::list::{LIST_NAME, Segments};
 use super::recovery::RecoveredLog;
-use super::{AppendError, LogError, LogOptions, segment};
+use super::segment::SegmentFile;
+use super::{AppendError, LogError, LogOptions, rewrite, segment};
 use crate::model::clock::now_ms;
 use crate::model::event::Appended;
 use crate::model::{Head, Position, Tick};
@@ -77,6 +80,7 @@ struct OpenSegment {
     file: Box<dyn FileHandle>,
     name: String,
     first_position: Position,
+    format: Format,
     /// In bytes.
     len: u64,
 }
@@ -104,13 +108,16 @@ pub struct LogWriter {
     index: Arc<Index>,
     segment: Option<OpenSegment>,
     head: Head,
+    epoch: Epoch,
     options: LogOptions,
-    /// The last frame, as it is on disk.
-    buffer: Vec<u8>,
+    /// The last set of query files that the log tells of.
+    queries: Option<String>,
+    /// The size of the last frame, whether or not it is on disk.
+    frame_bytes: usize,
 }
 
 impl LogWriter {
-    /// Goes on behind a recovered log; a new one gets its first segment.
+    /// Goes on behind a recovered log, in the next epoch; a new one gets its first segment.
     pub fn open(
         files: Arc<dyn Files>,
         recovered: RecoveredLog,
@@ -124,14 +131,25 @@ impl LogWriter {
             index,
             segment: None,
             head: recovered.head,
+            epoch: recovered.epoch + 1,
             options,
-            buffer: Vec::new(),
+            queries: recovered.queries,
+            frame_bytes: 0,
         };
-        if let Some((first_position, len)) = recovered.last_segment {
-            let name = segment::name(first_position);
-            let file = writer.files.append(&name);
-            let file = file.map_err(|source| LogError::of_file(&name, source))?;
-            writer.segment = Some(OpenSegment { file, name, first_position, len });
+        if let Some((file, len)) = recovered.last_segment {
+            writer.segment = Some(writer.open_segment(file, len)?);
+            let epoch = writer.epoch;
+            let taken = writer.segments.change(writer.files.as_ref(), |list| list.epoch = epoch);
+            match taken {
+                Ok(()) => {}
+                // It is written before anything else is.
+                Err(error) if is_full(&error) => {
+                    tracing::warn!(%error, "the list of segments does not tell of the epoch");
+                }
+                Err(source) => {
+                    return Err(LogError::Io { path: LIST_NAME.to_string(), source });
+                }
+            }
         } else {
             // The log's id is on disk before anything else relies on it.
             writer.roll().map_err(|error| match error {
@@ -144,6 +162,13 @@ impl LogWriter {
         Ok(writer)
     }
 
+    fn open_segment(&self, file: SegmentFile, len: u64) -> Result<OpenSegment, LogError> {
+        let (name, SegmentFile { first: first_position, format }) = (file.name(), file);
+        let file = self.files.append(&name);
+        let file = file.map_err(|source| LogError::of_file(&name, source))?;
+        Ok(OpenSegment { file, name, first_position, format, len })
+    }
+
     /// The end of what is on disk.
     pub fn head(&self) -> Head {
         self.head
@@ -151,18 +176,16 @@ impl LogWriter {
 
     /// The size of the last frame, whether or not it is on disk.
     pub fn frame_bytes(&self) -> usize {
-        self.buffer.len()
+        self.frame_bytes
     }
 
     /// Decides on the requests of a group, writes what is new as one frame, syncs it, and lets the
     /// indexes know.
     pub fn commit(&mut self, group: &[&Hashed]) -> Result<Commit, WriteError> {
         if group.is_empty() {
-            let nothing = std::iter::empty::<NumberedEvent<'_>>();
-            let frame =
-                Frame::with_requests(self.next_tick(), self.head.position + 1, nothing, &[]);
+            let frame = Frame::of_clock(self.epoch, self.next_tick(), self.head.position + 1);
             self.write_frame(&frame.map_err(too_large)?)?;
-            return Ok(Commit { replies: Vec::new(), stored: 0, disk_bytes: self.buffer.len() });
+            return Ok(Commit { replies: Vec::new(), stored: 0, disk_bytes: self.frame_bytes });
         }
         let index = Arc::clone(&self.index);
         index.wait_for_room()?;
@@ -183,6 +206,23 @@ impl LogWriter {
             Verdict::Unsure(places) => Reply::Unsure(places),
         });
         Ok(Commit { replies: replies.collect(), stored, disk_bytes })
+    }
+
+    /// Writes a control frame and syncs it. A set of query files that is in use already is not
+    /// written again; then the head is where it was.
+    pub fn control(&mut self, control: &Control) -> Result<Head, WriteError> {
+        if let Control::Queries(in_use) = control
+            && self.queries.as_ref() == Some(&in_use.set)
+        {
+            return Ok(self.head);
+        }
+        let (tick, next) = (self.next_tick(), self.head.position + 1);
+        let frame = Frame::of_control(self.epoch, tick, next, control).map_err(too_large)?;
+        self.write_frame(&frame)?;
+        if let Control::Queries(in_use) = control {
+            self.queries = Some(in_use.set.clone());
+        }
+        Ok(self.head)
     }
 
     /// Writes the events that are new; returns how many bytes they take on disk.
@@ -206,10 +246,12 @@ impl LogWriter {
                 number.map(|stream_version| NumberedEvent { event, stream_version })
             })
         });
-        let frame = Frame::with_requests(tick, first_position, events, &admission.keyed)
-            .map_err(too_large)?;
-        let (segment_first, offset) = self.write_frame(&frame)?;
-        let entry = FrameEntry { first_position, segment: segment_first, offset, tick };
+        let time = (self.epoch, tick);
+        let frame =
+            Frame::of_events(time, first_position, events, &admission.keyed).map_err(too_large)?;
+        let (segment, offset) = self.write_frame(&frame)?;
+        let format = Format::CURRENT;
+        let entry = FrameEntry { first_position, segment, format, offset, tick };
         let mut next = first_position;
         let indexed = accepted().flat_map(|(request, accepted)| {
             let first = next;
@@ -217,39 +259,67 @@ impl LogWriter {
             Admission::indexed(request, accepted, first)
         });
         self.index.apply(indexed, entry, self.head, admission.keyed);
-        Ok(self.buffer.len())
+        Ok(self.frame_bytes)
     }
 
     /// Puts a frame on disk; returns the first position of its segment and the offset there.
     fn write_frame(&mut self, frame: &Frame) -> Result<(Position, u64), WriteError> {
-        self.buffer.clear();
-        frame.write(&mut self.buffer);
+        self.frame_bytes = frame.as_bytes().len();
         // A segment without events goes on: the next one would have its name.
+        let position = self.head.position;
+        let has_events = |segment: &OpenSegment| segment.first_position <= position;
+        let is_old = |segment: &OpenSegment| segment.format != Format::CURRENT;
+        if self.segment.as_ref().is_some_and(|s| is_old(s) && !has_events(s)) {
+            self.rewrite_empty()?;
+        }
         let full = |segment: &OpenSegment| {
-            segment.len >= self.options.segment_bytes_max
-                && segment.first_position <= self.head.position
+            (segment.len >= self.options.segment_bytes_max || is_old(segment))
+                && has_events(segment)
         };
         if self.segment.as_ref().is_none_or(full) {
             self.roll()?;
         }
         let Some(segment) = &mut self.segment else { unreachable!("a segment was opened above") };
-        if self.segments.ask(|list| list.reserved) <= frame.last_position() {
-            let (head, len) = (self.head, segment.len);
+        let (head, len, epoch) = (self.head, segment.len, self.epoch);
+        let is_ready =
+            self.segments.ask(|list| list.reserved > frame.last_position() && list.epoch == epoch);
+        if !is_ready {
             let reserved = self.segments.change(self.files.as_ref(), |list| {
                 list.note(head, len);
+                list.epoch = epoch;
                 list.reserve(frame.last_position());
             });
             reserved.map_err(WriteError::of_write)?;
         }
         segment.check(self.files.as_ref()).map_err(WriteError::Fatal)?;
         let cut = || self.files.truncate(&segment.name, segment.len);
-        let written = segment.file.write(&self.buffer).map_err(WriteError::of_write);
+        let written = segment.file.write(frame.as_bytes()).map_err(WriteError::of_write);
         written.map_err(|error| error.after(cut))?;
         segment.file.sync().map_err(WriteError::Fatal)?;
         let place = (segment.first_position, segment.len);
-        segment.len += self.buffer.len() as u64;
+        segment.len += self.frame_bytes as u64;
         self.head = Head { position: frame.last_position(), tick: frame.tick() };
         Ok(place)
+    }
+
+    /// Replaces the segment that is written to, which is of an earlier format and without events.
+    fn rewrite_empty(&mut self) -> Result<(), WriteError> {
+        let Some(segment) = &self.segment else { return Ok(()) };
+        let first = segment.first_position;
+        let Some(listed) = self.segments.ask(|list| list.segment(first).copied()) else {
+            return Ok(());
+        };
+        let failed = |error: LogError| match error {
+            LogError::Io { source, .. } => WriteError::of_write(source),
+            error => WriteError::Fatal(std::io::Error::other(error)),
+        };
+        let files = self.files.as_ref();
+        rewrite::replace(files, &self.segments, &self.index, listed, &mut |_| true)
+            .map_err(failed)?;
+        let file = self.segments.ask(|list| list.file(first));
+        let len = files.len(&file.name()).map_err(WriteError::Fatal)?;
+        self.segment = Some(self.open_segment(file, len).map_err(failed)?);
+        Ok(())
     }
 
     /// Looks whether there is room for so many bytes, and leaves the segment as it is.
@@ -284,27 +354,32 @@ impl LogWriter {
     /// Begins a new segment, and has the indexes of those before it written.
     fn roll(&mut self) -> Result<(), WriteError> {
         let first_position = self.head.position + 1;
-        let name = segment::name(first_position);
+        let file = SegmentFile::new(first_position);
+        let name = file.name();
         let (files, head) = (Arc::clone(&self.files), self.head);
         let remove = || files.remove(&name);
-        let mut file = files.append(&name).map_err(WriteError::of_write)?;
-        let header = segment::header(self.id, first_position);
-        let written = file.write(&header).map_err(WriteError::of_write);
+        let mut handle = files.append(&name).map_err(WriteError::of_write)?;
+        let header = segment::header(self.id, first_position, self.epoch);
+        let written = handle.write(&header).map_err(WriteError::of_write);
         written.map_err(|error| error.after(remove))?;
-        file.sync().map_err(WriteError::Fatal)?;
+        handle.sync().map_err(WriteError::Fatal)?;
         // Only then is it listed: one that is listed and not there has been lost.
+        let (epoch, queries) = (self.epoch, &self.queries);
         let sealed_bytes = self.segment.as_ref().map(|segment| segment.len);
         let listed = self.segments.change(files.as_ref(), |list| {
             if let Some(bytes) = sealed_bytes {
                 list.note(head, bytes);
                 list.seal();
             }
-            list.add(first_position);
+            list.epoch = epoch;
+            list.queries.clone_from(queries);
+            list.add(file, epoch);
             list.reserve(first_position);
         });
         listed.map_err(|error| WriteError::of_write(error).after(remove))?;
         let len = header.len() as u64;
-        self.segment = Some(OpenSegment { file, name, first_position, len });
+        let SegmentFile { format, .. } = file;
+        self.segment = Some(OpenSegment { file: handle, name, first_position, format, len });
         self.index.spill();
         Ok(())
     }

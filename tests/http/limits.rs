@@ -216,6 +216,9 @@ impl Files for Gated {
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.files.replace(name, bytes)
     }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.files.rename(from, to)
+    }
 }
 
 impl FileHandle for GatedHandle {

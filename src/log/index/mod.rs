@@ -111,8 +111,15 @@ pub struct Index {
     writer: Mutex<Option<IndexWriter>>,
 }
 
+/// The next thing that the store takes in.
+enum IndexWork {
+    Run(Arc<RecentCommits>),
+    /// Frames that are elsewhere now; whoever sent them is told when that is done, or failed.
+    Moved(Vec<FrameEntry>, mpsc::Sender<Result<(), IndexError>>),
+}
+
 struct IndexWriter {
-    runs: mpsc::Sender<Arc<RecentCommits>>,
+    runs: mpsc::Sender<IndexWork>,
     thread: JoinHandle<()>,
 }
 
@@ -128,11 +135,11 @@ impl Index {
         recovered: &RecoveredLog,
         options: &LogOptions,
     ) -> Result<Index, LogError> {
-        let (log_id, head) = (recovered.id, recovered.head);
+        let log_id = recovered.id;
         let (store, through) = match directory {
             None => (None, Head::default()),
             Some(directory) => {
-                let (store, through) = rebuild::open(files.as_ref(), directory, log_id, head)?;
+                let (store, through) = rebuild::open(files.as_ref(), directory, recovered)?;
                 (Some(RwLock::new(Ok(store))), through)
             }
         };
@@ -151,7 +158,7 @@ impl Index {
         };
         let index = Index { shared, writer: Mutex::new(writer) };
         rebuild::apply_tail(&index, files, recovered, through)?;
-        if recovered.last_segment.is_some_and(|(first, _)| through.position + 1 < first) {
+        if recovered.last_segment.is_some_and(|(file, _)| through.position + 1 < file.first) {
             index.spill();
         }
         Ok(index)
@@ -194,8 +201,45 @@ impl Index {
         let run = Arc::new(std::mem::take(&mut memory.active));
         (memory.frozen, memory.wanted) = (Some(Arc::clone(&run)), false);
         if let Some(writer) = &*lock(&self.writer) {
-            let _ = writer.runs.send(run);
+            let _ = writer.runs.send(IndexWork::Run(run));
         }
+    }
+
+    /// Notes where the frames of a segment are that is about to be replaced by a file of another
+    /// format. Until this was called, and if it fails, they are found by reading the segment.
+    pub fn moved(&self, frames: Vec<FrameEntry>) -> Result<(), IndexError> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let mut memory = lock(&self.shared.memory);
+        // What is being written to the store would come behind these.
+        while memory.frozen.is_some() {
+            if let Some(failure) = &memory.failure {
+                return Err(failure.clone());
+            }
+            memory = self.shared.changed.wait(memory).unwrap_or_else(PoisonError::into_inner);
+        }
+        for moved in &frames {
+            let known = &mut memory.active.frames;
+            if let Ok(at) = known.binary_search_by_key(&moved.first_position, |f| f.first_position)
+            {
+                known[at] = *moved;
+            }
+        }
+        let stored_before = memory.active.frames.first().map(|frame| frame.first_position);
+        let stored =
+            |frame: &FrameEntry| stored_before.is_none_or(|first| frame.first_position < first);
+        let frames: Vec<FrameEntry> = frames.into_iter().filter(stored).collect();
+        let (answer, answered) = mpsc::channel();
+        match &*lock(&self.writer) {
+            Some(writer) if !frames.is_empty() => {
+                let _ = writer.runs.send(IndexWork::Moved(frames, answer));
+            }
+            _ => return Ok(()),
+        }
+        drop(memory);
+        // No answer: the indexes are closing.
+        answered.recv().unwrap_or(Ok(()))
     }
 
     /// Waits until there is room for more events in memory. The error says why there is none, and
@@ -361,12 +405,24 @@ impl IndexShared {
 
 impl IndexWriter {
     fn start(shared: Arc<IndexShared>) -> Result<IndexWriter, LogError> {
-        let (runs, received) = mpsc::channel::<Arc<RecentCommits>>();
+        let (runs, received) = mpsc::channel::<IndexWork>();
         let thread = std::thread::Builder::new()
             .name("log-index".to_string())
             .spawn(move || {
                 let mut swept: Tick = 0;
-                for run in received {
+                for work in received {
+                    let run = match work {
+                        IndexWork::Run(run) => run,
+                        IndexWork::Moved(frames, answer) => {
+                            let moved = shared.stored((), |store| store.write_frames(&frames));
+                            let failed = moved.is_err();
+                            let _ = answer.send(moved);
+                            if failed {
+                                shared.reopen();
+                            }
+                            continue;
+                        }
+                    };
                     while !write_run(&shared, &run, &mut swept) && shared.pause() {
                         shared.reopen();
                     }

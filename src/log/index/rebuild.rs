@@ -4,19 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use super::Index;
 use super::digest::Digester;
 use super::frames::FrameEntry;
 use super::store::Store;
-use crate::log::LogError;
 use crate::log::files::Files;
 use crate::log::frame::Frame;
+use crate::log::list::Segments;
 use crate::log::reader::LogReader;
 use crate::log::recovery::RecoveredLog;
-use crate::log::segment;
-use crate::model::{Head, Position};
+use crate::log::segment::SegmentFile;
+use crate::log::{LogError, fetch};
+use crate::model::Head;
 
 /// How many events may be read between two notes of the progress.
 const NOTE_EVENTS: u64 = 5_000_000;
@@ -25,11 +25,12 @@ const NOTE_EVENTS: u64 = 5_000_000;
 pub fn open(
     files: &dyn Files,
     directory: &Path,
-    log_id: Uuid,
-    head: Head,
+    recovered: &RecoveredLog,
 ) -> Result<(Store, Head), LogError> {
+    let RecoveredLog { id: log_id, head, segments, .. } = recovered;
+    let (log_id, head) = (*log_id, *head);
     let (store, through) = Store::open(directory, log_id)?;
-    if through == Head::default() || is_of(files, &store, through, head) {
+    if through == Head::default() || is_of((files, segments), &store, through, head) {
         return Ok((store, through));
     }
     tracing::warn!(
@@ -41,13 +42,21 @@ pub fn open(
 }
 
 /// Whether the log has, where the store ends, what the store says it has.
-fn is_of(files: &dyn Files, store: &Store, through: Head, head: Head) -> bool {
+fn is_of(
+    (files, segments): (&dyn Files, &Segments),
+    store: &Store,
+    through: Head,
+    head: Head,
+) -> bool {
     if through.position > head.position || through.tick > head.tick {
         return false;
     }
     let Ok(Some(entry)) = store.frame_of(through.position) else { return false };
-    match Frame::read_at(files, &segment::name(entry.segment), entry.offset) {
-        Ok(frame) => frame.last_position() == through.position && frame.tick() == through.tick,
+    match fetch::read_entry(files, segments, &entry, through.position) {
+        Ok(None) => false,
+        Ok(Some(frame)) => {
+            frame.last_position() == through.position && frame.tick() == through.tick
+        }
         // What the store knows of events that cannot be read is known nowhere else.
         Err(error) => error.is_damage(),
     }
@@ -71,7 +80,8 @@ pub fn apply_tail(
     let segments = Arc::clone(&recovered.segments);
     let mut reader = LogReader::open(Arc::clone(files), segments, fixed, through.position)?;
     while let Some(frame) = reader.next_frame()? {
-        apply(index, &frame, reader.place(), (&digester, &mut scratch))?;
+        let Some(place) = reader.place() else { continue };
+        apply(index, &frame, place, (&digester, &mut scratch))?;
         if frame.last_position() > noted + NOTE_EVENTS {
             noted = frame.last_position();
             tracing::info!(position = noted, of = head.position, "indexing the log");
@@ -83,17 +93,17 @@ pub fn apply_tail(
 fn apply(
     index: &Index,
     frame: &Frame,
-    (segment, offset): (Position, u64),
+    (file, offset): (SegmentFile, u64),
     (digester, scratch): (&Digester, &mut Vec<u8>),
 ) -> Result<(), LogError> {
     if frame.count() == 0 {
         return Ok(());
     }
-    let events = frame
-        .decompress()
-        .map_err(|error| LogError::damaged(segment::name(segment), offset, error))?;
-    let entry =
-        FrameEntry { first_position: frame.first_position(), segment, offset, tick: frame.tick() };
+    let events =
+        frame.decompress().map_err(|error| LogError::damaged(file.name(), offset, error))?;
+    let SegmentFile { first: segment, format } = file;
+    let (first_position, tick) = (frame.first_position(), frame.tick());
+    let entry = FrameEntry { first_position, segment, format, offset, tick };
     let through = Head { position: frame.last_position(), tick: frame.tick() };
     let digests = events
         .iter()

@@ -14,6 +14,7 @@ use super::frames::FrameEntry;
 use super::ids::IdEntry;
 use super::recent::RecentCommits;
 use super::{IndexError, streams};
+use crate::log::files::open_files_max;
 use crate::log::frame::KeyedRequest;
 use crate::model::{Head, Position, Tick};
 
@@ -80,8 +81,11 @@ impl Store {
     /// Opens what is there. `None` in place of the mark: the store is new, or not one of this log.
     pub fn open_as_is(directory: &Path, log_id: Uuid) -> Result<(Store, Option<Head>), IndexError> {
         let open = || {
-            let database =
-                Database::builder(directory).worker_threads(1).cache_size(CACHE_BYTES).open()?;
+            let database = Database::builder(directory)
+                .worker_threads(1)
+                .cache_size(CACHE_BYTES)
+                .max_cached_files(Some(open_files_max()))
+                .open()?;
             let keyspace = |name: &str| {
                 // A look-up of an id that is new must not read a filter from disk.
                 let options = || {
@@ -156,9 +160,7 @@ impl Store {
             (hash.to_be_bytes(), version)
         });
         ingest(&self.heads, heads)?;
-        let frames = recent.frames.iter();
-        let frames = frames.map(|f| (f.first_position.to_be_bytes(), f.to_bytes().to_vec()));
-        ingest(&self.frames, frames)?;
+        self.write_frames(&recent.frames)?;
         let mut requests: Vec<_> = recent.requests.values().collect();
         requests.sort_unstable_by_key(|(_, request)| request.key);
         let requests = requests.into_iter().map(|(tick, request)| {
@@ -168,6 +170,13 @@ impl Store {
         });
         ingest(&self.requests, requests)?;
         self.set_mark(recent.through)
+    }
+
+    /// Takes in where frames are, which ascend.
+    pub fn write_frames(&self, frames: &[FrameEntry]) -> fjall::Result<()> {
+        let frames = frames.iter();
+        let frames = frames.map(|f| (f.first_position.to_be_bytes(), f.to_bytes().to_vec()));
+        ingest(&self.frames, frames)
     }
 
     /// Forgets the keyed requests of commits before a tick.

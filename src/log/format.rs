@@ -1,0 +1,82 @@
+//! The versions of the format of segments and frames.
+
+use serde::{Deserialize, Serialize};
+
+/// A version of the format of a segment and of all frames in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub enum Format {
+    /// Of the first logs. It is read, and rewritten in the background.
+    One,
+    /// The one that is written.
+    Two,
+}
+
+/// A format of a later version of Heliostat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("format {0}: a later version of Heliostat has written it")]
+pub struct UnknownFormat(pub u32);
+
+impl Format {
+    /// The format that is written.
+    pub const CURRENT: Format = Format::Two;
+
+    /// The format's number, as it stands in files.
+    pub fn number(self) -> u32 {
+        match self {
+            Format::One => 1,
+            Format::Two => 2,
+        }
+    }
+
+    /// The length of a frame's header in bytes.
+    pub fn frame_header_bytes(self) -> usize {
+        match self {
+            Format::One => 40,
+            Format::Two => 64,
+        }
+    }
+}
+
+impl TryFrom<u32> for Format {
+    type Error = UnknownFormat;
+
+    fn try_from(number: u32) -> Result<Format, UnknownFormat> {
+        match number {
+            1 => Ok(Format::One),
+            2 => Ok(Format::Two),
+            _ => Err(UnknownFormat(number)),
+        }
+    }
+}
+
+impl From<Format> for u32 {
+    fn from(format: Format) -> u32 {
+        format.number()
+    }
+}
+
+/// A number that is raised each time that a writer takes over the log. What a writer of an earlier
+/// epoch has written behind that is not of the log. 0: from before there were epochs.
+pub type Epoch = u64;
+
+/// The version of Heliostat that a part of a file needs, from which readers on know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Release(pub u32);
+
+impl Release {
+    /// The first one that reads format 2 as it is written here.
+    pub const OF_FORMAT_TWO: Release = Release::new(0, 1, 0);
+
+    /// `major << 24 | minor << 16 | patch`.
+    pub const fn new(major: u8, minor: u8, patch: u16) -> Release {
+        Release((major as u32) << 24 | (minor as u32) << 16 | patch as u32)
+    }
+}
+
+impl std::fmt::Display for Release {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Release(number) = *self;
+        write!(out, "{}.{}.{}", number >> 24, number >> 16 & 0xff, number & 0xffff)
+    }
+}

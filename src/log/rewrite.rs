@@ -1,0 +1,372 @@
+//! Rewriting the segments of an earlier format, one at a time, while the log is in use.
+//!
+//! A segment that is sealed is copied, frame by frame, to a temporary file, which is synced, read
+//! back and compared, and then gets the name of the segment in the current format. Then the list is
+//! changed, which is the moment from which the new file counts, and the old file is removed. A crash
+//! in between leaves the temporary file or one file too many, which the next start removes.
+//!
+//! Positions, ticks and events stay as they are; frames are elsewhere in the file. The indexes are
+//! told where. A reader that is in the middle of the old file finds it gone, and goes on in the new
+//! one behind the tick that it has read (`reader.rs`).
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::files::{Files, is_full};
+use super::format::Format;
+use super::index::{FrameEntry, Index};
+use super::list::{GapBytes, Listed, SegmentList, Segments};
+use super::segment::{self, NextFrame, SEGMENT_HEADER_BYTES, SegmentFile, SegmentReader};
+use super::{LogError, LogOptions};
+use crate::model::Position;
+
+/// What the name of a file ends with that is being written.
+const UNFINISHED: &str = ".rewriting";
+/// How much is written to a file at once.
+const WRITE_BYTES: usize = 1 << 20;
+/// How long to wait where nothing can be rewritten now: the disk is full, the indexes cannot be
+/// written, or the last segment of an earlier format is not sealed yet.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// A segment that was copied, and what the list must say of it.
+pub struct Rewritten {
+    /// Its entry in the list.
+    pub listed: Listed,
+    /// The bytes that readers pass over, before and now.
+    skips: Vec<(GapBytes, GapBytes)>,
+    /// Where its frames with events are.
+    frames: Vec<FrameEntry>,
+}
+
+impl Rewritten {
+    /// Puts the new file in place of the old one.
+    pub fn note(&self, list: &mut SegmentList) {
+        if let Some(listed) = list.segments.iter_mut().find(|s| s.first == self.listed.first) {
+            *listed = self.listed;
+        }
+        for (before, now) in &self.skips {
+            for gap in list.gaps.iter_mut().filter(|gap| gap.skip == Some(*before)) {
+                gap.skip = Some(*now);
+            }
+        }
+    }
+}
+
+/// Removes what a crash has left of a copy.
+pub fn remove_unfinished(files: &dyn Files) -> Result<(), LogError> {
+    let named = |source| LogError::Io { path: "log".to_string(), source };
+    for name in files.list().map_err(named)? {
+        if name.ends_with(UNFINISHED) {
+            files.remove(&name).map_err(|source| LogError::of_file(&name, source))?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a segment to a file of the current format, which is durable under its name afterwards, and
+/// not listed yet. `pace` is told of bytes that were read or written, and stops the copy with false.
+pub fn copy(
+    files: &dyn Files,
+    list: &SegmentList,
+    listed: Listed,
+    pace: &mut dyn FnMut(usize) -> bool,
+) -> Result<Rewritten, LogError> {
+    let to = SegmentFile::new(listed.first);
+    let unfinished = format!("{}{UNFINISHED}", to.name());
+    let copied = copy_to(files, list, listed, &unfinished, pace).and_then(|rewritten| {
+        compare(files, list, &rewritten, &unfinished, pace)?;
+        let renamed = files.rename(&unfinished, &to.name());
+        renamed.map_err(|source| LogError::of_file(&unfinished, source))?;
+        Ok(rewritten)
+    });
+    if copied.is_err() {
+        // It takes room, and the next start removes it, too.
+        let _ = files.remove(&unfinished);
+    }
+    copied
+}
+
+fn stopped() -> LogError {
+    LogError::Io { path: "log".to_string(), source: io::ErrorKind::Interrupted.into() }
+}
+
+fn copy_to(
+    files: &dyn Files,
+    list: &SegmentList,
+    listed: Listed,
+    name: &str,
+    pace: &mut dyn FnMut(usize) -> bool,
+) -> Result<Rewritten, LogError> {
+    let failed = |source| LogError::of_file(name, source);
+    if files.list().map_err(failed)?.iter().any(|there| there == name) {
+        files.remove(name).map_err(failed)?;
+    }
+    let mut out = files.append(name).map_err(failed)?;
+    let mut buffer = segment::header(list.log, listed.first, 0).to_vec();
+    let mut bytes = buffer.len() as u64;
+    let mut reader = list.reader(listed.first);
+    let mut skips = list.skips(listed.first).into_iter().peekable();
+    let (mut moved, mut frames) = (Vec::new(), Vec::new());
+    loop {
+        let place = reader.offset();
+        let frame = match reader.next(files)? {
+            NextFrame::Frame(frame) => frame,
+            NextFrame::End => break,
+            NextFrame::Broken { offset, what } => {
+                return Err(LogError::damaged(reader.name(), offset, what));
+            }
+        };
+        let old_bytes = frame.disk_bytes();
+        // Bytes that were passed over before this frame are not in the copy.
+        while let Some(skip) = skips.next_if(|skip| skip.from >= place && skip.to < reader.offset())
+        {
+            moved.push((skip, GapBytes { from: bytes, to: bytes, ..skip }));
+        }
+        let frame = frame.rewritten().map_err(|error| {
+            LogError::damaged(reader.name(), reader.offset() - old_bytes, error)
+        })?;
+        if frame.count() > 0 {
+            frames.push(FrameEntry {
+                first_position: frame.first_position(),
+                segment: listed.first,
+                format: Format::CURRENT,
+                offset: bytes,
+                tick: frame.tick(),
+            });
+        }
+        frame.write(&mut buffer);
+        bytes += frame.disk_bytes();
+        if buffer.len() >= WRITE_BYTES {
+            out.write(&buffer).map_err(failed)?;
+            if !pace(buffer.len()) {
+                return Err(stopped());
+            }
+            buffer.clear();
+        }
+    }
+    moved.extend(skips.map(|skip| (skip, GapBytes { from: bytes, to: bytes, ..skip })));
+    out.write(&buffer).map_err(failed)?;
+    out.sync().map_err(failed)?;
+    let listed = Listed { format: Format::CURRENT, epoch: 0, bytes, ..listed };
+    Ok(Rewritten { listed, skips: moved, frames })
+}
+
+/// Reads the copy of a segment beside the segment: both must hold the same.
+fn compare(
+    files: &dyn Files,
+    list: &SegmentList,
+    rewritten: &Rewritten,
+    name: &str,
+    pace: &mut dyn FnMut(usize) -> bool,
+) -> Result<(), LogError> {
+    let first = rewritten.listed.first;
+    let mut with_copy = list.clone();
+    rewritten.note(&mut with_copy);
+    let mut before = list.reader(first);
+    let mut now = with_copy.reader(first).under(name);
+    let differs = |now: &SegmentReader, what: &str| {
+        LogError::damaged(name, now.offset(), format!("a copy is not what was copied: {what}"))
+    };
+    let mut unpaced = SEGMENT_HEADER_BYTES;
+    loop {
+        match (before.next(files)?, now.next(files)?) {
+            (NextFrame::Frame(before), NextFrame::Frame(now_frame)) => {
+                let rows = |frame: &super::Frame| {
+                    let error = |error| LogError::damaged(name, 0, error);
+                    frame.decompress().map_err(error).map(super::rows::FrameEvents::into_bytes)
+                };
+                let same = (before.tick(), before.first_position(), before.count())
+                    == (now_frame.tick(), now_frame.first_position(), now_frame.count())
+                    && rows(&before)? == rows(&now_frame)?;
+                if !same {
+                    return Err(differs(&now, "a frame"));
+                }
+                unpaced += now_frame.disk_bytes() as usize;
+            }
+            (NextFrame::End, NextFrame::End) => {
+                let whole = before.next_position() == now.next_position()
+                    && now.offset() == rewritten.listed.bytes;
+                return if whole { Ok(()) } else { Err(differs(&now, "its end")) };
+            }
+            _ => return Err(differs(&now, "the number of frames")),
+        }
+        if unpaced >= WRITE_BYTES {
+            if !pace(std::mem::take(&mut unpaced)) {
+                return Err(stopped());
+            }
+        }
+    }
+}
+
+/// Puts a segment in the current format in place of what is listed.
+pub fn replace(
+    files: &dyn Files,
+    segments: &Segments,
+    index: &Index,
+    listed: Listed,
+    pace: &mut dyn FnMut(usize) -> bool,
+) -> Result<(), LogError> {
+    let list = segments.ask(SegmentList::clone);
+    let mut rewritten = copy(files, &list, listed, pace)?;
+    fail::fail_point!("log_rewrite_copied", |_| std::process::abort());
+    let new = rewritten.listed.file().name();
+    let frames = std::mem::take(&mut rewritten.frames);
+    if let Err(error) = index.moved(frames) {
+        // Frames are found without the indexes, too, only later.
+        tracing::warn!(%error, segment = new, "the indexes do not know where its frames are");
+    }
+    fail::fail_point!("log_rewrite_indexed", |_| std::process::abort());
+    let changed = segments.change(files, |list| rewritten.note(list));
+    if let Err(source) = changed {
+        let _ = files.remove(&new);
+        return Err(LogError::Io { path: new, source });
+    }
+    fail::fail_point!("log_rewrite_listed", |_| std::process::abort());
+    let old = listed.file().name();
+    if let Err(error) = files.remove(&old) {
+        // It is in the way of nobody, and the next start removes it.
+        tracing::warn!(%error, segment = old, "the file of before is still there");
+    }
+    Ok(())
+}
+
+/// Rewrites the sealed segments of an earlier format on a thread of its own.
+pub struct Rewriter {
+    stop: Arc<Stop>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Stop {
+    stopped: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Stop {
+    /// Waits; false if it is time to stop.
+    fn wait(&self, time: Duration) -> bool {
+        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(stopped, time, |stopped| !*stopped);
+        !*waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl Rewriter {
+    /// Starts the thread, if there is a segment of an earlier format.
+    pub fn start(
+        files: Arc<dyn Files>,
+        segments: Arc<Segments>,
+        index: Arc<Index>,
+        options: &LogOptions,
+    ) -> Result<Rewriter, LogError> {
+        let stop = Arc::new(Stop::default());
+        let mut thread = None;
+        if segments.ask(|list| next(list, 0)) != Next::None {
+            let work = Work { files, segments, index, stop: Arc::clone(&stop) };
+            let (alarms, rate) = (options.alarms.clone(), options.rewrite_bytes_per_s.max(1));
+            let run = move || work.run(&alarms, rate);
+            let named = std::thread::Builder::new().name("log-rewrite".to_string());
+            let spawned = named.spawn(run);
+            thread = Some(
+                spawned.map_err(|source| LogError::Io { path: "thread".to_string(), source })?,
+            );
+        }
+        Ok(Rewriter { stop, thread: Mutex::new(thread) })
+    }
+
+    /// Ends the thread; a copy that is not finished is dropped.
+    pub fn close(&self) {
+        *self.stop.stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.changed.notify_all();
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Rewriter {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// What there is to rewrite.
+#[derive(Debug, PartialEq)]
+enum Next {
+    /// Everything is of the current format, or cannot be read.
+    None,
+    /// The segment that is written to is of an earlier format.
+    Later,
+    Segment(Listed),
+}
+
+/// The next segment behind those that begin before a position.
+fn next(list: &SegmentList, from: Position) -> Next {
+    let old = |listed: &&Listed| listed.format != Format::CURRENT && listed.first >= from;
+    match list.segments.iter().find(old) {
+        None => Next::None,
+        Some(listed) if listed.sealed => Next::Segment(*listed),
+        Some(_) => Next::Later,
+    }
+}
+
+struct Work {
+    files: Arc<dyn Files>,
+    segments: Arc<Segments>,
+    index: Arc<Index>,
+    stop: Arc<Stop>,
+}
+
+impl Work {
+    fn run(self, alarms: &crate::model::alarm::Alarms, rate: u64) {
+        be_nice();
+        let (started, mut from, mut count) = (Instant::now(), 0, 0_u64);
+        loop {
+            let listed = match self.segments.ask(|list| next(list, from)) {
+                Next::None => break,
+                Next::Later if self.stop.wait(PAUSE) => continue,
+                Next::Later => return,
+                Next::Segment(listed) => listed,
+            };
+            let mut pace =
+                |bytes: usize| self.stop.wait(Duration::from_secs_f64(bytes as f64 / rate as f64));
+            let (files, segments) = (self.files.as_ref(), &self.segments);
+            match replace(files, segments, &self.index, listed, &mut pace) {
+                Ok(()) => count += 1,
+                Err(error) if error.is_damage() => {
+                    // Whoever reads it will find it, too. It stays as it is.
+                    error.raise(alarms);
+                    from = listed.first + 1;
+                }
+                Err(error @ LogError::Newer { .. }) => {
+                    tracing::error!(%error, "a segment cannot be rewritten");
+                    from = listed.first + 1;
+                }
+                Err(error) => {
+                    if !matches!(&error, LogError::Io { source, .. } if is_full(source)) {
+                        tracing::warn!(%error, "a segment is not rewritten now");
+                    }
+                    if !self.stop.wait(PAUSE) {
+                        return;
+                    }
+                }
+            }
+            if !self.stop.wait(Duration::ZERO) {
+                return;
+            }
+        }
+        if count > 0 {
+            let seconds = started.elapsed().as_secs();
+            tracing::info!(segments = count, seconds, "rewrote the segments of an earlier format");
+        }
+    }
+}
+
+/// Lets every other thread of the machine go first.
+fn be_nice() {
+    const LOWEST: libc::c_int = 19;
+    // SAFETY: the call takes numbers only. On Linux it is about the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST) };
+}
