@@ -10,9 +10,11 @@ pub mod files;
 mod follow;
 mod inspection;
 pub mod local;
+pub mod memory;
 mod planner;
 mod queries;
 mod registry;
+mod set_aside;
 mod supervisor;
 mod tasks;
 mod tracker;
@@ -29,7 +31,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-use crate::dataflow::{FailureMemory, Runtime, RuntimeError};
+use crate::dataflow::{FailureMemory, Runtime, RuntimeError, RuntimeOptions, ViewLimits};
 use crate::http::{self, AppState, Gate};
 use crate::log::{self, Log, LogError, LogOptions};
 use crate::model::alarm::Alarms;
@@ -40,9 +42,11 @@ use backend::EngineBackend;
 use dead_letters::Letters;
 use dismissed::Dismissals;
 use follow::QueryWatch;
+use memory::{MemoryPressure, MemoryWatch};
 use planner::Planner;
 use queries::{Queries, QueriesError};
 use registry::Registry;
+use set_aside::SetAside;
 use supervisor::Supervisor;
 use tasks::Tasks;
 use unread::Unread;
@@ -52,6 +56,8 @@ pub struct EngineConfig {
     pub data_dir: PathBuf,
     pub queries: PathBuf,
     pub workers: usize,
+    /// How many bytes of memory the process may take before views wait, and are set aside.
+    pub memory_bytes_max: u64,
     pub limits: Limits,
     /// Where the parts tell what is wrong.
     pub alarms: Alarms,
@@ -72,6 +78,8 @@ pub enum EngineError {
     Queries(#[from] QueriesError),
     #[error("dismissed.json in the data directory: {0}")]
     Dismissals(std::io::Error),
+    #[error("what is set aside, in the data directory: {0}")]
+    SetAside(std::io::Error),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
@@ -98,6 +106,8 @@ pub struct Engine {
     runtime: Arc<Runtime>,
     backend: Arc<EngineBackend>,
     supervisor: Supervisor,
+    memory: MemoryWatch,
+    set_aside: Arc<SetAside>,
     tasks: Tasks,
 }
 
@@ -121,7 +131,21 @@ impl Engine {
         supervisor::adopt(&registry, in_use, |_| {});
         let watch =
             QueryWatch::start(planner, files, config.alarms.clone()).map_err(QueriesError::from)?;
-        let runtime = Arc::new(Runtime::start(config.workers)?);
+        let set_aside = SetAside::open(&config.data_dir, config.workers);
+        let set_aside = Arc::new(set_aside.map_err(EngineError::SetAside)?);
+        let stuck_max = Duration::from_millis(config.limits.worker_stuck_ms_max);
+        set_aside.watch(stuck_max).map_err(EngineError::SetAside)?;
+        let runtime = Arc::new(Runtime::with(RuntimeOptions {
+            workers: config.workers,
+            limits: ViewLimits::from(&config.limits),
+            marker: Some(set_aside.marker()),
+        })?);
+        let memory = MemoryWatch {
+            bytes_max: config.memory_bytes_max,
+            pressure: MemoryPressure::default(),
+            runtime: Arc::clone(&runtime),
+            registry: Arc::clone(&registry),
+        };
         let clickhouse_status = Arc::new(RwLock::new(match &config.sink {
             None => ClickHouseStatus::NotUsed,
             Some(_) => ClickHouseStatus::Away { reason: "not connected yet".to_string() },
@@ -154,13 +178,26 @@ impl Engine {
             watch,
             dismissed,
             failure_memory,
+            set_aside: Arc::clone(&set_aside),
+            pressure: memory.pressure.clone(),
             requests,
             requests_sender,
             tasks: tasks.clone(),
         };
         let (limits, gate, tls) = (config.limits, config.gate, config.tls);
         let backend = Arc::new(backend);
-        Ok(Engine { limits, gate, tls, log, runtime, backend, supervisor, tasks })
+        Ok(Engine {
+            limits,
+            gate,
+            tls,
+            log,
+            runtime,
+            backend,
+            supervisor,
+            memory,
+            set_aside,
+            tasks,
+        })
     }
 
     /// Serves on `listener` until `shutdown` resolves or a part fails, then ends everything in
@@ -171,7 +208,19 @@ impl Engine {
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), EngineError> {
-        let Engine { limits, gate, tls, log, runtime, backend, supervisor, tasks } = self;
+        let Engine {
+            limits,
+            gate,
+            tls,
+            log,
+            runtime,
+            backend,
+            supervisor,
+            memory,
+            set_aside,
+            tasks,
+        } = self;
+        tasks.spawn("memory", memory.run(tasks.stopping().clone()).map(Ok));
         tasks.spawn("views", supervisor.run());
         let clock = clock::watch(log.clone(), tasks.alarms().clone(), tasks.stopping().clone());
         tasks.spawn("clock", clock.map(Ok));
@@ -192,6 +241,8 @@ impl Engine {
                 () = shutdown => {}
                 () = stopping.cancelled() => {}
             }
+            // From now on nothing is any view's fault.
+            set_aside.marker().end_in_order();
         };
         if let Err(error) = http::serve(listener, tls, state, ends).await {
             tasks.fail("http", EngineError::Serve(error));

@@ -146,6 +146,7 @@ impl Backend for TestBackend {
             lag_dataflow_s: 0.25,
             lag_clickhouse_s: Some(1.5),
             lag_events: 6,
+            state_bytes: 4096,
             sink: Some(SinkStatus {
                 name: "clickhouse",
                 state: SinkState::Writing,
