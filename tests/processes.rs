@@ -53,8 +53,8 @@ struct Load {
 
 impl Load {
     fn start(server: &Server) -> Load {
-        let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let (gap_ms, refused) = (Arc::default(), Arc::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let [acknowledged, gap_ms, refused] = [(); 3].map(|()| Arc::new(AtomicU64::new(0)));
         let url = server.url("/v1/events");
         let task = tokio::spawn({
             let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));

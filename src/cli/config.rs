@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::serve::ServeArgs;
 use crate::engine::ReadSideConfig;
+use crate::engine::memory::total_bytes;
 use crate::http::TlsFiles;
 use crate::model::limits::Limits;
 use crate::sink::SinkConfig;
@@ -23,6 +24,7 @@ struct FileConfig {
     data_dir: Option<PathBuf>,
     queries: Option<PathBuf>,
     workers: Option<usize>,
+    memory: Option<String>,
     clickhouse_url: Option<String>,
     clickhouse_user: Option<String>,
     clickhouse_password: Option<String>,
@@ -93,6 +95,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     pub queries: PathBuf,
     pub workers: usize,
+    /// The budget of memory, in bytes.
+    pub memory: u64,
     pub clickhouse: ClickHouseChoice,
     pub user: String,
     pub password: String,
@@ -157,6 +161,33 @@ fn check_origin(origin: &str) -> Result<(), ConfigError> {
     }
 }
 
+/// The budget of memory where nothing else is said.
+const DEFAULT_MEMORY: &str = "60%";
+
+/// A budget of memory in bytes: `8G`, `500M`, `1073741824`, or `60%` of what there is.
+fn memory_bytes(text: &str) -> Result<u64, ConfigError> {
+    let wrong = || {
+        let message = format!("memory: expected bytes (8G) or a percentage (60%), got {text:?}");
+        ConfigError::Wrong(message)
+    };
+    let number = |digits: &str| digits.trim().parse::<u64>().map_err(|_| wrong());
+    if let Some(percent) = text.strip_suffix('%') {
+        let percent = number(percent)?;
+        if !(1..=100).contains(&percent) {
+            return Err(wrong());
+        }
+        let total = total_bytes().ok_or_else(|| {
+            let message = "memory: the machine does not say how much it has: give bytes";
+            ConfigError::Wrong(message.to_string())
+        })?;
+        return Ok(total / 100 * percent);
+    }
+    let units = [("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30), ("T", 1_u64 << 40)];
+    let unit = units.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
+    let (digits, bytes) = unit.unwrap_or((text, 1));
+    number(digits)?.checked_mul(bytes).filter(|bytes| *bytes > 0).ok_or_else(wrong)
+}
+
 /// The limits of this file, or of the default one.
 pub fn limits(named: Option<&Path>) -> Result<Limits, ConfigError> {
     read_file(named).map(|file| file.limits)
@@ -171,6 +202,8 @@ impl Settings {
         if workers == 0 {
             return Err(ConfigError::Wrong("workers is at least 1, found 0".to_string()));
         }
+        let memory = args.memory.clone().or(file.memory);
+        let memory = memory_bytes(memory.as_deref().unwrap_or(DEFAULT_MEMORY))?;
         let url = args.clickhouse_url.clone().or(file.clickhouse_url);
         let clickhouse = if args.no_clickhouse || file.no_clickhouse == Some(true) {
             ClickHouseChoice::None
@@ -209,6 +242,7 @@ impl Settings {
             data_dir: args.data_dir.clone().or(file.data_dir).unwrap_or_else(|| "data".into()),
             queries: args.queries.clone().or(file.queries).unwrap_or_else(|| "queries".into()),
             workers,
+            memory,
             clickhouse,
             user: or(&args.clickhouse_user, file.clickhouse_user, ""),
             password: password.unwrap_or_default(),
@@ -233,6 +267,7 @@ impl Settings {
             data_dir: self.data_dir.clone(),
             queries: self.queries.clone(),
             workers: self.workers,
+            memory_bytes_max: self.memory,
             limits: self.limits.clone(),
             sink: clickhouse.map(|clickhouse| Arc::new(clickhouse) as Arc<dyn SinkConfig>),
         }

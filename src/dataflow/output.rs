@@ -12,8 +12,9 @@ use timely::dataflow::operators::generic::Operator;
 use timely::progress::Antichain;
 use timely::progress::frontier::AntichainRef;
 
-use super::arrange::{Key, RowTrace, arrange_rows};
+use super::arrange::{Content, Key, RowTrace, arrange_rows};
 use super::failure::FailureStream;
+use super::guard::Guard;
 use super::layout::RowLayout;
 use super::render::{Deltas, keyed};
 use super::worker::ReadRequest;
@@ -46,10 +47,12 @@ pub fn finish<'scope>(
     worker: usize,
     listener: ViewListener,
     failures: FailureStream,
+    guard: &Guard,
 ) -> ViewRows {
-    let arranged = arrange_rows(keyed(rows, layout, false), "View");
+    let rows = keyed(rows, layout, false, guard);
+    let arranged = arrange_rows(rows, "View", guard, Content::Output);
     let trace = arranged.trace.clone();
-    follow(arranged, worker, listener, failures.clone());
+    follow(arranged, worker, listener, failures.clone(), guard.clone());
     ViewRows { trace, failures }
 }
 
@@ -67,6 +70,7 @@ fn follow(
     worker: usize,
     listener: ViewListener,
     failures: FailureStream,
+    guard: Guard,
 ) {
     let sink = arranged
         .stream
@@ -76,6 +80,10 @@ fn follow(
             move |_, _| {
                 let mut told = 0;
                 move |(input, frontier), _output| {
+                    if guard.enter() {
+                        input.for_each(|_, spans| spans.clear());
+                        return;
+                    }
                     input.for_each(|_, spans| {
                         for batch in spans.drain(..).filter_map(|span| span.inner) {
                             for (tick, updates) in changes(&batch, &failures) {
@@ -86,7 +94,7 @@ fn follow(
                     let now = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
                     if now > told {
                         if let Some(reason) = failures.take_fatal() {
-                            listener(ViewMessage::Failed { reason });
+                            return guard.control().fail(reason);
                         }
                         let failures = failures.take();
                         if !failures.is_empty() {

@@ -10,10 +10,12 @@ pub mod files;
 mod follow;
 mod inspection;
 pub mod local;
+pub mod memory;
 mod planner;
 mod queries;
 mod read_side;
 mod registry;
+mod set_aside;
 mod supervisor;
 mod tasks;
 mod tracker;
@@ -44,6 +46,8 @@ pub enum EngineError {
     Queries(#[from] QueriesError),
     #[error("dismissed.json in the data directory: {0}")]
     Dismissals(std::io::Error),
+    #[error("what is set aside, in the data directory: {0}")]
+    SetAside(std::io::Error),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
@@ -77,11 +81,16 @@ pub async fn serve_both(
     let read = ReadSide::open(read, log.follower(), catalog, tasks.clone())?;
     started();
     let backend = read.backend();
-    let runtime = read.start();
+    let read = read.start();
+    let in_order = read.clone();
+    let shutdown = async move {
+        shutdown.await;
+        in_order.end_in_order();
+    };
     write.serve(listener, backend, shutdown).await;
     end(&tasks, move || {
         log.close();
-        runtime.shutdown();
+        read.close();
     })
     .await
 }

@@ -3,7 +3,9 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::mpsc;
 
 use super::EngineError;
@@ -11,13 +13,15 @@ use super::backend::EngineBackend;
 use super::dead_letters::Letters;
 use super::dismissed::Dismissals;
 use super::follow::QueryWatch;
+use super::memory::{MemoryPressure, MemoryWatch};
 use super::planner::Planner;
 use super::queries::{Queries, QueriesError};
 use super::registry::Registry;
+use super::set_aside::SetAside;
 use super::supervisor::{self, Supervisor};
 use super::tasks::Tasks;
 use super::unread::Unread;
-use crate::dataflow::{FailureMemory, Runtime};
+use crate::dataflow::{FailureMemory, Runtime, RuntimeOptions, ViewLimits};
 use crate::decode::CatalogReceiver;
 use crate::log::LogFollower;
 use crate::model::limits::Limits;
@@ -29,6 +33,8 @@ pub struct ReadSideConfig {
     pub data_dir: PathBuf,
     pub queries: PathBuf,
     pub workers: usize,
+    /// How many bytes of memory the process may take before views wait, and are set aside.
+    pub memory_bytes_max: u64,
     pub limits: Limits,
     /// `None`: views are kept and readable over HTTP, but written nowhere.
     pub sink: Option<Arc<dyn SinkConfig>>,
@@ -39,7 +45,28 @@ pub struct ReadSide {
     runtime: Arc<Runtime>,
     backend: Arc<EngineBackend>,
     supervisor: Supervisor,
+    memory: MemoryWatch,
+    set_aside: Arc<SetAside>,
     tasks: Tasks,
+}
+
+/// A read side that feeds its views. Clones share it.
+#[derive(Clone)]
+pub struct RunningReadSide {
+    runtime: Arc<Runtime>,
+    set_aside: Arc<SetAside>,
+}
+
+impl RunningReadSide {
+    /// The end is meant: from now on nothing is any view's fault.
+    pub fn end_in_order(&self) {
+        self.set_aside.marker().end_in_order();
+    }
+
+    /// Stops the workers, once the tasks have ended. Blocking.
+    pub fn close(&self) {
+        self.runtime.shutdown();
+    }
 }
 
 impl ReadSide {
@@ -60,7 +87,21 @@ impl ReadSide {
         supervisor::adopt(&registry, catalog.as_ref(), in_use, |_| {});
         let watch = QueryWatch::start(planner, files, tasks.alarms().clone())
             .map_err(QueriesError::from)?;
-        let runtime = Arc::new(Runtime::start(config.workers)?);
+        let set_aside = SetAside::open(&config.data_dir, config.workers);
+        let set_aside = Arc::new(set_aside.map_err(EngineError::SetAside)?);
+        let stuck_max = Duration::from_millis(config.limits.worker_stuck_ms_max);
+        set_aside.watch(stuck_max).map_err(EngineError::SetAside)?;
+        let runtime = Arc::new(Runtime::with(RuntimeOptions {
+            workers: config.workers,
+            limits: ViewLimits::from(&config.limits),
+            marker: Some(set_aside.marker()),
+        })?);
+        let memory = MemoryWatch {
+            bytes_max: config.memory_bytes_max,
+            pressure: MemoryPressure::default(),
+            runtime: Arc::clone(&runtime),
+            registry: Arc::clone(&registry),
+        };
         let clickhouse_status = Arc::new(RwLock::new(match &config.sink {
             None => ClickHouseStatus::NotUsed,
             Some(_) => ClickHouseStatus::Away { reason: "not connected yet".to_string() },
@@ -93,11 +134,13 @@ impl ReadSide {
             watch,
             dismissed,
             failure_memory,
+            set_aside: Arc::clone(&set_aside),
+            pressure: memory.pressure.clone(),
             requests,
             requests_sender,
             tasks: tasks.clone(),
         };
-        Ok(ReadSide { runtime, backend, supervisor, tasks })
+        Ok(ReadSide { runtime, backend, supervisor, memory, set_aside, tasks })
     }
 
     /// What answers requests about the views.
@@ -105,10 +148,11 @@ impl ReadSide {
         Arc::clone(&self.backend) as Arc<dyn Backend>
     }
 
-    /// Begins to feed the views, once the catalog is adopted. The workers are left to be stopped when
-    /// the tasks have ended.
-    pub fn start(self) -> Arc<Runtime> {
-        self.tasks.spawn("views", self.supervisor.run());
-        self.runtime
+    /// Begins to feed the views, once the catalog is adopted.
+    pub fn start(self) -> RunningReadSide {
+        let ReadSide { runtime, supervisor, memory, set_aside, tasks, .. } = self;
+        tasks.spawn("memory", memory.run(tasks.stopping().clone()).map(Ok));
+        tasks.spawn("views", supervisor.run());
+        RunningReadSide { runtime, set_aside }
     }
 }

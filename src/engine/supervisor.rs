@@ -18,8 +18,10 @@ use super::dismissed::Dismissals;
 use super::feeder::{Feeder, FeederHandle};
 use super::follow::{Look, QueryWatch};
 use super::inspection;
+use super::memory::MemoryPressure;
 use super::queries::{InUse, Queries};
 use super::registry::{Registry, View};
+use super::set_aside::SetAside;
 use super::tasks::Tasks;
 use super::tracker::ViewTracker;
 use crate::dataflow::{FailureMemory, Failures, FeedGroupId, InstallRequest, Runtime};
@@ -74,6 +76,8 @@ pub struct Supervisor {
     pub watch: QueryWatch,
     pub dismissed: Arc<Dismissals>,
     pub failure_memory: Arc<FailureMemory>,
+    pub set_aside: Arc<SetAside>,
+    pub pressure: MemoryPressure,
     pub requests: mpsc::UnboundedReceiver<SupervisorRequest>,
     /// For parts that ask for something themselves.
     pub requests_sender: mpsc::UnboundedSender<SupervisorRequest>,
@@ -104,6 +108,7 @@ impl Supervisor {
         let (feeder, handle) = Feeder::new(
             self.log.clone(),
             Arc::clone(&self.runtime),
+            self.pressure.clone(),
             stopping.clone(),
             Handle::current(),
         );
@@ -271,6 +276,10 @@ impl RunningViews {
             if let Err(error) = forgotten {
                 tracing::error!(%error, "which SQL answers could not be written down");
             }
+            let forgotten = self.supervisor.set_aside.retain(|view| views.views.contains_key(view));
+            if let Err(error) = forgotten {
+                tracing::error!(%error, "which views are set aside could not be written down");
+            }
             self.retire().await;
             self.begin_missing(false).await;
         }
@@ -308,10 +317,16 @@ impl RunningViews {
                 continue;
             }
             let before = if first { self.supervisor.queries.served_before(name) } else { None };
+            let set_aside = &self.supervisor.set_aside;
             if let Some(plan) = before
                 && plan.schema.generation != wanted.schema.generation
+                && set_aside.reason(name, &plan.schema.generation).is_none()
             {
                 beginning.push(PlannedInstallation { plan, answers: true });
+            }
+            if let Some(reason) = set_aside.reason(name, &wanted.schema.generation) {
+                self.stays_aside(name, reason);
+                continue;
             }
             beginning.push(PlannedInstallation { plan: wanted.clone(), answers: false });
         }
@@ -359,6 +374,16 @@ impl RunningViews {
         self.supervisor.runtime.install(feed_group, &installations);
         self.feeder.add(feed_group, exact, trackers, boundaries);
         self.keep_time();
+    }
+
+    /// A view is not begun, since workers got stuck or died in it.
+    fn stays_aside(&self, name: &str, reason: String) {
+        tracing::error!(view = name, reason, "the view has failed");
+        self.supervisor.registry.change(|views| {
+            if let Some(view) = views.views.get_mut(name) {
+                (view.failed, view.retry_at) = (Some(reason), None);
+            }
+        });
     }
 
     /// A view cannot begin for now, or ever with this SQL.

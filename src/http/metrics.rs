@@ -221,6 +221,8 @@ fn encode_views(encoder: &mut DescriptorEncoder<'_>, views: &[ViewStatus]) -> fm
     view_gauges(encoder, "heliostat_view_lag_events", help, views, |v| v.lag_events)?;
     let help = "Rows of the view";
     view_gauges(encoder, "heliostat_view_rows", help, views, |v| v.rows)?;
+    let help = "Bytes of the view's state, its rows included; about";
+    view_gauges(encoder, "heliostat_view_state_bytes", help, views, |v| v.state_bytes)?;
     let help = "Rows that fail now";
     view_gauges(encoder, "heliostat_view_errors", help, views, |v| v.errors)?;
     let help = "1 when the view follows the log, else 0";

@@ -72,6 +72,8 @@ pub struct ViewAnswer {
     key: Option<Vec<String>>,
     event_types: Vec<String>,
     rows: u64,
+    /// About how many bytes its state takes, its rows included.
+    state_bytes: u64,
     errors: u64,
     dead_letters: u64,
     #[schema(value_type = u64)]
@@ -267,6 +269,7 @@ impl From<&ViewStatus> for ViewAnswer {
             key: schema.key.as_ref().map(|key| key.iter().filter_map(name).collect()),
             event_types: status.event_types.clone(),
             rows: status.rows,
+            state_bytes: status.state_bytes,
             errors: status.errors,
             dead_letters: status.dead_letters,
             position: status.position,

@@ -125,6 +125,8 @@ pub struct ViewStatus {
     pub event_types: Vec<String>,
     /// How many rows it has.
     pub rows: u64,
+    /// About how many bytes its state takes, its rows included.
+    pub state_bytes: u64,
     /// How many rows fail now.
     pub errors: u64,
     /// How many events and rows of it wait in the dead letters.

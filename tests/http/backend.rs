@@ -77,6 +77,7 @@ impl TestBackend {
             next: None,
             event_types: vec!["OrderPlaced".to_string()],
             rows: 2,
+            state_bytes: 1024,
             errors: 3,
             dead_letters: 4,
             position: *self.shown.borrow(),

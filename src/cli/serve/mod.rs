@@ -43,6 +43,10 @@ pub struct ServeArgs {
     /// How many dataflow workers to run [default: one per core]
     #[arg(long, env = "HELIOSTAT_WORKERS")]
     pub workers: Option<usize>,
+    /// How much memory may be used before views wait, and the largest are set aside: bytes (8G), or
+    /// a part of the machine's or the control group's [default: 60%]
+    #[arg(long, env = "HELIOSTAT_MEMORY")]
+    pub memory: Option<String>,
     /// The configuration file [default: heliostat.toml, if there is one]
     #[arg(long, env = "HELIOSTAT_CONFIG")]
     pub config: Option<PathBuf>,

@@ -18,6 +18,7 @@ use super::side::{self, FromParent, FromSide, SideStart};
 use super::{ended, read, write};
 use crate::link::{LinkError, read_message, write_message};
 use crate::model::alarm::{Alarm, Alarms, Part};
+use crate::model::memory::resident_bytes;
 
 /// How often the sides are looked after.
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);
@@ -30,6 +31,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const PAUSE_FORGOTTEN: Duration = Duration::from_secs(30);
 /// How long each side may take to end.
 const SIDE_END_TIME_MAX: Duration = Duration::from_millis(4_200);
+/// How much more than its budget of memory the read side may take: five quarters of it. Over the budget
+/// it sets views aside by itself.
+const MEMORY_OVER: (u64, u64) = (5, 4);
 /// The longest path that a socket may have.
 const SOCKET_PATH_MAX: usize = 100;
 
@@ -129,6 +133,7 @@ impl Sides {
             side.look(&self.alarms)?;
         }
         self.read.end_if_silent();
+        self.read.end_if_large(self.start.settings.memory);
         if self.write.is_due() {
             self.write.start(&self.start, Some(&self.listener)).await?;
         }
@@ -290,6 +295,18 @@ impl Side {
         if running.killed.is_none() && silent > SILENCE_MAX {
             running.killed =
                 Some(format!("it was killed: nothing was heard of it for {} s", silent.as_secs()));
+            let _ = running.child.kill();
+        }
+    }
+
+    /// Kills a side that takes so much more memory than its budget that its own means do not help.
+    fn end_if_large(&mut self, budget: u64) {
+        let Some(running) = &mut self.running else { return };
+        let resident = resident_bytes(Some(running.child.id())).unwrap_or(0);
+        if running.killed.is_none() && resident / MEMORY_OVER.0 > budget / MEMORY_OVER.1 {
+            running.killed = Some(format!(
+                "it was killed: it took {resident} bytes of memory, its budget (--memory) is {budget}"
+            ));
             let _ = running.child.kill();
         }
     }

@@ -38,7 +38,7 @@ pub async fn serve() -> u8 {
         Err(code) => return code,
     };
     link.answer_by(read.backend());
-    let runtime = read.start();
+    let running = read.start();
     let serve = async {
         link.adopted().await;
         parent.is_served();
@@ -50,7 +50,8 @@ pub async fn serve() -> u8 {
         () = parent.stopped() => {}
         () = tasks.stopping().cancelled() => {}
     }
-    match engine::end(&tasks, move || runtime.shutdown()).await {
+    running.end_in_order();
+    match engine::end(&tasks, move || running.close()).await {
         Ok(()) => DONE,
         Err(error) => {
             report(&error);
