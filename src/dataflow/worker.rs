@@ -222,7 +222,6 @@ impl<'a> WorkerState<'a> {
                 self.share_decoders(feed_group);
             }
             WorkerCommand::Feed { feed_group, frames, tick, more } => {
-                fail::fail_point!("worker_feed");
                 LOAD.set(if more { Load::Backlog } else { Load::Busy });
                 self.feed(feed_group, &frames, tick);
             }

@@ -15,7 +15,7 @@ use crate::model::schema::{EventTable, OnInvalid};
 
 /// What a set of query files declares.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Catalog {
+pub struct EventCatalog {
     /// The event tables.
     pub tables: Vec<Arc<EventTable>>,
 }
@@ -32,7 +32,7 @@ pub struct Misfit {
 /// Takes over the catalog of a set of query files.
 pub trait CatalogReceiver: Send + Sync {
     /// Asks for a catalog to be adopted in place of the one before.
-    fn offer(&self, catalog: Catalog);
+    fn offer(&self, catalog: EventCatalog);
 
     /// Resolves once the last one that was offered is in use.
     fn adopted(&self) -> BoxFuture<'_, ()>;
@@ -44,7 +44,7 @@ pub struct CatalogInUse(Arc<RwLock<Option<Arc<ValidatorPool>>>>);
 
 impl CatalogInUse {
     /// Checks by this catalog from now on.
-    pub fn adopt(&self, catalog: Catalog) {
+    pub fn adopt(&self, catalog: EventCatalog) {
         let pool = Arc::new(ValidatorPool { tables: catalog.tables, idle: Mutex::default() });
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(pool);
     }
@@ -86,7 +86,7 @@ impl CatalogInUse {
 }
 
 impl CatalogReceiver for CatalogInUse {
-    fn offer(&self, catalog: Catalog) {
+    fn offer(&self, catalog: EventCatalog) {
         self.adopt(catalog);
     }
 

@@ -20,7 +20,7 @@ use crate::model::schema::{EventTable, Format};
 use crate::model::source::{SourceColumn, SourceTable, SystemColumn};
 use crate::model::{Position, Tick};
 use builder::ColumnBuilder;
-pub use catalog::{Catalog, CatalogInUse, CatalogReceiver, Misfit};
+pub use catalog::{CatalogInUse, CatalogReceiver, EventCatalog, Misfit};
 use format::PayloadFormat;
 use value::ObjectMembers;
 

@@ -25,7 +25,7 @@ use super::set_aside::SetAside;
 use super::tasks::Tasks;
 use super::tracker::ViewTracker;
 use crate::dataflow::{FailureMemory, Failures, FeedGroupId, InstallRequest, Runtime};
-use crate::decode::{Catalog, CatalogReceiver};
+use crate::decode::{CatalogReceiver, EventCatalog};
 use crate::log::LogFollower;
 use crate::model::Tick;
 use crate::model::alarm::Part;
@@ -589,7 +589,7 @@ pub fn adopt(
         registry.change(|views| views.failed_files = failed_files);
         return false;
     };
-    catalog.offer(Catalog { tables: set.tables.clone() });
+    catalog.offer(EventCatalog { tables: set.tables.clone() });
     let ended = registry.change(|views| {
         views.failed_files = failed_files;
         views.tables = set.tables;

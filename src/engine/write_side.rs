@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::tasks::Tasks;
 use super::{EngineError, clock, files};
-use crate::decode::{Catalog, CatalogInUse, CatalogReceiver};
+use crate::decode::{CatalogInUse, CatalogReceiver, EventCatalog};
 use crate::http::{self, AppState, Gate};
 use crate::log::{self, Log, LogOptions};
 use crate::model::limits::Limits;
@@ -50,7 +50,7 @@ pub struct KeptCatalog {
 
 impl CatalogReceiver for KeptCatalog {
     /// Blocking: writes to the disk.
-    fn offer(&self, catalog: Catalog) {
+    fn offer(&self, catalog: EventCatalog) {
         if let Err(error) = files::replace(&self.path, &catalog) {
             tracing::warn!(%error, "the catalog cannot be kept: a restart waits for the next one");
         }

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::decode::Catalog;
+use crate::decode::EventCatalog;
 use crate::model::Position;
 use crate::model::view::ViewRef;
 use crate::model::{Head, Tick};
@@ -63,7 +63,7 @@ pub enum FromWriteSide {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromReadSide {
     /// Use this catalog, and say so. Numbers rise.
-    Offer { number: u64, catalog: Catalog },
+    Offer { number: u64, catalog: EventCatalog },
     /// While nothing is appended, write a frame without events each time that so much has passed.
     Clock { interval_ms: Option<u64> },
 }

@@ -16,7 +16,7 @@ use super::message::{
     write,
 };
 use super::rows;
-use crate::decode::{Catalog, CatalogReceiver};
+use crate::decode::{CatalogReceiver, EventCatalog};
 use crate::model::Head;
 use crate::model::alarm::Alarms;
 use crate::model::memory::resident_bytes;
@@ -38,7 +38,7 @@ struct ServerShared {
     head: watch::Sender<Head>,
     clock: watch::Sender<Option<Duration>>,
     /// The catalog that is to be used, with its number.
-    offered: watch::Sender<(u64, Catalog)>,
+    offered: watch::Sender<(u64, EventCatalog)>,
     /// The number of the one that is.
     adopted: watch::Sender<u64>,
 }
@@ -58,7 +58,7 @@ impl ReadSideServer {
             history: watch::Sender::new(None),
             head: watch::Sender::new(Head::default()),
             clock: watch::Sender::new(None),
-            offered: watch::Sender::new((0, Catalog::default())),
+            offered: watch::Sender::new((0, EventCatalog::default())),
             adopted: watch::Sender::new(0),
         }));
         tokio::spawn(server.clone().accept(listener));
@@ -228,7 +228,7 @@ impl ReadSideServer {
 }
 
 impl CatalogReceiver for ReadSideServer {
-    fn offer(&self, catalog: Catalog) {
+    fn offer(&self, catalog: EventCatalog) {
         self.0.offered.send_modify(|(number, offered)| {
             *number += 1;
             *offered = catalog;

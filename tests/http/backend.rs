@@ -10,7 +10,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use heliostat::internals::decode::{Catalog, CatalogInUse};
+use heliostat::internals::decode::{CatalogInUse, EventCatalog};
 use heliostat::internals::http::{
     Away, Backend, ChangeFeed, ChangesError, ChangesRequest, ClickHouseStatus, DeadLetter,
     DeadLetterFilter, DeadLetters, DismissError, FileError, ReadStatus, RebuildError, Retried,
@@ -66,7 +66,7 @@ impl TestBackend {
     /// The catalog of the declared table.
     pub fn catalog(&self) -> CatalogInUse {
         let catalog = CatalogInUse::default();
-        catalog.adopt(Catalog { tables: vec![Arc::clone(&self.table)] });
+        catalog.adopt(EventCatalog { tables: vec![Arc::clone(&self.table)] });
         catalog
     }
 
