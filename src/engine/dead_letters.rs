@@ -14,7 +14,7 @@ use super::registry::{Registry, View, Views};
 use super::supervisor::SupervisorRequest;
 use super::unread::Unread;
 use crate::dataflow::{Failure, FailureFilter, Failures};
-use crate::log::Log;
+use crate::log::{Control, Log};
 use crate::model::Position;
 use crate::status::{DeadLetter, DeadLetterFilter, DeadLetters, DismissError, Retried, Selection};
 
@@ -113,6 +113,7 @@ impl Letters {
             self.dismissed
                 .add(&view, &dismissals)
                 .map_err(|error| DismissError(error.to_string()))?;
+            self.log.note(Control::dismissal(&view, &dismissals));
             failures.dismiss(&dismissals);
             // A generation that is being built will be asked in place of this one.
             let views = self.registry.views();

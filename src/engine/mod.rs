@@ -118,6 +118,7 @@ impl Engine {
         let dismissed = Dismissals::open(&config.data_dir).map_err(EngineError::Dismissals)?;
         let registry = Arc::new(Registry::default());
         let (in_use, files) = queries.load(&mut planner)?;
+        log.note(queries.control());
         supervisor::adopt(&registry, in_use, |_| {});
         let watch =
             QueryWatch::start(planner, files, config.alarms.clone()).map_err(QueriesError::from)?;

@@ -445,6 +445,13 @@ impl Log {
         }
     }
 
+    /// Queues a control frame, if there is one to write, and does not wait for it.
+    pub fn note(&self, control: Option<Control>) {
+        if let Some(control) = control {
+            drop(self.control(control));
+        }
+    }
+
     /// The epoch that this log is written in: one more than when it was opened before.
     pub fn epoch(&self) -> u64 {
         self.segments.ask(|list| list.epoch)
