@@ -366,7 +366,7 @@ async fn chaos(seconds: u64) {
     let mut of_poster = [0; POSTERS as usize];
     let mut after = 0;
     loop {
-        let page = server.text(&format!("/v1/events?after={after}&limit=50000")).await;
+        let page = server.get_text(&format!("/v1/events?after={after}&limit=50000")).await;
         let mut read = 0;
         for line in page.lines().filter(|line| !line.is_empty()) {
             let stored: Value = serde_json::from_str(line).unwrap();

@@ -116,7 +116,7 @@ async fn indexes_of_another_history_are_made_anew() {
     fill(&log, 0..100).await;
     log.close();
     drop(log);
-    let saved = ["00000000000000000001.log", "segments"];
+    let saved = ["00000000000000000001.log2", "segments"];
     let copy = |from: &Path, to: &Path| {
         for file in saved {
             std::fs::copy(from.join(file), to.join(file)).unwrap();

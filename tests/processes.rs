@@ -119,7 +119,7 @@ async fn assert_counted(server: &Server, acknowledged: u64) {
     let counted: BTreeMap<String, u64> =
         answer["rows"].as_array().unwrap_or_else(|| panic!("{answer}")).iter().map(count).collect();
     assert_eq!(counted, expected);
-    let log = server.text("/v1/events?limit=1000000").await;
+    let log = server.get_text("/v1/events?limit=1000000").await;
     assert_eq!(log.lines().filter(|line| !line.is_empty()).count() as u64, acknowledged);
 }
 
@@ -179,12 +179,12 @@ async fn without_the_read_side_requests_about_views_say_so_and_events_are_still_
     assert_eq!(ready["status"], "ready", "{ready}");
     assert_eq!(ready["wrong"][0]["part"], "read_side", "{ready}");
     assert_eq!(server.try_get("/readyz?views=all").await.0, 503);
-    assert!(server.text("/metrics").await.contains("\nheliostat_read_side_up 0"));
+    assert!(server.get_text("/metrics").await.contains("\nheliostat_read_side_up 0"));
 
     server.until(true, || is_live(&server)).await;
     let rows = server.get("/v1/views/sums/rows").await;
     assert_eq!(rows["rows"], json!([{"k": "a", "s": "7", "n": 2}]), "{rows}");
-    assert!(server.text("/metrics").await.contains("\nheliostat_read_side_up 1"));
+    assert!(server.get_text("/metrics").await.contains("\nheliostat_read_side_up 1"));
     assert_eq!(server.get("/readyz").await["wrong"], json!([]));
 }
 
@@ -290,6 +290,6 @@ async fn what_kills_the_views_process_again_and_again_is_set_aside_and_ingest_ne
     server.until(true, set_aside).await;
     let (acknowledged, gap_ms, refused) = load.end().await;
     assert_eq!((refused, gap_ms < 2_000), (0, true), "{gap_ms} ms");
-    let log = server.text("/v1/events?limit=1000000").await;
+    let log = server.get_text("/v1/events?limit=1000000").await;
     assert_eq!(log.lines().filter(|line| !line.is_empty()).count() as u64, acknowledged);
 }

@@ -14,7 +14,7 @@ use super::registry::{Registry, View, Views};
 use super::supervisor::SupervisorRequest;
 use super::unread::Unread;
 use crate::dataflow::{Failure, FailureFilter, Failures};
-use crate::log::LogFollower;
+use crate::log::{Control, LogFollower};
 use crate::status::{DeadLetter, DeadLetterFilter, DeadLetters, DismissError, Retried, Selection};
 
 /// How many positions of one letter are told.
@@ -102,6 +102,7 @@ impl Letters {
             self.dismissed
                 .add(&view, &dismissals)
                 .map_err(|error| DismissError::NotWritten { reason: error.to_string() })?;
+            self.log.note(Control::dismissal(&view, &dismissals));
             failures.dismiss(&dismissals);
             // A generation that is being built will be asked in place of this one.
             let views = self.registry.views();

@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::files;
 use super::planner::{FileSet, PlannedFiles, Planner, set_name};
 use super::trial::TrialError;
+use crate::log::{Control, QueriesInUse, QueryFile};
 use crate::plan::diagnostic::{Diagnostic, SourceFile};
 use crate::plan::{QuerySet, ViewPlan};
 
@@ -121,6 +122,17 @@ impl Queries {
         }
         let PlannedFiles { set, diagnostics, .. } = planned;
         Ok(InUse { set: set.map(|set| self.numbered(set)), diagnostics })
+    }
+
+    /// What the log tells of the files that are in use; `None` while there were none without errors.
+    pub fn control(&self) -> Option<Control> {
+        let set = self.kept.last_good.clone()?;
+        let file = |file: &KeptFile| QueryFile {
+            path: file.path.to_string_lossy().into_owned(),
+            text: file.text.clone(),
+        };
+        let files = self.kept.sets.get(&set)?.iter().map(file).collect();
+        Some(Control::Queries(QueriesInUse { set, files }))
     }
 
     /// Keeps a set without errors as the last good one.

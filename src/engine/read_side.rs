@@ -84,6 +84,7 @@ impl ReadSide {
         let dismissed = Dismissals::open(&config.data_dir).map_err(EngineError::Dismissals)?;
         let registry = Arc::new(Registry::default());
         let (in_use, files) = queries.load(&mut planner)?;
+        log.note(queries.control());
         supervisor::adopt(&registry, catalog.as_ref(), in_use, |_| {});
         let watch = QueryWatch::start(planner, files, tasks.alarms().clone())
             .map_err(QueriesError::from)?;

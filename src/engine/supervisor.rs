@@ -251,7 +251,10 @@ impl RunningViews {
     async fn reload(&mut self, look: Look) {
         if let Some(planned) = look.planned {
             match self.supervisor.queries.accept(planned) {
-                Ok(in_use) => self.replace(in_use).await,
+                Ok(in_use) => {
+                    self.supervisor.log.note(self.supervisor.queries.control());
+                    self.replace(in_use).await;
+                }
                 Err(error) => {
                     tracing::error!(%error, "changed query files could not be written down; what was in use stays");
                 }

@@ -104,6 +104,7 @@ impl ReadSideClient {
                 FromReadSide::Clock { interval_ms } => {
                     log.keep_time(interval_ms.map(Duration::from_millis));
                 }
+                FromReadSide::Note(control) => log.note(Some(control)),
                 FromReadSide::Offer { number, catalog: offered } => {
                     let receiver = Arc::clone(catalog);
                     let adopting = tokio::task::spawn_blocking(move || receiver.offer(offered));

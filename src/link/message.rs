@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::decode::EventCatalog;
+use crate::log::Control;
 use crate::model::Position;
 use crate::model::view::ViewRef;
 use crate::model::{Head, Tick};
@@ -66,6 +67,8 @@ pub enum FromReadSide {
     Offer { number: u64, catalog: EventCatalog },
     /// While nothing is appended, write a frame without events each time that so much has passed.
     Clock { interval_ms: Option<u64> },
+    /// Write this control frame.
+    Note(Control),
 }
 
 /// A call of the write side.

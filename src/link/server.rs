@@ -1,5 +1,6 @@
 //! The read side's end: a socket on which the write side is followed, and asks.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::message::{
 };
 use super::rows;
 use crate::decode::{CatalogReceiver, EventCatalog};
+use crate::log::{Control, LogWriterRequests};
 use crate::model::Head;
 use crate::model::alarm::Alarms;
 use crate::model::memory::resident_bytes;
@@ -37,6 +39,8 @@ struct ServerShared {
     history: watch::Sender<Option<String>>,
     head: watch::Sender<Head>,
     clock: watch::Sender<Option<Duration>>,
+    /// Control frames that are to be written, in order; the first one stays until it is told.
+    notes: watch::Sender<VecDeque<Control>>,
     /// The catalog that is to be used, with its number.
     offered: watch::Sender<(u64, EventCatalog)>,
     /// The number of the one that is.
@@ -58,6 +62,7 @@ impl ReadSideServer {
             history: watch::Sender::new(None),
             head: watch::Sender::new(Head::default()),
             clock: watch::Sender::new(None),
+            notes: watch::Sender::new(VecDeque::new()),
             offered: watch::Sender::new((0, EventCatalog::default())),
             adopted: watch::Sender::new(0),
         }));
@@ -87,11 +92,6 @@ impl ReadSideServer {
     /// How far the log is on disk.
     pub fn head(&self) -> watch::Receiver<Head> {
         self.0.head.subscribe()
-    }
-
-    /// Asks the write side for frames that tell the time.
-    pub fn keep_time(&self, interval: Option<Duration>) {
-        self.0.clock.send_replace(interval);
     }
 
     /// Calls are answered from now on.
@@ -160,6 +160,7 @@ impl ReadSideServer {
     /// Tells the wishes of the read side: those of now, and each change.
     async fn tell(&self, mut to: OwnedWriteHalf) -> Result<(), LinkError> {
         let (mut offered, mut clock) = (self.0.offered.subscribe(), self.0.clock.subscribe());
+        let mut notes = self.0.notes.subscribe();
         offered.mark_changed();
         clock.mark_changed();
         loop {
@@ -176,8 +177,12 @@ impl ReadSideServer {
                     let interval_ms = interval.map(|interval| interval.as_millis() as u64);
                     FromReadSide::Clock { interval_ms }
                 }
+                Some(note) = first_note(&mut notes) => FromReadSide::Note(note),
             };
             write(&mut to, &message, &[]).await?;
+            if matches!(message, FromReadSide::Note(_)) {
+                self.0.notes.send_modify(|notes| drop(notes.pop_front()));
+            }
         }
     }
 
@@ -227,6 +232,16 @@ impl ReadSideServer {
     }
 }
 
+impl LogWriterRequests for ReadSideServer {
+    fn keep_time(&self, interval: Option<Duration>) {
+        self.0.clock.send_replace(interval);
+    }
+
+    fn note(&self, control: Control) {
+        self.0.notes.send_modify(|notes| notes.push_back(control));
+    }
+}
+
 impl CatalogReceiver for ReadSideServer {
     fn offer(&self, catalog: EventCatalog) {
         self.0.offered.send_modify(|(number, offered)| {
@@ -245,6 +260,11 @@ impl CatalogReceiver for ReadSideServer {
         }
         .boxed()
     }
+}
+
+/// The first control frame that is to be written, once there is one.
+async fn first_note(notes: &mut watch::Receiver<VecDeque<Control>>) -> Option<Control> {
+    notes.wait_for(|notes| !notes.is_empty()).await.ok()?.front().cloned()
 }
 
 /// The answer while the query files are being planned.

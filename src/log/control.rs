@@ -19,7 +19,7 @@ const QUERIES: u32 = 1;
 const DISMISSAL: u32 = 2;
 
 /// The content of a control frame.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Control {
     /// From here on these query files are in use.
     Queries(QueriesInUse),
@@ -55,6 +55,12 @@ pub struct DismissedLetters {
 }
 
 impl Control {
+    /// That these dead letters of a view were dismissed; `None` if that cannot be put into JSON.
+    pub fn dismissal(view: &str, dismissals: &impl Serialize) -> Option<Control> {
+        let dismissals = serde_json::to_value(dismissals).ok()?;
+        Some(Control::Dismissal(DismissedLetters { view: view.to_string(), dismissals }))
+    }
+
     /// The section of the frame.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         let (kind, json) = match self {

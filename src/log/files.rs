@@ -1,8 +1,10 @@
 //! The log's only way to files, behind a trait so that tests can make them fail.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::CString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +31,10 @@ pub trait Files: Send + Sync {
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
     /// Gives a file another name, durably.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// About how many bytes can still be written; as many as one likes where nobody knows.
+    fn room(&self) -> u64 {
+        u64::MAX
+    }
 }
 
 /// How many files the process may have open.
@@ -232,6 +238,17 @@ impl Files for DiskFiles {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         std::fs::rename(self.directory.join(from), self.directory.join(to))?;
         self.sync_directory()
+    }
+
+    fn room(&self) -> u64 {
+        let Ok(path) = CString::new(self.directory.as_os_str().as_bytes()) else { return u64::MAX };
+        // SAFETY: all zeros are a value of the structure, which holds numbers only.
+        let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+        // SAFETY: the path ends with a zero, and the call writes to the given structure alone.
+        match unsafe { libc::statvfs(path.as_ptr(), &raw mut found) } {
+            0 => found.f_bavail.saturating_mul(found.f_frsize),
+            _ => u64::MAX,
+        }
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {

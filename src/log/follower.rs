@@ -11,12 +11,19 @@ use tokio::sync::watch;
 
 use super::index::Index;
 use super::list::{ReadList, SegmentList, Segments};
-use super::{DiskFiles, Files, Log, LogError, LogReader};
+use super::{Control, DiskFiles, Files, Log, LogError, LogReader};
 use crate::model::alarm::Alarms;
 use crate::model::{Head, Position};
 
-/// How long nothing may be written before an empty frame says that time has passed; `None`: for ever.
-pub type ClockInterval = Option<Duration>;
+/// What a follower asks of whoever writes the log.
+pub trait LogWriterRequests: Send + Sync {
+    /// While nothing is appended, write an empty frame each time that the interval has passed, so that
+    /// what depends on the time is as it was after a restart, too; `None` stops that.
+    fn keep_time(&self, interval: Option<Duration>);
+
+    /// Write a control frame, some time.
+    fn note(&self, control: Control);
+}
 
 /// A log to read from. Clones share it.
 #[derive(Clone)]
@@ -28,18 +35,18 @@ pub struct LogFollower {
     /// Where this process writes the log.
     index: Option<Arc<Index>>,
     alarms: Alarms,
-    clock: Arc<dyn Fn(ClockInterval) + Send + Sync>,
+    requests: Arc<dyn LogWriterRequests>,
 }
 
 impl LogFollower {
     /// Follows the log in a directory that another process writes. `history` is what that process
-    /// calls it, `head` how far it is on disk, and `clock` asks for frames that tell the time.
+    /// calls it, `head` how far it is on disk, and `requests` reaches it.
     pub fn open(
         directory: &Path,
         history: &str,
         head: watch::Receiver<Head>,
         alarms: Alarms,
-        clock: impl Fn(ClockInterval) + Send + Sync + 'static,
+        requests: Arc<dyn LogWriterRequests>,
     ) -> Result<Self, LogError> {
         let files: Arc<dyn Files> = Arc::new(DiskFiles::read_only(directory)?);
         let ReadList::Found { list, .. } = SegmentList::read(files.as_ref())? else {
@@ -49,8 +56,8 @@ impl LogFollower {
             });
         };
         let segments = Arc::new(Segments::following(list, Arc::clone(&files)));
-        let (history, clock) = (history.into(), Arc::new(clock));
-        Ok(LogFollower { history, files, segments, head, index: None, alarms, clock })
+        let history = history.into();
+        Ok(LogFollower { history, files, segments, head, index: None, alarms, requests })
     }
 
     /// See [`Log::history`].
@@ -76,17 +83,32 @@ impl LogFollower {
         Ok(reader.with(self.index.clone(), self.alarms.clone()))
     }
 
-    /// While nothing is appended, has an empty frame written each time that the interval has passed,
-    /// so that what depends on the time is as it was after a restart, too; `None` stops that.
-    pub fn keep_time(&self, interval: ClockInterval) {
-        (self.clock)(interval);
+    /// See [`LogWriterRequests::keep_time`].
+    pub fn keep_time(&self, interval: Option<Duration>) {
+        self.requests.keep_time(interval);
+    }
+
+    /// See [`LogWriterRequests::note`].
+    pub fn note(&self, control: Option<Control>) {
+        if let Some(control) = control {
+            self.requests.note(control);
+        }
+    }
+}
+
+impl LogWriterRequests for Log {
+    fn keep_time(&self, interval: Option<Duration>) {
+        Log::keep_time(self, interval);
+    }
+
+    fn note(&self, control: Control) {
+        Log::note(self, Some(control));
     }
 }
 
 impl Log {
     /// This log, for those who only read it.
     pub fn follower(&self) -> LogFollower {
-        let log = self.clone();
         LogFollower {
             history: self.history().into(),
             files: Arc::clone(&self.files),
@@ -94,7 +116,7 @@ impl Log {
             head: self.subscribe(),
             index: Some(Arc::clone(&self.index)),
             alarms: self.alarms.clone(),
-            clock: Arc::new(move |interval| log.keep_time(interval)),
+            requests: Arc::new(self.clone()),
         }
     }
 }

@@ -47,7 +47,7 @@ pub use committer::LogStats;
 use committer::{Answer, AppendRequest, Committer};
 pub use control::{Control, DismissedLetters, QueriesInUse, QueryFile};
 pub use files::{DiskFiles, Fault, FaultyFiles, FileHandle, Files};
-pub use follower::LogFollower;
+pub use follower::{LogFollower, LogWriterRequests};
 pub use frame::{Frame, FrameError, FrameKind, NumberedEvent};
 use index::{Digester, Index, IndexError};
 pub use inspect::{Examination, Finding, LogInfo, examine, info, verify};
@@ -444,6 +444,13 @@ impl Log {
         async move {
             let ended = || AppendError::Stopped { reason: "its thread has ended".to_string() };
             submitted?.await.map_err(|_| ended())?
+        }
+    }
+
+    /// Queues a control frame, if there is one to write, and does not wait for it.
+    pub fn note(&self, control: Option<Control>) {
+        if let Some(control) = control {
+            drop(self.control(control));
         }
     }
 

@@ -26,9 +26,12 @@ use crate::model::Position;
 const UNFINISHED: &str = ".rewriting";
 /// How much is written to a file at once.
 const WRITE_BYTES: usize = 1 << 20;
-/// How long to wait where nothing can be rewritten now: the disk is full, the indexes cannot be
-/// written, or the last segment of an earlier format is not sealed yet.
-const PAUSE: Duration = Duration::from_secs(10);
+/// How long to wait after a segment could not be rewritten: the disk may be full.
+const RETRY_PAUSE: Duration = Duration::from_secs(30);
+/// So much room must there be beside a copy, so that appends do not meet a full disk because of it.
+const ROOM_BYTES_MIN: u64 = 256 << 20;
+/// How long to wait for the end of a segment that is written to.
+const SEAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// A segment that was copied, and what the list must say of it.
 pub struct Rewritten {
@@ -192,10 +195,8 @@ fn compare(
             }
             _ => return Err(differs(&now, "the number of frames")),
         }
-        if unpaced >= WRITE_BYTES {
-            if !pace(std::mem::take(&mut unpaced)) {
-                return Err(stopped());
-            }
+        if unpaced >= WRITE_BYTES && !pace(std::mem::take(&mut unpaced)) {
+            return Err(stopped());
         }
     }
 }
@@ -326,10 +327,16 @@ impl Work {
         loop {
             let listed = match self.segments.ask(|list| next(list, from)) {
                 Next::None => break,
-                Next::Later if self.stop.wait(PAUSE) => continue,
+                Next::Later if self.stop.wait(SEAL_PAUSE) => continue,
                 Next::Later => return,
                 Next::Segment(listed) => listed,
             };
+            if self.files.room() < listed.bytes.saturating_mul(2) + ROOM_BYTES_MIN {
+                if self.stop.wait(RETRY_PAUSE) {
+                    continue;
+                }
+                return;
+            }
             let mut pace =
                 |bytes: usize| self.stop.wait(Duration::from_secs_f64(bytes as f64 / rate as f64));
             let (files, segments) = (self.files.as_ref(), &self.segments);
@@ -348,7 +355,7 @@ impl Work {
                     if !matches!(&error, LogError::Io { source, .. } if is_full(source)) {
                         tracing::warn!(%error, "a segment is not rewritten now");
                     }
-                    if !self.stop.wait(PAUSE) {
+                    if !self.stop.wait(RETRY_PAUSE) {
                         return;
                     }
                 }

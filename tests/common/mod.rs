@@ -56,6 +56,8 @@ pub struct Server {
     addresses: Mutex<Option<Addresses>>,
     arguments: Vec<String>,
     environment: Mutex<Vec<(String, String)>>,
+    /// What is run, and its first arguments.
+    program: Mutex<Vec<String>>,
 }
 
 impl Drop for Server {
@@ -112,6 +114,7 @@ impl Server {
             addresses: Mutex::default(),
             arguments: Vec::new(),
             environment: Mutex::default(),
+            program: Mutex::new(vec![env!("CARGO_BIN_EXE_heliostat").to_string()]),
         };
         files.iter().for_each(|(name, text)| server.write(name, text));
         server
@@ -120,6 +123,35 @@ impl Server {
     /// From the next start on the environment is the usual one.
     pub fn without_environment(&self) {
         self.environment.lock().unwrap().clear();
+    }
+
+    /// From the next start on this is in the environment, and nothing else that was set.
+    pub fn set_environment(&self, name: &str, value: &str) {
+        *self.environment.lock().unwrap() = vec![(name.to_string(), value.to_string())];
+    }
+
+    /// From the next start on another program is run, which runs this one.
+    pub fn set_program(&self, program: &str, arguments: &[&str]) {
+        let arguments = [&[program], arguments].concat();
+        *self.program.lock().unwrap() = arguments.iter().map(|part| part.to_string()).collect();
+    }
+
+    /// The process that was started last.
+    pub fn process_id(&self) -> u32 {
+        self.child.lock().unwrap().as_ref().unwrap().id()
+    }
+
+    /// Starts the process, which must end by itself.
+    pub fn run_to_its_end(&self) {
+        let mut child = self.serve_command().stderr(Stdio::null()).spawn().unwrap();
+        let end = Instant::now() + PATIENCE;
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > end {
+                let _ = child.kill();
+                panic!("the server does not end");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Asks the process to end.
@@ -172,8 +204,16 @@ impl Server {
 
     /// Starts the process and waits until it listens.
     pub fn run(&self) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_heliostat"));
+        let mut child = self.child.lock().unwrap();
+        let child = child.insert(self.serve_command().spawn().unwrap());
+        *self.addresses.lock().unwrap() = Some(addresses(child, &self.data()));
+    }
+
+    fn serve_command(&self) -> Command {
+        let program = self.program.lock().unwrap();
+        let mut command = Command::new(&program[0]);
         command
+            .args(&program[1..])
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args([Path::new("--data-dir"), &self.data(), Path::new("--queries"), &self.queries()])
             .arg("--config")
@@ -187,9 +227,7 @@ impl Server {
             false if self.arguments.is_empty() => command.arg("--no-clickhouse"),
             false => &mut command,
         };
-        let mut child = self.child.lock().unwrap();
-        let child = child.insert(command.spawn().unwrap());
-        *self.addresses.lock().unwrap() = Some(addresses(child, &self.data()));
+        command
     }
 
     /// Where it listens since it was last started.
@@ -247,8 +285,8 @@ impl Server {
         (response.status().as_u16(), response.json().await.unwrap_or_default())
     }
 
-    /// An answer that is not JSON.
-    pub async fn text(&self, path: &str) -> String {
+    /// An answer that is not one JSON value.
+    pub async fn get_text(&self, path: &str) -> String {
         let request = heliostat::internals::http::client().get(self.url(path));
         request.send().await.unwrap().text().await.unwrap()
     }

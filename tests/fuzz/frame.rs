@@ -10,7 +10,10 @@ use heliostat::internals::model::NewEvent;
 use crate::rng::Rng;
 use crate::{Kept, allocations, corpus, long_run, mutate};
 
+/// The lengths of headers of format 1 and of format 2.
 const HEADER_BYTES: usize = 40;
+const HEADER_TWO_BYTES: usize = 64;
+const SECTION_ENTRY_BYTES: usize = 16;
 /// An LZ4 block grows to at most 255 times its length.
 const GROWTH_MAX: usize = 256;
 /// What a reader may ask for whatever it reads: error texts, its own structures.
@@ -24,22 +27,60 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
 }
 
-/// The bytes with the length and the checksum that they must have.
+fn u16_at(bytes: &[u8], at: usize) -> usize {
+    usize::from(u16::from_le_bytes(bytes[at..at + 2].try_into().unwrap()))
+}
+
+fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
+/// Whether the bytes begin as a frame of format 2.
+fn is_two(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"HFRM") && bytes.len() >= HEADER_TWO_BYTES
+}
+
+/// The bytes with the length and the checksums that they must have.
 fn sealed(mut bytes: Vec<u8>, with_length: bool) -> Vec<u8> {
+    if is_two(&bytes) {
+        return sealed_two(bytes, with_length);
+    }
     if bytes.len() >= HEADER_BYTES {
         if with_length {
             let length = (bytes.len() - HEADER_BYTES) as u32;
-            bytes[0..4].copy_from_slice(&length.to_le_bytes());
+            put_u32(&mut bytes, 0, length);
         }
         let crc = crc32fast::hash(&bytes[8..]);
-        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+        put_u32(&mut bytes, 4, crc);
     }
     bytes
 }
 
-/// A number of the header at its limit.
+fn sealed_two(mut bytes: Vec<u8>, with_length: bool) -> Vec<u8> {
+    if with_length {
+        let length = (bytes.len() - HEADER_TWO_BYTES) as u32;
+        put_u32(&mut bytes, 8, length);
+    }
+    let table_end = HEADER_TWO_BYTES + SECTION_ENTRY_BYTES * u16_at(&bytes, 12);
+    if table_end <= bytes.len() {
+        let mut from = table_end;
+        for entry in (HEADER_TWO_BYTES..table_end).step_by(SECTION_ENTRY_BYTES) {
+            let to = from.saturating_add(u32_at(&bytes, entry + 4) as usize);
+            let Some(section) = bytes.get(from..to) else { break };
+            let crc = crc32fast::hash(section);
+            put_u32(&mut bytes, entry + 12, crc);
+            from = to;
+        }
+        let crc = crc32fast::hash(&bytes[HEADER_TWO_BYTES..table_end]);
+        put_u32(&mut bytes, 56, crc);
+    }
+    let crc = crc32fast::hash(&bytes[8..HEADER_TWO_BYTES]);
+    put_u32(&mut bytes, 4, crc);
+    bytes
+}
+
+/// A number of the header, or of a section in the table, at its limit.
 fn change_header(bytes: &mut [u8], rng: &mut Rng) {
-    let (at, len) = rng.pick_of(&[(0, 4), (8, 8), (16, 8), (24, 4), (28, 4), (32, 8)]);
     if bytes.len() < HEADER_BYTES {
         return;
     }
@@ -48,6 +89,8 @@ fn change_header(bytes: &mut [u8], rng: &mut Rng) {
         0,
         1,
         2,
+        3,
+        4096,
         payload.wrapping_sub(1),
         payload + 1,
         1 << 30,
@@ -57,15 +100,26 @@ fn change_header(bytes: &mut [u8], rng: &mut Rng) {
         u64::MAX - 1,
         u64::MAX,
     ];
+    let (mut at, len) = if !is_two(bytes) {
+        rng.pick_of(&[(0, 4), (8, 8), (16, 8), (24, 4), (28, 4), (32, 8)])
+    } else if rng.one_in(2) {
+        let fields = [(8, 4), (12, 2), (14, 1), (15, 1), (16, 4), (20, 4), (24, 4), (28, 4)];
+        let numbers = [(32, 8), (40, 8), (48, 8), (60, 4)];
+        rng.pick_of(&[&fields[..], &numbers[..]].concat())
+    } else {
+        rng.pick_of(&[(0, 2), (2, 1), (3, 1), (4, 4), (8, 4)])
+    };
+    if is_two(bytes) && len < 8 && at < 9 && rng.one_in(2) {
+        at += HEADER_TWO_BYTES + SECTION_ENTRY_BYTES * rng.below(3) as usize;
+    }
     let value = rng.pick_of(&limits).to_le_bytes();
-    bytes[at..at + len].copy_from_slice(&value[..len]);
+    if let Some(place) = bytes.get_mut(at..at + len) {
+        place.copy_from_slice(&value[..len]);
+    }
 }
 
-/// The frame with other bytes inside its compression.
-fn change_events(bytes: &[u8], other: &[u8], rng: &mut Rng) -> Option<Vec<u8>> {
-    let payload = bytes.get(HEADER_BYTES..)?;
-    let raw_bytes = u32_at(bytes, 28).min(1 << 20) as usize;
-    let mut raw = lz4_flex::block::decompress(payload, raw_bytes).ok()?;
+/// Events or requests as bytes, changed.
+fn change_rows(raw: &mut Vec<u8>, other: &[u8], rng: &mut Rng) {
     for _ in 0..=rng.below(2) {
         if rng.one_in(4) {
             // A length or a number at its limit.
@@ -81,12 +135,56 @@ fn change_events(bytes: &[u8], other: &[u8], rng: &mut Rng) -> Option<Vec<u8>> {
             let limit = rng.pick_of(&limits);
             raw.splice(at..(at + 1).min(raw.len()), [limit, &[1]].concat());
         } else {
-            mutate::bytes(&mut raw, other, rng);
+            mutate::bytes(raw, other, rng);
         }
     }
+}
+
+/// The frame with other bytes inside its compression.
+fn change_events(bytes: &[u8], other: &[u8], rng: &mut Rng) -> Option<Vec<u8>> {
+    if is_two(bytes) {
+        return change_section(bytes, other, rng);
+    }
+    let payload = bytes.get(HEADER_BYTES..)?;
+    let raw_bytes = u32_at(bytes, 28).min(1 << 20) as usize;
+    let mut raw = lz4_flex::block::decompress(payload, raw_bytes).ok()?;
+    change_rows(&mut raw, other, rng);
     let mut changed = bytes[..HEADER_BYTES].to_vec();
     changed[28..32].copy_from_slice(&(raw.len() as u32).to_le_bytes());
     changed.extend(lz4_flex::block::compress(&raw));
+    Some(sealed(changed, true))
+}
+
+/// The frame of format 2 with other bytes in one of its sections.
+fn change_section(bytes: &[u8], other: &[u8], rng: &mut Rng) -> Option<Vec<u8>> {
+    let sections = u16_at(bytes, 12);
+    if sections == 0 {
+        return None;
+    }
+    let wanted = rng.below(sections as u64) as usize;
+    let entry = HEADER_TWO_BYTES + SECTION_ENTRY_BYTES * wanted;
+    let before = (0..wanted).map(|n| HEADER_TWO_BYTES + SECTION_ENTRY_BYTES * n);
+    let table_end = HEADER_TWO_BYTES + SECTION_ENTRY_BYTES * sections;
+    bytes.get(..table_end)?;
+    let from = before.fold(table_end, |from, entry| from + u32_at(bytes, entry + 4) as usize);
+    let to = from + u32_at(bytes, entry + 4) as usize;
+    let section = bytes.get(from..to)?;
+    let mut raw = match bytes[entry + 2] {
+        1 => {
+            let raw_bytes = u32_at(bytes, entry + 8).min(1 << 20) as usize;
+            lz4_flex::block::decompress(section, raw_bytes).ok()?
+        }
+        _ => section.to_vec(),
+    };
+    change_rows(&mut raw, other, rng);
+    let mut changed = bytes.to_vec();
+    let raw_bytes = raw.len() as u32;
+    let compress = rng.one_in(2);
+    let stored = if compress { lz4_flex::block::compress(&raw) } else { raw };
+    changed[entry + 2] = u8::from(compress);
+    put_u32(&mut changed, entry + 4, stored.len() as u32);
+    put_u32(&mut changed, entry + 8, raw_bytes);
+    changed.splice(from..to, stored);
     Some(sealed(changed, true))
 }
 
@@ -142,6 +240,10 @@ fn check(input: &[u8]) {
     let mut written = Vec::new();
     frame.write(&mut written);
     assert!(written == input, "a frame reads as other bytes than it is written as");
+    let (_, asked) = allocations::largest(|| frame.control());
+    // A byte of JSON is at most a value of 32 bytes, in vectors that double.
+    let limit = 64 * GROWTH_MAX * input.len() + SMALL_BYTES;
+    assert!(asked <= limit, "{asked} bytes for control");
     let (events, asked) = allocations::largest(|| frame.decompress());
     let limit = GROWTH_MAX * input.len() + SMALL_BYTES;
     assert!(asked <= limit, "{asked} bytes to decompress {}", input.len());
@@ -163,15 +265,21 @@ fn check(input: &[u8]) {
 
 /// Opens a log whose only segment holds these bytes behind its header, and reads all of it.
 fn check_segment(input: &[u8]) {
-    let mut segment = b"HELIOLOG\x01\0\0\0\0\0\0\0".to_vec();
+    let format = if is_two(input) { 2 } else { 1 };
+    let mut segment = b"HELIOLOG\0\0\0\0\0\0\0\0".to_vec();
+    segment[8] = format;
     segment.extend_from_slice(&[7; 16]);
     segment.extend_from_slice(&1_u64.to_le_bytes());
     segment.resize(64, 0);
-    let crc = crc32fast::hash(&segment[16..]);
-    segment[12..16].copy_from_slice(&crc.to_le_bytes());
+    let crc = match format {
+        1 => crc32fast::hash(&segment[16..]),
+        _ => crc32fast::hash(&[&segment[..12], &segment[16..]].concat()),
+    };
+    put_u32(&mut segment, 12, crc);
     segment.extend_from_slice(input);
     let files = FaultyFiles::new();
-    files.append("00000000000000000001.log").unwrap().write(&segment).unwrap();
+    let name = if format == 1 { "00000000000000000001.log" } else { "00000000000000000001.log2" };
+    files.append(name).unwrap().write(&segment).unwrap();
     let ((), asked) = allocations::largest(|| {
         let Ok(log) = Log::open_with(Arc::new(files), LogOptions::default()) else { return };
         let mut reader = log.read(0).expect("a log that was opened can be read");

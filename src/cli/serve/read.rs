@@ -77,10 +77,8 @@ async fn prepare(start: SideStart, tasks: &Tasks) -> Result<Prepared, u8> {
     })?;
     let history = link.history().await;
     let directory = log::directory(&settings.data_dir);
-    let (clock, alarms) = (link.clone(), tasks.alarms().clone());
-    let log = LogFollower::open(&directory, &history, link.head(), alarms, move |interval| {
-        clock.keep_time(interval);
-    });
+    let alarms = tasks.alarms().clone();
+    let log = LogFollower::open(&directory, &history, link.head(), alarms, Arc::new(link.clone()));
     let (config, catalog) = (settings.read_side(clickhouse), Arc::new(link.clone()));
     let tasks = tasks.clone();
     let opening = tokio::task::spawn_blocking(move || {
