@@ -333,11 +333,6 @@ pub struct Account {
 }
 
 impl Account {
-    /// The guard of the operator's view.
-    pub fn guard(&self) -> &Guard {
-        &self.guard
-    }
-
     /// The operator holds so many bytes now.
     pub fn set(&mut self, bytes: usize) {
         let guard = &*self.guard.0;

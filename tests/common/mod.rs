@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -86,7 +86,7 @@ impl Server {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Server {
-        let mut server = Server::laid_out(files, false, "");
+        let mut server = Server::prepared(files, false, "");
         server.arguments = arguments.iter().map(|argument| argument.to_string()).collect();
         let environment = environment.iter().map(|(k, v)| (k.to_string(), v.to_string()));
         server.environment = Mutex::new(environment.collect());
@@ -95,13 +95,18 @@ impl Server {
     }
 
     fn over(files: &[(&str, &str)], with_clickhouse: bool, toml: &str) -> Server {
-        let server = Server::laid_out(files, with_clickhouse, toml);
+        let server = Server::prepared(files, with_clickhouse, toml);
         server.run();
         server
     }
 
+    /// Writes the files of a server without ClickHouse, and starts nothing.
+    pub fn laid_out(files: &[(&str, &str)], toml: &str) -> Server {
+        Server::prepared(files, false, toml)
+    }
+
     /// Writes the files, and starts nothing.
-    fn laid_out(files: &[(&str, &str)], with_clickhouse: bool, toml: &str) -> Server {
+    fn prepared(files: &[(&str, &str)], with_clickhouse: bool, toml: &str) -> Server {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("heliostat.toml"), toml).unwrap();
         std::fs::create_dir(directory.path().join("queries")).unwrap();
@@ -120,6 +125,27 @@ impl Server {
     /// From the next start on the environment is the usual one.
     pub fn without_environment(&self) {
         self.environment.lock().unwrap().clear();
+    }
+
+    /// From the next start on the environment has this, too.
+    pub fn set_environment(&self, name: &str, value: &str) {
+        self.environment.lock().unwrap().push((name.to_string(), value.to_string()));
+    }
+
+    /// Starts the process, which must end by itself.
+    pub fn ends(&self) -> ExitStatus {
+        let mut child = self.spawn();
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            if Instant::now() > end {
+                let _ = child.kill();
+                panic!("the server does not end");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Asks the process to end.
@@ -149,6 +175,12 @@ impl Server {
 
     /// Starts the process and waits until it listens.
     pub fn run(&self) {
+        let mut child = self.child.lock().unwrap();
+        let child = child.insert(self.spawn());
+        *self.addresses.lock().unwrap() = Some(addresses(child, &self.data()));
+    }
+
+    fn spawn(&self) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_heliostat"));
         command
             .args(["serve", "--listen", "127.0.0.1:0"])
@@ -164,9 +196,7 @@ impl Server {
             false if self.arguments.is_empty() => command.arg("--no-clickhouse"),
             false => &mut command,
         };
-        let mut child = self.child.lock().unwrap();
-        let child = child.insert(command.spawn().unwrap());
-        *self.addresses.lock().unwrap() = Some(addresses(child, &self.data()));
+        command.spawn().unwrap()
     }
 
     /// Where it listens since it was last started.
