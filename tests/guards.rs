@@ -207,9 +207,11 @@ async fn rows_of_a_view_are_limited_by_themselves() {
     let harm = view("harm", "SELECT x, lpad(x::TEXT, 1000) AS t FROM a");
     let server = server(&harm, "view_output_bytes_max = 10_000_000");
     post(&server, "A", &(0..5_000).collect::<Vec<_>>()).await;
-    wait_for(&server, "harm", "live").await;
-    let held = server.get("/v1/views/harm").await["state_bytes"].as_u64().unwrap();
-    assert!((5_000_000..10_000_000).contains(&held), "{held}");
+    let rows = || async { server.get("/v1/views/harm").await["rows"].clone() };
+    server.until(json!(5_000), rows).await;
+    let held = || async { server.get("/v1/views/harm").await["state_bytes"].as_u64().unwrap() };
+    // 5,000 rows of a little more than 1,000 bytes.
+    server.until(true, || async { (5_000_000..10_000_000).contains(&held().await) }).await;
     let metrics = heliostat::internals::http::client().get(server.url("/metrics")).send().await;
     let metrics = metrics.unwrap().text().await.unwrap();
     assert!(metrics.contains("heliostat_view_state_bytes{view=\"harm\"}"), "{metrics}");
@@ -319,7 +321,7 @@ async fn view_that_is_dropped_in_the_middle_of_its_work_is_gone_at_once() {
     };
     server.until(true, grown).await;
     server.remove("harm.sql");
-    let gone = || async { server.get("/v1/views/harm").await["code"].clone() };
+    let gone = || async { server.get("/v1/views/harm").await["errors"][0]["code"].clone() };
     server.until(json!("view_not_found"), gone).await;
     memory_is_back(&server, before).await;
     beside.end("drop").await;

@@ -23,7 +23,7 @@ use crate::model::multiplicity::Multiplicity;
 use crate::model::row::Row;
 
 /// The most updates of a run when it is sorted.
-const RUN_UPDATES: usize = 1 << 16;
+const RUN_UPDATES: usize = 1 << 14;
 /// How many updates are handed to the builder of a batch at a time.
 const CHUNK_UPDATES: usize = 1 << 12;
 
