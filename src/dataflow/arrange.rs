@@ -10,22 +10,23 @@ use std::rc::{Rc, Weak};
 use differential_dataflow::difference::Semigroup;
 use differential_dataflow::lattice::Lattice;
 use differential_dataflow::operators::arrange::agent::trace_box::TraceBox;
-use differential_dataflow::operators::arrange::arrangement::arrange_core;
 use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
 use differential_dataflow::trace::implementations::Vector;
 use differential_dataflow::trace::implementations::ord_neu::{
     OrdKeyBatch, OrdKeySpine, OrdValBatch, OrdValSpine, VecOrdKeyBuilder, VecOrdValBuilder,
 };
 use differential_dataflow::trace::implementations::spine_fueled::{Spine, SpineBatch};
-use differential_dataflow::trace::{Builder, TraceReader};
+use differential_dataflow::trace::{Builder, Description, ExertionLogic, Span, Trace, TraceReader};
 use serde::{Deserialize, Serialize};
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{Exchange, ParallelizationContract, Pipeline};
+use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::vec::Broadcast;
-use timely::progress::Timestamp;
+use timely::dataflow::operators::{Capability, CapabilitySet};
+use timely::progress::{Antichain, Timestamp};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::batcher::{HeapAverages, HeapBytes, RunBatcher};
+use super::batcher::{HeapAverages, HeapBytes, Sealing, Waiting};
 use super::guard::{Guard, HeldTrace};
 use super::reclaim::Reclaimed;
 use crate::aggregate::Accumulator;
@@ -150,6 +151,9 @@ pub fn arrange_groups<'scope>(
 }
 
 /// Arranges updates, and counts what that takes.
+///
+/// As differential dataflow's own operator it makes one batch of the updates that each step of its
+/// input's frontier completes; but it does so for a slice at a time, and stops with its view.
 pub fn arrange_guarded<'scope, P, Bu, K, V, T, R, B>(
     stream: Stream<'scope, T, Vec<((K, V), T, R)>>,
     pact: P,
@@ -165,17 +169,93 @@ where
     T: Timestamp + Lattice + Ord + Send,
     R: Semigroup + HeapBytes + Send + 'static,
     B: SpineBatch<Time = T> + Counted + Send + 'static,
-    Rc<B>: SpineBatch<Time = T> + From<B>,
 {
     let averages: Rc<HeapAverages> = Rc::default();
     let account = guard.account(content == Content::Output);
-    let batcher = {
-        let averages = Rc::clone(&averages);
-        move |_, _| RunBatcher::<_, _, _, Bu>::new(account, averages)
-    };
-    let arranged = arrange_core::<_, _, _, Spine<Rc<B>>>(stream, pact, name, batcher);
-    watch(&arranged.trace, averages, guard, content);
-    arranged
+    let mut waiting = Waiting::new(account, Rc::clone(&averages));
+    let scope = stream.scope();
+    let mut reader = None;
+    let told = &mut reader;
+    let guarded = guard.clone();
+    let stream = stream.unary_frontier(pact, name, move |_, info| {
+        let activator = scope.activator_for(Rc::clone(&info.address));
+        let merges = scope.activator_for(Rc::clone(&info.address));
+        let mut trace: Spine<Rc<B>> = Trace::new(info.clone(), None, Some(merges));
+        let worker = scope.worker();
+        if let Some(logic) =
+            worker.config().get::<ExertionLogic>("differential/default_exert_logic")
+        {
+            trace.set_exert_logic(ExertionLogic::clone(logic));
+        }
+        let (agent, mut writer) = TraceAgent::new(trace, info, None);
+        *told = Some(agent);
+        // The rights to tell of what waits, and of what has come since a batch was begun.
+        let (mut held, mut since) = (Antichain::new(), Antichain::new());
+        let mut sealing: Option<Sealing<_, _, _, Bu>> = None;
+        // Up to here the trace is written.
+        let mut written = Antichain::from_elem(T::minimum());
+        move |(input, frontier), output| {
+            let stops = guarded.enter();
+            input.for_each(|time, updates| {
+                if stops {
+                    return updates.clear();
+                }
+                let now = if sealing.is_some() { &mut since } else { &mut held };
+                for capability in time.retain_stamp(0).iter() {
+                    now.insert(capability.clone());
+                }
+                waiting.insert(updates);
+            });
+            let frontier = frontier.frontier();
+            if stops {
+                waiting.stop(sealing.take());
+                (held, since) = (Antichain::new(), Antichain::new());
+                writer.seal(frontier.to_owned());
+                return;
+            }
+            let slice = guarded.slice();
+            loop {
+                if let Some(mut batch) = sealing.take() {
+                    if !batch.run(&slice) {
+                        sealing = Some(batch);
+                        activator.activate();
+                        break;
+                    }
+                    let upper = batch.upper.clone();
+                    let is_told = |c: &&Capability<T>| !upper.less_equal(c.time());
+                    let told: CapabilitySet<T> =
+                        held.elements().iter().filter(is_told).cloned().collect();
+                    let (batch, left) = waiting.sealed(batch);
+                    let since_all = Antichain::from_elem(T::minimum());
+                    let bounds = Description::new(written.clone(), upper.clone(), since_all);
+                    let span = Span::new(bounds, batch.map(Rc::new));
+                    let stamp = told.iter().map(|c| c.time().clone()).collect();
+                    writer.insert(span.clone(), stamp);
+                    output.session(&told).give(span);
+                    // What is left is told at its own times.
+                    let before = std::mem::replace(&mut held, std::mem::take(&mut since));
+                    for time in left.iter() {
+                        let right = before.elements().iter().find(|c| c.time().less_equal(time));
+                        held.extend(right.map(|right| right.delayed(time)));
+                    }
+                    written = upper;
+                }
+                if written.borrow() == frontier {
+                    break;
+                }
+                if held.elements().iter().any(|c: &Capability<T>| !frontier.less_equal(c.time())) {
+                    sealing = Some(waiting.seal(frontier.to_owned()));
+                } else {
+                    written = frontier.to_owned();
+                    writer.seal(written.clone());
+                }
+            }
+            writer.exert();
+        }
+    });
+    let Some(trace) = reader else { unreachable!("an operator is made when it is built") };
+    watch(&trace, averages, guard, content);
+    Arranged { stream, trace }
 }
 
 /// Counts a trace's bytes, of which the heap's are reckoned by `averages`.

@@ -6,25 +6,24 @@
 use std::cell::Cell;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
-use std::marker::PhantomData;
+use std::collections::binary_heap::PeekMut;
 use std::rc::Rc;
 
-use differential_dataflow::batcher::{Batcher, Extract};
 use differential_dataflow::consolidation::consolidate_updates;
 use differential_dataflow::difference::Semigroup;
 use differential_dataflow::trace::Builder;
 use timely::progress::Timestamp;
-use timely::progress::frontier::{Antichain, AntichainRef};
+use timely::progress::frontier::Antichain;
 
 use super::arrange::Key;
-use super::guard::Account;
+use super::guard::{Account, Slice};
 use super::reclaim::free_elsewhere;
 use crate::aggregate::Accumulator;
 use crate::model::multiplicity::Multiplicity;
 use crate::model::row::Row;
 
 /// The most updates of a run when it is sorted.
-const RUN_UPDATES: usize = 1 << 16;
+const RUN_UPDATES: usize = 1 << 14;
 /// How many updates are handed to the builder of a batch at a time.
 const CHUNK_UPDATES: usize = 1 << 12;
 
@@ -98,44 +97,31 @@ impl HeapAverages {
 }
 
 /// Updates that wait for their tick.
-pub struct RunBatcher<D, T, R, B> {
+pub struct Waiting<D, T, R> {
     account: Account,
     averages: Rc<HeapAverages>,
     /// Updates in no order.
     buffer: Vec<(D, T, R)>,
     /// Updates in order, those of one run consolidated.
     runs: Vec<Vec<(D, T, R)>>,
-    /// The first times of what is left.
-    frontier: Antichain<T>,
-    builder: PhantomData<B>,
 }
 
-impl<D, T: Timestamp, R, B> RunBatcher<D, T, R, B> {
-    /// A batcher without updates, whose bytes count to `account`.
+impl<D, T, R> Waiting<D, T, R> {
+    /// Nothing waits yet; bytes will count to `account`.
     pub fn new(account: Account, averages: Rc<HeapAverages>) -> Self {
-        RunBatcher {
-            account,
-            averages,
-            buffer: Vec::new(),
-            runs: Vec::new(),
-            frontier: Antichain::new(),
-            builder: PhantomData,
-        }
+        Waiting { account, averages, buffer: Vec::new(), runs: Vec::new() }
     }
 }
 
-impl<K, V, T, R, B> Batcher<Vec<((K, V), T, R)>> for RunBatcher<(K, V), T, R, B>
+impl<K, V, T, R> Waiting<(K, V), T, R>
 where
     K: Ord + HeapBytes + Send + 'static,
     V: Ord + HeapBytes + Send + 'static,
     T: Timestamp + Send,
     R: Semigroup + HeapBytes + Send + 'static,
-    B: Builder<Input = Vec<((K, V), T, R)>, Time = T>,
 {
-    fn insert(&mut self, updates: &mut Vec<((K, V), T, R)>) {
-        if self.account.guard().enter() {
-            return updates.clear();
-        }
+    /// Takes updates.
+    pub fn insert(&mut self, updates: &mut Vec<((K, V), T, R)>) {
         let mut bytes = size_of::<((K, V), T, R)>() * updates.len();
         for ((key, value), _, diff) in updates.iter() {
             let (key, value, diff) = (key.heap_bytes(), value.heap_bytes(), diff.heap_bytes());
@@ -152,21 +138,110 @@ where
             }
         }
     }
-}
 
-impl<K, V, T, R, B> RunBatcher<(K, V), T, R, B>
-where
-    K: Ord + HeapBytes,
-    V: Ord + HeapBytes,
-    T: Timestamp,
-    R: Semigroup + HeapBytes,
-{
     fn sort(&mut self) {
         let before = self.buffer.len();
         consolidate_updates(&mut self.buffer);
-        let gone = before - self.buffer.len();
-        let bytes = size_of::<((K, V), T, R)>() * gone + self.averages.of(gone, gone, gone);
+        self.give_back(before - self.buffer.len());
+    }
+
+    /// So many updates wait no longer.
+    fn give_back(&mut self, updates: usize) {
+        let heap = self.averages.of(updates, updates, updates);
+        let bytes = size_of::<((K, V), T, R)>() * updates + heap;
         self.account.add(-(bytes as isize));
+    }
+
+    /// Begins to make a batch of the updates that are not at `upper` or later.
+    pub fn seal<B>(&mut self, upper: Antichain<T>) -> Sealing<(K, V), T, R, B>
+    where
+        B: Builder<Input = Vec<((K, V), T, R)>, Time = T>,
+    {
+        self.sort();
+        let mut runs = std::mem::take(&mut self.runs);
+        if !self.buffer.is_empty() {
+            runs.push(std::mem::take(&mut self.buffer));
+        }
+        Sealing {
+            upper,
+            merge: Merge::new(runs),
+            builder: B::default(),
+            chunk: Vec::new(),
+            kept: Vec::new(),
+            frontier: Antichain::new(),
+            taken: 0,
+        }
+    }
+
+    /// Takes what is left of a batch that was made; the batch, and the first times of what is left.
+    pub fn sealed<B>(
+        &mut self,
+        mut sealing: Sealing<(K, V), T, R, B>,
+    ) -> (Option<B::Output>, Antichain<T>)
+    where
+        B: Builder<Input = Vec<((K, V), T, R)>, Time = T>,
+    {
+        if !sealing.chunk.is_empty() {
+            sealing.builder.push(&mut sealing.chunk);
+        }
+        self.give_back(sealing.taken - sealing.kept.len());
+        if !sealing.kept.is_empty() {
+            self.runs.push(sealing.kept);
+        }
+        (sealing.builder.done(), sealing.frontier)
+    }
+
+    /// Lets go of everything, also of what a batch was being made of.
+    pub fn stop<B>(&mut self, sealing: Option<Sealing<(K, V), T, R, B>>) {
+        let merged = sealing.map(|sealing| (sealing.merge, sealing.kept));
+        free_elsewhere((std::mem::take(&mut self.buffer), std::mem::take(&mut self.runs), merged));
+        self.account.set(0);
+    }
+}
+
+/// A batch that is being made.
+pub struct Sealing<D, T, R, B> {
+    /// What is at this time or later is left.
+    pub upper: Antichain<T>,
+    merge: Merge<D, T, R>,
+    builder: B,
+    chunk: Vec<(D, T, R)>,
+    kept: Vec<(D, T, R)>,
+    frontier: Antichain<T>,
+    /// How many updates of the runs are through.
+    taken: usize,
+}
+
+impl<D, T, R, B> Sealing<D, T, R, B>
+where
+    D: Ord,
+    T: Timestamp,
+    R: Semigroup,
+    B: Builder<Input = Vec<(D, T, R)>, Time = T>,
+{
+    /// Goes on until the slice is over; true when it is done.
+    pub fn run(&mut self, slice: &Slice) -> bool {
+        let left = self.merge.len();
+        loop {
+            let Some(update) = self.merge.next() else {
+                self.taken += left;
+                return true;
+            };
+            if self.upper.less_equal(&update.1) {
+                self.frontier.insert_ref(&update.1);
+                self.kept.push(update);
+            } else {
+                self.chunk.push(update);
+            }
+            if self.chunk.len() == CHUNK_UPDATES {
+                self.builder.push(&mut self.chunk);
+                self.chunk.clear();
+                if slice.is_over() {
+                    self.taken += left - self.merge.len();
+                    return false;
+                }
+            }
+        }
     }
 }
 
@@ -197,88 +272,79 @@ impl<D: Ord, T: Ord, R> PartialEq for Head<D, T, R> {
 
 impl<D: Ord, T: Ord, R> Eq for Head<D, T, R> {}
 
-/// Hands on the updates of sorted runs in order, those of equal data and time as one.
-fn merge<D: Ord, T: Ord, R: Semigroup>(
-    mut runs: Vec<Vec<(D, T, R)>>,
-    mut give: impl FnMut((D, T, R)),
-) {
-    if runs.len() <= 1 {
-        return runs.pop().into_iter().flatten().for_each(give);
-    }
-    let mut heads: BinaryHeap<Reverse<Head<D, T, R>>> = BinaryHeap::new();
-    for run in runs {
-        let mut rest = run.into_iter();
-        heads.extend(rest.next().map(|update| Reverse(Head { update, rest })));
-    }
-    let mut last: Option<(D, T, R)> = None;
-    while let Some(mut first) = heads.peek_mut() {
-        let head = &mut first.0;
-        let update = match head.rest.next() {
-            Some(next) => std::mem::replace(&mut head.update, next),
-            None => std::collections::binary_heap::PeekMut::pop(first).0.update,
-        };
-        match &mut last {
-            Some(last) if last.0 == update.0 && last.1 == update.1 => {
-                last.2.plus_equals(&update.2);
-            }
-            _ => {
-                let before = last.replace(update);
-                before.filter(|(_, _, diff)| !diff.is_zero()).into_iter().for_each(&mut give);
-            }
-        }
-    }
-    last.filter(|(_, _, diff)| !diff.is_zero()).into_iter().for_each(give);
+/// The updates of sorted runs in order, those of equal data and time as one.
+struct Merge<D, T, R> {
+    heads: BinaryHeap<Reverse<Head<D, T, R>>>,
+    last: Option<(D, T, R)>,
 }
 
-impl<K, V, T, R, B> Extract for RunBatcher<(K, V), T, R, B>
-where
-    K: Ord + HeapBytes + Send + 'static,
-    V: Ord + HeapBytes + Send + 'static,
-    T: Timestamp + Send,
-    R: Semigroup + HeapBytes + Send + 'static,
-    B: Builder<Input = Vec<((K, V), T, R)>, Time = T>,
-{
-    type Time = T;
-    type Output = B::Output;
+impl<D: Ord, T: Ord, R: Semigroup> Merge<D, T, R> {
+    fn new(runs: Vec<Vec<(D, T, R)>>) -> Self {
+        let mut heads = BinaryHeap::new();
+        for run in runs {
+            let mut rest = run.into_iter();
+            heads.extend(rest.next().map(|update| Reverse(Head { update, rest })));
+        }
+        Merge { heads, last: None }
+    }
 
-    fn extract<'a>(
-        &'a mut self,
-        upper: AntichainRef<'_, T>,
-    ) -> (Option<B::Output>, AntichainRef<'a, T>) {
-        self.frontier.clear();
-        if self.account.guard().enter() {
-            free_elsewhere((std::mem::take(&mut self.buffer), std::mem::take(&mut self.runs)));
-            self.account.set(0);
-            return (None, self.frontier.borrow());
-        }
-        self.sort();
-        let mut runs = std::mem::take(&mut self.runs);
-        if !self.buffer.is_empty() {
-            runs.push(std::mem::take(&mut self.buffer));
-        }
-        let mut builder = B::default();
-        let (mut chunk, mut kept) = (Vec::new(), Vec::new());
-        let frontier = &mut self.frontier;
-        merge(runs, |update| {
-            if upper.less_equal(&update.1) {
-                frontier.insert_ref(&update.1);
-                kept.push(update);
-                return;
+    /// How many updates are left in the runs.
+    fn len(&self) -> usize {
+        self.heads.iter().map(|head| head.0.rest.len() + 1).sum::<usize>()
+            + usize::from(self.last.is_some())
+    }
+
+    /// The first update of all runs.
+    fn first(&mut self) -> Option<(D, T, R)> {
+        let mut first = self.heads.peek_mut()?;
+        let head = &mut first.0;
+        Some(match head.rest.next() {
+            Some(next) => std::mem::replace(&mut head.update, next),
+            None => PeekMut::pop(first).0.update,
+        })
+    }
+}
+
+impl<D: Ord, T: Ord, R: Semigroup> Iterator for Merge<D, T, R> {
+    type Item = (D, T, R);
+
+    fn next(&mut self) -> Option<(D, T, R)> {
+        loop {
+            let Some(update) = self.first() else {
+                return self.last.take().filter(|(_, _, diff)| !diff.is_zero());
+            };
+            match &mut self.last {
+                Some(last) if last.0 == update.0 && last.1 == update.1 => {
+                    last.2.plus_equals(&update.2);
+                }
+                last => {
+                    let before = last.replace(update).filter(|(_, _, diff)| !diff.is_zero());
+                    if before.is_some() {
+                        return before;
+                    }
+                }
             }
-            chunk.push(update);
-            if chunk.len() == CHUNK_UPDATES {
-                builder.push(&mut chunk);
-                chunk.clear();
-            }
-        });
-        if !chunk.is_empty() {
-            builder.push(&mut chunk);
         }
-        let bytes = size_of::<((K, V), T, R)>() * kept.len();
-        self.account.set(bytes + self.averages.of(kept.len(), kept.len(), kept.len()));
-        if !kept.is_empty() {
-            self.runs.push(kept);
-        }
-        (builder.done(), self.frontier.borrow())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_runs_are_in_order_without_what_cancels_out() {
+        let run = |updates: &[(u32, u64, i64)]| -> Vec<(u32, u64, Multiplicity)> {
+            updates.iter().map(|(data, at, diff)| (*data, *at, Multiplicity::new(*diff))).collect()
+        };
+        let runs = vec![
+            run(&[(1, 5, 1), (3, 5, 1), (7, 1, 1)]),
+            run(&[(1, 5, 1), (2, 4, -1), (3, 5, -1)]),
+            run(&[(0, 9, 2), (2, 4, 3)]),
+        ];
+        let merge = Merge::new(runs);
+        assert_eq!(merge.len(), 8);
+        let all: Vec<_> = merge.collect();
+        assert_eq!(all, run(&[(0, 9, 2), (1, 5, 2), (2, 4, 2), (7, 1, 1)]));
     }
 }

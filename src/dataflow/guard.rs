@@ -18,8 +18,13 @@ use crate::model::Tick;
 use crate::model::limits::Limits;
 use crate::model::view::ViewMessage;
 
-/// How long an operator works before others have their turn.
+/// How long a view's operators work in one step of the worker, before others have their turn.
 const SLICE: Duration = Duration::from_millis(10);
+/// How long each of them may work in any case, so that those behind others get on, too.
+const SLICE_MIN: Duration = Duration::from_millis(1);
+/// How many rows an operator hands on before others have their turn: those behind it have to take
+/// them, and that takes longer than making them.
+const SLICE_ROWS: usize = 1 << 13;
 /// After how many bytes more the limits are looked at, beside the regular intervals.
 const CHECK_BYTES: usize = 1 << 20;
 
@@ -203,7 +208,7 @@ impl Guard {
 
     /// The time that an operator may work from now on.
     pub fn slice(&self) -> Slice {
-        Slice { guard: self.clone(), until: Instant::now() + SLICE }
+        Slice { guard: self.clone(), until: WORK.with(Work::slice_end), rows: Rc::default() }
     }
 
     /// Counts an arrangement's bytes from now on; `output`: it holds the view's rows.
@@ -293,12 +298,20 @@ impl Guard {
 pub struct Slice {
     guard: Guard,
     until: Instant,
+    rows: Rc<Cell<usize>>,
 }
 
 impl Slice {
     /// Whether the operator has to end for now, or for good.
     pub fn is_over(&self) -> bool {
-        self.guard.control().is_stopped() || Instant::now() >= self.until
+        self.rows.get() >= SLICE_ROWS
+            || self.guard.control().is_stopped()
+            || Instant::now() >= self.until
+    }
+
+    /// The operator has handed on so many rows.
+    pub fn made(&self, rows: usize) {
+        self.rows.set(self.rows.get() + rows);
     }
 }
 
@@ -307,21 +320,25 @@ pub struct StepSlices {
     guard: Guard,
     step: Cell<u64>,
     until: Cell<Instant>,
+    rows: Rc<Cell<usize>>,
 }
 
 impl StepSlices {
     /// The slices of an operator of this view.
     pub fn new(guard: Guard) -> Self {
-        StepSlices { guard, step: Cell::new(u64::MAX), until: Cell::new(Instant::now()) }
+        let until = Cell::new(Instant::now());
+        StepSlices { guard, step: Cell::new(u64::MAX), until, rows: Rc::default() }
     }
 
     /// The slice of this step.
     pub fn now(&self) -> Slice {
         let step = WORK.with(|work| work.step.get());
         if self.step.replace(step) != step {
-            self.until.set(Instant::now() + SLICE);
+            self.until.set(WORK.with(Work::slice_end));
+            self.rows.set(0);
         }
-        Slice { guard: self.guard.clone(), until: self.until.get() }
+        let rows = Rc::clone(&self.rows);
+        Slice { guard: self.guard.clone(), until: self.until.get(), rows }
     }
 }
 
@@ -333,11 +350,6 @@ pub struct Account {
 }
 
 impl Account {
-    /// The guard of the operator's view.
-    pub fn guard(&self) -> &Guard {
-        &self.guard
-    }
-
     /// The operator holds so many bytes now.
     pub fn set(&mut self, bytes: usize) {
         let guard = &*self.guard.0;
@@ -406,6 +418,13 @@ impl Work {
             fail::fail_point!(&format!("in view {}", control.name), |_| std::process::abort());
         }
         *self.current.borrow_mut() = Some(guard.clone());
+    }
+
+    /// Until when an operator of the current view may work.
+    fn slice_end(&self) -> Instant {
+        let now = Instant::now();
+        let since = self.since.get().unwrap_or(now);
+        (since + SLICE).max(now + SLICE_MIN)
     }
 
     fn end(&self) {

@@ -73,6 +73,7 @@ where
             let slice = guard.slice();
             while let Some((capabilities, work)) = waiting.front_mut() {
                 let (deltas, done) = work.run(&slice);
+                slice.made(deltas.iter().map(Delta::len).sum());
                 output.session(&*capabilities).give_iterator(deltas.into_iter());
                 if done {
                     waiting.pop_front();

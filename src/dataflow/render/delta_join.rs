@@ -147,6 +147,7 @@ fn half_join<'scope>(
                     }
                     let Some((at, matches)) = &mut current else { break };
                     let (pairs, done) = matches.run(&guard, &slice);
+                    slice.made(pairs.len());
                     output.session_with_builder(&*at).give_container(&mut Pairs::from(pairs));
                     if done {
                         current = None;

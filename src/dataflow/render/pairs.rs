@@ -161,6 +161,7 @@ impl<T: Timestamp + Lattice> Iterator for Matching<T> {
         }
         let slice = self.slices.now();
         self.run(&slice);
+        slice.made(self.out.len());
         let mut pairs = Pairs::from(std::mem::take(&mut self.out));
         if slice.is_over() {
             pairs.work += END_FOR_NOW;

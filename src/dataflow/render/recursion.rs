@@ -4,6 +4,7 @@
 //! more, so the iteration comes to its fixed point, and differential dataflow takes back what no
 //! longer follows when an input loses rows.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -15,10 +16,12 @@ use differential_dataflow::operators::iterate::Variable;
 use differential_dataflow::trace::implementations::ord_neu::{
     OrdKeySpine, VecOrdKeyBuilder, VecOrdValBuilder,
 };
+use differential_dataflow::trace::{Cursor, Navigable};
 use differential_dataflow::{AsCollection, VecCollection};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::Operator;
 use timely::order::Product;
+use timely::scheduling::Activator;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::linear::Unnest;
@@ -83,7 +86,7 @@ impl<'scope> Renderer<'scope, '_> {
             let all = if recursion.distinct {
                 distinct(all, &guard)
             } else {
-                whole_rows(all, &guard).as_collection(|row, ()| row.clone())
+                flat(whole_rows(all, &guard), &guard)
             };
             variable.set(all.clone());
             Ok::<_, ArrowError>(all.leave(scope))
@@ -217,7 +220,55 @@ fn distinct<'inner>(rows: ScopedRows<'inner>, guard: &Guard) -> ScopedRows<'inne
             },
         );
     watch(&reduced.trace, Rc::default(), guard, Content::State);
-    reduced.as_collection(|row, ()| row.clone())
+    flat(reduced, guard)
+}
+
+/// How many rows are handed on at a time.
+const ROWS_AT_ONCE: usize = 1 << 12;
+
+/// The rows of an arrangement.
+fn flat<'inner>(arranged: Arranged<'inner, RowsTrace>, guard: &Guard) -> ScopedRows<'inner> {
+    let guard = guard.clone();
+    let activations = arranged.stream.scope().activations();
+    let rows = arranged.stream.unary(Pipeline, "Flat", move |_, info| {
+        let activator = Activator::new(info.address, activations);
+        let mut waiting = VecDeque::new();
+        move |input, output| {
+            let stops = guard.enter();
+            input.for_each(|time, spans| {
+                let capabilities = Rc::new(time.retain_stamp(0));
+                for batch in spans.drain(..).filter_map(|span| span.inner) {
+                    waiting.push_back((Rc::clone(&capabilities), batch.cursor(), batch));
+                }
+            });
+            if stops {
+                return waiting.clear();
+            }
+            let slice = guard.slice();
+            while let Some((capabilities, cursor, batch)) = waiting.front_mut() {
+                let mut rows = Vec::new();
+                while rows.len() < ROWS_AT_ONCE
+                    && let Some(row) = cursor.get_key(batch)
+                {
+                    cursor.map_times(batch, |at, diff| rows.push((row.clone(), *at, *diff)));
+                    cursor.step_key(batch);
+                }
+                let done = cursor.get_key(batch).is_none();
+                slice.made(rows.len());
+                output.session(&**capabilities).give_container(&mut rows);
+                if done {
+                    waiting.pop_front();
+                }
+                if slice.is_over() {
+                    break;
+                }
+            }
+            if !waiting.is_empty() {
+                activator.activate();
+            }
+        }
+    });
+    rows.as_collection()
 }
 
 /// The body of a recursion under construction.

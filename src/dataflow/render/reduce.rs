@@ -171,7 +171,7 @@ impl<F: Fn(Vec<GroupChange>) -> Vec<Delta>> ChangeWork for ChangedGroups<F> {
             }
             new.step_key(new_storage);
             groups += 1;
-            if groups % GROUPS_PER_LOOK == 0 && slice.is_over() {
+            if groups == GROUPS_AT_ONCE || groups % GROUPS_PER_LOOK == 0 && slice.is_over() {
                 break;
             }
         }
@@ -179,6 +179,8 @@ impl<F: Fn(Vec<GroupChange>) -> Vec<Delta>> ChangeWork for ChangedGroups<F> {
     }
 }
 
+/// How many groups become rows at a time.
+const GROUPS_AT_ONCE: usize = 1 << 12;
 /// After how many groups the time is looked at.
 const GROUPS_PER_LOOK: usize = 256;
 

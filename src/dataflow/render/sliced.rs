@@ -54,6 +54,7 @@ pub fn sliced<'scope, W: 'static>(
             let slice = guard.slice();
             while let Some((capabilities, work)) = waiting.pop_front() {
                 let (delta, rest) = step(work);
+                slice.made(delta.as_ref().map_or(0, Delta::len));
                 output.session(&*capabilities).give_iterator(delta.into_iter());
                 match rest {
                     Rest::Done => {}

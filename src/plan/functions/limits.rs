@@ -13,7 +13,7 @@ pub const SERIES_ROWS_MAX: usize = 10_000_000;
 
 /// The most bytes that one expression may make of a batch of several rows at once. Beyond it the batch
 /// is evaluated in parts.
-const BATCH_BYTES_MAX: usize = 64 << 20;
+const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Bytes that an element of an array is reckoned at.
 const ELEMENT_BYTES: usize = 16;
 
