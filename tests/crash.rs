@@ -58,13 +58,14 @@ struct Server {
 }
 
 impl Server {
-    fn start(directory: &Path, crash_point: Option<&str>) -> Server {
+    fn start(directory: &Path, crash_point: Option<&str>, single_process: bool) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_heliostat"));
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--clickhouse-http-port", "0"])
             .args(["--data-dir", &directory.join("data").to_string_lossy()])
             .args(["--queries", &directory.join("queries").to_string_lossy()])
             .env("HELIOSTAT_LOG", "error")
+            .env("HELIOSTAT_SINGLE_PROCESS", single_process.to_string())
             .stdin(Stdio::null())
             .stderr(Stdio::null());
         if let Some(point) = crash_point {
@@ -245,7 +246,9 @@ async fn killed_at_any_moment_nothing_is_lost_and_views_are_right() {
         // Every third round dies exactly between a flush's data and its progress.
         let point = format!("after_data={}*off->return", 1 + rng.below(12));
         let crash_point = (round % 3 == 2).then_some(point.as_str());
-        let mut server = Server::start(directory.path(), crash_point);
+        // What crashes is the server, or its read side.
+        let single_process = rng.below(2) == 0;
+        let mut server = Server::start(directory.path(), crash_point, single_process);
         assert!(ready(&client, &server, "/readyz", Duration::from_secs(60)).await, "round {round}");
         let stop = Arc::new(AtomicBool::new(false));
         let url = format!("{}/v1/events", server.http);
@@ -257,7 +260,12 @@ async fn killed_at_any_moment_nothing_is_lost_and_views_are_right() {
             .collect();
         if crash_point.is_some() {
             let end = Instant::now() + Duration::from_secs(20);
-            while server.child.try_wait().unwrap().is_none() && Instant::now() < end {
+            let sides = server.children();
+            let lives = |server: &mut Server| match single_process {
+                true => server.child.try_wait().unwrap().is_none(),
+                false => server.children() == sides,
+            };
+            while lives(&mut server) && Instant::now() < end {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         } else {
@@ -271,7 +279,7 @@ async fn killed_at_any_moment_nothing_is_lost_and_views_are_right() {
             }
         }
     }
-    let server = Server::start(directory.path(), None);
+    let server = Server::start(directory.path(), None, false);
     let patience = Duration::from_secs(60);
     assert!(ready(&client, &server, "/readyz?views=all", patience).await, "all views are live");
     let events = read_log(&client, &server).await;

@@ -17,6 +17,7 @@ mod sql;
 mod test;
 mod token;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -144,5 +145,6 @@ fn report(error: &dyn std::error::Error) {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
-    eprintln!("error: {text}");
+    // It may be a file on a full disk.
+    let _ = writeln!(std::io::stderr(), "error: {text}");
 }

@@ -11,7 +11,7 @@ mod side;
 pub mod write;
 
 use std::future::Future;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -140,10 +140,25 @@ fn survive_file_limits() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
+/// Standard error, which may be a file on a full disk: what cannot be written is left out, and ends
+/// nobody.
+struct LogOutput;
+
+impl Write for LogOutput {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = std::io::stderr().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 fn start_logging() {
     let filter = EnvFilter::try_from_env("HELIOSTAT_LOG")
         .unwrap_or_else(|_| EnvFilter::new("info,clickhouse=warn,fjall=warn,lsm_tree=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogOutput);
     if std::io::stderr().is_terminal() {
         builder.with_target(false).init();
     } else {
