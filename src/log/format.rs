@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// A version of the format of a segment and of all frames in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
-pub enum Format {
+pub enum LogFormat {
     /// Of the first logs. It is read, and rewritten in the background.
     One,
     /// The one that is written.
@@ -17,41 +17,41 @@ pub enum Format {
 #[error("format {0}: a later version of Heliostat has written it")]
 pub struct UnknownFormat(pub u32);
 
-impl Format {
+impl LogFormat {
     /// The format that is written.
-    pub const CURRENT: Format = Format::Two;
+    pub const CURRENT: LogFormat = LogFormat::Two;
 
     /// The format's number, as it stands in files.
     pub fn number(self) -> u32 {
         match self {
-            Format::One => 1,
-            Format::Two => 2,
+            LogFormat::One => 1,
+            LogFormat::Two => 2,
         }
     }
 
     /// The length of a frame's header in bytes.
     pub fn frame_header_bytes(self) -> usize {
         match self {
-            Format::One => 40,
-            Format::Two => 64,
+            LogFormat::One => 40,
+            LogFormat::Two => 64,
         }
     }
 }
 
-impl TryFrom<u32> for Format {
+impl TryFrom<u32> for LogFormat {
     type Error = UnknownFormat;
 
-    fn try_from(number: u32) -> Result<Format, UnknownFormat> {
+    fn try_from(number: u32) -> Result<LogFormat, UnknownFormat> {
         match number {
-            1 => Ok(Format::One),
-            2 => Ok(Format::Two),
+            1 => Ok(LogFormat::One),
+            2 => Ok(LogFormat::Two),
             _ => Err(UnknownFormat(number)),
         }
     }
 }
 
-impl From<Format> for u32 {
-    fn from(format: Format) -> u32 {
+impl From<LogFormat> for u32 {
+    fn from(format: LogFormat) -> u32 {
         format.number()
     }
 }

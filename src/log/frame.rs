@@ -36,7 +36,7 @@
 use bytes::Bytes;
 
 use super::control::Control;
-use super::format::{Epoch, Format, Release};
+use super::format::{Epoch, LogFormat, Release};
 use super::frame_v1;
 pub use super::rows::{FrameEvents, KeyedRequest, NumberedEvent};
 use super::rows::{write_event, write_requests};
@@ -132,7 +132,7 @@ impl FrameKind {
 /// The fields of a frame's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    pub format: Format,
+    pub format: LogFormat,
     pub kind: FrameKind,
     pub epoch: Epoch,
     pub tick: Tick,
@@ -171,19 +171,19 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 impl Header {
     /// Reads the header that bytes begin with. What it says is checked as far as it can be without
     /// the body: of format 1 that is little.
-    pub fn read(format: Format, bytes: &[u8]) -> Result<Header, FrameError> {
+    pub fn read(format: LogFormat, bytes: &[u8]) -> Result<Header, FrameError> {
         if bytes.len() < format.frame_header_bytes() {
             return Err(FrameError::TooShort { bytes: bytes.len() });
         }
         let header = match format {
-            Format::One => frame_v1::read_header(bytes)?,
-            Format::Two => Header::read_two(bytes)?,
+            LogFormat::One => frame_v1::read_header(bytes)?,
+            LogFormat::Two => Header::read_two(bytes)?,
         };
         Ok(header)
     }
 
     fn read_two(bytes: &[u8]) -> Result<Header, FrameError> {
-        let len = Format::Two.frame_header_bytes();
+        let len = LogFormat::Two.frame_header_bytes();
         if bytes[..4] != MAGIC {
             return Err(FrameError::Magic);
         }
@@ -198,7 +198,7 @@ impl Header {
         }
         let kind = FrameKind::of(kind).ok_or_else(|| newer(format!("a frame of kind {kind}")))?;
         let header = Header {
-            format: Format::Two,
+            format: LogFormat::Two,
             kind,
             epoch: u64_at(bytes, 32),
             tick: u64_at(bytes, 40),
@@ -425,7 +425,7 @@ impl Frame {
         }
         let table_crc = crc32fast::hash(&table);
         let header = Header {
-            format: Format::Two,
+            format: LogFormat::Two,
             kind,
             epoch,
             tick,
@@ -468,7 +468,7 @@ impl Frame {
     }
 
     /// The format that the frame stands in.
-    pub fn format(&self) -> Format {
+    pub fn format(&self) -> LogFormat {
         self.header.format
     }
 
@@ -516,12 +516,12 @@ impl Frame {
     /// The frame that these bytes are, of either format: a header and a body of the length that it
     /// says. No frame of format 1 is so long that its length reads as the first bytes of format 2.
     pub fn read(bytes: &Bytes) -> Result<Frame, FrameError> {
-        let format = if bytes.starts_with(&MAGIC) { Format::Two } else { Format::One };
+        let format = if bytes.starts_with(&MAGIC) { LogFormat::Two } else { LogFormat::One };
         Frame::read_as(format, bytes)
     }
 
     /// The frame that these bytes are, of a format.
-    pub(super) fn read_as(format: Format, bytes: &Bytes) -> Result<Frame, FrameError> {
+    pub(super) fn read_as(format: LogFormat, bytes: &Bytes) -> Result<Frame, FrameError> {
         let header = Header::read(format, bytes)?;
         let expected = header.frame_bytes();
         if bytes.len() != expected {
@@ -663,7 +663,7 @@ mod tests {
             let written = Frame::of_events((epoch, tick), first, events.iter(), &[]).unwrap();
             let frame = read(&bytes_of(&written)).unwrap();
             prop_assert_eq!((frame.tick(), frame.first_position(), frame.count() as usize), (tick, first, events.len()));
-            prop_assert_eq!((frame.epoch(), frame.kind(), frame.format()), (epoch, FrameKind::Events, Format::Two));
+            prop_assert_eq!((frame.epoch(), frame.kind(), frame.format()), (epoch, FrameKind::Events, LogFormat::Two));
             let read = frame.decompress().unwrap();
             let back: Vec<_> = read.iter().collect();
             prop_assert_eq!(back.len(), events.len());

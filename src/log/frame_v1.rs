@@ -14,7 +14,7 @@
 
 use bytes::Bytes;
 
-use super::format::Format;
+use super::format::LogFormat;
 use super::frame::{
     Body, Codec, Frame, FrameError, FrameKind, Header, LZ4_GROWTH_MAX, PAYLOAD_BYTES_MAX, Section,
     u32_at, u64_at,
@@ -36,7 +36,7 @@ pub fn read_header(bytes: &[u8]) -> Result<Header, FrameError> {
     let count = u32_at(bytes, 24);
     let kind = if count == 0 { FrameKind::Clock } else { FrameKind::Events };
     Ok(Header {
-        format: Format::One,
+        format: LogFormat::One,
         kind,
         epoch: 0,
         tick: u64_at(bytes, 8),
@@ -67,7 +67,7 @@ pub fn read(header: Header, bytes: &Bytes) -> Result<Frame, FrameError> {
 impl Frame {
     /// The same frame in the format that is written.
     pub(super) fn rewritten(&self) -> Result<Frame, FrameError> {
-        if self.format() == Format::CURRENT {
+        if self.format() == LogFormat::CURRENT {
             return Ok(self.clone());
         }
         let events = self.decompress()?;

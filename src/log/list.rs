@@ -34,7 +34,7 @@ use uuid::Uuid;
 
 use super::LogError;
 use super::files::Files;
-use super::format::{Epoch, Format};
+use super::format::{Epoch, LogFormat};
 use super::segment::{
     NextFrame, SEGMENT_HEADER_BYTES, SegmentFile, SegmentHeader, SegmentReader, Skip,
 };
@@ -72,7 +72,7 @@ pub struct Listed {
     pub first: Position,
     /// The format of its file.
     #[serde(default = "format_one")]
-    pub format: Format,
+    pub format: LogFormat,
     /// The epoch in which it was begun.
     #[serde(default)]
     pub epoch: Epoch,
@@ -86,8 +86,8 @@ pub struct Listed {
     pub bytes: u64,
 }
 
-fn format_one() -> Format {
-    Format::One
+fn format_one() -> LogFormat {
+    LogFormat::One
 }
 
 impl Listed {
@@ -427,7 +427,7 @@ mod tests {
 
     fn list() -> SegmentList {
         let mut list = SegmentList::new(Uuid::now_v7());
-        list.add(SegmentFile { first: 1, format: Format::One }, 0);
+        list.add(SegmentFile { first: 1, format: LogFormat::One }, 0);
         list.note(Head { position: 500, tick: 7 }, 9000);
         list.epoch = 3;
         list.queries = Some("fc52".to_string());
@@ -485,7 +485,7 @@ mod tests {
         };
         assert_eq!((list.epoch, list.reserved, list.segments.len()), (0, 99, 2));
         for listed in &list.segments {
-            assert_eq!((listed.format, listed.epoch), (Format::One, 0));
+            assert_eq!((listed.format, listed.epoch), (LogFormat::One, 0));
         }
         let read = SegmentList::parse(&list.to_bytes().unwrap());
         assert!(matches!(read, ReadList::Found { list: read, .. } if read == list));

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use super::files::{DiskFiles, Files};
-use super::format::Format;
+use super::format::LogFormat;
 use super::frame::{Frame, FrameError};
 use super::inspect::{Examination, Finding, Remedy, examine};
 use super::list::{Gap, LIST_NAME, SegmentList};
@@ -81,7 +81,7 @@ impl Repair {
             Remedy::WriteList => {}
             Remedy::WriteHeader(first) => {
                 let header = match list.segment(first) {
-                    Some(listed) if listed.format == Format::One => {
+                    Some(listed) if listed.format == LogFormat::One => {
                         segment::header_v1(list.log, first)
                     }
                     listed => {
@@ -137,7 +137,7 @@ impl Repair {
             list.add(file, list.epoch);
         }
         let Some(mut last) = list.segments.last().copied() else { return Ok(()) };
-        if last.format != Format::CURRENT {
+        if last.format != LogFormat::CURRENT {
             // Only the current format is written.
             let rewritten = rewrite::copy(&self.files, list, last, &mut |_| true)?;
             rewritten.note(list);

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::files::{Files, is_full};
-use super::format::Format;
+use super::format::LogFormat;
 use super::index::{FrameEntry, Index};
 use super::list::{GapBytes, Listed, SegmentList, Segments};
 use super::segment::{self, NextFrame, SEGMENT_HEADER_BYTES, SegmentFile, SegmentReader};
@@ -134,7 +134,7 @@ fn copy_to(
             frames.push(FrameEntry {
                 first_position: frame.first_position(),
                 segment: listed.first,
-                format: Format::CURRENT,
+                format: LogFormat::CURRENT,
                 offset: bytes,
                 tick: frame.tick(),
             });
@@ -152,7 +152,7 @@ fn copy_to(
     moved.extend(skips.map(|skip| (skip, GapBytes { from: bytes, to: bytes, ..skip })));
     out.write(&buffer).map_err(failed)?;
     out.sync().map_err(failed)?;
-    let listed = Listed { format: Format::CURRENT, epoch: 0, bytes, ..listed };
+    let listed = Listed { format: LogFormat::CURRENT, epoch: 0, bytes, ..listed };
     Ok(Rewritten { listed, skips: moved, frames })
 }
 
@@ -305,7 +305,7 @@ enum Next {
 
 /// The next segment behind those that begin before a position.
 fn next(list: &SegmentList, from: Position) -> Next {
-    let old = |listed: &&Listed| listed.format != Format::CURRENT && listed.first >= from;
+    let old = |listed: &&Listed| listed.format != LogFormat::CURRENT && listed.first >= from;
     match list.segments.iter().find(old) {
         None => Next::None,
         Some(listed) if listed.sealed => Next::Segment(*listed),

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::LogError;
 use super::files::Files;
-use super::format::{Epoch, Format, Release};
+use super::format::{Epoch, LogFormat, Release};
 use super::frame::{Frame, FrameError, Header, u32_at, u64_at};
 use crate::model::{Position, Tick};
 
@@ -42,19 +42,19 @@ const EXTENSION: &str = ".log";
 pub struct SegmentFile {
     /// The position that the segment begins with.
     pub first: Position,
-    pub format: Format,
+    pub format: LogFormat,
 }
 
 impl SegmentFile {
     /// A file of the format that is written.
     pub fn new(first: Position) -> SegmentFile {
-        SegmentFile { first, format: Format::CURRENT }
+        SegmentFile { first, format: LogFormat::CURRENT }
     }
 
     /// The file's name.
     pub fn name(self) -> String {
         match self.format {
-            Format::One => format!("{:020}{EXTENSION}", self.first),
+            LogFormat::One => format!("{:020}{EXTENSION}", self.first),
             format => format!("{:020}{EXTENSION}{}", self.first, format.number()),
         }
     }
@@ -68,7 +68,7 @@ impl SegmentFile {
         }
         let first = digits.parse().ok()?;
         let number = if format.is_empty() { 1 } else { format.parse().ok()? };
-        let file = Format::try_from(number).map(|format| SegmentFile { first, format });
+        let file = LogFormat::try_from(number).map(|format| SegmentFile { first, format });
         // Each segment has one name.
         file.map_or_else(|error| Some(Err(error)), |file| (file.name() == name).then_some(Ok(file)))
     }
@@ -93,7 +93,7 @@ pub fn list(files: &dyn Files) -> Result<Vec<SegmentFile>, LogError> {
 pub fn header(id: Uuid, first_position: Position, epoch: Epoch) -> [u8; SEGMENT_HEADER_BYTES] {
     let mut header = [0; SEGMENT_HEADER_BYTES];
     header[0..8].copy_from_slice(MAGIC);
-    header[8..12].copy_from_slice(&Format::CURRENT.number().to_le_bytes());
+    header[8..12].copy_from_slice(&LogFormat::CURRENT.number().to_le_bytes());
     header[16..32].copy_from_slice(id.as_bytes());
     header[32..40].copy_from_slice(&first_position.to_le_bytes());
     header[40..48].copy_from_slice(&epoch.to_le_bytes());
@@ -107,7 +107,7 @@ pub fn header(id: Uuid, first_position: Position, epoch: Epoch) -> [u8; SEGMENT_
 pub fn header_v1(id: Uuid, first_position: Position) -> [u8; SEGMENT_HEADER_BYTES] {
     let mut header = [0; SEGMENT_HEADER_BYTES];
     header[0..8].copy_from_slice(MAGIC);
-    header[8..12].copy_from_slice(&Format::One.number().to_le_bytes());
+    header[8..12].copy_from_slice(&LogFormat::One.number().to_le_bytes());
     header[16..32].copy_from_slice(id.as_bytes());
     header[32..40].copy_from_slice(&first_position.to_le_bytes());
     let crc = crc32fast::hash(&header[16..]);
@@ -157,7 +157,7 @@ impl SegmentHeader {
         let mut id = [0; 16];
         id.copy_from_slice(&header[16..32]);
         let log = Uuid::from_bytes(id);
-        if file.format == Format::One {
+        if file.format == LogFormat::One {
             let whole = *header == header_v1(log, file.first);
             return if whole {
                 Ok(SegmentHeader { log, epoch: 0 })

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::admit::{Accepted, Admission, Hashed, Verdict};
 use super::control::Control;
 use super::files::{FileHandle, Files, is_full};
-use super::format::{Epoch, Format};
+use super::format::{Epoch, LogFormat};
 use super::frame::{Frame, FrameError, NumberedEvent};
 use super::index::{FrameEntry, Index, IndexError};
 use super::list::{LIST_NAME, Segments};
@@ -80,7 +80,7 @@ struct OpenSegment {
     file: Box<dyn FileHandle>,
     name: String,
     first_position: Position,
-    format: Format,
+    format: LogFormat,
     /// In bytes.
     len: u64,
 }
@@ -250,7 +250,7 @@ impl LogWriter {
         let frame =
             Frame::of_events(time, first_position, events, &admission.keyed).map_err(too_large)?;
         let (segment, offset) = self.write_frame(&frame)?;
-        let format = Format::CURRENT;
+        let format = LogFormat::CURRENT;
         let entry = FrameEntry { first_position, segment, format, offset, tick };
         let mut next = first_position;
         let indexed = accepted().flat_map(|(request, accepted)| {
@@ -268,7 +268,7 @@ impl LogWriter {
         // A segment without events goes on: the next one would have its name.
         let position = self.head.position;
         let has_events = |segment: &OpenSegment| segment.first_position <= position;
-        let is_old = |segment: &OpenSegment| segment.format != Format::CURRENT;
+        let is_old = |segment: &OpenSegment| segment.format != LogFormat::CURRENT;
         if self.segment.as_ref().is_some_and(|s| is_old(s) && !has_events(s)) {
             self.rewrite_empty()?;
         }

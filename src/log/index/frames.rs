@@ -1,6 +1,6 @@
 //! Where frames are: first position → segment, its format, offset, tick.
 
-use crate::log::format::Format;
+use crate::log::format::LogFormat;
 use crate::model::{Position, Tick};
 
 /// The place of a frame. Once its segment was rewritten in another format it is elsewhere.
@@ -10,7 +10,7 @@ pub struct FrameEntry {
     /// The first position of the segment.
     pub segment: Position,
     /// The format of the segment's file that `offset` is of.
-    pub format: Format,
+    pub format: LogFormat,
     /// Where the frame begins in it.
     pub offset: u64,
     pub tick: Tick,
@@ -37,7 +37,7 @@ impl FrameEntry {
         Some(FrameEntry {
             first_position: u64::from_be_bytes(key.try_into().ok()?),
             segment: word(0)?,
-            format: Format::try_from((place >> OFFSET_BITS) as u32 + 1).ok()?,
+            format: LogFormat::try_from((place >> OFFSET_BITS) as u32 + 1).ok()?,
             offset: place & ((1 << OFFSET_BITS) - 1),
             tick: word(16)?,
         })
