@@ -20,7 +20,7 @@ CLIENTS := $(CLIENTS_PYTHON) $(CLIENTS_NODE)
 TPCDS_DIR := $(HOME)/.cache/heliostat/tpcds
 TPCDS_PYTHON := duckdb==1.5.5 duckdb-extension-tpcds==1.5.5
 
-.PHONY: run test fresh bless bless-postgres tpcds tpcds-data fuzz-sql fuzz-files fuzz-input lint advisories check-compose bench clickhouse clients postgres nextest deny system
+.PHONY: run test fresh bless bless-postgres tpcds tpcds-data chaos fuzz-sql fuzz-files fuzz-input lint advisories check-compose bench clickhouse clients postgres nextest deny system
 
 ## Build, and run the server with its own ClickHouse and a light stream of sample orders.
 run: system clickhouse
@@ -47,6 +47,10 @@ bless-postgres: postgres nextest
 ## All 99 queries of TPC-DS against PostgreSQL; `make test` runs every fourth.
 tpcds: postgres tpcds-data nextest
 	cargo nextest run $(CHECKED) --test suites --no-capture --run-ignored only -E 'test(tpcds_all)'
+
+## A server under load whose processes, disk, query files and events go wrong, for CHAOS_SECONDS (an hour).
+chaos: clickhouse nextest
+	HELIOSTAT_CHAOS_SECONDS=$(or $(CHAOS_SECONDS),3600) cargo nextest run $(CHECKED) --test chaos --no-capture --run-ignored only
 
 ## Random SQL programs against PostgreSQL for FUZZ_SECONDS (an hour).
 fuzz-sql: postgres nextest

@@ -30,7 +30,7 @@ pub mod log {
 
 /// JSON to columns, and what is wrong with it.
 pub mod decode {
-    pub use crate::decode::{TableDecoder, Validator};
+    pub use crate::decode::{CatalogInUse, EventCatalog, TableDecoder, Validator};
 }
 
 /// Query files to plans.

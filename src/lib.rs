@@ -4,7 +4,7 @@
 //! a later module to an earlier one (`tests/architecture.rs` checks it):
 //!
 //! ```text
-//! model ◄─ access ◄─ log ◄─ decode ◄─ aggregate ◄─ plan ◄─ dataflow ◄─ sink ◄─ status ◄─ http ◄─ engine ◄─ cli
+//! model ◄─ access ◄─ log ◄─ decode ◄─ aggregate ◄─ plan ◄─ dataflow ◄─ sink ◄─ status ◄─ link ◄─ http ◄─ engine ◄─ cli
 //!
 //! POST /v1/events ─► http ─► log ─► decode ─► dataflow ─► sink ─► ClickHouse
 //!                           (fsync)  (Arrow)     ▲
@@ -23,6 +23,7 @@ mod plan;
 mod dataflow;
 mod sink;
 mod status;
+mod link;
 mod http;
 mod engine;
 mod cli;

@@ -15,7 +15,8 @@ const ORDER: &[(&str, &[&str])] = &[
     ("dataflow", &["access"]),
     ("sink", &["access", "log", "decode", "aggregate", "plan"]),
     ("status", &["log", "aggregate", "plan", "dataflow", "sink"]),
-    ("http", &["aggregate", "plan", "dataflow", "sink"]),
+    ("link", &["access", "aggregate", "plan", "dataflow", "sink"]),
+    ("http", &["aggregate", "plan", "dataflow", "sink", "link"]),
     ("engine", &[]),
     ("cli", &[]),
 ];

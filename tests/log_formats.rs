@@ -634,7 +634,7 @@ fn control_frames(server: &Server) -> u64 {
 
 #[tokio::test]
 async fn a_server_goes_on_with_a_log_of_version_1_whatever_kills_it() {
-    let server = Server::start(QUERIES);
+    let server = Server::configured(QUERIES, "single_process = true");
     server.kill();
     let log = server.data().join("log");
     std::fs::remove_dir_all(server.data()).unwrap();
@@ -651,8 +651,9 @@ async fn a_server_goes_on_with_a_log_of_version_1_whatever_kills_it() {
         for nth in [0, 2] {
             // So many segments are rewritten before.
             let environment = format!("{point}={nth}*off->return");
+            server.without_environment();
             server.set_environment("FAILPOINTS", &environment);
-            server.run_to_its_end();
+            assert_eq!(server.ends().code(), None, "it is killed by a signal");
             kills += 1;
             let (code, told) = log_command(&server, &["verify"]);
             assert_eq!(code, 0, "{environment}: {told}");
@@ -739,8 +740,11 @@ async fn a_log_of_more_segments_than_the_process_may_open_files_is_read_and_serv
     server.set_program("sh", &["-c", limit, "sh", env!("CARGO_BIN_EXE_heliostat")]);
     for rewritten in [200, 300] {
         server.run();
-        let descriptors =
-            || std::fs::read_dir(format!("/proc/{}/fd", server.process_id())).unwrap().count();
+        let descriptors = || {
+            std::fs::read_dir(format!("/proc/{}/fd", server.pid_of("write-side").unwrap()))
+                .unwrap()
+                .count()
+        };
         server.until_within(Duration::from_secs(120), SEGMENTS, || total(&server)).await;
         for after in (0..SEGMENTS).step_by(100) {
             let events = server.get_text(&format!("/v1/events?after={after}")).await;

@@ -122,7 +122,7 @@ impl Narrowing {
 }
 
 /// What a client may do: the role and the narrowing of its token.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// The token's name.
     pub name: String,

@@ -42,6 +42,12 @@ impl Accumulator {
         self.rows.is_zero() && self.slots.iter().all(Slot::is_zero)
     }
 
+    /// Bytes on the heap, beyond the size of the accumulator itself; about.
+    pub fn heap_bytes(&self) -> usize {
+        let slots = if self.slots.spilled() { self.slots.len() * size_of::<Slot>() } else { 0 };
+        slots + self.slots.iter().map(Slot::heap_bytes).sum::<usize>()
+    }
+
     /// The state in a slot, if there is one of this kind.
     pub fn state<S: State>(&self, slot: usize) -> Option<&S> {
         S::of(self.slots.get(slot)?)

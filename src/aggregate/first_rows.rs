@@ -41,6 +41,10 @@ impl State for FirstRow {
     fn is_zero(&self) -> bool {
         self.0.is_none()
     }
+
+    fn heap_bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |row| row.len())
+    }
 }
 
 impl KeptRows for FirstRow {
@@ -70,6 +74,11 @@ impl State for FirstRows {
 
     fn is_zero(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let rows = self.rows.iter().map(|row| size_of::<Row>() + row.heap_bytes());
+        rows.sum()
     }
 }
 

@@ -32,6 +32,10 @@ impl State for Box<IntervalTotal> {
     fn is_zero(&self) -> bool {
         **self == IntervalTotal::default()
     }
+
+    fn heap_bytes(&self) -> usize {
+        size_of::<IntervalTotal>()
+    }
 }
 
 impl IntervalTotal {

@@ -71,7 +71,25 @@ impl<V, const GREATEST: bool> Winner<V, GREATEST> {
     }
 }
 
-impl<V: Ord + Clone, const GREATEST: bool> State for Winner<V, GREATEST>
+/// A value that may have bytes on the heap.
+pub trait HeapSize {
+    /// How many.
+    fn heap_bytes(&self) -> usize;
+}
+
+impl HeapSize for u64 {
+    fn heap_bytes(&self) -> usize {
+        0
+    }
+}
+
+impl HeapSize for Box<[u8]> {
+    fn heap_bytes(&self) -> usize {
+        self.len()
+    }
+}
+
+impl<V: Ord + Clone + HeapSize, const GREATEST: bool> State for Winner<V, GREATEST>
 where
     Self: Stored,
 {
@@ -89,6 +107,10 @@ where
     #[inline]
     fn is_zero(&self) -> bool {
         self.0.is_none()
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, HeapSize::heap_bytes)
     }
 }
 

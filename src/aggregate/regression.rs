@@ -36,6 +36,10 @@ impl State for Box<CoMoments> {
         let sums = [&self.y, &self.x, &self.yy, &self.xx, &self.xy];
         self.count == 0 && sums.iter().all(|sum| sum.is_zero())
     }
+
+    fn heap_bytes(&self) -> usize {
+        size_of::<CoMoments>()
+    }
 }
 
 impl CoMoments {

@@ -21,6 +21,11 @@ pub trait State: Stored + Clone {
 
     /// Whether it is that of no rows.
     fn is_zero(&self) -> bool;
+
+    /// Bytes on the heap, beyond the size of the slot; about.
+    fn heap_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// A state that slots can hold.
@@ -55,6 +60,13 @@ macro_rules! slots {
             pub fn is_zero(&self) -> bool {
                 match self {
                     $(Slot::$name(state) => state.is_zero(),)*
+                }
+            }
+
+            /// Bytes on the heap, beyond the size of the slot; about.
+            pub fn heap_bytes(&self) -> usize {
+                match self {
+                    $(Slot::$name(state) => state.heap_bytes(),)*
                 }
             }
 

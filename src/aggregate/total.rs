@@ -220,6 +220,10 @@ impl State for Box<WideTotal> {
     fn is_zero(&self) -> bool {
         self.count == 0 && self.sum.is_zero()
     }
+
+    fn heap_bytes(&self) -> usize {
+        size_of::<WideTotal>()
+    }
 }
 
 impl State for Box<FloatTotal> {
@@ -230,6 +234,10 @@ impl State for Box<FloatTotal> {
 
     fn is_zero(&self) -> bool {
         self.count == 0 && self.sum.is_zero()
+    }
+
+    fn heap_bytes(&self) -> usize {
+        size_of::<FloatTotal>()
     }
 }
 

@@ -62,6 +62,10 @@ impl State for Box<Moments> {
     fn is_zero(&self) -> bool {
         self.count == 0 && self.sum.is_zero() && self.squares.is_zero()
     }
+
+    fn heap_bytes(&self) -> usize {
+        size_of::<Moments>()
+    }
 }
 
 /// The variance or its root, of a sample or of a whole population.
@@ -118,6 +122,10 @@ impl State for Box<ExactMoments> {
 
     fn is_zero(&self) -> bool {
         self.count == 0 && self.sum.is_zero() && self.squares.is_zero()
+    }
+
+    fn heap_bytes(&self) -> usize {
+        size_of::<ExactMoments>()
     }
 }
 

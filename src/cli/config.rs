@@ -5,17 +5,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::serve::ServeArgs;
-use crate::engine::EngineConfig;
-use crate::http::{Gate, TlsFiles};
-use crate::model::alarm::Alarms;
+use crate::engine::ReadSideConfig;
+use crate::engine::memory::total_bytes;
+use crate::http::TlsFiles;
 use crate::model::limits::Limits;
 use crate::sink::SinkConfig;
 use crate::sink::clickhouse::ClickHouseConfig;
 use crate::sink::clickhouse::server::Login;
-use tokio_rustls::TlsAcceptor;
 
 /// `heliostat.toml`.
 #[derive(Debug, Default, Deserialize)]
@@ -25,6 +24,7 @@ struct FileConfig {
     data_dir: Option<PathBuf>,
     queries: Option<PathBuf>,
     workers: Option<usize>,
+    memory: Option<String>,
     clickhouse_url: Option<String>,
     clickhouse_user: Option<String>,
     clickhouse_password: Option<String>,
@@ -36,6 +36,7 @@ struct FileConfig {
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     insecure: Option<bool>,
+    single_process: Option<bool>,
     hosts: Option<Vec<String>>,
     allow_origins: Option<Vec<String>>,
     limits: Limits,
@@ -74,7 +75,7 @@ impl ReaderConfig {
 }
 
 /// Where views are written.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ClickHouseChoice {
     None,
     /// A ClickHouse of our own, on this port of the loopback interface.
@@ -88,12 +89,14 @@ pub enum ClickHouseChoice {
 }
 
 /// Configuration of `serve`, from all three sources.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
     pub listen: String,
     pub data_dir: PathBuf,
     pub queries: PathBuf,
     pub workers: usize,
+    /// The budget of memory, in bytes.
+    pub memory: u64,
     pub clickhouse: ClickHouseChoice,
     pub user: String,
     pub password: String,
@@ -103,6 +106,8 @@ pub struct Settings {
     /// The certificate, where HTTP goes over TLS.
     pub tls: Option<TlsFiles>,
     pub insecure: bool,
+    /// Both sides in one process.
+    pub single_process: bool,
     /// Names of the server beside those of loopback.
     pub hosts: Vec<String>,
     /// Origins of pages that may use the server.
@@ -156,6 +161,33 @@ fn check_origin(origin: &str) -> Result<(), ConfigError> {
     }
 }
 
+/// The budget of memory where nothing else is said.
+const DEFAULT_MEMORY: &str = "60%";
+
+/// A budget of memory in bytes: `8G`, `500M`, `1073741824`, or `60%` of what there is.
+fn memory_bytes(text: &str) -> Result<u64, ConfigError> {
+    let wrong = || {
+        let message = format!("memory: expected bytes (8G) or a percentage (60%), got {text:?}");
+        ConfigError::Wrong(message)
+    };
+    let number = |digits: &str| digits.trim().parse::<u64>().map_err(|_| wrong());
+    if let Some(percent) = text.strip_suffix('%') {
+        let percent = number(percent)?;
+        if !(1..=100).contains(&percent) {
+            return Err(wrong());
+        }
+        let total = total_bytes().ok_or_else(|| {
+            let message = "memory: the machine does not say how much it has: give bytes";
+            ConfigError::Wrong(message.to_string())
+        })?;
+        return Ok(total / 100 * percent);
+    }
+    let units = [("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30), ("T", 1_u64 << 40)];
+    let unit = units.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
+    let (digits, bytes) = unit.unwrap_or((text, 1));
+    number(digits)?.checked_mul(bytes).filter(|bytes| *bytes > 0).ok_or_else(wrong)
+}
+
 /// The limits of this file, or of the default one.
 pub fn limits(named: Option<&Path>) -> Result<Limits, ConfigError> {
     read_file(named).map(|file| file.limits)
@@ -170,6 +202,8 @@ impl Settings {
         if workers == 0 {
             return Err(ConfigError::Wrong("workers is at least 1, found 0".to_string()));
         }
+        let memory = args.memory.clone().or(file.memory);
+        let memory = memory_bytes(memory.as_deref().unwrap_or(DEFAULT_MEMORY))?;
         let url = args.clickhouse_url.clone().or(file.clickhouse_url);
         let clickhouse = if args.no_clickhouse || file.no_clickhouse == Some(true) {
             ClickHouseChoice::None
@@ -208,6 +242,7 @@ impl Settings {
             data_dir: args.data_dir.clone().or(file.data_dir).unwrap_or_else(|| "data".into()),
             queries: args.queries.clone().or(file.queries).unwrap_or_else(|| "queries".into()),
             workers,
+            memory,
             clickhouse,
             user: or(&args.clickhouse_user, file.clickhouse_user, ""),
             password: password.unwrap_or_default(),
@@ -218,6 +253,7 @@ impl Settings {
                 .map(ReaderConfig::login)
                 .collect::<Result<_, _>>()?,
             tls,
+            single_process: args.single_process || file.single_process == Some(true),
             insecure: args.insecure || file.insecure == Some(true),
             hosts: list(&args.host, file.hosts),
             allow_origins,
@@ -225,22 +261,14 @@ impl Settings {
         })
     }
 
-    /// The engine's options, once it is known where ClickHouse answers.
-    pub fn engine(
-        &self,
-        clickhouse: Option<ClickHouseConfig>,
-        alarms: Alarms,
-        gate: Gate,
-        tls: Option<TlsAcceptor>,
-    ) -> EngineConfig {
-        EngineConfig {
+    /// The options of the side that keeps the views, once it is known where ClickHouse answers.
+    pub fn read_side(&self, clickhouse: Option<ClickHouseConfig>) -> ReadSideConfig {
+        ReadSideConfig {
             data_dir: self.data_dir.clone(),
             queries: self.queries.clone(),
             workers: self.workers,
+            memory_bytes_max: self.memory,
             limits: self.limits.clone(),
-            alarms,
-            gate,
-            tls,
             sink: clickhouse.map(|clickhouse| Arc::new(clickhouse) as Arc<dyn SinkConfig>),
         }
     }

@@ -62,6 +62,12 @@ enum Command {
     /// The process in which our own ClickHouse runs.
     #[command(hide = true)]
     ClickhouseChild { library: PathBuf, config: PathBuf },
+    /// The process that has the log and HTTP.
+    #[command(hide = true, name = serve::write::COMMAND)]
+    WriteSide,
+    /// The process that keeps the views.
+    #[command(hide = true, name = serve::read::COMMAND)]
+    ReadSide,
     /// The process in which query files are planned on trial.
     #[command(hide = true, name = crate::engine::trial::COMMAND)]
     PlanChild,
@@ -96,6 +102,8 @@ pub fn run() -> ExitCode {
         Command::Log(args) => log::run(&args),
         Command::Sql(args) => block_on(sql::run(&args)),
         Command::Token(args) => token::run(args),
+        Command::WriteSide => serve::run_side(serve::write::serve()),
+        Command::ReadSide => serve::run_side(serve::read::serve()),
         Command::PlanChild => match crate::engine::trial::child() {
             Ok(()) => DONE,
             Err(error) => {

@@ -3,17 +3,32 @@
 //! Keys compare by hash first and then by bytes, which is quick and needs no decoding. Nothing
 //! outside this module names a spine.
 
-use differential_dataflow::operators::arrange::arrangement::arrange_core;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+
+use differential_dataflow::difference::Semigroup;
+use differential_dataflow::lattice::Lattice;
+use differential_dataflow::operators::arrange::agent::trace_box::TraceBox;
 use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
+use differential_dataflow::trace::implementations::Vector;
 use differential_dataflow::trace::implementations::ord_neu::{
-    OrdKeyBatcher, OrdKeySpine, OrdValBatcher, OrdValSpine,
+    OrdKeyBatch, OrdKeySpine, OrdValBatch, OrdValSpine, VecOrdKeyBuilder, VecOrdValBuilder,
 };
+use differential_dataflow::trace::implementations::spine_fueled::{Spine, SpineBatch};
+use differential_dataflow::trace::{Builder, Description, ExertionLogic, Span, Trace, TraceReader};
 use serde::{Deserialize, Serialize};
 use timely::dataflow::Stream;
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::channels::pact::{Exchange, ParallelizationContract, Pipeline};
+use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::vec::Broadcast;
+use timely::dataflow::operators::{Capability, CapabilitySet};
+use timely::progress::{Antichain, Timestamp};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::batcher::{HeapAverages, HeapBytes, Sealing, Waiting};
+use super::guard::{Guard, HeldTrace};
+use super::reclaim::Reclaimed;
 use crate::aggregate::Accumulator;
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
@@ -68,34 +83,54 @@ pub enum Placement {
     Everywhere,
 }
 
+/// What an arrangement counts to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// The state from which a view is computed.
+    State,
+    /// The view's rows.
+    Output,
+}
+
 /// Sends rows to the worker of their key and arranges them there.
 pub fn arrange_rows<'scope>(
     stream: Stream<'scope, Tick, Vec<KeyedUpdate>>,
     name: &str,
+    guard: &Guard,
+    content: Content,
 ) -> Arranged<'scope, RowTrace> {
-    arrange_placed(stream, name, Placement::ByKey)
+    let exchange = Exchange::new(|update: &KeyedUpdate| update.0.0.hash);
+    arrange_guarded::<_, VecOrdValBuilder<_, _, _, _>, _, _, _, _, _>(
+        stream, exchange, name, guard, content,
+    )
 }
 
-/// Sends rows to their workers and arranges them there.
+/// Sends rows to their workers and arranges them there, as state.
 pub fn arrange_placed<'scope>(
     stream: Stream<'scope, Tick, Vec<KeyedUpdate>>,
     name: &str,
     placement: Placement,
+    guard: &Guard,
 ) -> Arranged<'scope, RowTrace> {
-    type Batcher = OrdValBatcher<Key, Row, Tick, Multiplicity>;
     match placement {
-        Placement::ByKey => {
-            let exchange = Exchange::new(|update: &KeyedUpdate| update.0.0.hash);
-            arrange_core::<_, _, Batcher, _>(stream, exchange, name, OrdValBatcher::new)
-        }
+        Placement::ByKey => arrange_rows(stream, name, guard, Content::State),
         Placement::Spread => {
             let exchange = Exchange::new(|update: &KeyedUpdate| xxh3_64(&update.0.1));
-            arrange_core::<_, _, Batcher, _>(stream, exchange, name, OrdValBatcher::new)
+            arrange_guarded::<_, VecOrdValBuilder<_, _, _, _>, _, _, _, _, _>(
+                stream,
+                exchange,
+                name,
+                guard,
+                Content::State,
+            )
         }
-        Placement::Everywhere => {
-            let stream = stream.broadcast();
-            arrange_core::<_, _, Batcher, _>(stream, Pipeline, name, OrdValBatcher::new)
-        }
+        Placement::Everywhere => arrange_guarded::<_, VecOrdValBuilder<_, _, _, _>, _, _, _, _, _>(
+            stream.broadcast(),
+            Pipeline,
+            name,
+            guard,
+            Content::State,
+        ),
     }
 }
 
@@ -103,12 +138,218 @@ pub fn arrange_placed<'scope>(
 pub fn arrange_groups<'scope>(
     stream: Stream<'scope, Tick, Vec<GroupUpdate>>,
     name: &str,
+    guard: &Guard,
 ) -> Arranged<'scope, GroupTrace> {
     let exchange = Exchange::new(|update: &GroupUpdate| update.0.0.hash);
-    arrange_core::<_, _, OrdKeyBatcher<Key, Tick, Accumulator>, _>(
+    arrange_guarded::<_, VecOrdKeyBuilder<_, _, _>, _, _, _, _, _>(
         stream,
         exchange,
         name,
-        OrdKeyBatcher::new,
+        guard,
+        Content::State,
     )
+}
+
+/// Arranges updates, and counts what that takes.
+///
+/// As differential dataflow's own operator it makes one batch of the updates that each step of its
+/// input's frontier completes; but it does so for a slice at a time, and stops with its view.
+pub fn arrange_guarded<'scope, P, Bu, K, V, T, R, B>(
+    stream: Stream<'scope, T, Vec<((K, V), T, R)>>,
+    pact: P,
+    name: &str,
+    guard: &Guard,
+    content: Content,
+) -> Arranged<'scope, TraceAgent<Spine<Rc<B>>>>
+where
+    P: ParallelizationContract<T, Vec<((K, V), T, R)>>,
+    Bu: Builder<Input = Vec<((K, V), T, R)>, Time = T, Output = B> + 'static,
+    K: Ord + Clone + HeapBytes + Send + 'static,
+    V: Ord + Clone + HeapBytes + Send + 'static,
+    T: Timestamp + Lattice + Ord + Send,
+    R: Semigroup + HeapBytes + Send + 'static,
+    B: SpineBatch<Time = T> + Counted + Send + 'static,
+{
+    let averages: Rc<HeapAverages> = Rc::default();
+    let account = guard.account(content == Content::Output);
+    let mut waiting = Waiting::new(account, Rc::clone(&averages));
+    let scope = stream.scope();
+    let mut reader = None;
+    let told = &mut reader;
+    let guarded = guard.clone();
+    let stream = stream.unary_frontier(pact, name, move |_, info| {
+        let activator = scope.activator_for(Rc::clone(&info.address));
+        let merges = scope.activator_for(Rc::clone(&info.address));
+        let mut trace: Spine<Rc<B>> = Trace::new(info.clone(), None, Some(merges));
+        let worker = scope.worker();
+        if let Some(logic) =
+            worker.config().get::<ExertionLogic>("differential/default_exert_logic")
+        {
+            trace.set_exert_logic(ExertionLogic::clone(logic));
+        }
+        let (agent, mut writer) = TraceAgent::new(trace, info, None);
+        *told = Some(agent);
+        // The rights to tell of what waits, and of what has come since a batch was begun.
+        let (mut held, mut since) = (Antichain::new(), Antichain::new());
+        let mut sealing: Option<Sealing<_, _, _, Bu>> = None;
+        // Up to here the trace is written.
+        let mut written = Antichain::from_elem(T::minimum());
+        move |(input, frontier), output| {
+            let stops = guarded.enter();
+            input.for_each(|time, updates| {
+                if stops {
+                    return updates.clear();
+                }
+                let now = if sealing.is_some() { &mut since } else { &mut held };
+                for capability in time.retain_stamp(0).iter() {
+                    now.insert(capability.clone());
+                }
+                waiting.insert(updates);
+            });
+            let frontier = frontier.frontier();
+            if stops {
+                waiting.stop(sealing.take());
+                (held, since) = (Antichain::new(), Antichain::new());
+                writer.seal(frontier.to_owned());
+                return;
+            }
+            let slice = guarded.slice();
+            loop {
+                if let Some(mut batch) = sealing.take() {
+                    if !batch.run(&slice) {
+                        sealing = Some(batch);
+                        activator.activate();
+                        break;
+                    }
+                    let upper = batch.upper.clone();
+                    let is_told = |c: &&Capability<T>| !upper.less_equal(c.time());
+                    let told: CapabilitySet<T> =
+                        held.elements().iter().filter(is_told).cloned().collect();
+                    let (batch, left) = waiting.sealed(batch);
+                    let since_all = Antichain::from_elem(T::minimum());
+                    let bounds = Description::new(written.clone(), upper.clone(), since_all);
+                    let span = Span::new(bounds, batch.map(Rc::new));
+                    let stamp = told.iter().map(|c| c.time().clone()).collect();
+                    writer.insert(span.clone(), stamp);
+                    output.session(&told).give(span);
+                    // What is left is told at its own times.
+                    let before = std::mem::replace(&mut held, std::mem::take(&mut since));
+                    for time in left.iter() {
+                        let right = before.elements().iter().find(|c| c.time().less_equal(time));
+                        held.extend(right.map(|right| right.delayed(time)));
+                    }
+                    written = upper;
+                }
+                if written.borrow() == frontier {
+                    break;
+                }
+                if held.elements().iter().any(|c: &Capability<T>| !frontier.less_equal(c.time())) {
+                    sealing = Some(waiting.seal(frontier.to_owned()));
+                } else {
+                    written = frontier.to_owned();
+                    writer.seal(written.clone());
+                }
+            }
+            writer.exert();
+        }
+    });
+    let Some(trace) = reader else { unreachable!("an operator is made when it is built") };
+    watch(&trace, averages, guard, content);
+    Arranged { stream, trace }
+}
+
+/// Counts a trace's bytes, of which the heap's are reckoned by `averages`.
+pub fn watch<B>(
+    trace: &TraceAgent<Spine<Rc<B>>>,
+    averages: Rc<HeapAverages>,
+    guard: &Guard,
+    content: Content,
+) where
+    B: Counted + Send + 'static,
+    Rc<B>: SpineBatch,
+    <Rc<B> as SpineBatch>::Time: Timestamp + Lattice,
+{
+    // Held weakly: a reader that needs its trace no longer lets go of it.
+    let trace = Rc::downgrade(&trace.trace_box_unstable());
+    guard.watch(WatchedTrace { trace, averages }, content == Content::Output);
+}
+
+/// A batch that knows how much it holds.
+pub trait Counted {
+    /// Numbers of keys, values and updates, and the bytes of all of them without the heap's.
+    fn counts(&self) -> (usize, usize, usize, usize);
+}
+
+impl<K, V, T, R> Counted for OrdValBatch<Vector<((K, V), T, R)>>
+where
+    K: Ord + Clone + 'static,
+    V: Ord + Clone + 'static,
+    T: Timestamp + Lattice,
+    R: Ord + Semigroup + 'static,
+{
+    fn counts(&self) -> (usize, usize, usize, usize) {
+        let storage = &self.storage;
+        let (keys, values) = (storage.keys.len(), storage.vals.vals.len());
+        let updates = storage.upds.times.len();
+        let bytes = keys * (size_of::<K>() + OFFSET_BYTES)
+            + values * (size_of::<V>() + OFFSET_BYTES)
+            + updates * (size_of::<T>() + size_of::<R>());
+        (keys, values, updates, bytes)
+    }
+}
+
+impl<K, T, R> Counted for OrdKeyBatch<Vector<((K, ()), T, R)>>
+where
+    K: Ord + Clone + 'static,
+    T: Timestamp + Lattice,
+    R: Ord + Semigroup + 'static,
+{
+    fn counts(&self) -> (usize, usize, usize, usize) {
+        let (keys, updates) = (self.storage.keys.len(), self.storage.upds.times.len());
+        let bytes =
+            keys * (size_of::<K>() + OFFSET_BYTES) + updates * (size_of::<T>() + size_of::<R>());
+        (keys, 0, updates, bytes)
+    }
+}
+
+/// Bytes of an offset in a batch.
+const OFFSET_BYTES: usize = 4;
+
+struct WatchedTrace<B: 'static>
+where
+    Rc<B>: SpineBatch,
+    <Rc<B> as SpineBatch>::Time: Timestamp + Lattice,
+{
+    trace: Weak<RefCell<TraceBox<Spine<Rc<B>>>>>,
+    averages: Rc<HeapAverages>,
+}
+
+impl<B> HeldTrace for WatchedTrace<B>
+where
+    B: Counted + Send + 'static,
+    Rc<B>: SpineBatch,
+    <Rc<B> as SpineBatch>::Time: Timestamp + Lattice,
+{
+    fn bytes(&self) -> usize {
+        let mut sum = 0;
+        if let Some(trace) = self.trace.upgrade() {
+            trace.borrow().trace().map_spans(|span| {
+                if let Some(batch) = &span.inner {
+                    let (keys, values, updates, bytes) = batch.counts();
+                    sum += bytes + self.averages.of(keys, values, updates);
+                }
+            });
+        }
+        sum
+    }
+
+    fn reclaim(&self, to: &mut VecDeque<Box<dyn Reclaimed>>) {
+        if let Some(trace) = self.trace.upgrade() {
+            trace.borrow().trace().map_spans(|span| {
+                if let Some(batch) = &span.inner {
+                    to.push_back(Box::new(Some(Rc::clone(batch))));
+                }
+            });
+        }
+    }
 }

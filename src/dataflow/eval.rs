@@ -10,6 +10,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 
 use super::delta::Delta;
 use super::failure::FailureStream;
+use crate::plan::functions::limits;
 use crate::plan::ir::Scalar;
 
 thread_local! {
@@ -38,7 +39,10 @@ pub type FailedExpression = (Arc<str>, EvaluationError);
 
 /// The values of an expression for every row.
 pub fn evaluate(scalar: &Scalar, rows: &RecordBatch) -> Result<ArrayRef, EvaluationError> {
-    guarded(|| scalar.expr.evaluate(rows).and_then(|value| value.into_array(rows.num_rows())))
+    guarded(|| {
+        limits::begin_batch(rows.num_rows());
+        scalar.expr.evaluate(rows).and_then(|value| value.into_array(rows.num_rows()))
+    })
 }
 
 /// The result of an evaluation. A panic in it is a failure like any other.
@@ -48,6 +52,7 @@ pub fn guarded<T>(
     EVALUATING.set(true);
     let result = catch_unwind(AssertUnwindSafe(run));
     EVALUATING.set(false);
+    limits::end_batch();
     match result {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(EvaluationError(reason(&error))),
@@ -75,6 +80,14 @@ fn reason(error: &datafusion_common::DataFusionError) -> String {
     text
 }
 
+/// What came of one attempt to evaluate expressions for some rows.
+pub enum Attempt {
+    /// The rows that are left, if any.
+    Done(Option<Delta>),
+    /// Some of the rows have no value; each half is to be tried by itself.
+    Halved([Delta; 2]),
+}
+
 /// The columns that `scalars` give, for the rows for which all of them have a value.
 pub fn project(
     scalars: &[Scalar],
@@ -82,20 +95,30 @@ pub fn project(
     delta: &Delta,
     failures: &FailureStream,
 ) -> Vec<Delta> {
-    let mut done = Vec::new();
-    project_into(scalars, schema, delta, failures, &mut done);
+    attempts(delta.clone(), |delta| try_project(scalars, schema, delta, failures))
+}
+
+/// Attempts until no rows are left to be tried.
+fn attempts(delta: Delta, mut attempt: impl FnMut(Delta) -> Attempt) -> Vec<Delta> {
+    let (mut left, mut done) = (vec![delta], Vec::new());
+    while let Some(delta) = left.pop() {
+        match attempt(delta) {
+            Attempt::Done(delta) => done.extend(delta),
+            Attempt::Halved([first, second]) => left.extend([second, first]),
+        }
+    }
     done
 }
 
-fn project_into(
+/// One attempt at [`project`].
+pub fn try_project(
     scalars: &[Scalar],
     schema: &SchemaRef,
-    delta: &Delta,
+    delta: Delta,
     failures: &FailureStream,
-    done: &mut Vec<Delta>,
-) {
+) -> Attempt {
     if delta.is_empty() {
-        return;
+        return Attempt::Done(None);
     }
     let columns: Result<Vec<ArrayRef>, (usize, EvaluationError)> = scalars
         .iter()
@@ -104,18 +127,15 @@ fn project_into(
         .collect();
     match columns {
         Ok(columns) => match delta.with_columns(Arc::clone(schema), conform(columns, schema)) {
-            Ok(projected) => done.push(projected),
+            Ok(projected) => Attempt::Done(Some(projected)),
             Err(error) => unreachable!("a plan's types are those of its expressions: {error}"),
         },
         Err((index, reason)) if delta.len() == 1 => {
             let change = (delta.tick, delta.diffs[0]);
             failures.record(&scalars[index].text, reason, delta.position(0), change);
+            Attempt::Done(None)
         }
-        Err(_) => {
-            for half in halves(delta) {
-                project_into(scalars, schema, &half, failures, done);
-            }
-        }
+        Err(_) => Attempt::Halved(halves(&delta)),
     }
 }
 
@@ -134,40 +154,39 @@ fn conform(columns: Vec<ArrayRef>, schema: &SchemaRef) -> Vec<ArrayRef> {
 pub fn filter(conditions: &[Scalar], delta: Delta, failures: &FailureStream) -> Vec<Delta> {
     let mut left = vec![delta];
     for condition in conditions {
-        let mut kept = Vec::new();
-        for delta in left {
-            filter_into(condition, delta, failures, &mut kept);
-        }
-        left = kept;
+        let kept = left.drain(..);
+        left = kept
+            .flat_map(|delta| attempts(delta, |delta| try_filter(condition, delta, failures)))
+            .collect();
     }
     left
 }
 
-fn filter_into(condition: &Scalar, delta: Delta, failures: &FailureStream, kept: &mut Vec<Delta>) {
+/// One attempt at [`filter`] with one condition.
+pub fn try_filter(condition: &Scalar, delta: Delta, failures: &FailureStream) -> Attempt {
     if delta.is_empty() {
-        return;
+        return Attempt::Done(None);
     }
     match evaluate(condition, &delta.rows) {
         Ok(array) => {
             let keep = as_boolean(&array);
             if keep.true_count() == delta.len() {
-                kept.push(delta);
-            } else if keep.true_count() > 0 {
-                match delta.filter(&keep) {
-                    Ok(delta) => kept.push(delta),
-                    Err(error) => unreachable!("a filter is as long as its rows: {error}"),
-                }
+                return Attempt::Done(Some(delta));
+            }
+            if keep.true_count() == 0 {
+                return Attempt::Done(None);
+            }
+            match delta.filter(&keep) {
+                Ok(delta) => Attempt::Done(Some(delta)),
+                Err(error) => unreachable!("a filter is as long as its rows: {error}"),
             }
         }
         Err(reason) if delta.len() == 1 => {
             let change = (delta.tick, delta.diffs[0]);
             failures.record(&condition.text, reason, delta.position(0), change);
+            Attempt::Done(None)
         }
-        Err(_) => {
-            for half in halves(&delta) {
-                filter_into(condition, half, failures, kept);
-            }
-        }
+        Err(_) => Attempt::Halved(halves(&delta)),
     }
 }
 

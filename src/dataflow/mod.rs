@@ -2,6 +2,7 @@
 
 mod accumulator;
 mod arrange;
+mod batcher;
 mod feed_group;
 mod delta;
 mod difference;
@@ -9,12 +10,15 @@ mod eval;
 mod failure;
 mod frames;
 mod groups;
+mod guard;
 mod layout;
+mod marker;
 mod memory;
 mod ordered;
 mod output;
 mod partition;
 mod reached;
+mod reclaim;
 mod render;
 mod runtime;
 mod worker;
@@ -25,6 +29,8 @@ pub use failure::{
     undeclared,
 };
 pub use feed_group::FeedGroupId;
+pub use guard::ViewLimits;
+pub use marker::{LastEnd, MarkedView, Marker};
 pub use output::{EncodedRow, read_order};
-pub use runtime::{Runtime, RuntimeError, ViewRead};
+pub use runtime::{Runtime, RuntimeError, RuntimeOptions, ViewRead};
 pub use worker::InstallRequest;

@@ -1,6 +1,7 @@
 //! The end of a view's dataflow: its rows arranged by key, for whoever reads them, and its changes,
 //! for whoever follows them.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use arrow::error::ArrowError;
@@ -11,9 +12,11 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 use timely::progress::Antichain;
 use timely::progress::frontier::AntichainRef;
+use timely::scheduling::Activator;
 
-use super::arrange::{Key, RowTrace, arrange_rows};
+use super::arrange::{Content, Key, RowTrace, arrange_rows};
 use super::failure::FailureStream;
+use super::guard::{Guard, Slice};
 use super::layout::RowLayout;
 use super::render::{Deltas, keyed};
 use super::worker::ReadRequest;
@@ -46,10 +49,12 @@ pub fn finish<'scope>(
     worker: usize,
     listener: ViewListener,
     failures: FailureStream,
+    guard: &Guard,
 ) -> ViewRows {
-    let arranged = arrange_rows(keyed(rows, layout, false), "View");
+    let rows = keyed(rows, layout, false, guard);
+    let arranged = arrange_rows(rows, "View", guard, Content::Output);
     let trace = arranged.trace.clone();
-    follow(arranged, worker, listener, failures.clone());
+    follow(arranged, worker, listener, failures.clone(), guard.clone());
     ViewRows { trace, failures }
 }
 
@@ -67,26 +72,42 @@ fn follow(
     worker: usize,
     listener: ViewListener,
     failures: FailureStream,
+    guard: Guard,
 ) {
+    let activations = arranged.stream.scope().activations();
     let sink = arranged
         .stream
         .unary_frontier::<timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _>(
             Pipeline,
             "Follow",
-            move |_, _| {
+            move |_, info| {
+                let activator = Activator::new(info.address, activations);
                 let mut told = 0;
+                let mut waiting: VecDeque<FollowedBatch> = VecDeque::new();
                 move |(input, frontier), _output| {
+                    let stops = guard.enter();
                     input.for_each(|_, spans| {
-                        for batch in spans.drain(..).filter_map(|span| span.inner) {
-                            for (tick, updates) in changes(&batch, &failures) {
-                                listener(ViewMessage::Changes { worker, tick, updates });
-                            }
-                        }
+                        let batches = spans.drain(..).filter_map(|span| span.inner);
+                        waiting.extend(batches.map(|batch| (batch.cursor(), batch)));
                     });
+                    if stops {
+                        return waiting.clear();
+                    }
+                    let slice = guard.slice();
+                    while let Some(batch) = waiting.front_mut() {
+                        let (changes, done) = changes(batch, &failures, &slice);
+                        for (tick, updates) in changes {
+                            listener(ViewMessage::Changes { worker, tick, updates });
+                        }
+                        if !done {
+                            return activator.activate();
+                        }
+                        waiting.pop_front();
+                    }
                     let now = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
                     if now > told {
                         if let Some(reason) = failures.take_fatal() {
-                            listener(ViewMessage::Failed { reason });
+                            return guard.control().fail(reason);
                         }
                         let failures = failures.take();
                         if !failures.is_empty() {
@@ -101,19 +122,26 @@ fn follow(
     drop(sink);
 }
 
-/// A batch's changes, tick by tick.
-fn changes<B: Navigable>(batch: &B, failures: &FailureStream) -> Vec<(Tick, Vec<Update>)>
-where
-    for<'a> B::Cursor: Cursor<
-            Key<'a> = &'a Key,
-            Val<'a> = &'a Row,
-            TimeGat<'a> = &'a Tick,
-            DiffGat<'a> = &'a Multiplicity,
-        >,
-{
+/// After how many keys the time is looked at.
+const KEYS_PER_LOOK: usize = 1 << 10;
+
+type RowBatch = <RowTrace as TraceReader>::Batch;
+/// A batch, and up to where its changes were told.
+type FollowedBatch = (<RowBatch as Navigable>::Cursor, RowBatch);
+
+/// A batch's next changes, tick by tick; and whether these are the last ones.
+fn changes(
+    (cursor, batch): &mut FollowedBatch,
+    failures: &FailureStream,
+    slice: &Slice,
+) -> (Vec<(Tick, Vec<Update>)>, bool) {
     let mut changes: Vec<(Tick, Vec<Update>)> = Vec::new();
-    let mut cursor = batch.cursor();
+    let mut keys = 0;
     while let Some(key) = cursor.get_key(batch) {
+        keys += 1;
+        if keys % KEYS_PER_LOOK == 0 && slice.is_over() {
+            break;
+        }
         while let Some(value) = cursor.get_val(batch) {
             cursor.map_times(batch, |tick, diff| {
                 let diff = failures.known(*diff);
@@ -128,7 +156,7 @@ where
         cursor.step_key(batch);
     }
     changes.sort_by_key(|(tick, _)| *tick);
-    changes
+    (changes, cursor.get_key(batch).is_none())
 }
 
 impl ViewRows {

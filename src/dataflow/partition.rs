@@ -148,24 +148,34 @@ impl<P> Partition<P> {
         })
     }
 
-    /// Adds to, or takes from, how often a row is there.
-    pub fn add(&mut self, change: &HeldRow) {
-        let place = self.seek(&change.row);
-        if self.get(place).is_some_and(|held| held.row == change.row) {
-            self.count(place, change.copies);
-        } else {
-            self.insert(place, change.clone());
-        }
+    /// About how many different rows there are.
+    pub fn size(&self) -> usize {
+        self.chunks.len() * (CHUNK_ROWS_MAX / 2)
     }
 
-    fn count(&mut self, place: RowPlace, copies: i64) {
+    /// Adds to, or takes from, how often a row is there. Returns how many bytes more, or fewer, are
+    /// held for that.
+    pub fn add(&mut self, change: &HeldRow) -> isize {
+        let place = self.seek(&change.row);
+        let bytes = (size_of::<HeldRow>() + change.row.heap_bytes()) as isize;
+        if self.get(place).is_some_and(|held| held.row == change.row) {
+            return if self.count(place, change.copies) { 0 } else { -bytes };
+        }
+        self.insert(place, change.clone());
+        bytes
+    }
+
+    /// Changes how often a row is there; false if it is there no more.
+    fn count(&mut self, place: RowPlace, copies: i64) -> bool {
         self.known = self.known.min(place.chunk + 1);
         let rows = &mut self.chunks[place.chunk].rows;
         rows[place.index].copies += copies;
-        if rows[place.index].copies == 0 {
+        let stays = rows[place.index].copies != 0;
+        if !stays {
             rows.remove(place.index);
             self.shrink(place.chunk);
         }
+        stays
     }
 
     fn shrink(&mut self, chunk: usize) {
@@ -269,7 +279,7 @@ mod tests {
             let value = if step % 3 == 0 { step } else { (state >> 40) as u32 % 5_000 };
             let take = step > 10_000 && expected.contains_key(&value);
             let diff = if take { -expected[&value] } else { 1 };
-            partition.add(&held(value, diff));
+            let _ = partition.add(&held(value, diff));
             *expected.entry(value).or_insert(0) += diff;
             expected.retain(|key, count| *key != value || *count != 0);
         }
@@ -279,7 +289,7 @@ mod tests {
     #[test]
     fn what_was_before_a_chunk_is_forgotten_when_it_changes() {
         let mut partition: Partition<u32> = Partition::default();
-        (0..1_000).for_each(|value| partition.add(&held(value, 1)));
+        let _: isize = (0..1_000).map(|value| partition.add(&held(value, 1))).sum();
         partition.forget();
         let boundaries: Vec<RowPlace> = partition
             .rows(partition.start(), partition.end())

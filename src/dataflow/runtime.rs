@@ -10,9 +10,12 @@ use differential_dataflow::trace::ExertionLogic;
 use timely::communication::WorkerGuards;
 
 use super::feed_group::FeedGroupId;
+use super::guard::{ViewControl, ViewLimits, mark_in};
+use super::marker::Marker;
 use super::output::EncodedRow;
 use super::worker::{InstallRequest, Load, ReadRequest, WorkerCommand, WorkerState, load};
 use crate::log::Frame;
+use crate::model::limits::Limits;
 use crate::model::{Head, Tick};
 
 /// How many updates an idle trace merges each time that its operator runs: about 100 µs' worth, since
@@ -65,6 +68,24 @@ pub struct ViewRead {
     pub limit: usize,
 }
 
+/// Options of the workers.
+#[derive(Clone)]
+pub struct RuntimeOptions {
+    /// How many there are.
+    pub workers: usize,
+    /// The limits of each view.
+    pub limits: ViewLimits,
+    /// Where the workers note what they work on.
+    pub marker: Option<Arc<Marker>>,
+}
+
+impl RuntimeOptions {
+    /// So many workers, the usual limits, no notes.
+    pub fn new(workers: usize) -> Self {
+        RuntimeOptions { workers, limits: ViewLimits::from(&Limits::default()), marker: None }
+    }
+}
+
 struct WorkerHandle {
     commands: Sender<WorkerCommand>,
     thread: Thread,
@@ -75,6 +96,7 @@ pub struct Runtime {
     state: Mutex<RuntimeState>,
     guards: Mutex<Option<WorkerGuards<()>>>,
     workers: usize,
+    limits: ViewLimits,
     lost: Arc<AtomicUsize>,
 }
 
@@ -95,6 +117,7 @@ struct RuntimeState {
     fed: BTreeMap<FeedGroupId, Head>,
     /// The feed group of each view.
     feed_groups: BTreeMap<usize, FeedGroupId>,
+    controls: BTreeMap<usize, Arc<ViewControl>>,
     /// Which worker gets the next frame.
     next: usize,
 }
@@ -104,8 +127,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Runtime {
-    /// Starts `workers` worker threads.
+    /// Starts `workers` worker threads with the usual limits.
     pub fn start(workers: usize) -> Result<Self, RuntimeError> {
+        Runtime::with(RuntimeOptions::new(workers))
+    }
+
+    /// Starts the worker threads.
+    pub fn with(options: RuntimeOptions) -> Result<Self, RuntimeError> {
+        let RuntimeOptions { workers, limits, marker } = options;
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| channel()).unzip();
         let receivers: Vec<Mutex<Option<Receiver<WorkerCommand>>>> =
             receivers.into_iter().map(|r| Mutex::new(Some(r))).collect();
@@ -119,6 +148,7 @@ impl Runtime {
             let _watch = Watch(Arc::clone(&watched));
             let index = worker.index();
             let _ = lock(&started).send((index, std::thread::current()));
+            mark_in(marker.as_ref().and_then(|marker| marker.worker(index)));
             if let Some(commands) = lock(&receivers[index]).take() {
                 WorkerState::new(worker, commands).run();
             }
@@ -135,9 +165,10 @@ impl Runtime {
             handles,
             fed: BTreeMap::new(),
             feed_groups: BTreeMap::new(),
+            controls: BTreeMap::new(),
             next: 0,
         });
-        Ok(Runtime { state, guards: Mutex::new(Some(guards)), workers, lost })
+        Ok(Runtime { state, guards: Mutex::new(Some(guards)), workers, limits, lost })
     }
 
     /// How many workers ended with a panic: nothing more comes from any of them.
@@ -155,7 +186,36 @@ impl Runtime {
         let mut state = lock(&self.state);
         state.fed.insert(feed_group, Head::default());
         state.feed_groups.extend(views.iter().map(|view| (view.view, feed_group)));
-        state.broadcast(|_| WorkerCommand::Install { feed_group, views: views.to_vec() });
+        let views: Vec<(InstallRequest, Arc<ViewControl>)> = views
+            .iter()
+            .map(|request| {
+                let InstallRequest { view, plan, listener } = request.clone();
+                let name = (plan.schema.name.as_str(), plan.schema.generation.as_str());
+                let control = ViewControl::new(view, name, self.limits, self.workers, listener);
+                (request.clone(), Arc::new(control))
+            })
+            .collect();
+        let controls = views.iter().map(|(request, control)| (request.view, Arc::clone(control)));
+        state.controls.extend(controls);
+        state.broadcast(|_| WorkerCommand::Install { feed_group, views: views.clone() });
+    }
+
+    /// Bytes of a view's state, its rows included; about.
+    pub fn state_bytes(&self, view: usize) -> usize {
+        lock(&self.state).controls.get(&view).map_or(0, |control| control.state_bytes())
+    }
+
+    /// Lets the workers give freed memory back, also while they have work.
+    pub fn return_memory(&self) {
+        super::memory::ask();
+    }
+
+    /// Stops a view's work, since it must not go on; its listener is told why.
+    pub fn fail(&self, view: usize, reason: impl Into<String>) {
+        let control = lock(&self.state).controls.get(&view).cloned();
+        if let Some(control) = control {
+            control.fail(reason);
+        }
     }
 
     /// Feeds frames to a feed group. Their events all enter at `tick`, the tick of the last of them or
@@ -187,6 +247,15 @@ impl Runtime {
             *feed_group = into;
         }
         state.broadcast(|_| WorkerCommand::Merge { from, into });
+    }
+
+    /// Feeds some views of `from` as a feed group of their own from now on.
+    pub fn split(&self, from: FeedGroupId, views: &[usize], into: FeedGroupId) {
+        let mut state = lock(&self.state);
+        let fed = state.fed.get(&from).copied().unwrap_or_default();
+        state.fed.insert(into, fed);
+        state.feed_groups.extend(views.iter().map(|view| (*view, into)));
+        state.broadcast(|_| WorkerCommand::Split { views: views.to_vec(), into });
     }
 
     /// The end of the log's part that a view was fed.
@@ -232,12 +301,19 @@ impl Runtime {
     pub fn remove(&self, view: usize) {
         let mut state = lock(&self.state);
         state.feed_groups.remove(&view);
+        if let Some(control) = state.controls.remove(&view) {
+            // At once, and not when the workers come to the command.
+            control.stop();
+        }
         state.broadcast(|_| WorkerCommand::Remove { view });
     }
 
     /// Stops the workers and waits for them.
     pub fn shutdown(&self) {
-        lock(&self.state).broadcast(|_| WorkerCommand::Shutdown);
+        let state = lock(&self.state);
+        state.controls.values().for_each(|control| control.stop());
+        state.broadcast(|_| WorkerCommand::Shutdown);
+        drop(state);
         if let Some(guards) = lock(&self.guards).take() {
             for result in guards.join() {
                 if let Err(error) = result {

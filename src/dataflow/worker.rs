@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::error::ArrowError;
 use timely::dataflow::InputHandle;
@@ -13,8 +13,10 @@ use timely::worker::Worker;
 
 use super::failure::FailureStream;
 use super::feed_group::{FeedGroup, FeedGroupId, SourceInput};
+use super::guard::{Guard, ViewControl, end_step};
 use super::memory::MemoryReturn;
 use super::output::{self, EncodedRow, ViewRows};
+use super::reclaim::ReclaimQueue;
 use super::render::Renderer;
 use crate::log::Frame;
 use crate::model::Tick;
@@ -24,6 +26,10 @@ use crate::plan::ir::NodeId;
 
 /// How long an idle worker sleeps when nobody wakes it.
 const PARK_MAX: Duration = Duration::from_millis(100);
+/// The same while batches wait to be freed.
+const PARK_RECLAIMING: Duration = Duration::from_millis(1);
+/// How often it is looked whether views keep within their limits.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A worker's remaining work.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,13 +54,15 @@ pub fn load() -> Load {
 /// A command to the workers. All workers get the same commands in the same order.
 pub enum WorkerCommand {
     /// Begin these views, which are fed together as members of a feed group.
-    Install { feed_group: FeedGroupId, views: Vec<InstallRequest> },
+    Install { feed_group: FeedGroupId, views: Vec<(InstallRequest, Arc<ViewControl>)> },
     /// The frames of this worker's share for a feed group, and the tick at which their events enter.
     /// With everything up to `tick` fed, the views' inputs advance past it. `more`: the log has
     /// more.
     Feed { feed_group: FeedGroupId, frames: Vec<Frame>, tick: Tick, more: bool },
     /// Feed the views of one feed group with those of another, which is at the same tick.
     Merge { from: FeedGroupId, into: FeedGroupId },
+    /// Feed these views as a feed group of their own, which is at the same tick as theirs.
+    Split { views: Vec<usize>, into: FeedGroupId },
     /// Read a view's rows as of a tick that was fed.
     ViewRead(ReadRequest),
     /// Stop a view and forget its state.
@@ -96,6 +104,7 @@ struct Installation {
     inputs: Vec<SourceInput>,
     plan: ViewPlan,
     failures: FailureStream,
+    guard: Guard,
 }
 
 /// The state of one worker.
@@ -105,6 +114,9 @@ pub struct WorkerState<'a> {
     views: BTreeMap<usize, Installation>,
     feed_groups: BTreeMap<FeedGroupId, FeedGroup>,
     reads: Vec<ReadRequest>,
+    reclaimed: ReclaimQueue,
+    memory: MemoryReturn,
+    checked_at: Instant,
 }
 
 impl<'a> WorkerState<'a> {
@@ -116,12 +128,14 @@ impl<'a> WorkerState<'a> {
             views: BTreeMap::new(),
             feed_groups: BTreeMap::new(),
             reads: Vec::new(),
+            reclaimed: ReclaimQueue::default(),
+            memory: MemoryReturn::new(),
+            checked_at: Instant::now(),
         }
     }
 
     /// Works until it is told to stop.
     pub fn run(mut self) {
-        let mut memory = MemoryReturn::new();
         loop {
             let mut idle = true;
             // One command at a time, then a step: no command holds the others up for long.
@@ -131,25 +145,45 @@ impl<'a> WorkerState<'a> {
                 }
                 Ok(command) => {
                     idle = false;
-                    memory.worked();
+                    self.memory.worked();
                     self.handle(command);
                 }
                 Err(std::sync::mpsc::TryRecvError::Empty) => {}
             }
             self.answer_reads();
             if idle {
-                self.worker.step_or_park(Some(PARK_MAX));
+                let reclaims = !self.reclaimed.batches().is_empty();
+                let park_max = if reclaims { PARK_RECLAIMING } else { PARK_MAX };
+                self.worker.step_or_park(Some(park_max));
             } else {
                 self.worker.step();
             }
+            end_step();
+            self.check();
             if load() == Load::Busy && !self.is_behind() {
                 LOAD.set(Load::Idle);
             }
             if idle && load() == Load::Idle {
-                memory.rest();
+                self.memory.rest();
             }
         }
         self.end();
+    }
+
+    /// Looks whether views keep within their limits, and frees what is left of others.
+    fn check(&mut self) {
+        if self.reclaimed.step() {
+            self.memory.freed();
+        }
+        if self.checked_at.elapsed() < CHECK_INTERVAL {
+            return;
+        }
+        self.checked_at = Instant::now();
+        self.memory.give_back();
+        for view in self.views.values_mut() {
+            let rows = &mut view.rows;
+            view.guard.check(|| rows.upper());
+        }
     }
 
     /// Whether a view is not through yet with what it was fed.
@@ -158,7 +192,8 @@ impl<'a> WorkerState<'a> {
         let fed = |view: &Installation| {
             feed_groups.get(&view.feed_group).map_or(0, |feed_group| feed_group.fed)
         };
-        self.views.values_mut().any(|view| view.rows.upper() <= fed(view))
+        let mut going = self.views.values_mut().filter(|view| !view.guard.control().is_stopped());
+        going.any(|view| view.rows.upper() <= fed(view))
     }
 
     fn end(mut self) {
@@ -173,9 +208,9 @@ impl<'a> WorkerState<'a> {
     fn handle(&mut self, command: WorkerCommand) {
         match command {
             WorkerCommand::Install { feed_group, views } => {
-                for view in views {
+                for (view, control) in views {
                     let id = view.view;
-                    match self.install(feed_group, view) {
+                    match self.install(feed_group, view, control) {
                         Ok(running) => {
                             self.views.insert(id, running);
                         }
@@ -191,9 +226,12 @@ impl<'a> WorkerState<'a> {
                 self.feed(feed_group, &frames, tick);
             }
             WorkerCommand::Merge { from, into } => self.merge(from, into),
+            WorkerCommand::Split { views, into } => self.split(&views, into),
             WorkerCommand::ViewRead(request) => self.reads.push(request),
             WorkerCommand::Remove { view } => {
                 if let Some(view) = self.views.remove(&view) {
+                    view.guard.control().stop();
+                    view.guard.reclaim(self.reclaimed.batches());
                     self.share_decoders(view.feed_group);
                 }
             }
@@ -205,10 +243,12 @@ impl<'a> WorkerState<'a> {
         &mut self,
         feed_group: FeedGroupId,
         view: InstallRequest,
+        control: Arc<ViewControl>,
     ) -> Result<Installation, ArrowError> {
         let index = self.worker.index();
         let InstallRequest { plan, listener, .. } = view;
         let failures = FailureStream::new(&plan.event_types);
+        let guard = Guard::new(control, index);
         let schema = crate::plan::relaxed(&plan.plan.root().schema);
         let layout = output::layout(&plan.schema, &schema)?;
         let listener: output::ViewListener = Rc::new(move |message| listener(message));
@@ -226,9 +266,10 @@ impl<'a> WorkerState<'a> {
                     handle,
                 });
             }
-            let rows = Renderer::new(scope, &plan.plan, failures.clone()).render(sources)?;
-            let rows = output::finish(rows, layout, index, listener, failures.clone());
-            Ok(Installation { feed_group, rows, inputs, plan: plan.clone(), failures })
+            let renderer = Renderer::new(scope, &plan.plan, failures.clone(), guard.clone());
+            let rows = renderer.render(sources)?;
+            let rows = output::finish(rows, layout, index, listener, failures.clone(), &guard);
+            Ok(Installation { feed_group, rows, inputs, plan: plan.clone(), failures, guard })
         })
     }
 
@@ -239,6 +280,21 @@ impl<'a> WorkerState<'a> {
         for view in self.views.values_mut().filter(|view| view.feed_group == from) {
             view.feed_group = into;
         }
+        self.share_decoders(from);
+        self.share_decoders(into);
+    }
+
+    /// From now on these views are fed by themselves.
+    fn split(&mut self, views: &[usize], into: FeedGroupId) {
+        let mut from = None;
+        for id in views {
+            if let Some(view) = self.views.get_mut(id) {
+                from = Some(std::mem::replace(&mut view.feed_group, into));
+            }
+        }
+        let Some(from) = from else { return };
+        let fed = self.feed_groups.get(&from).map_or(0, |feed_group| feed_group.fed);
+        self.feed_groups.insert(into, FeedGroup::of(std::iter::empty(), Vec::new(), fed));
         self.share_decoders(from);
         self.share_decoders(into);
     }
@@ -263,6 +319,7 @@ impl<'a> WorkerState<'a> {
         feed_group.decode(frames, tick);
         feed_group.fed = tick;
         for view in self.views.values_mut().filter(|view| view.feed_group == id) {
+            view.guard.control().feed(tick);
             for input in &mut view.inputs {
                 input.feed(feed_group, tick, &view.failures);
             }
@@ -285,7 +342,8 @@ impl<'a> WorkerState<'a> {
     fn answer_reads(&mut self) {
         let mut waiting = Vec::new();
         for read in self.reads.drain(..) {
-            let Some(view) = self.views.get_mut(&read.view) else {
+            let view = self.views.get_mut(&read.view);
+            let Some(view) = view.filter(|view| !view.guard.control().is_stopped()) else {
                 (read.answer)(None);
                 continue;
             };

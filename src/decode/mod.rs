@@ -5,6 +5,7 @@
 //! column, and one for everybody else.
 
 mod builder;
+mod catalog;
 mod format;
 mod text;
 mod value;
@@ -19,11 +20,12 @@ use crate::model::schema::{EventTable, Format};
 use crate::model::source::{SourceColumn, SourceTable, SystemColumn};
 use crate::model::{Position, Tick};
 use builder::ColumnBuilder;
+pub use catalog::{CatalogInUse, CatalogReceiver, EventCatalog, Misfit};
 use format::PayloadFormat;
 use value::ObjectMembers;
 
 /// Something in an event's `data` that does not fit the declared columns.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Violation {
     /// Where, as a JSON pointer into `data` (RFC 6901).
     pub pointer: String,

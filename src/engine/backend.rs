@@ -19,18 +19,18 @@ use super::registry::{Registry, View};
 use super::supervisor::SupervisorRequest;
 use super::tracker::ViewTracker;
 use crate::dataflow::{EncodedRow, Runtime, ViewRead, read_order};
-use crate::log::Log;
+use crate::log::LogFollower;
 use crate::model::Head;
 use crate::model::clock::now_ms;
-use crate::model::event::NewEvent;
 use crate::model::schema::SqlType;
 use crate::model::view::{ViewCodec, ViewSchema};
 use crate::plan::ViewPlan;
 use crate::sink::clickhouse::NAME as CLICKHOUSE;
 use crate::status::{
-    Backend, ChangeFeed, ChangesError, ClickHouseStatus, DeadLetterFilter, DeadLetters,
-    DismissError, FileError, Misfit, NextGeneration, RebuildError, Retried, RowsAnswer, RowsError,
-    RowsRequest, Selection, SinkStatus, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
+    Away, Backend, ChangeFeed, ChangesError, ChangesRequest, ClickHouseStatus, DeadLetterFilter,
+    DeadLetters, DismissError, NextGeneration, ReadStatus, RebuildError, Retried, RowsAnswer,
+    RowsError, RowsRequest, Selection, SinkStatus, ViewState, ViewStatus, WaitRequest, WaitTarget,
+    Waiting,
 };
 
 /// How long the workers may take to answer a read, even where the client does not wait.
@@ -41,7 +41,7 @@ const MATCHED_ROWS: usize = 4096;
 
 /// The engine, as HTTP sees it.
 pub struct EngineBackend {
-    pub log: Log,
+    pub log: LogFollower,
     pub runtime: Arc<Runtime>,
     pub registry: Arc<Registry>,
     pub clickhouse: Arc<RwLock<ClickHouseStatus>>,
@@ -104,6 +104,7 @@ impl EngineBackend {
             next: None,
             event_types: view.plan.event_types.clone(),
             rows: view.rows(),
+            state_bytes: self.runtime.state_bytes(view.id) as u64,
             errors,
             dead_letters: errors,
             position: complete.position,
@@ -112,7 +113,7 @@ impl EngineBackend {
             lag_clickhouse_s: written.map(|written| lag_s(written, complete)),
             lag_events: head.position.saturating_sub(complete.position),
             sink: view.sink.as_ref().map(|sink| SinkStatus {
-                name: "clickhouse",
+                name: CLICKHOUSE.into(),
                 state: sink.state(),
                 position: sink.written().position,
                 retries: sink.retries.load(Ordering::Relaxed),
@@ -129,6 +130,7 @@ impl EngineBackend {
             next: None,
             event_types: plan.event_types.clone(),
             rows: 0,
+            state_bytes: 0,
             errors: 0,
             dead_letters: 0,
             position: 0,
@@ -137,6 +139,33 @@ impl EngineBackend {
             lag_clickhouse_s: plan.is_written_to(CLICKHOUSE).then_some(0.0),
             lag_events: self.log.head().position,
             sink: None,
+        }
+    }
+
+    fn clickhouse(&self) -> ClickHouseStatus {
+        let views = self.registry.views();
+        let sinks = views.views.values().flat_map(View::running);
+        let mut states = sinks.filter_map(|view| Some(view.sink.as_ref()?.state()));
+        if let Some(reason) = states.find_map(|state| state.error().map(str::to_string)) {
+            return ClickHouseStatus::Away { reason };
+        }
+        self.clickhouse.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn feed(&self, request: ChangesRequest) -> Result<Box<dyn ChangeFeed>, ChangesError> {
+        let ChangesRequest { view, last_id, bytes_max } = request;
+        let views = self.registry.views();
+        let Some(found) = views.views.get(&view) else {
+            return Err(ChangesError::NotFound { view });
+        };
+        let state = Self::state(found);
+        let Some(tracker) = found.shown().filter(|_| state == ViewState::Live) else {
+            return Err(ChangesError::NotLive { view, state });
+        };
+        let (runtime, tracker) = (Arc::clone(&self.runtime), Arc::clone(tracker));
+        match Subscriber::new(runtime, tracker, last_id.as_deref(), bytes_max) {
+            Ok(subscriber) => Ok(Box::new(subscriber)),
+            Err(Gone(reason)) => Err(ChangesError::Gone { reason }),
         }
     }
 
@@ -370,49 +399,27 @@ fn value_of(schema: &ViewSchema, column: usize, value: &str) -> Result<ArrayRef,
 }
 
 impl Backend for EngineBackend {
-    fn validate(&self, events: &[NewEvent], misfits_max: usize) -> Vec<Misfit> {
-        self.registry.views().validators.with(|validators| {
-            let mut misfits = Vec::new();
-            for (index, event) in events.iter().enumerate() {
-                for (table, validator) in &mut validators.0 {
-                    if table.event_type != event.event_type || table.version != event.version {
-                        continue;
-                    }
-                    for violation in validator.check(&event.data) {
-                        misfits.push(Misfit { index, violation });
-                    }
-                }
-                if misfits.len() >= misfits_max {
-                    break;
-                }
-            }
-            misfits
-        })
+    fn away(&self) -> Option<Away> {
+        None
     }
 
-    fn views(&self) -> Vec<ViewStatus> {
-        self.registry.views().views.values().map(|view| self.view_status(view)).collect()
-    }
-
-    fn failed_files(&self) -> Vec<FileError> {
-        self.registry.views().failed_files.clone()
-    }
-
-    fn clickhouse(&self) -> ClickHouseStatus {
+    fn status(&self) -> BoxFuture<'_, Result<ReadStatus, Away>> {
         let views = self.registry.views();
-        let sinks = views.views.values().flat_map(View::running);
-        let mut states = sinks.filter_map(|view| Some(view.sink.as_ref()?.state()));
-        if let Some(reason) = states.find_map(|state| state.error().map(str::to_string)) {
-            return ClickHouseStatus::Away { reason };
-        }
-        self.clickhouse.read().unwrap_or_else(PoisonError::into_inner).clone()
+        std::future::ready(Ok(ReadStatus {
+            views: views.views.values().map(|view| self.view_status(view)).collect(),
+            failed_files: views.failed_files.clone(),
+            clickhouse: self.clickhouse(),
+            alarms: Vec::new(),
+            resident_bytes: None,
+        }))
+        .boxed()
     }
 
     fn rows(&self, request: RowsRequest) -> BoxFuture<'_, Result<RowsAnswer, RowsError>> {
         self.read_rows(request).boxed()
     }
 
-    fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Vec<Waiting>> {
+    fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Result<Vec<Waiting>, Away>> {
         async move {
             let views = self.registry.views();
             let reads = |view: &View| {
@@ -435,7 +442,7 @@ impl Backend for EngineBackend {
             let late: Vec<Waiting> =
                 wanted.iter().filter(|view| !is_live(view)).map(|view| waiting(view)).collect();
             if !late.is_empty() {
-                return late;
+                return Ok(late);
             }
             let deadline = tokio::time::Instant::now() + request.timeout;
             let mut late = Vec::new();
@@ -450,29 +457,16 @@ impl Backend for EngineBackend {
                     late.push(waiting(view));
                 }
             }
-            late
+            Ok(late)
         }
         .boxed()
     }
 
     fn changes(
         &self,
-        view: &str,
-        last_id: Option<&str>,
-        bytes_max: usize,
-    ) -> Result<Box<dyn ChangeFeed>, ChangesError> {
-        let views = self.registry.views();
-        let not_found = || ChangesError::NotFound { view: view.to_string() };
-        let found = views.views.get(view).ok_or_else(not_found)?;
-        let state = Self::state(found);
-        let Some(tracker) = found.shown().filter(|_| state == ViewState::Live) else {
-            return Err(ChangesError::NotLive { view: view.to_string(), state });
-        };
-        let (runtime, tracker) = (Arc::clone(&self.runtime), Arc::clone(tracker));
-        match Subscriber::new(runtime, tracker, last_id, bytes_max) {
-            Ok(subscriber) => Ok(Box::new(subscriber)),
-            Err(Gone(reason)) => Err(ChangesError::Gone { reason }),
-        }
+        request: ChangesRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn ChangeFeed>, ChangesError>> {
+        std::future::ready(self.feed(request)).boxed()
     }
 
     fn rebuild(&self, view: String) -> BoxFuture<'_, Result<String, RebuildError>> {
@@ -490,15 +484,28 @@ impl Backend for EngineBackend {
         .boxed()
     }
 
-    fn dead_letters(&self, filter: &DeadLetterFilter) -> Option<DeadLetters> {
-        self.letters.list(filter)
+    fn dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> BoxFuture<'_, Result<Option<DeadLetters>, Away>> {
+        let letters = self.letters.clone();
+        blocking(move || letters.list(&filter)).map(Ok).boxed()
     }
 
-    fn dismiss(&self, selection: &Selection) -> Result<u64, DismissError> {
-        self.letters.dismiss(selection)
+    fn dismiss(&self, selection: Selection) -> BoxFuture<'_, Result<u64, DismissError>> {
+        let letters = self.letters.clone();
+        blocking(move || letters.dismiss(&selection)).boxed()
     }
 
-    fn retry(&self, selection: Selection) -> BoxFuture<'_, Retried> {
-        self.letters.clone().retry(selection, self.requests.clone()).boxed()
+    fn retry(&self, selection: Selection) -> BoxFuture<'_, Result<Retried, Away>> {
+        self.letters.clone().retry(selection, self.requests.clone()).map(Ok).boxed()
+    }
+}
+
+/// Runs what computes or reads for a while where other requests need not wait for it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }

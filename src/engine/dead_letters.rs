@@ -1,9 +1,9 @@
 //! Lists dead letters by view, event type, reason and position.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,16 +14,11 @@ use super::registry::{Registry, View, Views};
 use super::supervisor::SupervisorRequest;
 use super::unread::Unread;
 use crate::dataflow::{Failure, FailureFilter, Failures};
-use crate::log::{Control, Log};
-use crate::model::Position;
+use crate::log::{Control, LogFollower};
 use crate::status::{DeadLetter, DeadLetterFilter, DeadLetters, DismissError, Retried, Selection};
 
 /// How many positions of one letter are told.
 const POSITIONS_TOLD: usize = 100;
-/// How long a page may read events for its samples; letters without one are asked for by position.
-const SAMPLES_TIME: Duration = Duration::from_millis(50);
-/// How many bytes of samples a page holds.
-const SAMPLES_BYTES: usize = 4 << 20;
 /// Stands for a view where none reads the events. It comes before all views.
 const NO_VIEW: &str = "";
 /// How long a retry waits for views that are being built.
@@ -35,7 +30,7 @@ const RETRY_POLL: Duration = Duration::from_millis(50);
 /// [`Letters::retry`].
 #[derive(Clone)]
 pub struct Letters {
-    pub log: Log,
+    pub log: LogFollower,
     pub registry: Arc<Registry>,
     pub dismissed: Arc<Dismissals>,
     pub unread: Arc<Unread>,
@@ -91,13 +86,7 @@ impl Letters {
                 URL_SAFE_NO_PAD.encode(serde_json::to_vec(&(&last.view, expression, reason)).ok()?),
             )
         });
-        let samples = self.samples(&page);
-        let letters = page.into_iter().map(|found| {
-            let letter = found.letter(&samples);
-            let sees_event = letter.event_type.as_ref().is_none_or(|name| reader.sees_type(name));
-            if sees_event { letter } else { DeadLetter { sample: None, ..letter } }
-        });
-        let letters = letters.collect();
+        let letters = page.into_iter().map(FoundReason::letter).collect();
         Some(DeadLetters { letters, cursor })
     }
 
@@ -112,7 +101,7 @@ impl Letters {
             }
             self.dismissed
                 .add(&view, &dismissals)
-                .map_err(|error| DismissError(error.to_string()))?;
+                .map_err(|error| DismissError::NotWritten { reason: error.to_string() })?;
             self.log.note(Control::dismissal(&view, &dismissals));
             failures.dismiss(&dismissals);
             // A generation that is being built will be asked in place of this one.
@@ -201,25 +190,6 @@ impl Letters {
             }
         }
     }
-
-    /// The type and payload of the first event of each letter, as far as there is time.
-    fn samples(&self, page: &[FoundReason]) -> HashMap<Position, (String, String)> {
-        let started = Instant::now();
-        let firsts = page.iter().filter_map(|found| found.failure.positions.first().copied());
-        let positions: Vec<Position> = firsts.collect::<BTreeSet<_>>().into_iter().collect();
-        let mut samples = HashMap::new();
-        let mut bytes = 0;
-        let visited = self.log.visit_events(&positions, |event| {
-            let data = String::from_utf8_lossy(event.data).into_owned();
-            bytes += data.len();
-            samples.insert(event.position, (event.event_type.to_string(), data));
-            bytes < SAMPLES_BYTES && started.elapsed() < SAMPLES_TIME
-        });
-        if let Err(error) = visited {
-            tracing::error!(%error, "the log cannot be read for samples of dead letters");
-        }
-        samples
-    }
 }
 
 /// The filter that a selection means for each view.
@@ -229,21 +199,17 @@ fn wanted(selection: &Selection) -> FailureFilter {
 }
 
 impl FoundReason {
-    fn letter(self, samples: &HashMap<Position, (String, String)>) -> DeadLetter {
+    fn letter(self) -> DeadLetter {
         let Failure { expression, reason, count, positions, event_type } = self.failure;
-        let position = positions.first().copied();
-        // An event can be the first of several letters.
-        let sample = position.and_then(|position| samples.get(&position).cloned());
-        let (read_type, sample) = sample.unzip();
         DeadLetter {
             view: (self.view != NO_VIEW).then_some(self.view),
-            event_type: event_type.map(|name| name.to_string()).or(read_type),
-            position,
+            event_type: event_type.map(|name| name.to_string()),
+            position: positions.first().copied(),
             positions,
             expression,
             reason,
             count: u64::try_from(count).unwrap_or(0),
-            sample,
+            sample: None,
         }
     }
 }

@@ -14,9 +14,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::memory::MemoryPressure;
 use super::tracker::ViewTracker;
 use crate::dataflow::{FeedGroupId, Runtime};
-use crate::log::{Frame, Log, LogError, LogReader};
+use crate::log::{Frame, LogError, LogFollower, LogReader};
 use crate::model::view::ViewMessage;
 use crate::model::{Head, Tick};
 
@@ -24,7 +25,11 @@ use crate::model::{Head, Tick};
 const CHUNK_BYTES: usize = 8 << 20;
 /// The same for views that catch up while others are live and wait for their turn.
 const CHUNK_BYTES_BESIDE: usize = 1 << 20;
-/// How often it is looked whether a sink has room again.
+/// A feed group whose views wait this long for others of them goes on without those.
+const LAG_TIME: Duration = Duration::from_millis(200);
+/// The first feed group of views that were left behind; those of the supervisor are below.
+const FIRST_LAGGING: FeedGroupId = 1 << 48;
+/// How often it is looked whether a sink or the memory has room again.
 const ROOM_POLL: Duration = Duration::from_millis(50);
 /// How often a long replay shows how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -78,11 +83,13 @@ impl FeederHandle {
 
 /// Feeds a log to views.
 pub struct Feeder {
-    log: Log,
+    log: LogFollower,
     runtime: Arc<Runtime>,
     orders: Receiver<FeederCommand>,
     wake: Arc<Notify>,
+    pressure: MemoryPressure,
     feed_groups: Vec<GroupCursor>,
+    next_lagging: FeedGroupId,
     stop: CancellationToken,
     tokio: Handle,
 }
@@ -98,6 +105,8 @@ struct GroupCursor {
     /// The log's end when the feed group began.
     target: Head,
     live: bool,
+    /// Since when views wait for others of the feed group.
+    waits_since: Option<Instant>,
     /// The ends of the last two chunks.
     before: Head,
     last: Head,
@@ -113,15 +122,27 @@ struct LogChunk {
 impl Feeder {
     /// A feeder without views, and the handle that gives it some.
     pub fn new(
-        log: Log,
+        log: LogFollower,
         runtime: Arc<Runtime>,
+        pressure: MemoryPressure,
         stop: CancellationToken,
         tokio: Handle,
     ) -> (Self, FeederHandle) {
         let (sender, orders) = channel();
         let wake = Arc::new(Notify::new());
         let handle = FeederHandle { orders: sender, wake: Arc::clone(&wake) };
-        (Feeder { log, runtime, orders, wake, feed_groups: Vec::new(), stop, tokio }, handle)
+        let feeder = Feeder {
+            log,
+            runtime,
+            orders,
+            wake,
+            pressure,
+            feed_groups: Vec::new(),
+            next_lagging: FIRST_LAGGING,
+            stop,
+            tokio,
+        };
+        (feeder, handle)
     }
 
     /// Feeds until it is told to stop. Blocking: runs on a thread of its own.
@@ -135,11 +156,17 @@ impl Feeder {
                 self.obey(order);
             }
             self.leave_failed();
+            self.leave_lagging();
             // Live views go first: what is new does not wait for what is being made up for.
             self.feed_groups.sort_by_key(|feed_group| (!feed_group.live, feed_group.id));
             let beside = self.feed_groups.first().is_some_and(|feed_group| feed_group.live);
             let mut fed = false;
+            let is_short = self.pressure.is_high();
             for feed_group in &mut self.feed_groups {
+                // What catches up makes more of what there is too much of.
+                if is_short && !feed_group.live {
+                    continue;
+                }
                 match feed_group.step(&self.log, &self.runtime, beside) {
                     Ok(more) => fed |= more,
                     Err(error) => {
@@ -165,6 +192,46 @@ impl Feeder {
         self.feed_groups.retain(|feed_group| !feed_group.views.is_empty());
     }
 
+    /// Lets feed groups go on without views that hold them back. Those are fed by themselves until
+    /// they have caught up.
+    fn leave_lagging(&mut self) {
+        let mut left = Vec::new();
+        for feed_group in &mut self.feed_groups {
+            if !feed_group.is_held_back(&self.log) {
+                continue;
+            }
+            // Without a reader of their own the views wait for each other as before.
+            let Ok(reader) = self.log.read(feed_group.last.position) else { continue };
+            let views: Vec<_> = {
+                let before = feed_group.before.position;
+                let lags = |view: &mut Arc<ViewTracker>| view.complete().position < before;
+                feed_group.views.extract_if(.., lags).collect()
+            };
+            let (from, id) = (feed_group.id, self.next_lagging);
+            self.next_lagging += 1;
+            for view in &views {
+                tracing::debug!(view = view.name(), "the view lags, and is fed by itself");
+            }
+            let ids: Vec<usize> = views.iter().map(|view| view.id).collect();
+            self.runtime.split(from, &ids, id);
+            feed_group.waits_since = None;
+            left.push(GroupCursor {
+                id,
+                exact: feed_group.exact,
+                views,
+                boundaries: feed_group.boundaries.clone(),
+                reader,
+                target: feed_group.target,
+                live: feed_group.live,
+                waits_since: None,
+                before: feed_group.before,
+                last: feed_group.last,
+                progress: ReplayProgress::new(feed_group.target),
+            });
+        }
+        self.feed_groups.extend(left);
+    }
+
     fn obey(&mut self, order: FeederCommand) {
         match order {
             FeederCommand::Add { feed_group, exact, views, boundaries } => {
@@ -181,6 +248,7 @@ impl Feeder {
                     reader,
                     target,
                     live: false,
+                    waits_since: None,
                     before: Head::default(),
                     last: Head::default(),
                     progress: ReplayProgress::new(target),
@@ -204,7 +272,13 @@ impl Feeder {
     fn merge(&mut self) {
         for first in 0..self.feed_groups.len() {
             let meets = |a: &GroupCursor, b: &GroupCursor| {
-                a.live && b.live && a.exact == b.exact && a.last == b.last
+                let keep_up = |group: &GroupCursor| !group.views.iter().any(|v| group.lags(v));
+                a.live
+                    && b.live
+                    && a.exact == b.exact
+                    && a.last == b.last
+                    && keep_up(a)
+                    && keep_up(b)
             };
             while let Some(other) = (first + 1..self.feed_groups.len())
                 .find(|other| meets(&self.feed_groups[first], &self.feed_groups[*other]))
@@ -220,7 +294,8 @@ impl Feeder {
 
     /// Waits until something may have changed: the log, a view's progress, an order.
     fn wait(&mut self, head: &mut watch::Receiver<Head>) {
-        let full = self.feed_groups.iter().any(|feed_group| !feed_group.has_room());
+        let polls = |group: &GroupCursor| !group.has_room() || group.waits_since.is_some();
+        let full = self.pressure.is_high() || self.feed_groups.iter().any(polls);
         let (stop, wake) = (&self.stop, &self.wake);
         self.tokio.block_on(async {
             tokio::select! {
@@ -246,11 +321,20 @@ fn fail(runtime: &Runtime, views: Vec<Arc<ViewTracker>>, error: &LogError) {
 impl GroupCursor {
     /// Feeds the next chunk if there is one and the views are ready for it. `beside`: others are
     /// live, and do not wait long.
-    fn step(&mut self, log: &Log, runtime: &Runtime, beside: bool) -> Result<bool, LogError> {
+    fn step(
+        &mut self,
+        log: &LogFollower,
+        runtime: &Runtime,
+        beside: bool,
+    ) -> Result<bool, LogError> {
         // At most two chunks are on their way: the workers are never idle, and what waits in
         // memory stays bounded.
-        let behind = |view: &Arc<ViewTracker>| view.complete().position < self.before.position;
-        if self.views.iter().any(behind) || !self.has_room() {
+        if self.views.iter().any(|view| self.lags(view)) {
+            self.waits_since.get_or_insert_with(Instant::now);
+            return Ok(false);
+        }
+        self.waits_since = None;
+        if !self.has_room() {
             return Ok(false);
         }
         let bytes = if beside && !self.live { CHUNK_BYTES_BESIDE } else { CHUNK_BYTES };
@@ -268,6 +352,18 @@ impl GroupCursor {
             self.progress.done();
         }
         Ok(fed)
+    }
+
+    /// Whether a view is not through with the chunk before the last one.
+    fn lags(&self, view: &ViewTracker) -> bool {
+        view.complete().position < self.before.position
+    }
+
+    /// Whether some views have waited for others for a while, and there is something to be fed.
+    fn is_held_back(&self, log: &LogFollower) -> bool {
+        let is_late = self.waits_since.is_some_and(|since| since.elapsed() >= LAG_TIME);
+        let waits = |view: &Arc<ViewTracker>| view.complete().position >= self.last.position;
+        is_late && log.head().position > self.last.position && self.views.iter().any(waits)
     }
 
     /// False while what ClickHouse has yet to be told takes too much memory. Events are accepted
@@ -293,7 +389,7 @@ impl GroupCursor {
         Ok((!frames.is_empty()).then_some(LogChunk { frames, end }))
     }
 
-    fn feed(&mut self, log: &Log, runtime: &Runtime, chunk: LogChunk) {
+    fn feed(&mut self, log: &LogFollower, runtime: &Runtime, chunk: LogChunk) {
         let Head { position, tick } = chunk.end;
         let more = log.head().position > position;
         if !self.exact || chunk.frames.is_empty() {

@@ -165,7 +165,9 @@ impl LocalRun {
     fn wait(&self, view: usize) -> MutexGuard<'_, LocalContents> {
         let state = &self.views[view].state;
         let mut contents = lock(&state.contents);
-        while contents.complete.is_none_or(|complete| complete < self.tick) {
+        while contents.failed.is_none()
+            && contents.complete.is_none_or(|complete| complete < self.tick)
+        {
             assert!(self.runtime.lost_workers() == 0, "a worker ended with a panic");
             let waited = state.advanced.wait_timeout(contents, WATCH_INTERVAL);
             contents = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -207,7 +209,7 @@ impl LocalState {
         let contents = &mut *contents;
         if let ViewMessage::Failed { reason } = message {
             contents.failed.get_or_insert(reason);
-            return;
+            return self.advanced.notify_all();
         }
         contents.reorder.take(message);
         while let Some((CompleteTicks { head, ticks }, failures)) = contents.reorder.complete() {

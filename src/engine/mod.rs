@@ -10,58 +10,32 @@ pub mod files;
 mod follow;
 mod inspection;
 pub mod local;
+pub mod memory;
 mod planner;
 mod queries;
+mod read_side;
 mod registry;
+mod set_aside;
 mod supervisor;
 mod tasks;
 mod tracker;
 pub mod trial;
 mod unread;
+mod write_side;
 
 use std::future::Future;
-use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
 
-use crate::dataflow::{FailureMemory, Runtime, RuntimeError};
-use crate::http::{self, AppState, Gate};
-use crate::log::{self, Log, LogError, LogOptions};
-use crate::model::alarm::Alarms;
-use crate::model::limits::Limits;
-use crate::sink::{SinkConfig, SinkError};
-use crate::status::ClickHouseStatus;
-use backend::EngineBackend;
-use dead_letters::Letters;
-use dismissed::Dismissals;
-use follow::QueryWatch;
-use planner::Planner;
-use queries::{Queries, QueriesError};
-use registry::Registry;
-use supervisor::Supervisor;
-use tasks::Tasks;
-use unread::Unread;
-
-/// Options of a server.
-pub struct EngineConfig {
-    pub data_dir: PathBuf,
-    pub queries: PathBuf,
-    pub workers: usize,
-    pub limits: Limits,
-    /// Where the parts tell what is wrong.
-    pub alarms: Alarms,
-    /// Who is let in.
-    pub gate: Gate,
-    /// `None`: plain HTTP.
-    pub tls: Option<TlsAcceptor>,
-    /// `None`: views are kept and readable over HTTP, but written nowhere.
-    pub sink: Option<Arc<dyn SinkConfig>>,
-}
+use crate::dataflow::RuntimeError;
+use crate::log::LogError;
+use crate::sink::SinkError;
+use queries::QueriesError;
+pub use read_side::{ReadSide, ReadSideConfig};
+pub use tasks::Tasks;
+pub use write_side::{WriteSide, WriteSideConfig};
 
 /// Why a server does not run.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +46,8 @@ pub enum EngineError {
     Queries(#[from] QueriesError),
     #[error("dismissed.json in the data directory: {0}")]
     Dismissals(std::io::Error),
+    #[error("what is set aside, in the data directory: {0}")]
+    SetAside(std::io::Error),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
@@ -89,124 +65,44 @@ const END_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long the workers and the log may take to end after them.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// A server that was recovered and is ready to serve.
-pub struct Engine {
-    limits: Limits,
-    gate: Gate,
-    tls: Option<TlsAcceptor>,
-    log: Log,
-    runtime: Arc<Runtime>,
-    backend: Arc<EngineBackend>,
-    supervisor: Supervisor,
+/// Both sides in one process, until `shutdown` resolves or a part fails; then everything ends in
+/// order: requests, feeding, the last flushes, the log, the workers. Takes a few seconds at most:
+/// what does not end in time is left to the end of the process, which costs no event.
+pub async fn serve_both(
+    write: WriteSideConfig,
+    read: ReadSideConfig,
     tasks: Tasks,
+    listener: TcpListener,
+    started: impl FnOnce(),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), EngineError> {
+    let write = WriteSide::open(write, tasks.clone())?;
+    let (log, catalog) = (write.log().clone(), Arc::new(write.catalog().clone()));
+    let read = ReadSide::open(read, log.follower(), catalog, tasks.clone())?;
+    started();
+    let backend = read.backend();
+    let read = read.start();
+    let in_order = read.clone();
+    let shutdown = async move {
+        shutdown.await;
+        in_order.end_in_order();
+    };
+    write.serve(listener, backend, shutdown).await;
+    end(&tasks, move || {
+        log.close();
+        read.close();
+    })
+    .await
 }
 
-impl Engine {
-    /// Opens the log, plans the queries, starts the workers. Nothing is fed yet.
-    pub fn open(config: EngineConfig) -> Result<Engine, EngineError> {
-        let options = LogOptions {
-            queue_bytes_max: config.limits.append_queue_bytes_max,
-            request_life_ms: config.limits.idempotency_key_ms,
-            alarms: config.alarms.clone(),
-            ..LogOptions::default()
-        };
-        let log = Log::open(&log::directory(&config.data_dir), options)?;
-        let log_id = log.history();
-        let mut planner = Planner::new(&config.queries, log_id, config.limits.clone());
-        let mut queries =
-            Queries::open(&config.data_dir, &mut planner).map_err(QueriesError::from)?;
-        let dismissed = Dismissals::open(&config.data_dir).map_err(EngineError::Dismissals)?;
-        let registry = Arc::new(Registry::default());
-        let (in_use, files) = queries.load(&mut planner)?;
-        log.note(queries.control());
-        supervisor::adopt(&registry, in_use, |_| {});
-        let watch =
-            QueryWatch::start(planner, files, config.alarms.clone()).map_err(QueriesError::from)?;
-        let runtime = Arc::new(Runtime::start(config.workers)?);
-        let clickhouse_status = Arc::new(RwLock::new(match &config.sink {
-            None => ClickHouseStatus::NotUsed,
-            Some(_) => ClickHouseStatus::Away { reason: "not connected yet".to_string() },
-        }));
-        let (requests_sender, requests) = mpsc::unbounded_channel();
-        let tasks = Tasks::new(config.alarms);
-        let dismissed = Arc::new(dismissed);
-        let failure_memory = Arc::new(FailureMemory::new(config.limits.dead_letters_bytes_max));
-        let letters = Letters {
-            log: log.clone(),
-            registry: Arc::clone(&registry),
-            dismissed: Arc::clone(&dismissed),
-            unread: Arc::new(Unread::new(Arc::clone(&failure_memory))),
-        };
-        let backend = EngineBackend {
-            log: log.clone(),
-            runtime: Arc::clone(&runtime),
-            registry: Arc::clone(&registry),
-            clickhouse: Arc::clone(&clickhouse_status),
-            requests: requests_sender.clone(),
-            letters,
-        };
-        let supervisor = Supervisor {
-            sink: config.sink,
-            clickhouse_status,
-            log: log.clone(),
-            runtime: Arc::clone(&runtime),
-            registry,
-            queries,
-            watch,
-            dismissed,
-            failure_memory,
-            requests,
-            requests_sender,
-            tasks: tasks.clone(),
-        };
-        let (limits, gate, tls) = (config.limits, config.gate, config.tls);
-        let backend = Arc::new(backend);
-        Ok(Engine { limits, gate, tls, log, runtime, backend, supervisor, tasks })
+/// Ends the parts, and then what is under them; the error of the part that failed first.
+pub async fn end(tasks: &Tasks, close: impl FnOnce() + Send + 'static) -> Result<(), EngineError> {
+    if !tasks.end(END_TIME_MAX).await {
+        tracing::warn!("what is not in ClickHouse yet is written after the next start");
     }
-
-    /// Serves on `listener` until `shutdown` resolves or a part fails, then ends everything in
-    /// order: requests, feeding, the last flushes, the log, the workers. Takes a few seconds at
-    /// most: what does not end in time is left to the end of the process, which costs no event.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        shutdown: impl Future<Output = ()>,
-    ) -> Result<(), EngineError> {
-        let Engine { limits, gate, tls, log, runtime, backend, supervisor, tasks } = self;
-        tasks.spawn("views", supervisor.run());
-        let clock = clock::watch(log.clone(), tasks.alarms().clone(), tasks.stopping().clone());
-        tasks.spawn("clock", clock.map(Ok));
-        tasks.spawn("log", {
-            let (log, stopping) = (log.clone(), tasks.stopping().clone());
-            async move {
-                tokio::select! {
-                    () = stopping.cancelled() => Ok(()),
-                    reason = log.failed() => Err(EngineError::LogFailed(reason)),
-                }
-            }
-        });
-        let backend = backend as Arc<dyn crate::status::Backend>;
-        let state = AppState::new(log.clone(), backend, limits, tasks.alarms().clone(), gate);
-        let stopping = tasks.stopping().clone();
-        let ends = async move {
-            tokio::select! {
-                () = shutdown => {}
-                () = stopping.cancelled() => {}
-            }
-        };
-        if let Err(error) = http::serve(listener, tls, state, ends).await {
-            tasks.fail("http", EngineError::Serve(error));
-        }
-        if !tasks.end(END_TIME_MAX).await {
-            tracing::warn!("what is not in ClickHouse yet is written after the next start");
-        }
-        let closed = tokio::task::spawn_blocking(move || {
-            log.close();
-            runtime.shutdown();
-        });
-        if tokio::time::timeout(CLOSE_TIME_MAX, closed).await.is_err() {
-            tracing::warn!("a worker is still computing: it ends with the process");
-        }
-        tasks.failure().map_or(Ok(()), Err)
+    let closed = tokio::task::spawn_blocking(close);
+    if tokio::time::timeout(CLOSE_TIME_MAX, closed).await.is_err() {
+        tracing::warn!("a worker is still computing: it ends with the process");
     }
+    tasks.failure().map_or(Ok(()), Err)
 }

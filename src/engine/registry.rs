@@ -3,12 +3,11 @@
 //! Readers take a consistent state as it is; the supervisor alone replaces it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use super::tracker::ViewTracker;
-use crate::decode::Validator;
-use crate::model::schema::{EventTable, OnInvalid};
+use crate::model::schema::EventTable;
 use crate::plan::ViewPlan;
 use crate::status::FileError;
 
@@ -22,7 +21,8 @@ pub struct Views {
     /// By name.
     pub views: BTreeMap<String, View>,
     pub failed_files: Vec<FileError>,
-    pub validators: Arc<ValidatorPool>,
+    /// All declared tables.
+    pub tables: Vec<Arc<EventTable>>,
 }
 
 /// One view.
@@ -74,40 +74,6 @@ impl Registry {
         let mut next = (**current).clone();
         let result = change(&mut next);
         *current = Arc::new(next);
-        result
-    }
-}
-
-/// Validators of a set of tables that are not in use just now.
-#[derive(Default)]
-pub struct ValidatorPool {
-    tables: Vec<Arc<EventTable>>,
-    idle: Mutex<Vec<Validators>>,
-}
-
-/// A validator per table that refuses what does not fit.
-pub struct Validators(pub Vec<(Arc<EventTable>, Validator)>);
-
-impl ValidatorPool {
-    /// A pool for these tables.
-    pub fn new(tables: Vec<Arc<EventTable>>) -> Self {
-        ValidatorPool { tables, idle: Mutex::default() }
-    }
-
-    /// All declared tables.
-    pub fn tables(&self) -> &[Arc<EventTable>] {
-        &self.tables
-    }
-
-    /// Calls `check` with validators of its own.
-    pub fn with<T>(&self, check: impl FnOnce(&mut Validators) -> T) -> T {
-        let taken = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut validators = taken.unwrap_or_else(|| {
-            let strict = self.tables.iter().filter(|table| table.on_invalid == OnInvalid::Reject);
-            Validators(strict.map(|table| (Arc::clone(table), Validator::new(table))).collect())
-        });
-        let result = check(&mut validators);
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(validators);
         result
     }
 }

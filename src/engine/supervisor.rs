@@ -18,12 +18,15 @@ use super::dismissed::Dismissals;
 use super::feeder::{Feeder, FeederHandle};
 use super::follow::{Look, QueryWatch};
 use super::inspection;
+use super::memory::MemoryPressure;
 use super::queries::{InUse, Queries};
-use super::registry::{Registry, ValidatorPool, View};
+use super::registry::{Registry, View};
+use super::set_aside::SetAside;
 use super::tasks::Tasks;
 use super::tracker::ViewTracker;
 use crate::dataflow::{FailureMemory, Failures, FeedGroupId, InstallRequest, Runtime};
-use crate::log::Log;
+use crate::decode::{CatalogReceiver, EventCatalog};
+use crate::log::LogFollower;
 use crate::model::Tick;
 use crate::model::alarm::Part;
 use crate::model::failure::FailureChange;
@@ -64,13 +67,17 @@ pub enum SupervisorRequest {
 pub struct Supervisor {
     pub sink: Option<Arc<dyn SinkConfig>>,
     pub clickhouse_status: Arc<RwLock<ClickHouseStatus>>,
-    pub log: Log,
+    pub log: LogFollower,
+    /// Where the catalog goes before the views of the same files begin.
+    pub catalog: Arc<dyn CatalogReceiver>,
     pub runtime: Arc<Runtime>,
     pub registry: Arc<Registry>,
     pub queries: Queries,
     pub watch: QueryWatch,
     pub dismissed: Arc<Dismissals>,
     pub failure_memory: Arc<FailureMemory>,
+    pub set_aside: Arc<SetAside>,
+    pub pressure: MemoryPressure,
     pub requests: mpsc::UnboundedReceiver<SupervisorRequest>,
     /// For parts that ask for something themselves.
     pub requests_sender: mpsc::UnboundedSender<SupervisorRequest>,
@@ -101,6 +108,7 @@ impl Supervisor {
         let (feeder, handle) = Feeder::new(
             self.log.clone(),
             Arc::clone(&self.runtime),
+            self.pressure.clone(),
             stopping.clone(),
             Handle::current(),
         );
@@ -108,6 +116,10 @@ impl Supervisor {
             feeder.run();
             Ok(())
         })?;
+        tokio::select! {
+            () = self.catalog.adopted() => {}
+            () = stopping.cancelled() => return Ok(()),
+        }
         let mut running =
             RunningViews { sink, feeder: handle, next_id: 0, next_feed_group: 0, supervisor: self };
         tokio::select! {
@@ -255,7 +267,9 @@ impl RunningViews {
 
     async fn replace(&mut self, in_use: InUse) {
         self.take_turns();
-        if adopt(&self.supervisor.registry, in_use, |view| self.end(view)) {
+        let catalog = Arc::clone(&self.supervisor.catalog);
+        if adopt(&self.supervisor.registry, catalog.as_ref(), in_use, |view| self.end(view)) {
+            catalog.adopted().await;
             tracing::info!("the query files have changed");
             let views = self.supervisor.registry.views();
             let alarms = self.supervisor.tasks.alarms();
@@ -264,6 +278,10 @@ impl RunningViews {
                 self.supervisor.queries.forget_all_but(|view| views.views.contains_key(view));
             if let Err(error) = forgotten {
                 tracing::error!(%error, "which SQL answers could not be written down");
+            }
+            let forgotten = self.supervisor.set_aside.retain(|view| views.views.contains_key(view));
+            if let Err(error) = forgotten {
+                tracing::error!(%error, "which views are set aside could not be written down");
             }
             self.retire().await;
             self.begin_missing(false).await;
@@ -302,10 +320,16 @@ impl RunningViews {
                 continue;
             }
             let before = if first { self.supervisor.queries.served_before(name) } else { None };
+            let set_aside = &self.supervisor.set_aside;
             if let Some(plan) = before
                 && plan.schema.generation != wanted.schema.generation
+                && set_aside.reason(name, &plan.schema.generation).is_none()
             {
                 beginning.push(PlannedInstallation { plan, answers: true });
+            }
+            if let Some(reason) = set_aside.reason(name, &wanted.schema.generation) {
+                self.stays_aside(name, reason);
+                continue;
             }
             beginning.push(PlannedInstallation { plan: wanted.clone(), answers: false });
         }
@@ -353,6 +377,16 @@ impl RunningViews {
         self.supervisor.runtime.install(feed_group, &installations);
         self.feeder.add(feed_group, exact, trackers, boundaries);
         self.keep_time();
+    }
+
+    /// A view is not begun, since workers got stuck or died in it.
+    fn stays_aside(&self, name: &str, reason: String) {
+        tracing::error!(view = name, reason, "the view has failed");
+        self.supervisor.registry.change(|views| {
+            if let Some(view) = views.views.get_mut(name) {
+                (view.failed, view.retry_at) = (Some(reason), None);
+            }
+        });
     }
 
     /// A view cannot begin for now, or ever with this SQL.
@@ -542,9 +576,14 @@ impl RunningViews {
     }
 }
 
-/// Takes over a set of files, or, when they have errors, what is wrong with them. Calls `end` for
-/// generations that are not wanted any more; true when the set has changed.
-pub fn adopt(registry: &Registry, in_use: InUse, end: impl FnMut(&Arc<ViewTracker>)) -> bool {
+/// Takes over a set of files, or, when they have errors, what is wrong with them. Offers its catalog
+/// to ingest. Calls `end` for generations that are not wanted any more; true when the set has changed.
+pub fn adopt(
+    registry: &Registry,
+    catalog: &dyn CatalogReceiver,
+    in_use: InUse,
+    end: impl FnMut(&Arc<ViewTracker>),
+) -> bool {
     for diagnostic in &in_use.diagnostics {
         tracing::error!("a query file is not in use:\n{diagnostic}");
     }
@@ -553,9 +592,10 @@ pub fn adopt(registry: &Registry, in_use: InUse, end: impl FnMut(&Arc<ViewTracke
         registry.change(|views| views.failed_files = failed_files);
         return false;
     };
+    catalog.offer(EventCatalog { tables: set.tables.clone() });
     let ended = registry.change(|views| {
         views.failed_files = failed_files;
-        views.validators = Arc::new(ValidatorPool::new(set.tables));
+        views.tables = set.tables;
         let mut before = std::mem::take(&mut views.views);
         let mut ended = Vec::new();
         for plan in set.views {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::registry::Views;
 use crate::dataflow::{Dismissal, FailureMemory, Failures, misfit, undeclared};
 use crate::decode::Validator;
-use crate::log::{Log, LogError};
+use crate::log::{LogError, LogFollower};
 use crate::model::Position;
 use crate::model::schema::EventTable;
 
@@ -38,7 +38,7 @@ impl Unread {
     /// accepted as lost. Reads what is new in the log, if there are such types.
     pub fn failures(
         &self,
-        log: &Log,
+        log: &LogFollower,
         views: &Views,
         event_type: Option<&str>,
         dismissed: impl FnOnce() -> Vec<Dismissal>,
@@ -58,7 +58,7 @@ impl Unread {
 }
 
 impl UnreadState {
-    fn read(&mut self, log: &Log) -> Result<(), LogError> {
+    fn read(&mut self, log: &LogFollower) -> Result<(), LogError> {
         let mut versions: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
         for table in &self.tables {
             versions.entry(&table.event_type).or_default().insert(table.version);
@@ -98,5 +98,5 @@ fn unread_tables(views: &Views) -> Vec<Arc<EventTable>> {
     let read = |table: &EventTable| {
         views.views.values().any(|view| view.wanted.versions.contains_key(&table.event_type))
     };
-    views.validators.tables().iter().filter(|table| !read(table)).cloned().collect()
+    views.tables.iter().filter(|table| !read(table)).cloned().collect()
 }

@@ -29,7 +29,7 @@ use super::params::{Name, Params};
 use super::problem::{Document, Problem};
 use super::render::{RenderOptions, write_rows};
 use super::rows::not_live;
-use crate::status::{ChangeFeed, ChangePart, ChangesError, FeedEnd};
+use crate::status::{ChangeFeed, ChangePart, ChangesError, ChangesRequest, FeedEnd};
 
 static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Asks proxies not to hold parts of the answer back.
@@ -101,7 +101,8 @@ pub async fn changes(
         .try_acquire_owned()
         .map_err(|_| Problem::too_busy("too many change feeds: the limit is reached"))?;
     let bytes_max = state.limits.change_bytes_max;
-    let feed = state.backend.changes(&view, last_id.as_deref(), bytes_max).map_err(refused)?;
+    let request = ChangesRequest { view: view.clone(), last_id, bytes_max };
+    let feed = state.backend.changes(request).await.map_err(refused)?;
     let feed = ChangeAnswer {
         feed,
         view,
@@ -123,6 +124,7 @@ pub async fn changes(
 fn refused(error: ChangesError) -> Problem {
     let message = error.to_string();
     match error {
+        ChangesError::Away(away) => away.into(),
         ChangesError::NotFound { .. } => Problem::not_found("view_not_found", message),
         ChangesError::NotLive { view, state } => not_live(&view, &state),
         ChangesError::Gone { .. } => Problem::new(StatusCode::GONE, "changes_gone", message),

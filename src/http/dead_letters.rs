@@ -1,6 +1,8 @@
 //! `/v1/dead-letters`: what failed, and why; tried again, or accepted as lost.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Body;
@@ -14,11 +16,17 @@ use super::openapi::{BadRequest, BodyProblems, Unavailable};
 use super::params::{Params, bad};
 use super::problem::Problem;
 use super::{AppState, blocking, body};
+use crate::access::Grant;
+use crate::log::Log;
 use crate::model::Position;
-use crate::status::{DeadLetter, DeadLetterFilter, Selection};
+use crate::status::{DeadLetter, DeadLetterFilter, DismissError, Retried, Selection};
 
 /// How many are listed when the client does not say.
 const LIMIT_DEFAULT: usize = 1000;
+/// How long a page may read events for its samples; letters without one are asked for by position.
+const SAMPLES_TIME: Duration = Duration::from_millis(50);
+/// How many bytes of samples a page holds.
+const SAMPLES_BYTES: usize = 4 << 20;
 
 /// The answer of the list.
 #[derive(Serialize, ToSchema)]
@@ -133,10 +141,14 @@ pub async fn list(
         reader: grant,
     };
     params.finish()?;
-    let backend = state.backend;
-    let found = blocking(move || backend.dead_letters(&filter)).await;
-    let Some(found) = found else { return Err(bad("cursor", "it is not one of this list")) };
-    let dead_letters = found.letters.into_iter().map(Letter::from).collect();
+    let reader = Arc::clone(&filter.reader);
+    let Some(mut found) = state.backend.dead_letters(filter).await? else {
+        return Err(bad("cursor", "it is not one of this list"));
+    };
+    let log = state.log;
+    let letters =
+        blocking(move || with_samples(&log, std::mem::take(&mut found.letters), &reader)).await;
+    let dead_letters = letters.into_iter().map(Letter::from).collect();
     Ok(Json(List { dead_letters, cursor: found.cursor }))
 }
 
@@ -161,7 +173,7 @@ pub async fn retry(
     Params::of(&uri)?.finish()?;
     let selection = selection(&state, &headers, body).await?;
     let about = selection.to_string();
-    let crate::status::Retried { retried, failed } = state.backend.retry(selection).await;
+    let Retried { retried, failed } = state.backend.retry(selection).await?;
     let result = format!("{retried} tried again, {failed} still fail");
     state.record(&grant, "retry", about, result).await;
     Ok(Json(RetryAnswer { retried, failed }))
@@ -192,8 +204,7 @@ pub async fn dismiss(
     Params::of(&uri)?.finish()?;
     let selection = selection(&state, &headers, body).await?;
     let about = selection.to_string();
-    let backend = Arc::clone(&state.backend);
-    let dismissed = blocking(move || backend.dismiss(&selection)).await;
+    let dismissed = state.backend.dismiss(selection).await;
     let result = match &dismissed {
         Ok(dismissed) => format!("{dismissed} dismissed"),
         Err(error) => error.to_string(),
@@ -201,7 +212,10 @@ pub async fn dismiss(
     state.record(&grant, "dismiss", about, result).await;
     match dismissed {
         Ok(dismissed) => Ok(Json(DismissAnswer { dismissed })),
-        Err(error) => Err(Problem::unavailable("not_dismissed", error.to_string())),
+        Err(DismissError::Away(away)) => Err(away.into()),
+        Err(error @ DismissError::NotWritten { .. }) => {
+            Err(Problem::unavailable("not_dismissed", error.to_string()))
+        }
     }
 }
 
@@ -221,6 +235,35 @@ async fn selection(
     })?;
     drop(held);
     Ok(selection)
+}
+
+/// Adds the payload of each letter's first event, as far as there is time, where the client may see
+/// it. May read the disk.
+fn with_samples(log: &Log, mut letters: Vec<DeadLetter>, reader: &Grant) -> Vec<DeadLetter> {
+    let started = Instant::now();
+    let positions: BTreeSet<Position> =
+        letters.iter().filter_map(|letter| letter.position).collect();
+    let positions: Vec<Position> = positions.into_iter().collect();
+    let mut samples = HashMap::new();
+    let mut bytes = 0;
+    let visited = log.visit_events(&positions, |event| {
+        let data = String::from_utf8_lossy(event.data).into_owned();
+        bytes += data.len();
+        samples.insert(event.position, (event.event_type.to_string(), data));
+        bytes < SAMPLES_BYTES && started.elapsed() < SAMPLES_TIME
+    });
+    if let Err(error) = visited {
+        tracing::error!(%error, "the log cannot be read for samples of dead letters");
+    }
+    for letter in &mut letters {
+        // An event can be the first of several letters.
+        let sample = letter.position.and_then(|position| samples.get(&position).cloned());
+        let (read_type, sample) = sample.unzip();
+        letter.event_type = letter.event_type.take().or(read_type);
+        let is_seen = letter.event_type.as_ref().is_none_or(|name| reader.sees_type(name));
+        letter.sample = sample.filter(|_| is_seen);
+    }
+    letters
 }
 
 impl From<DeadLetter> for Letter {

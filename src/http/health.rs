@@ -14,7 +14,7 @@ use super::openapi::{AliveStatus, AllViews, BadRequest, ReadyStatus, Unavailable
 use super::params::Params;
 use super::problem::Problem;
 use crate::model::alarm::{Alarm, Part};
-use crate::status::{ClickHouseStatus, FileError, ViewState, ViewStatus};
+use crate::status::{Away, ClickHouseStatus, FileError, ReadStatus, ViewState, ViewStatus};
 
 /// The answer of a server that lives.
 #[derive(Serialize, ToSchema)]
@@ -36,7 +36,7 @@ pub struct Ready {
 /// Something that is wrong.
 #[derive(Serialize, ToSchema)]
 struct Wrong {
-    /// `log`, `queries`, `clickhouse`, `view`, `clock`, `access` or `server`.
+    /// `log`, `queries`, `clickhouse`, `view`, `clock`, `access`, `read_side` or `server`.
     #[schema(value_type = WrongPart, inline)]
     part: &'static str,
     /// Which segment, file, task or view; empty where the part has only one.
@@ -85,7 +85,9 @@ pub async fn ready(
     let mut params = Params::of(&uri)?;
     let views = params.choice("views", &[("all", ())])?.is_some();
     params.finish()?;
-    let wrong: Vec<Wrong> = wrong(&state).into_iter().map(|wrong| wrong.told_to(&caller)).collect();
+    let status = state.backend.status().await;
+    let wrong = wrong(&state, status.as_ref());
+    let wrong: Vec<Wrong> = wrong.into_iter().map(|wrong| wrong.told_to(&caller)).collect();
     let mut reasons = accepts_events(&state);
     if !caller.sees_all() {
         let withheld = |_| "events are not accepted now".to_string();
@@ -93,7 +95,8 @@ pub async fn ready(
     }
     if views {
         let catching_up = |view: &ViewStatus| view.state == ViewState::CatchingUp;
-        for view in state.backend.views().into_iter().filter(catching_up) {
+        let views = status.iter().flat_map(|status| &status.views);
+        for view in views.filter(|view| catching_up(view)) {
             let name = &view.schema.name;
             reasons.push(match caller.sees_view(name) {
                 true => format!("view {name} is catching_up"),
@@ -112,6 +115,10 @@ pub async fn ready(
 }
 
 impl Wrong {
+    fn new(part: Part, subject: String, message: String) -> Wrong {
+        Wrong { part: part.as_str(), subject, message, since_ms: None }
+    }
+
     /// What a client is told of it: without a token that reads everything, the part alone.
     fn told_to(self, caller: &Caller) -> Wrong {
         if caller.sees_all() || self.part == Part::View.as_str() && caller.sees_view(&self.subject)
@@ -139,14 +146,21 @@ fn accepts_events(state: &AppState) -> Vec<String> {
     if let Some(reason) = state.log.refuses() {
         reasons.push(format!("the disk of the log is full: {reason}"));
     }
+    if !state.catalog.exists() {
+        reasons.push("the query files are being planned for the first time".to_string());
+    }
     reasons
 }
 
-/// Alarms, query files that are not in use, views that have failed, and ClickHouse when it is away.
-fn wrong(state: &AppState) -> Vec<Wrong> {
-    let mut wrong: Vec<Wrong> = state
-        .alarms
-        .list()
+/// Alarms, query files that are not in use, views that have failed, ClickHouse when it is away, and
+/// the read side when that is.
+fn wrong(state: &AppState, status: Result<&ReadStatus, &Away>) -> Vec<Wrong> {
+    let mut alarms = state.alarms.list();
+    if let Ok(status) = status {
+        let others: Vec<Alarm> = status.alarms_beside(&alarms).cloned().collect();
+        alarms.extend(others);
+    }
+    let mut wrong: Vec<Wrong> = alarms
         .into_iter()
         .map(|Alarm { part, subject, message, since_ms }| Wrong {
             part: part.as_str(),
@@ -155,19 +169,26 @@ fn wrong(state: &AppState) -> Vec<Wrong> {
             since_ms: Some(since_ms),
         })
         .collect();
-    let mut add = |part, subject, message| {
-        wrong.push(Wrong { part, subject, message, since_ms: None });
+    let status = match status {
+        Ok(status) => status,
+        Err(away) => {
+            if !wrong.iter().any(|wrong| wrong.part == Part::ReadSide.as_str()) {
+                wrong.push(Wrong::new(Part::ReadSide, String::new(), away.reason.clone()));
+            }
+            return wrong;
+        }
     };
-    for FileError { file, message } in state.backend.failed_files() {
-        add(Part::Queries.as_str(), file, message);
+    let mut add = |part, subject, message| wrong.push(Wrong::new(part, subject, message));
+    for FileError { file, message } in status.failed_files.clone() {
+        add(Part::Queries, file, message);
     }
-    for view in state.backend.views() {
-        if let ViewState::Failed { reason } = view.state {
-            add(Part::View.as_str(), view.schema.name.clone(), reason);
+    for view in &status.views {
+        if let ViewState::Failed { reason } = &view.state {
+            add(Part::View, view.schema.name.clone(), reason.clone());
         }
     }
-    if let ClickHouseStatus::Away { reason } = state.backend.clickhouse() {
-        add(Part::ClickHouse.as_str(), String::new(), reason);
+    if let ClickHouseStatus::Away { reason } = &status.clickhouse {
+        add(Part::ClickHouse, String::new(), reason.clone());
     }
     wrong
 }

@@ -24,12 +24,13 @@ use super::problem::{Document, ERRORS_MAX, ErrorItem, Errors, Problem};
 use super::views::Status;
 use super::{AppState, blocking};
 use crate::access::Grant;
+use crate::decode::{CatalogInUse, Misfit};
 use crate::log::{AppendError, Conflict};
 use crate::model::clock::now_us;
 use crate::model::event::{Append, Appended, RequestKey};
 use crate::model::limits::Limits;
 use crate::model::{Position, Tick};
-use crate::status::{Backend, Misfit, WaitRequest, WaitTarget, Waiting};
+use crate::status::{Away, ReadStatus, ViewState, WaitRequest, WaitTarget, Waiting};
 
 /// The answer once a request's events are on disk.
 #[derive(Serialize, ToSchema)]
@@ -166,7 +167,7 @@ pub async fn post_events(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let wait = Wait::of(&uri, &state)?;
+    let wait = Wait::of(&uri, &state).await?;
     let key = idempotency::key(&headers, &grant)?;
     let layout = Layout::of(&headers)?;
     let coding = Coding::of(&headers)?;
@@ -202,11 +203,11 @@ pub async fn post_events(
         Some(_) if appended.repeated => Some(original_ids(&state, &positions).await?),
         ids => ids,
     };
-    let waiting_for = match wait {
+    let (is_shown, waiting_for) = match wait {
         Some((wait, event_types)) => wait.run(&state, last_position, event_types).await,
-        None => Vec::new(),
+        None => (true, Vec::new()),
     };
-    let status = if waiting_for.is_empty() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let status = if is_shown { StatusCode::OK } else { StatusCode::ACCEPTED };
     let answer = AppendAnswer {
         accepted: appended.stored,
         duplicates: asked.len - appended.stored,
@@ -289,11 +290,11 @@ async fn read_batch(
 ) -> Result<(Checked, u128, HeldMemory), Problem> {
     const INLINE_BYTES_MAX: usize = 16 << 10;
     let inline = received.len() <= INLINE_BYTES_MAX && coding == Coding::Identity;
-    let (limits, backend) = (Arc::clone(&state.limits), Arc::clone(&state.backend));
+    let (limits, catalog) = (Arc::clone(&state.limits), state.catalog.clone());
     let grant = Arc::clone(grant);
     let read = move || {
         let (plain, held) = received.decompress(coding, limits.body_bytes_max)?;
-        let batch = checked_batch(&plain, &layout, &limits, backend.as_ref(), &grant)?;
+        let batch = checked_batch(&plain, &layout, &limits, &catalog, &grant)?;
         Ok((batch, idempotency::fingerprint([&*plain, layout.attributes().as_bytes()]), held))
     };
     if inline { read() } else { blocking(read).await }
@@ -309,13 +310,17 @@ fn checked_batch(
     plain: &[u8],
     layout: &Layout,
     limits: &Limits,
-    backend: &dyn Backend,
+    catalog: &CatalogInUse,
     grant: &Grant,
 ) -> Result<Checked, Problem> {
     let source = grant.default_source().unwrap_or_default();
     let batch = batch::parse(plain, layout, limits, now_us(), source)?;
     check_grant(&batch, grant)?;
-    let misfits = backend.validate(&batch.events, ERRORS_MAX);
+    let Some(misfits) = catalog.validate(&batch.events, ERRORS_MAX) else {
+        let message = "the query files are being planned for the first time: nobody knows yet which \
+                       events fit them";
+        return Err(Problem::unavailable("no_catalog", message).retry_after(1));
+    };
     Ok(Checked { batch, misfits })
 }
 
@@ -413,7 +418,7 @@ fn event_types(batch: &Batch) -> Vec<String> {
 }
 
 impl Wait {
-    fn of(uri: &Uri, state: &AppState) -> Result<Option<Wait>, Problem> {
+    async fn of(uri: &Uri, state: &AppState) -> Result<Option<Wait>, Problem> {
         let mut params = Params::of(uri)?;
         let targets = [("views", WaitTarget::Views), ("clickhouse", WaitTarget::ClickHouse)];
         let target = params.choice("wait", &targets)?;
@@ -430,8 +435,14 @@ impl Wait {
             };
         };
         // Asked before anything is stored: afterwards it could not be refused any more.
+        if let Some(away) = state.backend.away() {
+            let reason = format!("{away}; nothing was stored: without `wait` it is");
+            return Err(Problem::from(Away { reason }));
+        }
+        let status = if names.is_empty() { None } else { Some(state.backend.status().await?) };
         for name in &names {
-            if state.backend.view(name).is_none() {
+            let known = |status: &ReadStatus| status.views.iter().any(|v| v.schema.name == *name);
+            if !status.as_ref().is_some_and(known) {
                 let message = format!("view: there is no view {name:?}");
                 return Err(Problem::bad_request("unknown_view", message));
             }
@@ -440,15 +451,24 @@ impl Wait {
         Ok(Some(Wait { target, views, timeout }))
     }
 
+    /// Whether the views show the position in time, and those that do not, as far as they are known.
     async fn run(
         self,
         state: &AppState,
         position: Position,
         event_types: Vec<String>,
-    ) -> Vec<Waiting> {
+    ) -> (bool, Vec<Waiting>) {
         let Wait { target, views, timeout } = self;
         let request = WaitRequest { position, event_types, target, views, timeout };
-        state.backend.wait(request).await
+        let named = request.views.clone().unwrap_or_default();
+        match state.backend.wait(request).await {
+            Ok(waiting) => (waiting.is_empty(), waiting),
+            // The events are stored, and the views will show them.
+            Err(Away { .. }) => {
+                let later = |view| Waiting { view, state: ViewState::CatchingUp };
+                (false, named.into_iter().map(later).collect())
+            }
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -11,7 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric, NoLabelSet,
 };
@@ -27,10 +26,11 @@ use super::gate::Client;
 use super::openapi::Unavailable;
 use super::problem::Problem;
 use crate::log::Log;
-use crate::model::alarm::Alarms;
+use crate::model::alarm::Alarm;
 use crate::model::clock;
+use crate::model::memory::resident_bytes;
 use crate::model::view::SinkState;
-use crate::status::{Backend, ViewState, ViewStatus};
+use crate::status::{ReadStatus, ViewState, ViewStatus};
 
 /// The upper bounds of the histogram of acknowledgements, in seconds.
 const APPEND_BOUNDS_S: [f64; 12] =
@@ -45,8 +45,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics of this server, its log and its views.
-    pub fn new(log: Log, backend: Arc<dyn Backend>, alarms: Alarms) -> Self {
+    /// Metrics of what HTTP does. Those of the log and the views are read when they are asked for.
+    pub fn new() -> Self {
         let mut registry = Registry::default();
         let append_seconds = Histogram::new(APPEND_BOUNDS_S);
         registry.register(
@@ -60,7 +60,6 @@ impl Metrics {
         let feed_ends = Family::default();
         let help = "Change feeds that the server ended, by reason";
         registry.register("heliostat_change_feed_ends", help, feed_ends.clone());
-        registry.register_collector(Box::new(Figures { log, backend, alarms }));
         Metrics { registry, append_seconds, requests, feed_ends }
     }
 
@@ -98,9 +97,19 @@ pub async fn metrics(
     Client(grant): Client,
 ) -> Result<Response, Problem> {
     let mut text = String::new();
-    encode(&mut text, &state.metrics.registry).map_err(|error| {
-        Problem::unavailable("metrics_failed", format!("metrics cannot be written: {error}"))
-    })?;
+    let figures = Figures {
+        log: state.log.clone(),
+        status: state.backend.status().await.ok(),
+        alarms: state.alarms.list(),
+    };
+    let mut of_now = Registry::default();
+    of_now.register_collector(Box::new(figures));
+    encode_registry(&mut text, &state.metrics.registry)
+        .and_then(|()| encode_registry(&mut text, &of_now))
+        .and_then(|()| encode_eof(&mut text))
+        .map_err(|error| {
+            Problem::unavailable("metrics_failed", format!("metrics cannot be written: {error}"))
+        })?;
     if grant.is_narrowed() {
         text = of_views(&text, |view| grant.sees_view(view));
     }
@@ -134,8 +143,9 @@ pub async fn count_requests(
 /// The gauges of the log and the views.
 struct Figures {
     log: Log,
-    backend: Arc<dyn Backend>,
-    alarms: Alarms,
+    /// `None` while the read side is away: nobody knows its figures.
+    status: Option<ReadStatus>,
+    alarms: Vec<Alarm>,
 }
 
 impl fmt::Debug for Figures {
@@ -147,11 +157,21 @@ impl fmt::Debug for Figures {
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_log(&mut encoder)?;
-        self.encode_views(&mut encoder)?;
+        let mut alarms = self.alarms.len() as u64;
+        let help = "1 while the process that keeps the views answers, else 0";
+        let answers = u64::from(self.status.is_some());
+        gauge(&mut encoder, "heliostat_read_side_up", help, &answers)?;
+        if let Some(status) = &self.status {
+            encode_views(&mut encoder, &status.views)?;
+            alarms += status.alarms_beside(&self.alarms).count() as u64;
+            if let Some(bytes) = status.resident_bytes {
+                let help = "Memory of the process that keeps the views that is in RAM, in bytes";
+                gauge(&mut encoder, "heliostat_read_side_resident_memory_bytes", help, &bytes)?;
+            }
+        }
         let help = "What is wrong now, as /readyz lists it: alarms of the server's parts";
-        let alarms = self.alarms.list().len() as u64;
         gauge(&mut encoder, "heliostat_alarms", help, &alarms)?;
-        match resident_bytes() {
+        match resident_bytes(None) {
             Some(bytes) => {
                 let help = "Memory of the process that is in RAM, in bytes";
                 gauge(&mut encoder, "process_resident_memory_bytes", help, &bytes)
@@ -193,36 +213,37 @@ impl Figures {
             &clock::behind(head.tick).as_secs_f64(),
         )
     }
+}
 
-    fn encode_views(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let views = self.backend.views();
-        encode_lag(encoder, &views)?;
-        let help = "Events that the dataflow has not taken in";
-        view_gauges(encoder, "heliostat_view_lag_events", help, &views, |v| v.lag_events)?;
-        let help = "Rows of the view";
-        view_gauges(encoder, "heliostat_view_rows", help, &views, |v| v.rows)?;
-        let help = "Rows that fail now";
-        view_gauges(encoder, "heliostat_view_errors", help, &views, |v| v.errors)?;
-        let help = "1 when the view follows the log, else 0";
-        let live = |view: &ViewStatus| u64::from(view.state == ViewState::Live);
-        view_gauges(encoder, "heliostat_view_live", help, &views, live)?;
-        let help = "Events and rows that wait in the dead letters";
-        view_gauges(encoder, "heliostat_dead_letters", help, &views, |v| v.dead_letters)?;
-        let help = "Inserts into ClickHouse that were tried again";
-        let name = "heliostat_sink_retries";
-        let mut retries = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for view in &views {
-            let labels = [("view", view.schema.name.as_str())];
-            ConstCounter::new(view.sink.as_ref().map_or(0, |sink| sink.retries))
-                .encode(retries.encode_family(&labels)?)?;
-        }
-        let help = "1 while writes to the sink fail for a reason that somebody has to mend, else 0";
-        let failed = |view: &ViewStatus| {
-            let state = view.sink.as_ref().map(|sink| &sink.state);
-            u64::from(matches!(state, Some(SinkState::Failed { .. })))
-        };
-        view_gauges(encoder, "heliostat_sink_failed", help, &views, failed)
+fn encode_views(encoder: &mut DescriptorEncoder<'_>, views: &[ViewStatus]) -> fmt::Result {
+    encode_lag(encoder, views)?;
+    let help = "Events that the dataflow has not taken in";
+    view_gauges(encoder, "heliostat_view_lag_events", help, views, |v| v.lag_events)?;
+    let help = "Rows of the view";
+    view_gauges(encoder, "heliostat_view_rows", help, views, |v| v.rows)?;
+    let help = "Bytes of the view's state, its rows included; about";
+    view_gauges(encoder, "heliostat_view_state_bytes", help, views, |v| v.state_bytes)?;
+    let help = "Rows that fail now";
+    view_gauges(encoder, "heliostat_view_errors", help, views, |v| v.errors)?;
+    let help = "1 when the view follows the log, else 0";
+    let live = |view: &ViewStatus| u64::from(view.state == ViewState::Live);
+    view_gauges(encoder, "heliostat_view_live", help, views, live)?;
+    let help = "Events and rows that wait in the dead letters";
+    view_gauges(encoder, "heliostat_dead_letters", help, views, |v| v.dead_letters)?;
+    let help = "Inserts into ClickHouse that were tried again";
+    let name = "heliostat_sink_retries";
+    let mut retries = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for view in views {
+        let labels = [("view", view.schema.name.as_str())];
+        ConstCounter::new(view.sink.as_ref().map_or(0, |sink| sink.retries))
+            .encode(retries.encode_family(&labels)?)?;
     }
+    let help = "1 while writes to the sink fail for a reason that somebody has to mend, else 0";
+    let failed = |view: &ViewStatus| {
+        let state = view.sink.as_ref().map(|sink| &sink.state);
+        u64::from(matches!(state, Some(SinkState::Failed { .. })))
+    };
+    view_gauges(encoder, "heliostat_sink_failed", help, views, failed)
 }
 
 fn encode_lag(encoder: &mut DescriptorEncoder<'_>, views: &[ViewStatus]) -> fmt::Result {
@@ -274,11 +295,4 @@ fn counter(
 ) -> fmt::Result {
     let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     encoder.encode_counter::<NoLabelSet, _, u64>(value, None)
-}
-
-/// From the kernel, which counts in kB there; `None` where there is no such file.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok().map(|kb| kb * 1024)
 }

@@ -41,10 +41,11 @@ pub use server::serve;
 pub use tls::{TlsFiles, acceptor};
 
 use crate::access::{AdminAct, Grant};
+use crate::decode::CatalogInUse;
 use crate::log::Log;
 use crate::model::alarm::Alarms;
 use crate::model::limits::Limits;
-use crate::status::Backend;
+use crate::status::{Away, Backend};
 use metrics::Metrics;
 use problem::Problem;
 
@@ -53,6 +54,7 @@ use problem::Problem;
 pub struct AppState {
     log: Log,
     backend: Arc<dyn Backend>,
+    catalog: CatalogInUse,
     limits: Arc<Limits>,
     alarms: Alarms,
     gate: Arc<Gate>,
@@ -68,18 +70,20 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// The state of a server over this log and these views.
+    /// The state of a server over this log, this catalog and these views.
     pub fn new(
         log: Log,
         backend: Arc<dyn Backend>,
+        catalog: CatalogInUse,
         limits: Limits,
         alarms: Alarms,
         gate: Gate,
     ) -> Self {
-        let metrics = Metrics::new(log.clone(), Arc::clone(&backend), alarms.clone());
+        let metrics = Metrics::new();
         AppState {
             log,
             backend,
+            catalog,
             alarms,
             gate: Arc::new(gate),
             metrics: Arc::new(metrics),
@@ -145,6 +149,12 @@ async fn unknown_path(uri: Uri) -> Problem {
 async fn wrong_method(method: axum::http::Method, uri: Uri) -> Problem {
     let message = format!("{} does not answer {method}: see the Allow header", uri.path());
     Problem::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
+}
+
+impl From<Away> for Problem {
+    fn from(away: Away) -> Self {
+        Problem::unavailable("read_side_away", away.reason).retry_after(1)
+    }
 }
 
 /// Runs what computes or reads for a while where other requests need not wait for it.

@@ -338,13 +338,14 @@ mod documented {
 
     /// The part of the server that is wrong.
     #[derive(ToSchema)]
-    #[serde(rename_all = "lowercase")]
+    #[serde(rename_all = "snake_case")]
     pub enum WrongPart {
         Log,
         Queries,
         Clickhouse,
         Clock,
         Access,
+        ReadSide,
         Server,
         View,
     }

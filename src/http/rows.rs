@@ -115,6 +115,7 @@ fn render(answer: &RowsAnswer, options: RenderOptions) -> Vec<u8> {
 fn refused(error: RowsError) -> Problem {
     let message = error.to_string();
     match error {
+        RowsError::Away(away) => away.into(),
         RowsError::NotFound { .. } => Problem::not_found("view_not_found", message),
         RowsError::UnknownColumn { .. } => Problem::bad_request("unknown_column", message),
         RowsError::BadValue { .. } => Problem::bad_request("bad_value", message),

@@ -18,7 +18,7 @@ use tokio_rustls::rustls::{self, ServerConfig};
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where a certificate and its key are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct TlsFiles {
     /// The certificate and those that sign it, in PEM.
     pub certificate: PathBuf,

@@ -16,7 +16,7 @@ use super::params::{Name, Params};
 use super::problem::{Document, Problem};
 use crate::model::schema::SqlField;
 use crate::model::{Position, Tick};
-use crate::status::{RebuildError, SinkStatus, ViewState, ViewStatus};
+use crate::status::{ReadStatus, RebuildError, SinkStatus, ViewState, ViewStatus};
 
 /// The answer of `/v1/views`.
 #[derive(Serialize, ToSchema)]
@@ -72,6 +72,8 @@ pub struct ViewAnswer {
     key: Option<Vec<String>>,
     event_types: Vec<String>,
     rows: u64,
+    /// About how many bytes its state takes, its rows included.
+    state_bytes: u64,
     errors: u64,
     dead_letters: u64,
     #[schema(value_type = u64)]
@@ -83,7 +85,7 @@ pub struct ViewAnswer {
     sink_retries: u64,
     /// How the view is written, by the sink's name; empty where it is not.
     #[schema(value_type = BTreeMap<String, SinkAnswer>)]
-    sinks: BTreeMap<&'static str, SinkAnswer>,
+    sinks: BTreeMap<String, SinkAnswer>,
 }
 
 /// How a view is written by a sink.
@@ -152,11 +154,11 @@ pub async fn list(
     uri: Uri,
 ) -> Result<Json<ViewsAnswer>, Problem> {
     Params::of(&uri)?.finish()?;
-    let views = state.backend.views();
+    let ReadStatus { views, failed_files, .. } = state.backend.status().await?;
     let views = views.iter().filter(|view| grant.sees_view(&view.schema.name));
     let views = views.map(ViewAnswer::from).collect();
     // Messages quote SQL of any view.
-    let failed_files = if grant.is_narrowed() { Vec::new() } else { state.backend.failed_files() };
+    let failed_files = if grant.is_narrowed() { Vec::new() } else { failed_files };
     let failed_files = failed_files
         .into_iter()
         .map(|failed| FailedFile { file: failed.file, message: failed.message })
@@ -184,7 +186,8 @@ pub async fn one(
 ) -> Result<Json<ViewAnswer>, Problem> {
     client.check_view(&name)?;
     Params::of(&uri)?.finish()?;
-    match state.backend.view(&name) {
+    let views = state.backend.status().await?.views;
+    match views.into_iter().find(|view| view.schema.name == name) {
         Some(status) => Ok(Json(ViewAnswer::from(&status))),
         None => Err(Problem::not_found("view_not_found", format!("there is no view {name}"))),
     }
@@ -235,6 +238,7 @@ pub async fn rebuild(
         Err(error @ RebuildError::NotFound { .. }) => {
             Err(Problem::not_found("view_not_found", error.to_string()))
         }
+        Err(RebuildError::Away(away)) => Err(away.into()),
         Err(
             error @ (RebuildError::NotConnected
             | RebuildError::NotWritten { .. }
@@ -265,6 +269,7 @@ impl From<&ViewStatus> for ViewAnswer {
             key: schema.key.as_ref().map(|key| key.iter().filter_map(name).collect()),
             event_types: status.event_types.clone(),
             rows: status.rows,
+            state_bytes: status.state_bytes,
             errors: status.errors,
             dead_letters: status.dead_letters,
             position: status.position,
@@ -275,7 +280,11 @@ impl From<&ViewStatus> for ViewAnswer {
             },
             lag_events: status.lag_events,
             sink_retries: status.sink.as_ref().map_or(0, |sink| sink.retries),
-            sinks: status.sink.iter().map(|sink| (sink.name, SinkAnswer::from(sink))).collect(),
+            sinks: status
+                .sink
+                .iter()
+                .map(|sink| (sink.name.to_string(), SinkAnswer::from(sink)))
+                .collect(),
         }
     }
 }

@@ -19,7 +19,7 @@ const QUERIES: u32 = 1;
 const DISMISSAL: u32 = 2;
 
 /// The content of a control frame.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Control {
     /// From here on these query files are in use.
     Queries(QueriesInUse),

@@ -27,7 +27,7 @@
 //!
 //! Readers pass over members that they do not know, and refuse another format.
 
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -383,17 +383,42 @@ impl SegmentList {
 }
 
 /// The list of a log that is open, shared by its writer and its readers.
-#[derive(Debug)]
 pub struct Segments {
     list: RwLock<SegmentList>,
     /// Held while the list is changed.
     changing: Mutex<()>,
+    /// Where the list is read again, if another process writes it.
+    source: Option<Arc<dyn Files>>,
+}
+
+impl std::fmt::Debug for Segments {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Segments").field(&self.list).finish()
+    }
 }
 
 impl Segments {
     /// Shares a list.
     pub fn new(list: SegmentList) -> Self {
-        Segments { list: RwLock::new(list), changing: Mutex::default() }
+        Segments { list: RwLock::new(list), changing: Mutex::default(), source: None }
+    }
+
+    /// A list that another process writes in these files.
+    pub fn following(list: SegmentList, files: Arc<dyn Files>) -> Self {
+        let (list, changing) = (RwLock::new(list), Mutex::default());
+        Segments { list, changing, source: Some(files) }
+    }
+
+    /// Looks at the file again, if another process writes it; whether it has changed.
+    pub fn refresh(&self) -> Result<bool, LogError> {
+        let Some(files) = &self.source else { return Ok(false) };
+        let ReadList::Found { list, .. } = SegmentList::read(files.as_ref())? else {
+            return Err(LogError::damaged(LIST_NAME, 0, "it cannot be read"));
+        };
+        let mut known = self.list.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = *known != list;
+        *known = list;
+        Ok(is_new)
     }
 
     /// Asks the list as it is now.

@@ -17,6 +17,7 @@ mod committer;
 mod control;
 mod fetch;
 mod files;
+mod follower;
 mod format;
 mod frame;
 mod frame_v1;
@@ -46,6 +47,7 @@ pub use committer::LogStats;
 use committer::{Answer, AppendRequest, Committer};
 pub use control::{Control, DismissedLetters, QueriesInUse, QueryFile};
 pub use files::{DiskFiles, Fault, FaultyFiles, FileHandle, Files};
+pub use follower::{LogFollower, LogWriterRequests};
 pub use frame::{Frame, FrameError, FrameKind, NumberedEvent};
 use index::{Digester, Index, IndexError};
 pub use inspect::{Examination, Finding, LogInfo, examine, info, verify};
@@ -421,7 +423,7 @@ impl Log {
         let (files, segments) = (Arc::clone(&self.files), Arc::clone(&self.segments));
         let reader = LogReader::open(files, segments, self.subscribe(), after);
         let reader = reader.inspect_err(|error| error.raise(&self.alarms))?;
-        Ok(reader.with(Arc::clone(&self.index), self.alarms.clone()))
+        Ok(reader.with(Some(Arc::clone(&self.index)), self.alarms.clone()))
     }
 
     /// While nothing is appended, writes an empty frame each time that `interval` has passed, so that

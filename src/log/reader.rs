@@ -80,8 +80,9 @@ impl LogReader {
     }
 
     /// Lets the reader pass damage that lies before the position that it begins at, and tell of it.
-    pub(super) fn with(self, index: Arc<Index>, alarms: Alarms) -> Self {
-        LogReader { index: Some(index), alarms: Some(alarms), ..self }
+    /// Without an index damage is not passed.
+    pub(super) fn with(self, index: Option<Arc<Index>>, alarms: Alarms) -> Self {
+        LogReader { index, alarms: Some(alarms), ..self }
     }
 
     /// The segment and the offset of the last frame that was handed out; `None` before the first.
@@ -130,10 +131,11 @@ impl LogReader {
                     self.next = reader.next_position();
                     let first = reader.first();
                     let sealed = |listed: &super::list::Listed| listed.sealed;
-                    if !self.segments.ask(|list| list.segment(first).is_some_and(sealed)) {
+                    if self.segments.ask(|list| list.segment(first).is_some_and(sealed)) {
+                        self.segment = None;
+                    } else if !self.segments.refresh()? {
                         return self.expect_tail(head);
                     }
-                    self.segment = None;
                 }
                 NextFrame::Broken { offset, what } => {
                     let segment = reader.name().to_string();
@@ -161,6 +163,7 @@ impl LogReader {
                     self.segment = Some(segment);
                     return Ok(true);
                 }
+                (None, None) if self.segments.refresh()? => {}
                 (None, None) if next > self.head.borrow().position => return Ok(false),
                 (None, None) => {
                     let segment = self.segments.ask(|list| list.file(next)).name();
@@ -187,6 +190,8 @@ impl LogReader {
     fn reopen(&mut self) -> bool {
         let Some(reader) = &self.segment else { return false };
         let file = reader.file();
+        // A list that cannot be read knows of no other file.
+        let _ = self.segments.refresh();
         let rewritten = self.segments.ask(|list| {
             let listed = list.segment(file.first)?;
             (listed.format != file.format).then(|| list.reader(file.first))

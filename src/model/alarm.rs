@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use super::clock::now_ms;
 
 /// The part of the server that an alarm is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Part {
     /// The event log and its disk.
     Log,
@@ -21,6 +23,8 @@ pub enum Part {
     Clock,
     /// The tokens that give access.
     Access,
+    /// The process that keeps the views.
+    ReadSide,
     /// A task of the server itself.
     Server,
 }
@@ -35,13 +39,14 @@ impl Part {
             Part::View => "view",
             Part::Clock => "clock",
             Part::Access => "access",
+            Part::ReadSide => "read_side",
             Part::Server => "server",
         }
     }
 }
 
 /// Something that is wrong and needs a person, or passes by itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alarm {
     pub part: Part,
     /// Which segment, file or task; empty where the part has only one.
@@ -54,11 +59,19 @@ pub struct Alarm {
 
 /// The alarms of one server. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Alarms(Arc<Mutex<BTreeMap<(Part, String), Alarm>>>);
+pub struct Alarms {
+    own: Arc<Mutex<BTreeMap<(Part, String), Alarm>>>,
+    told: Arc<Mutex<Vec<Alarm>>>,
+}
 
 impl Alarms {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(Part, String), Alarm>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lists these as well, which another process has begun and logged.
+    pub fn tell(&self, alarms: Vec<Alarm>) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = alarms;
     }
 
     /// Begins an alarm, or replaces its message. Logs it when it begins, not when only the words
@@ -85,9 +98,11 @@ impl Alarms {
         self.lock().retain(|(of, subject), _| *of != part || is_there(subject));
     }
 
-    /// All alarms, by part and subject.
+    /// All alarms, by part and subject; behind them those of another process.
     pub fn list(&self) -> Vec<Alarm> {
-        self.lock().values().cloned().collect()
+        let mut alarms: Vec<Alarm> = self.lock().values().cloned().collect();
+        alarms.extend_from_slice(&self.told.lock().unwrap_or_else(PoisonError::into_inner));
+        alarms
     }
 }
 

@@ -46,6 +46,17 @@ pub struct Limits {
     pub plan_memory_bytes_max: u64,
     /// How many bytes of memory the dead letters of all views may take; further ones are counted.
     pub dead_letters_bytes_max: usize,
+    /// How many bytes the state of one view may take, its rows included. Beyond it the view fails.
+    pub view_state_bytes_max: usize,
+    /// How many bytes the rows of one view may take. Beyond it the view fails.
+    pub view_output_bytes_max: usize,
+    /// How many rows a join or UNNEST of a view may make of one event. Beyond it the view fails.
+    pub event_rows_max: usize,
+    /// How long a view may work at one set of events, on one worker. Beyond it the view fails.
+    pub view_time_ms_max: u64,
+    /// A worker that does not get out of one view for this long ends the process, which sets the view
+    /// aside at its next start.
+    pub worker_stuck_ms_max: u64,
 }
 
 impl Default for Limits {
@@ -72,6 +83,11 @@ impl Default for Limits {
             plan_time_ms_max: 10_000,
             plan_memory_bytes_max: 1 << 30,
             dead_letters_bytes_max: 256 << 20,
+            view_state_bytes_max: 16 << 30,
+            view_output_bytes_max: 8 << 30,
+            event_rows_max: 10_000_000,
+            view_time_ms_max: 60_000,
+            worker_stuck_ms_max: 10_000,
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod event;
 pub mod failure;
 pub mod json;
 pub mod limits;
+pub mod memory;
 pub mod multiplicity;
 pub mod reorder;
 pub mod row;
@@ -14,6 +15,8 @@ pub mod schema;
 pub mod sink;
 pub mod source;
 pub mod view;
+
+use serde::{Deserialize, Serialize};
 
 /// The place of an event in the log: dense, gap-free, from 1. Zero means "before the first event".
 pub type Position = u64;
@@ -25,7 +28,7 @@ pub type Position = u64;
 pub type Tick = u64;
 
 /// The end of what is known: the last position and the tick that it was committed at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Head {
     /// The last position that is on disk; 0 while the log is empty.
     pub position: Position,

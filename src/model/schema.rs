@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field as ArrowField, Fields, TimeUnit};
+use serde::{Deserialize, Serialize};
 
 /// The metadata key under which an Arrow field remembers what Arrow has no type for.
 pub const SQL_TYPE_KEY: &str = "heliostat.type";
 
 /// A type of the SQL dialect.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SqlType {
     /// `BOOLEAN`
     Boolean,
@@ -61,7 +62,7 @@ pub enum SqlType {
 }
 
 /// A named, typed column or member of a struct.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SqlField {
     /// As SQL names it, folded.
     pub name: String,
@@ -219,7 +220,7 @@ impl fmt::Display for SqlType {
 }
 
 /// A declared event table: one type and version of events, read as columns.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EventTable {
     /// The table's name in SQL.
     pub name: String,
@@ -255,7 +256,7 @@ impl EventTable {
 }
 
 /// A column of an [`EventTable`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TableColumn {
     /// Name, type and nullability in SQL.
     pub field: SqlField,
@@ -264,7 +265,7 @@ pub struct TableColumn {
 }
 
 /// How a column's name becomes the name of a JSON member.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FieldNaming {
     /// The very name of the column.
     #[default]
@@ -298,7 +299,7 @@ impl FieldNaming {
 }
 
 /// Layout of the `data` of an event table's events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Format {
     /// The members are the columns.
     #[default]
@@ -328,7 +329,7 @@ impl Format {
 }
 
 /// How the rows of an event table follow from its events.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum TableMode {
     /// One row per event, for ever.
     Append,
@@ -342,7 +343,7 @@ pub enum TableMode {
 }
 
 /// Treatment of an event whose `data` does not fit its table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum OnInvalid {
     /// The request is refused with 422.
     #[default]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
+use serde::{Deserialize, Serialize};
 
 use super::failure::FailureChange;
 use super::row::{Row, RowCodec};
@@ -15,7 +16,7 @@ use super::sink::SinkOptions;
 use super::{Head, Position, Tick};
 
 /// The shape of a materialized view, and where it is written to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ViewSchema {
     /// The view's name, which is also its name in sinks.
     pub name: String,
@@ -133,7 +134,7 @@ pub enum SinkMessage {
 }
 
 /// Whether a view's changes reach the system that its sink writes to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SinkState {
     /// They do.
     #[default]

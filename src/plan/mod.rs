@@ -12,7 +12,7 @@ mod dialect;
 mod distinct_on;
 pub mod explain;
 pub mod ir;
-mod functions;
+pub mod functions;
 mod group_keys;
 mod join_order;
 mod lambda;

@@ -1,88 +1,94 @@
 //! Status of views, sinks and dead letters, and the requests about them: the vocabulary
 //! between those who show it and the engine, which knows it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use futures::future::BoxFuture;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::access::Grant;
-use crate::decode::Violation;
-use crate::model::event::NewEvent;
+use crate::model::alarm::Alarm;
 use crate::model::view::{SinkState, ViewRef};
 use crate::model::{Position, Tick};
 
-/// The server's backend: declared schemas and materialized views.
-///
-/// Methods that return no future are called on the runtime's threads and answer from memory.
+/// The read side, as HTTP asks it: in this process, or in another one.
 pub trait Backend: Send + Sync + 'static {
-    /// The parts of these events that do not fit the schemas declared for their type and version, in the
-    /// order of the events. Stops at about `misfits_max`. Events that nothing declares fit, and so
-    /// do those of tables that quarantine.
-    ///
-    /// For a request of more than a few events it is called on a thread that may compute for a while.
-    fn validate(&self, events: &[NewEvent], misfits_max: usize) -> Vec<Misfit>;
+    /// Why it does not answer now, if so. Costs nothing.
+    fn away(&self) -> Option<Away>;
 
-    /// All materialized views, by name.
-    fn views(&self) -> Vec<ViewStatus>;
-
-    /// One view, if there is one of this name.
-    fn view(&self, name: &str) -> Option<ViewStatus> {
-        self.views().into_iter().find(|view| view.schema.name == name)
-    }
-
-    /// The query files that failed their check and are not in use.
-    fn failed_files(&self) -> Vec<FileError>;
-
-    /// Whether ClickHouse can be written to.
-    fn clickhouse(&self) -> ClickHouseStatus;
+    /// Everything about views, query files and ClickHouse, as of now.
+    fn status(&self) -> BoxFuture<'_, Result<ReadStatus, Away>>;
 
     /// Rows of a view as of a tick at or past the position that is asked for.
     fn rows(&self, request: RowsRequest) -> BoxFuture<'_, Result<RowsAnswer, RowsError>>;
 
     /// Resolves once views show a position, or when the time is over, with the views that do not
     /// show it yet. Returns at once when a view that the request names is not live.
-    fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Vec<Waiting>>;
+    fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Result<Vec<Waiting>, Away>>;
 
-    /// A view's changes: from a snapshot on, or after the tick whose id a feed has told. `bytes_max`:
-    /// how much of the last changes is kept for those who are behind.
+    /// A view's changes: from a snapshot on, or after the tick whose id a feed has told.
     fn changes(
         &self,
-        view: &str,
-        last_id: Option<&str>,
-        bytes_max: usize,
-    ) -> Result<Box<dyn ChangeFeed>, ChangesError>;
+        request: ChangesRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn ChangeFeed>, ChangesError>>;
 
     /// Begins to build a view anew from the log; the generation that will take its place.
     fn rebuild(&self, view: String) -> BoxFuture<'_, Result<String, RebuildError>>;
 
-    /// Dead letters in the order of views and expressions, within an expression in a stable order; `None`
-    /// when the cursor is none.
-    /// May read the log.
-    fn dead_letters(&self, filter: &DeadLetterFilter) -> Option<DeadLetters>;
+    /// Dead letters in the order of views and expressions, within an expression in a stable order,
+    /// without samples; `None` when the cursor is none. May read the log.
+    fn dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> BoxFuture<'_, Result<Option<DeadLetters>, Away>>;
 
     /// Accepts failures as lost; how many. May read the log, and writes to the disk.
-    fn dismiss(&self, selection: &Selection) -> Result<u64, DismissError>;
+    fn dismiss(&self, selection: Selection) -> BoxFuture<'_, Result<u64, DismissError>>;
 
     /// Tries again what failed, with the query files as they are now.
-    fn retry(&self, selection: Selection) -> BoxFuture<'_, Retried>;
+    fn retry(&self, selection: Selection) -> BoxFuture<'_, Result<Retried, Away>>;
 }
 
-/// A part of an event's `data` that does not fit its declared schema.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Misfit {
-    /// Which of the events, from 0.
-    pub index: usize,
-    /// The violation; its pointer leads into `data`.
-    pub violation: Violation,
+/// The read side does not answer now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{reason}")]
+pub struct Away {
+    /// Why, and what happens next.
+    pub reason: String,
+}
+
+/// The read side as it is now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReadStatus {
+    /// All materialized views, by name.
+    pub views: Vec<ViewStatus>,
+    /// The query files that failed their check and are not in use.
+    pub failed_files: Vec<FileError>,
+    /// Whether ClickHouse can be written to.
+    pub clickhouse: ClickHouseStatus,
+    /// What is wrong, where the read side keeps alarms of its own.
+    pub alarms: Vec<Alarm>,
+    /// The memory of its process that is in RAM, in bytes; `None` where it is that of the write side.
+    pub resident_bytes: Option<u64>,
+}
+
+impl ReadStatus {
+    /// Its alarms but for those that the write side has, too: both read the same log.
+    pub fn alarms_beside<'a>(&'a self, own: &'a [Alarm]) -> impl Iterator<Item = &'a Alarm> {
+        let known = |alarm: &Alarm| {
+            own.iter().any(|own| (own.part, &own.subject) == (alarm.part, &alarm.subject))
+        };
+        self.alarms.iter().filter(move |alarm| !known(alarm))
+    }
 }
 
 /// Whether a view can be relied on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ViewState {
     /// It has not read all events yet that were in the log when it started.
     CatchingUp,
@@ -107,7 +113,7 @@ impl ViewState {
 }
 
 /// A materialized view as it is now.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ViewStatus {
     /// Name, generation, columns and key.
     pub schema: ViewRef,
@@ -119,6 +125,8 @@ pub struct ViewStatus {
     pub event_types: Vec<String>,
     /// How many rows it has.
     pub rows: u64,
+    /// About how many bytes its state takes, its rows included.
+    pub state_bytes: u64,
     /// How many rows fail now.
     pub errors: u64,
     /// How many events and rows of it wait in the dead letters.
@@ -139,10 +147,10 @@ pub struct ViewStatus {
 }
 
 /// How a view is written by a sink.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SinkStatus {
     /// The sink's name on the wire.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Where it stands.
     pub state: SinkState,
     /// The last event that is shown there.
@@ -152,7 +160,7 @@ pub struct SinkStatus {
 }
 
 /// A generation of a view that will take the place of the one that answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextGeneration {
     /// The hash that names it.
     pub generation: String,
@@ -163,8 +171,11 @@ pub struct NextGeneration {
 }
 
 /// Why a view is not built anew.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum RebuildError {
+    /// The read side does not answer.
+    #[error(transparent)]
+    Away(#[from] Away),
     /// There is no such view.
     #[error("there is no view {view}")]
     NotFound {
@@ -185,13 +196,22 @@ pub enum RebuildError {
     Stopping,
 }
 
-/// Why failures could not be dismissed: the disk's words.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("what is dismissed cannot be written down: {0}")]
-pub struct DismissError(pub String);
+/// Why failures could not be dismissed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum DismissError {
+    /// The read side does not answer.
+    #[error(transparent)]
+    Away(#[from] Away),
+    /// The disk's words.
+    #[error("what is dismissed cannot be written down: {reason}")]
+    NotWritten {
+        /// What the system said.
+        reason: String,
+    },
+}
 
 /// A query file that is not in use.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileError {
     /// The path of the file.
     pub file: String,
@@ -200,7 +220,7 @@ pub struct FileError {
 }
 
 /// Whether ClickHouse can be written to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClickHouseStatus {
     /// The server runs without one.
     NotUsed,
@@ -214,7 +234,7 @@ pub enum ClickHouseStatus {
 }
 
 /// Which rows of a view are asked for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RowsRequest {
     /// The name of the view.
     pub view: String,
@@ -246,8 +266,11 @@ pub struct RowsAnswer {
 }
 
 /// Why there are no rows to answer with.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum RowsError {
+    /// The read side does not answer.
+    #[error(transparent)]
+    Away(#[from] Away),
     /// There is no such view.
     #[error("there is no view {view}")]
     NotFound {
@@ -299,7 +322,7 @@ pub enum RowsError {
 }
 
 /// Where events must be visible before a request is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WaitTarget {
     /// In the views' state, as read over HTTP.
     Views,
@@ -308,7 +331,7 @@ pub enum WaitTarget {
 }
 
 /// The condition that a request waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitRequest {
     /// The event that must be visible.
     pub position: Position,
@@ -323,12 +346,23 @@ pub struct WaitRequest {
 }
 
 /// A view that does not show the events of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {
     /// The name of the view.
     pub view: String,
     /// Where it stands.
     pub state: ViewState,
+}
+
+/// Which changes are asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangesRequest {
+    /// The name of the view.
+    pub view: String,
+    /// The id that the feed before ended with; `None` begins with a snapshot.
+    pub last_id: Option<String>,
+    /// How much of the last changes is kept for those who are behind.
+    pub bytes_max: usize,
 }
 
 /// A view's changes, part by part.
@@ -351,7 +385,7 @@ pub struct ChangePart {
 }
 
 /// The end of a tick's changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TickEnd {
     /// From where a feed can go on.
     pub id: String,
@@ -362,7 +396,7 @@ pub struct TickEnd {
 }
 
 /// Why a feed ends.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum FeedEnd {
     /// The subscriber took too long.
     #[error("too slow: what comes next is not kept any more; start again with a new snapshot")]
@@ -376,8 +410,11 @@ pub enum FeedEnd {
 }
 
 /// Why there is no feed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ChangesError {
+    /// The read side does not answer.
+    #[error(transparent)]
+    Away(#[from] Away),
     /// There is no such view.
     #[error("there is no view {view}")]
     NotFound {
@@ -401,7 +438,7 @@ pub enum ChangesError {
 }
 
 /// Which dead letters are meant; nothing given means all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = DeadLetterSelection)]
 pub struct Selection {
@@ -429,7 +466,7 @@ impl fmt::Display for Selection {
 }
 
 /// Which dead letters are to be listed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetterFilter {
     /// Which letters.
     pub selection: Selection,
@@ -444,7 +481,7 @@ pub struct DeadLetterFilter {
 }
 
 /// Some dead letters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetters {
     /// The letters, in order.
     pub letters: Vec<DeadLetter>,
@@ -453,7 +490,7 @@ pub struct DeadLetters {
 }
 
 /// Events or rows of one view that failed alike.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetter {
     /// The view that lacks them; `None` for events of a type that no view reads.
     pub view: Option<String>,
@@ -469,12 +506,12 @@ pub struct DeadLetter {
     pub reason: String,
     /// How many failed in this way.
     pub count: u64,
-    /// The first event's payload.
+    /// The first event's payload. The log has it; the read side leaves it out.
     pub sample: Option<String>,
 }
 
 /// The result of a retry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retried {
     /// How many were tried again.
     pub retried: u64,

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -88,7 +88,7 @@ impl Server {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Server {
-        let mut server = Server::laid_out(files, false, "");
+        let mut server = Server::prepared(files, false, "");
         server.arguments = arguments.iter().map(|argument| argument.to_string()).collect();
         let environment = environment.iter().map(|(k, v)| (k.to_string(), v.to_string()));
         server.environment = Mutex::new(environment.collect());
@@ -97,13 +97,18 @@ impl Server {
     }
 
     fn over(files: &[(&str, &str)], with_clickhouse: bool, toml: &str) -> Server {
-        let server = Server::laid_out(files, with_clickhouse, toml);
+        let server = Server::prepared(files, with_clickhouse, toml);
         server.run();
         server
     }
 
+    /// Writes the files of a server without ClickHouse, and starts nothing.
+    pub fn laid_out(files: &[(&str, &str)], toml: &str) -> Server {
+        Server::prepared(files, false, toml)
+    }
+
     /// Writes the files, and starts nothing.
-    fn laid_out(files: &[(&str, &str)], with_clickhouse: bool, toml: &str) -> Server {
+    fn prepared(files: &[(&str, &str)], with_clickhouse: bool, toml: &str) -> Server {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("heliostat.toml"), toml).unwrap();
         std::fs::create_dir(directory.path().join("queries")).unwrap();
@@ -125,9 +130,9 @@ impl Server {
         self.environment.lock().unwrap().clear();
     }
 
-    /// From the next start on this is in the environment, and nothing else that was set.
+    /// From the next start on the environment has this, too.
     pub fn set_environment(&self, name: &str, value: &str) {
-        *self.environment.lock().unwrap() = vec![(name.to_string(), value.to_string())];
+        self.environment.lock().unwrap().push((name.to_string(), value.to_string()));
     }
 
     /// From the next start on another program is run, which runs this one.
@@ -136,16 +141,14 @@ impl Server {
         *self.program.lock().unwrap() = arguments.iter().map(|part| part.to_string()).collect();
     }
 
-    /// The process that was started last.
-    pub fn process_id(&self) -> u32 {
-        self.child.lock().unwrap().as_ref().unwrap().id()
-    }
-
     /// Starts the process, which must end by itself.
-    pub fn run_to_its_end(&self) {
-        let mut child = self.serve_command().stderr(Stdio::null()).spawn().unwrap();
+    pub fn ends(&self) -> ExitStatus {
+        let mut child = self.serve_command().spawn().unwrap();
         let end = Instant::now() + PATIENCE;
-        while child.try_wait().unwrap().is_none() {
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
             if Instant::now() > end {
                 let _ = child.kill();
                 panic!("the server does not end");
@@ -160,6 +163,29 @@ impl Server {
         // SAFETY: a signal to a child that has not been waited for.
         unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
         child
+    }
+
+    /// The process that was started.
+    pub fn pid(&self) -> u32 {
+        self.child.lock().unwrap().as_ref().expect("the server runs").id()
+    }
+
+    /// The process that the server runs with this command: `read-side`, say.
+    pub fn pid_of(&self, command: &str) -> Option<libc::pid_t> {
+        let parent = self.pid().to_string();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            // Behind the name in parentheses come the state and the parent.
+            let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+            let lives = fields.next().is_some_and(|state| state != "Z");
+            let is_child = fields.next() == Some(&parent);
+            let named = arguments.split(|byte| *byte == 0).any(|word| word == command.as_bytes());
+            if lives && is_child && named {
+                return entry.file_name().to_str().unwrap().parse().ok();
+            }
+        }
+        None
     }
 
     pub fn queries(&self) -> PathBuf {
@@ -253,6 +279,13 @@ impl Server {
             .json()
             .await
             .unwrap()
+    }
+
+    /// The status and the answer, which may be a problem.
+    pub async fn try_get(&self, path: &str) -> (u16, Value) {
+        let request = heliostat::internals::http::client().get(self.url(path));
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap_or_default())
     }
 
     /// An answer that is not one JSON value.

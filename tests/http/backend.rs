@@ -10,13 +10,13 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use heliostat::internals::decode::Validator;
+use heliostat::internals::decode::{CatalogInUse, EventCatalog};
 use heliostat::internals::http::{
-    Backend, ChangeFeed, ChangesError, ClickHouseStatus, DeadLetter, DeadLetterFilter, DeadLetters,
-    DismissError, FileError, Misfit, RebuildError, Retried, RowsAnswer, RowsError, RowsRequest,
-    Selection, SinkStatus, ViewState, ViewStatus, WaitRequest, WaitTarget, Waiting,
+    Away, Backend, ChangeFeed, ChangesError, ChangesRequest, ClickHouseStatus, DeadLetter,
+    DeadLetterFilter, DeadLetters, DismissError, FileError, ReadStatus, RebuildError, Retried,
+    RowsAnswer, RowsError, RowsRequest, Selection, SinkStatus, ViewState, ViewStatus, WaitRequest,
+    WaitTarget, Waiting,
 };
-use heliostat::internals::model::NewEvent;
 use heliostat::internals::model::Position;
 use heliostat::internals::model::SinkOptions;
 use heliostat::internals::model::{EventTable, SqlField, SqlType};
@@ -60,6 +60,37 @@ impl TestBackend {
             shown: watch::Sender::new(0),
             state: Mutex::new(ViewState::Live),
             clickhouse: Mutex::new(ClickHouseStatus::Reachable),
+        }
+    }
+
+    /// The catalog of the declared table.
+    pub fn catalog(&self) -> CatalogInUse {
+        let catalog = CatalogInUse::default();
+        catalog.adopt(EventCatalog { tables: vec![Arc::clone(&self.table)] });
+        catalog
+    }
+
+    fn view(&self) -> ViewStatus {
+        ViewStatus {
+            schema: Arc::clone(&self.schema),
+            state: self.state(),
+            next: None,
+            event_types: vec!["OrderPlaced".to_string()],
+            rows: 2,
+            state_bytes: 1024,
+            errors: 3,
+            dead_letters: 4,
+            position: *self.shown.borrow(),
+            tick: 1_700_000_000_000,
+            lag_dataflow_s: 0.25,
+            lag_clickhouse_s: Some(1.5),
+            lag_events: 6,
+            sink: Some(SinkStatus {
+                name: "clickhouse".into(),
+                state: SinkState::Writing,
+                position: 12,
+                retries: 7,
+            }),
         }
     }
 
@@ -113,67 +144,32 @@ impl TestBackend {
 }
 
 impl Backend for TestBackend {
-    fn validate(&self, events: &[NewEvent], misfits_max: usize) -> Vec<Misfit> {
-        let mut validator = Validator::new(&self.table);
-        let declared = |event: &NewEvent| {
-            event.event_type == self.table.event_type && event.version == self.table.version
-        };
-        events
-            .iter()
-            .enumerate()
-            .filter(|(_, event)| declared(event))
-            .flat_map(|(index, event)| {
-                validator
-                    .check(&event.data)
-                    .into_iter()
-                    .map(move |violation| Misfit { index, violation })
-            })
-            .take(misfits_max)
-            .collect()
+    fn away(&self) -> Option<Away> {
+        None
     }
 
-    fn views(&self) -> Vec<ViewStatus> {
-        vec![ViewStatus {
-            schema: Arc::clone(&self.schema),
-            state: self.state(),
-            next: None,
-            event_types: vec!["OrderPlaced".to_string()],
-            rows: 2,
-            errors: 3,
-            dead_letters: 4,
-            position: *self.shown.borrow(),
-            tick: 1_700_000_000_000,
-            lag_dataflow_s: 0.25,
-            lag_clickhouse_s: Some(1.5),
-            lag_events: 6,
-            sink: Some(SinkStatus {
-                name: "clickhouse",
-                state: SinkState::Writing,
-                position: 12,
-                retries: 7,
-            }),
-        }]
-    }
-
-    fn failed_files(&self) -> Vec<FileError> {
+    fn status(&self) -> BoxFuture<'_, Result<ReadStatus, Away>> {
         let message = "2:8: there is no table nothing".to_string();
-        vec![FileError { file: "queries/broken.sql".to_string(), message }]
-    }
-
-    fn clickhouse(&self) -> ClickHouseStatus {
-        self.clickhouse.lock().unwrap().clone()
+        let status = ReadStatus {
+            views: vec![self.view()],
+            failed_files: vec![FileError { file: "queries/broken.sql".to_string(), message }],
+            clickhouse: self.clickhouse.lock().unwrap().clone(),
+            alarms: Vec::new(),
+            resident_bytes: None,
+        };
+        std::future::ready(Ok(status)).boxed()
     }
 
     fn rows(&self, request: RowsRequest) -> BoxFuture<'_, Result<RowsAnswer, RowsError>> {
         self.answer(request).boxed()
     }
 
-    fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Vec<Waiting>> {
+    fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Result<Vec<Waiting>, Away>> {
         async move {
             let named = request.views.is_some();
             let reads = request.event_types.iter().any(|t| t == "OrderPlaced");
             let waiting = || vec![Waiting { view: "orders".to_string(), state: self.state() }];
-            match self.state() {
+            Ok(match self.state() {
                 ViewState::Live if reads => {
                     // ClickHouse never shows anything here.
                     let reached = request.target == WaitTarget::Views
@@ -183,19 +179,17 @@ impl Backend for TestBackend {
                 ViewState::Live => Vec::new(),
                 _ if named => waiting(),
                 _ => Vec::new(),
-            }
+            })
         }
         .boxed()
     }
 
     fn changes(
         &self,
-        view: &str,
-        _last_id: Option<&str>,
-        _bytes_max: usize,
-    ) -> Result<Box<dyn ChangeFeed>, ChangesError> {
+        request: ChangesRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn ChangeFeed>, ChangesError>> {
         // Feeds are tried with the real ones, in `tests/changes.rs`.
-        Err(ChangesError::NotFound { view: view.to_string() })
+        std::future::ready(Err(ChangesError::NotFound { view: request.view })).boxed()
     }
 
     fn rebuild(&self, view: String) -> BoxFuture<'_, Result<String, RebuildError>> {
@@ -206,7 +200,10 @@ impl Backend for TestBackend {
         std::future::ready(result).boxed()
     }
 
-    fn dead_letters(&self, filter: &DeadLetterFilter) -> Option<DeadLetters> {
+    fn dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> BoxFuture<'_, Result<Option<DeadLetters>, Away>> {
         let letter = DeadLetter {
             view: Some("orders".to_string()),
             event_type: Some("OrderPlaced".to_string()),
@@ -218,20 +215,21 @@ impl Backend for TestBackend {
             sample: None,
         };
         if filter.cursor.as_deref().is_some_and(|cursor| cursor != "next") {
-            return None;
+            return std::future::ready(Ok(None)).boxed();
         }
         let fits = selects(&filter.selection)
             && filter.reason.as_ref().is_none_or(|text| letter.reason.contains(text));
-        Some(DeadLetters { letters: Vec::from_iter(fits.then_some(letter)), cursor: None })
+        let letters = Vec::from_iter(fits.then_some(letter));
+        std::future::ready(Ok(Some(DeadLetters { letters, cursor: None }))).boxed()
     }
 
-    fn dismiss(&self, selection: &Selection) -> Result<u64, DismissError> {
-        Ok(if selects(selection) { 5 } else { 0 })
+    fn dismiss(&self, selection: Selection) -> BoxFuture<'_, Result<u64, DismissError>> {
+        std::future::ready(Ok(if selects(&selection) { 5 } else { 0 })).boxed()
     }
 
-    fn retry(&self, selection: Selection) -> BoxFuture<'_, Retried> {
+    fn retry(&self, selection: Selection) -> BoxFuture<'_, Result<Retried, Away>> {
         let retried = if selects(&selection) { 5 } else { 0 };
-        std::future::ready(Retried { retried, failed: retried / 2 }).boxed()
+        std::future::ready(Ok(Retried { retried, failed: retried / 2 })).boxed()
     }
 }
 

@@ -120,8 +120,9 @@ impl Server {
         directory: Option<TempDir>,
     ) -> Server {
         let backend = Arc::new(TestBackend::new());
+        let (catalog, alarms) = (backend.catalog(), Alarms::default());
         let state =
-            AppState::new(log.clone(), backend.clone(), limits, Alarms::default(), Gate::open());
+            AppState::new(log.clone(), backend.clone(), catalog, limits, alarms, Gate::open());
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { _ = stopped.await };

@@ -1,33 +1,51 @@
 //! The frame of operators that look at what has changed in an arrangement, and at what was there.
 
+use std::collections::VecDeque;
+
 use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
-use differential_dataflow::trace::Trace;
+use differential_dataflow::trace::{Trace, TraceReader};
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::CapabilitySet;
 use timely::dataflow::operators::generic::Operator;
 use timely::progress::Antichain;
+use timely::scheduling::Activator;
 
 use super::Deltas;
 use crate::dataflow::delta::Delta;
+use crate::dataflow::guard::{Guard, Slice};
 use crate::model::Tick;
 
-/// Hands on what `logic` makes of each set of new batches; it is also given the batches before them.
+/// What is to be made of some new batches.
+pub trait ChangeWork {
+    /// Goes on until the slice is over or it is done, and gives what came of it. The flag says that it
+    /// is done.
+    fn run(&mut self, slice: &Slice) -> (Vec<Delta>, bool);
+}
+
+/// Hands on what comes of the work that `begin` makes of each set of new batches; it is also given the
+/// batches before them.
 ///
-/// History before what was handed over is compacted, so `logic` sees its sums, not its ticks.
-pub fn on_changes<'scope, T>(
+/// History before what was handed over is compacted, so the work sees its sums, not its ticks.
+pub fn on_changes<'scope, T, W>(
     arranged: Arranged<'scope, TraceAgent<T>>,
     name: &str,
-    mut logic: impl FnMut(Vec<T::Batch>, Vec<T::Batch>) -> Vec<Delta> + 'static,
+    guard: &Guard,
+    mut begin: impl FnMut(Vec<T::Batch>, Vec<T::Batch>) -> W + 'static,
 ) -> Deltas<'scope>
 where
     T: Trace<Time = Tick> + 'static,
+    W: ChangeWork + 'static,
 {
     let mut trace = arranged.trace.clone();
-    arranged.stream.unary_frontier(Pipeline, name, move |_, _| {
+    let guard = guard.clone();
+    let activations = arranged.stream.scope().activations();
+    arranged.stream.unary_frontier(Pipeline, name, move |_, info| {
+        let activator = Activator::new(info.address, activations);
         let mut lower = Antichain::from_elem(Tick::MIN);
         let mut upper = Antichain::from_elem(Tick::MIN);
+        let mut waiting: VecDeque<(CapabilitySet<Tick>, W)> = VecDeque::new();
         move |(input, _), output| {
-            use differential_dataflow::trace::TraceReader;
+            let stops = guard.enter();
             lower.clone_from(&upper);
             let mut capabilities = CapabilitySet::new();
             let mut batches = Vec::new();
@@ -40,16 +58,33 @@ where
                     batches.extend(span.inner);
                 }
             });
+            if stops {
+                return waiting.clear();
+            }
             if !capabilities.is_empty() {
                 let Some(history) = trace.batches_through(lower.borrow()) else {
                     unreachable!("nothing is compacted past what was read")
                 };
-                let mut session = output.session(&capabilities);
-                session.give_iterator(logic(batches, history).into_iter());
+                waiting.push_back((capabilities, begin(batches, history)));
             }
             trace.advance_upper(&mut upper);
             trace.set_logical_compaction(upper.borrow());
             trace.set_physical_compaction(upper.borrow());
+            let slice = guard.slice();
+            while let Some((capabilities, work)) = waiting.front_mut() {
+                let (deltas, done) = work.run(&slice);
+                slice.made(deltas.iter().map(Delta::len).sum());
+                output.session(&*capabilities).give_iterator(deltas.into_iter());
+                if done {
+                    waiting.pop_front();
+                }
+                if slice.is_over() {
+                    break;
+                }
+            }
+            if !waiting.is_empty() {
+                activator.activate();
+            }
         }
     })
 }

@@ -11,19 +11,24 @@ use arrow::array::ArrayRef;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use differential_dataflow::operators::arrange::Arranged;
-use differential_dataflow::trace::cursor::cursor_list;
-use differential_dataflow::trace::{Cursor, TraceReader};
+use differential_dataflow::trace::cursor::{CursorList, cursor_list};
+use differential_dataflow::trace::{Cursor, Navigable, TraceReader};
+use timely::container::NoopBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::core::Concatenate;
 use timely::dataflow::operators::generic::Operator;
 use timely::progress::Antichain;
+use timely::scheduling::Activator;
 
 use super::join::{Pair, decoded, keyed};
+use super::pairs::Pairs;
 use super::pending::PendingTicks;
 use super::{Deltas, Renderer, expect_planned, map};
 use crate::dataflow::arrange::{Key, KeyedUpdate, Placement, RowTrace};
 use crate::dataflow::delta::batch;
+use crate::dataflow::guard::{Guard, Slice};
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
@@ -67,13 +72,13 @@ impl<'scope> Renderer<'scope, '_> {
         let input = inputs[lookup.input];
         let (arranged, layout) = self.arranged(input, &lookup.on.right, true, Placement::ByKey)?;
         let own = RowLayout::new(columns, &lookup.on.left)?;
-        let updates = keyed(rows, RowLayout::new(columns, &lookup.on.left)?, true);
+        let updates = keyed(rows, RowLayout::new(columns, &lookup.on.left)?, true, &self.guard);
         let others = self.schema(input);
         let fields = columns.fields().iter().chain(others.fields()).cloned();
         let schema: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        let pairs = half_join(updates, arranged, before);
+        let pairs = half_join(updates, arranged, before, &self.guard);
         let output = Arc::clone(&schema);
-        let rows = decoded(pairs, self.failures.clone(), move |group| {
+        let rows = decoded(pairs, &self.guard, self.failures.clone(), move |group| {
             let left = group.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
             let right = group.iter().map(|((k, _, r), _, _)| (&k[..], &r[..]));
             let mut columns: Vec<ArrayRef> = own.columns(left)?;
@@ -90,22 +95,29 @@ fn half_join<'scope>(
     updates: Stream<'scope, Tick, Vec<KeyedUpdate>>,
     arranged: Arranged<'scope, RowTrace>,
     before: bool,
-) -> Stream<'scope, Tick, Vec<Pair>> {
+    guard: &Guard,
+) -> Stream<'scope, Tick, Pairs<Tick>> {
     let mut trace = arranged.trace.clone();
+    let guard = guard.clone();
     let exchange = Exchange::new(|update: &KeyedUpdate| update.0.0.hash());
-    updates.binary_frontier(
+    let activations = arranged.stream.scope().activations();
+    updates.binary_frontier::<_, NoopBuilder<Pairs<Tick>>, _, _, _, _>(
         arranged.stream,
         exchange,
         Pipeline,
         "HalfJoin",
-        move |capability, _| {
+        move |capability, info| {
+            let activator = Activator::new(info.address, activations);
             let mut pending: PendingTicks<Vec<(Key, Row, Multiplicity)>> =
                 PendingTicks::new(capability);
+            // What is being matched, and the right to tell it.
+            let mut current: Option<(Capability<Tick>, Matches)> = None;
             // Up to where the arrangement is known.
             let mut upper = Antichain::from_elem(Tick::MIN);
             move |(updates, frontier), (batches, _), output| {
+                let stops = guard.enter();
                 updates.for_each(|_, updates: &mut Vec<KeyedUpdate>| {
-                    for ((key, row), tick, diff) in updates.drain(..) {
+                    for ((key, row), tick, diff) in updates.drain(..).filter(|_| !stops) {
                         pending.at(tick).push((key, row, diff));
                     }
                 });
@@ -114,16 +126,35 @@ fn half_join<'scope>(
                         upper.clone_from(span.upper());
                     }
                 });
+                if stops {
+                    current = None;
+                    return pending.stop();
+                }
                 trace.advance_upper(&mut upper);
                 let frontier = frontier.frontier().first().copied();
                 let is_complete =
                     |tick| frontier.is_none_or(|f| tick < f) && !upper.less_equal(&tick);
-                while let Some((at, changes)) = pending.take(is_complete) {
-                    let Some(history) = trace.batches_through(upper.borrow()) else {
-                        unreachable!("nothing is compacted past what was read")
-                    };
-                    let mut pairs = matches(changes, history, *at.time(), before);
-                    output.session(&at).give_container(&mut pairs);
+                let slice = guard.slice();
+                while !slice.is_over() {
+                    if current.is_none()
+                        && let Some((at, changes)) = pending.take(is_complete)
+                    {
+                        let Some(history) = trace.batches_through(upper.borrow()) else {
+                            unreachable!("nothing is compacted past what was read")
+                        };
+                        let matches = Matches::new(changes, history, *at.time(), before);
+                        current = Some((at, matches));
+                    }
+                    let Some((at, matches)) = &mut current else { break };
+                    let (pairs, done) = matches.run(&guard, &slice);
+                    slice.made(pairs.len());
+                    output.session_with_builder(&*at).give_container(&mut Pairs::from(pairs));
+                    if done {
+                        current = None;
+                    }
+                }
+                if current.is_some() || slice.is_over() {
+                    activator.activate();
                 }
                 // What was just before a tick must be told from the tick itself.
                 let since = pending.downgrade(frontier);
@@ -136,36 +167,88 @@ fn half_join<'scope>(
     )
 }
 
-/// The pairs of changes and the rows that match them as of a tick, or just before it.
-fn matches(
-    mut changes: Vec<(Key, Row, Multiplicity)>,
-    history: Vec<<RowTrace as TraceReader>::Batch>,
+type RowBatch = <RowTrace as TraceReader>::Batch;
+
+/// How many pairs are handed on at a time.
+const PAIRS: usize = 1 << 12;
+/// After how many pairs the time is looked at.
+const PAIRS_PER_LOOK: usize = 256;
+
+/// The match of changes and the rows as of a tick, or just before it, as far as it has come.
+struct Matches {
+    changes: Vec<(Key, Row, Multiplicity)>,
+    cursor: CursorList<<RowBatch as Navigable>::Cursor>,
+    batches: Vec<RowBatch>,
     tick: Tick,
     before: bool,
-) -> Vec<Pair> {
-    changes.sort_unstable();
-    let (mut cursor, storage) = cursor_list(history);
-    let mut pairs = Vec::new();
-    for group in changes.chunk_by(|a, b| a.0 == b.0) {
-        let key = &group[0].0;
-        cursor.seek_key(&storage, key);
-        if cursor.get_key(&storage) != Some(key) {
-            continue;
-        }
-        while let Some(other) = cursor.get_val(&storage) {
-            let mut count = Multiplicity::default();
-            cursor.map_times(&storage, |time, diff| {
-                if *time < tick || (!before && *time == tick) {
-                    count = count.plus(*diff);
-                }
-            });
-            if !count.is_zero() {
-                pairs.extend(group.iter().map(|(key, row, diff)| {
-                    ((key.row.clone(), row.clone(), other.clone()), tick, diff.times(count))
-                }));
-            }
-            cursor.step_val(&storage);
-        }
+    /// The first change of the key that is being matched.
+    at: usize,
+    /// Of a key that is being matched: the end of its changes, the next of them to be put beside the
+    /// row that the cursor is at, and how many rows there were.
+    key: Option<(usize, usize, usize)>,
+}
+
+impl Matches {
+    fn new(
+        mut changes: Vec<(Key, Row, Multiplicity)>,
+        history: Vec<RowBatch>,
+        tick: Tick,
+        before: bool,
+    ) -> Self {
+        changes.sort_unstable();
+        let (cursor, batches) = cursor_list(history);
+        Matches { changes, cursor, batches, tick, before, at: 0, key: None }
     }
-    pairs
+
+    /// Goes on until there are enough pairs or the slice is over; the flag says that it is done.
+    fn run(&mut self, guard: &Guard, slice: &Slice) -> (Vec<Pair>, bool) {
+        let Matches { changes, cursor, batches, tick, before, at, key } = self;
+        let mut pairs = Vec::new();
+        let mut look = 0;
+        while *at < changes.len() {
+            let (end, mut next, mut rows) = match *key {
+                Some(key) => key,
+                None => {
+                    let first = &changes[*at].0;
+                    cursor.seek_key(batches, first);
+                    let same = changes[*at..].iter().take_while(|(key, _, _)| key == first);
+                    let end = *at + same.count();
+                    if cursor.get_key(batches) != Some(first) {
+                        *at = end;
+                        continue;
+                    }
+                    (end, *at, 0)
+                }
+            };
+            while let Some(other) = cursor.get_val(batches) {
+                let mut count = Multiplicity::default();
+                cursor.map_times(batches, |time, diff| {
+                    if *time < *tick || (!*before && *time == *tick) {
+                        count = count.plus(*diff);
+                    }
+                });
+                while !count.is_zero() && next < end {
+                    let (of, row, diff) = &changes[next];
+                    let pair = (of.row.clone(), row.clone(), other.clone());
+                    pairs.push((pair, *tick, diff.times(count)));
+                    next += 1;
+                    look += 1;
+                    if pairs.len() >= PAIRS || look % PAIRS_PER_LOOK == 0 && slice.is_over() {
+                        *key = Some((end, next, rows));
+                        return (pairs, false);
+                    }
+                }
+                cursor.step_val(batches);
+                (next, rows) = (*at, rows + 1);
+                guard.check_rows(rows, "a join");
+                look += 1;
+                if look % PAIRS_PER_LOOK == 0 && slice.is_over() {
+                    *key = Some((end, next, rows));
+                    return (pairs, false);
+                }
+            }
+            (*at, *key) = (end, None);
+        }
+        (pairs, true)
+    }
 }

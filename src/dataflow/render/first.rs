@@ -11,6 +11,7 @@ use super::reduce::{GroupChange, Seen, changes};
 use super::{Deltas, Renderer, expect_planned};
 use crate::aggregate::{Accumulator, FirstRow, FirstRows, KeptRows};
 use crate::dataflow::arrange::{GroupUpdate, KeyedUpdate, arrange_groups};
+use crate::dataflow::guard::Guard;
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
@@ -41,8 +42,9 @@ impl<'scope> Renderer<'scope, '_> {
         let schema = self.schema(input);
         let encoder = RowLayout::ordered(&schema, key, order)?;
         let layout = RowLayout::ordered(&schema, key, order)?;
-        let groups = arrange_groups(candidates::<S>(self.input(input), encoder, limit), "First");
-        Ok(changes(groups, Seen::Sums, move |updates| {
+        let first = candidates::<S>(self.input(input), encoder, limit, &self.guard);
+        let groups = arrange_groups(first, "First", &self.guard);
+        Ok(changes(groups, Seen::Sums, &self.guard, move |updates| {
             expect_planned(layout.decode(&mut rows::<S>(updates)))
         }))
     }
@@ -53,10 +55,16 @@ fn candidates<'scope, S: KeptRows>(
     stream: Deltas<'scope>,
     layout: RowLayout,
     limit: u32,
+    guard: &Guard,
 ) -> Stream<'scope, Tick, Vec<GroupUpdate>> {
+    let guard = guard.clone();
     stream.unary(Pipeline, "Candidates", move |_, _| {
         move |input, output| {
+            let stops = guard.enter();
             input.for_each(|time, deltas| {
+                if stops {
+                    return deltas.clear();
+                }
                 let mut rows = Vec::new();
                 for delta in deltas.drain(..) {
                     expect_planned(layout.encode(&delta, false, &mut rows));

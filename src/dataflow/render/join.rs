@@ -5,25 +5,23 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use arrow::error::ArrowError;
 use differential_dataflow::operators::arrange::Arranged;
-use differential_dataflow::operators::join::join_traces;
-use timely::container::{CapacityContainerBuilder, PushInto};
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::core::Concat;
 use timely::dataflow::operators::generic::Operator;
 
+use super::pairs::{self, Pairs, TimedPair};
 use super::{Deltas, Renderer, expect_planned, map};
 use crate::dataflow::arrange::{Placement, RowTrace, arrange_placed};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::failure::FailureStream;
+use crate::dataflow::guard::Guard;
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
-use crate::model::multiplicity::Multiplicity;
-use crate::model::row::Row;
 use crate::plan::ir::{JoinKeys, NodeId};
 
 /// A pair of rows with one key: key, left value, right value.
-pub type Pair = ((Row, Row, Row), Tick, Multiplicity);
+pub type Pair = TimedPair<Tick>;
 
 impl<'scope> Renderer<'scope, '_> {
     /// A node's rows, arranged by some of their columns, for all who ask for that.
@@ -41,8 +39,8 @@ impl<'scope> Renderer<'scope, '_> {
             return Ok((known.clone(), layout));
         }
         let encoder = RowLayout::new(&schema, key)?;
-        let rows = keyed(self.input(input), encoder, skip_null_keys);
-        let arranged = arrange_placed(rows, "Arrange", placement);
+        let rows = keyed(self.input(input), encoder, skip_null_keys, &self.guard);
+        let arranged = arrange_placed(rows, "Arrange", placement, &self.guard);
         self.arranged.borrow_mut().insert(id, arranged.clone());
         Ok((arranged, layout))
     }
@@ -71,8 +69,8 @@ impl<'scope> Renderer<'scope, '_> {
         let (left, left_layout) = self.arranged(left, &on.left, !on.nulls_equal, left_place)?;
         let (right, right_layout) =
             self.arranged(right, &on.right, !on.nulls_equal, right_place)?;
-        let pairs = pairs(left, right, "Join");
-        Ok(decoded(pairs, self.failures.clone(), move |group| {
+        let pairs = pairs::join(left, right, "Join", &self.guard);
+        Ok(decoded(pairs, &self.guard, self.failures.clone(), move |group| {
             let left = group.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
             let right = group.iter().map(|((k, _, r), _, _)| (&k[..], &r[..]));
             let mut columns: Vec<ArrayRef> = left_layout.columns(left)?;
@@ -96,13 +94,13 @@ impl<'scope> Renderer<'scope, '_> {
         let key_schema = self.key_schema(right, &on.right);
         let all: Vec<usize> = (0..on.right.len()).collect();
         let encoder = RowLayout::new(&key_schema, &all)?;
-        let keys = keyed(keys, encoder, skip_null_keys);
-        let keys = arrange_placed(keys, "Arrange keys", right_place);
-        let matched =
-            decoded(pairs(arranged, keys, "SemiJoin"), self.failures.clone(), move |group| {
-                let rows = group.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
-                batch(Arc::clone(&schema), layout.columns(rows)?, group.len())
-            });
+        let keys = keyed(keys, encoder, skip_null_keys, &self.guard);
+        let keys = arrange_placed(keys, "Arrange keys", right_place, &self.guard);
+        let pairs = pairs::join(arranged, keys, "SemiJoin", &self.guard);
+        let matched = decoded(pairs, &self.guard, self.failures.clone(), move |group| {
+            let rows = group.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
+            batch(Arc::clone(&schema), layout.columns(rows)?, group.len())
+        });
         if !anti {
             return Ok(matched);
         }
@@ -116,10 +114,16 @@ pub fn keyed<'scope>(
     stream: Deltas<'scope>,
     layout: RowLayout,
     skip_null_keys: bool,
+    guard: &Guard,
 ) -> Stream<'scope, Tick, Vec<crate::dataflow::arrange::KeyedUpdate>> {
+    let guard = guard.clone();
     stream.unary(Pipeline, "Encode", move |_, _| {
         move |input, output| {
+            let stops = guard.enter();
             input.for_each(|time, deltas| {
+                if stops {
+                    return deltas.clear();
+                }
                 let mut updates = Vec::new();
                 for delta in deltas.drain(..) {
                     expect_planned(layout.encode(&delta, skip_null_keys, &mut updates));
@@ -130,31 +134,22 @@ pub fn keyed<'scope>(
     })
 }
 
-fn pairs<'scope>(
-    left: Arranged<'scope, RowTrace>,
-    right: Arranged<'scope, RowTrace>,
-    name: &str,
-) -> Stream<'scope, Tick, Vec<Pair>> {
-    join_traces::<_, _, _, _, CapacityContainerBuilder<Vec<Pair>>>(
-        left,
-        right,
-        name,
-        |key, l: &Row, r: &Row, tick, left_diff, right_diff, out| {
-            let pair = (key.row.clone(), l.clone(), r.clone());
-            out.push_into((pair, tick, left_diff.times(*right_diff)));
-        },
-    )
-}
-
 /// Turns pairs back into columns, one delta per tick.
 pub fn decoded<'scope>(
-    pairs: Stream<'scope, Tick, Vec<Pair>>,
+    pairs: Stream<'scope, Tick, Pairs<Tick>>,
+    guard: &Guard,
     failures: FailureStream,
     decode: impl Fn(&[Pair]) -> Result<arrow::array::RecordBatch, ArrowError> + 'static,
 ) -> Deltas<'scope> {
+    let guard = guard.clone();
     pairs.unary(Pipeline, "Decode", move |_, _| {
         move |input, output| {
+            let stops = guard.enter();
             input.for_each(|time, pairs| {
+                let pairs = &mut pairs.pairs;
+                if stops {
+                    return pairs.clear();
+                }
                 let mut session = output.session(&time);
                 pairs.sort_by_key(|(_, tick, _)| *tick);
                 for group in pairs.chunk_by(|a, b| a.1 == b.1) {
@@ -165,6 +160,7 @@ pub fn decoded<'scope>(
                         tick: group[0].1,
                     });
                 }
+                pairs.clear();
             });
         }
     })

@@ -6,10 +6,12 @@ mod first;
 mod join;
 mod linear;
 mod nearest;
+mod pairs;
 mod pending;
 mod recompute;
 mod recursion;
 mod reduce;
+mod sliced;
 mod temporal;
 mod topk;
 mod window;
@@ -32,6 +34,7 @@ use timely::dataflow::{Scope, Stream};
 use super::arrange::{Placement, RowTrace};
 use super::delta::Delta;
 use super::failure::FailureStream;
+use super::guard::Guard;
 use crate::model::Tick;
 use crate::plan::ir::{NodeId, Op, Plan};
 
@@ -46,6 +49,7 @@ pub struct Renderer<'scope, 'a> {
     pub scope: Scope<'scope, Tick>,
     pub plan: &'a Plan,
     pub failures: FailureStream,
+    pub guard: Guard,
     outputs: Vec<Option<Deltas<'scope>>>,
     /// Rows that are arranged already: by node, key, whether rows with NULL keys are left out, and
     /// where they are.
@@ -54,9 +58,14 @@ pub struct Renderer<'scope, 'a> {
 
 impl<'scope, 'a> Renderer<'scope, 'a> {
     /// A renderer of `plan` into `scope`.
-    pub fn new(scope: Scope<'scope, Tick>, plan: &'a Plan, failures: FailureStream) -> Self {
+    pub fn new(
+        scope: Scope<'scope, Tick>,
+        plan: &'a Plan,
+        failures: FailureStream,
+        guard: Guard,
+    ) -> Self {
         let outputs = plan.nodes.iter().map(|_| None).collect();
-        Renderer { scope, plan, failures, outputs, arranged: RefCell::default() }
+        Renderer { scope, plan, failures, guard, outputs, arranged: RefCell::default() }
     }
 
     /// Builds all operators; `sources` are the streams of the plan's source nodes.

@@ -10,15 +10,19 @@ use arrow::array::{ArrayRef, new_null_array};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
 use timely::progress::frontier::MutableAntichain;
+use timely::scheduling::Activator;
 
 use super::pending::{PendingTicks, in_order};
 use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::delta::{Delta, batch};
+use crate::dataflow::guard::{Account, Slice};
 use crate::dataflow::ordered::{Ordered, RowUpdate, by_key};
 use crate::dataflow::partition::{HeldRow, Partition, RowPlace};
 use crate::dataflow::reached::{ReachedSpan, merged};
+use crate::dataflow::reclaim::free_elsewhere;
 use crate::model::Tick;
 use crate::model::row::Row;
 use crate::plan::ir::{JoinKeys, NodeId, OrderColumn};
@@ -59,38 +63,78 @@ impl<'scope> Renderer<'scope, '_> {
             strict: nearest.strict,
             outer: nearest.outer,
             keys: HashMap::new(),
+            account: self.guard.account(false),
         };
-        let (left, right) =
-            (in_order(self.input(left), lefts()?), in_order(self.input(right), rights()?));
+        let guard = self.guard.clone();
+        let left = in_order(self.input(left), lefts()?, &guard);
+        let right = in_order(self.input(right), rights()?, &guard);
+        let activations = self.scope.activations();
         let exchange = || Exchange::new(|(key, _, _): &RowUpdate| key.hash());
         Ok(left.binary_frontier(
             right,
             exchange(),
             exchange(),
-            "NearestParameters",
-            move |capability, _| {
+            "Nearest",
+            move |capability, info| {
+                let activator = Activator::new(info.address, activations);
                 let mut pending: PendingTicks<SideChanges> = PendingTicks::new(capability);
+                // The tick that is being computed, and the keys that are left of it.
+                let mut current: Option<(Capability<Tick>, ChangedKeys)> = None;
                 move |(left, left_frontier), (right, right_frontier), output| {
+                    let stops = guard.enter();
                     left.for_each(|_, updates: &mut Vec<RowUpdate>| {
-                        for (key, row, tick) in updates.drain(..) {
+                        for (key, row, tick) in updates.drain(..).filter(|_| !stops) {
                             pending.at(tick).left.push((key.row, row));
                         }
                     });
                     right.for_each(|_, updates: &mut Vec<RowUpdate>| {
-                        for (key, row, tick) in updates.drain(..) {
+                        for (key, row, tick) in updates.drain(..).filter(|_| !stops) {
                             pending.at(tick).right.push((key.row, row));
                         }
                     });
+                    if stops {
+                        current = None;
+                        free_elsewhere(std::mem::take(&mut search.keys));
+                        search.account.set(0);
+                        return pending.stop();
+                    }
                     let frontier = earliest(left_frontier, right_frontier);
-                    while let Some((at, changes)) = pending.take(|t| frontier.is_none_or(|f| t < f))
-                    {
-                        let found = search.step(*at.time(), changes);
-                        output.session(&at).give_iterator(found.into_iter());
+                    let slice = guard.slice();
+                    while !slice.is_over() {
+                        if current.is_none() {
+                            let next = pending.take(|t| frontier.is_none_or(|f| t < f));
+                            current = next.map(|(at, changes)| (at, changes.by_key()));
+                        }
+                        let Some((at, keys)) = &mut current else { break };
+                        let found = search.step(*at.time(), keys, &slice);
+                        output.session(&*at).give_iterator(found.into_iter());
+                        if keys.len() == 0 {
+                            current = None;
+                        }
+                    }
+                    if current.is_some() || slice.is_over() {
+                        activator.activate();
                     }
                     pending.downgrade(frontier);
                 }
             },
         ))
+    }
+}
+
+/// Keys whose rows change at a tick, with the changes of the left and the right side.
+type ChangedKeys = std::collections::hash_map::IntoIter<Row, (Vec<HeldRow>, Vec<HeldRow>)>;
+
+impl SideChanges {
+    fn by_key(self) -> ChangedKeys {
+        let mut keys: HashMap<Row, (Vec<HeldRow>, Vec<HeldRow>)> = HashMap::new();
+        for (key, rows) in by_key(self.left) {
+            keys.entry(key).or_default().0 = rows;
+        }
+        for (key, rows) in by_key(self.right) {
+            keys.entry(key).or_default().1 = rows;
+        }
+        keys.into_iter()
     }
 }
 
@@ -116,20 +160,16 @@ struct NearestSearch {
     strict: bool,
     outer: bool,
     keys: HashMap<Row, KeySides>,
+    account: Account,
 }
 
 impl NearestSearch {
-    /// Applies a tick's changes and gives those of the pairs.
-    fn step(&mut self, tick: Tick, changes: SideChanges) -> Option<Delta> {
-        let mut keys: HashMap<Row, (Vec<HeldRow>, Vec<HeldRow>)> = HashMap::new();
-        for (key, rows) in by_key(changes.left) {
-            keys.entry(key).or_default().0 = rows;
-        }
-        for (key, rows) in by_key(changes.right) {
-            keys.entry(key).or_default().1 = rows;
-        }
+    /// Applies a tick's changes of some keys and gives those of the pairs.
+    fn step(&mut self, tick: Tick, keys: &mut ChangedKeys, slice: &Slice) -> Option<Delta> {
         let mut pairs: Vec<(NearestPair, i64)> = Vec::new();
-        for (key, (left, right)) in keys {
+        while !slice.is_over()
+            && let Some((key, (left, right))) = keys.next()
+        {
             self.change(&key, &left, &right, &mut pairs);
         }
         differential_dataflow::consolidation::consolidate(&mut pairs);
@@ -146,13 +186,14 @@ impl NearestSearch {
         let sides = self.keys.entry(key.clone()).or_default();
         let search = Places { strict: self.strict, outer: self.outer };
         let mut spans = search.concerned(&sides.right, right);
-        right.iter().for_each(|row| sides.right.add(row));
+        let mut bytes: isize = right.iter().map(|row| sides.right.add(row)).sum();
         spans.extend(search.concerned(&sides.right, right));
         let spans = merged(spans);
-        right.iter().for_each(|row| sides.right.add(&row.negated()));
+        bytes += right.iter().map(|row| sides.right.add(&row.negated())).sum::<isize>();
         search.pairs(key, sides, &spans, left, -1, out);
-        right.iter().for_each(|row| sides.right.add(row));
-        left.iter().for_each(|row| sides.left.add(row));
+        bytes += right.iter().map(|row| sides.right.add(row)).sum::<isize>();
+        bytes += left.iter().map(|row| sides.left.add(row)).sum::<isize>();
+        self.account.add(bytes);
         search.pairs(key, sides, &spans, left, 1, out);
         if sides.left.is_empty() && sides.right.is_empty() {
             self.keys.remove(key);

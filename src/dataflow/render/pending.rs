@@ -8,6 +8,7 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
 
 use super::{Deltas, expect_planned};
+use crate::dataflow::guard::Guard;
 use crate::dataflow::ordered::{Ordered, RowUpdate};
 use crate::model::Tick;
 
@@ -35,6 +36,12 @@ impl<T: Default> PendingTicks<T> {
         Some((at, first.remove()))
     }
 
+    /// Forgets everything.
+    pub fn stop(&mut self) {
+        self.held = None;
+        self.waiting.clear();
+    }
+
     /// Gives up all ticks before the first one that is still to be answered, and tells which that is;
     /// `frontier` is the first one that changes may still come of.
     pub fn downgrade(&mut self, frontier: Option<Tick>) -> Option<Tick> {
@@ -48,10 +55,19 @@ impl<T: Default> PendingTicks<T> {
 }
 
 /// Encodes rows for operators that hold them in order.
-pub fn in_order(stream: Deltas<'_>, ordered: Ordered) -> Stream<'_, Tick, Vec<RowUpdate>> {
+pub fn in_order<'scope>(
+    stream: Deltas<'scope>,
+    ordered: Ordered,
+    guard: &Guard,
+) -> Stream<'scope, Tick, Vec<RowUpdate>> {
+    let guard = guard.clone();
     stream.unary(Pipeline, "Encode", move |_, _| {
         move |input, output| {
+            let stops = guard.enter();
             input.for_each(|time, deltas| {
+                if stops {
+                    return deltas.clear();
+                }
                 let mut updates = Vec::new();
                 for delta in deltas.drain(..) {
                     expect_planned(ordered.encode(&delta, &mut updates));

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
@@ -12,17 +13,18 @@ use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion_common::ScalarValue;
-use differential_dataflow::trace::Cursor;
-use differential_dataflow::trace::cursor::cursor_list;
+use differential_dataflow::trace::cursor::{CursorList, cursor_list};
+use differential_dataflow::trace::{Cursor, Navigable, TraceReader};
 
-use super::changes::on_changes;
+use super::changes::{ChangeWork, on_changes};
 use super::join::keyed;
 use super::{Deltas, Renderer, expect_planned};
-use crate::dataflow::arrange::arrange_rows;
+use crate::dataflow::arrange::{Content, RowTrace, arrange_rows};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::difference::{Difference, Replacement};
 use crate::dataflow::eval::{FailedExpression, guarded};
 use crate::dataflow::failure::FailureStream;
+use crate::dataflow::guard::Slice;
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
@@ -43,41 +45,66 @@ impl<'scope> Renderer<'scope, '_> {
     ) -> Result<Deltas<'scope>, ArrowError> {
         let schema = self.schema(input);
         let encoder = RowLayout::ordered(&schema, key, order)?;
-        let rows = arrange_rows(keyed(self.input(input), encoder, false), "RecomputedGroups");
-        let groups = RecomputedGroups {
+        let rows = keyed(self.input(input), encoder, false, &self.guard);
+        let rows = arrange_rows(rows, "RecomputedGroups", &self.guard, Content::State);
+        let groups = Rc::new(RecomputedGroups {
             layout: RowLayout::ordered(&schema, key, order)?,
             key: key.to_vec(),
             aggregates: aggregates.to_vec(),
             difference: Difference::new(self.schema(id))?,
             failures: self.failures.clone(),
-        };
-        Ok(on_changes(rows, "Recompute", move |batches, history| {
-            let (mut new, new_storage) = cursor_list(batches);
-            let (mut old, old_storage) = cursor_list(history);
-            let mut versions = GroupVersions::default();
-            while let Some(key) = new.get_key(&new_storage) {
-                let mut before: HashMap<Row, i64> = HashMap::new();
-                old.seek_key(&old_storage, key);
-                if old.get_key(&old_storage) == Some(key) {
-                    while let Some(row) = old.get_val(&old_storage) {
-                        let mut count = Multiplicity::default();
-                        old.map_times(&old_storage, |_, diff| count = count.plus(*diff));
-                        before.insert(row.clone(), groups.failures.known(count));
-                        old.step_val(&old_storage);
-                    }
-                }
-                let mut changes: Vec<(Tick, Row, i64)> = Vec::new();
-                while let Some(row) = new.get_val(&new_storage) {
-                    new.map_times(&new_storage, |tick, diff| {
-                        changes.push((*tick, row.clone(), groups.failures.known(*diff)));
-                    });
-                    new.step_val(&new_storage);
-                }
-                versions.group(&key.row, before, changes);
-                new.step_key(&new_storage);
-            }
-            groups.deltas(&versions)
+        });
+        Ok(on_changes(rows, "Recompute", &self.guard, move |batches, history| ChangedGroups {
+            new: cursor_list(batches),
+            old: cursor_list(history),
+            groups: Rc::clone(&groups),
         }))
+    }
+}
+
+type RowBatch = <RowTrace as TraceReader>::Batch;
+type RowCursor = (CursorList<<RowBatch as Navigable>::Cursor>, Vec<RowBatch>);
+
+/// How many rows of groups are computed together, but for what one group has.
+const ROWS_TOGETHER: usize = 1 << 14;
+
+/// Groups that change, from the one on that is next.
+struct ChangedGroups {
+    new: RowCursor,
+    old: RowCursor,
+    groups: Rc<RecomputedGroups>,
+}
+
+impl ChangeWork for ChangedGroups {
+    fn run(&mut self, slice: &Slice) -> (Vec<Delta>, bool) {
+        let ((new, new_storage), (old, old_storage)) = (&mut self.new, &mut self.old);
+        let groups = &self.groups;
+        let mut versions = GroupVersions::default();
+        while let Some(key) = new.get_key(new_storage) {
+            let mut before: HashMap<Row, i64> = HashMap::new();
+            old.seek_key(old_storage, key);
+            if old.get_key(old_storage) == Some(key) {
+                while let Some(row) = old.get_val(old_storage) {
+                    let mut count = Multiplicity::default();
+                    old.map_times(old_storage, |_, diff| count = count.plus(*diff));
+                    before.insert(row.clone(), groups.failures.known(count));
+                    old.step_val(old_storage);
+                }
+            }
+            let mut changes: Vec<(Tick, Row, i64)> = Vec::new();
+            while let Some(row) = new.get_val(new_storage) {
+                new.map_times(new_storage, |tick, diff| {
+                    changes.push((*tick, row.clone(), groups.failures.known(*diff)));
+                });
+                new.step_val(new_storage);
+            }
+            versions.group(&key.row, before, changes);
+            new.step_key(new_storage);
+            if versions.rows.len() >= ROWS_TOGETHER || slice.is_over() {
+                break;
+            }
+        }
+        (groups.deltas(&versions), new.get_key(new_storage).is_none())
     }
 }
 

@@ -4,28 +4,34 @@
 //! more, so the iteration comes to its fixed point, and differential dataflow takes back what no
 //! longer follows when an input loses rows.
 
+use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
-use differential_dataflow::operators::arrange::arrangement::arrange_core;
 use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
 use differential_dataflow::operators::iterate::Variable;
-use differential_dataflow::operators::join::join_traces;
-use differential_dataflow::trace::implementations::ord_neu::{OrdValBatcher, OrdValSpine};
+use differential_dataflow::trace::implementations::ord_neu::{
+    OrdKeySpine, VecOrdKeyBuilder, VecOrdValBuilder,
+};
+use differential_dataflow::trace::{Cursor, Navigable};
 use differential_dataflow::{AsCollection, VecCollection};
-use timely::container::{CapacityContainerBuilder, PushInto};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::Operator;
 use timely::order::Product;
+use timely::scheduling::Activator;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::linear::Unnest;
+use super::pairs::{self, RowSpine};
 use super::{Deltas, Renderer, expect_planned};
-use crate::dataflow::arrange::Key;
+use crate::dataflow::arrange::{Content, Key, arrange_guarded, watch};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::eval;
 use crate::dataflow::failure::FailureStream;
+use crate::dataflow::guard::Guard;
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
@@ -36,7 +42,9 @@ use crate::plan::ir::{JoinKeys, NodeId, Op, Plan};
 type IterationTime = Product<Tick, u64>;
 /// Whole rows inside the scope.
 type ScopedRows<'inner> = VecCollection<'inner, IterationTime, Row, Multiplicity>;
-type Trace = TraceAgent<OrdValSpine<Key, Row, IterationTime, Multiplicity>>;
+type Trace = TraceAgent<RowSpine<IterationTime>>;
+/// Whole rows, arranged.
+type RowsTrace = TraceAgent<OrdKeySpine<Row, IterationTime, Multiplicity>>;
 
 /// The recursive step, and its limit of iterations.
 pub struct Recursion<'a> {
@@ -66,13 +74,19 @@ impl<'scope> Renderer<'scope, '_> {
             let (variable, rows) = Variable::new(nested, Product::new(Default::default(), 1));
             let mut given = vec![rows];
             given.extend(outer.into_iter().map(|rows| rows.enter(nested)));
-            let body = Loop { plan: recursion.step, given, failures: failures.clone() };
-            let stepped = limited(body.render()?, max, text, failures);
+            let guard = self.guard.clone();
+            let body = Loop {
+                plan: recursion.step,
+                given,
+                failures: failures.clone(),
+                guard: guard.clone(),
+            };
+            let stepped = limited(body.render()?, max, text, failures, &guard);
             let all = base.enter(nested).concat(stepped);
             let all = if recursion.distinct {
-                all.distinct_core::<Multiplicity>()
+                distinct(all, &guard)
             } else {
-                all.consolidate()
+                flat(whole_rows(all, &guard), &guard)
             };
             variable.set(all.clone());
             Ok::<_, ArrowError>(all.leave(scope))
@@ -140,11 +154,24 @@ fn limited<'inner>(
     max: u64,
     text: Arc<str>,
     failures: FailureStream,
+    guard: &Guard,
 ) -> ScopedRows<'inner> {
     let reason = format!("it did not end within {max} iterations");
+    let guard = guard.clone();
+    // Of the last tick, and how many rows it has made.
+    let mut made: (Tick, usize) = (0, 0);
     let within = rows.inner.unary(Pipeline, "Limit", move |_, _| {
         move |input, output| {
+            let stops = guard.enter();
             input.for_each(|time, updates| {
+                if stops {
+                    return updates.clear();
+                }
+                if let Some((_, at, _)) = updates.first() {
+                    let before = if made.0 == at.outer { made.1 } else { 0 };
+                    made = (at.outer, before + updates.len());
+                    guard.check_rows(made.1, "a recursion, for all events of a tick");
+                }
                 updates.retain(|(_, at, diff)| {
                     // The base is there before the first iteration.
                     let within = at.inner <= max;
@@ -161,11 +188,95 @@ fn limited<'inner>(
     within.as_collection()
 }
 
+/// Rows, arranged as they are.
+fn whole_rows<'inner>(rows: ScopedRows<'inner>, guard: &Guard) -> Arranged<'inner, RowsTrace> {
+    let exchange =
+        Exchange::new(|update: &((Row, ()), IterationTime, Multiplicity)| xxh3_64(&update.0.0));
+    let rows = rows.map(|row| (row, ())).inner;
+    arrange_guarded::<_, VecOrdKeyBuilder<_, _, _>, _, _, _, _, _>(
+        rows,
+        exchange,
+        "Whole rows",
+        guard,
+        Content::State,
+    )
+}
+
+/// Each row once.
+fn distinct<'inner>(rows: ScopedRows<'inner>, guard: &Guard) -> ScopedRows<'inner> {
+    let arranged = whole_rows(rows, guard);
+    let entered = guard.clone();
+    let reduced = arranged
+        .reduce_abelian::<_, VecOrdKeyBuilder<_, _, _>, OrdKeySpine<_, _, _>, _, _>(
+            "Distinct",
+            move |_, _, output| {
+                entered.enter();
+                output.push(((), Multiplicity::new(1)));
+            },
+            |updates, row: &Row, changes| {
+                updates.clear();
+                updates
+                    .extend(changes.drain(..).map(|((), at, diff)| ((row.clone(), ()), at, diff)));
+            },
+        );
+    watch(&reduced.trace, Rc::default(), guard, Content::State);
+    flat(reduced, guard)
+}
+
+/// How many rows are handed on at a time.
+const ROWS_AT_ONCE: usize = 1 << 12;
+
+/// The rows of an arrangement.
+fn flat<'inner>(arranged: Arranged<'inner, RowsTrace>, guard: &Guard) -> ScopedRows<'inner> {
+    let guard = guard.clone();
+    let activations = arranged.stream.scope().activations();
+    let rows = arranged.stream.unary(Pipeline, "Flat", move |_, info| {
+        let activator = Activator::new(info.address, activations);
+        let mut waiting = VecDeque::new();
+        move |input, output| {
+            let stops = guard.enter();
+            input.for_each(|time, spans| {
+                let capabilities = Rc::new(time.retain_stamp(0));
+                for batch in spans.drain(..).filter_map(|span| span.inner) {
+                    waiting.push_back((Rc::clone(&capabilities), batch.cursor(), batch));
+                }
+            });
+            if stops {
+                return waiting.clear();
+            }
+            let slice = guard.slice();
+            while let Some((capabilities, cursor, batch)) = waiting.front_mut() {
+                let mut rows = Vec::new();
+                while rows.len() < ROWS_AT_ONCE
+                    && let Some(row) = cursor.get_key(batch)
+                {
+                    cursor.map_times(batch, |at, diff| rows.push((row.clone(), *at, *diff)));
+                    cursor.step_key(batch);
+                }
+                let done = cursor.get_key(batch).is_none();
+                slice.made(rows.len());
+                output.session(&**capabilities).give_container(&mut rows);
+                if done {
+                    waiting.pop_front();
+                }
+                if slice.is_over() {
+                    break;
+                }
+            }
+            if !waiting.is_empty() {
+                activator.activate();
+            }
+        }
+    });
+    rows.as_collection()
+}
+
 /// The body of a recursion under construction.
 struct Loop<'inner, 'a> {
     plan: &'a Plan,
     given: Vec<ScopedRows<'inner>>,
     failures: FailureStream,
+    guard: Guard,
 }
 
 impl<'inner> Loop<'inner, '_> {
@@ -212,7 +323,9 @@ impl<'inner> Loop<'inner, '_> {
                     ordinality: *ordinality,
                     unread: unread.clone(),
                     failures,
+                    guard: self.guard.clone(),
                 };
+                let unnest = unnest.prepared();
                 self.mapped(input(from), *from, id, move |delta| unnest.run(&delta))
             }
             Op::Join { left, right, on } => {
@@ -222,7 +335,7 @@ impl<'inner> Loop<'inner, '_> {
                 self.semi_join((*left, input(left)), (*right, input(right)), on, *anti)
             }
             Op::Reduce { input: from, key, .. } => {
-                Ok(self.columns(*from, input(from), key)?.distinct_core::<Multiplicity>())
+                Ok(distinct(self.columns(*from, input(from), key)?, &self.guard))
             }
             Op::Union { inputs } => {
                 let mut parts = inputs.iter().map(input);
@@ -244,9 +357,14 @@ impl<'inner> Loop<'inner, '_> {
         let schema = self.schema(from);
         let failures = self.failures.clone();
         let (decoder, encoder) = (codec(&schema)?, codec(&self.schema(to))?);
+        let guard = self.guard.clone();
         let stream = rows.inner.unary(Pipeline, "Map", move |_, _| {
             move |input, output| {
+                let stops = guard.enter();
                 input.for_each(|time, updates| {
+                    if stops {
+                        return updates.clear();
+                    }
                     let mut out = Vec::new();
                     updates.sort_unstable_by_key(|(_, at, _)| *at);
                     for group in updates.chunk_by(|a, b| a.1 == b.1) {
@@ -289,9 +407,14 @@ impl<'inner> Loop<'inner, '_> {
         let schema = self.schema(from);
         let failures = self.failures.clone();
         let (decoder, layout) = (codec(&schema)?, RowLayout::new(&schema, key)?);
+        let guard = self.guard.clone();
         let stream = rows.inner.unary(Pipeline, "Key", move |_, _| {
             move |input, output| {
+                let stops = guard.enter();
                 input.for_each(|time, updates| {
+                    if stops {
+                        return updates.clear();
+                    }
                     let mut out = Vec::new();
                     updates.sort_unstable_by_key(|(_, at, _)| *at);
                     for group in updates.chunk_by(|a, b| a.1 == b.1) {
@@ -320,8 +443,9 @@ impl<'inner> Loop<'inner, '_> {
             RowLayout::new(&self.schema(left.0), &on.left)?,
             RowLayout::new(&self.schema(right.0), &on.right)?,
         );
-        let left = arranged(self.keyed(left.0, left.1, &on.left, !on.nulls_equal)?);
-        let right = arranged(self.keyed(right.0, right.1, &on.right, !on.nulls_equal)?);
+        let left = self.keyed(left.0, left.1, &on.left, !on.nulls_equal)?;
+        let right = self.keyed(right.0, right.1, &on.right, !on.nulls_equal)?;
+        let (left, right) = (arranged(left, &self.guard), arranged(right, &self.guard));
         let encoder = codec(&self.schema(id))?;
         self.matched(left, right, move |pairs| {
             let left = pairs.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
@@ -344,10 +468,10 @@ impl<'inner> Loop<'inner, '_> {
         let (encoder, layout) = (codec(&schema)?, RowLayout::new(&schema, &on.left)?);
         let skip = !on.nulls_equal;
         let keys = self.keyed(right.0, right.1, &on.right, skip)?;
-        let keys = keys.map(|(key, _)| key.row).distinct_core::<Multiplicity>();
+        let keys = distinct(keys.map(|(key, _)| key.row), &self.guard);
         let keys = keys.map(|row| (Key::new(&row), Row::default()));
-        let rows = arranged(self.keyed(left.0, left.1.clone(), &on.left, skip)?);
-        let matched = self.matched(rows, arranged(keys), move |pairs| {
+        let rows = arranged(self.keyed(left.0, left.1.clone(), &on.left, skip)?, &self.guard);
+        let matched = self.matched(rows, arranged(keys, &self.guard), move |pairs| {
             let rows = pairs.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
             let columns = expect_planned(layout.columns(rows));
             let rows = expect_planned(encoder.encode(&columns, pairs.len()));
@@ -362,24 +486,16 @@ impl<'inner> Loop<'inner, '_> {
         right: Arranged<'inner, Trace>,
         rows: impl Fn(&[((Row, Row, Row), IterationTime, Multiplicity)]) -> Vec<Row> + 'static,
     ) -> Result<ScopedRows<'inner>, ArrowError> {
-        let pairs = join_traces::<
-            _,
-            _,
-            _,
-            _,
-            CapacityContainerBuilder<Vec<((Row, Row, Row), IterationTime, Multiplicity)>>,
-        >(
-            left,
-            right,
-            "Join",
-            |key, l: &Row, r: &Row, time, left_diff, right_diff, out| {
-                let pair = (key.row.clone(), l.clone(), r.clone());
-                out.push_into((pair, time, left_diff.times(*right_diff)));
-            },
-        );
+        let guard = self.guard.clone();
+        let pairs = pairs::join(left, right, "Join", &guard);
         let stream = pairs.unary(Pipeline, "ScopedRows", move |_, _| {
             move |input, output| {
+                let stops = guard.enter();
                 input.for_each(|time, pairs| {
+                    let pairs = &mut pairs.pairs;
+                    if stops {
+                        return pairs.clear();
+                    }
                     let encoded = rows(pairs);
                     let mut out: Vec<(Row, IterationTime, Multiplicity)> = encoded
                         .into_iter()
@@ -396,13 +512,15 @@ impl<'inner> Loop<'inner, '_> {
 
 fn arranged<'inner>(
     rows: VecCollection<'inner, IterationTime, (Key, Row), Multiplicity>,
+    guard: &Guard,
 ) -> Arranged<'inner, Trace> {
     let exchange =
         Exchange::new(|update: &((Key, Row), IterationTime, Multiplicity)| update.0.0.hash());
-    arrange_core::<_, _, OrdValBatcher<Key, Row, IterationTime, Multiplicity>, _>(
+    arrange_guarded::<_, VecOrdValBuilder<_, _, _, _>, _, _, _, _, _>(
         rows.inner,
         exchange,
         "Arrange",
-        OrdValBatcher::new,
+        guard,
+        Content::State,
     )
 }

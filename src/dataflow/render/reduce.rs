@@ -8,13 +8,13 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use differential_dataflow::difference::Semigroup;
 use differential_dataflow::operators::arrange::Arranged;
-use differential_dataflow::trace::Cursor;
-use differential_dataflow::trace::cursor::cursor_list;
+use differential_dataflow::trace::cursor::{CursorList, cursor_list};
+use differential_dataflow::trace::{Cursor, Navigable, TraceReader};
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 
-use super::changes::on_changes;
+use super::changes::{ChangeWork, on_changes};
 use super::{Deltas, Renderer, expect_planned};
 use crate::aggregate::Accumulator;
 use crate::dataflow::accumulator::AccumulatorLayout;
@@ -22,6 +22,7 @@ use crate::dataflow::arrange::{GroupTrace, GroupUpdate, arrange_groups};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::groups::Grouper;
+use crate::dataflow::guard::{Guard, Slice};
 use crate::model::Tick;
 use crate::model::row::{Row, RowCodec};
 use crate::plan::ir::{Aggregate, NodeId};
@@ -37,7 +38,8 @@ impl<'scope> Renderer<'scope, '_> {
         let layout = Rc::new(AccumulatorLayout::new(aggregates)?);
         let input_schema = self.schema(input);
         let grouper = Grouper::new(&input_schema, key, Rc::clone(&layout))?;
-        let groups = arrange_groups(grouped(self.input(input), grouper), "Reduce");
+        let groups = grouped(self.input(input), grouper, &self.guard);
+        let groups = arrange_groups(groups, "Reduce", &self.guard);
         let types: Vec<_> =
             key.iter().map(|c| input_schema.field(*c).data_type().clone()).collect();
         let finish = Finish {
@@ -48,7 +50,7 @@ impl<'scope> Renderer<'scope, '_> {
             failures: self.failures.clone(),
         };
         let seen = if aggregates.is_empty() { Seen::Presence } else { Seen::Sums };
-        Ok(changes(groups, seen, move |updates| finish.deltas(updates)))
+        Ok(changes(groups, seen, &self.guard, move |updates| finish.deltas(updates)))
     }
 
     /// The distinct values of some columns of a node, as a stream of their own.
@@ -59,7 +61,8 @@ impl<'scope> Renderer<'scope, '_> {
     ) -> Result<Deltas<'scope>, ArrowError> {
         let layout = Rc::new(AccumulatorLayout::new(&[])?);
         let grouper = Grouper::new(&self.schema(input), key, Rc::clone(&layout))?;
-        let groups = arrange_groups(grouped(self.input(input), grouper), "Distinct keys");
+        let groups = grouped(self.input(input), grouper, &self.guard);
+        let groups = arrange_groups(groups, "Distinct keys", &self.guard);
         let schema = self.key_schema(input, key);
         let types: Vec<_> = schema.fields().iter().map(|f| f.data_type().clone()).collect();
         let finish = Finish {
@@ -69,7 +72,7 @@ impl<'scope> Renderer<'scope, '_> {
             schema,
             failures: self.failures.clone(),
         };
-        Ok(changes(groups, Seen::Presence, move |updates| finish.deltas(updates)))
+        Ok(changes(groups, Seen::Presence, &self.guard, move |updates| finish.deltas(updates)))
     }
 
     /// The schema of some columns of a node.
@@ -84,10 +87,16 @@ impl<'scope> Renderer<'scope, '_> {
 pub(super) fn grouped<'scope>(
     stream: Deltas<'scope>,
     mut grouper: Grouper,
+    guard: &Guard,
 ) -> Stream<'scope, Tick, Vec<GroupUpdate>> {
+    let guard = guard.clone();
     stream.unary(Pipeline, "Group", move |_, _| {
         move |input, output| {
+            let stops = guard.enter();
             input.for_each_stamp(|time, containers| {
+                if stops {
+                    return containers.for_each(Vec::clear);
+                }
                 let mut updates = Vec::new();
                 for delta in containers.flat_map(|c| c.drain(..)) {
                     expect_planned(grouper.push(&delta, &mut updates));
@@ -115,34 +124,65 @@ pub(super) enum Seen {
 pub(super) fn changes<'scope>(
     groups: Arranged<'scope, GroupTrace>,
     seen: Seen,
+    guard: &Guard,
     finish: impl Fn(Vec<GroupChange>) -> Vec<Delta> + 'static,
 ) -> Deltas<'scope> {
-    on_changes(groups, "Changes of groups", move |batches, history| {
-        let (mut new, new_storage) = cursor_list(batches);
-        let (mut old, old_storage) = cursor_list(history);
+    let finish = Rc::new(finish);
+    on_changes(groups, "Changes of groups", guard, move |batches, history| ChangedGroups {
+        new: cursor_list(batches),
+        old: cursor_list(history),
+        seen,
+        finish: Rc::clone(&finish),
+    })
+}
+
+type GroupBatch = <GroupTrace as TraceReader>::Batch;
+type GroupCursor = (CursorList<<GroupBatch as Navigable>::Cursor>, Vec<GroupBatch>);
+
+/// Groups that change, from the one on that is next.
+struct ChangedGroups<F> {
+    new: GroupCursor,
+    old: GroupCursor,
+    seen: Seen,
+    finish: Rc<F>,
+}
+
+impl<F: Fn(Vec<GroupChange>) -> Vec<Delta>> ChangeWork for ChangedGroups<F> {
+    fn run(&mut self, slice: &Slice) -> (Vec<Delta>, bool) {
+        let ((new, new_storage), (old, old_storage)) = (&mut self.new, &mut self.old);
         let mut updates = Vec::new();
-        while let Some(key) = new.get_key(&new_storage) {
+        let mut groups = 0;
+        while let Some(key) = new.get_key(new_storage) {
             let mut sum = Accumulator::default();
-            old.seek_key(&old_storage, key);
-            if old.get_key(&old_storage) == Some(key) {
-                old.map_times(&old_storage, |_, diff| sum.plus_equals(diff));
+            old.seek_key(old_storage, key);
+            if old.get_key(old_storage) == Some(key) {
+                old.map_times(old_storage, |_, diff| sum.plus_equals(diff));
             }
             let mut steps: Vec<(Tick, Accumulator)> = Vec::new();
-            new.map_times(&new_storage, |tick, diff| steps.push((*tick, diff.clone())));
+            new.map_times(new_storage, |tick, diff| steps.push((*tick, diff.clone())));
             steps.sort_by_key(|(tick, _)| *tick);
             for step in steps.chunk_by(|a, b| a.0 == b.0) {
                 let before = sum.clone();
                 step.iter().for_each(|(_, diff)| sum.plus_equals(diff));
-                let stays = seen == Seen::Presence && before.is_there() == sum.is_there();
+                let stays = self.seen == Seen::Presence && before.is_there() == sum.is_there();
                 if !stays {
                     changed(&key.row, before, &sum, step[0].0, &mut updates);
                 }
             }
-            new.step_key(&new_storage);
+            new.step_key(new_storage);
+            groups += 1;
+            if groups == GROUPS_AT_ONCE || groups % GROUPS_PER_LOOK == 0 && slice.is_over() {
+                break;
+            }
         }
-        finish(updates)
-    })
+        ((self.finish)(updates), new.get_key(new_storage).is_none())
+    }
 }
+
+/// How many groups become rows at a time.
+const GROUPS_AT_ONCE: usize = 1 << 12;
+/// After how many groups the time is looked at.
+const GROUPS_PER_LOOK: usize = 256;
 
 fn changed(
     key: &Row,

@@ -17,7 +17,9 @@ use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::eval::{FailedExpression, evaluate, halves};
 use crate::dataflow::failure::FailureStream;
+use crate::dataflow::guard::Account;
 use crate::dataflow::layout::RowLayout;
+use crate::dataflow::reclaim::free_elsewhere;
 use crate::model::row::Row;
 use crate::model::{Position, Tick};
 use crate::plan::ir::{NodeId, Scalar};
@@ -44,11 +46,20 @@ impl<'scope> Renderer<'scope, '_> {
             layout: RowLayout::new(&schema, &[])?,
             queue: TickQueue::default(),
             failures: self.failures.clone(),
+            account: self.guard.account(false),
         };
+        let guard = self.guard.clone();
         let stream = self.input(input);
         Ok(stream.unary_frontier(Pipeline, "Temporal", move |capability, _| {
             let mut held = Some(capability);
             move |(input, frontier), output| {
+                if guard.enter() {
+                    input.for_each(|_, deltas| deltas.clear());
+                    free_elsewhere(std::mem::take(&mut filter.queue));
+                    filter.account.set(0);
+                    held = None;
+                    return;
+                }
                 input.for_each(|time, deltas| {
                     let mut session = output.session(&time);
                     for delta in deltas.drain(..) {
@@ -71,6 +82,7 @@ impl<'scope> Renderer<'scope, '_> {
                     (None, _) => held = None,
                     (Some(_), None) => {}
                 }
+                filter.account.set(filter.queue.bytes);
             }
         }))
     }
@@ -90,6 +102,13 @@ fn with_now(schema: &SchemaRef) -> SchemaRef {
 #[derive(Default)]
 struct TickQueue {
     buckets: BTreeMap<Tick, Bucket>,
+    /// What the changes take, those included that cancel out.
+    bytes: usize,
+}
+
+fn bytes(changes: &[((Row, Position), i64)]) -> usize {
+    let heap = changes.iter().map(|((row, _), _)| row.heap_bytes());
+    size_of_val(changes) + heap.sum::<usize>()
 }
 
 #[derive(Default)]
@@ -102,8 +121,11 @@ impl TickQueue {
     fn push(&mut self, tick: Tick, row: Row, position: Position, diff: i64) {
         let bucket = self.buckets.entry(tick).or_default();
         bucket.changes.push(((row, position), diff));
+        self.bytes += bytes(&bucket.changes[bucket.changes.len() - 1..]);
         if bucket.changes.len() >= (2 * bucket.consolidated_len).max(BUCKET_CONSOLIDATE_MIN) {
+            let before = bytes(&bucket.changes);
             differential_dataflow::consolidation::consolidate(&mut bucket.changes);
+            self.bytes -= before - bytes(&bucket.changes);
             bucket.consolidated_len = bucket.changes.len();
         }
     }
@@ -114,7 +136,9 @@ impl TickQueue {
         while let Some(first) = self.buckets.first_entry()
             && *first.key() <= tick
         {
-            due.append(&mut first.remove().changes);
+            let mut changes = first.remove().changes;
+            self.bytes -= bytes(&changes);
+            due.append(&mut changes);
         }
         differential_dataflow::consolidation::consolidate(&mut due);
         due
@@ -130,6 +154,7 @@ struct TemporalFilter {
     layout: RowLayout,
     queue: TickQueue,
     failures: FailureStream,
+    account: Account,
 }
 
 impl TemporalFilter {

@@ -3,18 +3,21 @@
 //! A group's rows are arranged in order, so the first ones are read from the front of the
 //! arrangement: a change costs what the rows in front of it cost, not the group.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::error::ArrowError;
 use differential_dataflow::operators::arrange::Arranged;
-use differential_dataflow::trace::Cursor;
-use differential_dataflow::trace::cursor::cursor_list;
+use differential_dataflow::trace::cursor::{CursorList, cursor_list};
+use differential_dataflow::trace::{Cursor, Navigable, TraceReader};
 
-use super::changes::on_changes;
+use super::changes::{ChangeWork, on_changes};
 use super::join::keyed;
 use super::{Deltas, Renderer, expect_planned};
-use crate::dataflow::arrange::{RowTrace, arrange_rows};
+use crate::dataflow::arrange::{Content, RowTrace, arrange_rows};
+use crate::dataflow::delta::Delta;
 use crate::dataflow::failure::FailureStream;
+use crate::dataflow::guard::{Guard, Slice};
 use crate::dataflow::layout::RowLayout;
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
@@ -64,8 +67,9 @@ impl<'scope> Renderer<'scope, '_> {
         let schema = self.schema(input);
         let encoder = RowLayout::ordered(&schema, key, order)?;
         let layout = RowLayout::ordered(&schema, key, order)?;
-        let rows = arrange_rows(keyed(self.input(input), encoder, false), "TopK");
-        Ok(ranked(rows, layout, pick, self.failures.clone()))
+        let rows = keyed(self.input(input), encoder, false, &self.guard);
+        let rows = arrange_rows(rows, "TopK", &self.guard, Content::State);
+        Ok(ranked(rows, layout, pick, self.failures.clone(), &self.guard))
     }
 }
 
@@ -135,37 +139,67 @@ fn ranked<'scope>(
     layout: RowLayout,
     pick: impl Pick + 'static,
     failures: FailureStream,
+    guard: &Guard,
 ) -> Deltas<'scope> {
-    on_changes(rows, "TopK", move |batches, history| {
-        let (mut new, new_storage) = cursor_list(batches);
-        let (mut old, old_storage) = cursor_list(history);
+    let ranking = Rc::new(Ranking { layout, pick, failures });
+    on_changes(rows, "TopK", guard, move |batches, history| RankedGroups {
+        new: cursor_list(batches),
+        old: cursor_list(history),
+        ranking: Rc::clone(&ranking),
+    })
+}
+
+/// How groups are ranked.
+struct Ranking<P> {
+    layout: RowLayout,
+    pick: P,
+    failures: FailureStream,
+}
+
+type RankedBatch = <RowTrace as TraceReader>::Batch;
+type RankedCursor = (CursorList<<RankedBatch as Navigable>::Cursor>, Vec<RankedBatch>);
+
+/// Groups that change, from the one on that is next.
+struct RankedGroups<P> {
+    new: RankedCursor,
+    old: RankedCursor,
+    ranking: Rc<Ranking<P>>,
+}
+
+impl<P: Pick> ChangeWork for RankedGroups<P> {
+    fn run(&mut self, slice: &Slice) -> (Vec<Delta>, bool) {
+        let ((new, new_storage), (old, old_storage)) = (&mut self.new, &mut self.old);
+        let Ranking { layout, pick, failures } = &*self.ranking;
         let mut updates = Vec::new();
-        while let Some(key) = new.get_key(&new_storage) {
+        while let Some(key) = new.get_key(new_storage) {
             let mut changes: Vec<RowChanges> = Vec::new();
-            while let Some(row) = new.get_val(&new_storage) {
+            while let Some(row) = new.get_val(new_storage) {
                 let mut times = Vec::new();
-                new.map_times(&new_storage, |tick, diff| {
+                new.map_times(new_storage, |tick, diff| {
                     times.push((*tick, failures.known(*diff)));
                 });
                 changes.push((row.clone(), times));
-                new.step_val(&new_storage);
+                new.step_val(new_storage);
             }
-            old.seek_key(&old_storage, key);
-            let found = old.get_key(&old_storage) == Some(key);
+            old.seek_key(old_storage, key);
+            let found = old.get_key(old_storage) == Some(key);
             let mut history = GroupHistory { ahead: Vec::new(), done: !found };
             let mut next = || {
-                let row = old.get_val(&old_storage)?.clone();
+                let row = old.get_val(old_storage)?.clone();
                 let mut count = Multiplicity::default();
-                old.map_times(&old_storage, |_, diff| count = count.plus(*diff));
-                old.step_val(&old_storage);
+                old.map_times(old_storage, |_, diff| count = count.plus(*diff));
+                old.step_val(old_storage);
                 Some((row, failures.known(count)))
             };
             let mut group = Group { changes: &changes, history: &mut history };
-            group.run(&key.row, &pick, &mut next, &mut updates);
-            new.step_key(&new_storage);
+            group.run(&key.row, pick, &mut next, &mut updates);
+            new.step_key(new_storage);
+            if slice.is_over() {
+                break;
+            }
         }
-        expect_planned(layout.decode(&mut updates))
-    })
+        (expect_planned(layout.decode(&mut updates)), new.get_key(new_storage).is_none())
+    }
 }
 
 /// The rows that a group had before, read from the front as far as they are needed.

@@ -11,7 +11,9 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
+use timely::scheduling::Activator;
 
 use super::pending::{PendingTicks, in_order};
 use super::{Deltas, Renderer, expect_planned};
@@ -20,11 +22,13 @@ use crate::dataflow::difference::{Difference, Replacement};
 use crate::dataflow::eval::{FailedExpression, guarded};
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::frames::{PartitionPart, Prior};
+use crate::dataflow::guard::Account;
 use crate::dataflow::ordered::{Ordered, RowUpdate, by_key};
 use crate::dataflow::partition::{HeldRow, Partition};
 use crate::dataflow::reached::{
     ReachedParts, ReachedSpan, Reaching, Rows, Segment, WindowScope, merged,
 };
+use crate::dataflow::reclaim::free_elsewhere;
 use crate::model::Tick;
 use crate::model::row::Row;
 use crate::plan::ir::{NodeId, OrderColumn, WindowFunction};
@@ -47,27 +51,59 @@ impl<'scope> Renderer<'scope, '_> {
             functions: functions.to_vec(),
             partitions: HashMap::new(),
             failures: self.failures.clone(),
+            account: self.guard.account(false),
         };
-        let updates = in_order(self.input(input), ordered()?);
+        let updates = in_order(self.input(input), ordered()?, &self.guard);
+        let guard = self.guard.clone();
+        let activations = self.scope.activations();
         let exchange = Exchange::new(|(key, _, _): &RowUpdate| key.hash());
-        Ok(updates.unary_frontier(exchange, "Window", move |capability, _| {
+        Ok(updates.unary_frontier(exchange, "Window", move |capability, info| {
+            let activator = Activator::new(info.address, activations);
             let mut pending: PendingTicks<Vec<(Row, HeldRow)>> = PendingTicks::new(capability);
+            // The tick that is being computed, and the partitions that are left of it.
+            let mut current: Option<(Capability<Tick>, ChangedKeys)> = None;
             move |(input, frontier), output| {
+                let stops = guard.enter();
                 input.for_each(|_, updates: &mut Vec<RowUpdate>| {
-                    for (key, row, tick) in updates.drain(..) {
+                    for (key, row, tick) in updates.drain(..).filter(|_| !stops) {
                         pending.at(tick).push((key.row, row));
                     }
                 });
+                if stops {
+                    current = None;
+                    free_elsewhere(std::mem::take(&mut windows.partitions));
+                    windows.account.set(0);
+                    return pending.stop();
+                }
                 let frontier = frontier.frontier().first().copied();
-                while let Some((at, updates)) = pending.take(|t| frontier.is_none_or(|f| t < f)) {
-                    let deltas = windows.step(*at.time(), updates);
-                    output.session(&at).give_iterator(deltas.into_iter());
+                let slice = guard.slice();
+                while !slice.is_over() {
+                    if current.is_none() {
+                        let next = pending.take(|t| frontier.is_none_or(|f| t < f));
+                        current = next.map(|(at, updates)| (at, by_key(updates).into_iter()));
+                    }
+                    let Some((at, keys)) = &mut current else { break };
+                    let part = windows.part(keys);
+                    let deltas = windows.step(*at.time(), part);
+                    output.session(&*at).give_iterator(deltas.into_iter());
+                    if keys.len() == 0 {
+                        current = None;
+                    }
+                }
+                if current.is_some() || slice.is_over() {
+                    activator.activate();
                 }
                 pending.downgrade(frontier);
             }
         }))
     }
 }
+
+/// How many rows of partitions are computed together, but for what one partition has.
+const ROWS_TOGETHER: usize = 1 << 14;
+
+/// Partitions that change at a tick, with their changes.
+type ChangedKeys = std::vec::IntoIter<(Row, Vec<HeldRow>)>;
 
 /// A partition's rows; and whether some function has no value for some of them, so that none of them
 /// is in the output.
@@ -97,12 +133,28 @@ struct WindowSearch {
     difference: Difference,
     partitions: HashMap<Row, Content>,
     failures: FailureStream,
+    account: Account,
 }
 
 impl WindowSearch {
-    /// Applies a tick's changes and gives those of the output.
-    fn step(&mut self, tick: Tick, updates: Vec<(Row, HeldRow)>) -> Vec<Delta> {
-        let keys = by_key(updates);
+    /// The next partitions that are computed together.
+    fn part(&self, keys: &mut ChangedKeys) -> Vec<(Row, Vec<HeldRow>)> {
+        let mut part = Vec::new();
+        let mut rows = 0;
+        while rows < ROWS_TOGETHER
+            && let Some((key, changes)) = keys.next()
+        {
+            rows += changes.len();
+            if !self.scope.local {
+                rows += self.partitions.get(&key).map_or(0, |content| content.rows.size());
+            }
+            part.push((key, changes));
+        }
+        part
+    }
+
+    /// Applies a tick's changes of some partitions and gives those of the output.
+    fn step(&mut self, tick: Tick, keys: Vec<(Row, Vec<HeldRow>)>) -> Vec<Delta> {
         let (mut deltas, failing) = self.round(tick, keys);
         // What fails in a part is computed as a whole: a function that fails takes out all rows.
         deltas.extend(self.round(tick, failing).0);
@@ -161,19 +213,20 @@ impl WindowSearch {
         };
         if whole {
             let before = part.segments(&key, &content.rows, &all, true, rows);
-            changes.iter().for_each(|change| content.rows.add(change));
+            self.account.add(changes.iter().map(|change| content.rows.add(change)).sum());
             let after = part.segments(&key, &content.rows, &all, true, rows);
             return PartitionChange { key, rows: changes, whole, before, after };
         }
         let mut spans: Vec<ReachedSpan> =
             changes.iter().map(|c| part.span(&content.rows, c)).collect();
-        changes.iter().for_each(|change| content.rows.add(change));
+        self.account.add(changes.iter().map(|change| content.rows.add(change)).sum());
         spans.extend(changes.iter().map(|c| part.span(&content.rows, c)));
         let spans = merged(spans);
         // What the rows were is read as they were.
-        changes.iter().for_each(|change| content.rows.add(&change.negated()));
+        let taken: isize = changes.iter().map(|change| content.rows.add(&change.negated())).sum();
         let before = part.segments(&key, &content.rows, &spans, false, rows);
-        changes.iter().for_each(|change| content.rows.add(change));
+        let given: isize = changes.iter().map(|change| content.rows.add(change)).sum();
+        self.account.add(taken + given);
         let after = part.segments(&key, &content.rows, &spans, false, rows);
         PartitionChange { key, rows: changes, whole, before, after }
     }
@@ -181,9 +234,7 @@ impl WindowSearch {
     /// Takes back what a change did, so that it is made again with all of the partition.
     fn taken_back(&mut self, change: PartitionChange) -> (Row, Vec<HeldRow>) {
         let content = self.partitions.entry(change.key.clone()).or_default();
-        for row in &change.rows {
-            content.rows.add(&row.negated());
-        }
+        self.account.add(change.rows.iter().map(|row| content.rows.add(&row.negated())).sum());
         content.failing = true;
         (change.key, change.rows)
     }

@@ -15,7 +15,7 @@ use datafusion_expr::{
 };
 
 use super::decimal::Digits;
-use super::limits::check_series;
+use super::limits::{check_series, check_series_of_batch};
 use super::{calendar, interval, written};
 
 pub fn functions() -> Vec<Arc<ScalarUDF>> {
@@ -182,6 +182,7 @@ impl Series {
                     value = next;
                 }
             }
+            check_series_of_batch(all.len() - before)?;
             lengths.push(all.len() - before);
             valid.push(is_there);
         }
@@ -209,6 +210,7 @@ impl Series {
                     value = calendar::plus(value, step)?;
                 }
             }
+            check_series_of_batch(all.len() - before)?;
             lengths.push(all.len() - before);
             valid.push(is_there);
         }

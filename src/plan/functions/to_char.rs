@@ -1,5 +1,8 @@
 //! `to_char` of times, with PostgreSQL's patterns.
 
+use std::cell::RefCell;
+use std::fmt::Write;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use datafusion_common::{Result, exec_err};
@@ -54,9 +57,59 @@ pub const WORDS: [&str; 77] = [
     "p.m.", "pm", "rm", "tz", "TH", "th", "FM", "fm", "SP",
 ];
 
+/// A part of a pattern.
+enum Piece {
+    /// Written as it is.
+    Text(String),
+    /// A word of the pattern.
+    Word {
+        word: &'static str,
+        /// To its full width, with zeros and spaces.
+        filled: bool,
+        /// `TH` or `th` follows.
+        ordinal: Option<&'static str>,
+    },
+}
+
+thread_local! {
+    /// The last pattern: as a rule it is the same for all rows.
+    static LAST: RefCell<(String, Rc<[Piece]>)> = RefCell::new((String::new(), Rc::new([])));
+}
+
 fn written(micros: i64, pattern: &str, zoned: bool) -> Result<Value> {
+    let pieces = LAST.with_borrow_mut(|(last, pieces)| {
+        if last != pattern {
+            (*last, *pieces) = (pattern.to_string(), pieces_of(pattern).into());
+        }
+        Rc::clone(pieces)
+    });
     let time = Time::of(micros);
-    let mut out = String::new();
+    let mut out = String::with_capacity(pattern.len() + NAME_WIDTH);
+    for piece in pieces.iter() {
+        match piece {
+            Piece::Text(text) => out.push_str(text),
+            Piece::Word { word, filled, ordinal: suffix } => {
+                let begin = out.len();
+                if time.part(word, *filled, zoned, &mut out).is_none() {
+                    return exec_err!("to_char does not know {word} here");
+                }
+                if let Some(suffix) = suffix {
+                    let number = out[begin..].trim().parse::<i64>().unwrap_or(0);
+                    match *suffix {
+                        "TH" => out.push_str(&ordinal(number).to_uppercase()),
+                        _ => out.push_str(ordinal(number)),
+                    }
+                }
+            }
+        }
+    }
+    Ok(Value::Text(out))
+}
+
+/// Takes a pattern apart.
+fn pieces_of(pattern: &str) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut text = String::new();
     let mut rest = pattern;
     while !rest.is_empty() {
         if let Some(quoted) = rest.strip_prefix('"') {
@@ -70,7 +123,7 @@ fn written(micros: i64, pattern: &str, zoned: bool) -> Result<Value> {
                         break;
                     }
                     c => {
-                        out.push(c);
+                        text.push(c);
                         escaped = false;
                     }
                 }
@@ -79,7 +132,7 @@ fn written(micros: i64, pattern: &str, zoned: bool) -> Result<Value> {
             continue;
         }
         if let Some(quote) = rest.strip_prefix("\\\"") {
-            out.push('"');
+            text.push('"');
             rest = quote;
             continue;
         }
@@ -95,36 +148,26 @@ fn written(micros: i64, pattern: &str, zoned: bool) -> Result<Value> {
         };
         let Some(word) = WORDS.iter().filter(fits).max_by_key(|word| word.len()) else {
             let Some(c) = rest.chars().next() else { break };
-            out.push(c);
+            text.push(c);
             rest = &rest[c.len_utf8()..];
             continue;
         };
         rest = &behind[word.len()..];
-        let text = match time.part(word, filled, zoned) {
-            Some(text) => text,
-            None => return exec_err!("to_char does not know {word} here"),
-        };
-        out.push_str(&text);
-        if let Some(suffix @ ("TH" | "th")) = rest.get(..2) {
-            let number = text.trim().parse::<i64>().unwrap_or(0);
-            let ordinal = ordinal(number);
-            match suffix {
-                "TH" => out.push_str(&ordinal.to_uppercase()),
-                _ => out.push_str(ordinal),
-            }
-            rest = &rest[2..];
-        }
+        let ordinal = ["TH", "th"].into_iter().find(|suffix| rest.starts_with(suffix));
+        rest = &rest[ordinal.map_or(0, str::len)..];
+        pieces.extend((!text.is_empty()).then(|| Piece::Text(std::mem::take(&mut text))));
+        pieces.push(Piece::Word { word, filled, ordinal });
     }
-    Ok(Value::Text(out))
+    pieces.extend((!text.is_empty()).then_some(Piece::Text(text)));
+    pieces
 }
 
 pub fn has_case(word: &str) -> bool {
-    let word = word.to_ascii_lowercase();
     let names = [
         "day", "dy", "month", "mon", "rm", "am", "pm", "a.m.", "p.m.", "ad", "bc", "a.d.", "b.c.",
         "tz",
     ];
-    names.contains(&word.as_str())
+    names.iter().any(|name| name.eq_ignore_ascii_case(word))
 }
 
 pub fn ordinal(number: i64) -> &'static str {
@@ -153,13 +196,17 @@ impl Time {
         Time { days, time: micros.rem_euclid(MICROS_PER_DAY), year, month, day }
     }
 
-    /// The text of a word of a pattern; `filled` with zeros and spaces to its full width.
-    fn part(&self, word: &str, filled: bool, zoned: bool) -> Option<String> {
-        let number = |value: i64, width: usize| match filled {
-            true => format!("{value:0width$}"),
-            false => value.to_string(),
+    /// Writes the text of a word of a pattern; `filled` with zeros and spaces to its full width. `None`
+    /// for a word that is not one of times.
+    fn part(&self, word: &str, filled: bool, zoned: bool, out: &mut String) -> Option<()> {
+        let number = |out: &mut String, value: i64, width: usize| match filled {
+            true => write!(out, "{value:0width$}"),
+            false => write!(out, "{value}"),
         };
-        let name = |name: String| if filled { format!("{name:NAME_WIDTH$}") } else { name };
+        let name = |out: &mut String, name: &str| match filled {
+            true => write!(out, "{name:NAME_WIDTH$}"),
+            false => out.write_str(name),
+        };
         let month = MONTHS[(self.month - 1) as usize];
         let weekday = calendar::weekday(self.days);
         let day = DAYS[weekday as usize];
@@ -167,77 +214,77 @@ impl Time {
         let hour12 = (hour + 11) % 12 + 1;
         let micros = self.time % MICROS_PER_SECOND;
         let written_year = calendar::year_of_era(self.year);
-        let (iso_year, iso_week) = calendar::iso_week(self.days);
-        let iso_year = calendar::year_of_era(iso_year);
+        let iso_year = || calendar::year_of_era(calendar::iso_week(self.days).0);
+        let iso_week = || calendar::iso_week(self.days).1;
         let half = if hour >= 12 { "PM" } else { "AM" };
         let era = if self.year <= 0 { "BC" } else { "AD" };
         let dotted = |text: &str| text.chars().map(|c| format!("{c}.")).collect::<String>();
-        Some(match word {
-            "HH24" => number(hour, 2),
-            "HH12" | "HH" => number(hour12, 2),
-            "MI" => number(self.time / MICROS_PER_MINUTE % 60, 2),
-            "SS" => number(self.time / MICROS_PER_SECOND % 60, 2),
-            "SSSS" | "SSSSS" => (self.time / MICROS_PER_SECOND).to_string(),
-            "MS" | "FF3" => format!("{:03}", micros / 1000),
-            "US" | "FF6" => format!("{micros:06}"),
-            "FF1" => (micros / 100_000).to_string(),
-            "FF2" => format!("{:02}", micros / 10_000),
-            "FF4" => format!("{:04}", micros / 100),
-            "FF5" => format!("{:05}", micros / 10),
-            "YYYY" => number(written_year, 4),
-            "YYY" => number(written_year % 1000, 3),
-            "YY" => number(written_year % 100, 2),
-            "Y" => (written_year % 10).to_string(),
-            "Y,YYY" => format!("{},{:03}", written_year / 1000, written_year % 1000),
-            "IYYY" => number(iso_year, 4),
-            "IYY" => number(iso_year % 1000, 3),
-            "IY" => number(iso_year % 100, 2),
-            "I" => (iso_year % 10).to_string(),
-            "MM" => number(self.month, 2),
-            "MONTH" => name(month.to_uppercase()),
-            "Month" => name(month.to_string()),
-            "month" => name(month.to_lowercase()),
-            "MON" => month[..3].to_uppercase(),
-            "Mon" => month[..3].to_string(),
-            "mon" => month[..3].to_lowercase(),
-            "DAY" => name(day.to_uppercase()),
-            "Day" => name(day.to_string()),
-            "day" => name(day.to_lowercase()),
-            "DY" => day[..3].to_uppercase(),
-            "Dy" => day[..3].to_string(),
-            "dy" => day[..3].to_lowercase(),
-            "DDD" => number(calendar::day_of_year(self.days), 3),
-            "DD" => number(self.day, 2),
-            "D" => (weekday + 1).to_string(),
-            "ID" => ((weekday + 6) % 7 + 1).to_string(),
-            "IDDD" => number((iso_week - 1) * 7 + (weekday + 6) % 7 + 1, 3),
-            "IW" => number(iso_week, 2),
-            "WW" => number((calendar::day_of_year(self.days) - 1) / 7 + 1, 2),
-            "W" => ((self.day - 1) / 7 + 1).to_string(),
-            "CC" => number((written_year + 99) / 100, 2),
-            "Q" => ((self.month - 1) / 3 + 1).to_string(),
-            "J" => (self.days + JULIAN_EPOCH).to_string(),
+        let done = match word {
+            "HH24" => number(out, hour, 2),
+            "HH12" | "HH" => number(out, hour12, 2),
+            "MI" => number(out, self.time / MICROS_PER_MINUTE % 60, 2),
+            "SS" => number(out, self.time / MICROS_PER_SECOND % 60, 2),
+            "SSSS" | "SSSSS" => write!(out, "{}", self.time / MICROS_PER_SECOND),
+            "MS" | "FF3" => write!(out, "{:03}", micros / 1000),
+            "US" | "FF6" => write!(out, "{micros:06}"),
+            "FF1" => write!(out, "{}", micros / 100_000),
+            "FF2" => write!(out, "{:02}", micros / 10_000),
+            "FF4" => write!(out, "{:04}", micros / 100),
+            "FF5" => write!(out, "{:05}", micros / 10),
+            "YYYY" => number(out, written_year, 4),
+            "YYY" => number(out, written_year % 1000, 3),
+            "YY" => number(out, written_year % 100, 2),
+            "Y" => write!(out, "{}", written_year % 10),
+            "Y,YYY" => write!(out, "{},{:03}", written_year / 1000, written_year % 1000),
+            "IYYY" => number(out, iso_year(), 4),
+            "IYY" => number(out, iso_year() % 1000, 3),
+            "IY" => number(out, iso_year() % 100, 2),
+            "I" => write!(out, "{}", iso_year() % 10),
+            "MM" => number(out, self.month, 2),
+            "MONTH" => name(out, &month.to_uppercase()),
+            "Month" => name(out, month),
+            "month" => name(out, &month.to_lowercase()),
+            "MON" => out.write_str(&month[..3].to_uppercase()),
+            "Mon" => out.write_str(&month[..3]),
+            "mon" => out.write_str(&month[..3].to_lowercase()),
+            "DAY" => name(out, &day.to_uppercase()),
+            "Day" => name(out, day),
+            "day" => name(out, &day.to_lowercase()),
+            "DY" => out.write_str(&day[..3].to_uppercase()),
+            "Dy" => out.write_str(&day[..3]),
+            "dy" => out.write_str(&day[..3].to_lowercase()),
+            "DDD" => number(out, calendar::day_of_year(self.days), 3),
+            "DD" => number(out, self.day, 2),
+            "D" => write!(out, "{}", weekday + 1),
+            "ID" => write!(out, "{}", (weekday + 6) % 7 + 1),
+            "IDDD" => number(out, (iso_week() - 1) * 7 + (weekday + 6) % 7 + 1, 3),
+            "IW" => number(out, iso_week(), 2),
+            "WW" => number(out, (calendar::day_of_year(self.days) - 1) / 7 + 1, 2),
+            "W" => write!(out, "{}", (self.day - 1) / 7 + 1),
+            "CC" => number(out, (written_year + 99) / 100, 2),
+            "Q" => write!(out, "{}", (self.month - 1) / 3 + 1),
+            "J" => write!(out, "{}", self.days + JULIAN_EPOCH),
             "RM" | "rm" => {
                 let roman = ROMAN[(self.month - 1) as usize];
                 let roman = if word == "rm" { roman.to_lowercase() } else { roman.to_string() };
-                if filled { format!("{roman:4}") } else { roman }
+                if filled { write!(out, "{roman:4}") } else { out.write_str(&roman) }
             }
-            "AM" | "PM" => half.to_string(),
-            "am" | "pm" => half.to_lowercase(),
-            "A.M." | "P.M." => dotted(half),
-            "a.m." | "p.m." => dotted(&half.to_lowercase()),
-            "AD" | "BC" => era.to_string(),
-            "ad" | "bc" => era.to_lowercase(),
-            "A.D." | "B.C." => dotted(era),
-            "a.d." | "b.c." => dotted(&era.to_lowercase()),
-            "TZ" if zoned => "UTC".to_string(),
-            "tz" if zoned => "utc".to_string(),
-            "TZ" | "tz" => String::new(),
-            "OF" => "+00".to_string(),
-            "TZH" => "+00".to_string(),
-            "TZM" => "00".to_string(),
-            "FX" => String::new(),
+            "AM" | "PM" => out.write_str(half),
+            "am" | "pm" => out.write_str(&half.to_lowercase()),
+            "A.M." | "P.M." => out.write_str(&dotted(half)),
+            "a.m." | "p.m." => out.write_str(&dotted(&half.to_lowercase())),
+            "AD" | "BC" => out.write_str(era),
+            "ad" | "bc" => out.write_str(&era.to_lowercase()),
+            "A.D." | "B.C." => out.write_str(&dotted(era)),
+            "a.d." | "b.c." => out.write_str(&dotted(&era.to_lowercase())),
+            "TZ" if zoned => out.write_str("UTC"),
+            "tz" if zoned => out.write_str("utc"),
+            "TZ" | "tz" | "FX" => Ok(()),
+            "OF" | "TZH" => out.write_str("+00"),
+            "TZM" => out.write_str("00"),
             _ => return None,
-        })
+        };
+        // Writing to memory cannot fail.
+        done.ok()
     }
 }

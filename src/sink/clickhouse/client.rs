@@ -22,7 +22,7 @@ const INVALID_HTTP: &str = "invalid HTTP";
 const STATEMENT_CHARS_SHOWN: usize = 80;
 
 /// Where ClickHouse is, and how to log in.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ClickHouseConfig {
     /// `http://host:8123` or `https://host:8443`.
     pub url: String,

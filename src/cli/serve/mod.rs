@@ -1,26 +1,27 @@
-//! `heliostat serve`: the server.
+//! `heliostat serve`: the server. A small parent (`parent`) owns what must outlive the two sides: the
+//! socket that is listened on and the own ClickHouse. It runs the write side (`write`: HTTP and the log)
+//! and the read side (`read`: the views) as processes, and starts each one again when it ends. With
+//! `--single-process` both are in one (`both`).
 
+mod begin;
+mod both;
+mod parent;
+pub mod read;
+mod side;
+pub mod write;
+
+use std::future::Future;
 use std::io::IsTerminal;
-use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::config::{ClickHouseChoice, Settings};
-use super::serving::ServingFile;
+use super::config::Settings;
 use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
-use crate::access::{Access, AdminRecord};
-use crate::engine::Engine;
-use crate::http::{Gate, acceptor};
 use crate::model::alarm::Alarms;
-use crate::sink::clickhouse::server::{
-    Login, Logins, OwnClickHouse, ServerConfig, ServerError, locate,
-};
-use crate::sink::clickhouse::{ClickHouseConfig, ClickHouseError, probe};
+use begin::Begun;
 
 /// How long the process lives after it was told to end.
 const END_TIME_MAX: Duration = Duration::from_secs(9);
@@ -42,6 +43,10 @@ pub struct ServeArgs {
     /// How many dataflow workers to run [default: one per core]
     #[arg(long, env = "HELIOSTAT_WORKERS")]
     pub workers: Option<usize>,
+    /// How much memory may be used before views wait, and the largest are set aside: bytes (8G), or
+    /// a part of the machine's or the control group's [default: 60%]
+    #[arg(long, env = "HELIOSTAT_MEMORY")]
+    pub memory: Option<String>,
     /// The configuration file [default: heliostat.toml, if there is one]
     #[arg(long, env = "HELIOSTAT_CONFIG")]
     pub config: Option<PathBuf>,
@@ -79,6 +84,10 @@ pub struct ServeArgs {
     /// An origin whose pages may use the server from a browser: https://shop.example
     #[arg(long, env = "HELIOSTAT_ALLOW_ORIGIN", value_delimiter = ',')]
     pub allow_origin: Vec<String>,
+    /// Keep everything in one process: for small machines, where a view that takes too much ends
+    /// the server, and ingest with it.
+    #[arg(long, env = "HELIOSTAT_SINGLE_PROCESS")]
+    pub single_process: bool,
     /// Listen without tokens on an address that is not loopback, where anybody may post and read.
     #[arg(long, env = "HELIOSTAT_INSECURE")]
     pub insecure: bool,
@@ -157,178 +166,45 @@ fn end_on_panic() {
 
 async fn serve(settings: Settings) -> u8 {
     let alarms = Alarms::default();
-    let addresses = match tokio::net::lookup_host(&settings.listen).await {
-        Ok(addresses) => addresses.collect::<Vec<SocketAddr>>(),
-        Err(error) => {
-            eprintln!("error: cannot listen on {}: {error}", settings.listen);
-            return ENVIRONMENT;
-        }
-    };
-    let loopback = addresses.iter().all(|address| address.ip().to_canonical().is_loopback());
-    let gate = match gate(&settings, loopback, &alarms) {
-        Ok(gate) => gate,
+    let begun = match Begun::new(settings, &alarms).await {
+        Ok(begun) => begun,
         Err(code) => return code,
     };
-    let tls = match settings.tls.clone().map(acceptor).transpose() {
-        Ok(tls) => tls,
-        Err(error) => {
-            report(&error);
-            return WRONG_INPUT;
-        }
-    };
-    let listener = match TcpListener::bind(&*addresses).await {
-        Ok(listener) => listener,
-        Err(error) => {
-            eprintln!("error: cannot listen on {}: {error}", settings.listen);
-            return ENVIRONMENT;
-        }
-    };
-    if let Err(error) = close_directory(&settings.data_dir) {
-        eprintln!("error: {}: {error}", settings.data_dir.display());
-        return ENVIRONMENT;
+    if begun.settings.single_process {
+        both::serve(begun, alarms).await
+    } else {
+        parent::serve(begun, alarms).await
     }
-    if let Err(error) = may_begin(&settings).await {
-        report(&error);
-        return match error {
-            ClickHouseError::Url { .. } => WRONG_INPUT,
-            _ => ENVIRONMENT,
-        };
+}
+
+/// Runs one of the two sides, as the parent tells on standard input.
+pub fn run_side(side: impl Future<Output = u8>) -> u8 {
+    let _failpoints = fail::FailScenario::setup();
+    start_logging();
+    end_on_panic();
+    survive_file_limits();
+    // The parent tells when to end, also where the signal goes to all processes of a service.
+    // SAFETY: nothing runs in place of the signals.
+    unsafe {
+        libc::signal(libc::SIGTERM, libc::SIG_IGN);
+        libc::signal(libc::SIGINT, libc::SIG_IGN);
     }
-    let (own, clickhouse) = match start_clickhouse(&settings, &alarms).await {
-        Ok(started) => started,
-        Err(code) => return code,
-    };
-    let engine = match Engine::open(settings.engine(clickhouse.clone(), alarms, gate, tls)) {
-        Ok(engine) => engine,
-        Err(error) => {
-            report(&error);
-            return ENVIRONMENT;
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(side);
+            runtime.shutdown_timeout(RUNTIME_END_TIME_MAX);
+            code
         }
-    };
-    let url = clickhouse.map(|clickhouse| clickhouse.url);
-    let serving = listener.local_addr().and_then(|address| {
-        tracing::info!(%address, clickhouse = url, "serving");
-        ServingFile::tell(
-            &settings.data_dir,
-            address,
-            settings.tls.is_some(),
-            url,
-            settings.database.clone(),
-        )
-    });
-    if let Err(error) = &serving {
-        tracing::warn!(%error, "where the server listens cannot be written down");
-    }
-    let code = match engine.serve(listener, ended()).await {
-        Ok(()) => DONE,
         Err(error) => {
             report(&error);
             ENVIRONMENT
-        }
-    };
-    drop(serving);
-    if let Some(own) = own {
-        own.stop().await;
-    }
-    code
-}
-
-/// Who is let in. Beyond loopback that takes tokens, or `--insecure`.
-fn gate(settings: &Settings, loopback: bool, alarms: &Alarms) -> Result<Gate, u8> {
-    let access = Access::open(&settings.data_dir, alarms.clone()).map_err(|error| {
-        report(&error);
-        ENVIRONMENT
-    })?;
-    let tokens = access.is_required();
-    if !loopback && !tokens && !settings.insecure {
-        let (listen, data_dir) = (&settings.listen, settings.data_dir.display());
-        eprintln!(
-            "error: {listen} is not loopback, and everybody who reaches it could post and read: \
-             create tokens by `heliostat token create --role admin --data-dir {data_dir}`, or add \
-             --insecure if that is meant"
-        );
-        return Err(WRONG_INPUT);
-    }
-    if !loopback && !tokens {
-        tracing::warn!("everybody who reaches {} may post, read and rebuild", settings.listen);
-    }
-    // On loopback a page of another name must not pass for one of this machine. Elsewhere there are
-    // tokens, or everybody is let in on purpose.
-    let hosts = loopback.then(|| settings.hosts.clone());
-    let record = AdminRecord::new(&settings.data_dir);
-    Ok(Gate::new(access, record, hosts, settings.allow_origins.clone()))
-}
-
-/// Makes the data directory, or makes it the server's user's alone.
-fn close_directory(path: &Path) -> std::io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    let permissions = std::fs::metadata(path)?.permissions();
-    if permissions.mode() & 0o077 != 0 {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
-    }
-    Ok(())
-}
-
-/// Refuses an address or a login of ClickHouse that cannot be right. A data directory that has
-/// served already is another matter: events are accepted there while somebody mends it.
-async fn may_begin(settings: &Settings) -> Result<(), ClickHouseError> {
-    let ClickHouseChoice::Server { url } = &settings.clickhouse else { return Ok(()) };
-    let config = settings.clickhouse_at(url.clone());
-    config.check()?;
-    if crate::log::directory(&settings.data_dir).exists() {
-        return Ok(());
-    }
-    match probe(&config).await {
-        // It may be starting, too.
-        Err(ClickHouseError::Unreachable { .. }) => Ok(()),
-        answered => answered,
-    }
-}
-
-/// Starts our own ClickHouse if that is what the settings ask for; how to reach it in any case.
-async fn start_clickhouse(
-    settings: &Settings,
-    alarms: &Alarms,
-) -> Result<(Option<OwnClickHouse>, Option<ClickHouseConfig>), u8> {
-    let http_port = match &settings.clickhouse {
-        ClickHouseChoice::None => return Ok((None, None)),
-        ClickHouseChoice::Server { url } => {
-            return Ok((None, Some(settings.clickhouse_at(url.clone()))));
-        }
-        ClickHouseChoice::Own { http_port } => *http_port,
-    };
-    let program = std::env::current_exe().map_err(|error| {
-        report(&error);
-        ENVIRONMENT
-    })?;
-    let started = async {
-        let logins = Logins::open(&settings.data_dir, settings.readers.clone())?;
-        let own = logins.own.clone();
-        let config = ServerConfig {
-            program: locate(&program)?,
-            dir: settings.data_dir.join("clickhouse"),
-            http_port,
-            logins,
-            database: settings.database.clone(),
-            alarms: alarms.clone(),
-        };
-        Ok::<_, ServerError>((OwnClickHouse::start(config).await?, own))
-    };
-    match started.await {
-        Ok((server, Login { user, password })) => {
-            let (url, database) = (server.url(), settings.database.clone());
-            Ok((Some(server), Some(ClickHouseConfig { url, user, password, database })))
-        }
-        Err(error) => {
-            report(&error);
-            Err(ENVIRONMENT)
         }
     }
 }
 
 /// Resolves on SIGTERM or SIGINT. From then on the process ends within [`END_TIME_MAX`], whatever is
 /// going on in it: what is acknowledged is on disk.
-async fn ended() {
+pub(super) async fn ended() {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {

@@ -1,0 +1,214 @@
+//! What comes before a server serves, however many processes it has: its address, its directory,
+//! ClickHouse.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::super::config::{ClickHouseChoice, Settings};
+use super::super::serving::ServingFile;
+use super::super::{ENVIRONMENT, WRONG_INPUT, report};
+use crate::access::{Access, AdminRecord};
+use crate::http::{Gate, acceptor};
+use crate::model::alarm::Alarms;
+use crate::sink::clickhouse::server::{
+    Login, Logins, OwnClickHouse, ServerConfig, ServerError, locate,
+};
+use crate::sink::clickhouse::{ClickHouseConfig, ClickHouseError, probe};
+
+/// A server that may serve: it listens, its directory is its own, ClickHouse runs.
+pub struct Begun {
+    pub settings: Settings,
+    pub listener: TcpListener,
+    /// Whether only this machine reaches it.
+    pub loopback: bool,
+    pub own_clickhouse: Option<OwnClickHouse>,
+    pub clickhouse: Option<ClickHouseConfig>,
+}
+
+impl Begun {
+    /// Checks everything that can be wrong with the settings; else the code to end with.
+    pub async fn new(settings: Settings, alarms: &Alarms) -> Result<Begun, u8> {
+        let addresses = match tokio::net::lookup_host(&settings.listen).await {
+            Ok(addresses) => addresses.collect::<Vec<SocketAddr>>(),
+            Err(error) => {
+                eprintln!("error: cannot listen on {}: {error}", settings.listen);
+                return Err(ENVIRONMENT);
+            }
+        };
+        let loopback = addresses.iter().all(|address| address.ip().to_canonical().is_loopback());
+        check_access(&settings, loopback)?;
+        tls(&settings)?;
+        let listener = match listen(&addresses).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                eprintln!("error: cannot listen on {}: {error}", settings.listen);
+                return Err(ENVIRONMENT);
+            }
+        };
+        if let Err(error) = close_directory(&settings.data_dir) {
+            eprintln!("error: {}: {error}", settings.data_dir.display());
+            return Err(ENVIRONMENT);
+        }
+        if let Err(error) = may_begin(&settings).await {
+            report(&error);
+            return Err(match error {
+                ClickHouseError::Url { .. } => WRONG_INPUT,
+                _ => ENVIRONMENT,
+            });
+        }
+        let (own_clickhouse, clickhouse) = start_clickhouse(&settings, alarms).await?;
+        Ok(Begun { settings, listener, loopback, own_clickhouse, clickhouse })
+    }
+}
+
+/// How long a process of a server that was killed may hold its address.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is tried.
+const ADDRESS_POLL: Duration = Duration::from_millis(20);
+
+async fn listen(addresses: &[SocketAddr]) -> std::io::Result<TcpListener> {
+    let end = tokio::time::Instant::now() + ADDRESS_PATIENCE;
+    loop {
+        match TcpListener::bind(addresses).await {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse
+                    && tokio::time::Instant::now() < end =>
+            {
+                tokio::time::sleep(ADDRESS_POLL).await;
+            }
+            bound => return bound,
+        }
+    }
+}
+
+/// The certificate, if HTTP goes over TLS.
+pub fn tls(settings: &Settings) -> Result<Option<TlsAcceptor>, u8> {
+    settings.tls.clone().map(acceptor).transpose().map_err(|error| {
+        report(&error);
+        WRONG_INPUT
+    })
+}
+
+/// Tells where the server listens, in the log and in a file.
+pub fn tell(
+    settings: &Settings,
+    address: std::io::Result<SocketAddr>,
+    clickhouse: Option<String>,
+) -> Option<ServingFile> {
+    let told = address.and_then(|address| {
+        tracing::info!(%address, clickhouse, "serving");
+        let (dir, database) = (&settings.data_dir, settings.database.clone());
+        ServingFile::tell(dir, address, settings.tls.is_some(), clickhouse, database)
+    });
+    told.inspect_err(|error| {
+        tracing::warn!(%error, "where the server listens cannot be written down");
+    })
+    .ok()
+}
+
+/// Refuses to let everybody in from beyond loopback: that takes tokens, or `--insecure`.
+fn check_access(settings: &Settings, loopback: bool) -> Result<(), u8> {
+    let access = Access::open(&settings.data_dir, Alarms::default()).map_err(|error| {
+        report(&error);
+        ENVIRONMENT
+    })?;
+    let tokens = access.is_required();
+    if !loopback && !tokens && !settings.insecure {
+        let (listen, data_dir) = (&settings.listen, settings.data_dir.display());
+        eprintln!(
+            "error: {listen} is not loopback, and everybody who reaches it could post and read: \
+             create tokens by `heliostat token create --role admin --data-dir {data_dir}`, or add \
+             --insecure if that is meant"
+        );
+        return Err(WRONG_INPUT);
+    }
+    if !loopback && !tokens {
+        tracing::warn!("everybody who reaches {} may post, read and rebuild", settings.listen);
+    }
+    Ok(())
+}
+
+/// Who is let in.
+pub fn gate(settings: &Settings, loopback: bool, alarms: &Alarms) -> Result<Gate, u8> {
+    let access = Access::open(&settings.data_dir, alarms.clone()).map_err(|error| {
+        report(&error);
+        ENVIRONMENT
+    })?;
+    // On loopback a page of another name must not pass for one of this machine. Elsewhere there are
+    // tokens, or everybody is let in on purpose.
+    let hosts = loopback.then(|| settings.hosts.clone());
+    let record = AdminRecord::new(&settings.data_dir);
+    Ok(Gate::new(access, record, hosts, settings.allow_origins.clone()))
+}
+
+/// Makes the data directory, or makes it the server's user's alone.
+fn close_directory(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let permissions = std::fs::metadata(path)?.permissions();
+    if permissions.mode() & 0o077 != 0 {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// Refuses an address or a login of ClickHouse that cannot be right. A data directory that has
+/// served already is another matter: events are accepted there while somebody mends it.
+async fn may_begin(settings: &Settings) -> Result<(), ClickHouseError> {
+    let ClickHouseChoice::Server { url } = &settings.clickhouse else { return Ok(()) };
+    let config = settings.clickhouse_at(url.clone());
+    config.check()?;
+    if crate::log::directory(&settings.data_dir).exists() {
+        return Ok(());
+    }
+    match probe(&config).await {
+        // It may be starting, too.
+        Err(ClickHouseError::Unreachable { .. }) => Ok(()),
+        answered => answered,
+    }
+}
+
+/// Starts our own ClickHouse if that is what the settings ask for; how to reach it in any case.
+async fn start_clickhouse(
+    settings: &Settings,
+    alarms: &Alarms,
+) -> Result<(Option<OwnClickHouse>, Option<ClickHouseConfig>), u8> {
+    let http_port = match &settings.clickhouse {
+        ClickHouseChoice::None => return Ok((None, None)),
+        ClickHouseChoice::Server { url } => {
+            return Ok((None, Some(settings.clickhouse_at(url.clone()))));
+        }
+        ClickHouseChoice::Own { http_port } => *http_port,
+    };
+    let program = std::env::current_exe().map_err(|error| {
+        report(&error);
+        ENVIRONMENT
+    })?;
+    let started = async {
+        let logins = Logins::open(&settings.data_dir, settings.readers.clone())?;
+        let own = logins.own.clone();
+        let config = ServerConfig {
+            program: locate(&program)?,
+            dir: settings.data_dir.join("clickhouse"),
+            http_port,
+            logins,
+            database: settings.database.clone(),
+            alarms: alarms.clone(),
+        };
+        Ok::<_, ServerError>((OwnClickHouse::start(config).await?, own))
+    };
+    match started.await {
+        Ok((server, Login { user, password })) => {
+            let (url, database) = (server.url(), settings.database.clone());
+            Ok((Some(server), Some(ClickHouseConfig { url, user, password, database })))
+        }
+        Err(error) => {
+            report(&error);
+            Err(ENVIRONMENT)
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! The parent: starts both sides, starts each one again when it ends, and ends them in order.
+//!
+//! The write side comes first, since the read side follows its log. A side that ends by itself before
+//! it has ever served (the data directory is damaged, say) has said why, and ends the server with its
+//! code; later it is started again, after a pause that grows.
+
+use std::process::{Child, ExitStatus};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::super::{DONE, ENVIRONMENT, report};
+use super::begin::{self, Begun};
+use super::side::{self, FromParent, FromSide, SideStart};
+use super::{ended, read, write};
+use crate::link::{LinkError, read_message, write_message};
+use crate::model::alarm::{Alarm, Alarms, Part};
+use crate::model::memory::resident_bytes;
+
+/// How often the sides are looked after.
+const WATCH_INTERVAL: Duration = Duration::from_millis(10);
+/// How long nothing may be heard from the read side.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// The pauses before a side is started again: the first after one that came at once, and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A side that has served for so long is started again at once.
+const PAUSE_FORGOTTEN: Duration = Duration::from_secs(30);
+/// How long each side may take to end.
+const SIDE_END_TIME_MAX: Duration = Duration::from_millis(4_200);
+/// How much more than its budget of memory the read side may take: five quarters of it. Over the budget
+/// it sets views aside by itself.
+const MEMORY_OVER: (u64, u64) = (5, 4);
+/// The longest path that a socket may have.
+const SOCKET_PATH_MAX: usize = 100;
+
+/// Serves until SIGTERM or Ctrl-C; the code to end with.
+pub async fn serve(begun: Begun, alarms: Alarms) -> u8 {
+    let Begun { settings, listener, loopback, own_clickhouse, clickhouse } = begun;
+    let url = clickhouse.as_ref().map(|clickhouse| clickhouse.url.clone());
+    let address = listener.local_addr();
+    let socket = match Socket::new(&settings.data_dir) {
+        Ok(socket) => socket,
+        Err(error) => {
+            report(&error);
+            return ENVIRONMENT;
+        }
+    };
+    let start =
+        SideStart { settings: settings.clone(), loopback, clickhouse, socket: socket.path.clone() };
+    let mut sides = Sides::new(start, listener, alarms);
+    let mut serving = None;
+    let mut interval = tokio::time::interval(WATCH_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let stopped = ended();
+    tokio::pin!(stopped);
+    let code = loop {
+        tokio::select! {
+            () = &mut stopped => break DONE,
+            _ = interval.tick() => {}
+        }
+        if let Err(code) = sides.watch().await {
+            break code;
+        }
+        if serving.is_none() && sides.serve() {
+            serving = Some(begin::tell(
+                &settings,
+                address.as_ref().copied().map_err(|error| error.kind().into()),
+                url.clone(),
+            ));
+        }
+    };
+    sides.end().await;
+    drop(serving);
+    if let Some(own) = own_clickhouse {
+        own.stop().await;
+    }
+    code
+}
+
+/// Where the read side listens: in the data directory, or, where its path is too long for a socket, in
+/// a temporary one.
+struct Socket {
+    path: std::path::PathBuf,
+    /// Removed with this.
+    _directory: Option<TempDir>,
+}
+
+impl Socket {
+    fn new(data_dir: &std::path::Path) -> std::io::Result<Socket> {
+        const NAME: &str = "read-side.sock";
+        let path = data_dir.join(NAME);
+        if path.as_os_str().len() <= SOCKET_PATH_MAX {
+            return Ok(Socket { path, _directory: None });
+        }
+        let directory = tempfile::tempdir()?;
+        Ok(Socket { path: directory.path().join(NAME), _directory: Some(directory) })
+    }
+}
+
+/// Both sides.
+struct Sides {
+    write: Side,
+    read: Side,
+    listener: tokio::net::TcpListener,
+    start: SideStart,
+    alarms: Alarms,
+    watched: Instant,
+}
+
+impl Sides {
+    fn new(start: SideStart, listener: tokio::net::TcpListener, alarms: Alarms) -> Self {
+        let write = Side::new("write side", write::COMMAND, Part::Server);
+        let read = Side::new("read side", read::COMMAND, Part::ReadSide);
+        Sides { write, read, listener, start, alarms, watched: Instant::now() }
+    }
+
+    /// Whether both do what they are for.
+    fn serve(&self) -> bool {
+        self.write.is_serving() && self.read.is_serving()
+    }
+
+    /// Looks after both sides; the code to end with where that has no sense.
+    async fn watch(&mut self) -> Result<(), u8> {
+        // A process that was stopped for a while, or a machine that slept, has heard nothing.
+        let slept = self.watched.elapsed() > SILENCE_MAX / 2;
+        self.watched = Instant::now();
+        for side in [&mut self.write, &mut self.read] {
+            side.hear(slept);
+            side.look(&self.alarms)?;
+        }
+        self.read.end_if_silent();
+        self.read.end_if_large(self.start.settings.memory);
+        if self.write.is_due() {
+            self.write.start(&self.start, Some(&self.listener)).await?;
+        }
+        // What it follows has to be there first.
+        if self.read.is_due() && self.write.has_served {
+            self.read.start(&self.start, None).await?;
+        }
+        self.write.tell_alarms(&self.alarms).await;
+        Ok(())
+    }
+
+    /// Ends the sides: first the one that takes requests, then the one that answers them.
+    async fn end(&mut self) {
+        for side in [&mut self.write, &mut self.read] {
+            side.end().await;
+        }
+    }
+}
+
+/// A side, whether it runs or not.
+struct Side {
+    name: &'static str,
+    command: &'static str,
+    /// What an alarm about it is about.
+    part: Part,
+    running: Option<RunningSide>,
+    has_served: bool,
+    /// When it is started next.
+    due: Instant,
+    pause: Duration,
+}
+
+struct RunningSide {
+    child: Child,
+    to: OwnedWriteHalf,
+    said: mpsc::UnboundedReceiver<FromSide>,
+    serving_since: Option<Instant>,
+    heard: Instant,
+    /// The alarms that it was told last.
+    alarms: Vec<Alarm>,
+    killed: Option<String>,
+}
+
+impl Side {
+    fn new(name: &'static str, command: &'static str, part: Part) -> Self {
+        let (due, pause) = (Instant::now(), Duration::ZERO);
+        Side { name, command, part, running: None, has_served: false, due, pause }
+    }
+
+    fn is_serving(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.serving_since.is_some())
+    }
+
+    fn is_due(&self) -> bool {
+        self.running.is_none() && Instant::now() >= self.due
+    }
+
+    async fn start(
+        &mut self,
+        start: &SideStart,
+        listener: Option<&tokio::net::TcpListener>,
+    ) -> Result<(), u8> {
+        // Called on the main thread, whose end is that of the process: a side ends with the thread
+        // that has started it.
+        let (child, stream) = match side::spawn(self.command, listener) {
+            Ok(spawned) => spawned,
+            Err(error) if !self.has_served => {
+                eprintln!("error: the {} cannot be started: {error}", self.name);
+                return Err(ENVIRONMENT);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the {} cannot be started", self.name);
+                self.wait();
+                return Ok(());
+            }
+        };
+        let (from, to) = stream.into_split();
+        let (sender, said) = mpsc::unbounded_channel();
+        tokio::spawn(forward(from, sender));
+        let mut running = RunningSide {
+            child,
+            to,
+            said,
+            serving_since: None,
+            heard: Instant::now(),
+            alarms: Vec::new(),
+            killed: None,
+        };
+        // One that ends at once is noticed by its end.
+        let _ = running.tell(&FromParent::Start(Box::new(start.clone()))).await;
+        self.running = Some(running);
+        Ok(())
+    }
+
+    /// Takes what the side has said. `slept`: nobody has listened for a while.
+    fn hear(&mut self, slept: bool) {
+        let Some(running) = &mut self.running else { return };
+        if slept {
+            running.heard = Instant::now();
+        }
+        while let Ok(message) = running.said.try_recv() {
+            running.heard = Instant::now();
+            if matches!(message, FromSide::Serving) {
+                running.serving_since = Some(Instant::now());
+                self.has_served = true;
+            }
+        }
+    }
+
+    /// Looks whether the side has ended; the code to end with if it never served.
+    fn look(&mut self, alarms: &Alarms) -> Result<(), u8> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        if running.serving_since.is_some() {
+            alarms.clear(self.part, self.name);
+        }
+        let status = match running.child.try_wait() {
+            Ok(None) => return Ok(()),
+            Ok(Some(status)) => status,
+            Err(error) => {
+                tracing::error!(%error, "the {} cannot be waited for", self.name);
+                return Err(ENVIRONMENT);
+            }
+        };
+        if let (false, Some(code)) = (self.has_served, status.code()) {
+            return Err(u8::try_from(code).unwrap_or(ENVIRONMENT));
+        }
+        let long = |since: Instant| since.elapsed() >= PAUSE_FORGOTTEN;
+        if running.serving_since.is_some_and(long) {
+            self.pause = Duration::ZERO;
+        }
+        let why = running.killed.take().unwrap_or_else(|| told(status));
+        self.running = None;
+        let pause = self.wait();
+        let consequence = match self.part {
+            Part::ReadSide => "events are accepted, views are not answered until then",
+            _ => "events are not accepted until then",
+        };
+        let message = format!(
+            "the {} has ended ({why}) and is started again in {} ms: {consequence}",
+            self.name,
+            pause.as_millis()
+        );
+        alarms.raise(self.part, self.name, message);
+        Ok(())
+    }
+
+    /// Plans the next start; after how long.
+    fn wait(&mut self) -> Duration {
+        let pause = self.pause;
+        self.due = Instant::now() + pause;
+        self.pause = (pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        pause
+    }
+
+    /// Kills a side that does not say that it lives.
+    fn end_if_silent(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        let silent = running.heard.elapsed();
+        if running.killed.is_none() && silent > SILENCE_MAX {
+            running.killed =
+                Some(format!("it was killed: nothing was heard of it for {} s", silent.as_secs()));
+            let _ = running.child.kill();
+        }
+    }
+
+    /// Kills a side that takes so much more memory than its budget that its own means do not help.
+    fn end_if_large(&mut self, budget: u64) {
+        let Some(running) = &mut self.running else { return };
+        let resident = resident_bytes(Some(running.child.id())).unwrap_or(0);
+        if running.killed.is_none() && resident / MEMORY_OVER.0 > budget / MEMORY_OVER.1 {
+            running.killed = Some(format!(
+                "it was killed: it took {resident} bytes of memory, its budget (--memory) is {budget}"
+            ));
+            let _ = running.child.kill();
+        }
+    }
+
+    async fn tell_alarms(&mut self, alarms: &Alarms) {
+        let Some(running) = &mut self.running else { return };
+        let now = alarms.list();
+        if running.alarms != now {
+            // One that has ended is noticed by its end.
+            let _ = running.tell(&FromParent::Alarms(now.clone())).await;
+            running.alarms = now;
+        }
+    }
+
+    async fn end(&mut self) {
+        let Some(mut running) = self.running.take() else { return };
+        let _ = running.tell(&FromParent::Stop).await;
+        let end = Instant::now() + SIDE_END_TIME_MAX;
+        while Instant::now() < end {
+            if !matches!(running.child.try_wait(), Ok(None)) {
+                return;
+            }
+            tokio::time::sleep(WATCH_INTERVAL).await;
+        }
+        tracing::warn!("the {} did not end in time: it is killed", self.name);
+        let _ = running.child.kill();
+        let _ = running.child.wait();
+    }
+}
+
+impl RunningSide {
+    /// How long a side may take to read a message.
+    const TELL_TIME: Duration = Duration::from_secs(1);
+
+    async fn tell(&mut self, message: &FromParent) -> Result<(), LinkError> {
+        let told = write_message(&mut self.to, message, &[]);
+        let told = tokio::time::timeout(Self::TELL_TIME, told).await;
+        told.unwrap_or(Err(LinkError::Timeout(Self::TELL_TIME)))
+    }
+}
+
+impl Drop for RunningSide {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn forward(mut from: OwnedReadHalf, said: mpsc::UnboundedSender<FromSide>) {
+    while let Ok(Some((message, _))) = read_message(&mut from).await {
+        if said.send(message).is_err() {
+            return;
+        }
+    }
+}
+
+/// How a process ended.
+fn told(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "without a word".to_string(),
+    }
+}

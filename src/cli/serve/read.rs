@@ -1,0 +1,95 @@
+//! `heliostat read-side`, not for people: the process that keeps the views.
+
+use std::sync::Arc;
+
+use super::super::{DONE, ENVIRONMENT, report};
+use super::side::{Parent, SideStart};
+use crate::decode::CatalogReceiver;
+use crate::engine::{self, EngineError, ReadSide, Tasks};
+use crate::link::ReadSideServer;
+use crate::log::{self, LogFollower};
+use crate::model::alarm::Alarms;
+
+/// The hidden command.
+pub const COMMAND: &str = "read-side";
+
+/// Where memory runs out, the kernel ends this process before any other.
+const OOM_SCORE_ADJ: &str = "1000";
+
+/// Keeps the views until the parent tells to stop; the code to end with.
+pub async fn serve() -> u8 {
+    // Not every system has it, and without it the kernel chooses.
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
+    let (start, parent) = match Parent::meet().await {
+        Ok(met) => met,
+        Err(error) => {
+            report(&error);
+            return ENVIRONMENT;
+        }
+    };
+    let tasks = Tasks::new(Alarms::default());
+    let prepared = tokio::select! {
+        prepared = prepare(start, &tasks) => prepared,
+        // Nothing is kept yet.
+        () = parent.stopped() => return DONE,
+    };
+    let Prepared { link, history, read } = match prepared {
+        Ok(prepared) => prepared,
+        Err(code) => return code,
+    };
+    link.answer_by(read.backend());
+    let running = read.start();
+    let serve = async {
+        link.adopted().await;
+        parent.is_served();
+        link.log_replaced(&history).await;
+        tracing::warn!("the log is another one: the views are built anew from it");
+    };
+    tokio::select! {
+        () = serve => {}
+        () = parent.stopped() => {}
+        () = tasks.stopping().cancelled() => {}
+    }
+    running.end_in_order();
+    match engine::end(&tasks, move || running.close()).await {
+        Ok(()) => DONE,
+        Err(error) => {
+            report(&error);
+            ENVIRONMENT
+        }
+    }
+}
+
+/// A read side that may begin.
+struct Prepared {
+    link: ReadSideServer,
+    /// The log's name.
+    history: String,
+    read: ReadSide,
+}
+
+/// Waits for the write side, and plans the query files; else the code to end with.
+async fn prepare(start: SideStart, tasks: &Tasks) -> Result<Prepared, u8> {
+    let SideStart { settings, clickhouse, socket, .. } = start;
+    let link = ReadSideServer::listen(&socket, tasks.alarms().clone()).map_err(|error| {
+        eprintln!("error: {}: {error}", socket.display());
+        ENVIRONMENT
+    })?;
+    let history = link.history().await;
+    let directory = log::directory(&settings.data_dir);
+    let alarms = tasks.alarms().clone();
+    let log = LogFollower::open(&directory, &history, link.head(), alarms, Arc::new(link.clone()));
+    let (config, catalog) = (settings.read_side(clickhouse), Arc::new(link.clone()));
+    let tasks = tasks.clone();
+    let opening = tokio::task::spawn_blocking(move || {
+        ReadSide::open(config, log.map_err(EngineError::from)?, catalog, tasks)
+    });
+    match opening.await {
+        Ok(Ok(read)) => Ok(Prepared { link, history, read }),
+        Ok(Err(error)) => {
+            report(&error);
+            Err(ENVIRONMENT)
+        }
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

@@ -1,0 +1,454 @@
+//! Keeps one view from harming the others: what its dataflow holds and how long it works, the limits
+//! of both, and the flag that stops it.
+//!
+//! A [`ViewControl`] is shared by all workers of a view; each worker has a [`Guard`] of its own, which
+//! the view's operators call when they run. An operator works for a [`Slice`] at a time and is then
+//! scheduled again, so that other views, reads and commands have their turn.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::marker::WorkerMarker;
+use super::reclaim::Reclaimed;
+use crate::model::Tick;
+use crate::model::limits::Limits;
+use crate::model::view::ViewMessage;
+
+/// How long a view's operators work in one step of the worker, before others have their turn.
+const SLICE: Duration = Duration::from_millis(10);
+/// How long each of them may work in any case, so that those behind others get on, too.
+const SLICE_MIN: Duration = Duration::from_millis(1);
+/// How many rows an operator hands on before others have their turn: those behind it have to take
+/// them, and that takes longer than making them.
+const SLICE_ROWS: usize = 1 << 13;
+/// After how many bytes more the limits are looked at, beside the regular intervals.
+const CHECK_BYTES: usize = 1 << 20;
+
+/// The limits of one view; see [`Limits`].
+#[derive(Clone, Copy, Debug)]
+pub struct ViewLimits {
+    /// `view_state_bytes_max`
+    pub state_bytes_max: usize,
+    /// `view_output_bytes_max`
+    pub output_bytes_max: usize,
+    /// `event_rows_max`
+    pub event_rows_max: usize,
+    /// `view_time_ms_max`
+    pub time_max: Duration,
+}
+
+impl From<&Limits> for ViewLimits {
+    fn from(limits: &Limits) -> Self {
+        ViewLimits {
+            state_bytes_max: limits.view_state_bytes_max,
+            output_bytes_max: limits.view_output_bytes_max,
+            event_rows_max: limits.event_rows_max,
+            time_max: Duration::from_millis(limits.view_time_ms_max),
+        }
+    }
+}
+
+/// What all workers share of an installation.
+pub struct ViewControl {
+    /// The number of the installation.
+    pub view: usize,
+    /// The view's name.
+    pub name: String,
+    /// The generation that the installation computes.
+    pub generation: String,
+    limits: ViewLimits,
+    listener: Arc<dyn Fn(ViewMessage) + Send + Sync>,
+    stopped: AtomicBool,
+    failed: AtomicBool,
+    state: Vec<AtomicUsize>,
+    output: Vec<AtomicUsize>,
+    /// The last tick that the installation was fed, for the marker.
+    fed: AtomicU64,
+}
+
+impl ViewControl {
+    /// The control of an installation on so many workers; `listener` is told when it fails.
+    pub fn new(
+        view: usize,
+        (name, generation): (&str, &str),
+        limits: ViewLimits,
+        workers: usize,
+        listener: Arc<dyn Fn(ViewMessage) + Send + Sync>,
+    ) -> Self {
+        let counters = || (0..workers).map(|_| AtomicUsize::new(0)).collect();
+        ViewControl {
+            view,
+            name: name.to_string(),
+            generation: generation.to_string(),
+            limits,
+            listener,
+            stopped: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            state: counters(),
+            output: counters(),
+            fed: AtomicU64::new(0),
+        }
+    }
+
+    /// Ends the work: operators take nothing more and let go of what they hold.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    /// Whether the work has ended.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Stops the view and tells why. Only the first reason counts.
+    pub fn fail(&self, reason: impl Into<String>) {
+        self.stop();
+        if !self.failed.swap(true, Ordering::AcqRel) {
+            (self.listener)(ViewMessage::Failed { reason: reason.into() });
+        }
+    }
+
+    /// Bytes of its arrangements and accumulators, its rows included, on all workers; about.
+    pub fn state_bytes(&self) -> usize {
+        self.state.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
+    }
+
+    fn output_bytes(&self) -> usize {
+        self.output.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Notes that events up to `tick` are on their way.
+    pub fn feed(&self, tick: Tick) {
+        self.fed.store(tick, Ordering::Relaxed);
+    }
+
+    fn check_bytes(&self) {
+        if self.is_stopped() {
+            return;
+        }
+        let ViewLimits { state_bytes_max, output_bytes_max, .. } = self.limits;
+        if self.output_bytes() > output_bytes_max {
+            self.fail(format!(
+                "its rows take more than view_output_bytes_max = {output_bytes_max} bytes: let it \
+                 have fewer rows, or raise the limit; then rebuild it"
+            ));
+        } else if self.state_bytes() > state_bytes_max {
+            self.fail(format!(
+                "its state takes more than view_state_bytes_max = {state_bytes_max} bytes: join on \
+                 keys, aggregate early, or bound what it keeps with now(); or raise the limit; then \
+                 rebuild it"
+            ));
+        }
+    }
+}
+
+/// What an arrangement holds; see [`Guard::watch`].
+pub trait HeldTrace {
+    /// The bytes of its batches; 0 when it is gone.
+    fn bytes(&self) -> usize;
+    /// Hands over its batches, to be freed elsewhere.
+    fn reclaim(&self, to: &mut VecDeque<Box<dyn Reclaimed>>);
+}
+
+/// One worker's part in keeping a view within its limits.
+#[derive(Clone)]
+pub struct Guard(Rc<WorkerGuard>);
+
+struct WorkerGuard {
+    control: Arc<ViewControl>,
+    worker: usize,
+    /// Bytes that operators hold beside arrangements.
+    held: Cell<usize>,
+    held_output: Cell<usize>,
+    /// The bytes of arrangements when they were asked last.
+    arranged: Cell<usize>,
+    arranged_output: Cell<usize>,
+    /// Of `held`, up to where the limits were looked at.
+    checked: Cell<usize>,
+    traces: RefCell<Vec<(Box<dyn HeldTrace>, bool)>>,
+    /// How long it has worked at what it has not finished.
+    worked: Cell<Duration>,
+    has_worked: Cell<bool>,
+    /// Up to where it was complete when it was asked last.
+    complete: Cell<Tick>,
+}
+
+impl Guard {
+    /// The guard of an installation on this worker.
+    pub fn new(control: Arc<ViewControl>, worker: usize) -> Self {
+        Guard(Rc::new(WorkerGuard {
+            control,
+            worker,
+            held: Cell::new(0),
+            held_output: Cell::new(0),
+            arranged: Cell::new(0),
+            arranged_output: Cell::new(0),
+            checked: Cell::new(0),
+            traces: RefCell::default(),
+            worked: Cell::new(Duration::ZERO),
+            has_worked: Cell::new(false),
+            complete: Cell::new(0),
+        }))
+    }
+
+    /// What the workers share.
+    pub fn control(&self) -> &ViewControl {
+        &self.0.control
+    }
+
+    /// Called by an operator of the view when it runs; true if it has to stop.
+    pub fn enter(&self) -> bool {
+        WORK.with(|work| work.enter(self));
+        self.control().is_stopped()
+    }
+
+    /// The time that an operator may work from now on.
+    pub fn slice(&self) -> Slice {
+        Slice { guard: self.clone(), until: WORK.with(Work::slice_end), rows: Rc::default() }
+    }
+
+    /// Counts an arrangement's bytes from now on; `output`: it holds the view's rows.
+    pub fn watch(&self, trace: impl HeldTrace + 'static, output: bool) {
+        self.0.traces.borrow_mut().push((Box::new(trace), output));
+    }
+
+    /// An account for what an operator holds; `output`: it is on its way to the view's rows.
+    pub fn account(&self, output: bool) -> Account {
+        Account { guard: self.clone(), bytes: 0, output }
+    }
+
+    /// How many rows one event may make.
+    pub fn event_rows_max(&self) -> usize {
+        self.0.control.limits.event_rows_max
+    }
+
+    /// Fails the view if one event makes more rows than it may; `what` makes them.
+    pub fn check_rows(&self, rows: usize, what: &str) {
+        let max = self.0.control.limits.event_rows_max;
+        if rows > max {
+            self.0.control.fail(format!(
+                "one event makes more than event_rows_max = {max} rows ({what}): join on keys, or \
+                 take fewer elements; or raise the limit; then rebuild it"
+            ));
+        }
+    }
+
+    /// Looks at the limits. `complete`: up to where the view is complete now.
+    pub fn check(&self, complete: impl FnOnce() -> Tick) {
+        let guard = &*self.0;
+        if !guard.has_worked.replace(false) {
+            return;
+        }
+        self.count();
+        let complete = complete();
+        if guard.complete.replace(complete) != complete {
+            guard.worked.set(Duration::ZERO);
+        }
+        let limits = &guard.control.limits;
+        if guard.worked.get() > limits.time_max && !guard.control.is_stopped() {
+            guard.control.fail(format!(
+                "it has worked for more than view_time_ms_max = {} ms on one set of events: let it \
+                 compute less for each event (join on keys, not without), or raise the limit; then \
+                 rebuild it",
+                limits.time_max.as_millis()
+            ));
+        }
+    }
+
+    /// Asks the arrangements for their bytes.
+    fn count(&self) {
+        let guard = &*self.0;
+        let (mut all, mut output) = (0, 0);
+        for (trace, is_output) in guard.traces.borrow().iter() {
+            let bytes = trace.bytes();
+            all += bytes;
+            output += if *is_output { bytes } else { 0 };
+        }
+        guard.arranged.set(all);
+        guard.arranged_output.set(output);
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let guard = &*self.0;
+        guard.checked.set(guard.held.get());
+        let state = guard.arranged.get() + guard.held.get();
+        guard.control.state[guard.worker].store(state, Ordering::Relaxed);
+        let output = guard.arranged_output.get() + guard.held_output.get();
+        guard.control.output[guard.worker].store(output, Ordering::Relaxed);
+        guard.control.check_bytes();
+    }
+
+    /// Hands over the batches of all arrangements, to be freed bit by bit.
+    pub fn reclaim(&self, to: &mut VecDeque<Box<dyn Reclaimed>>) {
+        for (trace, _) in self.0.traces.borrow_mut().drain(..) {
+            trace.reclaim(to);
+        }
+        let guard = &*self.0;
+        guard.control.state[guard.worker].store(0, Ordering::Relaxed);
+        guard.control.output[guard.worker].store(0, Ordering::Relaxed);
+    }
+}
+
+/// The time that an operator may work before others have their turn.
+pub struct Slice {
+    guard: Guard,
+    until: Instant,
+    rows: Rc<Cell<usize>>,
+}
+
+impl Slice {
+    /// Whether the operator has to end for now, or for good.
+    pub fn is_over(&self) -> bool {
+        self.rows.get() >= SLICE_ROWS
+            || self.guard.control().is_stopped()
+            || Instant::now() >= self.until
+    }
+
+    /// The operator has handed on so many rows.
+    pub fn made(&self, rows: usize) {
+        self.rows.set(self.rows.get() + rows);
+    }
+}
+
+/// The slices of an operator that does not know when it is scheduled: one in each step of the worker.
+pub struct StepSlices {
+    guard: Guard,
+    step: Cell<u64>,
+    until: Cell<Instant>,
+    rows: Rc<Cell<usize>>,
+}
+
+impl StepSlices {
+    /// The slices of an operator of this view.
+    pub fn new(guard: Guard) -> Self {
+        let until = Cell::new(Instant::now());
+        StepSlices { guard, step: Cell::new(u64::MAX), until, rows: Rc::default() }
+    }
+
+    /// The slice of this step.
+    pub fn now(&self) -> Slice {
+        let step = WORK.with(|work| work.step.get());
+        if self.step.replace(step) != step {
+            self.until.set(WORK.with(Work::slice_end));
+            self.rows.set(0);
+        }
+        let rows = Rc::clone(&self.rows);
+        Slice { guard: self.guard.clone(), until: self.until.get(), rows }
+    }
+}
+
+/// Bytes that an operator holds beside arrangements. They count as given back when it is dropped.
+pub struct Account {
+    guard: Guard,
+    bytes: usize,
+    output: bool,
+}
+
+impl Account {
+    /// The operator holds so many bytes now.
+    pub fn set(&mut self, bytes: usize) {
+        let guard = &*self.guard.0;
+        let change = |cell: &Cell<usize>| cell.set((cell.get() + bytes).saturating_sub(self.bytes));
+        change(&guard.held);
+        if self.output {
+            change(&guard.held_output);
+        }
+        self.bytes = bytes;
+        if guard.held.get() > guard.checked.get() + CHECK_BYTES {
+            self.guard.publish();
+        }
+    }
+
+    /// The operator holds more bytes, or fewer.
+    pub fn add(&mut self, bytes: isize) {
+        self.set(self.bytes.saturating_add_signed(bytes));
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// What this worker works on.
+struct Work {
+    view: Cell<usize>,
+    /// Counts the worker's steps.
+    step: Cell<u64>,
+    current: RefCell<Option<Guard>>,
+    since: Cell<Option<Instant>>,
+    marker: RefCell<Option<WorkerMarker>>,
+}
+
+const NO_VIEW: usize = usize::MAX;
+
+thread_local! {
+    static WORK: Work = const {
+        Work {
+            view: Cell::new(NO_VIEW),
+            step: Cell::new(0),
+            current: RefCell::new(None),
+            since: Cell::new(None),
+            marker: RefCell::new(None),
+        }
+    };
+}
+
+impl Work {
+    fn enter(&self, guard: &Guard) {
+        let view = guard.0.control.view;
+        if self.view.get() == view {
+            return;
+        }
+        self.end();
+        self.view.set(view);
+        self.since.set(Some(Instant::now()));
+        if let Some(marker) = &*self.marker.borrow() {
+            let control = &guard.0.control;
+            let ticks = (guard.0.complete.get(), control.fed.load(Ordering::Relaxed));
+            marker.begin(&control.name, &control.generation, ticks);
+            // Where tests let a view hang or kill the process.
+            #[cfg(feature = "failpoints")]
+            fail::fail_point!(&format!("in view {}", control.name), |_| std::process::abort());
+        }
+        *self.current.borrow_mut() = Some(guard.clone());
+    }
+
+    /// Until when an operator of the current view may work.
+    fn slice_end(&self) -> Instant {
+        let now = Instant::now();
+        let since = self.since.get().unwrap_or(now);
+        (since + SLICE).max(now + SLICE_MIN)
+    }
+
+    fn end(&self) {
+        if let Some(guard) = self.current.borrow_mut().take() {
+            let time = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+            guard.0.worked.set(guard.0.worked.get() + time);
+            guard.0.has_worked.set(true);
+            if let Some(marker) = &*self.marker.borrow() {
+                marker.end();
+            }
+        }
+        self.view.set(NO_VIEW);
+    }
+}
+
+/// Notes what this thread works on in `marker` from now on.
+pub fn mark_in(marker: Option<WorkerMarker>) {
+    WORK.with(|work| *work.marker.borrow_mut() = marker);
+}
+
+/// The worker has ended a step, and works on no view any more.
+pub fn end_step() {
+    WORK.with(|work| {
+        work.step.set(work.step.get() + 1);
+        work.end();
+    });
+}

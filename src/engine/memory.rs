@@ -1,0 +1,139 @@
+//! The budget of memory: over it views that catch up wait, and then the largest views are set aside.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::registry::{Registry, View};
+use super::tracker::ViewTracker;
+use crate::dataflow::Runtime;
+use crate::model::memory::resident_bytes;
+
+/// How often the memory is looked at.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// How long it may be over the budget, views that catch up waiting, before one is set aside.
+const OVER_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long the memory of a view that was set aside may take to come back before another one is.
+const FREE_TIME_MAX: Duration = Duration::from_secs(30);
+/// A view with less than this part of the budget is not set aside: it would not help.
+const SHARE_MIN: u64 = 100;
+
+/// Whether more memory is used than the budget allows.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryPressure(Arc<AtomicBool>);
+
+impl MemoryPressure {
+    /// True while what can wait has to.
+    pub fn is_high(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Watches the memory of the process.
+pub struct MemoryWatch {
+    /// The budget, in bytes.
+    pub bytes_max: u64,
+    pub pressure: MemoryPressure,
+    pub runtime: Arc<Runtime>,
+    pub registry: Arc<Registry>,
+}
+
+impl MemoryWatch {
+    /// Watches until it is told to stop.
+    pub async fn run(self, stopping: CancellationToken) {
+        let mut over_since: Option<Instant> = None;
+        // What views that were set aside had, and when.
+        let mut expected: Vec<(Instant, u64)> = Vec::new();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                () = stopping.cancelled() => return,
+            }
+            let Some(resident) = resident_bytes(None) else { continue };
+            let is_over = resident > self.bytes_max;
+            // Not to and fro at the limit.
+            let is_high = is_over || self.pressure.is_high() && resident > self.bytes_max / 20 * 19;
+            if self.pressure.0.swap(is_high, Ordering::Relaxed) != is_high {
+                let (max, now) = (self.bytes_max, resident);
+                match is_high {
+                    true => tracing::warn!(
+                        max,
+                        now,
+                        "over the budget of memory: views that catch up wait"
+                    ),
+                    false => tracing::info!(max, now, "within the budget of memory again"),
+                }
+            }
+            if !is_over {
+                over_since = None;
+                expected.clear();
+                continue;
+            }
+            let since = *over_since.get_or_insert_with(Instant::now);
+            self.runtime.return_memory();
+            expected.retain(|(at, _)| at.elapsed() < FREE_TIME_MAX);
+            let to_come: u64 = expected.iter().map(|(_, bytes)| bytes).sum();
+            if since.elapsed() >= OVER_TIME_MAX
+                && resident.saturating_sub(to_come) > self.bytes_max
+                && let Some(bytes) = self.set_largest_aside(resident)
+            {
+                expected.push((Instant::now(), bytes));
+            }
+        }
+    }
+
+    /// Fails the view with the most state; how much it had.
+    fn set_largest_aside(&self, resident: u64) -> Option<u64> {
+        let views = self.registry.views();
+        let running = views.views.values().flat_map(View::running);
+        let going = running.filter(|tracker| tracker.failed().is_none());
+        let bytes = |tracker: &Arc<ViewTracker>| self.runtime.state_bytes(tracker.id) as u64;
+        let largest = going.max_by_key(|tracker| bytes(tracker))?;
+        let bytes = bytes(largest);
+        if bytes < self.bytes_max / SHARE_MIN {
+            return None;
+        }
+        let max = self.bytes_max;
+        self.runtime.fail(
+            largest.id,
+            format!(
+                "set aside: the process takes {resident} bytes, more than --memory = {max} allows, \
+                 and of all views this one has the largest state, {bytes} bytes: let it keep less, \
+                 or raise --memory; then rebuild it"
+            ),
+        );
+        Some(bytes)
+    }
+}
+
+/// The memory of the machine, or of the control group that the process is in, if that is less.
+pub fn total_bytes() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let machine = read("/proc/meminfo").and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    });
+    // In a container its own group is at the root; otherwise the path is told.
+    let own = read("/proc/self/cgroup").and_then(|text| {
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+        read(&format!("/sys/fs/cgroup{path}/memory.max"))
+    });
+    let roots = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let groups = own.into_iter().chain(roots.into_iter().filter_map(read));
+    // A group without a limit says `max`, or an enormous number.
+    let groups = groups.filter_map(|text| text.trim().parse::<u64>().ok());
+    groups.chain(machine).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_the_process_is_part_of_that_of_the_machine() {
+        let (resident, total) = (resident_bytes(None).unwrap(), total_bytes().unwrap());
+        assert!(resident > 1 << 20 && resident < total, "{resident} of {total}");
+    }
+}

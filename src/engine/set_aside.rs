@@ -1,0 +1,241 @@
+//! Views that are set aside, since a worker got stuck in them or the process died in them: they are
+//! not begun until their SQL changes or somebody asks for a rebuild.
+//!
+//! A worker notes what it works on in [`Marker`]'s file. What that says at the next start is judged here:
+//! a view that a worker was stuck in is set aside at once; one that the process died in [`DEATHS_MAX`]
+//! times in a row, at the same ticks each time, is set aside then. A process that is killed from outside
+//! dies at other ticks each time, unless its log does not grow.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::files;
+use crate::dataflow::{LastEnd, MarkedView, Marker};
+use crate::model::Tick;
+
+/// The files in the data directory: what workers work on, and which views died.
+const MARKER_FILE: &str = "workers.marker";
+const FILE: &str = "set-aside.json";
+/// After how many deaths in a row a view is set aside.
+const DEATHS_MAX: u32 = 3;
+/// How often the watchdog looks.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// The exit code of a process whose worker is stuck.
+const STUCK_EXIT: i32 = 3;
+/// How long the process may take to end in order once a worker is found stuck.
+const EXIT_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// What is known of a view in which the process died.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    generation: String,
+    /// How often in a row.
+    deaths: u32,
+    /// The ticks that it worked at each time.
+    from: Tick,
+    to: Tick,
+    /// Why the generation is not begun, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+type Records = BTreeMap<String, Record>;
+
+/// The views that are set aside.
+pub struct SetAside {
+    path: PathBuf,
+    marker: Arc<Marker>,
+    records: Mutex<Records>,
+}
+
+/// What is known after the end of a process, given what was known before it.
+fn judged(before: &Records, end: &LastEnd) -> Records {
+    let is_set_aside = |(_, record): &(&String, &Record)| record.reason.is_some();
+    let kept = before.iter().filter(is_set_aside);
+    let mut after: Records = kept.map(|(view, record)| (view.clone(), record.clone())).collect();
+    if end.in_order {
+        return after;
+    }
+    for marked in &end.views {
+        let MarkedView { view, generation, from, to, is_stuck } = marked.clone();
+        let mut record = Record { generation, deaths: 1, from, to, reason: None };
+        if let Some(earlier) = before.get(view.as_str())
+            && earlier.generation == record.generation
+        {
+            let (from, to) = (earlier.from.max(record.from), earlier.to.min(record.to));
+            if from <= to {
+                (record.from, record.to) = (from, to);
+                record.deaths = earlier.deaths + 1;
+            }
+        }
+        let mend = "it is not begun until its SQL changes or it is rebuilt";
+        if is_stuck {
+            record.reason = Some(format!("set aside: a worker did not get out of it; {mend}"));
+        } else if record.deaths >= DEATHS_MAX {
+            let deaths = record.deaths;
+            let what = format!("set aside: the process died in it {deaths} times in a row");
+            record.reason = Some(format!("{what}; {mend}"));
+        }
+        after.insert(view, record);
+    }
+    after
+}
+
+impl SetAside {
+    /// Judges how the process before this one ended, and begins to note what the workers work on.
+    pub fn open(data_dir: &Path, workers: usize) -> io::Result<SetAside> {
+        let path = data_dir.join(FILE);
+        let before: Records = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Records::default(),
+            Err(error) => return Err(error),
+        };
+        let marker_path = data_dir.join(MARKER_FILE);
+        // Judged and kept before the marks are forgotten: a death in between is not lost.
+        let end = Marker::read(&marker_path)?;
+        let records = judged(&before, &end);
+        for (view, record) in &records {
+            if before.get(view) != Some(record) && record.reason.is_none() {
+                let deaths = record.deaths;
+                tracing::warn!(view, deaths, "the process before this one died in this view");
+            }
+        }
+        if records != before {
+            files::replace(&path, &records)?;
+        }
+        let marker = Marker::create(&marker_path, workers)?;
+        Ok(SetAside { path, marker, records: Mutex::new(records) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the workers note what they work on.
+    pub fn marker(&self) -> Arc<Marker> {
+        Arc::clone(&self.marker)
+    }
+
+    /// Why a generation of a view is not begun, if it is set aside.
+    pub fn reason(&self, view: &str, generation: &str) -> Option<String> {
+        let records = self.lock();
+        let record = records.get(view).filter(|record| record.generation == generation)?;
+        record.reason.clone()
+    }
+
+    /// Forgets what is known of views that are not there any more.
+    pub fn retain(&self, is_there: impl Fn(&str) -> bool) -> io::Result<()> {
+        let mut records = self.lock();
+        let before = records.len();
+        records.retain(|view, _| is_there(view));
+        if records.len() == before {
+            return Ok(());
+        }
+        files::replace(&self.path, &*records)
+    }
+
+    /// Ends the process when a worker does not get out of a view for this long.
+    pub fn watch(&self, stuck_max: Duration) -> io::Result<()> {
+        let marker = Arc::clone(&self.marker);
+        let watchdog = std::thread::Builder::new().name("stuck workers".to_string());
+        watchdog.spawn(move || watch(&marker, stuck_max)).map(drop)
+    }
+}
+
+fn watch(marker: &Marker, stuck_max: Duration) {
+    let mut marks = marker.marks();
+    let mut stuck_for = vec![Duration::ZERO; marks.len()];
+    let mut looked_at = Instant::now();
+    while !marker.is_ending() {
+        std::thread::sleep(WATCH_INTERVAL);
+        // A process that was stopped for a while, or a machine, has not worked all that time.
+        let passed = looked_at.elapsed().min(2 * WATCH_INTERVAL);
+        looked_at = Instant::now();
+        let now = marker.marks();
+        for worker in 0..now.len() {
+            let stays = now[worker] % 2 == 1 && now[worker] == marks[worker];
+            stuck_for[worker] = if stays { stuck_for[worker] + passed } else { Duration::ZERO };
+            if stuck_for[worker] >= stuck_max {
+                end_stuck(marker, worker, stuck_max);
+            }
+        }
+        marks = now;
+    }
+}
+
+/// Ends the process, which sets the view aside at its next start.
+fn end_stuck(marker: &Marker, worker: usize, stuck_max: Duration) {
+    let view = marker.view(worker);
+    marker.set_stuck(worker);
+    tracing::error!(
+        view,
+        worker,
+        seconds = stuck_max.as_secs_f64(),
+        "a worker does not get out of this view: the process ends, and sets the view aside at its \
+         next start"
+    );
+    // A thread that is stuck may hold what an end in order waits for.
+    let _ = std::thread::Builder::new().spawn(|| {
+        std::thread::sleep(EXIT_TIME_MAX);
+        // SAFETY: ends the process without running anything more of it.
+        unsafe { libc::_exit(STUCK_EXIT) };
+    });
+    std::process::exit(STUCK_EXIT);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn death(view: &str, generation: &str, (from, to): (Tick, Tick)) -> LastEnd {
+        let (view, generation) = (view.to_string(), generation.to_string());
+        let marked = MarkedView { view, generation, from, to, is_stuck: false };
+        LastEnd { in_order: false, views: vec![marked] }
+    }
+
+    fn reasons(records: &Records) -> Vec<&str> {
+        records.iter().filter(|(_, r)| r.reason.is_some()).map(|(view, _)| &view[..]).collect()
+    }
+
+    #[test]
+    fn view_is_set_aside_after_three_deaths_in_a_row_at_the_same_ticks() {
+        let mut records = Records::default();
+        for ticks in [(0, 90), (40, 120), (60, 80)] {
+            assert!(reasons(&records).is_empty());
+            records = judged(&records, &death("v", "g", ticks));
+        }
+        assert_eq!(reasons(&records), ["v"]);
+        // It stays so, also after orderly ends and deaths in other views.
+        records = judged(&records, &LastEnd { in_order: true, views: Vec::new() });
+        records = judged(&records, &death("w", "g", (0, 9)));
+        assert_eq!(reasons(&records), ["v"]);
+    }
+
+    #[test]
+    fn deaths_are_not_counted_over_orderly_ends_other_views_generations_or_ticks() {
+        let orderly = LastEnd { in_order: true, views: Vec::new() };
+        let nowhere = LastEnd { in_order: false, views: Vec::new() };
+        let at = |ticks| death("v", "g", ticks);
+        for other in
+            [orderly, nowhere, death("w", "g", (0, 9)), death("v", "h", (0, 9)), at((10, 20))]
+        {
+            let mut records = Records::default();
+            for end in [at((0, 9)), at((0, 9)), other.clone(), at((0, 9)), at((0, 9))] {
+                records = judged(&records, &end);
+            }
+            assert!(reasons(&records).is_empty(), "{other:?}: {records:?}");
+        }
+    }
+
+    #[test]
+    fn view_that_a_worker_was_stuck_in_is_set_aside_at_once() {
+        let mut end = death("v", "g", (0, 9));
+        end.views[0].is_stuck = true;
+        assert_eq!(reasons(&judged(&Records::default(), &end)), ["v"]);
+    }
+}

@@ -1,0 +1,366 @@
+//! The write side's end: tells how far the log is, adopts catalogs, and asks for everything about
+//! views.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::message::{
+    CallAnswer, FromReadSide, FromWriteSide, LinkError, RowsHead, ViewCall, greet, read, write,
+};
+use super::rows;
+use crate::decode::CatalogReceiver;
+use crate::log::Log;
+use crate::status::{
+    Away, Backend, ChangeFeed, ChangePart, ChangesError, ChangesRequest, DeadLetterFilter,
+    DeadLetters, DismissError, FeedEnd, ReadStatus, RebuildError, Retried, RowsAnswer, RowsError,
+    RowsRequest, Selection, WaitRequest, Waiting,
+};
+
+/// How often it is tried to reach a read side that is not there.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
+/// How long an answer may take beyond what the call itself asks for.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// The same for calls that read the log or write to the disk.
+const WORK_TIME: Duration = Duration::from_secs(60);
+/// So many connections are kept for the next calls.
+const IDLE_MAX: usize = 64;
+/// What a read side has to do before it answers.
+const STARTING: &str = "the views are being prepared: their process is starting";
+/// What happens when it is gone.
+const GONE: &str = "the process that keeps the views has ended and is started again: events are accepted meanwhile";
+
+/// The read side in another process.
+pub struct ReadSideClient {
+    path: PathBuf,
+    /// Connections that no call uses now.
+    idle: Mutex<Vec<UnixStream>>,
+    away: watch::Sender<Option<Away>>,
+}
+
+impl ReadSideClient {
+    /// The read side that listens on this socket, now or later.
+    pub fn new(path: PathBuf) -> Arc<Self> {
+        let away = Some(Away { reason: STARTING.to_string() });
+        Arc::new(ReadSideClient { path, idle: Mutex::default(), away: watch::Sender::new(away) })
+    }
+
+    /// Lets the read side follow the log, each one that comes, until told to stop.
+    pub async fn follow(
+        self: Arc<Self>,
+        log: Log,
+        catalog: Arc<dyn CatalogReceiver>,
+        stopping: CancellationToken,
+    ) {
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = self.follow_once(&log, &catalog) => {}
+            }
+            lock(&self.idle).clear();
+        }
+    }
+
+    async fn follow_once(&self, log: &Log, catalog: &Arc<dyn CatalogReceiver>) {
+        let Ok(mut stream) = UnixStream::connect(&self.path).await else {
+            tokio::time::sleep(CONNECT_INTERVAL).await;
+            return;
+        };
+        let followed = async {
+            greet(&mut stream, true).await?;
+            let (from, to) = stream.into_split();
+            let adopted = watch::Sender::new(0);
+            tokio::select! {
+                ended = tell(log, adopted.subscribe(), to) => ended,
+                ended = self.hear(log, catalog, &adopted, from) => ended,
+            }
+        };
+        match followed.await {
+            Ok(()) => {}
+            Err(LinkError::Io(error)) => tracing::debug!(%error, "the read side is gone"),
+            Err(error) => tracing::error!(%error, "the read side is not understood"),
+        }
+        self.away.send_replace(Some(Away { reason: GONE.to_string() }));
+        tokio::time::sleep(CONNECT_INTERVAL).await;
+    }
+
+    async fn hear(
+        &self,
+        log: &Log,
+        catalog: &Arc<dyn CatalogReceiver>,
+        adopted: &watch::Sender<u64>,
+        mut from: OwnedReadHalf,
+    ) -> Result<(), LinkError> {
+        self.away.send_replace(Some(Away { reason: STARTING.to_string() }));
+        while let Some((message, _)) = read(&mut from).await? {
+            match message {
+                FromReadSide::Clock { interval_ms } => {
+                    log.keep_time(interval_ms.map(Duration::from_millis));
+                }
+                FromReadSide::Note(control) => log.note(Some(control)),
+                FromReadSide::Offer { number, catalog: offered } => {
+                    let receiver = Arc::clone(catalog);
+                    let adopting = tokio::task::spawn_blocking(move || receiver.offer(offered));
+                    if let Err(error) = adopting.await {
+                        std::panic::resume_unwind(error.into_panic());
+                    }
+                    catalog.adopted().await;
+                    adopted.send_replace(number);
+                    self.away.send_replace(None);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a call and waits for the answer, at most so long.
+    async fn call(&self, call: ViewCall, time: Duration) -> Result<(CallAnswer, Vec<u8>), Away> {
+        if let Some(away) = self.away() {
+            return Err(away);
+        }
+        let called = async {
+            let mut stream = self.connect().await?;
+            write(&mut stream, &call, &[]).await?;
+            let answer = read(&mut stream).await?.ok_or(LinkError::Unexpected)?;
+            let mut idle = lock(&self.idle);
+            if idle.len() < IDLE_MAX {
+                idle.push(stream);
+            }
+            Ok(answer)
+        };
+        let answered = tokio::time::timeout(time, called).await;
+        let answered = answered.unwrap_or(Err(LinkError::Timeout(time)));
+        answered.map_err(|error| self.failed(&error))
+    }
+
+    /// A connection for calls.
+    async fn connect(&self) -> Result<UnixStream, LinkError> {
+        loop {
+            let Some(idle) = lock(&self.idle).pop() else { break };
+            // One that the read side has closed can be read to its end.
+            let mut byte = [0];
+            if matches!(idle.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+            {
+                return Ok(idle);
+            }
+        }
+        let mut stream = UnixStream::connect(&self.path).await?;
+        greet(&mut stream, false).await?;
+        Ok(stream)
+    }
+
+    /// Why a call was not answered.
+    fn failed(&self, error: &LinkError) -> Away {
+        self.away().unwrap_or_else(|| Away {
+            reason: format!("the process that keeps the views does not answer: {error}"),
+        })
+    }
+
+    fn unexpected(&self) -> Away {
+        self.failed(&LinkError::Unexpected)
+    }
+
+    async fn subscribe(&self, request: ChangesRequest) -> Result<RemoteFeed, ChangesError> {
+        if let Some(away) = self.away() {
+            return Err(away.into());
+        }
+        let begun = async {
+            let mut stream = self.connect().await?;
+            write(&mut stream, &ViewCall::Changes(request), &[]).await?;
+            let answer = read(&mut stream).await?.ok_or(LinkError::Unexpected)?;
+            Ok::<_, LinkError>((stream, answer))
+        };
+        let begun = tokio::time::timeout(ANSWER_TIME, begun).await;
+        match begun.unwrap_or(Err(LinkError::Timeout(ANSWER_TIME))) {
+            Ok((stream, (CallAnswer::Changes(Ok(())), _))) => Ok(RemoteFeed::new(stream)),
+            Ok((_, (CallAnswer::Changes(Err(error)), _))) => Err(error),
+            Ok(_) => Err(self.unexpected().into()),
+            Err(error) => Err(self.failed(&error).into()),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells how far the log is, and which catalog is in use.
+async fn tell(
+    log: &Log,
+    mut adopted: watch::Receiver<u64>,
+    mut to: OwnedWriteHalf,
+) -> Result<(), LinkError> {
+    let mut heads = log.subscribe();
+    let head = *heads.borrow_and_update();
+    write(&mut to, &FromWriteSide::Log { history: log.history(), head }, &[]).await?;
+    loop {
+        let message = tokio::select! {
+            Ok(()) = heads.changed() => FromWriteSide::Head(*heads.borrow_and_update()),
+            Ok(()) = adopted.changed() => {
+                FromWriteSide::Adopted { catalog: *adopted.borrow_and_update() }
+            }
+            // The log is closed: nothing more comes.
+            else => return Ok(()),
+        };
+        write(&mut to, &message, &[]).await?;
+    }
+}
+
+impl Backend for ReadSideClient {
+    fn away(&self) -> Option<Away> {
+        self.away.borrow().clone()
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<ReadStatus, Away>> {
+        async move {
+            match self.call(ViewCall::Status, ANSWER_TIME).await? {
+                (CallAnswer::Status(status), _) => status,
+                _ => Err(self.unexpected()),
+            }
+        }
+        .boxed()
+    }
+
+    fn rows(&self, request: RowsRequest) -> BoxFuture<'_, Result<RowsAnswer, RowsError>> {
+        async move {
+            let time = request.timeout + 2 * ANSWER_TIME;
+            match self.call(ViewCall::Rows(request), time).await? {
+                (CallAnswer::Rows(Ok(head)), bytes) => {
+                    let RowsHead { tick, position, schema, cursor } = head;
+                    let batches = rows::decode(&bytes).map_err(|e| self.failed(&e.into()))?;
+                    Ok(RowsAnswer { tick, position, schema, batches, cursor })
+                }
+                (CallAnswer::Rows(Err(error)), _) => Err(error),
+                _ => Err(self.unexpected().into()),
+            }
+        }
+        .boxed()
+    }
+
+    fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Result<Vec<Waiting>, Away>> {
+        async move {
+            let time = request.timeout + ANSWER_TIME;
+            match self.call(ViewCall::Wait(request), time).await? {
+                (CallAnswer::Wait(waiting), _) => waiting,
+                _ => Err(self.unexpected()),
+            }
+        }
+        .boxed()
+    }
+
+    fn changes(
+        &self,
+        request: ChangesRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn ChangeFeed>, ChangesError>> {
+        async move {
+            let feed = self.subscribe(request).await?;
+            Ok(Box::new(feed) as Box<dyn ChangeFeed>)
+        }
+        .boxed()
+    }
+
+    fn rebuild(&self, view: String) -> BoxFuture<'_, Result<String, RebuildError>> {
+        async move {
+            match self.call(ViewCall::Rebuild { view }, WORK_TIME).await? {
+                (CallAnswer::Rebuild(rebuilt), _) => rebuilt,
+                _ => Err(self.unexpected().into()),
+            }
+        }
+        .boxed()
+    }
+
+    fn dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> BoxFuture<'_, Result<Option<DeadLetters>, Away>> {
+        async move {
+            match self.call(ViewCall::DeadLetters(filter), WORK_TIME).await? {
+                (CallAnswer::DeadLetters(letters), _) => letters,
+                _ => Err(self.unexpected()),
+            }
+        }
+        .boxed()
+    }
+
+    fn dismiss(&self, selection: Selection) -> BoxFuture<'_, Result<u64, DismissError>> {
+        async move {
+            match self.call(ViewCall::Dismiss(selection), WORK_TIME).await? {
+                (CallAnswer::Dismiss(dismissed), _) => dismissed,
+                _ => Err(self.unexpected().into()),
+            }
+        }
+        .boxed()
+    }
+
+    fn retry(&self, selection: Selection) -> BoxFuture<'_, Result<Retried, Away>> {
+        async move {
+            match self.call(ViewCall::Retry(selection), WORK_TIME).await? {
+                (CallAnswer::Retry(retried), _) => retried,
+                _ => Err(self.unexpected()),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// The changes of a view in the other process. At most one part is read ahead: a subscriber that is
+/// slow makes the read side wait, which counts there.
+struct RemoteFeed {
+    parts: mpsc::Receiver<Result<ChangePart, FeedEnd>>,
+}
+
+impl RemoteFeed {
+    fn new(mut stream: UnixStream) -> Self {
+        let (sender, parts) = mpsc::channel(1);
+        tokio::spawn(async move {
+            loop {
+                let part = tokio::select! {
+                    part = next_part(&mut stream) => part,
+                    () = sender.closed() => return,
+                };
+                let is_end = part.is_err();
+                if sender.send(part).await.is_err() || is_end {
+                    return;
+                }
+            }
+        });
+        RemoteFeed { parts }
+    }
+}
+
+async fn next_part(stream: &mut UnixStream) -> Result<ChangePart, FeedEnd> {
+    let part = async {
+        let message = read(stream).await?.ok_or(LinkError::Unexpected)?;
+        let (CallAnswer::Part { tick, deleted_bytes, end }, bytes) = message else {
+            return match message {
+                (CallAnswer::FeedEnd(end), _) => Ok(Err(end)),
+                _ => Err(LinkError::Unexpected),
+            };
+        };
+        let (deleted, upserted) =
+            bytes.split_at_checked(deleted_bytes).ok_or(LinkError::Unexpected)?;
+        let one = |bytes| rows::decode(bytes)?.pop().ok_or(LinkError::Unexpected);
+        Ok(Ok(ChangePart { tick, deleted: one(deleted)?, upserted: one(upserted)?, end }))
+    };
+    part.await.unwrap_or_else(|error: LinkError| {
+        tracing::debug!(%error, "a change feed of the read side ends");
+        Err(FeedEnd::Ended { reason: GONE.to_string() })
+    })
+}
+
+impl ChangeFeed for RemoteFeed {
+    fn next(&mut self) -> BoxFuture<'_, Result<ChangePart, FeedEnd>> {
+        async move {
+            let gone = || Err(FeedEnd::Ended { reason: GONE.to_string() });
+            self.parts.recv().await.unwrap_or_else(gone)
+        }
+        .boxed()
+    }
+}

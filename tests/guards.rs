@@ -1,0 +1,429 @@
+//! Views that take too much are stopped at their limits, get stuck or kill the process, while a cheap
+//! view beside them answers and stays fresh all along.
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::Server;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+/// The view beside the others, over events of its own.
+const CHEAP: (&str, &str) = (
+    "cheap.sql",
+    "CREATE TABLE tick (k BIGINT NOT NULL) WITH (event_type = 'Tick');
+     CREATE MATERIALIZED VIEW cheap WITH (clickhouse = false) AS
+       SELECT k, count(*) AS n FROM tick GROUP BY k;",
+);
+
+const TABLES: &str = "
+    CREATE TABLE a (x BIGINT NOT NULL) WITH (event_type = 'A');
+    CREATE TABLE b (x BIGINT NOT NULL) WITH (event_type = 'B');
+";
+
+/// The most that a read, or a new event's way into the view, may take beside a view that does harm.
+const READ_P99_MAX: Duration = Duration::from_millis(500);
+const FRESHNESS_MAX: Duration = Duration::from_secs(2);
+
+/// What the cheap view's readers see while something else is going on.
+struct Beside {
+    stop: Arc<AtomicBool>,
+    reads: JoinHandle<Vec<Duration>>,
+    freshness: JoinHandle<Vec<Duration>>,
+}
+
+impl Beside {
+    /// Reads the view and posts events to it until the end.
+    async fn begin(server: &Server) -> Beside {
+        post(server, "Tick", &[1]).await;
+        server.until(json!("live"), || status(server, "cheap")).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (rows, events) = (server.url("/v1/views/cheap/rows"), server.url("/v1/events"));
+        let (stops, of) = (Arc::clone(&stop), rows.clone());
+        let reads = tokio::spawn(async move {
+            let (client, mut times) = (heliostat::internals::http::client(), Vec::new());
+            while !stops.load(Ordering::Relaxed) {
+                let started = Instant::now();
+                let answer = client.get(format!("{of}?k=1")).send().await.unwrap();
+                assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+                times.push(started.elapsed());
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            times
+        });
+        let stops = Arc::clone(&stop);
+        let freshness = tokio::spawn(async move {
+            let (client, mut times) = (heliostat::internals::http::client(), Vec::new());
+            while !stops.load(Ordering::Relaxed) {
+                let event = json!({"type": "Tick", "data": {"k": 1}});
+                let answer = client.post(&events).json(&event).send().await.unwrap();
+                let answer: Value = answer.json().await.unwrap();
+                let started = Instant::now();
+                let position = &answer["last_position"];
+                let read = format!("{rows}?k=1&min_position={position}&timeout=30s");
+                let answer = client.get(read).send().await.unwrap();
+                assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+                times.push(started.elapsed());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            times
+        });
+        Beside { stop, reads, freshness }
+    }
+
+    /// Ends, and checks what was seen.
+    async fn end(self, what: &str) {
+        self.stop.store(true, Ordering::Relaxed);
+        let (mut reads, mut freshness) = (self.reads.await.unwrap(), self.freshness.await.unwrap());
+        reads.sort_unstable();
+        freshness.sort_unstable();
+        let p99 = reads[reads.len() * 99 / 100];
+        let (read, fresh) = (reads[reads.len() - 1], freshness[freshness.len() - 1]);
+        println!(
+            "{what}: {} reads, p99 {p99:?}, worst {read:?}; {} events, worst freshness {fresh:?}",
+            reads.len(),
+            freshness.len()
+        );
+        assert!(p99 <= READ_P99_MAX, "{what}: reads take {p99:?}");
+        assert!(fresh <= FRESHNESS_MAX, "{what}: an event takes {fresh:?}");
+    }
+}
+
+async fn post(server: &Server, event_type: &str, values: &[i64]) {
+    let name = if event_type == "Tick" { "k" } else { "x" };
+    for part in values.chunks(20_000) {
+        let event = |value: &i64| json!({"type": event_type, "data": {name: value}});
+        let events: Vec<Value> = part.iter().map(event).collect();
+        server.append(&json!(events)).await;
+    }
+}
+
+async fn status(server: &Server, view: &str) -> Value {
+    server.get(&format!("/v1/views/{view}")).await["status"].clone()
+}
+
+async fn wait_for(server: &Server, view: &str, expected: &str) {
+    server.until_within(Duration::from_secs(120), json!(expected), || status(server, view)).await;
+}
+
+/// Waits until a view has failed; why.
+async fn failure(server: &Server, view: &str) -> String {
+    wait_for(server, view, "failed").await;
+    let reason = server.get(&format!("/v1/views/{view}")).await["reason"].to_string();
+    let wrong = server.get("/readyz").await["wrong"].to_string();
+    assert!(wrong.contains(view), "{wrong}");
+    reason
+}
+
+/// The resident memory of the process that keeps the views, in bytes.
+fn resident(server: &Server) -> u64 {
+    let pid = server.pid_of("read-side").expect("there is a read side").to_string();
+    let statm = std::fs::read_to_string(Path::new("/proc").join(pid).join("statm"));
+    let pages: u64 = statm.unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+/// Waits until the server's memory is not far above what it was.
+async fn memory_is_back(server: &Server, before: u64) {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let now = resident(server);
+        if now < before + (64 << 20) {
+            return println!("memory: {} MiB before, {} MiB now", before >> 20, now >> 20);
+        }
+        assert!(Instant::now() < end, "{} MiB before, {} MiB now", before >> 20, now >> 20);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn view(name: &str, sql: &str) -> String {
+    format!("CREATE MATERIALIZED VIEW {name} WITH (clickhouse = false) AS {sql};\n")
+}
+
+/// A server with the cheap view, and one that does harm.
+fn server(harm: &str, limits: &str) -> Server {
+    let toml = format!("[limits]\n{limits}");
+    Server::configured(&[CHEAP, ("harm.sql", &format!("{TABLES}{harm}"))], &toml)
+}
+
+const EACH: i64 = 200_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cross_join_fails_at_the_limit_of_its_state_and_its_memory_comes_back() {
+    let harm = view("harm", "SELECT a.x, b.x AS y FROM a CROSS JOIN b");
+    let server = server(&harm, "view_state_bytes_max = 400_000_000");
+    let values: Vec<i64> = (0..EACH).collect();
+    let beside = Beside::begin(&server).await;
+    post(&server, "A", &values).await;
+    server
+        .until(json!(0), || async { server.get("/v1/views/harm").await["lag_events"].clone() })
+        .await;
+    let before = resident(&server);
+    post(&server, "B", &values).await;
+    let reason = failure(&server, "harm").await;
+    assert!(reason.contains("view_state_bytes_max = 400000000"), "{reason}");
+    memory_is_back(&server, before).await;
+    beside.end("cross join, state").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aggregated_cross_join_fails_when_its_time_is_up() {
+    let harm = view("harm", "SELECT count(*) AS n, sum(a.x + b.x) AS s FROM a CROSS JOIN b");
+    let server = server(&harm, "view_time_ms_max = 3000");
+    let values: Vec<i64> = (0..EACH).collect();
+    let beside = Beside::begin(&server).await;
+    post(&server, "A", &values).await;
+    let started = Instant::now();
+    post(&server, "B", &values).await;
+    let reason = failure(&server, "harm").await;
+    assert!(reason.contains("view_time_ms_max = 3000"), "{reason}");
+    // Two workers have 3 s each, beside the other view.
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    beside.end("cross join, time").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn event_that_a_join_makes_too_many_rows_of_fails_the_view() {
+    let harm = view("harm", "SELECT a.x + b.x AS s FROM a CROSS JOIN b");
+    let server = server(&harm, "event_rows_max = 10_000");
+    post(&server, "A", &(0..30_000).collect::<Vec<_>>()).await;
+    post(&server, "B", &[1]).await;
+    let reason = failure(&server, "harm").await;
+    assert!(reason.contains("event_rows_max = 10000"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_view_are_limited_by_themselves() {
+    let harm = view("harm", "SELECT x, lpad(x::TEXT, 1000) AS t FROM a");
+    let server = server(&harm, "view_output_bytes_max = 10_000_000");
+    post(&server, "A", &(0..5_000).collect::<Vec<_>>()).await;
+    let rows = || async { server.get("/v1/views/harm").await["rows"].clone() };
+    server.until(json!(5_000), rows).await;
+    let held = || async { server.get("/v1/views/harm").await["state_bytes"].as_u64().unwrap() };
+    // 5,000 rows of a little more than 1,000 bytes.
+    server.until(true, || async { (5_000_000..10_000_000).contains(&held().await) }).await;
+    let metrics = heliostat::internals::http::client().get(server.url("/metrics")).send().await;
+    let metrics = metrics.unwrap().text().await.unwrap();
+    assert!(metrics.contains("heliostat_view_state_bytes{view=\"harm\"}"), "{metrics}");
+    post(&server, "A", &(5_000..11_000).collect::<Vec<_>>()).await;
+    let reason = failure(&server, "harm").await;
+    assert!(reason.contains("view_output_bytes_max = 10000000"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exploding_recursion_fails_and_others_go_on() {
+    let harm = view(
+        "harm",
+        "WITH RECURSIVE r AS (
+           SELECT x::TEXT AS t FROM a
+           UNION ALL
+           SELECT r.t || s.d AS t FROM r CROSS JOIN (VALUES ('0'), ('1'), ('2'), ('3')) AS s(d)
+         ) SELECT t FROM r",
+    );
+    let server = server(&harm, "event_rows_max = 1_000_000");
+    let beside = Beside::begin(&server).await;
+    let before = resident(&server);
+    post(&server, "A", &[7]).await;
+    let reason = failure(&server, "harm").await;
+    assert!(reason.contains("event_rows_max = 1000000"), "{reason}");
+    memory_is_back(&server, before).await;
+    beside.end("recursion").await;
+}
+
+/// What one expression makes too much of is a failed row; the view and the others go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expressions_that_explode_fail_their_rows() {
+    let cases = [
+        (
+            "series",
+            "SELECT a.x, n FROM a CROSS JOIN LATERAL generate_series(1, CASE WHEN a.x < 0 THEN 1 ELSE 1000000000 END) AS s(n)",
+        ),
+        (
+            "padded",
+            "SELECT x, lpad(x::TEXT, CASE WHEN x < 0 THEN 5 ELSE 1000000000000000 END) AS t FROM a",
+        ),
+        (
+            "repeated",
+            "SELECT x, repeat(x::TEXT, CASE WHEN x < 0 THEN 1 ELSE 2000000000 END) AS t FROM a",
+        ),
+        (
+            "unnested",
+            "SELECT a.x, n FROM a CROSS JOIN LATERAL generate_series(1, CASE WHEN a.x < 0 THEN 1 ELSE 100000 END) AS s(n)",
+        ),
+    ];
+    let harm: String = cases.iter().map(|(name, sql)| view(name, sql)).collect();
+    let server = server(&harm, "event_rows_max = 50_000");
+    let beside = Beside::begin(&server).await;
+    let before = resident(&server);
+    post(&server, "A", &(-3..2_000).collect::<Vec<_>>()).await;
+    for (name, _) in cases {
+        wait_for(&server, name, "live").await;
+        let counts = || async {
+            let view = server.get(&format!("/v1/views/{name}")).await;
+            (view["rows"].clone(), view["errors"].clone())
+        };
+        server.until((json!(3), json!(2_000)), counts).await;
+    }
+    memory_is_back(&server, before + (128 << 20)).await;
+    beside.end("expressions").await;
+}
+
+/// Values that are within the limit each, and would fill the memory if a batch had them all at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_values_are_made_for_a_few_rows_at_a_time() {
+    let harm = view("harm", "SELECT x, length(repeat(x::TEXT, 5000000)) AS n FROM a");
+    let harm = harm
+        + &view(
+            "listed",
+            "SELECT a.x, count(*) AS n FROM a CROSS JOIN LATERAL generate_series(1, 200000) AS s(n) GROUP BY a.x",
+        );
+    let server = server(&harm, "");
+    let beside = Beside::begin(&server).await;
+    let before = resident(&server);
+    post(&server, "A", &(10..90).collect::<Vec<_>>()).await;
+    let mut highest = 0;
+    for name in ["harm", "listed"] {
+        let rows = || async { server.get(&format!("/v1/views/{name}")).await["rows"].clone() };
+        let end = Instant::now() + Duration::from_secs(120);
+        while rows().await != json!(80) {
+            highest = highest.max(resident(&server));
+            assert!(Instant::now() < end, "{name}: {}", rows().await);
+        }
+        assert_eq!(status(&server, name).await, json!("live"));
+    }
+    // All values together are 800 MB, and all elements 256 MB.
+    println!("large values: {} MiB before, {} MiB at most", before >> 20, highest >> 20);
+    assert!(highest < before + (400 << 20), "{} MiB", highest >> 20);
+    beside.end("large values").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn view_that_is_dropped_in_the_middle_of_its_work_is_gone_at_once() {
+    let harm = view("harm", "SELECT a.x, b.x AS y FROM a CROSS JOIN b");
+    let server = server(&harm, "");
+    let values: Vec<i64> = (0..EACH).collect();
+    let beside = Beside::begin(&server).await;
+    let before = resident(&server);
+    post(&server, "A", &values).await;
+    post(&server, "B", &values).await;
+    let grown = || async {
+        server.get("/v1/views/harm").await["state_bytes"].as_u64().unwrap_or(0) > 300_000_000
+    };
+    server.until(true, grown).await;
+    server.remove("harm.sql");
+    let gone = || async { server.get("/v1/views/harm").await["errors"][0]["code"].clone() };
+    server.until(json!("view_not_found"), gone).await;
+    memory_is_back(&server, before).await;
+    beside.end("drop").await;
+}
+
+/// A view that takes long for each of its events does not hold back the one that is fed with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn view_that_lags_is_left_behind_by_those_that_were_fed_with_it() {
+    let harm = view("harm", "SELECT sum(a.x + b.x) AS s FROM a CROSS JOIN b");
+    let server = server(&harm, "");
+    let beside = Beside::begin(&server).await;
+    post(&server, "B", &(0..20_000).collect::<Vec<_>>()).await;
+    wait_for(&server, "harm", "live").await;
+    // Each of them is 20,000 pairs.
+    for part in 0..50 {
+        let values: Vec<i64> = (part * 40..(part + 1) * 40).collect();
+        post(&server, "A", &values).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let lag = || async { server.get("/v1/views/harm").await["lag_events"].as_u64().unwrap() };
+    println!("the other view lags by {} events", lag().await);
+    beside.end("lagging").await;
+    // It has caught up in the end, and is right.
+    server.until_within(Duration::from_secs(120), 0, lag).await;
+    let rows = server.get("/v1/views/harm/rows").await["rows"].clone();
+    let pairs = (0..2_000_i64).sum::<i64>() * 20_000 + (0..20_000_i64).sum::<i64>() * 2_000;
+    assert_eq!(rows, json!([{"s": pairs.to_string()}]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn view_that_a_worker_is_stuck_in_is_set_aside_until_it_is_rebuilt() {
+    let files = [CHEAP, ("harm.sql", &format!("{TABLES}{}", view("harm", "SELECT x FROM a"))[..])];
+    let server =
+        Server::laid_out(&files, "single_process = true\n[limits]\nworker_stuck_ms_max = 2000");
+    server.run();
+    post(&server, "A", &[1, 2, 3]).await;
+    post(&server, "Tick", &[1]).await;
+    wait_for(&server, "harm", "live").await;
+    server.kill();
+    server.set_environment("FAILPOINTS", "in view harm=sleep(600000)");
+    let started = Instant::now();
+    assert_eq!(server.ends().code(), Some(3));
+    assert!(started.elapsed() > Duration::from_secs(2), "{:?}", started.elapsed());
+    // The failpoint is still there: the view must not be begun.
+    server.run();
+    let reason = failure(&server, "harm").await;
+    assert!(reason.contains("set aside: a worker did not get out of it"), "{reason}");
+    post(&server, "Tick", &[1]).await;
+    let rows = "/v1/views/cheap/rows?min_position=5&timeout=30s";
+    assert_eq!(server.get(rows).await["rows"], json!([{"k": 1, "n": 2}]));
+    // It stays so over restarts, and a rebuild begins it.
+    server.without_environment();
+    server.restart();
+    failure(&server, "harm").await;
+    assert_eq!(server.post("/v1/views/harm/rebuild", &json!({})).await.0, 202);
+    wait_for(&server, "harm", "live").await;
+    assert_eq!(server.get("/v1/views/harm").await["rows"], json!(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn view_in_which_the_process_dies_three_times_is_set_aside_until_its_sql_changes() {
+    let harm = |sql: &str| format!("{TABLES}{}", view("harm", sql));
+    let server =
+        Server::laid_out(&[CHEAP, ("harm.sql", &harm("SELECT x FROM a"))], "single_process = true");
+    server.run();
+    post(&server, "A", &[1, 2, 3]).await;
+    wait_for(&server, "harm", "live").await;
+    server.kill();
+    server.set_environment("FAILPOINTS", "in view harm=return");
+    for _ in 0..3 {
+        assert_eq!(server.ends().code(), None, "it is killed by a signal");
+    }
+    server.run();
+    let reason = failure(&server, "harm").await;
+    assert!(reason.contains("set aside: the process died in it 3 times in a row"), "{reason}");
+    post(&server, "Tick", &[1]).await;
+    let rows = "/v1/views/cheap/rows?min_position=4&timeout=30s";
+    assert_eq!(server.get(rows).await["rows"], json!([{"k": 1, "n": 1}]));
+    server.without_environment();
+    server.restart();
+    failure(&server, "harm").await;
+    server.write("harm.sql", &harm("SELECT x + 1 AS y FROM a"));
+    wait_for(&server, "harm", "live").await;
+    assert_eq!(server.get("/v1/views/harm").await["rows"], json!(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn largest_view_is_set_aside_when_memory_is_over_the_budget() {
+    let harm = view("harm", "SELECT x, lpad(x::TEXT, 1000) AS t FROM a");
+    let harm = format!("{TABLES}{harm}{}", view("other", "SELECT count(*) AS n FROM a"));
+    let arguments = ["--no-clickhouse", "--memory", "500M"];
+    let server = Server::with_arguments(&[CHEAP, ("harm.sql", &harm)], &arguments, &[]);
+    let beside = Beside::begin(&server).await;
+    let mut next = 0;
+    while status(&server, "harm").await != json!("failed") {
+        assert!(next < 3_000_000, "{} MiB", resident(&server) >> 20);
+        post(&server, "A", &(next..next + 20_000).collect::<Vec<_>>()).await;
+        next += 20_000;
+    }
+    let reason = failure(&server, "harm").await;
+    assert!(reason.contains("more than --memory = 524288000 allows"), "{reason}");
+    let end = Instant::now() + Duration::from_secs(30);
+    while resident(&server) > 500 << 20 {
+        assert!(Instant::now() < end, "{} MiB", resident(&server) >> 20);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for view in ["cheap", "other"] {
+        assert_eq!(status(&server, view).await, json!("live"), "{view}");
+    }
+    beside.end("memory").await;
+}

@@ -1,0 +1,298 @@
+//! Ingest outlives the views, and each side its own end: the write side, the read side and their
+//! parent are killed and stopped in turn, under load, and every acknowledged event counts once.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::Server;
+use futures::StreamExt;
+use serde_json::{Value, json};
+
+const PAID: &str = "
+    CREATE TABLE paid (k TEXT NOT NULL, amount BIGINT NOT NULL) WITH (event_type = 'Paid');
+    CREATE MATERIALIZED VIEW sums AS SELECT k, sum(amount) AS s, count(*) AS n FROM paid GROUP BY k;
+    CREATE MATERIALIZED VIEW quotients AS SELECT 100 / amount AS q FROM paid;
+";
+
+fn paid(k: &str, amount: i64) -> Value {
+    json!({"type": "Paid", "data": {"k": k, "amount": amount}})
+}
+
+fn signal(server: &Server, side: &str, signal: i32) -> libc::pid_t {
+    let pid = server.pid_of(side).unwrap_or_else(|| panic!("there is no {side}"));
+    // SAFETY: a signal to a child of the server that this test has started.
+    unsafe { libc::kill(pid, signal) };
+    pid
+}
+
+fn is_alive(pid: libc::pid_t) -> bool {
+    // SAFETY: no signal is sent.
+    unsafe { libc::kill(pid, 0) == 0 }
+}
+
+async fn is_live(server: &Server) -> bool {
+    let client = heliostat::internals::http::client();
+    let answer = client.get(server.url("/readyz?views=all")).send().await;
+    answer.is_ok_and(|answer| answer.status() == 200)
+}
+
+/// Posts without end, one event a request, each with an id of its own, and again until it is
+/// acknowledged.
+struct Load {
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
+    /// The longest time without an acknowledgement, in milliseconds.
+    gap_ms: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Load {
+    fn start(server: &Server) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let [acknowledged, gap_ms, refused] = [(); 3].map(|()| Arc::new(AtomicU64::new(0)));
+        let url = server.url("/v1/events");
+        let task = tokio::spawn({
+            let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
+            let (gap_ms, refused) = (Arc::clone(&gap_ms), Arc::clone(&refused));
+            async move {
+                let client = heliostat::internals::http::client();
+                let mut last = Instant::now();
+                let mut next = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    let mut event = paid(&format!("k{}", next % 10), 1);
+                    event["id"] = json!(format!("e{next}"));
+                    let sent = client.post(&url).json(&event).timeout(Duration::from_secs(5));
+                    match sent.send().await {
+                        Ok(answer) if answer.status() == 200 => {
+                            gap_ms.fetch_max(last.elapsed().as_millis() as u64, Ordering::SeqCst);
+                            last = Instant::now();
+                            acknowledged.fetch_add(1, Ordering::SeqCst);
+                            next += 1;
+                        }
+                        _ => {
+                            refused.fetch_add(1, Ordering::SeqCst);
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                        }
+                    }
+                }
+            }
+        });
+        Load { stop, acknowledged, gap_ms, refused, task }
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// Waits for so many further acknowledgements.
+    async fn go_on(&self, events: u64) {
+        let (end, wanted) =
+            (Instant::now() + Duration::from_secs(30), self.acknowledged() + events);
+        while self.acknowledged() < wanted {
+            assert!(Instant::now() < end, "events are not acknowledged any more");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn end(self) -> (u64, u64, u64) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.task.await.unwrap();
+        let read = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+        (read(&self.acknowledged), read(&self.gap_ms), read(&self.refused))
+    }
+}
+
+/// The rows of `sums` count each acknowledged event once.
+async fn assert_counted(server: &Server, acknowledged: u64) {
+    server.until(true, || is_live(server)).await;
+    let expected: BTreeMap<String, u64> = (0..10)
+        .map(|k| (format!("k{k}"), acknowledged / 10 + u64::from(k < acknowledged % 10)))
+        .collect();
+    let path = format!("/v1/views/sums/rows?min_position={acknowledged}&timeout=20s");
+    let answer = server.get(&path).await;
+    let count = |row: &Value| (row["k"].as_str().unwrap().to_string(), row["n"].as_u64().unwrap());
+    let counted: BTreeMap<String, u64> =
+        answer["rows"].as_array().unwrap_or_else(|| panic!("{answer}")).iter().map(count).collect();
+    assert_eq!(counted, expected);
+    let log = server.get_text("/v1/events?limit=1000000").await;
+    assert_eq!(log.lines().filter(|line| !line.is_empty()).count() as u64, acknowledged);
+}
+
+#[tokio::test]
+async fn appends_go_on_while_the_read_side_is_killed_again_and_again() {
+    let server = Server::start(&[("paid.sql", PAID)]);
+    let load = Load::start(&server);
+    for _ in 0..5 {
+        load.go_on(50).await;
+        let killed = signal(&server, "read-side", libc::SIGKILL);
+        // Appends do not wait for the next one.
+        load.go_on(20).await;
+        server
+            .until(true, || async { server.pid_of("read-side").is_some_and(|p| p != killed) })
+            .await;
+    }
+    let (acknowledged, gap_ms, refused) = load.end().await;
+    assert_eq!(refused, 0, "appends were refused");
+    assert!(gap_ms < 2_000, "no event was acknowledged for {gap_ms} ms");
+    assert_counted(&server, acknowledged).await;
+}
+
+#[tokio::test]
+async fn without_the_read_side_requests_about_views_say_so_and_events_are_still_checked() {
+    let server = Server::start(&[("paid.sql", PAID)]);
+    server.append(&paid("a", 3)).await;
+    // Each death soon after the one before doubles the pause before the next start.
+    let mut killed = 0;
+    for _ in 0..7 {
+        let next = || async { server.pid_of("read-side").is_some_and(|pid| pid != killed) };
+        server.until(true, next).await;
+        killed = signal(&server, "read-side", libc::SIGKILL);
+    }
+    server.until(None, || async { server.pid_of("read-side") }).await;
+    let away = json!("read_side_away");
+    for path in [
+        "/v1/views",
+        "/v1/views/sums",
+        "/v1/views/sums/rows",
+        "/v1/views/sums/changes",
+        "/v1/dead-letters",
+    ] {
+        let (status, answer) = server.try_get(path).await;
+        assert_eq!((status, &answer["errors"][0]["code"]), (503, &away), "{path}: {answer}");
+    }
+    for path in ["/v1/events?wait=views", "/v1/views/sums/rebuild", "/v1/dead-letters/dismiss"] {
+        let (status, answer) = server.post(path, &json!({})).await;
+        let is_away = (status, &answer["errors"][0]["code"]) == (503, &away);
+        assert!(is_away, "{path}: {status} {answer}");
+    }
+    let (status, answer) = server.post("/v1/events", &paid("a", 4)).await;
+    assert_eq!(status, 200, "{answer}");
+    let misfit = json!({"type": "Paid", "data": {"k": 7, "amount": 1}});
+    let (status, answer) = server.post("/v1/events", &misfit).await;
+    assert_eq!(status, 422, "{answer}");
+    let ready = server.get("/readyz").await;
+    assert_eq!(ready["status"], "ready", "{ready}");
+    assert_eq!(ready["wrong"][0]["part"], "read_side", "{ready}");
+    assert_eq!(server.try_get("/readyz?views=all").await.0, 503);
+    assert!(server.get_text("/metrics").await.contains("\nheliostat_read_side_up 0"));
+
+    server.until(true, || is_live(&server)).await;
+    let rows = server.get("/v1/views/sums/rows").await;
+    assert_eq!(rows["rows"], json!([{"k": "a", "s": "7", "n": 2}]), "{rows}");
+    assert!(server.get_text("/metrics").await.contains("\nheliostat_read_side_up 1"));
+    assert_eq!(server.get("/readyz").await["wrong"], json!([]));
+}
+
+#[tokio::test]
+async fn a_killed_write_side_is_back_within_two_seconds_and_loses_nothing() {
+    let server = Server::start(&[("paid.sql", PAID)]);
+    let load = Load::start(&server);
+    for _ in 0..5 {
+        load.go_on(50).await;
+        let killed = signal(&server, "write-side", libc::SIGKILL);
+        let next = || async { server.pid_of("write-side").is_some_and(|pid| pid != killed) };
+        server.until(true, next).await;
+        load.go_on(1).await;
+    }
+    let read_side = server.pid_of("read-side").unwrap();
+    load.go_on(10).await;
+    let (acknowledged, gap_ms, _) = load.end().await;
+    assert!(gap_ms < 2_000, "no event was acknowledged for {gap_ms} ms");
+    assert_counted(&server, acknowledged).await;
+    assert_eq!(server.pid_of("read-side"), Some(read_side), "the views' process went with it");
+}
+
+#[tokio::test]
+async fn a_read_side_that_does_not_move_is_replaced() {
+    let server = Server::start(&[("paid.sql", PAID)]);
+    let load = Load::start(&server);
+    load.go_on(20).await;
+    let stopped = signal(&server, "read-side", libc::SIGSTOP);
+    let replaced = || async { server.pid_of("read-side").is_some_and(|pid| pid != stopped) };
+    server.until(true, replaced).await;
+    let (acknowledged, gap_ms, refused) = load.end().await;
+    assert_eq!((refused, gap_ms < 2_000), (0, true), "{gap_ms} ms");
+    assert_counted(&server, acknowledged).await;
+}
+
+#[tokio::test]
+async fn both_sides_go_with_a_killed_parent_and_the_next_server_begins_at_once() {
+    let server = Server::start(&[("paid.sql", PAID)]);
+    let load = Load::start(&server);
+    load.go_on(50).await;
+    let sides = ["write-side", "read-side"].map(|side| server.pid_of(side).unwrap());
+    let before = load.end().await.0;
+    server.restart();
+    for pid in sides {
+        server.until(false, || async { is_alive(pid) }).await;
+    }
+    assert_counted(&server, before).await;
+}
+
+#[tokio::test]
+async fn a_feed_ends_with_the_read_side_and_says_so() {
+    let server = Server::start(&[("paid.sql", PAID)]);
+    server.append(&paid("a", 3)).await;
+    server.until(true, || is_live(&server)).await;
+    let client = heliostat::internals::http::client();
+    let response = client.get(server.url("/v1/views/sums/changes")).send().await.unwrap();
+    let mut stream = response.bytes_stream();
+    let mut text = String::new();
+    let mut killed = false;
+    while let Some(Ok(bytes)) = stream.next().await {
+        text.push_str(&String::from_utf8_lossy(&bytes));
+        if text.contains("event: tick") && !killed {
+            signal(&server, "read-side", libc::SIGKILL);
+            killed = true;
+        }
+    }
+    assert!(text.contains("\"k\":\"a\""), "{text}");
+    let end = text.split("event: end").nth(1).unwrap_or_else(|| panic!("no end: {text}"));
+    assert!(end.contains("has ended"), "{end}");
+}
+
+#[tokio::test]
+async fn the_server_ends_in_order_with_all_its_processes() {
+    let server = Server::start(&[("paid.sql", PAID)]);
+    server.append(&paid("a", 3)).await;
+    let sides = ["write-side", "read-side"].map(|side| server.pid_of(side).unwrap());
+    let score = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", sides[1])).unwrap();
+    assert_eq!(score.trim(), "1000", "the kernel would not choose the read side first");
+    let begun = Instant::now();
+    let status = server.terminate().wait().unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(sides.iter().all(|pid| !is_alive(*pid)));
+}
+
+#[tokio::test]
+async fn one_process_is_enough_where_it_is_asked_for() {
+    let server = Server::configured(&[("paid.sql", PAID)], "single_process = true");
+    server.append(&paid("a", 3)).await;
+    assert_eq!(server.pid_of("read-side"), None);
+    assert_eq!(server.pid_of("write-side"), None);
+    let (status, answer) = server.post("/v1/events?wait=views", &paid("a", 4)).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+#[tokio::test]
+async fn what_kills_the_views_process_again_and_again_is_set_aside_and_ingest_never_feels_it() {
+    let poison = &[("FAILPOINTS", "in view sums=return")];
+    let server = Server::with_arguments(&[("paid.sql", PAID)], &["--no-clickhouse"], poison);
+    let load = Load::start(&server);
+    let set_aside =
+        || async { server.get("/readyz").await["wrong"].to_string().contains("set aside") };
+    server.until(true, set_aside).await;
+    // The other view goes on.
+    let quotients = || async { server.get("/v1/views/quotients").await["status"] == "live" };
+    server.until(true, quotients).await;
+    let (acknowledged, gap_ms, refused) = load.end().await;
+    assert_eq!((refused, gap_ms < 2_000), (0, true), "{gap_ms} ms");
+    let log = server.get_text("/v1/events?limit=1000000").await;
+    assert_eq!(log.lines().filter(|line| !line.is_empty()).count() as u64, acknowledged);
+}
