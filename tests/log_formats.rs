@@ -520,7 +520,7 @@ async fn control_frames_are_kept_in_order_and_take_no_position() {
     assert_eq!(told, [(1, queries("one")), (10, letters), (10, queries("two"))]);
     assert_eq!((read_all(&log).0, epoch), (11, 4));
     log.close();
-    drop(log);
+    drop((log, reader));
     assert!(info(directory.path()).unwrap().segments.len() > 3);
     assert_eq!(log_after_close(directory.path()).await, "the log accepts no events: it is closing");
 }
