@@ -61,8 +61,14 @@ fn judged(before: &Records, end: &LastEnd) -> Records {
     if end.in_order {
         return after;
     }
-    for marked in &end.views {
-        let MarkedView { view, generation, from, to, is_stuck } = marked.clone();
+    // Several workers may have been in one view.
+    let mut marked: BTreeMap<&str, MarkedView> = BTreeMap::new();
+    for view in &end.views {
+        let all = marked.entry(&view.view).or_insert_with(|| view.clone());
+        (all.from, all.to) = (all.from.min(view.from), all.to.max(view.to));
+        all.is_stuck |= view.is_stuck;
+    }
+    for MarkedView { view, generation, from, to, is_stuck } in marked.into_values() {
         let mut record = Record { generation, deaths: 1, from, to, reason: None };
         if let Some(earlier) = before.get(view.as_str())
             && earlier.generation == record.generation
@@ -235,7 +241,9 @@ mod tests {
     #[test]
     fn view_that_a_worker_was_stuck_in_is_set_aside_at_once() {
         let mut end = death("v", "g", (0, 9));
-        end.views[0].is_stuck = true;
+        // One of three workers, the others were in it, too.
+        end.views = vec![end.views[0].clone(); 3];
+        end.views[1].is_stuck = true;
         assert_eq!(reasons(&judged(&Records::default(), &end)), ["v"]);
     }
 }
