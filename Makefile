@@ -49,7 +49,7 @@ tpcds: postgres tpcds-data nextest
 	cargo nextest run $(CHECKED) --test suites --no-capture --run-ignored only -E 'test(tpcds_all)'
 
 ## A server under load whose processes, disk, query files and events go wrong, for CHAOS_SECONDS (an hour).
-chaos: clickhouse nextest
+chaos: system clickhouse nextest
 	HELIOSTAT_CHAOS_SECONDS=$(or $(CHAOS_SECONDS),3600) cargo nextest run $(CHECKED) --test chaos --no-capture --run-ignored only
 
 ## Random SQL programs against PostgreSQL for FUZZ_SECONDS (an hour).
@@ -82,6 +82,7 @@ bench: clickhouse
 system:
 	missing=(); command -v cc >/dev/null || missing+=(build-essential); \
 	command -v curl >/dev/null || missing+=(curl); \
+	compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime); \
 	if [ ! -e "$(CHDB_DIR)/libchdb.so" ] && ! command -v clickhouse >/dev/null; then \
 	  command -v npm >/dev/null || missing+=(npm); fi; \
 	if [ $${#missing[@]} -gt 0 ]; then \

@@ -25,6 +25,12 @@ CREATE MATERIALIZED VIEW priced WITH (key = 'k') AS
 CREATE MATERIALIZED VIEW quotients AS SELECT k, CAST(sum(n / divisor) AS BIGINT) AS q FROM paid GROUP BY k;
 CREATE MATERIALIZED VIEW recent AS SELECT count(*) AS n FROM paid WHERE _recorded_at > now() - INTERVAL '1 day';
 ";
+/// The library by which the server's clock jumps.
+#[cfg(target_arch = "x86_64")]
+const FAKE_CLOCK: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+#[cfg(target_arch = "aarch64")]
+const FAKE_CLOCK: &str = "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1";
+const LIMITS: &str = "[limits]\nview_state_bytes_max = 300_000_000";
 const KEYS: u64 = 500;
 /// Events a second, of all posters together.
 const RATE: u64 = 5_000;
@@ -111,6 +117,8 @@ struct Chaos {
     server: Server,
     told: Arc<Told>,
     started: Instant,
+    /// What is added to the server's clock.
+    clock: tempfile::NamedTempFile,
 }
 
 impl Chaos {
@@ -249,6 +257,20 @@ impl Chaos {
                 assert!(status == 202 || status == 503, "{answer}");
                 self.beside_ingest(name, 1).await;
             }
+            "a view takes too much" => {
+                let sql = "CREATE MATERIALIZED VIEW much WITH (clickhouse = false) AS SELECT a.n, b.n AS m FROM paid a JOIN paid b ON a.k % 5 = b.k % 5;";
+                self.server.write("much.sql", sql);
+                self.is_told(name, "view_state_bytes_max").await;
+                self.beside_ingest(name, 1).await;
+                self.server.remove("much.sql");
+            }
+            "the clock jumps ahead and comes back" => {
+                std::fs::write(self.clock.path(), "+9").unwrap();
+                self.beside_ingest(name, 3).await;
+                std::fs::write(self.clock.path(), "+0").unwrap();
+                self.is_told(name, "clock").await;
+                self.is_back(name).await;
+            }
             other => panic!("nobody knows how: {other}"),
         }
         self.recovers(name).await;
@@ -267,7 +289,7 @@ impl Chaos {
     }
 }
 
-const FAULTS: [&str; 12] = [
+const FAULTS: [&str; 14] = [
     "the read side is killed",
     "the read side is killed again and again",
     "the read side stands still for a while",
@@ -280,6 +302,8 @@ const FAULTS: [&str; 12] = [
     "a query file is bad",
     "a view comes and goes",
     "a view is rebuilt",
+    "a view takes too much",
+    "the clock jumps ahead and comes back",
 ];
 
 /// What the views are of these events, in the order of the log.
@@ -336,13 +360,23 @@ async fn chaos(seconds: u64) {
     });
     eprintln!("HELIOSTAT_CHAOS_SEED={seed}");
     let mut rng = Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    let server = Server::with_clickhouse(&[("views.sql", QUERIES)]);
+    let clock = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(clock.path(), "+0").unwrap();
+    let environment = [
+        ("LD_PRELOAD", FAKE_CLOCK),
+        ("FAKETIME_TIMESTAMP_FILE", clock.path().to_str().unwrap()),
+        ("FAKETIME_CACHE_DURATION", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    assert!(std::path::Path::new(FAKE_CLOCK).exists(), "run `make system` first");
+    let (queries, own) = ([("views.sql", QUERIES)], ["--clickhouse-http-port", "0"]);
+    let server = Server::with(&queries, LIMITS, &own, &environment);
     let (told, started) = (Arc::new(Told::default()), Instant::now());
     let url = server.url("/v1/events");
     let posters: Vec<_> = (0..POSTERS)
         .map(|poster| tokio::spawn(Arc::clone(&told).post(url.clone(), poster, started)))
         .collect();
-    let chaos = Chaos { server, told, started };
+    let chaos = Chaos { server, told, started, clock };
     chaos.is_back("the start").await;
     let mut order: Vec<u64> = Vec::new();
     while started.elapsed() < Duration::from_secs(seconds) {
@@ -403,7 +437,8 @@ async fn chaos(seconds: u64) {
         );
         let is_shown = || async {
             let text = server.clickhouse(&sql).await;
-            let rows = text.lines().map(|line| serde_json::from_str(line).unwrap_or_default());
+            let rows =
+                text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_default());
             rows.eq(wanted.iter().cloned())
         };
         server.until(true, is_shown).await;

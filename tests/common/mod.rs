@@ -88,7 +88,17 @@ impl Server {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Server {
-        let mut server = Server::prepared(files, false, "");
+        Server::with(files, "", arguments, environment)
+    }
+
+    /// The same with this configuration.
+    pub fn with(
+        files: &[(&str, &str)],
+        toml: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Server {
+        let mut server = Server::laid_out(files, toml);
         server.arguments = arguments.iter().map(|argument| argument.to_string()).collect();
         let environment = environment.iter().map(|(k, v)| (k.to_string(), v.to_string()));
         server.environment = Mutex::new(environment.collect());
