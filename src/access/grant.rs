@@ -49,14 +49,19 @@ impl fmt::Display for Role {
     }
 }
 
-impl FromStr for Role {
-    type Err = String;
+/// A word that is no role.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected write, read, follow or admin, got {0:?}")]
+pub struct UnknownRole(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Role {
+    type Err = UnknownRole;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRole> {
         [Role::Write, Role::Read, Role::Follow, Role::Admin]
             .into_iter()
             .find(|role| role.as_str() == text)
-            .ok_or_else(|| format!("expected write, read, follow or admin, got {text:?}"))
+            .ok_or_else(|| UnknownRole(text.to_string()))
     }
 }
 

@@ -136,8 +136,13 @@ fn line(token: &TokenEntry) -> String {
     line
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let expected = || format!("expected 90d, 12h, 30m or 45s, say, got {text:?}");
+/// A text that is no duration.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected 90d, 12h, 30m or 45s, say, got {0:?}")]
+struct NoDuration(String);
+
+fn duration(text: &str) -> Result<Duration, NoDuration> {
+    let expected = || NoDuration(text.to_string());
     let unit = text.chars().next_back().ok_or_else(expected)?;
     let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| expected())?;
     let seconds = match unit {

@@ -311,9 +311,9 @@ fn table_mode(
 fn table_column(column: &ColumnDef, naming: FieldNaming) -> Result<TableColumn, Refusal> {
     let span = column.name.span;
     let name = names::fold(&column.name);
-    names::column(&name).map_err(|message| Refusal::new(span, message))?;
-    let sql_type =
-        types::sql_type(&column.data_type).map_err(|message| Refusal::new(span, message))?;
+    names::column(&name).map_err(|error| Refusal::new(span, error.to_string()))?;
+    let sql_type = types::sql_type(&column.data_type)
+        .map_err(|error| Refusal::new(span, error.to_string()))?;
     let mut nullable = true;
     for option in &column.options {
         match &option.option {

@@ -16,8 +16,23 @@ const DECIMAL_DEFAULT: (u8, i8) = (38, 10);
 /// The digits of a second that TIMESTAMP keeps when none are written.
 const TIMESTAMP_PRECISION_DEFAULT: u8 = 6;
 
+/// What is wrong with a type as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TypeError {
+    #[error("type {0} is not supported")]
+    NotSupported(String),
+    #[error(
+        "DECIMAL({precision},{scale}) is out of range: precision 1 to 76, scale 0 to precision"
+    )]
+    Decimal { precision: u64, scale: i64 },
+    #[error("TIMESTAMP({precision}) is out of range: 0 to 9 digits")]
+    Timestamp { precision: u64 },
+    #[error("a STRUCT member needs a name")]
+    NamelessMember,
+}
+
 /// The SQL type that a parsed type names, or what is wrong with it.
-pub fn sql_type(data_type: &DataType) -> Result<SqlType, String> {
+pub fn sql_type(data_type: &DataType) -> Result<SqlType, TypeError> {
     Ok(match data_type {
         DataType::Boolean | DataType::Bool => SqlType::Boolean,
         DataType::SmallInt(_) | DataType::Int2(_) => SqlType::SmallInt,
@@ -54,20 +69,18 @@ pub fn sql_type(data_type: &DataType) -> Result<SqlType, String> {
         DataType::Struct(fields, _) => {
             SqlType::Struct(fields.iter().map(struct_field).collect::<Result<_, _>>()?)
         }
-        other => return Err(format!("type {other} is not supported")),
+        other => return Err(TypeError::NotSupported(other.to_string())),
     })
 }
 
-fn decimal(info: ExactNumberInfo) -> Result<SqlType, String> {
+fn decimal(info: ExactNumberInfo) -> Result<SqlType, TypeError> {
     let (precision, scale) = match info {
         ExactNumberInfo::None => return Ok(decimal_of(DECIMAL_DEFAULT)),
         ExactNumberInfo::Precision(precision) => (precision, 0),
         ExactNumberInfo::PrecisionAndScale(precision, scale) => (precision, scale),
     };
     if !(1..=76).contains(&precision) || scale < 0 || scale as u64 > precision {
-        return Err(format!(
-            "DECIMAL({precision},{scale}) is out of range: precision 1 to 76, scale 0 to precision"
-        ));
+        return Err(TypeError::Decimal { precision, scale });
     }
     Ok(decimal_of((precision as u8, scale as i8)))
 }
@@ -76,22 +89,22 @@ fn decimal_of((precision, scale): (u8, i8)) -> SqlType {
     SqlType::Decimal { precision, scale }
 }
 
-fn timestamp(precision: Option<u64>, zone: &TimezoneInfo) -> Result<SqlType, String> {
+fn timestamp(precision: Option<u64>, zone: &TimezoneInfo) -> Result<SqlType, TypeError> {
     let precision = precision.unwrap_or(u64::from(TIMESTAMP_PRECISION_DEFAULT));
     if precision > 9 {
-        return Err(format!("TIMESTAMP({precision}) is out of range: 0 to 9 digits"));
+        return Err(TypeError::Timestamp { precision });
     }
     let with_time_zone = matches!(zone, TimezoneInfo::WithTimeZone | TimezoneInfo::Tz);
     Ok(SqlType::Timestamp { precision: precision as u8, with_time_zone })
 }
 
-fn struct_field(field: &StructField) -> Result<SqlField, String> {
+fn struct_field(field: &StructField) -> Result<SqlField, TypeError> {
     match &field.field_name {
         Some(name) => {
             let name = super::names::fold(name);
             Ok(SqlField::new(name, sql_type(&field.field_type)?, true))
         }
-        None => Err("a STRUCT member needs a name".to_string()),
+        None => Err(TypeError::NamelessMember),
     }
 }
 
@@ -135,7 +148,7 @@ impl TypePlanner for CastTypes {
                     None => field,
                 })))
             }
-            Err(message) => Err(DataFusionError::Plan(message)),
+            Err(error) => Err(DataFusionError::Plan(error.to_string())),
         }
     }
 }
