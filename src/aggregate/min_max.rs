@@ -72,24 +72,24 @@ impl<V, const GREATEST: bool> Winner<V, GREATEST> {
 }
 
 /// A value that may have bytes on the heap.
-pub trait HeapSize {
+pub trait WinnerValue {
     /// How many.
     fn heap_bytes(&self) -> usize;
 }
 
-impl HeapSize for u64 {
+impl WinnerValue for u64 {
     fn heap_bytes(&self) -> usize {
         0
     }
 }
 
-impl HeapSize for Box<[u8]> {
+impl WinnerValue for Box<[u8]> {
     fn heap_bytes(&self) -> usize {
         self.len()
     }
 }
 
-impl<V: Ord + Clone + HeapSize, const GREATEST: bool> State for Winner<V, GREATEST>
+impl<V: Ord + Clone + WinnerValue, const GREATEST: bool> State for Winner<V, GREATEST>
 where
     Self: Stored,
 {
@@ -110,7 +110,7 @@ where
     }
 
     fn heap_bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, HeapSize::heap_bytes)
+        self.0.as_ref().map_or(0, WinnerValue::heap_bytes)
     }
 }
 

@@ -26,7 +26,7 @@ use timely::dataflow::operators::{Capability, CapabilitySet};
 use timely::progress::{Antichain, Timestamp};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::batcher::{HeapAverages, HeapBytes, Sealing, Waiting};
+use super::batcher::{HeapAverages, HeapBytes, PendingUpdates, Sealing};
 use super::guard::{Guard, HeldTrace};
 use super::reclaim::Reclaimed;
 use crate::aggregate::Accumulator;
@@ -85,7 +85,7 @@ pub enum Placement {
 
 /// What an arrangement counts to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Content {
+pub enum HeldAs {
     /// The state from which a view is computed.
     State,
     /// The view's rows.
@@ -97,11 +97,11 @@ pub fn arrange_rows<'scope>(
     stream: Stream<'scope, Tick, Vec<KeyedUpdate>>,
     name: &str,
     guard: &Guard,
-    content: Content,
+    held_as: HeldAs,
 ) -> Arranged<'scope, RowTrace> {
     let exchange = Exchange::new(|update: &KeyedUpdate| update.0.0.hash);
     arrange_guarded::<_, VecOrdValBuilder<_, _, _, _>, _, _, _, _, _>(
-        stream, exchange, name, guard, content,
+        stream, exchange, name, guard, held_as,
     )
 }
 
@@ -113,7 +113,7 @@ pub fn arrange_placed<'scope>(
     guard: &Guard,
 ) -> Arranged<'scope, RowTrace> {
     match placement {
-        Placement::ByKey => arrange_rows(stream, name, guard, Content::State),
+        Placement::ByKey => arrange_rows(stream, name, guard, HeldAs::State),
         Placement::Spread => {
             let exchange = Exchange::new(|update: &KeyedUpdate| xxh3_64(&update.0.1));
             arrange_guarded::<_, VecOrdValBuilder<_, _, _, _>, _, _, _, _, _>(
@@ -121,7 +121,7 @@ pub fn arrange_placed<'scope>(
                 exchange,
                 name,
                 guard,
-                Content::State,
+                HeldAs::State,
             )
         }
         Placement::Everywhere => arrange_guarded::<_, VecOrdValBuilder<_, _, _, _>, _, _, _, _, _>(
@@ -129,7 +129,7 @@ pub fn arrange_placed<'scope>(
             Pipeline,
             name,
             guard,
-            Content::State,
+            HeldAs::State,
         ),
     }
 }
@@ -146,7 +146,7 @@ pub fn arrange_groups<'scope>(
         exchange,
         name,
         guard,
-        Content::State,
+        HeldAs::State,
     )
 }
 
@@ -159,7 +159,7 @@ pub fn arrange_guarded<'scope, P, Bu, K, V, T, R, B>(
     pact: P,
     name: &str,
     guard: &Guard,
-    content: Content,
+    held_as: HeldAs,
 ) -> Arranged<'scope, TraceAgent<Spine<Rc<B>>>>
 where
     P: ParallelizationContract<T, Vec<((K, V), T, R)>>,
@@ -171,8 +171,8 @@ where
     B: SpineBatch<Time = T> + Counted + Send + 'static,
 {
     let averages: Rc<HeapAverages> = Rc::default();
-    let account = guard.account(content == Content::Output);
-    let mut waiting = Waiting::new(account, Rc::clone(&averages));
+    let account = guard.account(held_as == HeldAs::Output);
+    let mut waiting = PendingUpdates::new(account, Rc::clone(&averages));
     let scope = stream.scope();
     let mut reader = None;
     let told = &mut reader;
@@ -254,7 +254,7 @@ where
         }
     });
     let Some(trace) = reader else { unreachable!("an operator is made when it is built") };
-    watch(&trace, averages, guard, content);
+    watch(&trace, averages, guard, held_as);
     Arranged { stream, trace }
 }
 
@@ -263,7 +263,7 @@ pub fn watch<B>(
     trace: &TraceAgent<Spine<Rc<B>>>,
     averages: Rc<HeapAverages>,
     guard: &Guard,
-    content: Content,
+    held_as: HeldAs,
 ) where
     B: Counted + Send + 'static,
     Rc<B>: SpineBatch,
@@ -271,7 +271,7 @@ pub fn watch<B>(
 {
     // Held weakly: a reader that needs its trace no longer lets go of it.
     let trace = Rc::downgrade(&trace.trace_box_unstable());
-    guard.watch(WatchedTrace { trace, averages }, content == Content::Output);
+    guard.watch(WatchedTrace { trace, averages }, held_as == HeldAs::Output);
 }
 
 /// A batch that knows how much it holds.

@@ -97,7 +97,7 @@ impl HeapAverages {
 }
 
 /// Updates that wait for their tick.
-pub struct Waiting<D, T, R> {
+pub struct PendingUpdates<D, T, R> {
     account: Account,
     averages: Rc<HeapAverages>,
     /// Updates in no order.
@@ -106,14 +106,14 @@ pub struct Waiting<D, T, R> {
     runs: Vec<Vec<(D, T, R)>>,
 }
 
-impl<D, T, R> Waiting<D, T, R> {
+impl<D, T, R> PendingUpdates<D, T, R> {
     /// Nothing waits yet; bytes will count to `account`.
     pub fn new(account: Account, averages: Rc<HeapAverages>) -> Self {
-        Waiting { account, averages, buffer: Vec::new(), runs: Vec::new() }
+        PendingUpdates { account, averages, buffer: Vec::new(), runs: Vec::new() }
     }
 }
 
-impl<K, V, T, R> Waiting<(K, V), T, R>
+impl<K, V, T, R> PendingUpdates<(K, V), T, R>
 where
     K: Ord + HeapBytes + Send + 'static,
     V: Ord + HeapBytes + Send + 'static,
@@ -246,52 +246,56 @@ where
 }
 
 /// The first update of a run, the rest of which follows it.
-struct Head<D, T, R> {
+struct RunHead<D, T, R> {
     update: (D, T, R),
     rest: std::vec::IntoIter<(D, T, R)>,
 }
 
-impl<D: Ord, T: Ord, R> Ord for Head<D, T, R> {
+impl<D: Ord, T: Ord, R> Ord for RunHead<D, T, R> {
     fn cmp(&self, other: &Self) -> Ordering {
         let (a, b) = (&self.update, &other.update);
         (&a.0, &a.1).cmp(&(&b.0, &b.1))
     }
 }
 
-impl<D: Ord, T: Ord, R> PartialOrd for Head<D, T, R> {
+impl<D: Ord, T: Ord, R> PartialOrd for RunHead<D, T, R> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl<D: Ord, T: Ord, R> PartialEq for Head<D, T, R> {
+impl<D: Ord, T: Ord, R> PartialEq for RunHead<D, T, R> {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl<D: Ord, T: Ord, R> Eq for Head<D, T, R> {}
+impl<D: Ord, T: Ord, R> Eq for RunHead<D, T, R> {}
 
 /// The updates of sorted runs in order, those of equal data and time as one.
 struct Merge<D, T, R> {
-    heads: BinaryHeap<Reverse<Head<D, T, R>>>,
+    /// The only run, of which nothing has to be merged.
+    only: Option<std::vec::IntoIter<(D, T, R)>>,
+    heads: BinaryHeap<Reverse<RunHead<D, T, R>>>,
     last: Option<(D, T, R)>,
 }
 
 impl<D: Ord, T: Ord, R: Semigroup> Merge<D, T, R> {
-    fn new(runs: Vec<Vec<(D, T, R)>>) -> Self {
+    fn new(mut runs: Vec<Vec<(D, T, R)>>) -> Self {
+        let only = if runs.len() == 1 { runs.pop().map(Vec::into_iter) } else { None };
         let mut heads = BinaryHeap::new();
         for run in runs {
             let mut rest = run.into_iter();
-            heads.extend(rest.next().map(|update| Reverse(Head { update, rest })));
+            heads.extend(rest.next().map(|update| Reverse(RunHead { update, rest })));
         }
-        Merge { heads, last: None }
+        Merge { only, heads, last: None }
     }
 
     /// How many updates are left in the runs.
     fn len(&self) -> usize {
-        self.heads.iter().map(|head| head.0.rest.len() + 1).sum::<usize>()
-            + usize::from(self.last.is_some())
+        let heads = self.heads.iter().map(|head| head.0.rest.len() + 1);
+        let only = self.only.as_ref().map_or(0, |run| run.len());
+        heads.sum::<usize>() + only + usize::from(self.last.is_some())
     }
 
     /// The first update of all runs.
@@ -309,6 +313,9 @@ impl<D: Ord, T: Ord, R: Semigroup> Iterator for Merge<D, T, R> {
     type Item = (D, T, R);
 
     fn next(&mut self) -> Option<(D, T, R)> {
+        if let Some(only) = &mut self.only {
+            return only.next();
+        }
         loop {
             let Some(update) = self.first() else {
                 return self.last.take().filter(|(_, _, diff)| !diff.is_zero());
@@ -345,6 +352,8 @@ mod tests {
         let merge = Merge::new(runs);
         assert_eq!(merge.len(), 8);
         let all: Vec<_> = merge.collect();
+        let only: Vec<_> = Merge::new(vec![all.clone()]).collect();
+        assert_eq!(only, all);
         assert_eq!(all, run(&[(0, 9, 2), (1, 5, 2), (2, 4, 2), (7, 1, 1)]));
     }
 }

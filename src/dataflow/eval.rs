@@ -81,7 +81,7 @@ fn reason(error: &datafusion_common::DataFusionError) -> String {
 }
 
 /// What came of one attempt to evaluate expressions for some rows.
-pub enum Attempt {
+pub enum EvaluationAttempt {
     /// The rows that are left, if any.
     Done(Option<Delta>),
     /// Some of the rows have no value; each half is to be tried by itself.
@@ -99,12 +99,12 @@ pub fn project(
 }
 
 /// Attempts until no rows are left to be tried.
-fn attempts(delta: Delta, mut attempt: impl FnMut(Delta) -> Attempt) -> Vec<Delta> {
+fn attempts(delta: Delta, mut attempt: impl FnMut(Delta) -> EvaluationAttempt) -> Vec<Delta> {
     let (mut left, mut done) = (vec![delta], Vec::new());
     while let Some(delta) = left.pop() {
         match attempt(delta) {
-            Attempt::Done(delta) => done.extend(delta),
-            Attempt::Halved([first, second]) => left.extend([second, first]),
+            EvaluationAttempt::Done(delta) => done.extend(delta),
+            EvaluationAttempt::Halved([first, second]) => left.extend([second, first]),
         }
     }
     done
@@ -116,9 +116,9 @@ pub fn try_project(
     schema: &SchemaRef,
     delta: Delta,
     failures: &FailureStream,
-) -> Attempt {
+) -> EvaluationAttempt {
     if delta.is_empty() {
-        return Attempt::Done(None);
+        return EvaluationAttempt::Done(None);
     }
     let columns: Result<Vec<ArrayRef>, (usize, EvaluationError)> = scalars
         .iter()
@@ -127,15 +127,15 @@ pub fn try_project(
         .collect();
     match columns {
         Ok(columns) => match delta.with_columns(Arc::clone(schema), conform(columns, schema)) {
-            Ok(projected) => Attempt::Done(Some(projected)),
+            Ok(projected) => EvaluationAttempt::Done(Some(projected)),
             Err(error) => unreachable!("a plan's types are those of its expressions: {error}"),
         },
         Err((index, reason)) if delta.len() == 1 => {
             let change = (delta.tick, delta.diffs[0]);
             failures.record(&scalars[index].text, reason, delta.position(0), change);
-            Attempt::Done(None)
+            EvaluationAttempt::Done(None)
         }
-        Err(_) => Attempt::Halved(halves(&delta)),
+        Err(_) => EvaluationAttempt::Halved(halves(&delta)),
     }
 }
 
@@ -163,30 +163,30 @@ pub fn filter(conditions: &[Scalar], delta: Delta, failures: &FailureStream) -> 
 }
 
 /// One attempt at [`filter`] with one condition.
-pub fn try_filter(condition: &Scalar, delta: Delta, failures: &FailureStream) -> Attempt {
+pub fn try_filter(condition: &Scalar, delta: Delta, failures: &FailureStream) -> EvaluationAttempt {
     if delta.is_empty() {
-        return Attempt::Done(None);
+        return EvaluationAttempt::Done(None);
     }
     match evaluate(condition, &delta.rows) {
         Ok(array) => {
             let keep = as_boolean(&array);
             if keep.true_count() == delta.len() {
-                return Attempt::Done(Some(delta));
+                return EvaluationAttempt::Done(Some(delta));
             }
             if keep.true_count() == 0 {
-                return Attempt::Done(None);
+                return EvaluationAttempt::Done(None);
             }
             match delta.filter(&keep) {
-                Ok(delta) => Attempt::Done(Some(delta)),
+                Ok(delta) => EvaluationAttempt::Done(Some(delta)),
                 Err(error) => unreachable!("a filter is as long as its rows: {error}"),
             }
         }
         Err(reason) if delta.len() == 1 => {
             let change = (delta.tick, delta.diffs[0]);
             failures.record(&condition.text, reason, delta.position(0), change);
-            Attempt::Done(None)
+            EvaluationAttempt::Done(None)
         }
-        Err(_) => Attempt::Halved(halves(&delta)),
+        Err(_) => EvaluationAttempt::Halved(halves(&delta)),
     }
 }
 

@@ -208,7 +208,7 @@ impl Guard {
 
     /// The time that an operator may work from now on.
     pub fn slice(&self) -> Slice {
-        Slice { guard: self.clone(), until: WORK.with(Work::slice_end), rows: Rc::default() }
+        Slice { guard: self.clone(), until: WORK.with(CurrentWork::slice_end), rows: Rc::default() }
     }
 
     /// Counts an arrangement's bytes from now on; `output`: it holds the view's rows.
@@ -334,7 +334,7 @@ impl StepSlices {
     pub fn now(&self) -> Slice {
         let step = WORK.with(|work| work.step.get());
         if self.step.replace(step) != step {
-            self.until.set(WORK.with(Work::slice_end));
+            self.until.set(WORK.with(CurrentWork::slice_end));
             self.rows.set(0);
         }
         let rows = Rc::clone(&self.rows);
@@ -377,7 +377,7 @@ impl Drop for Account {
 }
 
 /// What this worker works on.
-struct Work {
+struct CurrentWork {
     view: Cell<usize>,
     /// Counts the worker's steps.
     step: Cell<u64>,
@@ -389,8 +389,8 @@ struct Work {
 const NO_VIEW: usize = usize::MAX;
 
 thread_local! {
-    static WORK: Work = const {
-        Work {
+    static WORK: CurrentWork = const {
+        CurrentWork {
             view: Cell::new(NO_VIEW),
             step: Cell::new(0),
             current: RefCell::new(None),
@@ -400,7 +400,7 @@ thread_local! {
     };
 }
 
-impl Work {
+impl CurrentWork {
     fn enter(&self, guard: &Guard) {
         let view = guard.0.control.view;
         if self.view.get() == view {

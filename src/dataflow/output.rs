@@ -14,7 +14,7 @@ use timely::progress::Antichain;
 use timely::progress::frontier::AntichainRef;
 use timely::scheduling::Activator;
 
-use super::arrange::{Content, Key, RowTrace, arrange_rows};
+use super::arrange::{HeldAs, Key, RowTrace, arrange_rows};
 use super::failure::FailureStream;
 use super::guard::{Guard, Slice};
 use super::layout::RowLayout;
@@ -52,7 +52,7 @@ pub fn finish<'scope>(
     guard: &Guard,
 ) -> ViewRows {
     let rows = keyed(rows, layout, false, guard);
-    let arranged = arrange_rows(rows, "View", guard, Content::Output);
+    let arranged = arrange_rows(rows, "View", guard, HeldAs::Output);
     let trace = arranged.trace.clone();
     follow(arranged, worker, listener, failures.clone(), guard.clone());
     ViewRows { trace, failures }
@@ -125,9 +125,9 @@ fn follow(
 /// After how many keys the time is looked at.
 const KEYS_PER_LOOK: usize = 1 << 10;
 
-type RowBatch = <RowTrace as TraceReader>::Batch;
+type ViewBatch = <RowTrace as TraceReader>::Batch;
 /// A batch, and up to where its changes were told.
-type FollowedBatch = (<RowBatch as Navigable>::Cursor, RowBatch);
+type FollowedBatch = (<ViewBatch as Navigable>::Cursor, ViewBatch);
 
 /// A batch's next changes, tick by tick; and whether these are the last ones.
 fn changes(

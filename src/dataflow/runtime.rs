@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
+use std::time::Duration;
 
 use differential_dataflow::trace::ExertionLogic;
 use timely::communication::WorkerGuards;
@@ -80,9 +81,10 @@ pub struct RuntimeOptions {
 }
 
 impl RuntimeOptions {
-    /// So many workers, the usual limits, no notes.
+    /// So many workers, the usual limits but for that of time, no notes.
     pub fn new(workers: usize) -> Self {
-        RuntimeOptions { workers, limits: ViewLimits::from(&Limits::default()), marker: None }
+        let limits = ViewLimits { time_max: Duration::MAX, ..ViewLimits::from(&Limits::default()) };
+        RuntimeOptions { workers, limits, marker: None }
     }
 }
 
@@ -127,7 +129,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Runtime {
-    /// Starts `workers` worker threads with the usual limits.
+    /// Starts `workers` worker threads, for views that have the process to themselves.
     pub fn start(workers: usize) -> Result<Self, RuntimeError> {
         Runtime::with(RuntimeOptions::new(workers))
     }

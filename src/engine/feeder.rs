@@ -105,6 +105,8 @@ struct GroupCursor {
     /// The log's end when the feed group began.
     target: Head,
     live: bool,
+    /// It was left behind by others, and is fed in small chunks as what catches up beside them.
+    lagging: bool,
     /// Since when views wait for others of the feed group.
     waits_since: Option<Instant>,
     /// The ends of the last two chunks.
@@ -223,6 +225,7 @@ impl Feeder {
                 reader,
                 target: feed_group.target,
                 live: feed_group.live,
+                lagging: true,
                 waits_since: None,
                 before: feed_group.before,
                 last: feed_group.last,
@@ -248,6 +251,7 @@ impl Feeder {
                     reader,
                     target,
                     live: false,
+                    lagging: false,
                     waits_since: None,
                     before: Head::default(),
                     last: Head::default(),
@@ -337,7 +341,8 @@ impl GroupCursor {
         if !self.has_room() {
             return Ok(false);
         }
-        let bytes = if beside && !self.live { CHUNK_BYTES_BESIDE } else { CHUNK_BYTES };
+        let is_beside = self.lagging || beside && !self.live;
+        let bytes = if is_beside { CHUNK_BYTES_BESIDE } else { CHUNK_BYTES };
         let chunk = self.chunk(bytes)?;
         let fed = chunk.is_some();
         if let Some(chunk) = chunk {

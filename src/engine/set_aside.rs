@@ -32,7 +32,7 @@ const EXIT_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What is known of a view in which the process died.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
+struct DeathRecord {
     generation: String,
     /// How often in a row.
     deaths: u32,
@@ -44,20 +44,21 @@ struct Record {
     reason: Option<String>,
 }
 
-type Records = BTreeMap<String, Record>;
+type DeathRecords = BTreeMap<String, DeathRecord>;
 
 /// The views that are set aside.
 pub struct SetAside {
     path: PathBuf,
     marker: Arc<Marker>,
-    records: Mutex<Records>,
+    records: Mutex<DeathRecords>,
 }
 
 /// What is known after the end of a process, given what was known before it.
-fn judged(before: &Records, end: &LastEnd) -> Records {
-    let is_set_aside = |(_, record): &(&String, &Record)| record.reason.is_some();
+fn judged(before: &DeathRecords, end: &LastEnd) -> DeathRecords {
+    let is_set_aside = |(_, record): &(&String, &DeathRecord)| record.reason.is_some();
     let kept = before.iter().filter(is_set_aside);
-    let mut after: Records = kept.map(|(view, record)| (view.clone(), record.clone())).collect();
+    let mut after: DeathRecords =
+        kept.map(|(view, record)| (view.clone(), record.clone())).collect();
     if end.in_order {
         return after;
     }
@@ -69,7 +70,7 @@ fn judged(before: &Records, end: &LastEnd) -> Records {
         all.is_stuck |= view.is_stuck;
     }
     for MarkedView { view, generation, from, to, is_stuck } in marked.into_values() {
-        let mut record = Record { generation, deaths: 1, from, to, reason: None };
+        let mut record = DeathRecord { generation, deaths: 1, from, to, reason: None };
         if let Some(earlier) = before.get(view.as_str())
             && earlier.generation == record.generation
         {
@@ -96,9 +97,9 @@ impl SetAside {
     /// Judges how the process before this one ended, and begins to note what the workers work on.
     pub fn open(data_dir: &Path, workers: usize) -> io::Result<SetAside> {
         let path = data_dir.join(FILE);
-        let before: Records = match std::fs::read(&path) {
+        let before: DeathRecords = match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Records::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => DeathRecords::default(),
             Err(error) => return Err(error),
         };
         let marker_path = data_dir.join(MARKER_FILE);
@@ -118,7 +119,7 @@ impl SetAside {
         Ok(SetAside { path, marker, records: Mutex::new(records) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Records> {
+    fn lock(&self) -> MutexGuard<'_, DeathRecords> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -204,13 +205,13 @@ mod tests {
         LastEnd { in_order: false, views: vec![marked] }
     }
 
-    fn reasons(records: &Records) -> Vec<&str> {
+    fn reasons(records: &DeathRecords) -> Vec<&str> {
         records.iter().filter(|(_, r)| r.reason.is_some()).map(|(view, _)| &view[..]).collect()
     }
 
     #[test]
     fn view_is_set_aside_after_three_deaths_in_a_row_at_the_same_ticks() {
-        let mut records = Records::default();
+        let mut records = DeathRecords::default();
         for ticks in [(0, 90), (40, 120), (60, 80)] {
             assert!(reasons(&records).is_empty());
             records = judged(&records, &death("v", "g", ticks));
@@ -230,7 +231,7 @@ mod tests {
         for other in
             [orderly, nowhere, death("w", "g", (0, 9)), death("v", "h", (0, 9)), at((10, 20))]
         {
-            let mut records = Records::default();
+            let mut records = DeathRecords::default();
             for end in [at((0, 9)), at((0, 9)), other.clone(), at((0, 9)), at((0, 9))] {
                 records = judged(&records, &end);
             }
@@ -244,6 +245,6 @@ mod tests {
         // One of three workers, the others were in it, too.
         end.views = vec![end.views[0].clone(); 3];
         end.views[1].is_stuck = true;
-        assert_eq!(reasons(&judged(&Records::default(), &end)), ["v"]);
+        assert_eq!(reasons(&judged(&DeathRecords::default(), &end)), ["v"]);
     }
 }

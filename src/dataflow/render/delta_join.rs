@@ -23,7 +23,7 @@ use timely::progress::Antichain;
 use timely::scheduling::Activator;
 
 use super::join::{Pair, decoded, keyed};
-use super::pairs::Pairs;
+use super::pairs::JoinedPairs;
 use super::pending::PendingTicks;
 use super::{Deltas, Renderer, expect_planned, map};
 use crate::dataflow::arrange::{Key, KeyedUpdate, Placement, RowTrace};
@@ -96,12 +96,12 @@ fn half_join<'scope>(
     arranged: Arranged<'scope, RowTrace>,
     before: bool,
     guard: &Guard,
-) -> Stream<'scope, Tick, Pairs<Tick>> {
+) -> Stream<'scope, Tick, JoinedPairs<Tick>> {
     let mut trace = arranged.trace.clone();
     let guard = guard.clone();
     let exchange = Exchange::new(|update: &KeyedUpdate| update.0.0.hash());
     let activations = arranged.stream.scope().activations();
-    updates.binary_frontier::<_, NoopBuilder<Pairs<Tick>>, _, _, _, _>(
+    updates.binary_frontier::<_, NoopBuilder<JoinedPairs<Tick>>, _, _, _, _>(
         arranged.stream,
         exchange,
         Pipeline,
@@ -111,7 +111,7 @@ fn half_join<'scope>(
             let mut pending: PendingTicks<Vec<(Key, Row, Multiplicity)>> =
                 PendingTicks::new(capability);
             // What is being matched, and the right to tell it.
-            let mut current: Option<(Capability<Tick>, Matches)> = None;
+            let mut current: Option<(Capability<Tick>, HalfMatches)> = None;
             // Up to where the arrangement is known.
             let mut upper = Antichain::from_elem(Tick::MIN);
             move |(updates, frontier), (batches, _), output| {
@@ -142,13 +142,13 @@ fn half_join<'scope>(
                         let Some(history) = trace.batches_through(upper.borrow()) else {
                             unreachable!("nothing is compacted past what was read")
                         };
-                        let matches = Matches::new(changes, history, *at.time(), before);
+                        let matches = HalfMatches::new(changes, history, *at.time(), before);
                         current = Some((at, matches));
                     }
                     let Some((at, matches)) = &mut current else { break };
                     let (pairs, done) = matches.run(&guard, &slice);
                     slice.made(pairs.len());
-                    output.session_with_builder(&*at).give_container(&mut Pairs::from(pairs));
+                    output.session_with_builder(&*at).give_container(&mut JoinedPairs::from(pairs));
                     if done {
                         current = None;
                     }
@@ -167,7 +167,7 @@ fn half_join<'scope>(
     )
 }
 
-type RowBatch = <RowTrace as TraceReader>::Batch;
+type MatchedBatch = <RowTrace as TraceReader>::Batch;
 
 /// How many pairs are handed on at a time.
 const PAIRS: usize = 1 << 12;
@@ -175,10 +175,10 @@ const PAIRS: usize = 1 << 12;
 const PAIRS_PER_LOOK: usize = 256;
 
 /// The match of changes and the rows as of a tick, or just before it, as far as it has come.
-struct Matches {
+struct HalfMatches {
     changes: Vec<(Key, Row, Multiplicity)>,
-    cursor: CursorList<<RowBatch as Navigable>::Cursor>,
-    batches: Vec<RowBatch>,
+    cursor: CursorList<<MatchedBatch as Navigable>::Cursor>,
+    batches: Vec<MatchedBatch>,
     tick: Tick,
     before: bool,
     /// The first change of the key that is being matched.
@@ -188,21 +188,21 @@ struct Matches {
     key: Option<(usize, usize, usize)>,
 }
 
-impl Matches {
+impl HalfMatches {
     fn new(
         mut changes: Vec<(Key, Row, Multiplicity)>,
-        history: Vec<RowBatch>,
+        history: Vec<MatchedBatch>,
         tick: Tick,
         before: bool,
     ) -> Self {
         changes.sort_unstable();
         let (cursor, batches) = cursor_list(history);
-        Matches { changes, cursor, batches, tick, before, at: 0, key: None }
+        HalfMatches { changes, cursor, batches, tick, before, at: 0, key: None }
     }
 
     /// Goes on until there are enough pairs or the slice is over; the flag says that it is done.
     fn run(&mut self, guard: &Guard, slice: &Slice) -> (Vec<Pair>, bool) {
-        let Matches { changes, cursor, batches, tick, before, at, key } = self;
+        let HalfMatches { changes, cursor, batches, tick, before, at, key } = self;
         let mut pairs = Vec::new();
         let mut look = 0;
         while *at < changes.len() {

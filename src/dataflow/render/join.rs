@@ -10,7 +10,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::core::Concat;
 use timely::dataflow::operators::generic::Operator;
 
-use super::pairs::{self, Pairs, TimedPair};
+use super::pairs::{self, JoinedPairs, TimedPair};
 use super::{Deltas, Renderer, expect_planned, map};
 use crate::dataflow::arrange::{Placement, RowTrace, arrange_placed};
 use crate::dataflow::delta::{Delta, batch};
@@ -136,7 +136,7 @@ pub fn keyed<'scope>(
 
 /// Turns pairs back into columns, one delta per tick.
 pub fn decoded<'scope>(
-    pairs: Stream<'scope, Tick, Pairs<Tick>>,
+    pairs: Stream<'scope, Tick, JoinedPairs<Tick>>,
     guard: &Guard,
     failures: FailureStream,
     decode: impl Fn(&[Pair]) -> Result<arrow::array::RecordBatch, ArrowError> + 'static,

@@ -11,7 +11,7 @@ use arrow::datatypes::SchemaRef;
 use super::sliced::{Rest, sliced};
 use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::delta::Delta;
-use crate::dataflow::eval::{self, Attempt};
+use crate::dataflow::eval::{self, EvaluationAttempt};
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::guard::Guard;
 use crate::plan::ir::{NodeId, Scalar};
@@ -24,12 +24,12 @@ impl<'scope> Renderer<'scope, '_> {
         sliced(self.input(input), "Filter", &self.guard, begin, move |(next, delta)| {
             let Some(condition) = conditions.get(next) else { return (Some(delta), Rest::Done) };
             match eval::try_filter(condition, delta, &failures) {
-                Attempt::Done(None) => (None, Rest::Done),
-                Attempt::Done(Some(delta)) if next + 1 == conditions.len() => {
+                EvaluationAttempt::Done(None) => (None, Rest::Done),
+                EvaluationAttempt::Done(Some(delta)) if next + 1 == conditions.len() => {
                     (Some(delta), Rest::Done)
                 }
-                Attempt::Done(Some(delta)) => (None, Rest::More((next + 1, delta))),
-                Attempt::Halved([first, second]) => {
+                EvaluationAttempt::Done(Some(delta)) => (None, Rest::More((next + 1, delta))),
+                EvaluationAttempt::Halved([first, second]) => {
                     (None, Rest::Both((next, first), (next, second)))
                 }
             }
@@ -45,8 +45,8 @@ impl<'scope> Renderer<'scope, '_> {
             &self.guard,
             |delta| delta,
             move |delta| match eval::try_project(&columns, &schema, delta, &failures) {
-                Attempt::Done(delta) => (delta, Rest::Done),
-                Attempt::Halved([first, second]) => (None, Rest::Both(first, second)),
+                EvaluationAttempt::Done(delta) => (delta, Rest::Done),
+                EvaluationAttempt::Halved([first, second]) => (None, Rest::Both(first, second)),
             },
         )
     }
@@ -225,9 +225,11 @@ impl PreparedUnnest {
             UnnestWork::Arrays(delta, next) => (delta, next),
             UnnestWork::Rows(delta) => {
                 match eval::try_project(&self.scalars, &self.schema, delta, failures) {
-                    Attempt::Done(None) => return (None, Rest::Done),
-                    Attempt::Done(Some(delta)) => (self.unnest.within_limits(delta), (0, 0)),
-                    Attempt::Halved([first, second]) => {
+                    EvaluationAttempt::Done(None) => return (None, Rest::Done),
+                    EvaluationAttempt::Done(Some(delta)) => {
+                        (self.unnest.within_limits(delta), (0, 0))
+                    }
+                    EvaluationAttempt::Halved([first, second]) => {
                         let (first, second) = (UnnestWork::Rows(first), UnnestWork::Rows(second));
                         return (None, Rest::Both(first, second));
                     }

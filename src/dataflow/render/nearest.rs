@@ -79,7 +79,7 @@ impl<'scope> Renderer<'scope, '_> {
                 let activator = Activator::new(info.address, activations);
                 let mut pending: PendingTicks<SideChanges> = PendingTicks::new(capability);
                 // The tick that is being computed, and the keys that are left of it.
-                let mut current: Option<(Capability<Tick>, ChangedKeys)> = None;
+                let mut current: Option<(Capability<Tick>, ChangedSides)> = None;
                 move |(left, left_frontier), (right, right_frontier), output| {
                     let stops = guard.enter();
                     left.for_each(|_, updates: &mut Vec<RowUpdate>| {
@@ -123,10 +123,10 @@ impl<'scope> Renderer<'scope, '_> {
 }
 
 /// Keys whose rows change at a tick, with the changes of the left and the right side.
-type ChangedKeys = std::collections::hash_map::IntoIter<Row, (Vec<HeldRow>, Vec<HeldRow>)>;
+type ChangedSides = std::collections::hash_map::IntoIter<Row, (Vec<HeldRow>, Vec<HeldRow>)>;
 
 impl SideChanges {
-    fn by_key(self) -> ChangedKeys {
+    fn by_key(self) -> ChangedSides {
         let mut keys: HashMap<Row, (Vec<HeldRow>, Vec<HeldRow>)> = HashMap::new();
         for (key, rows) in by_key(self.left) {
             keys.entry(key).or_default().0 = rows;
@@ -165,7 +165,7 @@ struct NearestSearch {
 
 impl NearestSearch {
     /// Applies a tick's changes of some keys and gives those of the pairs.
-    fn step(&mut self, tick: Tick, keys: &mut ChangedKeys, slice: &Slice) -> Option<Delta> {
+    fn step(&mut self, tick: Tick, keys: &mut ChangedSides, slice: &Slice) -> Option<Delta> {
         let mut pairs: Vec<(NearestPair, i64)> = Vec::new();
         while !slice.is_over()
             && let Some((key, (left, right))) = keys.next()

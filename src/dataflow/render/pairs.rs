@@ -27,8 +27,8 @@ use crate::model::row::Row;
 
 /// Rows by key at times of any kind.
 pub type RowSpine<T> = OrdValSpine<Key, Row, T, Multiplicity>;
-type RowBatch<T> = Rc<OrdValBatch<Vector<((Key, Row), T, Multiplicity)>>>;
-type RowCursor<T> = CursorList<<RowBatch<T> as Navigable>::Cursor>;
+type TimedBatch<T> = Rc<OrdValBatch<Vector<((Key, Row), T, Multiplicity)>>>;
+type TimedCursor<T> = CursorList<<TimedBatch<T> as Navigable>::Cursor>;
 
 /// A pair of rows with one key, key, left row and right row; when; and how often.
 pub type TimedPair<T> = ((Row, Row, Row), T, Multiplicity);
@@ -44,27 +44,27 @@ const PAIRS_PER_LOOK: usize = 256;
 /// More records than the operator takes of an input before it ends for now.
 const END_FOR_NOW: i64 = 1 << 20;
 
-/// Pairs on their way. What the join operator counts is work: the last pairs of a slice count as more
+/// JoinedPairs on their way. What the join operator counts is work: the last pairs of a slice count as more
 /// records than it takes at a time.
-pub struct Pairs<T> {
+pub struct JoinedPairs<T> {
     /// The pairs.
     pub pairs: Vec<TimedPair<T>>,
     work: i64,
 }
 
-impl<T> Default for Pairs<T> {
+impl<T> Default for JoinedPairs<T> {
     fn default() -> Self {
-        Pairs { pairs: Vec::new(), work: 0 }
+        JoinedPairs { pairs: Vec::new(), work: 0 }
     }
 }
 
-impl<T> From<Vec<TimedPair<T>>> for Pairs<T> {
+impl<T> From<Vec<TimedPair<T>>> for JoinedPairs<T> {
     fn from(pairs: Vec<TimedPair<T>>) -> Self {
-        Pairs { work: pairs.len() as i64, pairs }
+        JoinedPairs { work: pairs.len() as i64, pairs }
     }
 }
 
-impl<T> Accountable for Pairs<T> {
+impl<T> Accountable for JoinedPairs<T> {
     fn record_count(&self) -> i64 {
         self.work
     }
@@ -76,7 +76,7 @@ pub fn join<'scope, T: Timestamp + Lattice>(
     right: Arranged<'scope, TraceAgent<RowSpine<T>>>,
     name: &str,
     guard: &Guard,
-) -> Stream<'scope, T, Pairs<T>> {
+) -> Stream<'scope, T, JoinedPairs<T>> {
     let slices = Rc::new(StepSlices::new(guard.clone()));
     join_with_tactic(left, right, name, SlicedTactic { guard: guard.clone(), slices })
 }
@@ -86,14 +86,16 @@ struct SlicedTactic {
     slices: Rc<StepSlices>,
 }
 
-impl<T: Timestamp + Lattice> JoinTactic<T, RowBatch<T>, RowBatch<T>, Pairs<T>> for SlicedTactic {
+impl<T: Timestamp + Lattice> JoinTactic<T, TimedBatch<T>, TimedBatch<T>, JoinedPairs<T>>
+    for SlicedTactic
+{
     fn prep(
         &mut self,
-        left: Vec<RowBatch<T>>,
-        right: Vec<RowBatch<T>>,
+        left: Vec<TimedBatch<T>>,
+        right: Vec<TimedBatch<T>>,
         fresh: Fresh,
         meet: T,
-    ) -> Box<dyn Iterator<Item = Pairs<T>>> {
+    ) -> Box<dyn Iterator<Item = JoinedPairs<T>>> {
         let of = |(cursor, batches), is_fresh| JoinSide { cursor, batches, is_fresh };
         let is_left = matches!(fresh, Fresh::Input0);
         Box::new(Matching {
@@ -111,8 +113,8 @@ impl<T: Timestamp + Lattice> JoinTactic<T, RowBatch<T>, RowBatch<T>, Pairs<T>> f
 
 /// One side of a match of batches.
 struct JoinSide<T: Timestamp + Lattice> {
-    cursor: RowCursor<T>,
-    batches: Vec<RowBatch<T>>,
+    cursor: TimedCursor<T>,
+    batches: Vec<TimedBatch<T>>,
     /// Its updates are new; the other side's were there.
     is_fresh: bool,
 }
@@ -121,8 +123,8 @@ impl<T: Timestamp + Lattice> JoinSide<T> {
     /// The updates of the key that the cursor is at. Those that were there before are as of `meet`,
     /// before which nobody can tell them apart.
     fn load<'a>(
-        cursor: &mut RowCursor<T>,
-        batches: &'a Vec<RowBatch<T>>,
+        cursor: &mut TimedCursor<T>,
+        batches: &'a Vec<TimedBatch<T>>,
         meet: Option<&T>,
     ) -> Vec<(&'a Row, T, Multiplicity)> {
         let mut updates = Vec::new();
@@ -153,16 +155,16 @@ struct Matching<T: Timestamp + Lattice> {
 }
 
 impl<T: Timestamp + Lattice> Iterator for Matching<T> {
-    type Item = Pairs<T>;
+    type Item = JoinedPairs<T>;
 
-    fn next(&mut self) -> Option<Pairs<T>> {
+    fn next(&mut self) -> Option<JoinedPairs<T>> {
         if self.done || self.guard.enter() {
             return None;
         }
         let slice = self.slices.now();
         self.run(&slice);
         slice.made(self.out.len());
-        let mut pairs = Pairs::from(std::mem::take(&mut self.out));
+        let mut pairs = JoinedPairs::from(std::mem::take(&mut self.out));
         if slice.is_over() {
             pairs.work += END_FOR_NOW;
         }

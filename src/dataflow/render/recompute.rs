@@ -19,7 +19,7 @@ use differential_dataflow::trace::{Cursor, Navigable, TraceReader};
 use super::changes::{ChangeWork, on_changes};
 use super::join::keyed;
 use super::{Deltas, Renderer, expect_planned};
-use crate::dataflow::arrange::{Content, RowTrace, arrange_rows};
+use crate::dataflow::arrange::{HeldAs, RowTrace, arrange_rows};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::difference::{Difference, Replacement};
 use crate::dataflow::eval::{FailedExpression, guarded};
@@ -46,7 +46,7 @@ impl<'scope> Renderer<'scope, '_> {
         let schema = self.schema(input);
         let encoder = RowLayout::ordered(&schema, key, order)?;
         let rows = keyed(self.input(input), encoder, false, &self.guard);
-        let rows = arrange_rows(rows, "RecomputedGroups", &self.guard, Content::State);
+        let rows = arrange_rows(rows, "RecomputedGroups", &self.guard, HeldAs::State);
         let groups = Rc::new(RecomputedGroups {
             layout: RowLayout::ordered(&schema, key, order)?,
             key: key.to_vec(),
@@ -54,7 +54,7 @@ impl<'scope> Renderer<'scope, '_> {
             difference: Difference::new(self.schema(id))?,
             failures: self.failures.clone(),
         });
-        Ok(on_changes(rows, "Recompute", &self.guard, move |batches, history| ChangedGroups {
+        Ok(on_changes(rows, "Recompute", &self.guard, move |batches, history| RecomputedChanges {
             new: cursor_list(batches),
             old: cursor_list(history),
             groups: Rc::clone(&groups),
@@ -62,20 +62,20 @@ impl<'scope> Renderer<'scope, '_> {
     }
 }
 
-type RowBatch = <RowTrace as TraceReader>::Batch;
-type RowCursor = (CursorList<<RowBatch as Navigable>::Cursor>, Vec<RowBatch>);
+type RecomputedBatch = <RowTrace as TraceReader>::Batch;
+type RecomputedCursor = (CursorList<<RecomputedBatch as Navigable>::Cursor>, Vec<RecomputedBatch>);
 
 /// How many rows of groups are computed together, but for what one group has.
 const ROWS_TOGETHER: usize = 1 << 14;
 
 /// Groups that change, from the one on that is next.
-struct ChangedGroups {
-    new: RowCursor,
-    old: RowCursor,
+struct RecomputedChanges {
+    new: RecomputedCursor,
+    old: RecomputedCursor,
     groups: Rc<RecomputedGroups>,
 }
 
-impl ChangeWork for ChangedGroups {
+impl ChangeWork for RecomputedChanges {
     fn run(&mut self, slice: &Slice) -> (Vec<Delta>, bool) {
         let ((new, new_storage), (old, old_storage)) = (&mut self.new, &mut self.old);
         let groups = &self.groups;

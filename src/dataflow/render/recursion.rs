@@ -27,7 +27,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::linear::Unnest;
 use super::pairs::{self, RowSpine};
 use super::{Deltas, Renderer, expect_planned};
-use crate::dataflow::arrange::{Content, Key, arrange_guarded, watch};
+use crate::dataflow::arrange::{HeldAs, Key, arrange_guarded, watch};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::eval;
 use crate::dataflow::failure::FailureStream;
@@ -198,7 +198,7 @@ fn whole_rows<'inner>(rows: ScopedRows<'inner>, guard: &Guard) -> Arranged<'inne
         exchange,
         "Whole rows",
         guard,
-        Content::State,
+        HeldAs::State,
     )
 }
 
@@ -219,7 +219,7 @@ fn distinct<'inner>(rows: ScopedRows<'inner>, guard: &Guard) -> ScopedRows<'inne
                     .extend(changes.drain(..).map(|((), at, diff)| ((row.clone(), ()), at, diff)));
             },
         );
-    watch(&reduced.trace, Rc::default(), guard, Content::State);
+    watch(&reduced.trace, Rc::default(), guard, HeldAs::State);
     flat(reduced, guard)
 }
 
@@ -521,6 +521,6 @@ fn arranged<'inner>(
         exchange,
         "Arrange",
         guard,
-        Content::State,
+        HeldAs::State,
     )
 }

@@ -136,13 +136,13 @@ pub(super) fn changes<'scope>(
     })
 }
 
-type GroupBatch = <GroupTrace as TraceReader>::Batch;
-type GroupCursor = (CursorList<<GroupBatch as Navigable>::Cursor>, Vec<GroupBatch>);
+type SummedBatch = <GroupTrace as TraceReader>::Batch;
+type SummedCursor = (CursorList<<SummedBatch as Navigable>::Cursor>, Vec<SummedBatch>);
 
 /// Groups that change, from the one on that is next.
 struct ChangedGroups<F> {
-    new: GroupCursor,
-    old: GroupCursor,
+    new: SummedCursor,
+    old: SummedCursor,
     seen: Seen,
     finish: Rc<F>,
 }

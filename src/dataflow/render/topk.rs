@@ -14,7 +14,7 @@ use differential_dataflow::trace::{Cursor, Navigable, TraceReader};
 use super::changes::{ChangeWork, on_changes};
 use super::join::keyed;
 use super::{Deltas, Renderer, expect_planned};
-use crate::dataflow::arrange::{Content, RowTrace, arrange_rows};
+use crate::dataflow::arrange::{HeldAs, RowTrace, arrange_rows};
 use crate::dataflow::delta::Delta;
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::guard::{Guard, Slice};
@@ -68,7 +68,7 @@ impl<'scope> Renderer<'scope, '_> {
         let encoder = RowLayout::ordered(&schema, key, order)?;
         let layout = RowLayout::ordered(&schema, key, order)?;
         let rows = keyed(self.input(input), encoder, false, &self.guard);
-        let rows = arrange_rows(rows, "TopK", &self.guard, Content::State);
+        let rows = arrange_rows(rows, "TopK", &self.guard, HeldAs::State);
         Ok(ranked(rows, layout, pick, self.failures.clone(), &self.guard))
     }
 }

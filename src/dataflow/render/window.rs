@@ -61,7 +61,7 @@ impl<'scope> Renderer<'scope, '_> {
             let activator = Activator::new(info.address, activations);
             let mut pending: PendingTicks<Vec<(Row, HeldRow)>> = PendingTicks::new(capability);
             // The tick that is being computed, and the partitions that are left of it.
-            let mut current: Option<(Capability<Tick>, ChangedKeys)> = None;
+            let mut current: Option<(Capability<Tick>, ChangedPartitions)> = None;
             move |(input, frontier), output| {
                 let stops = guard.enter();
                 input.for_each(|_, updates: &mut Vec<RowUpdate>| {
@@ -103,7 +103,7 @@ impl<'scope> Renderer<'scope, '_> {
 const ROWS_TOGETHER: usize = 1 << 14;
 
 /// Partitions that change at a tick, with their changes.
-type ChangedKeys = std::vec::IntoIter<(Row, Vec<HeldRow>)>;
+type ChangedPartitions = std::vec::IntoIter<(Row, Vec<HeldRow>)>;
 
 /// A partition's rows; and whether some function has no value for some of them, so that none of them
 /// is in the output.
@@ -138,7 +138,7 @@ struct WindowSearch {
 
 impl WindowSearch {
     /// The next partitions that are computed together.
-    fn part(&self, keys: &mut ChangedKeys) -> Vec<(Row, Vec<HeldRow>)> {
+    fn part(&self, keys: &mut ChangedPartitions) -> Vec<(Row, Vec<HeldRow>)> {
         let mut part = Vec::new();
         let mut rows = 0;
         while rows < ROWS_TOGETHER
