@@ -16,7 +16,7 @@
 //! ```
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::ptr::NonNull;
@@ -125,10 +125,23 @@ impl Marker {
     /// Begins the file anew, for `workers`.
     pub fn create(path: &Path, workers: usize) -> io::Result<Arc<Marker>> {
         let slots = workers.min(SLOTS_MAX);
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        // Written, and not only made longer: on a full disk this is an error, and a mark in a page
+        // without a place on disk would be the end of the process.
+        file.write_all(&vec![0; bytes(slots)])?;
         file.set_len(bytes(slots) as u64)?;
-        let marker = Marker { map: map(&file, bytes(slots))?, slots };
+        Marker::over(map(Some(&file), bytes(slots))?, slots)
+    }
+
+    /// Marks in memory only, which nobody reads after the end of the process.
+    pub fn in_memory(workers: usize) -> io::Result<Arc<Marker>> {
+        let slots = workers.min(SLOTS_MAX);
+        Marker::over(map(None, bytes(slots))?, slots)
+    }
+
+    fn over(map: NonNull<u8>, slots: usize) -> io::Result<Arc<Marker>> {
+        let marker = Marker { map, slots };
         marker.word(8).store(slots as u64, Ordering::Relaxed);
         marker.word(0).store(MAGIC, Ordering::Release);
         Ok(Arc::new(marker))
@@ -180,16 +193,17 @@ impl Marker {
     }
 }
 
-fn map(file: &File, bytes: usize) -> io::Result<NonNull<u8>> {
-    // SAFETY: the arguments are those of a new shared map of a file of this length; the result is
-    // checked.
+/// A map of a file of this length, or of memory.
+fn map(file: Option<&File>, bytes: usize) -> io::Result<NonNull<u8>> {
+    let kind = if file.is_some() { 0 } else { libc::MAP_ANONYMOUS };
+    // SAFETY: the arguments are those of a new shared map; the result is checked.
     let map = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
             bytes,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED,
-            file.as_raw_fd(),
+            libc::MAP_SHARED | kind,
+            file.map_or(-1, AsRawFd::as_raw_fd),
             0,
         )
     };

@@ -112,10 +112,15 @@ impl SetAside {
                 tracing::warn!(view, deaths, "the process before this one died in this view");
             }
         }
-        if records != before {
-            files::replace(&path, &records)?;
+        if records != before
+            && let Err(error) = files::replace(&path, &records)
+        {
+            tracing::warn!(%error, "which view a process has died in cannot be kept");
         }
-        let marker = Marker::create(&marker_path, workers)?;
+        let marker = Marker::create(&marker_path, workers).or_else(|error| {
+            tracing::warn!(%error, "what workers work on is not marked on disk");
+            Marker::in_memory(workers)
+        })?;
         Ok(SetAside { path, marker, records: Mutex::new(records) })
     }
 

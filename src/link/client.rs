@@ -26,6 +26,8 @@ use crate::status::{
 
 /// How often it is tried to reach a read side that is not there.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
+/// How long the status may take: `/readyz` waits for it.
+const STATUS_TIME: Duration = Duration::from_secs(2);
 /// How long an answer may take beyond what the call itself asks for.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// The same for calls that read the log or write to the disk.
@@ -220,7 +222,7 @@ impl Backend for ReadSideClient {
 
     fn status(&self) -> BoxFuture<'_, Result<ReadStatus, Away>> {
         async move {
-            match self.call(ViewCall::Status, ANSWER_TIME).await? {
+            match self.call(ViewCall::Status, STATUS_TIME).await? {
                 (CallAnswer::Status(status), _) => status,
                 _ => Err(self.unexpected()),
             }

@@ -4,6 +4,7 @@
 //! it has ever served (the data directory is damaged, say) has said why, and ends the server with its
 //! code; later it is started again, after a pause that grows.
 
+use std::os::unix::net::UnixListener;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use crate::model::memory::resident_bytes;
 
 /// How often the sides are looked after.
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);
+/// How often the memory of the read side is looked at.
+const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
 /// How long nothing may be heard from the read side.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// The pauses before a side is started again: the first after one that came at once, and the longest.
@@ -81,8 +84,8 @@ pub async fn serve(begun: Begun, alarms: Alarms) -> u8 {
     code
 }
 
-/// Where the read side listens: in the data directory, or, where its path is too long for a socket, in
-/// a temporary one.
+/// Where the read side listens: in the data directory, or in a temporary one where the path is too long
+/// for a socket, or the file system has none.
 struct Socket {
     path: std::path::PathBuf,
     /// Removed with this.
@@ -94,7 +97,11 @@ impl Socket {
         const NAME: &str = "read-side.sock";
         let path = data_dir.join(NAME);
         if path.as_os_str().len() <= SOCKET_PATH_MAX {
-            return Ok(Socket { path, _directory: None });
+            // What is left of a server before.
+            let _ = std::fs::remove_file(&path);
+            if UnixListener::bind(&path).is_ok() {
+                return Ok(Socket { path, _directory: None });
+            }
         }
         let directory = tempfile::tempdir()?;
         Ok(Socket { path: directory.path().join(NAME), _directory: Some(directory) })
@@ -109,13 +116,15 @@ struct Sides {
     start: SideStart,
     alarms: Alarms,
     watched: Instant,
+    measured: Instant,
 }
 
 impl Sides {
     fn new(start: SideStart, listener: tokio::net::TcpListener, alarms: Alarms) -> Self {
         let write = Side::new("write side", write::COMMAND, Part::Server);
         let read = Side::new("read side", read::COMMAND, Part::ReadSide);
-        Sides { write, read, listener, start, alarms, watched: Instant::now() }
+        let now = Instant::now();
+        Sides { write, read, listener, start, alarms, watched: now, measured: now }
     }
 
     /// Whether both do what they are for.
@@ -133,7 +142,10 @@ impl Sides {
             side.look(&self.alarms)?;
         }
         self.read.end_if_silent();
-        self.read.end_if_large(self.start.settings.memory);
+        if self.measured.elapsed() >= MEASURE_INTERVAL {
+            self.measured = Instant::now();
+            self.read.end_if_large(self.start.settings.memory);
+        }
         if self.write.is_due() {
             self.write.start(&self.start, Some(&self.listener)).await?;
         }

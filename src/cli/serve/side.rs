@@ -63,8 +63,8 @@ pub fn spawn(
     let (ours, theirs) = BlockingStream::pair()?;
     ours.set_nonblocking(true)?;
     let listener = listener.map(|listener| listener.as_raw_fd());
-    let mut child = Command::new(std::env::current_exe()?);
-    child.arg(command).stdin(Stdio::from(OwnedFd::from(theirs))).process_group(0);
+    let mut child = Command::new(program()?);
+    child.arg0("heliostat").arg(command).stdin(Stdio::from(OwnedFd::from(theirs))).process_group(0);
     // SAFETY: between fork and exec only system calls are made, on numbers.
     unsafe {
         child.pre_exec(move || {
@@ -79,6 +79,12 @@ pub fn spawn(
         })
     };
     Ok((child.spawn()?, UnixStream::from_std(ours)?))
+}
+
+/// This very program, also where another version has taken its place on disk.
+fn program() -> std::io::Result<PathBuf> {
+    let running = PathBuf::from("/proc/self/exe");
+    if running.exists() { Ok(running) } else { std::env::current_exe() }
 }
 
 /// Keeps a descriptor open in the program that is executed next, as [`LISTENER_FD`].
