@@ -85,7 +85,7 @@ impl ReadSideServer {
         let mut told = self.0.history.subscribe();
         let other = |told: &Option<String>| told.as_ref().is_some_and(|told| told != history);
         if told.wait_for(other).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -133,7 +133,7 @@ impl ReadSideServer {
             Ok(()) => {}
             // A write side that goes away in the middle of something is no news here.
             Err(LinkError::Io(error)) => {
-                tracing::debug!(%error, "a connection of the write side ends")
+                tracing::debug!(%error, "a connection of the write side ends");
             }
             Err(error) => tracing::warn!(%error, "a connection of the write side ends"),
         }
@@ -255,7 +255,7 @@ impl CatalogReceiver for ReadSideServer {
             let wanted = self.0.offered.borrow().0;
             let mut adopted = self.0.adopted.subscribe();
             if adopted.wait_for(|adopted| *adopted >= wanted).await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
         .boxed()

@@ -159,7 +159,7 @@ impl Parent {
         let mut stop = self.stop.clone();
         async move {
             if stop.wait_for(|stop| *stop).await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }
