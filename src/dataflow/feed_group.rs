@@ -71,9 +71,10 @@ impl FeedGroup {
         FeedGroup { decoders: decoders.collect(), versions, fed }
     }
 
-    /// Decodes frames for all views of the feed group `id` at once; their events enter at `tick`.
+    /// Decodes frames for all views of the feed group at once; their events enter at `tick`. All views of
+    /// the worker are through with what is before `through`.
     #[expect(clippy::panic, reason = "the checksum was right: what wrote the frame is at fault")]
-    pub fn decode(&mut self, id: FeedGroupId, frames: &[Frame], tick: Tick) {
+    pub fn decode(&mut self, frames: &[Frame], tick: Tick, through: Tick) {
         let needs_types = self.versions.iter().any(|(failures, _)| failures.needs_types());
         let mut types = ChunkTypes::default();
         for frame in frames {
@@ -97,7 +98,7 @@ impl FeedGroup {
                 }
             }
         }
-        types.keep(id);
+        types.keep(tick, through);
         for shared in &mut self.decoders {
             shared.decoded = Some(shared.decoder.finish()).filter(|d| !d.positions.is_empty());
         }

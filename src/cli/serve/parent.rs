@@ -17,6 +17,7 @@ use super::super::{DONE, ENVIRONMENT, report};
 use super::begin::{self, Begun};
 use super::side::{self, FromParent, FromSide, SideStart};
 use super::{ended, read, write};
+use crate::engine::memory::total_bytes;
 use crate::link::{LinkError, read_message, write_message};
 use crate::model::alarm::{Alarm, Alarms, Part};
 use crate::model::memory::resident_bytes;
@@ -34,9 +35,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const PAUSE_FORGOTTEN: Duration = Duration::from_secs(30);
 /// How long each side may take to end.
 const SIDE_END_TIME_MAX: Duration = Duration::from_millis(4_200);
-/// How much more than its budget of memory the read side may take: five quarters of it. Over the budget
-/// it sets views aside by itself.
-const MEMORY_OVER: (u64, u64) = (5, 4);
 /// The longest path that a socket may have.
 const SOCKET_PATH_MAX: usize = 100;
 
@@ -117,6 +115,8 @@ struct Sides {
     alarms: Alarms,
     watched: Instant,
     measured: Instant,
+    /// How much memory the read side may take.
+    memory_max: u64,
 }
 
 impl Sides {
@@ -124,7 +124,11 @@ impl Sides {
         let write = Side::new("write side", write::COMMAND, Part::Server);
         let read = Side::new("read side", read::COMMAND, Part::ReadSide);
         let now = Instant::now();
-        Sides { write, read, listener, start, alarms, watched: now, measured: now }
+        // Over its budget the read side has means of its own: views wait, and are set aside.
+        let budget = start.settings.memory;
+        let memory_max =
+            total_bytes().map_or(u64::MAX, |total| (budget / 2 + total / 2).max(budget));
+        Sides { write, read, listener, start, alarms, watched: now, measured: now, memory_max }
     }
 
     /// Whether both do what they are for.
@@ -144,7 +148,7 @@ impl Sides {
         self.read.end_if_silent();
         if self.measured.elapsed() >= MEASURE_INTERVAL {
             self.measured = Instant::now();
-            self.read.end_if_large(self.start.settings.memory);
+            self.read.end_if_large(self.memory_max);
         }
         if self.write.is_due() {
             self.write.start(&self.start, Some(&self.listener)).await?;
@@ -311,13 +315,14 @@ impl Side {
         }
     }
 
-    /// Kills a side that takes so much more memory than its budget that its own means do not help.
-    fn end_if_large(&mut self, budget: u64) {
+    /// Kills a side that takes so much memory that the kernel may soon choose what to end.
+    fn end_if_large(&mut self, bytes_max: u64) {
         let Some(running) = &mut self.running else { return };
         let resident = resident_bytes(Some(running.child.id())).unwrap_or(0);
-        if running.killed.is_none() && resident / MEMORY_OVER.0 > budget / MEMORY_OVER.1 {
+        if running.killed.is_none() && resident > bytes_max {
             running.killed = Some(format!(
-                "it was killed: it took {resident} bytes of memory, its budget (--memory) is {budget}"
+                "it was killed: it took {resident} bytes of memory, more than {bytes_max}, which is half way \
+                 from its budget (--memory) to all there is"
             ));
             let _ = running.child.kill();
         }

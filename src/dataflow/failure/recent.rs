@@ -7,16 +7,14 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::super::feed_group::FeedGroupId;
-use crate::model::Position;
+use crate::model::{Position, Tick};
 
-/// How many chunks are kept. A type that is not found any more counts as unknown.
-const CHUNKS_MAX: usize = 64;
-/// How many runs are kept, but for the last chunks of each feed group.
+/// How many runs, and chunks, are kept beside those that some view has yet to take in.
 const RUNS_MAX: usize = 1 << 18;
-/// How many chunks of a feed group are on their way: two, and a third one that a view which lags has yet
-/// to take in when it leaves the group.
-const GROUP_CHUNKS_MIN: usize = 3;
+const CHUNKS_MAX: usize = 64;
+/// How many are kept at all. A type that is not found any more counts as unknown.
+const ALL_RUNS_MAX: usize = 1 << 21;
+const ALL_CHUNKS_MAX: usize = 4096;
 
 thread_local! {
     static RECENT: RefCell<RecentPosition> = RefCell::default();
@@ -32,8 +30,8 @@ struct Run {
 
 #[derive(Debug, Default)]
 struct RecentPosition {
-    /// Each chunk's feed group and runs, in order.
-    chunks: VecDeque<(FeedGroupId, Vec<Run>)>,
+    /// Each chunk's tick and runs, in the order in which they were decoded.
+    chunks: VecDeque<(Tick, Vec<Run>)>,
     runs: usize,
 }
 
@@ -55,36 +53,30 @@ impl ChunkTypes {
         }
     }
 
-    /// Keeps them, which are of a chunk of this feed group, for the rows that fail on this thread.
-    pub fn keep(self, feed_group: FeedGroupId) {
+    /// Keeps them, whose events enter at `tick`, for the rows that fail on this thread. All views are
+    /// through with what is before `through`.
+    pub fn keep(self, tick: Tick, through: Tick) {
         if self.0.is_empty() {
             return;
         }
         RECENT.with_borrow_mut(|recent| {
             recent.runs += self.0.len();
-            recent.chunks.push_back((feed_group, self.0));
-            while recent.runs > RUNS_MAX || recent.chunks.len() > CHUNKS_MAX {
-                let Some(chunk) = recent.first_left().and_then(|at| recent.chunks.remove(at))
-                else {
-                    break;
-                };
-                recent.runs -= chunk.1.len();
+            recent.chunks.push_back((tick, self.0));
+            while let Some(at) = recent.first_left(through) {
+                recent.runs -= recent.chunks.remove(at).map_or(0, |(_, runs)| runs.len());
             }
         });
     }
 }
 
 impl RecentPosition {
-    /// The oldest chunk that no row on its way comes from; any, where there are too many.
-    fn first_left(&self) -> Option<usize> {
-        if self.chunks.len() > CHUNKS_MAX {
+    /// The oldest chunk that is not to be kept, if there are too many.
+    fn first_left(&self, through: Tick) -> Option<usize> {
+        if self.runs > ALL_RUNS_MAX || self.chunks.len() > ALL_CHUNKS_MAX {
             return Some(0);
         }
-        let behind = |at: usize| {
-            let of_group = |(group, _): &&(FeedGroupId, _)| *group == self.chunks[at].0;
-            self.chunks.iter().skip(at + 1).filter(of_group).count()
-        };
-        (0..self.chunks.len()).find(|at| behind(*at) >= GROUP_CHUNKS_MIN)
+        let too_many = self.runs > RUNS_MAX || self.chunks.len() > CHUNKS_MAX;
+        too_many.then(|| self.chunks.iter().position(|(tick, _)| *tick < through))?
     }
 }
 

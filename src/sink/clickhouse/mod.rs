@@ -100,6 +100,40 @@ impl SinkConfig for ClickHouseConfig {
     }
 }
 
+/// How long inserts of a process before this one may take to end.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(30);
+/// How often it is looked.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(50);
+/// How often in a row there must be none: what was sent last may not have begun yet.
+const SETTLE_LOOKS: usize = 4;
+
+/// Waits until no insert of a process before this one is running: what a table holds is read once, and
+/// nothing may come after it that was sent before.
+async fn settle(clickhouse: &ClickHouse) -> Result<(), ClickHouseError> {
+    #[derive(clickhouse::Row, serde::Deserialize)]
+    struct Running {
+        inserts: u64,
+    }
+    let internal = clickhouse.internal().replace('\\', "\\\\").replace('\'', "\\'");
+    let sql = format!(
+        "SELECT count() AS inserts FROM system.processes WHERE query_kind = 'Insert' \
+         AND position(query, '{internal}') > 0"
+    );
+    let end = Instant::now() + SETTLE_TIME_MAX;
+    let mut looks = 0;
+    while looks < SETTLE_LOOKS {
+        let running = clickhouse.fetch::<Running>(&sql).await?;
+        let inserts = running.first().map_or(0, |running| running.inserts);
+        looks = if inserts == 0 { looks + 1 } else { 0 };
+        if inserts > 0 && Instant::now() > end {
+            tracing::warn!(inserts, "inserts that were sent before are still running");
+            return Ok(());
+        }
+        tokio::time::sleep(SETTLE_INTERVAL).await;
+    }
+    Ok(())
+}
+
 /// A ClickHouse database that holds views.
 pub struct ClickHouseSink {
     clickhouse: Arc<ClickHouse>,
@@ -120,6 +154,7 @@ impl ClickHouseSink {
     ) -> Result<Self, ClickHouseError> {
         let clickhouse = Arc::new(ClickHouse::new(config)?);
         clickhouse.greet(GREET_TIME_MAX).await?;
+        settle(&clickhouse).await?;
         let progress = ProgressStore::new(Arc::clone(&clickhouse));
         let catalog = TableCatalog::new(Arc::clone(&clickhouse), progress.clone(), retention);
         let (catalog, inspector) = (Arc::new(catalog), Default::default());
