@@ -364,9 +364,11 @@ impl GroupCursor {
         view.complete().position < self.before.position
     }
 
-    /// Whether some views have waited for others for a while, and there is something to be fed.
+    /// Whether some views have waited for others for a while, and there is something to be fed. Views
+    /// that catch up together wait for each other.
     fn is_held_back(&self, log: &LogFollower) -> bool {
-        let is_late = self.waits_since.is_some_and(|since| since.elapsed() >= LAG_TIME);
+        let is_late =
+            self.live && self.waits_since.is_some_and(|since| since.elapsed() >= LAG_TIME);
         let waits = |view: &Arc<ViewTracker>| view.complete().position >= self.last.position;
         is_late && log.head().position > self.last.position && self.views.iter().any(waits)
     }
