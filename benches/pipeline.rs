@@ -6,6 +6,10 @@
 //! The events are bids as in Nexmark: about 250 bytes, half of them on a few hot auctions, the rest
 //! spread, about one auction in fifteen bids.
 
+#[path = "../tests/common/rng.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod rng;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,6 +20,7 @@ use heliostat::internals::log::{Frame, Log, LogOptions};
 use heliostat::internals::model::NewEvent;
 use heliostat::internals::model::{SourceColumn, SourceTable};
 use heliostat::internals::sink::{Login, Logins, read_login};
+use rng::Rng;
 
 const QUERIES: &str = "
 CREATE TABLE bids (auction BIGINT NOT NULL, bidder BIGINT NOT NULL, price BIGINT NOT NULL, channel TEXT, url TEXT,
@@ -24,18 +29,6 @@ CREATE MATERIALIZED VIEW by_auction AS
   SELECT auction, count(*) AS bids, sum(price) AS total, max(price) AS top, avg(price) AS mean FROM bids GROUP BY auction;
 ";
 const BATCH: usize = 500;
-
-/// xorshift64*
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) % n
-    }
-}
 
 /// The payload of bid number `n`.
 fn bid(n: u64, rng: &mut Rng) -> String {
@@ -207,7 +200,7 @@ fn machine() {
     }
     let bytes = 4.0 * 2.0 * (from.len() * 8) as f64;
     println!("memory copy, one core: {:.1} GB/s", bytes / started.elapsed().as_secs_f64() / 1e9);
-    let mut rng = Rng(1);
+    let mut rng = Rng::new(1);
     let events: Vec<NewEvent> = (0..200_000).map(|n| event(n, &mut rng)).collect();
     let raw: usize = events.iter().map(|e| e.data.len()).sum();
     println!("a bid's payload: {} bytes", raw / events.len());
@@ -244,7 +237,7 @@ async fn replay(events: u64) {
         LogOptions::default(),
     )
     .unwrap();
-    let mut rng = Rng(2);
+    let mut rng = Rng::new(2);
     let mut n = 0;
     while n < events {
         let group: Vec<NewEvent> =
@@ -362,7 +355,7 @@ async fn ingest(seconds: u64, named: bool) -> f64 {
     let client = heliostat::internals::http::client();
     live(&client, &server, 0).await;
     // Bodies are made beforehand: their making is not what is measured.
-    let mut rng = Rng(3);
+    let mut rng = Rng::new(3);
     let bodies: Vec<NamedBody> = (0..2000)
         .map(|i| match named {
             true => NamedBody::new(i * BATCH as u64, &mut rng, BATCH),
@@ -434,7 +427,7 @@ async fn fresh(seconds: u64) {
     let client = heliostat::internals::http::client();
     live(&client, &server, 0).await;
     let url = format!("{}/v1/events", server.http);
-    let mut rng = Rng(4);
+    let mut rng = Rng::new(4);
     let mut sent = 0_u64;
     let posts = std::sync::Arc::new(Posts::default());
     let watcher = {
@@ -520,7 +513,8 @@ async fn acks(seconds: u64) {
         for c in 0..clients {
             let mut client = LeanClient::connect(&server).await;
             tasks.push(tokio::spawn(async move {
-                let bodies: Vec<Vec<u8>> = (0..16).map(|n| body(n, &mut Rng(5 + c), 1)).collect();
+                let bodies: Vec<Vec<u8>> =
+                    (0..16).map(|n| body(n, &mut Rng::new(5 + c), 1)).collect();
                 let mut times = Vec::new();
                 while started.elapsed() < Duration::from_secs(seconds) {
                     let sent = Instant::now();
@@ -554,7 +548,7 @@ async fn outage(seconds: u64) {
     let client = heliostat::internals::http::client();
     live(&client, &server, 0).await;
     let url = format!("{}/v1/events", server.http);
-    let mut rng = Rng(6);
+    let mut rng = Rng::new(6);
     let bodies: Vec<bytes::Bytes> =
         (0..1000).map(|i| body(i * BATCH as u64, &mut rng, BATCH).into()).collect();
     let (mut sent, mut failed, mut resident) = (0_u64, 0, 0);
@@ -632,7 +626,7 @@ async fn identities(events: u64) {
             (since, from, note) = (Instant::now(), n, note * 2);
         }
     }
-    let mut rng = Rng(9);
+    let mut rng = Rng::new(9);
     let started = Instant::now();
     let known: u64 = 200_000;
     for _ in 0..known / 1000 {

@@ -6,6 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::Server;
+use common::rng::Rng;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
@@ -15,17 +16,6 @@ CREATE TABLE items (k BIGINT, v BIGINT NOT NULL, gone BOOLEAN, PRIMARY KEY (k))
 CREATE MATERIALIZED VIEW totals AS SELECT v % 7 AS m, count(*) AS n, CAST(sum(v) AS BIGINT) AS total FROM items GROUP BY v % 7;
 CREATE MATERIALIZED VIEW rests AS SELECT v % 5 AS m FROM items;
 ";
-
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) % n
-    }
-}
 
 /// An event of a feed.
 #[derive(Clone, Debug, Default)]
@@ -189,7 +179,7 @@ async fn live(server: &Server) {
 async fn whoever_follows_has_the_view_at_each_tick() {
     let server = Server::start(&[("items.sql", QUERIES)]);
     live(&server).await;
-    let mut rng = Rng(11);
+    let mut rng = Rng::new(11);
     // More rows than a page of the snapshot has, so that it is read while they change.
     let many: Vec<Value> =
         (100..3_600).map(|k| json!({"type": "Item", "data": {"k": k, "v": k}})).collect();
@@ -199,7 +189,7 @@ async fn whoever_follows_has_the_view_at_each_tick() {
     let follow = |view: &'static str, key: Option<&'static str>, seed: u64| {
         let (server, stop) = (&server, &stop);
         async move {
-            let mut rng = Rng(seed);
+            let mut rng = Rng::new(seed);
             let mut follower = Follower::default();
             let mut connections = 0;
             loop {

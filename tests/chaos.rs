@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::Server;
+use common::rng::Rng;
 use serde_json::{Value, json};
 
 const QUERIES: &str = "
@@ -40,18 +41,6 @@ const BATCH: u64 = 125;
 const BACK_TIME: Duration = Duration::from_secs(2);
 /// How long it may take until a change of state is told.
 const TOLD_TIME: Duration = Duration::from_secs(60);
-
-/// xorshift64*
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) % n
-    }
-}
 
 /// Event number `n` of a poster. One in a thousand cannot be divided by.
 fn event(poster: u64, n: u64) -> Value {
@@ -359,7 +348,7 @@ async fn chaos(seconds: u64) {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
     });
     eprintln!("HELIOSTAT_CHAOS_SEED={seed}");
-    let mut rng = Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut rng = Rng::new(seed);
     let clock = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(clock.path(), "+0").unwrap();
     let environment = [

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{BooleanArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
+use common::rng::Rng;
 use datafusion::prelude::SessionContext;
 use heliostat::internals::sink::{Login, Logins, read_login};
 
@@ -38,17 +39,6 @@ const ORACLE: &[(&str, &str)] = &[
 ];
 const LATEST: &str = "CREATE VIEW latest AS SELECT k, v FROM (SELECT *, row_number() OVER \
   (PARTITION BY k ORDER BY position DESC) AS rn FROM changes) WHERE rn = 1 AND NOT gone";
-
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) % n
-    }
-}
 
 struct Server {
     child: Child,
@@ -232,10 +222,9 @@ async fn killed_at_any_moment_nothing_is_lost_and_views_are_right() {
     let rounds: u64 = rounds.unwrap_or(ROUNDS_DEFAULT);
     let seed =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos()
-            as u64
-            | 1;
+            as u64;
     println!("seed {seed}, {rounds} rounds");
-    let mut rng = Rng(seed);
+    let mut rng = Rng::new(seed);
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("queries")).unwrap();
     std::fs::write(directory.path().join("queries/items.sql"), QUERIES).unwrap();
@@ -254,7 +243,7 @@ async fn killed_at_any_moment_nothing_is_lost_and_views_are_right() {
         let url = format!("{}/v1/events", server.http);
         let loads: Vec<_> = (0..3)
             .map(|_| {
-                let rng = Rng(rng.below(u64::MAX) | 1);
+                let rng = Rng::new(rng.below(u64::MAX));
                 tokio::spawn(load(client.clone(), url.clone(), stop.clone(), next_id.clone(), rng))
             })
             .collect();

@@ -6,6 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::Server;
+use common::rng::Rng;
 use serde_json::{Value, json};
 
 const TABLES: &str = "
@@ -15,17 +16,6 @@ CREATE MATERIALIZED VIEW totals WITH (history = true, order_by = 'n') AS
   SELECT v % 3 AS m, count(*) AS n, sum(v) AS total FROM items GROUP BY v % 3;
 CREATE MATERIALIZED VIEW rests WITH (history = true) AS SELECT v % 5 AS m FROM items;
 ";
-
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) % n
-    }
-}
 
 /// The views' rows, as CSV, at a tick, from the log's events.
 fn expected(events: &[Value], tick: u64) -> (String, String) {
@@ -91,7 +81,7 @@ fn replayed(server: &Server, view: &str, tick: u64) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_is_told_as_it_was_at_any_tick() {
     let server = Server::with_clickhouse(&[("items.sql", TABLES)]);
-    let mut rng = Rng(7);
+    let mut rng = Rng::new(7);
     for round in 0..6 {
         for _ in 0..60 {
             let events: Vec<Value> = (0..1 + rng.below(4))

@@ -11,7 +11,7 @@ mod backend;
 mod envelope;
 mod frame;
 mod mutate;
-#[path = "../sql/rng.rs"]
+#[path = "../common/rng.rs"]
 #[allow(dead_code, reason = "the SQL programs use the rest")]
 mod rng;
 #[path = "../http/support.rs"]

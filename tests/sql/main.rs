@@ -18,7 +18,6 @@ mod postgres;
 #[allow(dead_code, reason = "the functions' own tests use all of it")]
 mod postgres_cells;
 mod reasons;
-mod rng;
 mod script;
 mod server;
 mod typed;
@@ -28,6 +27,7 @@ mod ulps;
 
 use std::path::{Path, PathBuf};
 
+use common::rng;
 use modes::Mode;
 use script::Script;
 
