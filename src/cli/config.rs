@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::serve::ServeArgs;
 use crate::engine::ReadSideConfig;
-use crate::engine::memory::total_bytes;
 use crate::http::TlsFiles;
 use crate::model::limits::Limits;
+use crate::model::memory::total_bytes;
 use crate::sink::SinkConfig;
 use crate::sink::clickhouse::ClickHouseConfig;
 use crate::sink::clickhouse::server::Login;

@@ -103,8 +103,8 @@ pub fn run() -> ExitCode {
         Command::Log(args) => log::run(&args),
         Command::Sql(args) => block_on(sql::run(&args)),
         Command::Token(args) => token::run(args),
-        Command::WriteSide => serve::run_side(serve::write::serve()),
-        Command::ReadSide => serve::run_side(serve::read::serve()),
+        Command::WriteSide => serve::run_side(serve::write::serve),
+        Command::ReadSide => serve::run_side(serve::read::serve),
         Command::PlanChild => match crate::engine::trial::child() {
             Ok(()) => DONE,
             Err(error) => {

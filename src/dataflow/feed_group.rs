@@ -71,10 +71,10 @@ impl FeedGroup {
         FeedGroup { decoders: decoders.collect(), versions, fed }
     }
 
-    /// Decodes frames for all views of the feed group at once; their events enter at `tick`. All views of
-    /// the worker are through with what is before `through`.
+    /// Decodes frames for all views of the feed group at once; their events enter at `tick`. `through`
+    /// says with what all views of the worker are through: with what is before that tick.
     #[expect(clippy::panic, reason = "the checksum was right: what wrote the frame is at fault")]
-    pub fn decode(&mut self, frames: &[Frame], tick: Tick, through: Tick) {
+    pub fn decode(&mut self, frames: &[Frame], tick: Tick, through: impl FnOnce() -> Tick) {
         let needs_types = self.versions.iter().any(|(failures, _)| failures.needs_types());
         let mut types = ChunkTypes::default();
         for frame in frames {

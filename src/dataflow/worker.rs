@@ -313,12 +313,14 @@ impl<'a> WorkerState<'a> {
     }
 
     fn feed(&mut self, id: FeedGroupId, frames: &[Frame], tick: Tick) {
-        let going = self.views.values_mut().filter(|view| !view.guard.control().is_stopped());
-        let through = going.map(|view| view.rows.upper()).min().unwrap_or(Tick::MAX);
         // A feed group whose last view has just been removed may still be on its way here.
         let Some(feed_group) = self.feed_groups.get_mut(&id) else { return };
         assert!(tick >= feed_group.fed, "ticks only go forward: {tick} after {}", feed_group.fed);
-        feed_group.decode(frames, tick, through);
+        let views = &mut self.views;
+        feed_group.decode(frames, tick, || {
+            let going = views.values_mut().filter(|view| !view.guard.control().is_stopped());
+            going.map(|view| view.rows.upper()).min().unwrap_or(Tick::MAX)
+        });
         feed_group.fed = tick;
         for view in self.views.values_mut().filter(|view| view.feed_group == id) {
             view.guard.control().feed(tick);

@@ -17,6 +17,7 @@ use super::changes::{Gone, Subscriber};
 use super::dead_letters::Letters;
 use super::registry::{Registry, View};
 use super::supervisor::SupervisorRequest;
+use super::tasks::blocking;
 use super::tracker::ViewTracker;
 use crate::dataflow::{EncodedRow, Runtime, ViewRead, read_order};
 use crate::log::LogFollower;
@@ -499,13 +500,5 @@ impl Backend for EngineBackend {
 
     fn retry(&self, selection: Selection) -> BoxFuture<'_, Result<Retried, Away>> {
         self.letters.clone().retry(selection, self.requests.clone()).map(Ok).boxed()
-    }
-}
-
-/// Runs what computes or reads for a while where other requests need not wait for it.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }

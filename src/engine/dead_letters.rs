@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::dismissed::Dismissals;
 use super::registry::{Registry, View, Views};
 use super::supervisor::SupervisorRequest;
+use super::tasks::blocking;
 use super::unread::Unread;
 use crate::dataflow::{Failure, FailureFilter, Failures};
 use crate::log::{Control, LogFollower};
@@ -143,7 +144,7 @@ impl Letters {
 
     /// How many rows are meant, and of which views.
     async fn count(self, selection: Selection) -> (u64, BTreeSet<String>) {
-        let counted = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let wanted = wanted(&selection);
             let of_views = self.concerned(&selection, NO_VIEW).map(|(view, failures)| {
                 (u64::try_from(failures.count_of(&wanted)).unwrap_or(0), view)
@@ -151,11 +152,8 @@ impl Letters {
             let of_views: Vec<_> = of_views.filter(|(count, _)| *count > 0).collect();
             let count = of_views.iter().map(|(count, _)| count).sum();
             (count, of_views.into_iter().map(|(_, view)| view).collect())
-        });
-        match counted.await {
-            Ok(counted) => counted,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+        })
+        .await
     }
 
     /// The failures of the views that a selection names, from a view on. Those of events that no view

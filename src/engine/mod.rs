@@ -10,7 +10,7 @@ pub mod files;
 mod follow;
 mod inspection;
 pub mod local;
-pub mod memory;
+mod memory;
 mod planner;
 mod queries;
 mod read_side;
@@ -34,7 +34,7 @@ use crate::log::LogError;
 use crate::sink::SinkError;
 use queries::QueriesError;
 pub use read_side::{ReadSide, ReadSideConfig};
-pub use tasks::Tasks;
+pub use tasks::{Tasks, blocking};
 pub use write_side::{WriteSide, WriteSideConfig};
 
 /// Why a server does not run.

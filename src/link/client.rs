@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::message::{
-    CallAnswer, FromReadSide, FromWriteSide, LinkError, RowsHead, ViewCall, greet, read, write,
+    FeedMessage, FromReadSide, FromWriteSide, LinkError, RowsHead, ViewCall, greet, read, write,
 };
 use super::rows;
 use crate::decode::CatalogReceiver;
@@ -122,24 +123,37 @@ impl ReadSideClient {
         Ok(())
     }
 
-    /// Makes a call and waits for the answer, at most so long.
-    async fn call(&self, call: ViewCall, time: Duration) -> Result<(CallAnswer, Vec<u8>), Away> {
+    /// Makes a call and waits for the answer, at most so long; the answer, and the bytes behind it.
+    async fn call<T, E>(&self, call: ViewCall, time: Duration) -> Result<(T, Vec<u8>), E>
+    where
+        T: DeserializeOwned,
+        E: DeserializeOwned + From<Away>,
+    {
+        let (stream, answer, bytes) = self.begin::<Result<T, E>>(call, time).await?;
+        let mut idle = lock(&self.idle);
+        if idle.len() < IDLE_MAX {
+            idle.push(stream);
+        }
+        Ok((answer?, bytes))
+    }
+
+    /// The same; with the connection, on which more may come.
+    async fn begin<A: DeserializeOwned>(
+        &self,
+        call: ViewCall,
+        time: Duration,
+    ) -> Result<(UnixStream, A, Vec<u8>), Away> {
         if let Some(away) = self.away() {
             return Err(away);
         }
         let called = async {
             let mut stream = self.connect().await?;
             write(&mut stream, &call, &[]).await?;
-            let answer = read(&mut stream).await?.ok_or(LinkError::Unexpected)?;
-            let mut idle = lock(&self.idle);
-            if idle.len() < IDLE_MAX {
-                idle.push(stream);
-            }
-            Ok(answer)
+            let (answer, bytes) = read(&mut stream).await?.ok_or(LinkError::Ended)?;
+            Ok((stream, answer, bytes))
         };
-        let answered = tokio::time::timeout(time, called).await;
-        let answered = answered.unwrap_or(Err(LinkError::Timeout(time)));
-        answered.map_err(|error| self.failed(&error))
+        let called = tokio::time::timeout(time, called).await;
+        called.unwrap_or(Err(LinkError::Timeout(time))).map_err(|error| self.failed(&error))
     }
 
     /// A connection for calls.
@@ -163,29 +177,6 @@ impl ReadSideClient {
         self.away().unwrap_or_else(|| Away {
             reason: format!("the process that keeps the views does not answer: {error}"),
         })
-    }
-
-    fn unexpected(&self) -> Away {
-        self.failed(&LinkError::Unexpected)
-    }
-
-    async fn subscribe(&self, request: ChangesRequest) -> Result<RemoteFeed, ChangesError> {
-        if let Some(away) = self.away() {
-            return Err(away.into());
-        }
-        let begun = async {
-            let mut stream = self.connect().await?;
-            write(&mut stream, &ViewCall::Changes(request), &[]).await?;
-            let answer = read(&mut stream).await?.ok_or(LinkError::Unexpected)?;
-            Ok::<_, LinkError>((stream, answer))
-        };
-        let begun = tokio::time::timeout(ANSWER_TIME, begun).await;
-        match begun.unwrap_or(Err(LinkError::Timeout(ANSWER_TIME))) {
-            Ok((stream, (CallAnswer::Changes(Ok(())), _))) => Ok(RemoteFeed::new(stream)),
-            Ok((_, (CallAnswer::Changes(Err(error)), _))) => Err(error),
-            Ok(_) => Err(self.unexpected().into()),
-            Err(error) => Err(self.failed(&error).into()),
-        }
     }
 }
 
@@ -221,40 +212,23 @@ impl Backend for ReadSideClient {
     }
 
     fn status(&self) -> BoxFuture<'_, Result<ReadStatus, Away>> {
-        async move {
-            match self.call(ViewCall::Status, STATUS_TIME).await? {
-                (CallAnswer::Status(status), _) => status,
-                _ => Err(self.unexpected()),
-            }
-        }
-        .boxed()
+        self.call(ViewCall::Status, STATUS_TIME).map_ok(answer).boxed()
     }
 
     fn rows(&self, request: RowsRequest) -> BoxFuture<'_, Result<RowsAnswer, RowsError>> {
         async move {
             let time = request.timeout + 2 * ANSWER_TIME;
-            match self.call(ViewCall::Rows(request), time).await? {
-                (CallAnswer::Rows(Ok(head)), bytes) => {
-                    let RowsHead { tick, position, schema, cursor } = head;
-                    let batches = rows::decode(&bytes).map_err(|e| self.failed(&e.into()))?;
-                    Ok(RowsAnswer { tick, position, schema, batches, cursor })
-                }
-                (CallAnswer::Rows(Err(error)), _) => Err(error),
-                _ => Err(self.unexpected().into()),
-            }
+            let (head, bytes) = self.call::<_, RowsError>(ViewCall::Rows(request), time).await?;
+            let RowsHead { tick, position, schema, cursor } = head;
+            let batches = rows::decode(&bytes).map_err(|error| self.failed(&error.into()))?;
+            Ok(RowsAnswer { tick, position, schema, batches, cursor })
         }
         .boxed()
     }
 
     fn wait(&self, request: WaitRequest) -> BoxFuture<'_, Result<Vec<Waiting>, Away>> {
-        async move {
-            let time = request.timeout + ANSWER_TIME;
-            match self.call(ViewCall::Wait(request), time).await? {
-                (CallAnswer::Wait(waiting), _) => waiting,
-                _ => Err(self.unexpected()),
-            }
-        }
-        .boxed()
+        let time = request.timeout + ANSWER_TIME;
+        self.call(ViewCall::Wait(request), time).map_ok(answer).boxed()
     }
 
     fn changes(
@@ -262,54 +236,38 @@ impl Backend for ReadSideClient {
         request: ChangesRequest,
     ) -> BoxFuture<'_, Result<Box<dyn ChangeFeed>, ChangesError>> {
         async move {
-            let feed = self.subscribe(request).await?;
-            Ok(Box::new(feed) as Box<dyn ChangeFeed>)
+            let call = ViewCall::Changes(request);
+            let (stream, begun, _) =
+                self.begin::<Result<(), ChangesError>>(call, ANSWER_TIME).await?;
+            begun?;
+            Ok(Box::new(RemoteFeed::new(stream)) as Box<dyn ChangeFeed>)
         }
         .boxed()
     }
 
     fn rebuild(&self, view: String) -> BoxFuture<'_, Result<String, RebuildError>> {
-        async move {
-            match self.call(ViewCall::Rebuild { view }, WORK_TIME).await? {
-                (CallAnswer::Rebuild(rebuilt), _) => rebuilt,
-                _ => Err(self.unexpected().into()),
-            }
-        }
-        .boxed()
+        self.call(ViewCall::Rebuild { view }, WORK_TIME).map_ok(answer).boxed()
     }
 
     fn dead_letters(
         &self,
         filter: DeadLetterFilter,
     ) -> BoxFuture<'_, Result<Option<DeadLetters>, Away>> {
-        async move {
-            match self.call(ViewCall::DeadLetters(filter), WORK_TIME).await? {
-                (CallAnswer::DeadLetters(letters), _) => letters,
-                _ => Err(self.unexpected()),
-            }
-        }
-        .boxed()
+        self.call(ViewCall::DeadLetters(filter), WORK_TIME).map_ok(answer).boxed()
     }
 
     fn dismiss(&self, selection: Selection) -> BoxFuture<'_, Result<u64, DismissError>> {
-        async move {
-            match self.call(ViewCall::Dismiss(selection), WORK_TIME).await? {
-                (CallAnswer::Dismiss(dismissed), _) => dismissed,
-                _ => Err(self.unexpected().into()),
-            }
-        }
-        .boxed()
+        self.call(ViewCall::Dismiss(selection), WORK_TIME).map_ok(answer).boxed()
     }
 
     fn retry(&self, selection: Selection) -> BoxFuture<'_, Result<Retried, Away>> {
-        async move {
-            match self.call(ViewCall::Retry(selection), WORK_TIME).await? {
-                (CallAnswer::Retry(retried), _) => retried,
-                _ => Err(self.unexpected()),
-            }
-        }
-        .boxed()
+        self.call(ViewCall::Retry(selection), WORK_TIME).map_ok(answer).boxed()
     }
+}
+
+/// An answer without bytes behind it.
+fn answer<T>((answer, _): (T, Vec<u8>)) -> T {
+    answer
 }
 
 /// The changes of a view in the other process. At most one part is read ahead: a subscriber that is
@@ -339,16 +297,13 @@ impl RemoteFeed {
 
 async fn next_part(stream: &mut UnixStream) -> Result<ChangePart, FeedEnd> {
     let part = async {
-        let message = read(stream).await?.ok_or(LinkError::Unexpected)?;
-        let (CallAnswer::Part { tick, deleted_bytes, end }, bytes) = message else {
-            return match message {
-                (CallAnswer::FeedEnd(end), _) => Ok(Err(end)),
-                _ => Err(LinkError::Unexpected),
-            };
+        let (message, bytes) = read(stream).await?.ok_or(LinkError::Ended)?;
+        let (tick, deleted_bytes, end) = match message {
+            FeedMessage::Part { tick, deleted_bytes, end } => (tick, deleted_bytes, end),
+            FeedMessage::End(end) => return Ok(Err(end)),
         };
-        let (deleted, upserted) =
-            bytes.split_at_checked(deleted_bytes).ok_or(LinkError::Unexpected)?;
-        let one = |bytes| rows::decode(bytes)?.pop().ok_or(LinkError::Unexpected);
+        let (deleted, upserted) = bytes.split_at_checked(deleted_bytes).ok_or(LinkError::Ended)?;
+        let one = |bytes| rows::decode(bytes)?.pop().ok_or(LinkError::Ended);
         Ok(Ok(ChangePart { tick, deleted: one(deleted)?, upserted: one(upserted)?, end }))
     };
     part.await.unwrap_or_else(|error: LinkError| {

@@ -12,9 +12,7 @@ use crate::model::Position;
 use crate::model::view::ViewRef;
 use crate::model::{Head, Tick};
 use crate::status::{
-    Away, ChangesError, ChangesRequest, DeadLetterFilter, DeadLetters, DismissError, FeedEnd,
-    ReadStatus, RebuildError, Retried, RowsError, RowsRequest, Selection, TickEnd, WaitRequest,
-    Waiting,
+    ChangesRequest, DeadLetterFilter, FeedEnd, RowsRequest, Selection, TickEnd, WaitRequest,
 };
 
 /// The version of the messages. Sides of different versions do not talk.
@@ -37,8 +35,8 @@ pub enum LinkError {
     Protocol { theirs: u32 },
     #[error("it does not answer within {0:?}")]
     Timeout(std::time::Duration),
-    #[error("an answer to something else")]
-    Unexpected,
+    #[error("it ends before its answer does")]
+    Ended,
 }
 
 /// The first message in both directions.
@@ -71,39 +69,31 @@ pub enum FromReadSide {
     Note(Control),
 }
 
-/// A call of the write side.
+/// A call of the write side. Its answer is the result of the method of
+/// [`Backend`](crate::status::Backend) that it stands for.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ViewCall {
     Status,
+    /// The answer has [`RowsHead`] in place of the rows, which follow the JSON.
     Rows(RowsRequest),
     Wait(WaitRequest),
+    /// The answer has nothing in place of the feed, which follows it: [`FeedMessage`]s.
     Changes(ChangesRequest),
-    Rebuild { view: String },
+    Rebuild {
+        view: String,
+    },
     DeadLetters(DeadLetterFilter),
     Dismiss(Selection),
     Retry(Selection),
 }
 
-/// The answer to a call.
+/// A message of a feed.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum CallAnswer {
-    Status(Result<ReadStatus, Away>),
-    /// The rows follow the JSON.
-    Rows(Result<RowsHead, RowsError>),
-    Wait(Result<Vec<Waiting>, Away>),
-    /// The feed begins; each part is a message of its own until one says that it ends.
-    Changes(Result<(), ChangesError>),
+pub enum FeedMessage {
     /// The rows that went and those that came follow the JSON.
-    Part {
-        tick: Tick,
-        deleted_bytes: usize,
-        end: Option<TickEnd>,
-    },
-    FeedEnd(FeedEnd),
-    Rebuild(Result<String, RebuildError>),
-    DeadLetters(Result<Option<DeadLetters>, Away>),
-    Dismiss(Result<u64, DismissError>),
-    Retry(Result<Retried, Away>),
+    Part { tick: Tick, deleted_bytes: usize, end: Option<TickEnd> },
+    /// Nothing more comes.
+    End(FeedEnd),
 }
 
 /// An answer's rows, but for the rows.
@@ -163,9 +153,7 @@ pub async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     follows: bool,
 ) -> Result<(), LinkError> {
     write(stream, &Hello { protocol: PROTOCOL, follows }, &[]).await?;
-    let Some((Hello { protocol: theirs, .. }, _)) = read(stream).await? else {
-        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-    };
+    let (Hello { protocol: theirs, .. }, _) = read(stream).await?.ok_or(LinkError::Ended)?;
     if theirs == PROTOCOL { Ok(()) } else { Err(LinkError::Protocol { theirs }) }
 }
 

@@ -13,7 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use super::message::{
-    CallAnswer, FromReadSide, FromWriteSide, Hello, LinkError, PROTOCOL, RowsHead, ViewCall, read,
+    FeedMessage, FromReadSide, FromWriteSide, Hello, LinkError, PROTOCOL, RowsHead, ViewCall, read,
     write,
 };
 use super::rows;
@@ -22,7 +22,10 @@ use crate::log::{Control, LogWriterRequests};
 use crate::model::Head;
 use crate::model::alarm::Alarms;
 use crate::model::memory::resident_bytes;
-use crate::status::{Away, Backend, ChangePart, ChangesRequest, RowsAnswer};
+use crate::status::{
+    Away, Backend, ChangePart, ChangesError, ChangesRequest, DismissError, ReadStatus,
+    RebuildError, RowsAnswer, RowsError,
+};
 
 /// How long to wait when no further connection can be opened.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -186,49 +189,48 @@ impl ReadSideServer {
         }
     }
 
-    async fn answer_calls(&self, mut stream: UnixStream) -> Result<(), LinkError> {
-        while let Some((call, _)) = read::<ViewCall>(&mut stream).await? {
-            let backend = self.0.backend.borrow().clone();
-            let (answer, bytes) = match (backend, call) {
-                (Some(backend), ViewCall::Changes(request)) => {
-                    return feed(stream, backend, request).await;
-                }
-                (Some(backend), call) => self.answer(backend, call).await?,
-                (None, call) => (not_ready(call), Vec::new()),
+    async fn answer_calls(&self, mut to: UnixStream) -> Result<(), LinkError> {
+        while let Some((call, _)) = read::<ViewCall>(&mut to).await? {
+            let Some(backend) = self.0.backend.borrow().clone() else {
+                refuse(&mut to, call).await?;
+                continue;
             };
-            write(&mut stream, &answer, &bytes).await?;
+            match call {
+                ViewCall::Changes(request) => return feed(to, backend, request).await,
+                ViewCall::Status => {
+                    let status = backend.status().await.map(|status| ReadStatus {
+                        alarms: self.0.alarms.list(),
+                        resident_bytes: resident_bytes(None),
+                        ..status
+                    });
+                    write(&mut to, &status, &[]).await?;
+                }
+                ViewCall::Rows(request) => match backend.rows(request).await {
+                    Err(error) => write(&mut to, &Err::<RowsHead, _>(error), &[]).await?,
+                    Ok(RowsAnswer { tick, position, schema, batches, cursor }) => {
+                        let head = RowsHead { tick, position, schema, cursor };
+                        let rows = rows::encode(&batches)?;
+                        write(&mut to, &Ok::<_, RowsError>(head), &rows).await?;
+                    }
+                },
+                ViewCall::Wait(request) => {
+                    write(&mut to, &backend.wait(request).await, &[]).await?
+                }
+                ViewCall::Rebuild { view } => {
+                    write(&mut to, &backend.rebuild(view).await, &[]).await?;
+                }
+                ViewCall::DeadLetters(filter) => {
+                    write(&mut to, &backend.dead_letters(filter).await, &[]).await?;
+                }
+                ViewCall::Dismiss(selection) => {
+                    write(&mut to, &backend.dismiss(selection).await, &[]).await?;
+                }
+                ViewCall::Retry(selection) => {
+                    write(&mut to, &backend.retry(selection).await, &[]).await?;
+                }
+            }
         }
         Ok(())
-    }
-
-    async fn answer(
-        &self,
-        backend: Arc<dyn Backend>,
-        call: ViewCall,
-    ) -> Result<(CallAnswer, Vec<u8>), LinkError> {
-        let answer = match call {
-            ViewCall::Status => CallAnswer::Status(backend.status().await.map(|mut status| {
-                status.alarms = self.0.alarms.list();
-                status.resident_bytes = resident_bytes(None);
-                status
-            })),
-            ViewCall::Rows(request) => match backend.rows(request).await {
-                Err(error) => CallAnswer::Rows(Err(error)),
-                Ok(RowsAnswer { tick, position, schema, batches, cursor }) => {
-                    let head = RowsHead { tick, position, schema, cursor };
-                    return Ok((CallAnswer::Rows(Ok(head)), rows::encode(&batches)?));
-                }
-            },
-            ViewCall::Wait(request) => CallAnswer::Wait(backend.wait(request).await),
-            ViewCall::Changes(_) => return Err(LinkError::Unexpected),
-            ViewCall::Rebuild { view } => CallAnswer::Rebuild(backend.rebuild(view).await),
-            ViewCall::DeadLetters(filter) => {
-                CallAnswer::DeadLetters(backend.dead_letters(filter).await)
-            }
-            ViewCall::Dismiss(selection) => CallAnswer::Dismiss(backend.dismiss(selection).await),
-            ViewCall::Retry(selection) => CallAnswer::Retry(backend.retry(selection).await),
-        };
-        Ok((answer, Vec::new()))
     }
 }
 
@@ -267,18 +269,17 @@ async fn first_note(notes: &mut watch::Receiver<VecDeque<Control>>) -> Option<Co
     notes.wait_for(|notes| !notes.is_empty()).await.ok()?.front().cloned()
 }
 
-/// The answer while the query files are being planned.
-fn not_ready(call: ViewCall) -> CallAnswer {
+/// Answers while the query files are being planned.
+async fn refuse(to: &mut UnixStream, call: ViewCall) -> Result<(), LinkError> {
     let away = Away { reason: "the views are being prepared: the query files are planned".into() };
     match call {
-        ViewCall::Status => CallAnswer::Status(Err(away)),
-        ViewCall::Rows(_) => CallAnswer::Rows(Err(away.into())),
-        ViewCall::Wait(_) => CallAnswer::Wait(Err(away)),
-        ViewCall::Changes(_) => CallAnswer::Changes(Err(away.into())),
-        ViewCall::Rebuild { .. } => CallAnswer::Rebuild(Err(away.into())),
-        ViewCall::DeadLetters(_) => CallAnswer::DeadLetters(Err(away)),
-        ViewCall::Dismiss(_) => CallAnswer::Dismiss(Err(away.into())),
-        ViewCall::Retry(_) => CallAnswer::Retry(Err(away)),
+        ViewCall::Status | ViewCall::Wait(_) | ViewCall::DeadLetters(_) | ViewCall::Retry(_) => {
+            write(to, &Err::<(), _>(away), &[]).await
+        }
+        ViewCall::Rows(_) => write(to, &Err::<(), RowsError>(away.into()), &[]).await,
+        ViewCall::Changes(_) => write(to, &Err::<(), ChangesError>(away.into()), &[]).await,
+        ViewCall::Rebuild { .. } => write(to, &Err::<(), RebuildError>(away.into()), &[]).await,
+        ViewCall::Dismiss(_) => write(to, &Err::<(), DismissError>(away.into()), &[]).await,
     }
 }
 
@@ -291,9 +292,9 @@ async fn feed(
     let (mut from, mut to) = stream.into_split();
     let mut feed = match backend.changes(request).await {
         Ok(feed) => feed,
-        Err(error) => return write(&mut to, &CallAnswer::Changes(Err(error)), &[]).await,
+        Err(error) => return write(&mut to, &Err::<(), _>(error), &[]).await,
     };
-    write(&mut to, &CallAnswer::Changes(Ok(())), &[]).await?;
+    write(&mut to, &Ok::<_, ChangesError>(()), &[]).await?;
     loop {
         let part = tokio::select! {
             part = feed.next() => part,
@@ -301,12 +302,12 @@ async fn feed(
             _ = from.read_u8() => return Ok(()),
         };
         match part {
-            Err(end) => return write(&mut to, &CallAnswer::FeedEnd(end), &[]).await,
+            Err(end) => return write(&mut to, &FeedMessage::End(end), &[]).await,
             Ok(ChangePart { tick, deleted, upserted, end }) => {
                 let mut bytes = rows::encode(&[deleted])?;
                 let deleted_bytes = bytes.len();
                 bytes.extend(rows::encode(&[upserted])?);
-                write(&mut to, &CallAnswer::Part { tick, deleted_bytes, end }, &bytes).await?;
+                write(&mut to, &FeedMessage::Part { tick, deleted_bytes, end }, &bytes).await?;
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The memory of a process, as the system counts it.
+//! The memory of a process and of the machine, as the system counts it.
 
 /// What of a process's memory is in RAM, in bytes; of this process where none is named. `None` where
 /// the system does not tell.
@@ -8,4 +8,34 @@ pub fn resident_bytes(pid: Option<u32>) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok().map(|kb| kb * 1024)
+}
+
+/// The memory of the machine, or of the control group that the process is in, if that is less.
+pub fn total_bytes() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let machine = read("/proc/meminfo").and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    });
+    // In a container its own group is at the root; otherwise the path is told.
+    let own = read("/proc/self/cgroup").and_then(|text| {
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+        read(&format!("/sys/fs/cgroup{path}/memory.max"))
+    });
+    let roots = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let groups = own.into_iter().chain(roots.into_iter().filter_map(read));
+    // A group without a limit says `max`, or an enormous number.
+    let groups = groups.filter_map(|text| text.trim().parse::<u64>().ok());
+    groups.chain(machine).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_the_process_is_part_of_that_of_the_machine() {
+        let (resident, total) = (resident_bytes(None).unwrap(), total_bytes().unwrap());
+        assert!(resident > 1 << 20 && resident < total, "{resident} of {total}");
+    }
 }

@@ -1,5 +1,6 @@
 //! The vocabulary that every other module shares: positions and ticks, events, schemas, rows and
-//! limits. Nothing here does I/O or knows another module.
+//! limits. Nothing here knows another module, or does I/O
+//! but to ask the system for time and memory.
 
 pub mod alarm;
 pub mod clock;

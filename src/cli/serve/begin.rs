@@ -13,6 +13,7 @@ use super::super::config::{ClickHouseChoice, Settings};
 use super::super::serving::ServingFile;
 use super::super::{ENVIRONMENT, WRONG_INPUT, report};
 use crate::access::{Access, AdminRecord};
+use crate::engine::WriteSideConfig;
 use crate::http::{Gate, acceptor};
 use crate::model::alarm::Alarms;
 use crate::sink::clickhouse::server::{
@@ -87,7 +88,7 @@ async fn listen(addresses: &[SocketAddr]) -> std::io::Result<TcpListener> {
 }
 
 /// The certificate, if HTTP goes over TLS.
-pub fn tls(settings: &Settings) -> Result<Option<TlsAcceptor>, u8> {
+fn tls(settings: &Settings) -> Result<Option<TlsAcceptor>, u8> {
     settings.tls.clone().map(acceptor).transpose().map_err(|error| {
         report(&error);
         WRONG_INPUT
@@ -133,8 +134,22 @@ fn check_access(settings: &Settings, loopback: bool) -> Result<(), u8> {
     Ok(())
 }
 
+/// The options of the write side, or the code to end with.
+pub fn write_side(
+    settings: &Settings,
+    loopback: bool,
+    alarms: &Alarms,
+) -> Result<WriteSideConfig, u8> {
+    Ok(WriteSideConfig {
+        data_dir: settings.data_dir.clone(),
+        limits: settings.limits.clone(),
+        gate: gate(settings, loopback, alarms)?,
+        tls: tls(settings)?,
+    })
+}
+
 /// Who is let in.
-pub fn gate(settings: &Settings, loopback: bool, alarms: &Alarms) -> Result<Gate, u8> {
+fn gate(settings: &Settings, loopback: bool, alarms: &Alarms) -> Result<Gate, u8> {
     let access = Access::open(&settings.data_dir, alarms.clone()).map_err(|error| {
         report(&error);
         ENVIRONMENT

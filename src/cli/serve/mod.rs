@@ -20,8 +20,10 @@ use tracing_subscriber::EnvFilter;
 
 use super::config::Settings;
 use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
+use crate::engine::EngineError;
 use crate::model::alarm::Alarms;
 use begin::Begun;
+use side::{Parent, SideStart};
 
 /// How long the process lives after it was told to end.
 const END_TIME_MAX: Duration = Duration::from_secs(9);
@@ -96,25 +98,58 @@ pub struct ServeArgs {
 /// Serves until SIGTERM or Ctrl-C.
 pub fn run(args: ServeArgs) -> u8 {
     use_small_pages(true);
+    match Settings::new(&args) {
+        Ok(settings) => run_process(serve(settings)),
+        Err(error) => {
+            report(&error);
+            WRONG_INPUT
+        }
+    }
+}
+
+/// Runs one of the two sides, as the parent tells on standard input.
+pub fn run_side<F: Future<Output = u8>>(side: impl FnOnce(SideStart, Parent) -> F) -> u8 {
+    // The parent tells when to end, also where the signal goes to all processes of a service.
+    // SAFETY: nothing runs in place of the signals.
+    unsafe {
+        libc::signal(libc::SIGTERM, libc::SIG_IGN);
+        libc::signal(libc::SIGINT, libc::SIG_IGN);
+    }
+    run_process(async {
+        match Parent::meet().await {
+            Ok((start, parent)) => side(start, parent).await,
+            Err(error) => {
+                report(&error);
+                ENVIRONMENT
+            }
+        }
+    })
+}
+
+/// Runs a process of the server; the code to end with.
+fn run_process(process: impl Future<Output = u8>) -> u8 {
     let _failpoints = fail::FailScenario::setup();
     start_logging();
     end_on_panic();
     survive_file_limits();
-    let settings = match Settings::new(&args) {
-        Ok(settings) => settings,
-        Err(error) => {
-            report(&error);
-            return WRONG_INPUT;
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
-            let code = runtime.block_on(serve(settings));
+            let code = runtime.block_on(process);
             // What still computes or waits for somebody else ends with the process.
             runtime.shutdown_timeout(RUNTIME_END_TIME_MAX);
             code
         }
+        Err(error) => {
+            report(&error);
+            ENVIRONMENT
+        }
+    }
+}
+
+/// The code to end with, once an error is told.
+fn code_of(served: Result<(), EngineError>) -> u8 {
+    match served {
+        Ok(()) => DONE,
         Err(error) => {
             report(&error);
             ENVIRONMENT
@@ -189,31 +224,6 @@ async fn serve(settings: Settings) -> u8 {
         both::serve(begun, alarms).await
     } else {
         parent::serve(begun, alarms).await
-    }
-}
-
-/// Runs one of the two sides, as the parent tells on standard input.
-pub fn run_side(side: impl Future<Output = u8>) -> u8 {
-    let _failpoints = fail::FailScenario::setup();
-    start_logging();
-    end_on_panic();
-    survive_file_limits();
-    // The parent tells when to end, also where the signal goes to all processes of a service.
-    // SAFETY: nothing runs in place of the signals.
-    unsafe {
-        libc::signal(libc::SIGTERM, libc::SIG_IGN);
-        libc::signal(libc::SIGINT, libc::SIG_IGN);
-    }
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => {
-            let code = runtime.block_on(side);
-            runtime.shutdown_timeout(RUNTIME_END_TIME_MAX);
-            code
-        }
-        Err(error) => {
-            report(&error);
-            ENVIRONMENT
-        }
     }
 }
 

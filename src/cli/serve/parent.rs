@@ -17,10 +17,9 @@ use super::super::{DONE, ENVIRONMENT, report};
 use super::begin::{self, Begun};
 use super::side::{self, FromParent, FromSide, SideStart};
 use super::{ended, read, write};
-use crate::engine::memory::total_bytes;
 use crate::link::{LinkError, read_message, write_message};
 use crate::model::alarm::{Alarm, Alarms, Part};
-use crate::model::memory::resident_bytes;
+use crate::model::memory::{resident_bytes, total_bytes};
 
 /// How often the sides are looked after.
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::super::{DONE, ENVIRONMENT, report};
+use super::code_of;
 use super::side::{Parent, SideStart};
 use crate::decode::CatalogReceiver;
-use crate::engine::{self, EngineError, ReadSide, Tasks};
+use crate::engine::{self, EngineError, ReadSide, Tasks, blocking};
 use crate::link::ReadSideServer;
 use crate::log::{self, LogFollower};
 use crate::model::alarm::Alarms;
@@ -17,16 +18,9 @@ pub const COMMAND: &str = "read-side";
 const OOM_SCORE_ADJ: &str = "1000";
 
 /// Keeps the views until the parent tells to stop; the code to end with.
-pub async fn serve() -> u8 {
+pub async fn serve(start: SideStart, parent: Parent) -> u8 {
     // Not every system has it, and without it the kernel chooses.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
-    let (start, parent) = match Parent::meet().await {
-        Ok(met) => met,
-        Err(error) => {
-            report(&error);
-            return ENVIRONMENT;
-        }
-    };
     let tasks = Tasks::new(Alarms::default());
     let prepared = tokio::select! {
         prepared = prepare(start, &tasks) => prepared,
@@ -51,13 +45,7 @@ pub async fn serve() -> u8 {
         () = tasks.stopping().cancelled() => {}
     }
     running.end_in_order();
-    match engine::end(&tasks, move || running.close()).await {
-        Ok(()) => DONE,
-        Err(error) => {
-            report(&error);
-            ENVIRONMENT
-        }
-    }
+    code_of(engine::end(&tasks, move || running.close()).await)
 }
 
 /// A read side that may begin.
@@ -81,15 +69,11 @@ async fn prepare(start: SideStart, tasks: &Tasks) -> Result<Prepared, u8> {
     let log = LogFollower::open(&directory, &history, link.head(), alarms, Arc::new(link.clone()));
     let (config, catalog) = (settings.read_side(clickhouse), Arc::new(link.clone()));
     let tasks = tasks.clone();
-    let opening = tokio::task::spawn_blocking(move || {
-        ReadSide::open(config, log.map_err(EngineError::from)?, catalog, tasks)
-    });
-    match opening.await {
-        Ok(Ok(read)) => Ok(Prepared { link, history, read }),
-        Ok(Err(error)) => {
-            report(&error);
-            Err(ENVIRONMENT)
-        }
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+    let opening =
+        blocking(move || ReadSide::open(config, log.map_err(EngineError::from)?, catalog, tasks));
+    let read = opening.await.map_err(|error| {
+        report(&error);
+        ENVIRONMENT
+    })?;
+    Ok(Prepared { link, history, read })
 }

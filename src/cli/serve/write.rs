@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::super::{DONE, ENVIRONMENT, report};
+use super::super::{ENVIRONMENT, report};
 use super::begin;
+use super::code_of;
 use super::side::{self, Parent, SideStart};
-use crate::engine::{self, Tasks, WriteSide, WriteSideConfig};
+use crate::engine::{self, Tasks, WriteSide};
 use crate::link::ReadSideClient;
 use crate::model::alarm::Alarms;
 
@@ -13,19 +14,12 @@ use crate::model::alarm::Alarms;
 pub const COMMAND: &str = "write-side";
 
 /// Serves until the parent tells to stop; the code to end with.
-pub async fn serve() -> u8 {
-    let (start, parent) = match Parent::meet().await {
-        Ok(met) => met,
-        Err(error) => {
-            report(&error);
-            return ENVIRONMENT;
-        }
-    };
+pub async fn serve(start: SideStart, parent: Parent) -> u8 {
     let SideStart { settings, loopback, socket, .. } = start;
     let alarms = Alarms::default();
-    let (gate, tls) = match (begin::gate(&settings, loopback, &alarms), begin::tls(&settings)) {
-        (Ok(gate), Ok(tls)) => (gate, tls),
-        (Err(code), _) | (_, Err(code)) => return code,
+    let config = match begin::write_side(&settings, loopback, &alarms) {
+        Ok(config) => config,
+        Err(code) => return code,
     };
     let listener = match side::listener() {
         Ok(listener) => listener,
@@ -35,8 +29,6 @@ pub async fn serve() -> u8 {
         }
     };
     let tasks = Tasks::new(alarms.clone());
-    let (data_dir, limits) = (settings.data_dir, settings.limits);
-    let config = WriteSideConfig { data_dir, limits, gate, tls };
     let write = match WriteSide::open(config, tasks.clone()) {
         Ok(write) => write,
         Err(error) => {
@@ -60,11 +52,5 @@ pub async fn serve() -> u8 {
     });
     parent.is_served();
     write.serve(listener, backend, parent.stopped()).await;
-    match engine::end(&tasks, move || log.close()).await {
-        Ok(()) => DONE,
-        Err(error) => {
-            report(&error);
-            ENVIRONMENT
-        }
-    }
+    code_of(engine::end(&tasks, move || log.close()).await)
 }

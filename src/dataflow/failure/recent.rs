@@ -53,15 +53,19 @@ impl ChunkTypes {
         }
     }
 
-    /// Keeps them, whose events enter at `tick`, for the rows that fail on this thread. All views are
-    /// through with what is before `through`.
-    pub fn keep(self, tick: Tick, through: Tick) {
+    /// Keeps them, whose events enter at `tick`, for the rows that fail on this thread. `through` says
+    /// with what all views are through: with what is before that tick.
+    pub fn keep(self, tick: Tick, through: impl FnOnce() -> Tick) {
         if self.0.is_empty() {
             return;
         }
         RECENT.with_borrow_mut(|recent| {
             recent.runs += self.0.len();
             recent.chunks.push_back((tick, self.0));
+            if !recent.has_many() {
+                return;
+            }
+            let through = through();
             while let Some(at) = recent.first_left(through) {
                 recent.runs -= recent.chunks.remove(at).map_or(0, |(_, runs)| runs.len());
             }
@@ -75,8 +79,12 @@ impl RecentPosition {
         if self.runs > ALL_RUNS_MAX || self.chunks.len() > ALL_CHUNKS_MAX {
             return Some(0);
         }
-        let too_many = self.runs > RUNS_MAX || self.chunks.len() > CHUNKS_MAX;
-        too_many.then(|| self.chunks.iter().position(|(tick, _)| *tick < through))?
+        self.has_many().then(|| self.chunks.iter().position(|(tick, _)| *tick < through))?
+    }
+
+    /// More than are kept beside those that some view has yet to take in.
+    fn has_many(&self) -> bool {
+        self.runs > RUNS_MAX || self.chunks.len() > CHUNKS_MAX
     }
 }
 

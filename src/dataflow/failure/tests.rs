@@ -117,11 +117,11 @@ fn types_of_a_chunk_are_kept_until_every_view_is_through_with_it() {
         types
     };
     for n in 0..10 {
-        chunk(n * 100_000 + 1).keep(n + 1, 1);
+        chunk(n * 100_000 + 1).keep(n + 1, || 1);
     }
     assert_eq!(super::recent::type_of(50_000).as_deref(), Some("A"));
     assert_eq!(super::recent::type_of(950_001).as_deref(), Some("B"));
-    chunk(1_000_001).keep(11, 10);
+    chunk(1_000_001).keep(11, || 10);
     assert_eq!(super::recent::type_of(50_000), None);
     assert_eq!(super::recent::type_of(950_001).as_deref(), Some("B"));
 }
@@ -133,7 +133,7 @@ fn events_are_told_apart_by_their_types() {
     for (position, event_type) in [(4, "A"), (5, "A"), (6, "B"), (8, "A")] {
         types.push(position, &event_type.into());
     }
-    types.keep(1, 0);
+    types.keep(1, || 0);
     let record = |failures: &Failures, positions: &[Position]| {
         let stream = FailureStream::new(&[]);
         positions.iter().for_each(|at| stream.record(&expression(), ZERO, Some(*at), (1, 1)));

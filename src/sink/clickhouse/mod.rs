@@ -67,7 +67,7 @@ use reject::ValueLimits;
 use rows::RowMaker;
 use sweep::TOMBSTONES_MIN;
 use table::Table;
-use types::quote_name;
+use types::{quote_name, quote_text};
 use view::Runner;
 use writer::ViewWriter;
 
@@ -114,14 +114,14 @@ async fn settle(clickhouse: &ClickHouse) -> Result<(), ClickHouseError> {
     struct Running {
         inserts: u64,
     }
-    let internal = clickhouse.internal().replace('\\', "\\\\").replace('\'', "\\'");
     let sql = format!(
         "SELECT count() AS inserts FROM system.processes WHERE query_kind = 'Insert' \
-         AND position(query, '{internal}') > 0"
+         AND position(query, {}) > 0",
+        quote_text(clickhouse.internal())
     );
     let end = Instant::now() + SETTLE_TIME_MAX;
     let mut looks = 0;
-    while looks < SETTLE_LOOKS {
+    loop {
         let running = clickhouse.fetch::<Running>(&sql).await?;
         let inserts = running.first().map_or(0, |running| running.inserts);
         looks = if inserts == 0 { looks + 1 } else { 0 };
@@ -129,9 +129,11 @@ async fn settle(clickhouse: &ClickHouse) -> Result<(), ClickHouseError> {
             tracing::warn!(inserts, "inserts that were sent before are still running");
             return Ok(());
         }
+        if looks == SETTLE_LOOKS {
+            return Ok(());
+        }
         tokio::time::sleep(SETTLE_INTERVAL).await;
     }
-    Ok(())
 }
 
 /// A ClickHouse database that holds views.
