@@ -383,7 +383,8 @@ async fn view_in_which_the_process_dies_three_times_is_set_aside_until_its_sql_c
     server.run();
     post(&server, "A", &[1, 2, 3]).await;
     wait_for(&server, "harm", "live").await;
-    server.kill();
+    // In order: a kill in the middle of the view's work would be the first death.
+    assert_eq!(server.terminate().wait().unwrap().code(), Some(0));
     server.set_environment("FAILPOINTS", "in view harm=return");
     for _ in 0..3 {
         assert_eq!(server.ends().code(), None, "it is killed by a signal");

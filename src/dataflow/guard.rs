@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use timely::scheduling::Activator;
+
 use super::marker::WorkerMarker;
 use super::reclaim::Reclaimed;
 use crate::model::Tick;
@@ -209,6 +211,28 @@ impl Guard {
     /// The time that an operator may work from now on.
     pub fn slice(&self) -> Slice {
         Slice { guard: self.clone(), until: WORK.with(CurrentWork::slice_end), rows: Rc::default() }
+    }
+
+    /// Works for a slice at what waits, the first first; `work` says whether that is done with. The
+    /// operator is called again where something is left.
+    pub fn work_off<W>(
+        &self,
+        waiting: &mut VecDeque<W>,
+        activator: &Activator,
+        mut work: impl FnMut(&mut W, &Slice) -> bool,
+    ) {
+        let slice = self.slice();
+        while let Some(first) = waiting.front_mut() {
+            if work(first, &slice) {
+                waiting.pop_front();
+            }
+            if slice.is_over() {
+                break;
+            }
+        }
+        if !waiting.is_empty() {
+            activator.activate();
+        }
     }
 
     /// Counts an arrangement's bytes from now on; `output`: it holds the view's rows.

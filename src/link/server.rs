@@ -214,7 +214,7 @@ impl ReadSideServer {
                     }
                 },
                 ViewCall::Wait(request) => {
-                    write(&mut to, &backend.wait(request).await, &[]).await?
+                    write(&mut to, &backend.wait(request).await, &[]).await?;
                 }
                 ViewCall::Rebuild { view } => {
                     write(&mut to, &backend.rebuild(view).await, &[]).await?;

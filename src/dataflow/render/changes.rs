@@ -70,21 +70,12 @@ where
             trace.advance_upper(&mut upper);
             trace.set_logical_compaction(upper.borrow());
             trace.set_physical_compaction(upper.borrow());
-            let slice = guard.slice();
-            while let Some((capabilities, work)) = waiting.front_mut() {
-                let (deltas, done) = work.run(&slice);
+            guard.work_off(&mut waiting, &activator, |(capabilities, work), slice| {
+                let (deltas, done) = work.run(slice);
                 slice.made(deltas.iter().map(Delta::len).sum());
                 output.session(&*capabilities).give_iterator(deltas.into_iter());
-                if done {
-                    waiting.pop_front();
-                }
-                if slice.is_over() {
-                    break;
-                }
-            }
-            if !waiting.is_empty() {
-                activator.activate();
-            }
+                done
+            });
         }
     })
 }

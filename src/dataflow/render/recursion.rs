@@ -244,8 +244,7 @@ fn flat<'inner>(arranged: Arranged<'inner, RowsTrace>, guard: &Guard) -> ScopedR
             if stops {
                 return waiting.clear();
             }
-            let slice = guard.slice();
-            while let Some((capabilities, cursor, batch)) = waiting.front_mut() {
+            guard.work_off(&mut waiting, &activator, |(capabilities, cursor, batch), slice| {
                 let mut rows = Vec::new();
                 while rows.len() < ROWS_AT_ONCE
                     && let Some(row) = cursor.get_key(batch)
@@ -253,19 +252,10 @@ fn flat<'inner>(arranged: Arranged<'inner, RowsTrace>, guard: &Guard) -> ScopedR
                     cursor.map_times(batch, |at, diff| rows.push((row.clone(), *at, *diff)));
                     cursor.step_key(batch);
                 }
-                let done = cursor.get_key(batch).is_none();
                 slice.made(rows.len());
                 output.session(&**capabilities).give_container(&mut rows);
-                if done {
-                    waiting.pop_front();
-                }
-                if slice.is_over() {
-                    break;
-                }
-            }
-            if !waiting.is_empty() {
-                activator.activate();
-            }
+                cursor.get_key(batch).is_none()
+            });
         }
     });
     rows.as_collection()
