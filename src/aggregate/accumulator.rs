@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::slot::{Slot, State};
 use crate::model::multiplicity::Multiplicity;
+use crate::model::packed::{put, put_signed, take_bytes, take_signed};
 
 /// The sum of a group's rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -46,6 +47,38 @@ impl Accumulator {
     pub fn heap_bytes(&self) -> usize {
         let slots = if self.slots.spilled() { self.slots.len() * size_of::<Slot>() } else { 0 };
         slots + self.slots.iter().map(Slot::heap_bytes).sum::<usize>()
+    }
+
+    /// Appends it in the form in which it is kept: number of bytes, rows, slots.
+    pub fn pack(&self, out: &mut Vec<u8>) {
+        // Most take less than 128 bytes, and so one for their number.
+        let start = out.len();
+        out.push(0);
+        put_signed(out, self.rows.bits());
+        for slot in &self.slots {
+            slot.pack(out);
+        }
+        let len = out.len() - start - 1;
+        if len < 0x80 {
+            out[start] = len as u8;
+        } else {
+            let mut number = Vec::new();
+            put(&mut number, len as u64);
+            out.splice(start..=start, number);
+        }
+    }
+
+    /// Takes one in that form off the front.
+    pub fn unpack(from: &mut &[u8]) -> Self {
+        let mut bytes = take_bytes(from);
+        let rows = Multiplicity::new(take_signed(&mut bytes));
+        let mut slots = SmallVec::new();
+        while !bytes.is_empty()
+            && let Some(slot) = Slot::unpack(&mut bytes)
+        {
+            slots.push(slot);
+        }
+        Accumulator { rows, slots }
     }
 
     /// The state in a slot, if there is one of this kind.

@@ -7,6 +7,7 @@ use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
 use super::{AggregateFunction, FoldedAggregate, Overflows, State, States};
+use crate::model::packed::{put_signed, take_signed};
 
 pub static BOOL_AND: AggregateFunction =
     AggregateFunction::accumulable("bool_and", |_, _| Ok(Box::new(Connective::And)));
@@ -30,6 +31,15 @@ impl State for Booleans {
     #[inline]
     fn is_zero(&self) -> bool {
         self.yes == 0 && self.no == 0
+    }
+
+    fn pack(&self, out: &mut Vec<u8>) {
+        put_signed(out, self.yes);
+        put_signed(out, self.no);
+    }
+
+    fn unpack(from: &mut &[u8]) -> Self {
+        Booleans { yes: take_signed(from), no: take_signed(from) }
     }
 }
 

@@ -7,6 +7,7 @@ use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
 use super::{AggregateFunction, FoldedAggregate, Overflows, State, States};
+use crate::model::packed::{put_signed, take_signed};
 
 pub static COUNT: AggregateFunction = AggregateFunction {
     counts_rows: true,
@@ -27,6 +28,16 @@ impl State for Count {
     #[inline]
     fn is_zero(&self) -> bool {
         self.0 == 0
+    }
+
+    #[inline]
+    fn pack(&self, out: &mut Vec<u8>) {
+        put_signed(out, self.0);
+    }
+
+    #[inline]
+    fn unpack(from: &mut &[u8]) -> Self {
+        Count(take_signed(from))
     }
 }
 

@@ -6,6 +6,10 @@
 use num_bigint::{BigInt, Sign};
 use serde::{Deserialize, Serialize};
 
+use crate::model::packed::{
+    put, put_bytes, put_signed, put_wide, take, take_bytes, take_signed, take_wide,
+};
+
 /// The widest mantissa that is kept in 128 bits, so that two of them can be added.
 const SMALL_BITS_MAX: u32 = 124;
 
@@ -162,6 +166,42 @@ impl FloatSum {
     /// Adds the exact square of `value`.
     pub fn add_square(&mut self, value: f64, times: i64) {
         self.add_product(value, value, times);
+    }
+
+    /// Appends it in the form in which it is kept.
+    pub fn pack(&self, out: &mut Vec<u8>) {
+        match &self.finite {
+            Finite::Small { mantissa, exponent } => {
+                put(out, 0);
+                put_wide(out, *mantissa);
+                put_signed(out, i64::from(*exponent));
+            }
+            Finite::Big { mantissa, exponent } => {
+                put(out, 1);
+                put_bytes(out, &mantissa.to_signed_bytes_le());
+                put_signed(out, i64::from(*exponent));
+            }
+        }
+        for count in [self.nan, self.positive_infinity, self.negative_infinity] {
+            put_signed(out, count);
+        }
+    }
+
+    /// Takes one in that form off the front.
+    pub fn unpack(from: &mut &[u8]) -> Self {
+        let finite = match take(from) {
+            0 => Finite::Small { mantissa: take_wide(from), exponent: take_signed(from) as i16 },
+            _ => Finite::Big {
+                mantissa: BigInt::from_signed_bytes_le(take_bytes(from)),
+                exponent: take_signed(from) as i16,
+            },
+        };
+        FloatSum {
+            finite,
+            nan: take_signed(from),
+            positive_infinity: take_signed(from),
+            negative_infinity: take_signed(from),
+        }
     }
 
     /// Adds another sum.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::slot::State;
+use crate::model::packed::{put, put_bytes, take, take_bytes};
 use crate::model::row::Row;
 
 /// A state that keeps the first rows of a group.
@@ -45,6 +46,17 @@ impl State for FirstRow {
     fn heap_bytes(&self) -> usize {
         self.0.as_ref().map_or(0, |row| row.len())
     }
+
+    fn pack(&self, out: &mut Vec<u8>) {
+        put(out, u64::from(self.0.is_some()));
+        if let Some(row) = &self.0 {
+            put_bytes(out, row);
+        }
+    }
+
+    fn unpack(from: &mut &[u8]) -> Self {
+        FirstRow((take(from) == 1).then(|| take_bytes(from).into()))
+    }
 }
 
 impl KeptRows for FirstRow {
@@ -79,6 +91,20 @@ impl State for FirstRows {
     fn heap_bytes(&self) -> usize {
         let rows = self.rows.iter().map(|row| size_of::<Row>() + row.heap_bytes());
         rows.sum()
+    }
+
+    fn pack(&self, out: &mut Vec<u8>) {
+        put(out, self.limit.into());
+        put(out, self.rows.len() as u64);
+        for row in &self.rows {
+            put_bytes(out, row);
+        }
+    }
+
+    fn unpack(from: &mut &[u8]) -> Self {
+        let (limit, count) = (take(from) as u32, take(from));
+        let rows = (0..count).map(|_| Row::from_slice(take_bytes(from))).collect();
+        FirstRows { limit, rows }
     }
 }
 

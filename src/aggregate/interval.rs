@@ -8,6 +8,7 @@ use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
 use super::{FoldedAggregate, Overflows, State, States};
+use crate::model::packed::{put_signed, put_wide, take_signed, take_wide};
 
 const DAYS_PER_MONTH: f64 = 30.0;
 const SECONDS_PER_DAY: f64 = 86_400.0;
@@ -35,6 +36,22 @@ impl State for Box<IntervalTotal> {
 
     fn heap_bytes(&self) -> usize {
         size_of::<IntervalTotal>()
+    }
+
+    fn pack(&self, out: &mut Vec<u8>) {
+        for part in [self.count, self.months, self.days] {
+            put_signed(out, part);
+        }
+        put_wide(out, self.nanoseconds);
+    }
+
+    fn unpack(from: &mut &[u8]) -> Self {
+        Box::new(IntervalTotal {
+            count: take_signed(from),
+            months: take_signed(from),
+            days: take_signed(from),
+            nanoseconds: take_wide(from),
+        })
     }
 }
 

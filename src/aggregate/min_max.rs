@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     AggregateFunction, AnyAggregate, Extreme, FoldedAggregate, Overflows, State, States, Stored,
 };
+use crate::model::packed::{put, put_bytes, put_signed, take, take_bytes, take_signed};
 use crate::model::row::RowCodec;
 
 pub static MIN: AggregateFunction = AggregateFunction {
@@ -71,21 +72,42 @@ impl<V, const GREATEST: bool> Winner<V, GREATEST> {
     }
 }
 
-/// A value that may have bytes on the heap.
+/// A value that can be kept.
 pub trait WinnerValue {
-    /// How many.
+    /// Its bytes on the heap.
     fn heap_bytes(&self) -> usize;
+    /// Appends it in the form in which it is kept.
+    fn pack(&self, out: &mut Vec<u8>);
+    /// Takes one in that form off the front.
+    fn unpack(from: &mut &[u8]) -> Self;
 }
 
 impl WinnerValue for u64 {
     fn heap_bytes(&self) -> usize {
         0
     }
+
+    fn pack(&self, out: &mut Vec<u8>) {
+        // Small signed integers have their sign turned here, and would take ten bytes.
+        put_signed(out, (*self ^ SIGN) as i64);
+    }
+
+    fn unpack(from: &mut &[u8]) -> Self {
+        take_signed(from) as u64 ^ SIGN
+    }
 }
 
 impl WinnerValue for Box<[u8]> {
     fn heap_bytes(&self) -> usize {
         self.len()
+    }
+
+    fn pack(&self, out: &mut Vec<u8>) {
+        put_bytes(out, self);
+    }
+
+    fn unpack(from: &mut &[u8]) -> Self {
+        take_bytes(from).into()
     }
 }
 
@@ -111,6 +133,17 @@ where
 
     fn heap_bytes(&self) -> usize {
         self.0.as_ref().map_or(0, WinnerValue::heap_bytes)
+    }
+
+    fn pack(&self, out: &mut Vec<u8>) {
+        put(out, u64::from(self.0.is_some()));
+        if let Some(value) = &self.0 {
+            value.pack(out);
+        }
+    }
+
+    fn unpack(from: &mut &[u8]) -> Self {
+        Winner((take(from) == 1).then(|| V::unpack(from)))
     }
 }
 

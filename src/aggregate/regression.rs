@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::exact::{FloatSum, co_moment};
 use super::{AggregateFunction, FoldedAggregate, Overflows, State, States};
+use crate::model::packed::{put_signed, take_signed};
 
 /// How many pairs there are, their sums, and those of their products.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -39,6 +40,24 @@ impl State for Box<CoMoments> {
 
     fn heap_bytes(&self) -> usize {
         size_of::<CoMoments>()
+    }
+
+    fn pack(&self, out: &mut Vec<u8>) {
+        put_signed(out, self.count);
+        for sum in [&self.y, &self.x, &self.yy, &self.xx, &self.xy] {
+            sum.pack(out);
+        }
+    }
+
+    fn unpack(from: &mut &[u8]) -> Self {
+        Box::new(CoMoments {
+            count: take_signed(from),
+            y: FloatSum::unpack(from),
+            x: FloatSum::unpack(from),
+            yy: FloatSum::unpack(from),
+            xx: FloatSum::unpack(from),
+            xy: FloatSum::unpack(from),
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use super::min_max::{Greatest, Least};
 use super::regression::CoMoments;
 use super::total::{FloatTotal, IntegerTotal, WideTotal};
 use super::variance::{ExactMoments, Moments};
+use crate::model::packed::{put, take};
 
 /// What is kept of some rows of a group.
 pub trait State: Stored + Clone {
@@ -26,6 +27,12 @@ pub trait State: Stored + Clone {
     fn heap_bytes(&self) -> usize {
         0
     }
+
+    /// Appends it in the form in which it is kept.
+    fn pack(&self, out: &mut Vec<u8>);
+
+    /// Takes one in that form off the front.
+    fn unpack(from: &mut &[u8]) -> Self;
 }
 
 /// A state that slots can hold.
@@ -37,9 +44,10 @@ pub trait Stored: Into<Slot> {
     fn of_mut(slot: &mut Slot) -> Option<&mut Self>;
 }
 
-/// Declares the slots, each with the state that it holds.
+/// Declares the slots, each with the state that it holds and the number of its kind. Kinds that are kept
+/// somewhere keep their number.
 macro_rules! slots {
-    ($($name:ident($state:ty),)*) => {
+    ($($number:literal: $name:ident($state:ty),)*) => {
         /// A state of any kind. Slots at the same place of two accumulators of one operator are of
         /// the same kind.
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -67,6 +75,24 @@ macro_rules! slots {
             pub fn heap_bytes(&self) -> usize {
                 match self {
                     $(Slot::$name(state) => state.heap_bytes(),)*
+                }
+            }
+
+            /// Appends it in the form in which it is kept: the number of its kind, and its state.
+            pub fn pack(&self, out: &mut Vec<u8>) {
+                match self {
+                    $(Slot::$name(state) => {
+                        put(out, $number);
+                        state.pack(out);
+                    })*
+                }
+            }
+
+            /// Takes one in that form off the front; `None` if there is no such kind.
+            pub fn unpack(from: &mut &[u8]) -> Option<Slot> {
+                match take(from) {
+                    $($number => Some(Slot::$name(State::unpack(from))),)*
+                    _ => None,
                 }
             }
 
@@ -107,21 +133,21 @@ macro_rules! slots {
 }
 
 slots! {
-    Count(Count),
-    IntegerTotal(IntegerTotal),
-    WideTotal(Box<WideTotal>),
-    FloatTotal(Box<FloatTotal>),
-    Moments(Box<Moments>),
-    ExactMoments(Box<ExactMoments>),
-    IntervalTotal(Box<IntervalTotal>),
-    CoMoments(Box<CoMoments>),
-    Booleans(Booleans),
-    Least(Least<u64>),
-    Greatest(Greatest<u64>),
-    LeastBytes(Least<Box<[u8]>>),
-    GreatestBytes(Greatest<Box<[u8]>>),
-    FirstRow(FirstRow),
-    FirstRows(FirstRows),
+    1: Count(Count),
+    2: IntegerTotal(IntegerTotal),
+    3: WideTotal(Box<WideTotal>),
+    4: FloatTotal(Box<FloatTotal>),
+    5: Moments(Box<Moments>),
+    6: ExactMoments(Box<ExactMoments>),
+    7: IntervalTotal(Box<IntervalTotal>),
+    8: CoMoments(Box<CoMoments>),
+    9: Booleans(Booleans),
+    10: Least(Least<u64>),
+    11: Greatest(Greatest<u64>),
+    12: LeastBytes(Least<Box<[u8]>>),
+    13: GreatestBytes(Greatest<Box<[u8]>>),
+    14: FirstRow(FirstRow),
+    15: FirstRows(FirstRows),
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::exact::FloatSum;
 use super::{Overflows, State, States};
+use crate::model::packed::{
+    put, put_bytes, put_signed, put_wide, take, take_bytes, take_signed, take_wide,
+};
 
 /// Decimals of this many digits can be summed in 128 bits: 10^10 of them.
 const NARROW_DECIMAL_DIGITS_MAX: u8 = 28;
@@ -105,6 +108,28 @@ impl ExactInteger {
     /// Whether it is zero.
     pub fn is_zero(&self) -> bool {
         *self == ExactInteger::Small(0)
+    }
+
+    /// Appends it in the form in which it is kept.
+    pub fn pack(&self, out: &mut Vec<u8>) {
+        match self {
+            ExactInteger::Small(value) => {
+                put(out, 0);
+                put_wide(out, *value);
+            }
+            ExactInteger::Big(value) => {
+                put(out, 1);
+                put_bytes(out, &value.to_signed_bytes_le());
+            }
+        }
+    }
+
+    /// Takes one in that form off the front.
+    pub fn unpack(from: &mut &[u8]) -> Self {
+        match take(from) {
+            0 => ExactInteger::Small(take_wide(from)),
+            _ => ExactInteger::Big(BigInt::from_signed_bytes_le(take_bytes(from))),
+        }
     }
 
     /// Adds another one.
@@ -209,6 +234,19 @@ impl State for IntegerTotal {
     fn is_zero(&self) -> bool {
         self.count == 0 && self.sum.get() == 0
     }
+
+    #[inline]
+    fn pack(&self, out: &mut Vec<u8>) {
+        put_signed(out, self.count);
+        put_wide(out, self.sum.get());
+    }
+
+    #[inline]
+    fn unpack(from: &mut &[u8]) -> Self {
+        let mut total = IntegerTotal { count: take_signed(from), sum: Int128::default() };
+        total.sum.add(take_wide(from));
+        total
+    }
 }
 
 impl State for Box<WideTotal> {
@@ -224,6 +262,15 @@ impl State for Box<WideTotal> {
     fn heap_bytes(&self) -> usize {
         size_of::<WideTotal>()
     }
+
+    fn pack(&self, out: &mut Vec<u8>) {
+        put_signed(out, self.count);
+        self.sum.pack(out);
+    }
+
+    fn unpack(from: &mut &[u8]) -> Self {
+        Box::new(WideTotal { count: take_signed(from), sum: ExactInteger::unpack(from) })
+    }
 }
 
 impl State for Box<FloatTotal> {
@@ -238,6 +285,15 @@ impl State for Box<FloatTotal> {
 
     fn heap_bytes(&self) -> usize {
         size_of::<FloatTotal>()
+    }
+
+    fn pack(&self, out: &mut Vec<u8>) {
+        put_signed(out, self.count);
+        self.sum.pack(out);
+    }
+
+    fn unpack(from: &mut &[u8]) -> Self {
+        Box::new(FloatTotal { count: take_signed(from), sum: FloatSum::unpack(from) })
     }
 }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::exact::{FloatSum, variance};
 use super::total::{ExactInteger, ExactType, each_integer, rounded_quotient};
 use super::{AggregateFunction, AnyAggregate, FoldedAggregate, Overflows, State, States};
+use crate::model::packed::{put_signed, take_signed};
 
 pub static VAR: AggregateFunction = AggregateFunction::accumulable("var", typed::<true, false>);
 pub static VAR_POP: AggregateFunction =
@@ -65,6 +66,20 @@ impl State for Box<Moments> {
 
     fn heap_bytes(&self) -> usize {
         size_of::<Moments>()
+    }
+
+    fn pack(&self, out: &mut Vec<u8>) {
+        put_signed(out, self.count);
+        self.sum.pack(out);
+        self.squares.pack(out);
+    }
+
+    fn unpack(from: &mut &[u8]) -> Self {
+        Box::new(Moments {
+            count: take_signed(from),
+            sum: FloatSum::unpack(from),
+            squares: FloatSum::unpack(from),
+        })
     }
 }
 
@@ -126,6 +141,20 @@ impl State for Box<ExactMoments> {
 
     fn heap_bytes(&self) -> usize {
         size_of::<ExactMoments>()
+    }
+
+    fn pack(&self, out: &mut Vec<u8>) {
+        put_signed(out, self.count);
+        self.sum.pack(out);
+        self.squares.pack(out);
+    }
+
+    fn unpack(from: &mut &[u8]) -> Self {
+        Box::new(ExactMoments {
+            count: take_signed(from),
+            sum: ExactInteger::unpack(from),
+            squares: ExactInteger::unpack(from),
+        })
     }
 }
 

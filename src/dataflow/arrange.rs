@@ -1,7 +1,8 @@
 //! The choice of traces: how arranged rows and accumulators are laid out and exchanged.
 //!
-//! Keys compare by hash first and then by bytes, which is quick and needs no decoding. Nothing
-//! outside this module names a spine.
+//! Keys compare by hash first and then by bytes, which is quick and needs no decoding. Batches are
+//! packed runs, but for those inside a recursion, whose times are no ticks. Nothing outside this module
+//! and the recursion names a spine.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,9 +13,7 @@ use differential_dataflow::lattice::Lattice;
 use differential_dataflow::operators::arrange::agent::trace_box::TraceBox;
 use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
 use differential_dataflow::trace::implementations::Vector;
-use differential_dataflow::trace::implementations::ord_neu::{
-    OrdKeyBatch, OrdKeySpine, OrdValBatch, OrdValSpine, VecOrdKeyBuilder, VecOrdValBuilder,
-};
+use differential_dataflow::trace::implementations::ord_neu::{OrdKeyBatch, OrdValBatch};
 use differential_dataflow::trace::implementations::spine_fueled::{Spine, SpineBatch};
 use differential_dataflow::trace::{Builder, Description, ExertionLogic, Span, Trace, TraceReader};
 use serde::{Deserialize, Serialize};
@@ -29,6 +28,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::batcher::{HeapAverages, HeapBytes, PendingUpdates, Sealing};
 use super::guard::{Guard, HeldTrace};
 use super::reclaim::Reclaimed;
+use super::run::{Run, RunBuilder};
 use crate::aggregate::Accumulator;
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
@@ -68,9 +68,15 @@ pub type KeyedUpdate = ((Key, Row), Tick, Multiplicity);
 pub type GroupUpdate = ((Key, ()), Tick, Accumulator);
 
 /// Rows by key.
-pub type RowTrace = TraceAgent<OrdValSpine<Key, Row, Tick, Multiplicity>>;
+pub type RowTrace = TraceAgent<Spine<Rc<Run<Multiplicity>>>>;
 /// Groups by key.
-pub type GroupTrace = TraceAgent<OrdKeySpine<Key, Tick, Accumulator>>;
+pub type GroupTrace = TraceAgent<Spine<Rc<Run<Accumulator>>>>;
+
+/// The worker to which a hash belongs: each of them owns a range of the hashes.
+#[inline]
+pub fn owner(hash: u64, workers: usize) -> u64 {
+    ((u128::from(hash) * workers as u128) >> 64) as u64
+}
 
 /// On which worker a row is arranged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,10 +105,9 @@ pub fn arrange_rows<'scope>(
     guard: &Guard,
     held_as: HeldAs,
 ) -> Arranged<'scope, RowTrace> {
-    let exchange = Exchange::new(|update: &KeyedUpdate| update.0.0.hash);
-    arrange_guarded::<_, VecOrdValBuilder<_, _, _, _>, _, _, _, _, _>(
-        stream, exchange, name, guard, held_as,
-    )
+    let workers = stream.scope().peers();
+    let exchange = Exchange::new(move |update: &KeyedUpdate| owner(update.0.0.hash, workers));
+    arrange_guarded::<_, RunBuilder<_, _>, _, _, _, _, _>(stream, exchange, name, guard, held_as)
 }
 
 /// Sends rows to their workers and arranges them there, as state.
@@ -115,8 +120,10 @@ pub fn arrange_placed<'scope>(
     match placement {
         Placement::ByKey => arrange_rows(stream, name, guard, HeldAs::State),
         Placement::Spread => {
-            let exchange = Exchange::new(|update: &KeyedUpdate| xxh3_64(&update.0.1));
-            arrange_guarded::<_, VecOrdValBuilder<_, _, _, _>, _, _, _, _, _>(
+            let workers = stream.scope().peers();
+            let exchange =
+                Exchange::new(move |update: &KeyedUpdate| owner(xxh3_64(&update.0.1), workers));
+            arrange_guarded::<_, RunBuilder<_, _>, _, _, _, _, _>(
                 stream,
                 exchange,
                 name,
@@ -124,7 +131,7 @@ pub fn arrange_placed<'scope>(
                 HeldAs::State,
             )
         }
-        Placement::Everywhere => arrange_guarded::<_, VecOrdValBuilder<_, _, _, _>, _, _, _, _, _>(
+        Placement::Everywhere => arrange_guarded::<_, RunBuilder<_, _>, _, _, _, _, _>(
             stream.broadcast(),
             Pipeline,
             name,
@@ -140,8 +147,9 @@ pub fn arrange_groups<'scope>(
     name: &str,
     guard: &Guard,
 ) -> Arranged<'scope, GroupTrace> {
-    let exchange = Exchange::new(|update: &GroupUpdate| update.0.0.hash);
-    arrange_guarded::<_, VecOrdKeyBuilder<_, _, _>, _, _, _, _, _>(
+    let workers = stream.scope().peers();
+    let exchange = Exchange::new(move |update: &GroupUpdate| owner(update.0.0.hash, workers));
+    arrange_guarded::<_, RunBuilder<_, _>, _, _, _, _, _>(
         stream,
         exchange,
         name,
@@ -276,8 +284,14 @@ pub fn watch<B>(
 
 /// A batch that knows how much it holds.
 pub trait Counted {
-    /// Numbers of keys, values and updates, and the bytes of all of them without the heap's.
-    fn counts(&self) -> (usize, usize, usize, usize);
+    /// Its bytes; `averages` tells those that its updates have on the heap.
+    fn bytes(&self, averages: &HeapAverages) -> usize;
+}
+
+impl<D> Counted for Run<D> {
+    fn bytes(&self, _: &HeapAverages) -> usize {
+        Run::bytes(self)
+    }
 }
 
 impl<K, V, T, R> Counted for OrdValBatch<Vector<((K, V), T, R)>>
@@ -287,14 +301,14 @@ where
     T: Timestamp + Lattice,
     R: Ord + Semigroup + 'static,
 {
-    fn counts(&self) -> (usize, usize, usize, usize) {
+    fn bytes(&self, averages: &HeapAverages) -> usize {
         let storage = &self.storage;
         let (keys, values) = (storage.keys.len(), storage.vals.vals.len());
         let updates = storage.upds.times.len();
-        let bytes = keys * (size_of::<K>() + OFFSET_BYTES)
+        keys * (size_of::<K>() + OFFSET_BYTES)
             + values * (size_of::<V>() + OFFSET_BYTES)
-            + updates * (size_of::<T>() + size_of::<R>());
-        (keys, values, updates, bytes)
+            + updates * (size_of::<T>() + size_of::<R>())
+            + averages.of(keys, values, updates)
     }
 }
 
@@ -304,11 +318,11 @@ where
     T: Timestamp + Lattice,
     R: Ord + Semigroup + 'static,
 {
-    fn counts(&self) -> (usize, usize, usize, usize) {
+    fn bytes(&self, averages: &HeapAverages) -> usize {
         let (keys, updates) = (self.storage.keys.len(), self.storage.upds.times.len());
-        let bytes =
-            keys * (size_of::<K>() + OFFSET_BYTES) + updates * (size_of::<T>() + size_of::<R>());
-        (keys, 0, updates, bytes)
+        keys * (size_of::<K>() + OFFSET_BYTES)
+            + updates * (size_of::<T>() + size_of::<R>())
+            + averages.of(keys, 0, updates)
     }
 }
 
@@ -335,8 +349,7 @@ where
         if let Some(trace) = self.trace.upgrade() {
             trace.borrow().trace().map_spans(|span| {
                 if let Some(batch) = &span.inner {
-                    let (keys, values, updates, bytes) = batch.counts();
-                    sum += bytes + self.averages.of(keys, values, updates);
+                    sum += batch.bytes(&self.averages);
                 }
             });
         }

@@ -20,6 +20,7 @@ mod partition;
 mod reached;
 mod reclaim;
 mod render;
+mod run;
 mod runtime;
 mod worker;
 

@@ -6,8 +6,7 @@ use std::rc::Rc;
 
 use arrow::error::ArrowError;
 use differential_dataflow::operators::arrange::Arranged;
-use differential_dataflow::trace::cursor::cursor_list;
-use differential_dataflow::trace::{Cursor, Navigable, TraceReader};
+use differential_dataflow::trace::TraceReader;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 use timely::progress::Antichain;
@@ -19,6 +18,7 @@ use super::failure::FailureStream;
 use super::guard::{Guard, Slice};
 use super::layout::RowLayout;
 use super::render::{Deltas, keyed};
+use super::run::{KeyRef, RunsCursor};
 use super::worker::ReadRequest;
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
@@ -88,7 +88,7 @@ fn follow(
                     let stops = guard.enter();
                     input.for_each(|_, spans| {
                         let batches = spans.drain(..).filter_map(|span| span.inner);
-                        waiting.extend(batches.map(|batch| (batch.cursor(), batch)));
+                        waiting.extend(batches.map(|batch| RunsCursor::new(vec![batch])));
                     });
                     if stops {
                         return waiting.clear();
@@ -125,38 +125,38 @@ fn follow(
 /// After how many keys the time is looked at.
 const KEYS_PER_LOOK: usize = 1 << 10;
 
-type ViewBatch = <RowTrace as TraceReader>::Batch;
-/// A batch, and up to where its changes were told.
-type FollowedBatch = (<ViewBatch as Navigable>::Cursor, ViewBatch);
+/// A batch, from where on its changes are to be told.
+type FollowedBatch = RunsCursor<Multiplicity>;
 
 /// A batch's next changes, tick by tick; and whether these are the last ones.
 fn changes(
-    (cursor, batch): &mut FollowedBatch,
+    batch: &mut FollowedBatch,
     failures: &FailureStream,
     slice: &Slice,
 ) -> (Vec<(Tick, Vec<Update>)>, bool) {
     let mut changes: Vec<(Tick, Vec<Update>)> = Vec::new();
     let mut keys = 0;
-    while let Some(key) = cursor.get_key(batch) {
+    while let Some(key) = batch.key() {
         keys += 1;
         if keys % KEYS_PER_LOOK == 0 && slice.is_over() {
             break;
         }
-        while let Some(value) = cursor.get_val(batch) {
-            cursor.map_times(batch, |tick, diff| {
-                let diff = failures.known(*diff);
-                let update = Update { key: key.row.clone(), value: value.clone(), diff };
-                match changes.iter_mut().rev().find(|(t, _)| t == tick) {
+        let key = Row::from_slice(key.bytes);
+        while let Some(value) = batch.value() {
+            for (tick, diff) in batch.updates() {
+                let (value, diff) = (Row::from_slice(value), failures.known(diff));
+                let update = Update { key: key.clone(), value, diff };
+                match changes.iter_mut().rev().find(|(t, _)| *t == tick) {
                     Some((_, updates)) => updates.push(update),
-                    None => changes.push((*tick, vec![update])),
+                    None => changes.push((tick, vec![update])),
                 }
-            });
-            cursor.step_val(batch);
+            }
+            batch.next_value();
         }
-        cursor.step_key(batch);
+        batch.next_key();
     }
     changes.sort_by_key(|(tick, _)| *tick);
-    (changes, cursor.get_key(batch).is_none())
+    (changes, batch.key().is_none())
 }
 
 impl ViewRows {
@@ -183,30 +183,27 @@ impl ViewRows {
         let mut rows = Vec::new();
         let mut batches = Vec::new();
         self.trace.map_spans(|span| batches.extend(span.inner.clone()));
-        let (mut cursor, storage) = cursor_list(batches);
+        let mut cursor = RunsCursor::new(batches);
         if let Some(bytes) = key.or(after) {
-            cursor.seek_key(&storage, &Key::new(bytes));
+            cursor.seek_key(KeyRef::from(&Key::new(bytes)));
         }
-        while let Some(at) = cursor.get_key(&storage) {
-            if key.is_some_and(|bytes| *at.row != *bytes) || rows.len() >= *limit {
+        while let Some(at) = cursor.key() {
+            if key.is_some_and(|bytes| at.bytes != bytes) || rows.len() >= *limit {
                 break;
             }
-            if *with_after || after.is_none_or(|after| *at.row != *after) {
-                while let Some(value) = cursor.get_val(&storage) {
-                    let mut count = Multiplicity::default();
-                    cursor.map_times(&storage, |t, diff| {
-                        if t <= tick {
-                            count = count.plus(*diff);
-                        }
-                    });
+            if *with_after || after.is_none_or(|after| at.bytes != after) {
+                let at = Row::from_slice(at.bytes);
+                while let Some(value) = cursor.value() {
+                    let past = cursor.updates().filter(|(t, _)| t <= tick).map(|(_, diff)| diff);
+                    let count = past.fold(Multiplicity::default(), Multiplicity::plus);
                     let count = self.failures.known(count);
                     if count > 0 {
-                        rows.push((at.row.clone(), value.clone(), count));
+                        rows.push((at.clone(), Row::from_slice(value), count));
                     }
-                    cursor.step_val(&storage);
+                    cursor.next_value();
                 }
             }
-            cursor.step_key(&storage);
+            cursor.next_key();
         }
         rows
     }

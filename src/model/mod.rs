@@ -10,6 +10,7 @@ pub mod json;
 pub mod limits;
 pub mod memory;
 pub mod multiplicity;
+pub mod packed;
 pub mod reorder;
 pub mod row;
 pub mod schema;

@@ -26,6 +26,12 @@ impl Multiplicity {
         (self != Multiplicity::OVERFLOW).then_some(self.0)
     }
 
+    /// The number as it is kept, of which [`Multiplicity::new`] makes the same again.
+    #[inline]
+    pub fn bits(self) -> i64 {
+        self.0
+    }
+
     /// The sum.
     #[inline]
     pub fn plus(self, other: Multiplicity) -> Multiplicity {

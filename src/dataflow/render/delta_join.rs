@@ -5,14 +5,14 @@
 //! before it as of the same tick, and of those behind it as of before the tick. (The scheme is that of
 //! McSherry's delta queries; Materialize and dogsdogsdogs describe it, too.)
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use differential_dataflow::operators::arrange::Arranged;
-use differential_dataflow::trace::cursor::{CursorList, cursor_list};
-use differential_dataflow::trace::{Cursor, Navigable, TraceReader};
+use differential_dataflow::trace::TraceReader;
 use timely::container::NoopBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -22,14 +22,15 @@ use timely::dataflow::operators::generic::Operator;
 use timely::progress::Antichain;
 use timely::scheduling::Activator;
 
-use super::join::{Pair, decoded, keyed};
+use super::join::{decoded, keyed};
 use super::pairs::JoinedPairs;
 use super::pending::PendingTicks;
 use super::{Deltas, Renderer, expect_planned, map};
-use crate::dataflow::arrange::{Key, KeyedUpdate, Placement, RowTrace};
+use crate::dataflow::arrange::{Key, KeyedUpdate, Placement, RowTrace, owner};
 use crate::dataflow::delta::batch;
 use crate::dataflow::guard::{Guard, Slice};
 use crate::dataflow::layout::RowLayout;
+use crate::dataflow::run::{KeyRef, Run, RunsCursor};
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
 use crate::model::row::Row;
@@ -79,10 +80,8 @@ impl<'scope> Renderer<'scope, '_> {
         let pairs = half_join(updates, arranged, before, &self.guard);
         let output = Arc::clone(&schema);
         let rows = decoded(pairs, &self.guard, self.failures.clone(), move |group| {
-            let left = group.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
-            let right = group.iter().map(|((k, _, r), _, _)| (&k[..], &r[..]));
-            let mut columns: Vec<ArrayRef> = own.columns(left)?;
-            columns.extend(layout.columns(right)?);
+            let mut columns: Vec<ArrayRef> = own.columns(group.lefts())?;
+            columns.extend(layout.columns(group.rights())?);
             batch(Arc::clone(&output), columns, group.len())
         });
         Ok((rows, schema))
@@ -99,7 +98,8 @@ fn half_join<'scope>(
 ) -> Stream<'scope, Tick, JoinedPairs<Tick>> {
     let mut trace = arranged.trace.clone();
     let guard = guard.clone();
-    let exchange = Exchange::new(|update: &KeyedUpdate| update.0.0.hash());
+    let workers = updates.scope().peers();
+    let exchange = Exchange::new(move |update: &KeyedUpdate| owner(update.0.0.hash(), workers));
     let activations = arranged.stream.scope().activations();
     updates.binary_frontier::<_, NoopBuilder<JoinedPairs<Tick>>, _, _, _, _>(
         arranged.stream,
@@ -146,9 +146,9 @@ fn half_join<'scope>(
                         current = Some((at, matches));
                     }
                     let Some((at, matches)) = &mut current else { break };
-                    let (pairs, done) = matches.run(&guard, &slice);
+                    let (mut pairs, done) = matches.run(&guard, &slice);
                     slice.made(pairs.len());
-                    output.session_with_builder(&*at).give_container(&mut JoinedPairs::from(pairs));
+                    output.session_with_builder(&*at).give_container(&mut pairs);
                     if done {
                         current = None;
                     }
@@ -167,18 +167,13 @@ fn half_join<'scope>(
     )
 }
 
-type MatchedBatch = <RowTrace as TraceReader>::Batch;
-
-/// How many pairs are handed on at a time.
-const PAIRS: usize = 1 << 12;
 /// After how many pairs the time is looked at.
 const PAIRS_PER_LOOK: usize = 256;
 
 /// The match of changes and the rows as of a tick, or just before it, as far as it has come.
 struct HalfMatches {
     changes: Vec<(Key, Row, Multiplicity)>,
-    cursor: CursorList<<MatchedBatch as Navigable>::Cursor>,
-    batches: Vec<MatchedBatch>,
+    rows: RunsCursor<Multiplicity>,
     tick: Tick,
     before: bool,
     /// The first change of the key that is being matched.
@@ -191,59 +186,58 @@ struct HalfMatches {
 impl HalfMatches {
     fn new(
         mut changes: Vec<(Key, Row, Multiplicity)>,
-        history: Vec<MatchedBatch>,
+        history: Vec<Rc<Run<Multiplicity>>>,
         tick: Tick,
         before: bool,
     ) -> Self {
         changes.sort_unstable();
-        let (cursor, batches) = cursor_list(history);
-        HalfMatches { changes, cursor, batches, tick, before, at: 0, key: None }
+        HalfMatches { changes, rows: RunsCursor::new(history), tick, before, at: 0, key: None }
     }
 
     /// Goes on until there are enough pairs or the slice is over; the flag says that it is done.
-    fn run(&mut self, guard: &Guard, slice: &Slice) -> (Vec<Pair>, bool) {
-        let HalfMatches { changes, cursor, batches, tick, before, at, key } = self;
-        let mut pairs = Vec::new();
+    fn run(&mut self, guard: &Guard, slice: &Slice) -> (JoinedPairs<Tick>, bool) {
+        let HalfMatches { changes, rows, tick, before, at, key } = self;
+        let mut pairs = JoinedPairs::default();
         let mut look = 0;
         while *at < changes.len() {
-            let (end, mut next, mut rows) = match *key {
+            let first = &changes[*at].0;
+            let (end, mut next, mut met) = match *key {
                 Some(key) => key,
                 None => {
-                    let first = &changes[*at].0;
-                    cursor.seek_key(batches, first);
+                    rows.seek_key(KeyRef::from(first));
                     let same = changes[*at..].iter().take_while(|(key, _, _)| key == first);
                     let end = *at + same.count();
-                    if cursor.get_key(batches) != Some(first) {
+                    if rows.key() != Some(KeyRef::from(first)) {
                         *at = end;
                         continue;
                     }
                     (end, *at, 0)
                 }
             };
-            while let Some(other) = cursor.get_val(batches) {
-                let mut count = Multiplicity::default();
-                cursor.map_times(batches, |time, diff| {
-                    if *time < *tick || (!*before && *time == *tick) {
-                        count = count.plus(*diff);
-                    }
-                });
-                while !count.is_zero() && next < end {
-                    let (of, row, diff) = &changes[next];
-                    let pair = (of.row.clone(), row.clone(), other.clone());
-                    pairs.push((pair, *tick, diff.times(count)));
-                    next += 1;
-                    look += 1;
-                    if pairs.len() >= PAIRS || look % PAIRS_PER_LOOK == 0 && slice.is_over() {
-                        *key = Some((end, next, rows));
-                        return (pairs, false);
+            let of = pairs.row(&first.row);
+            while let Some(other) = rows.value() {
+                let is_there = |t: &Tick| t < tick || !*before && t == tick;
+                let diffs = rows.updates().filter(|(t, _)| is_there(t)).map(|(_, diff)| diff);
+                let count = diffs.fold(Multiplicity::default(), Multiplicity::plus);
+                if !count.is_zero() {
+                    let other = pairs.row(other);
+                    for (_, row, diff) in &changes[next..end] {
+                        let row = pairs.row(row);
+                        pairs.pair(of, (row, other), *tick, diff.times(count));
+                        next += 1;
+                        look += 1;
+                        if pairs.is_full() || look % PAIRS_PER_LOOK == 0 && slice.is_over() {
+                            *key = Some((end, next, met));
+                            return (pairs, false);
+                        }
                     }
                 }
-                cursor.step_val(batches);
-                (next, rows) = (*at, rows + 1);
-                guard.check_rows(rows, "a join");
+                rows.next_value();
+                (next, met) = (*at, met + 1);
+                guard.check_rows(met, "a join");
                 look += 1;
                 if look % PAIRS_PER_LOOK == 0 && slice.is_over() {
-                    *key = Some((end, next, rows));
+                    *key = Some((end, next, met));
                     return (pairs, false);
                 }
             }

@@ -10,18 +10,16 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::core::Concat;
 use timely::dataflow::operators::generic::Operator;
 
-use super::pairs::{self, JoinedPairs, TimedPair};
+use super::pairs::{self, JoinedPairs, PairsAt};
 use super::{Deltas, Renderer, expect_planned, map};
 use crate::dataflow::arrange::{Placement, RowTrace, arrange_placed};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::guard::Guard;
 use crate::dataflow::layout::RowLayout;
+use crate::dataflow::run::RunsCursor;
 use crate::model::Tick;
 use crate::plan::ir::{JoinKeys, NodeId};
-
-/// A pair of rows with one key: key, left value, right value.
-pub type Pair = TimedPair<Tick>;
 
 impl<'scope> Renderer<'scope, '_> {
     /// A node's rows, arranged by some of their columns, for all who ask for that.
@@ -69,12 +67,10 @@ impl<'scope> Renderer<'scope, '_> {
         let (left, left_layout) = self.arranged(left, &on.left, !on.nulls_equal, left_place)?;
         let (right, right_layout) =
             self.arranged(right, &on.right, !on.nulls_equal, right_place)?;
-        let pairs = pairs::join(left, right, "Join", &self.guard);
+        let pairs = pairs::join::<_, RunsCursor<_>>(left, right, "Join", &self.guard);
         Ok(decoded(pairs, &self.guard, self.failures.clone(), move |group| {
-            let left = group.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
-            let right = group.iter().map(|((k, _, r), _, _)| (&k[..], &r[..]));
-            let mut columns: Vec<ArrayRef> = left_layout.columns(left)?;
-            columns.extend(right_layout.columns(right)?);
+            let mut columns: Vec<ArrayRef> = left_layout.columns(group.lefts())?;
+            columns.extend(right_layout.columns(group.rights())?);
             batch(Arc::clone(&schema), columns, group.len())
         }))
     }
@@ -96,10 +92,9 @@ impl<'scope> Renderer<'scope, '_> {
         let encoder = RowLayout::new(&key_schema, &all)?;
         let keys = keyed(keys, encoder, skip_null_keys, &self.guard);
         let keys = arrange_placed(keys, "Arrange keys", right_place, &self.guard);
-        let pairs = pairs::join(arranged, keys, "SemiJoin", &self.guard);
+        let pairs = pairs::join::<_, RunsCursor<_>>(arranged, keys, "SemiJoin", &self.guard);
         let matched = decoded(pairs, &self.guard, self.failures.clone(), move |group| {
-            let rows = group.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
-            batch(Arc::clone(&schema), layout.columns(rows)?, group.len())
+            batch(Arc::clone(&schema), layout.columns(group.lefts())?, group.len())
         });
         if !anti {
             return Ok(matched);
@@ -139,25 +134,23 @@ pub fn decoded<'scope>(
     pairs: Stream<'scope, Tick, JoinedPairs<Tick>>,
     guard: &Guard,
     failures: FailureStream,
-    decode: impl Fn(&[Pair]) -> Result<arrow::array::RecordBatch, ArrowError> + 'static,
+    decode: impl Fn(&PairsAt<'_, Tick>) -> Result<arrow::array::RecordBatch, ArrowError> + 'static,
 ) -> Deltas<'scope> {
     let guard = guard.clone();
     pairs.unary(Pipeline, "Decode", move |_, _| {
         move |input, output| {
             let stops = guard.enter();
             input.for_each(|time, pairs| {
-                let pairs = &mut pairs.pairs;
                 if stops {
                     return pairs.clear();
                 }
                 let mut session = output.session(&time);
-                pairs.sort_by_key(|(_, tick, _)| *tick);
-                for group in pairs.chunk_by(|a, b| a.1 == b.1) {
+                for group in pairs.by_time() {
                     session.give(Delta {
-                        rows: expect_planned(decode(group)),
-                        diffs: group.iter().map(|(_, _, diff)| failures.known(*diff)).collect(),
+                        rows: expect_planned(decode(&group)),
+                        diffs: group.times().map(|(_, diff)| failures.known(diff)).collect(),
                         positions: None,
-                        tick: group[0].1,
+                        tick: group.times().next().map_or(0, |(tick, _)| *tick),
                     });
                 }
                 pairs.clear();

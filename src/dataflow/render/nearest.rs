@@ -17,6 +17,7 @@ use timely::scheduling::Activator;
 
 use super::pending::{PendingTicks, in_order};
 use super::{Deltas, Renderer, expect_planned};
+use crate::dataflow::arrange::owner;
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::guard::{Account, Slice};
 use crate::dataflow::ordered::{Ordered, RowUpdate, by_key};
@@ -69,7 +70,8 @@ impl<'scope> Renderer<'scope, '_> {
         let left = in_order(self.input(left), lefts()?, &guard);
         let right = in_order(self.input(right), rights()?, &guard);
         let activations = self.scope.activations();
-        let exchange = || Exchange::new(|(key, _, _): &RowUpdate| key.hash());
+        let workers = self.scope.peers();
+        let exchange = || Exchange::new(move |(key, _, _): &RowUpdate| owner(key.hash(), workers));
         Ok(left.binary_frontier(
             right,
             exchange(),

@@ -12,31 +12,24 @@ use differential_dataflow::consolidation::consolidate;
 use differential_dataflow::lattice::Lattice;
 use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
 use differential_dataflow::operators::join::{Fresh, JoinTactic, join_with_tactic};
-use differential_dataflow::trace::cursor::{CursorList, cursor_list};
-use differential_dataflow::trace::implementations::Vector;
-use differential_dataflow::trace::implementations::ord_neu::{OrdValBatch, OrdValSpine};
-use differential_dataflow::trace::{Cursor, Navigable};
+use differential_dataflow::trace::implementations::spine_fueled::{Spine, SpineBatch};
 use timely::Accountable;
 use timely::dataflow::Stream;
 use timely::progress::Timestamp;
 
-use crate::dataflow::arrange::Key;
 use crate::dataflow::guard::{Guard, Slice, StepSlices};
+use crate::dataflow::run::{KeyRef, Run, RunsCursor};
+use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
-use crate::model::row::Row;
 
-/// Rows by key at times of any kind.
-pub type RowSpine<T> = OrdValSpine<Key, Row, T, Multiplicity>;
-type TimedBatch<T> = Rc<OrdValBatch<Vector<((Key, Row), T, Multiplicity)>>>;
-type TimedCursor<T> = CursorList<<TimedBatch<T> as Navigable>::Cursor>;
-
-/// A pair of rows with one key, key, left row and right row; when; and how often.
-pub type TimedPair<T> = ((Row, Row, Row), T, Multiplicity);
-
-/// How many pairs are handed on at a time.
+/// How many pairs are handed on at a time, and how many bytes their rows have at most, but for the last
+/// ones.
 const PAIRS: usize = 1 << 12;
-/// How many pairs of rows of one key are matched at once, where one side has few rows.
+const PAIR_BYTES: usize = 1 << 23;
+/// How many pairs of rows of one key are matched at once, where one side has few rows, and these are not
+/// larger.
 const PAIRS_AT_ONCE: usize = 1 << 14;
+const PAIR_BYTES_AT_ONCE: usize = 1 << 28;
 /// A side with fewer updates of a key than this is few.
 const FEW_UPDATES: usize = 10;
 /// After how many pairs the time is looked at.
@@ -44,23 +37,83 @@ const PAIRS_PER_LOOK: usize = 256;
 /// More records than the operator takes of an input before it ends for now.
 const END_FOR_NOW: i64 = 1 << 20;
 
-/// JoinedPairs on their way. What the join operator counts is work: the last pairs of a slice count as more
-/// records than it takes at a time.
+/// Where the bytes of a row are.
+pub type RowRange = (u32, u32);
+
+/// A pair of rows with one key; when; and how often.
+struct Pair<T> {
+    key: RowRange,
+    left: RowRange,
+    right: RowRange,
+    time: T,
+    diff: Multiplicity,
+}
+
+/// Pairs of rows on their way, side by side. What the join operator counts is work: the last pairs of a
+/// slice count as more records than it takes at a time.
 pub struct JoinedPairs<T> {
-    /// The pairs.
-    pub pairs: Vec<TimedPair<T>>,
+    bytes: Vec<u8>,
+    pairs: Vec<Pair<T>>,
     work: i64,
 }
 
 impl<T> Default for JoinedPairs<T> {
     fn default() -> Self {
-        JoinedPairs { pairs: Vec::new(), work: 0 }
+        JoinedPairs { bytes: Vec::new(), pairs: Vec::new(), work: 0 }
     }
 }
 
-impl<T> From<Vec<TimedPair<T>>> for JoinedPairs<T> {
-    fn from(pairs: Vec<TimedPair<T>>) -> Self {
-        JoinedPairs { work: pairs.len() as i64, pairs }
+impl<T> JoinedPairs<T> {
+    /// How many pairs there are.
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Whether these are as many as are handed on at a time.
+    pub fn is_full(&self) -> bool {
+        self.pairs.len() >= PAIRS || self.bytes.len() >= PAIR_BYTES
+    }
+
+    /// Forgets all of them.
+    pub fn clear(&mut self) {
+        *self = JoinedPairs::default();
+    }
+
+    /// Adds a row for pairs to come.
+    #[inline]
+    pub fn row(&mut self, bytes: &[u8]) -> RowRange {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        // One row is far below 2 GiB, and so is what is handed on at a time.
+        (start as u32, self.bytes.len() as u32)
+    }
+
+    /// Adds a pair.
+    #[inline]
+    pub fn pair(
+        &mut self,
+        key: RowRange,
+        (left, right): (RowRange, RowRange),
+        time: T,
+        diff: Multiplicity,
+    ) {
+        self.pairs.push(Pair { key, left, right, time, diff });
+        self.work += 1;
+    }
+
+    /// The pairs time by time.
+    pub fn by_time(&mut self) -> impl Iterator<Item = PairsAt<'_, T>>
+    where
+        T: Ord,
+    {
+        self.pairs.sort_by(|a, b| a.time.cmp(&b.time));
+        let groups = self.pairs.chunk_by(|a, b| a.time == b.time);
+        groups.map(|pairs| PairsAt { bytes: &self.bytes, pairs })
+    }
+
+    /// All pairs, whatever their time.
+    pub fn all(&self) -> PairsAt<'_, T> {
+        PairsAt { bytes: &self.bytes, pairs: &self.pairs }
     }
 }
 
@@ -70,91 +123,207 @@ impl<T> Accountable for JoinedPairs<T> {
     }
 }
 
+/// Some of the pairs that are on their way.
+pub struct PairsAt<'a, T> {
+    bytes: &'a [u8],
+    pairs: &'a [Pair<T>],
+}
+
+impl<'a, T> PairsAt<'a, T> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Keys and left rows.
+    pub fn lefts(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone + use<'a, T> {
+        let PairsAt { bytes, pairs } = *self;
+        pairs.iter().map(|pair| (row(bytes, pair.key), row(bytes, pair.left)))
+    }
+
+    /// Keys and right rows.
+    pub fn rights(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone + use<'a, T> {
+        let PairsAt { bytes, pairs } = *self;
+        pairs.iter().map(|pair| (row(bytes, pair.key), row(bytes, pair.right)))
+    }
+
+    /// When, and how often.
+    pub fn times(&self) -> impl Iterator<Item = (&'a T, Multiplicity)> + use<'a, T> {
+        let pairs = self.pairs;
+        pairs.iter().map(|pair| (&pair.time, pair.diff))
+    }
+}
+
+#[inline]
+fn row(bytes: &[u8], (from, to): RowRange) -> &[u8] {
+    &bytes[from as usize..to as usize]
+}
+
+/// The rows of a key, loaded from one side of a join.
+pub struct KeyRows<T> {
+    bytes: Vec<u8>,
+    rows: Vec<RowRange>,
+    /// Time, index of the row, difference.
+    updates: Vec<(T, u32, Multiplicity)>,
+    times: Vec<(T, Multiplicity)>,
+}
+
+impl<T> Default for KeyRows<T> {
+    fn default() -> Self {
+        KeyRows { bytes: Vec::new(), rows: Vec::new(), updates: Vec::new(), times: Vec::new() }
+    }
+}
+
+impl<T: Ord> KeyRows<T> {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.rows.clear();
+        self.updates.clear();
+    }
+
+    /// Adds a row and its updates.
+    pub fn push(&mut self, row: &[u8], updates: impl Iterator<Item = (T, Multiplicity)>) {
+        self.times.extend(updates);
+        if self.times.len() > 1 {
+            consolidate(&mut self.times);
+        }
+        if self.times.is_empty() {
+            return;
+        }
+        let start = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(row);
+        let index = self.rows.len() as u32;
+        self.rows.push((start, self.bytes.len() as u32));
+        self.updates.extend(self.times.drain(..).map(|(time, diff)| (time, index, diff)));
+    }
+
+    fn row(&self, index: u32) -> &[u8] {
+        row(&self.bytes, self.rows[index as usize])
+    }
+}
+
+/// Rows by key, in order, as a join walks through them.
+pub trait KeyedRows<T>: Sized + 'static {
+    /// What they are kept in.
+    type Batch: SpineBatch<Time = T> + Clone + 'static;
+
+    /// At the first key.
+    fn new(batches: Vec<Self::Batch>) -> Self;
+
+    /// The key that it is at.
+    fn key(&self) -> Option<KeyRef<'_>>;
+
+    /// To the next key.
+    fn next_key(&mut self);
+
+    /// To the first key that is not less.
+    fn seek_key(&mut self, key: KeyRef<'_>);
+
+    /// Adds the rows of the key and passes them. Updates that were there before `meet` are as of then.
+    fn load(&mut self, meet: Option<&T>, to: &mut KeyRows<T>);
+}
+
+impl KeyedRows<Tick> for RunsCursor<Multiplicity> {
+    type Batch = Rc<Run<Multiplicity>>;
+
+    fn new(batches: Vec<Self::Batch>) -> Self {
+        RunsCursor::new(batches)
+    }
+
+    fn key(&self) -> Option<KeyRef<'_>> {
+        RunsCursor::key(self)
+    }
+
+    fn next_key(&mut self) {
+        RunsCursor::next_key(self);
+    }
+
+    fn seek_key(&mut self, key: KeyRef<'_>) {
+        RunsCursor::seek_key(self, key);
+    }
+
+    fn load(&mut self, meet: Option<&Tick>, to: &mut KeyRows<Tick>) {
+        let meet = meet.copied().unwrap_or(Tick::MIN);
+        while let Some(value) = self.value() {
+            to.push(value, self.updates().map(|(tick, diff)| (tick.max(meet), diff)));
+            self.next_value();
+        }
+    }
+}
+
 /// The pairs of rows with equal keys.
-pub fn join<'scope, T: Timestamp + Lattice>(
-    left: Arranged<'scope, TraceAgent<RowSpine<T>>>,
-    right: Arranged<'scope, TraceAgent<RowSpine<T>>>,
+pub fn join<'scope, T, R>(
+    left: Arranged<'scope, TraceAgent<Spine<R::Batch>>>,
+    right: Arranged<'scope, TraceAgent<Spine<R::Batch>>>,
     name: &str,
     guard: &Guard,
-) -> Stream<'scope, T, JoinedPairs<T>> {
+) -> Stream<'scope, T, JoinedPairs<T>>
+where
+    T: Timestamp + Lattice,
+    R: KeyedRows<T>,
+{
     let slices = Rc::new(StepSlices::new(guard.clone()));
-    join_with_tactic(left, right, name, SlicedTactic { guard: guard.clone(), slices })
+    let tactic = SlicedTactic { guard: guard.clone(), slices, rows: std::marker::PhantomData::<R> };
+    join_with_tactic(left, right, name, tactic)
 }
 
-struct SlicedTactic {
+struct SlicedTactic<R> {
     guard: Guard,
     slices: Rc<StepSlices>,
+    rows: std::marker::PhantomData<R>,
 }
 
-impl<T: Timestamp + Lattice> JoinTactic<T, TimedBatch<T>, TimedBatch<T>, JoinedPairs<T>>
-    for SlicedTactic
+impl<T, R> JoinTactic<T, R::Batch, R::Batch, JoinedPairs<T>> for SlicedTactic<R>
+where
+    T: Timestamp + Lattice,
+    R: KeyedRows<T>,
 {
     fn prep(
         &mut self,
-        left: Vec<TimedBatch<T>>,
-        right: Vec<TimedBatch<T>>,
+        left: Vec<R::Batch>,
+        right: Vec<R::Batch>,
         fresh: Fresh,
         meet: T,
     ) -> Box<dyn Iterator<Item = JoinedPairs<T>>> {
-        let of = |(cursor, batches), is_fresh| JoinSide { cursor, batches, is_fresh };
+        let of = |batches, is_fresh| JoinSide { cursor: R::new(batches), is_fresh };
         let is_left = matches!(fresh, Fresh::Input0);
         Box::new(Matching {
             guard: self.guard.clone(),
             slices: Rc::clone(&self.slices),
-            left: of(cursor_list(left), is_left),
-            right: of(cursor_list(right), !is_left),
+            left: of(left, is_left),
+            right: of(right, !is_left),
             meet,
+            loaded: Default::default(),
             key: None,
-            out: Vec::new(),
+            out: JoinedPairs::default(),
             done: false,
         })
     }
 }
 
 /// One side of a match of batches.
-struct JoinSide<T: Timestamp + Lattice> {
-    cursor: TimedCursor<T>,
-    batches: Vec<TimedBatch<T>>,
+struct JoinSide<R> {
+    cursor: R,
     /// Its updates are new; the other side's were there.
     is_fresh: bool,
 }
 
-impl<T: Timestamp + Lattice> JoinSide<T> {
-    /// The updates of the key that the cursor is at. Those that were there before are as of `meet`,
-    /// before which nobody can tell them apart.
-    fn load<'a>(
-        cursor: &mut TimedCursor<T>,
-        batches: &'a Vec<TimedBatch<T>>,
-        meet: Option<&T>,
-    ) -> Vec<(&'a Row, T, Multiplicity)> {
-        let mut updates = Vec::new();
-        let mut times: Vec<(T, Multiplicity)> = Vec::new();
-        while let Some(row) = cursor.get_val(batches) {
-            cursor.map_times(batches, |time, diff| {
-                times.push((meet.map_or_else(|| time.clone(), |meet| time.join(meet)), *diff));
-            });
-            consolidate(&mut times);
-            updates.extend(times.drain(..).map(|(time, diff)| (row, time, diff)));
-            cursor.step_val(batches);
-        }
-        updates
-    }
-}
-
 /// The match of two lists of batches, as far as it has come.
-struct Matching<T: Timestamp + Lattice> {
+struct Matching<T: Timestamp + Lattice, R> {
     guard: Guard,
     slices: Rc<StepSlices>,
-    left: JoinSide<T>,
-    right: JoinSide<T>,
+    left: JoinSide<R>,
+    right: JoinSide<R>,
     meet: T,
+    /// Room for the rows of a key.
+    loaded: (KeyRows<T>, KeyRows<T>),
     /// The key whose rows are being matched, if they are many.
     key: Option<KeyMatching<T>>,
-    out: Vec<TimedPair<T>>,
+    out: JoinedPairs<T>,
     done: bool,
 }
 
-impl<T: Timestamp + Lattice> Iterator for Matching<T> {
+impl<T: Timestamp + Lattice, R: KeyedRows<T>> Iterator for Matching<T, R> {
     type Item = JoinedPairs<T>;
 
     fn next(&mut self) -> Option<JoinedPairs<T>> {
@@ -164,7 +333,7 @@ impl<T: Timestamp + Lattice> Iterator for Matching<T> {
         let slice = self.slices.now();
         self.run(&slice);
         slice.made(self.out.len());
-        let mut pairs = JoinedPairs::from(std::mem::take(&mut self.out));
+        let mut pairs = std::mem::take(&mut self.out);
         if slice.is_over() {
             pairs.work += END_FOR_NOW;
         }
@@ -172,12 +341,12 @@ impl<T: Timestamp + Lattice> Iterator for Matching<T> {
     }
 }
 
-impl<T: Timestamp + Lattice> Matching<T> {
+impl<T: Timestamp + Lattice, R: KeyedRows<T>> Matching<T, R> {
     /// Goes on until there are some pairs, the time is over, or it is done.
     fn run(&mut self, slice: &Slice) {
-        let Matching { guard, left, right, meet, key, out, done, .. } = self;
+        let Matching { guard, left, right, meet, loaded, key, out, done, .. } = self;
         let mut keys = 0;
-        while out.len() < PAIRS {
+        while !out.is_full() {
             keys += 1;
             if keys % PAIRS_PER_LOOK == 0 && slice.is_over() {
                 return;
@@ -189,54 +358,73 @@ impl<T: Timestamp + Lattice> Matching<T> {
                 *key = None;
                 continue;
             }
-            let at = (left.cursor.get_key(&left.batches), right.cursor.get_key(&right.batches));
-            let (Some(left_key), Some(right_key)) = at else {
+            let (Some(left_key), Some(right_key)) = (left.cursor.key(), right.cursor.key()) else {
                 *done = true;
                 return;
             };
-            match left_key.cmp(right_key) {
-                std::cmp::Ordering::Less => left.cursor.seek_key(&left.batches, right_key),
-                std::cmp::Ordering::Greater => right.cursor.seek_key(&right.batches, left_key),
+            match left_key.cmp(&right_key) {
+                std::cmp::Ordering::Less => left.cursor.seek_key(right_key),
+                std::cmp::Ordering::Greater => right.cursor.seek_key(left_key),
                 std::cmp::Ordering::Equal => {
+                    let matched = out.row(left_key.bytes);
+                    // What was there before is as of `meet`: nobody can tell apart what was before it.
                     let (left_meet, right_meet) = match left.is_fresh {
                         true => (None, Some(&*meet)),
                         false => (Some(&*meet), None),
                     };
-                    let lefts = JoinSide::load(&mut left.cursor, &left.batches, left_meet);
-                    let rights = JoinSide::load(&mut right.cursor, &right.batches, right_meet);
-                    let (new, old) = match left.is_fresh {
-                        true => (lefts.len(), rights.len()),
-                        false => (rights.len(), lefts.len()),
-                    };
+                    let (lefts, rights) = loaded;
+                    lefts.clear();
+                    rights.clear();
+                    left.cursor.load(left_meet, lefts);
+                    right.cursor.load(right_meet, rights);
+                    let counts = (lefts.updates.len(), rights.updates.len());
+                    let (new, old) = if left.is_fresh { counts } else { (counts.1, counts.0) };
                     if new > 0 {
                         guard.check_rows(old, "a join");
                     }
-                    let few = lefts.len() < FEW_UPDATES || rights.len() < FEW_UPDATES;
-                    if few && lefts.len().saturating_mul(rights.len()) <= PAIRS_AT_ONCE {
-                        for (left, left_time, left_diff) in &lefts {
-                            for (right, right_time, right_diff) in &rights {
-                                let rows =
-                                    (left_key.row.clone(), Row::clone(left), Row::clone(right));
-                                let diff = left_diff.times(*right_diff);
-                                out.push((rows, left_time.join(right_time), diff));
-                            }
-                        }
+                    let few = counts.0 < FEW_UPDATES || counts.1 < FEW_UPDATES;
+                    let small = lefts.bytes.len() + rights.bytes.len() < PAIR_BYTES_AT_ONCE;
+                    if few && small && counts.0.saturating_mul(counts.1) <= PAIRS_AT_ONCE {
+                        all_pairs(matched, lefts, rights, out);
                     } else {
-                        *key = Some(KeyMatching::new(&left_key.row, &lefts, &rights));
+                        let key_bytes = row(&out.bytes, matched);
+                        let (lefts, rights) = std::mem::take(loaded);
+                        *key = Some(KeyMatching::new(key_bytes, lefts, rights));
                     }
-                    left.cursor.step_key(&left.batches);
-                    right.cursor.step_key(&right.batches);
+                    left.cursor.next_key();
+                    right.cursor.next_key();
                 }
             }
         }
     }
 }
 
+/// All pairs of the rows of a key.
+fn all_pairs<T: Timestamp + Lattice>(
+    key: RowRange,
+    lefts: &KeyRows<T>,
+    rights: &KeyRows<T>,
+    out: &mut JoinedPairs<T>,
+) {
+    if lefts.updates.is_empty() || rights.updates.is_empty() {
+        return;
+    }
+    // The rows of each side lie beside each other as they do where they were loaded.
+    let (left_at, _) = out.row(&lefts.bytes);
+    let (right_at, _) = out.row(&rights.bytes);
+    let moved = |(from, to): RowRange, by: u32| (from + by, to + by);
+    for (left_time, left, left_diff) in &lefts.updates {
+        let left = moved(lefts.rows[*left as usize], left_at);
+        for (right_time, right, right_diff) in &rights.updates {
+            let right = moved(rights.rows[*right as usize], right_at);
+            out.pair(key, (left, right), left_time.join(right_time), left_diff.times(*right_diff));
+        }
+    }
+}
+
 /// The updates of one key on one side, in the order of their times.
 struct KeySide<T> {
-    rows: Vec<Row>,
-    /// Time, index of the row, difference.
-    updates: Vec<(T, u32, Multiplicity)>,
+    loaded: KeyRows<T>,
     /// Of each update the meet of its time and all behind it.
     meets: Vec<T>,
     /// Updates before this one are in `past`.
@@ -247,24 +435,14 @@ struct KeySide<T> {
 }
 
 impl<T: Timestamp + Lattice> KeySide<T> {
-    fn new(loaded: &[(&Row, T, Multiplicity)]) -> Self {
-        let mut rows: Vec<Row> = Vec::new();
-        let mut updates = Vec::with_capacity(loaded.len());
-        let mut last: Option<&Row> = None;
-        for (row, time, diff) in loaded {
-            if last.is_none_or(|last| !std::ptr::eq(last, *row)) {
-                rows.push(Row::clone(row));
-            }
-            last = Some(row);
-            updates.push((time.clone(), rows.len() as u32 - 1, *diff));
-        }
-        updates.sort_unstable();
-        let mut meets: Vec<T> = updates.iter().map(|(time, _, _)| time.clone()).collect();
+    fn new(mut loaded: KeyRows<T>) -> Self {
+        loaded.updates.sort_unstable();
+        let mut meets: Vec<T> = loaded.updates.iter().map(|(time, _, _)| time.clone()).collect();
         for at in (1..meets.len()).rev() {
             let meet = meets[at - 1].meet(&meets[at]);
             meets[at - 1] = meet;
         }
-        KeySide { rows, updates, meets, next: 0, past: Vec::new(), moved: None }
+        KeySide { loaded, meets, next: 0, past: Vec::new(), moved: None }
     }
 
     /// Moves the times of what has been up to `meet`, where it can no longer be told apart.
@@ -279,7 +457,7 @@ impl<T: Timestamp + Lattice> KeySide<T> {
 
 /// The match of the rows of one key, as far as it has come.
 struct KeyMatching<T> {
-    key: Row,
+    key: Vec<u8>,
     left: KeySide<T>,
     right: KeySide<T>,
     /// The side (true: left) whose next update is being matched, and how many of the other side's
@@ -288,19 +466,21 @@ struct KeyMatching<T> {
 }
 
 impl<T: Timestamp + Lattice> KeyMatching<T> {
-    fn new(key: &Row, left: &[(&Row, T, Multiplicity)], right: &[(&Row, T, Multiplicity)]) -> Self {
+    fn new(key: &[u8], left: KeyRows<T>, right: KeyRows<T>) -> Self {
         let (left, right) = (KeySide::new(left), KeySide::new(right));
-        KeyMatching { key: key.clone(), left, right, current: None }
+        KeyMatching { key: key.to_vec(), left, right, current: None }
     }
 
     /// Goes on until there are enough pairs or the time is over; true when it is done.
-    fn run(&mut self, out: &mut Vec<TimedPair<T>>, slice: &Slice) -> bool {
+    fn run(&mut self, out: &mut JoinedPairs<T>, slice: &Slice) -> bool {
+        let key = out.row(&self.key);
         let mut look = 0;
         loop {
             let (is_left, mut met) = match self.current {
                 Some(current) => current,
                 None => {
-                    let next = |side: &KeySide<T>| side.updates.get(side.next).map(|u| u.0.clone());
+                    let next =
+                        |side: &KeySide<T>| side.loaded.updates.get(side.next).map(|u| u.0.clone());
                     let is_left = match (next(&self.left), next(&self.right)) {
                         (None, None) => return true,
                         (left, None) => left.is_some(),
@@ -319,20 +499,22 @@ impl<T: Timestamp + Lattice> KeyMatching<T> {
                 true => (&mut self.left, &mut self.right),
                 false => (&mut self.right, &mut self.left),
             };
-            let (time, row, diff) = &side.updates[side.next];
-            while let Some(((other_row, other_time), other_diff)) = other.past.get(met) {
-                let (own, others) = (&side.rows[*row as usize], &other.rows[*other_row as usize]);
-                let (left, right) = if is_left { (own, others) } else { (others, own) };
-                let rows = (self.key.clone(), left.clone(), right.clone());
-                out.push((rows, time.join(other_time), diff.times(*other_diff)));
-                met += 1;
-                look += 1;
-                if out.len() >= PAIRS || look % PAIRS_PER_LOOK == 0 && slice.is_over() {
-                    self.current = Some((is_left, met));
-                    return false;
+            let (time, index, diff) = &side.loaded.updates[side.next];
+            if met < other.past.len() {
+                let own = out.row(side.loaded.row(*index));
+                while let Some(((other_index, other_time), other_diff)) = other.past.get(met) {
+                    let others = out.row(other.loaded.row(*other_index));
+                    let pair = if is_left { (own, others) } else { (others, own) };
+                    out.pair(key, pair, time.join(other_time), diff.times(*other_diff));
+                    met += 1;
+                    look += 1;
+                    if out.is_full() || look % PAIRS_PER_LOOK == 0 && slice.is_over() {
+                        self.current = Some((is_left, met));
+                        return false;
+                    }
                 }
             }
-            side.past.push(((*row, time.clone()), *diff));
+            side.past.push(((*index, time.clone()), *diff));
             side.next += 1;
             self.current = None;
             look += 1;
@@ -362,33 +544,38 @@ mod tests {
         Guard::new(Arc::new(control), 0)
     }
 
-    /// Updates of some rows that come and go at some ticks.
-    fn updates(rows: &[Row], seed: u64) -> Vec<(&Row, u64, Multiplicity)> {
+    /// Some rows that come and go at some ticks.
+    fn rows(count: u32, tag: u8, seed: u64) -> KeyRows<Tick> {
         let mut state = seed;
-        let mut all = Vec::new();
-        for row in rows {
-            for _ in 0..3 {
+        let mut rows = KeyRows::default();
+        for n in 0..count {
+            let row = [&[tag][..], &n.to_be_bytes()].concat();
+            let mut update = || {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let diff = if state >> 63 == 1 { 1 } else { -1 };
-                all.push((row, state >> 40 & 7, Multiplicity::new(diff)));
-            }
+                (state >> 40 & 7, Multiplicity::new(diff))
+            };
+            let updates = [update(), update(), update()];
+            rows.push(&row, updates.into_iter());
         }
-        all
+        rows
     }
 
     #[test]
     fn rows_of_a_key_are_matched_as_every_pair_however_often_the_match_is_suspended() {
-        let rows = |count: u32, tag: u8| -> Vec<Row> {
-            (0..count).map(|n| Row::from_slice(&[&[tag][..], &n.to_be_bytes()].concat())).collect()
-        };
-        let (lefts, rights) = (rows(120, 1), rows(90, 2));
-        let (left, right) = (updates(&lefts, 7), updates(&rights, 11));
-        let mut matching = KeyMatching::new(&Row::default(), &left, &right);
+        let (left, right) = (|| rows(120, 1, 7), || rows(90, 2, 11));
+        let mut matching = KeyMatching::new(b"key", left(), right());
         let (guard, mut found, mut ends) = (guard(), Vec::new(), 0);
         loop {
-            let mut out = Vec::new();
+            let mut out = JoinedPairs::default();
             let done = matching.run(&mut out, &guard.slice());
-            found.extend(out);
+            let pairs = out.all();
+            for (((key, left), (_, right)), (tick, diff)) in
+                pairs.lefts().zip(pairs.rights()).zip(pairs.times())
+            {
+                assert_eq!(key, b"key");
+                found.push(((left.to_vec(), right.to_vec(), *tick), diff));
+            }
             ends += 1;
             if done {
                 break;
@@ -396,16 +583,15 @@ mod tests {
         }
         assert!(ends > 2, "{ends}");
         // At each tick, what there is of each pair.
+        let (left, right) = (left(), right());
         let mut expected = Vec::new();
-        for (left, left_tick, left_diff) in &left {
-            for (right, right_tick, right_diff) in &right {
-                let rows = (Row::default(), Row::clone(left), Row::clone(right));
+        for (left_tick, left_row, left_diff) in &left.updates {
+            for (right_tick, right_row, right_diff) in &right.updates {
+                let rows = (left.row(*left_row).to_vec(), right.row(*right_row).to_vec());
                 let tick = (*left_tick).max(*right_tick);
-                expected.push(((rows, tick), left_diff.times(*right_diff)));
+                expected.push(((rows.0, rows.1, tick), left_diff.times(*right_diff)));
             }
         }
-        let mut found: Vec<_> =
-            found.into_iter().map(|(rows, t, diff)| ((rows, t), diff)).collect();
         consolidate(&mut expected);
         consolidate(&mut found);
         assert_eq!(found.len(), expected.len());

@@ -13,19 +13,18 @@ use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion_common::ScalarValue;
-use differential_dataflow::trace::cursor::{CursorList, cursor_list};
-use differential_dataflow::trace::{Cursor, Navigable, TraceReader};
 
 use super::changes::{ChangeWork, on_changes};
 use super::join::keyed;
 use super::{Deltas, Renderer, expect_planned};
-use crate::dataflow::arrange::{HeldAs, RowTrace, arrange_rows};
+use crate::dataflow::arrange::{HeldAs, arrange_rows};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::difference::{Difference, Replacement};
 use crate::dataflow::eval::{FailedExpression, guarded};
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::guard::Slice;
 use crate::dataflow::layout::RowLayout;
+use crate::dataflow::run::RunsCursor;
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
 use crate::model::row::{Row, RowCodec};
@@ -55,56 +54,54 @@ impl<'scope> Renderer<'scope, '_> {
             failures: self.failures.clone(),
         });
         Ok(on_changes(rows, "Recompute", &self.guard, move |batches, history| RecomputedChanges {
-            new: cursor_list(batches),
-            old: cursor_list(history),
+            new: RunsCursor::new(batches),
+            old: RunsCursor::new(history),
             groups: Rc::clone(&groups),
         }))
     }
 }
-
-type RecomputedBatch = <RowTrace as TraceReader>::Batch;
-type RecomputedCursor = (CursorList<<RecomputedBatch as Navigable>::Cursor>, Vec<RecomputedBatch>);
 
 /// How many rows of groups are computed together, but for what one group has.
 const ROWS_TOGETHER: usize = 1 << 14;
 
 /// Groups that change, from the one on that is next.
 struct RecomputedChanges {
-    new: RecomputedCursor,
-    old: RecomputedCursor,
+    new: RunsCursor<Multiplicity>,
+    old: RunsCursor<Multiplicity>,
     groups: Rc<RecomputedGroups>,
 }
 
 impl ChangeWork for RecomputedChanges {
     fn run(&mut self, slice: &Slice) -> (Vec<Delta>, bool) {
-        let ((new, new_storage), (old, old_storage)) = (&mut self.new, &mut self.old);
+        let (new, old) = (&mut self.new, &mut self.old);
         let groups = &self.groups;
         let mut versions = GroupVersions::default();
-        while let Some(key) = new.get_key(new_storage) {
+        while let Some(key) = new.key() {
             let mut before: HashMap<Row, i64> = HashMap::new();
-            old.seek_key(old_storage, key);
-            if old.get_key(old_storage) == Some(key) {
-                while let Some(row) = old.get_val(old_storage) {
-                    let mut count = Multiplicity::default();
-                    old.map_times(old_storage, |_, diff| count = count.plus(*diff));
-                    before.insert(row.clone(), groups.failures.known(count));
-                    old.step_val(old_storage);
+            old.seek_key(key);
+            if old.key() == Some(key) {
+                while let Some(row) = old.value() {
+                    let diffs = old.updates().map(|(_, diff)| diff);
+                    let count = diffs.fold(Multiplicity::default(), Multiplicity::plus);
+                    before.insert(Row::from_slice(row), groups.failures.known(count));
+                    old.next_value();
                 }
             }
+            let key = Row::from_slice(key.bytes);
             let mut changes: Vec<(Tick, Row, i64)> = Vec::new();
-            while let Some(row) = new.get_val(new_storage) {
-                new.map_times(new_storage, |tick, diff| {
-                    changes.push((*tick, row.clone(), groups.failures.known(*diff)));
-                });
-                new.step_val(new_storage);
+            while let Some(row) = new.value() {
+                let row = Row::from_slice(row);
+                let times = new.updates().map(|(tick, diff)| (tick, groups.failures.known(diff)));
+                changes.extend(times.map(|(tick, diff)| (tick, row.clone(), diff)));
+                new.next_value();
             }
-            versions.group(&key.row, before, changes);
-            new.step_key(new_storage);
+            versions.group(&key, before, changes);
+            new.next_key();
             if versions.rows.len() >= ROWS_TOGETHER || slice.is_over() {
                 break;
             }
         }
-        (groups.deltas(&versions), new.get_key(new_storage).is_none())
+        (groups.deltas(&versions), new.key().is_none())
     }
 }
 

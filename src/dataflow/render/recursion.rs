@@ -11,12 +11,14 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
+use differential_dataflow::lattice::Lattice;
 use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
 use differential_dataflow::operators::iterate::Variable;
+use differential_dataflow::trace::cursor::{CursorList, cursor_list};
 use differential_dataflow::trace::implementations::ord_neu::{
-    OrdKeySpine, VecOrdKeyBuilder, VecOrdValBuilder,
+    OrdKeySpine, OrdValSpine, VecOrdKeyBuilder, VecOrdValBuilder,
 };
-use differential_dataflow::trace::{Cursor, Navigable};
+use differential_dataflow::trace::{Cursor, Navigable, TraceReader};
 use differential_dataflow::{AsCollection, VecCollection};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::Operator;
@@ -25,14 +27,15 @@ use timely::scheduling::Activator;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::linear::Unnest;
-use super::pairs::{self, RowSpine};
+use super::pairs::{self, KeyRows, KeyedRows, PairsAt};
 use super::{Deltas, Renderer, expect_planned};
-use crate::dataflow::arrange::{HeldAs, Key, arrange_guarded, watch};
+use crate::dataflow::arrange::{HeldAs, Key, arrange_guarded, owner, watch};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::eval;
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::guard::Guard;
 use crate::dataflow::layout::RowLayout;
+use crate::dataflow::run::KeyRef;
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
 use crate::model::row::{Row, RowCodec};
@@ -42,7 +45,8 @@ use crate::plan::ir::{JoinKeys, NodeId, Op, Plan};
 type IterationTime = Product<Tick, u64>;
 /// Whole rows inside the scope.
 type ScopedRows<'inner> = VecCollection<'inner, IterationTime, Row, Multiplicity>;
-type Trace = TraceAgent<RowSpine<IterationTime>>;
+type Trace = TraceAgent<OrdValSpine<Key, Row, IterationTime, Multiplicity>>;
+type TimedBatch = <Trace as TraceReader>::Batch;
 /// Whole rows, arranged.
 type RowsTrace = TraceAgent<OrdKeySpine<Row, IterationTime, Multiplicity>>;
 
@@ -190,8 +194,10 @@ fn limited<'inner>(
 
 /// Rows, arranged as they are.
 fn whole_rows<'inner>(rows: ScopedRows<'inner>, guard: &Guard) -> Arranged<'inner, RowsTrace> {
-    let exchange =
-        Exchange::new(|update: &((Row, ()), IterationTime, Multiplicity)| xxh3_64(&update.0.0));
+    let workers = rows.inner.scope().peers();
+    let exchange = Exchange::new(move |update: &((Row, ()), IterationTime, Multiplicity)| {
+        owner(xxh3_64(&update.0.0), workers)
+    });
     let rows = rows.map(|row| (row, ())).inner;
     arrange_guarded::<_, VecOrdKeyBuilder<_, _, _>, _, _, _, _, _>(
         rows,
@@ -438,10 +444,8 @@ impl<'inner> Loop<'inner, '_> {
         let (left, right) = (arranged(left, &self.guard), arranged(right, &self.guard));
         let encoder = codec(&self.schema(id))?;
         self.matched(left, right, move |pairs| {
-            let left = pairs.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
-            let right = pairs.iter().map(|((k, _, r), _, _)| (&k[..], &r[..]));
-            let mut columns: Vec<ArrayRef> = expect_planned(layouts.0.columns(left));
-            columns.extend(expect_planned(layouts.1.columns(right)));
+            let mut columns: Vec<ArrayRef> = expect_planned(layouts.0.columns(pairs.lefts()));
+            columns.extend(expect_planned(layouts.1.columns(pairs.rights())));
             let rows = expect_planned(encoder.encode(&columns, pairs.len()));
             (0..pairs.len()).map(|index| Row::from_slice(rows.bytes(index))).collect()
         })
@@ -462,8 +466,7 @@ impl<'inner> Loop<'inner, '_> {
         let keys = keys.map(|row| (Key::new(&row), Row::default()));
         let rows = arranged(self.keyed(left.0, left.1.clone(), &on.left, skip)?, &self.guard);
         let matched = self.matched(rows, arranged(keys, &self.guard), move |pairs| {
-            let rows = pairs.iter().map(|((k, l, _), _, _)| (&k[..], &l[..]));
-            let columns = expect_planned(layout.columns(rows));
+            let columns = expect_planned(layout.columns(pairs.lefts()));
             let rows = expect_planned(encoder.encode(&columns, pairs.len()));
             (0..pairs.len()).map(|index| Row::from_slice(rows.bytes(index))).collect()
         })?;
@@ -474,24 +477,24 @@ impl<'inner> Loop<'inner, '_> {
         &self,
         left: Arranged<'inner, Trace>,
         right: Arranged<'inner, Trace>,
-        rows: impl Fn(&[((Row, Row, Row), IterationTime, Multiplicity)]) -> Vec<Row> + 'static,
+        rows: impl Fn(&PairsAt<'_, IterationTime>) -> Vec<Row> + 'static,
     ) -> Result<ScopedRows<'inner>, ArrowError> {
         let guard = self.guard.clone();
-        let pairs = pairs::join(left, right, "Join", &guard);
+        let pairs = pairs::join::<_, IterationRows>(left, right, "Join", &guard);
         let stream = pairs.unary(Pipeline, "ScopedRows", move |_, _| {
             move |input, output| {
                 let stops = guard.enter();
                 input.for_each(|time, pairs| {
-                    let pairs = &mut pairs.pairs;
                     if stops {
                         return pairs.clear();
                     }
-                    let encoded = rows(pairs);
+                    let encoded = rows(&pairs.all());
                     let mut out: Vec<(Row, IterationTime, Multiplicity)> = encoded
                         .into_iter()
-                        .zip(pairs.drain(..))
-                        .map(|(row, (_, at, diff))| (row, at, diff))
+                        .zip(pairs.all().times())
+                        .map(|(row, (at, diff))| (row, *at, diff))
                         .collect();
+                    pairs.clear();
                     output.session(&time).give_container(&mut out);
                 });
             }
@@ -500,12 +503,53 @@ impl<'inner> Loop<'inner, '_> {
     }
 }
 
+/// Rows by key at times within a tick, as a join walks through them.
+struct IterationRows {
+    cursor: CursorList<<TimedBatch as Navigable>::Cursor>,
+    batches: Vec<TimedBatch>,
+}
+
+impl KeyedRows<IterationTime> for IterationRows {
+    type Batch = TimedBatch;
+
+    fn new(batches: Vec<TimedBatch>) -> Self {
+        let (cursor, batches) = cursor_list(batches);
+        IterationRows { cursor, batches }
+    }
+
+    fn key(&self) -> Option<KeyRef<'_>> {
+        self.cursor.get_key(&self.batches).map(KeyRef::from)
+    }
+
+    fn next_key(&mut self) {
+        self.cursor.step_key(&self.batches);
+    }
+
+    fn seek_key(&mut self, key: KeyRef<'_>) {
+        self.cursor.seek_key(&self.batches, &Key::with_hash(key.hash, key.bytes));
+    }
+
+    fn load(&mut self, meet: Option<&IterationTime>, to: &mut KeyRows<IterationTime>) {
+        let IterationRows { cursor, batches } = self;
+        while let Some(row) = cursor.get_val(batches) {
+            let mut times = Vec::new();
+            cursor.map_times(batches, |time, diff| {
+                times.push((meet.map_or(*time, |meet| time.join(meet)), *diff));
+            });
+            to.push(row, times.into_iter());
+            cursor.step_val(batches);
+        }
+    }
+}
+
 fn arranged<'inner>(
     rows: VecCollection<'inner, IterationTime, (Key, Row), Multiplicity>,
     guard: &Guard,
 ) -> Arranged<'inner, Trace> {
-    let exchange =
-        Exchange::new(|update: &((Key, Row), IterationTime, Multiplicity)| update.0.0.hash());
+    let workers = rows.inner.scope().peers();
+    let exchange = Exchange::new(move |update: &((Key, Row), IterationTime, Multiplicity)| {
+        owner(update.0.0.hash(), workers)
+    });
     arrange_guarded::<_, VecOrdValBuilder<_, _, _, _>, _, _, _, _, _>(
         rows.inner,
         exchange,

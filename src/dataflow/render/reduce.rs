@@ -8,8 +8,6 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use differential_dataflow::difference::Semigroup;
 use differential_dataflow::operators::arrange::Arranged;
-use differential_dataflow::trace::cursor::{CursorList, cursor_list};
-use differential_dataflow::trace::{Cursor, Navigable, TraceReader};
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
@@ -23,6 +21,7 @@ use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::groups::Grouper;
 use crate::dataflow::guard::{Guard, Slice};
+use crate::dataflow::run::RunsCursor;
 use crate::model::Tick;
 use crate::model::row::{Row, RowCodec};
 use crate::plan::ir::{Aggregate, NodeId};
@@ -129,53 +128,49 @@ pub(super) fn changes<'scope>(
 ) -> Deltas<'scope> {
     let finish = Rc::new(finish);
     on_changes(groups, "Changes of groups", guard, move |batches, history| ChangedGroups {
-        new: cursor_list(batches),
-        old: cursor_list(history),
+        new: RunsCursor::new(batches),
+        old: RunsCursor::new(history),
         seen,
         finish: Rc::clone(&finish),
     })
 }
 
-type SummedBatch = <GroupTrace as TraceReader>::Batch;
-type SummedCursor = (CursorList<<SummedBatch as Navigable>::Cursor>, Vec<SummedBatch>);
-
 /// Groups that change, from the one on that is next.
 struct ChangedGroups<F> {
-    new: SummedCursor,
-    old: SummedCursor,
+    new: RunsCursor<Accumulator>,
+    old: RunsCursor<Accumulator>,
     seen: Seen,
     finish: Rc<F>,
 }
 
 impl<F: Fn(Vec<GroupChange>) -> Vec<Delta>> ChangeWork for ChangedGroups<F> {
     fn run(&mut self, slice: &Slice) -> (Vec<Delta>, bool) {
-        let ((new, new_storage), (old, old_storage)) = (&mut self.new, &mut self.old);
+        let (new, old) = (&mut self.new, &mut self.old);
         let mut updates = Vec::new();
         let mut groups = 0;
-        while let Some(key) = new.get_key(new_storage) {
+        while let Some(key) = new.key() {
             let mut sum = Accumulator::default();
-            old.seek_key(old_storage, key);
-            if old.get_key(old_storage) == Some(key) {
-                old.map_times(old_storage, |_, diff| sum.plus_equals(diff));
+            old.seek_key(key);
+            if old.key() == Some(key) {
+                old.updates().for_each(|(_, diff)| sum.plus_equals(&diff));
             }
-            let mut steps: Vec<(Tick, Accumulator)> = Vec::new();
-            new.map_times(new_storage, |tick, diff| steps.push((*tick, diff.clone())));
+            let mut steps: Vec<(Tick, Accumulator)> = new.updates().collect();
             steps.sort_by_key(|(tick, _)| *tick);
             for step in steps.chunk_by(|a, b| a.0 == b.0) {
                 let before = sum.clone();
                 step.iter().for_each(|(_, diff)| sum.plus_equals(diff));
                 let stays = self.seen == Seen::Presence && before.is_there() == sum.is_there();
                 if !stays {
-                    changed(&key.row, before, &sum, step[0].0, &mut updates);
+                    changed(key.bytes, before, &sum, step[0].0, &mut updates);
                 }
             }
-            new.step_key(new_storage);
+            new.next_key();
             groups += 1;
             if groups == GROUPS_AT_ONCE || groups % GROUPS_PER_LOOK == 0 && slice.is_over() {
                 break;
             }
         }
-        ((self.finish)(updates), new.get_key(new_storage).is_none())
+        ((self.finish)(updates), new.key().is_none())
     }
 }
 
@@ -185,7 +180,7 @@ const GROUPS_AT_ONCE: usize = 1 << 12;
 const GROUPS_PER_LOOK: usize = 256;
 
 fn changed(
-    key: &Row,
+    key: &[u8],
     before: Accumulator,
     after: &Accumulator,
     tick: Tick,
@@ -198,10 +193,10 @@ fn changed(
         !after.rows.is_zero() || after.slots.iter().all(|s| s.is_zero() || !s.takes_back())
     );
     if before.is_there() {
-        updates.push((key.clone(), before, tick, -1));
+        updates.push((Row::from_slice(key), before, tick, -1));
     }
     if after.is_there() {
-        updates.push((key.clone(), after.clone(), tick, 1));
+        updates.push((Row::from_slice(key), after.clone(), tick, 1));
     }
 }
 

@@ -8,8 +8,6 @@ use std::sync::Arc;
 
 use arrow::error::ArrowError;
 use differential_dataflow::operators::arrange::Arranged;
-use differential_dataflow::trace::cursor::{CursorList, cursor_list};
-use differential_dataflow::trace::{Cursor, Navigable, TraceReader};
 
 use super::changes::{ChangeWork, on_changes};
 use super::join::keyed;
@@ -19,6 +17,7 @@ use crate::dataflow::delta::Delta;
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::guard::{Guard, Slice};
 use crate::dataflow::layout::RowLayout;
+use crate::dataflow::run::RunsCursor;
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
 use crate::model::row::Row;
@@ -143,8 +142,8 @@ fn ranked<'scope>(
 ) -> Deltas<'scope> {
     let ranking = Rc::new(Ranking { layout, pick, failures });
     on_changes(rows, "TopK", guard, move |batches, history| RankedGroups {
-        new: cursor_list(batches),
-        old: cursor_list(history),
+        new: RunsCursor::new(batches),
+        old: RunsCursor::new(history),
         ranking: Rc::clone(&ranking),
     })
 }
@@ -156,49 +155,45 @@ struct Ranking<P> {
     failures: FailureStream,
 }
 
-type RankedBatch = <RowTrace as TraceReader>::Batch;
-type RankedCursor = (CursorList<<RankedBatch as Navigable>::Cursor>, Vec<RankedBatch>);
-
 /// Groups that change, from the one on that is next.
 struct RankedGroups<P> {
-    new: RankedCursor,
-    old: RankedCursor,
+    new: RunsCursor<Multiplicity>,
+    old: RunsCursor<Multiplicity>,
     ranking: Rc<Ranking<P>>,
 }
 
 impl<P: Pick> ChangeWork for RankedGroups<P> {
     fn run(&mut self, slice: &Slice) -> (Vec<Delta>, bool) {
-        let ((new, new_storage), (old, old_storage)) = (&mut self.new, &mut self.old);
+        let (new, old) = (&mut self.new, &mut self.old);
         let Ranking { layout, pick, failures } = &*self.ranking;
         let mut updates = Vec::new();
-        while let Some(key) = new.get_key(new_storage) {
+        while let Some(key) = new.key() {
+            old.seek_key(key);
+            let found = old.key() == Some(key);
+            let key = Row::from_slice(key.bytes);
             let mut changes: Vec<RowChanges> = Vec::new();
-            while let Some(row) = new.get_val(new_storage) {
-                let mut times = Vec::new();
-                new.map_times(new_storage, |tick, diff| {
-                    times.push((*tick, failures.known(*diff)));
-                });
-                changes.push((row.clone(), times));
-                new.step_val(new_storage);
+            while let Some(row) = new.value() {
+                let row = Row::from_slice(row);
+                let times = new.updates().map(|(tick, diff)| (tick, failures.known(diff)));
+                changes.push((row, times.collect()));
+                new.next_value();
             }
-            old.seek_key(old_storage, key);
-            let found = old.get_key(old_storage) == Some(key);
             let mut history = GroupHistory { ahead: Vec::new(), done: !found };
             let mut next = || {
-                let row = old.get_val(old_storage)?.clone();
-                let mut count = Multiplicity::default();
-                old.map_times(old_storage, |_, diff| count = count.plus(*diff));
-                old.step_val(old_storage);
+                let row = Row::from_slice(old.value()?);
+                let diffs = old.updates().map(|(_, diff)| diff);
+                let count = diffs.fold(Multiplicity::default(), Multiplicity::plus);
+                old.next_value();
                 Some((row, failures.known(count)))
             };
             let mut group = Group { changes: &changes, history: &mut history };
-            group.run(&key.row, pick, &mut next, &mut updates);
-            new.step_key(new_storage);
+            group.run(&key, pick, &mut next, &mut updates);
+            new.next_key();
             if slice.is_over() {
                 break;
             }
         }
-        (expect_planned(layout.decode(&mut updates)), new.get_key(new_storage).is_none())
+        (expect_planned(layout.decode(&mut updates)), new.key().is_none())
     }
 }
 

@@ -17,6 +17,7 @@ use timely::scheduling::Activator;
 
 use super::pending::{PendingTicks, in_order};
 use super::{Deltas, Renderer, expect_planned};
+use crate::dataflow::arrange::owner;
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::difference::{Difference, Replacement};
 use crate::dataflow::eval::{FailedExpression, guarded};
@@ -56,7 +57,8 @@ impl<'scope> Renderer<'scope, '_> {
         let updates = in_order(self.input(input), ordered()?, &self.guard);
         let guard = self.guard.clone();
         let activations = self.scope.activations();
-        let exchange = Exchange::new(|(key, _, _): &RowUpdate| key.hash());
+        let workers = self.scope.peers();
+        let exchange = Exchange::new(move |(key, _, _): &RowUpdate| owner(key.hash(), workers));
         Ok(updates.unary_frontier(exchange, "Window", move |capability, info| {
             let activator = Activator::new(info.address, activations);
             let mut pending: PendingTicks<Vec<(Row, HeldRow)>> = PendingTicks::new(capability);

@@ -1,0 +1,122 @@
+//! Runs: the batches of an arrangement as packed bytes.
+//!
+//! A run holds updates in the order of key hash, key, value and tick, and is never changed. It is a
+//! sequence of blocks, each of which begins at a multiple of 4 KiB, and an index of the blocks:
+//!
+//! ```text
+//! block    where the table is (u32) · number of groups (u32) · groups · table: where each group is (u16 …)
+//! group    hash of the key (u64) · key · values, up to the next group or the table
+//! value    bytes · number of updates · updates
+//! update   tick, as the difference to the run's base · difference
+//! index    of each block: hash of its first key (u64) · where it begins, in units of 4 KiB (u32)
+//! ```
+//!
+//! Keys, values, numbers, ticks and most differences are written as [`crate::model::packed`] says, the
+//! rest in little-endian order. A key whose values do not fit in one block goes on in the next one,
+//! where it is written again. A value that does not fit has a block of its own, of as many units as it
+//! takes. The last block is not filled up.
+//!
+//! (Packed sorted blocks with a sparse index are what log-structured stores such as LevelDB keep in
+//! their files; differential dataflow asks of a batch only its length and how two of them are merged.)
+
+mod block;
+mod builder;
+mod cursor;
+mod merge;
+mod writer;
+
+use std::marker::PhantomData;
+
+use differential_dataflow::difference::Semigroup;
+
+use crate::aggregate::Accumulator;
+use crate::model::Tick;
+use crate::model::multiplicity::Multiplicity;
+use crate::model::packed::{put_signed, take, take_signed};
+
+use block::{Block, INDEX_ENTRY_BYTES, UNIT};
+pub use builder::RunBuilder;
+pub use cursor::{KeyRef, RunsCursor};
+
+/// A difference that is kept as bytes.
+pub trait PackedDifference: Semigroup + Sized + 'static {
+    /// Appends it.
+    fn pack(&self, out: &mut Vec<u8>);
+    /// Takes one off the front.
+    fn unpack(from: &mut &[u8]) -> Self;
+    /// Passes one at the front.
+    fn pass(from: &mut &[u8]);
+}
+
+impl PackedDifference for Multiplicity {
+    #[inline]
+    fn pack(&self, out: &mut Vec<u8>) {
+        put_signed(out, self.bits());
+    }
+
+    #[inline]
+    fn unpack(from: &mut &[u8]) -> Self {
+        Multiplicity::new(take_signed(from))
+    }
+
+    #[inline]
+    fn pass(from: &mut &[u8]) {
+        take(from);
+    }
+}
+
+impl PackedDifference for Accumulator {
+    fn pack(&self, out: &mut Vec<u8>) {
+        Accumulator::pack(self, out);
+    }
+
+    fn unpack(from: &mut &[u8]) -> Self {
+        Accumulator::unpack(from)
+    }
+
+    fn pass(from: &mut &[u8]) {
+        crate::model::packed::take_bytes(from);
+    }
+}
+
+/// An immutable, sorted sequence of updates.
+pub struct Run<D> {
+    bytes: Box<[u8]>,
+    blocks: usize,
+    updates: usize,
+    /// What ticks are written as the difference to.
+    base: Tick,
+    difference: PhantomData<fn() -> D>,
+}
+
+impl<D> Run<D> {
+    /// How many bytes they take.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len() + size_of::<Self>()
+    }
+
+    /// The hash of a block's first key.
+    #[inline]
+    fn first_hash(&self, block: usize) -> u64 {
+        block::read_u64(&self.bytes, self.index_at(block))
+    }
+
+    /// Where a block begins.
+    #[inline]
+    fn block_at(&self, block: usize) -> usize {
+        block::read_u32(&self.bytes, self.index_at(block) + 8) as usize * UNIT
+    }
+
+    #[inline]
+    fn block(&self, block: usize) -> Block<'_> {
+        Block::at(&self.bytes, self.block_at(block))
+    }
+
+    #[inline]
+    fn index_at(&self, block: usize) -> usize {
+        self.bytes.len() - (self.blocks - block) * INDEX_ENTRY_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests;

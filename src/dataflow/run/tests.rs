@@ -1,0 +1,195 @@
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use differential_dataflow::trace::Builder;
+use differential_dataflow::trace::implementations::spine_fueled::{Merger, SpineBatch};
+use timely::progress::frontier::AntichainRef;
+
+use super::*;
+use crate::dataflow::arrange::Key;
+use crate::model::row::Row;
+
+/// The updates of a run, in its order.
+type Content = BTreeMap<(Key, Vec<u8>, Tick), i64>;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// Updates of which some have long values, and some keys many.
+fn content(random: &mut Random, updates: u64, keys: u64, long: bool) -> Content {
+    let mut content = Content::new();
+    for _ in 0..updates {
+        let key = random.below(keys);
+        let key = if random.below(3) == 0 { 0 } else { key };
+        let value = random.below(1 + updates / 2);
+        let len = match random.below(50) {
+            0 if long => 5_000 + random.below(9_000),
+            1 => 900,
+            _ => random.below(30),
+        };
+        let mut bytes = value.to_be_bytes().to_vec();
+        bytes.resize(8 + len as usize, value as u8);
+        let diff = if random.below(4) == 0 { -1 } else { 1 };
+        let tick = 1_000_000 + random.below(4);
+        *content.entry((Key::new(&key.to_be_bytes()), bytes, tick)).or_default() += diff;
+    }
+    content.retain(|_, diff| *diff != 0);
+    content
+}
+
+fn run(content: &Content) -> Option<Rc<Run<Multiplicity>>> {
+    let mut builder = RunBuilder::<Row, Multiplicity>::default();
+    let updates: Vec<_> = content
+        .iter()
+        .map(|((key, value, tick), diff)| {
+            ((key.clone(), Row::from_slice(value)), *tick, Multiplicity::new(*diff))
+        })
+        .collect();
+    for chunk in updates.chunks(7) {
+        builder.push(&mut chunk.iter().map(|(d, t, r)| (d.clone(), *t, *r)).collect());
+    }
+    builder.done().map(Rc::new)
+}
+
+fn read(runs: Vec<Rc<Run<Multiplicity>>>) -> Content {
+    let mut cursor = RunsCursor::new(runs);
+    let mut content = Content::new();
+    let mut last: Option<Key> = None;
+    while let Some(key) = cursor.key() {
+        let key = Key::with_hash(key.hash, key.bytes);
+        assert!(last.is_none_or(|last| last < key), "keys come in order, and once");
+        while let Some(value) = cursor.value() {
+            for (tick, diff) in cursor.updates() {
+                let at = (key.clone(), value.to_vec(), tick);
+                *content.entry(at).or_default() += diff.known().unwrap();
+            }
+            cursor.next_value();
+        }
+        last = Some(key);
+        cursor.next_key();
+    }
+    content
+}
+
+fn merged(
+    one: &Rc<Run<Multiplicity>>,
+    two: &Rc<Run<Multiplicity>>,
+    since: Tick,
+    fuel: isize,
+) -> Option<Rc<Run<Multiplicity>>> {
+    let mut merger = merge::RunMerger::new(one, two, AntichainRef::new(&[since]));
+    loop {
+        let mut left = fuel;
+        merger.work(one, two, &mut left);
+        if left > 0 {
+            return merger.done().map(Rc::new);
+        }
+    }
+}
+
+#[test]
+fn a_run_has_what_it_was_made_of() {
+    let mut random = Random(7);
+    for (updates, keys) in [(1, 1), (3, 1), (200, 5), (5_000, 3), (5_000, 4_000), (20_000, 50)] {
+        for long in [false, true] {
+            let content = content(&mut random, updates, keys, long);
+            let Some(run) = run(&content) else { panic!("{updates} updates are no run") };
+            assert_eq!(run.len(), content.len());
+            assert!(read(vec![run]) == content);
+        }
+    }
+    assert!(run(&Content::new()).is_none());
+}
+
+#[test]
+fn runs_side_by_side_are_read_as_one() {
+    let mut random = Random(11);
+    let parts: Vec<Content> =
+        (0..5).map(|n| content(&mut random, 1 + n * 900, 300, true)).collect();
+    let mut all = Content::new();
+    for ((key, value, tick), diff) in parts.iter().flatten() {
+        *all.entry((key.clone(), value.clone(), *tick)).or_default() += diff;
+    }
+    let mut found = read(parts.iter().filter_map(run).collect());
+    found.retain(|_, diff| *diff != 0);
+    all.retain(|_, diff| *diff != 0);
+    assert!(found == all);
+}
+
+#[test]
+fn merged_runs_have_the_sums_of_both_however_the_merge_is_suspended() {
+    let mut random = Random(13);
+    for (updates, keys) in [(1, 1), (50, 5), (4_000, 2), (4_000, 3_000)] {
+        for fuel in [1, 100, isize::MAX] {
+            let one = content(&mut random, updates, keys, true);
+            let mut two = content(&mut random, updates, keys, true);
+            // Some of it takes back what the first one has.
+            two.extend(one.iter().take(20).map(|(at, diff)| (at.clone(), -diff)));
+            let since = 1_000_000 + random.below(5);
+            let mut expected = Content::new();
+            for ((key, value, tick), diff) in one.iter().chain(&two) {
+                let at = (key.clone(), value.clone(), (*tick).max(since));
+                *expected.entry(at).or_default() += diff;
+            }
+            expected.retain(|_, diff| *diff != 0);
+            let (one, two) = (run(&one).unwrap(), run(&two).unwrap());
+            let found = merged(&one, &two, since, fuel);
+            assert_eq!(found.as_ref().map_or(0, |run| run.len()), expected.len());
+            assert!(read(found.into_iter().collect()) == expected);
+        }
+    }
+}
+
+#[test]
+fn merging_what_cancels_out_leaves_nothing() {
+    let one = content(&mut Random(17), 500, 20, true);
+    let two = one.iter().map(|(at, diff)| (at.clone(), -diff)).collect();
+    assert!(merged(&run(&one).unwrap(), &run(&two).unwrap(), 2_000_000, 10).is_none());
+}
+
+#[test]
+fn a_cursor_finds_every_key_and_what_follows_missing_ones() {
+    let mut random = Random(19);
+    for (updates, keys) in [(1, 1), (900, 3), (6_000, 5_000)] {
+        let parts: Vec<Content> =
+            (0..3).map(|_| content(&mut random, updates, keys, true)).collect();
+        let runs = || parts.iter().filter_map(run).collect::<Vec<_>>();
+        let mut there: Vec<Key> =
+            parts.iter().flatten().map(|((key, _, _), _)| key.clone()).collect();
+        there.sort();
+        there.dedup();
+        let mut wanted: Vec<Key> = (0..keys + 50).map(|key| Key::new(&key.to_be_bytes())).collect();
+        wanted.sort();
+        for step in [1, 2, 17, 400] {
+            let mut cursor = RunsCursor::new(runs());
+            for (index, key) in wanted.iter().enumerate().step_by(step) {
+                if index % 3 == 0 {
+                    // A key whose values were passed in part.
+                    cursor.next_value();
+                }
+                cursor.seek_key(KeyRef::from(key));
+                let first = there.iter().find(|there| *there >= key);
+                assert_eq!(cursor.key(), first.map(KeyRef::from));
+            }
+        }
+    }
+}
+
+#[test]
+fn accumulators_come_back_as_they_were() {
+    use crate::aggregate::Slot;
+    let mut out = Vec::new();
+    let accumulator = Accumulator { rows: Multiplicity::OVERFLOW, slots: Default::default() };
+    accumulator.pack(&mut out);
+    let mut from = &out[..];
+    assert_eq!(Accumulator::unpack(&mut from), accumulator);
+    assert!(from.is_empty());
+    assert_eq!(Slot::unpack(&mut &[0x7f][..]), None);
+}

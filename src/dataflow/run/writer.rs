@@ -1,0 +1,140 @@
+//! Writes a run, in its order.
+
+use std::marker::PhantomData;
+
+use crate::model::Tick;
+use crate::model::packed::{put, put_bytes, put_signed};
+
+use super::block::{HEADER_BYTES, TABLE_ENTRY_BYTES, UNIT};
+use super::cursor::KeyRef;
+use super::{PackedDifference, Run};
+
+/// The most bytes that a number takes.
+const NUMBER_BYTES: usize = 10;
+
+/// A run that is being written.
+pub struct RunWriter<D> {
+    bytes: Vec<u8>,
+    /// Where the last block begins.
+    start: usize,
+    /// Where its groups begin, from its own start on.
+    table: Vec<u16>,
+    /// Of each block the hash of its first key, and the unit at which it begins.
+    index: Vec<(u64, u32)>,
+    /// The key of the values to come.
+    hash: u64,
+    key: Vec<u8>,
+    /// Whether that key is in the last block already.
+    key_written: bool,
+    base: Tick,
+    updates: usize,
+    difference: PhantomData<fn() -> D>,
+}
+
+impl<D: PackedDifference> RunWriter<D> {
+    /// A run of about so many bytes, most of whose updates are at `base`.
+    pub fn new(base: Tick, bytes: usize) -> Self {
+        RunWriter {
+            bytes: Vec::with_capacity(bytes),
+            start: 0,
+            table: Vec::new(),
+            index: Vec::new(),
+            hash: 0,
+            key: Vec::new(),
+            key_written: false,
+            base,
+            updates: 0,
+            difference: PhantomData,
+        }
+    }
+
+    /// What ticks are written as the difference to.
+    pub fn base(&self) -> Tick {
+        self.base
+    }
+
+    /// The values to come are those of this key, which is behind all that were written.
+    #[inline]
+    pub fn key(&mut self, key: KeyRef<'_>) {
+        self.hash = key.hash;
+        self.key.clear();
+        self.key.extend_from_slice(key.bytes);
+        self.key_written = false;
+    }
+
+    /// A value of the key, behind all of it that were written, and its updates as [`put_update`] writes
+    /// them.
+    pub fn value(&mut self, value: &[u8], count: usize, updates: &[u8]) {
+        let key = if self.key_written { 0 } else { 8 + NUMBER_BYTES + self.key.len() };
+        let table = (self.table.len() + 1) * TABLE_ENTRY_BYTES;
+        let entry = 2 * NUMBER_BYTES + value.len() + updates.len();
+        if !self.table.is_empty() && self.bytes.len() - self.start + key + entry + table > UNIT {
+            self.end_block();
+        }
+        if self.table.is_empty() {
+            self.begin_block();
+        }
+        if !self.key_written {
+            // Only the first group of a block that is alone in it is larger than a unit.
+            self.table.push((self.bytes.len() - self.start) as u16);
+            self.bytes.extend_from_slice(&self.hash.to_le_bytes());
+            put_bytes(&mut self.bytes, &self.key);
+            self.key_written = true;
+        }
+        put_bytes(&mut self.bytes, value);
+        put(&mut self.bytes, count as u64);
+        self.bytes.extend_from_slice(updates);
+        self.updates += count;
+    }
+
+    fn begin_block(&mut self) {
+        self.start = self.bytes.len().next_multiple_of(UNIT);
+        self.bytes.resize(self.start + HEADER_BYTES, 0);
+        self.index.push((self.hash, (self.start / UNIT) as u32));
+        self.key_written = false;
+    }
+
+    fn end_block(&mut self) {
+        let table = (self.bytes.len() - self.start) as u32;
+        let groups = self.table.len() as u32;
+        self.bytes[self.start..self.start + 4].copy_from_slice(&table.to_le_bytes());
+        self.bytes[self.start + 4..self.start + 8].copy_from_slice(&groups.to_le_bytes());
+        for at in self.table.drain(..) {
+            self.bytes.extend_from_slice(&at.to_le_bytes());
+        }
+    }
+
+    /// The run, unless nothing was written.
+    pub fn done(mut self) -> Option<Run<D>> {
+        if self.table.is_empty() && self.index.is_empty() {
+            return None;
+        }
+        if !self.table.is_empty() {
+            self.end_block();
+        }
+        for (hash, unit) in &self.index {
+            self.bytes.extend_from_slice(&hash.to_le_bytes());
+            self.bytes.extend_from_slice(&unit.to_le_bytes());
+        }
+        Some(Run {
+            bytes: self.bytes.into_boxed_slice(),
+            blocks: self.index.len(),
+            updates: self.updates,
+            base: self.base,
+            difference: PhantomData,
+        })
+    }
+}
+
+/// Appends an update of a run with this base.
+#[inline]
+pub fn put_update<D: PackedDifference>(out: &mut Vec<u8>, base: Tick, tick: Tick, difference: &D) {
+    put_tick(out, base, tick);
+    difference.pack(out);
+}
+
+/// Appends the tick of an update, whose difference is to follow.
+#[inline]
+pub fn put_tick(out: &mut Vec<u8>, base: Tick, tick: Tick) {
+    put_signed(out, tick.wrapping_sub(base) as i64);
+}

@@ -1,0 +1,126 @@
+//! Numbers and bytes as few bytes: the form in which state is kept.
+//!
+//! Whole numbers are written seven bits at a time, the lowest first; the eighth bit says that more
+//! follow (LEB128). Signed ones are first folded so that small ones stay small (zigzag).
+
+/// Appends a number: one byte if it is below 128, ten at most.
+#[inline]
+pub fn put(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Takes a number off the front.
+#[inline]
+pub fn take(from: &mut &[u8]) -> u64 {
+    let (mut value, mut shift) = (0, 0);
+    while let Some((byte, rest)) = from.split_first() {
+        *from = rest;
+        value |= u64::from(byte & 0x7f) << (shift & 63);
+        if *byte < 0x80 {
+            break;
+        }
+        shift += 7;
+    }
+    value
+}
+
+/// Appends a signed number: one byte if it is from -64 to 63, ten at most.
+#[inline]
+pub fn put_signed(out: &mut Vec<u8>, value: i64) {
+    put(out, ((value << 1) ^ (value >> 63)) as u64);
+}
+
+/// Takes a signed number off the front.
+#[inline]
+pub fn take_signed(from: &mut &[u8]) -> i64 {
+    let folded = take(from);
+    (folded >> 1) as i64 ^ -((folded & 1) as i64)
+}
+
+/// Appends a signed number of 128 bits: one byte if it is from -64 to 63, 19 at most.
+#[inline]
+pub fn put_wide(out: &mut Vec<u8>, value: i128) {
+    let mut folded = ((value << 1) ^ (value >> 127)) as u128;
+    while folded >= 0x80 {
+        out.push(folded as u8 | 0x80);
+        folded >>= 7;
+    }
+    out.push(folded as u8);
+}
+
+/// Takes a signed number of 128 bits off the front.
+#[inline]
+pub fn take_wide(from: &mut &[u8]) -> i128 {
+    let (mut folded, mut shift) = (0_u128, 0);
+    while let Some((byte, rest)) = from.split_first() {
+        *from = rest;
+        folded |= u128::from(byte & 0x7f) << (shift & 127);
+        if *byte < 0x80 {
+            break;
+        }
+        shift += 7;
+    }
+    (folded >> 1) as i128 ^ -((folded & 1) as i128)
+}
+
+/// Appends bytes behind their number.
+#[inline]
+pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Takes bytes that stand behind their number off the front.
+#[inline]
+pub fn take_bytes<'a>(from: &mut &'a [u8]) -> &'a [u8] {
+    let len = (take(from) as usize).min(from.len());
+    let (bytes, rest) = from.split_at(len);
+    *from = rest;
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_put_is_taken_and_nothing_is_left() {
+        let numbers = [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX];
+        let signed = [0, -1, 63, -64, 64, i64::MIN, i64::MAX];
+        let wide = [0, -1, i128::from(i64::MIN) - 1, i128::MIN, i128::MAX];
+        let mut out = Vec::new();
+        numbers.iter().for_each(|n| put(&mut out, *n));
+        signed.iter().for_each(|n| put_signed(&mut out, *n));
+        wide.iter().for_each(|n| put_wide(&mut out, *n));
+        put_bytes(&mut out, b"abc");
+        put_bytes(&mut out, b"");
+        let mut from = &out[..];
+        assert_eq!(numbers.map(|_| take(&mut from)), numbers);
+        assert_eq!(signed.map(|_| take_signed(&mut from)), signed);
+        assert_eq!(wide.map(|_| take_wide(&mut from)), wide);
+        assert_eq!((take_bytes(&mut from), take_bytes(&mut from)), (&b"abc"[..], &b""[..]));
+        assert!(from.is_empty());
+    }
+
+    #[test]
+    fn small_numbers_take_one_byte() {
+        let mut out = Vec::new();
+        put(&mut out, 127);
+        put_signed(&mut out, -64);
+        put_wide(&mut out, 63);
+        assert_eq!(out.len(), 3);
+    }
+
+    #[test]
+    fn bytes_that_end_too_soon_are_taken_as_far_as_they_go() {
+        let mut from = &[0xff, 0xff][..];
+        assert_eq!(take(&mut from), 0x3fff);
+        let mut from = &[9, 1, 2][..];
+        assert_eq!(take_bytes(&mut from), [1, 2]);
+        assert_eq!(take(&mut from), 0);
+    }
+}
