@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use heliostat::internals::dataflow::{InstallRequest, Runtime};
 use heliostat::internals::log::Frame;
+use heliostat::internals::model::Head;
 use heliostat::internals::model::NewEvent;
 use heliostat::internals::model::ViewMessage;
 use heliostat::internals::plan::SourceFile;
@@ -110,9 +111,13 @@ impl Run {
             }
             _ => {}
         };
-        let installation =
-            InstallRequest { view: 0, plan: view.clone(), listener: Arc::new(follower) };
-        runtime.install(0, &[installation]);
+        let installation = InstallRequest {
+            view: 0,
+            kept: None,
+            plan: view.clone(),
+            listener: Arc::new(follower),
+        };
+        runtime.install(0, &[installation], Head::default());
         Run { runtime, frontiers, changes, failures }
     }
 

@@ -22,13 +22,15 @@ use timely::dataflow::channels::pact::{Exchange, ParallelizationContract, Pipeli
 use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::vec::Broadcast;
 use timely::dataflow::operators::{Capability, CapabilitySet};
+use timely::order::PartialOrder;
 use timely::progress::{Antichain, Timestamp};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::batcher::{HeapAverages, HeapBytes, PendingUpdates, Sealing};
 use super::guard::{Guard, HeldTrace};
+use super::kept::TakenUp;
 use super::reclaim::Reclaimed;
-use super::run::{Run, RunBuilder};
+use super::run::{KeyRef, PackedDifference, PackedRun, Run, RunBuilder, consolidated};
 use crate::aggregate::Accumulator;
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
@@ -98,6 +100,49 @@ pub enum HeldAs {
     Output,
 }
 
+/// The spans of an arrangement that takes up what was kept up to a tick.
+fn taken_up<D: PackedDifference>(
+    guard: &Guard,
+    workers: usize,
+    is_own: impl Fn(KeyRef<'_>, &[u8]) -> bool,
+    placement: Placement,
+) -> Vec<Span<Tick, Rc<Run<D>>>> {
+    let (Some(tick), Some(taken)) = (guard.from(), guard.take_up(workers)) else {
+        return Vec::new();
+    };
+    let mut runs: Vec<Run<D>> = match taken {
+        TakenUp::Own(runs) => runs.into_iter().map(Run::from).collect(),
+        // All of them had the same.
+        TakenUp::Others(others) if placement == Placement::Everywhere => {
+            others.into_iter().take(1).flatten().map(Run::from).collect()
+        }
+        TakenUp::Others(others) => {
+            let runs = others.into_iter().flatten().map(Run::<D>::from);
+            runs.filter_map(|run| run.part(&is_own)).collect()
+        }
+    };
+    // Each needs a part of the time for itself; which one, nobody can tell any more.
+    if runs.len() as u64 > tick {
+        runs = consolidated(runs, tick).into_iter().collect();
+    }
+    let since = || Antichain::from_elem(Tick::MIN);
+    let ends = (1..runs.len() as Tick).chain([tick + 1]);
+    let mut lower = Tick::MIN;
+    let mut spans: Vec<_> = runs
+        .into_iter()
+        .zip(ends)
+        .map(|(run, end)| {
+            let bounds = (Antichain::from_elem(lower), Antichain::from_elem(end));
+            lower = end;
+            Span::new(Description::new(bounds.0, bounds.1, since()), Some(Rc::new(run)))
+        })
+        .collect();
+    if spans.is_empty() {
+        spans.push(Span::empty(since(), Antichain::from_elem(tick + 1)));
+    }
+    spans
+}
+
 /// Sends rows to the worker of their key and arranges them there.
 pub fn arrange_rows<'scope>(
     stream: Stream<'scope, Tick, Vec<KeyedUpdate>>,
@@ -107,7 +152,11 @@ pub fn arrange_rows<'scope>(
 ) -> Arranged<'scope, RowTrace> {
     let workers = stream.scope().peers();
     let exchange = Exchange::new(move |update: &KeyedUpdate| owner(update.0.0.hash, workers));
-    arrange_guarded::<_, RunBuilder<_, _>, _, _, _, _, _>(stream, exchange, name, guard, held_as)
+    let own = owned_by_key(&stream);
+    let before = taken_up(guard, workers, own, Placement::ByKey);
+    arrange_guarded::<_, RunBuilder<_, _>, _, _, _, _, _>(
+        stream, exchange, name, guard, held_as, before,
+    )
 }
 
 /// Sends rows to their workers and arranges them there, as state.
@@ -117,18 +166,22 @@ pub fn arrange_placed<'scope>(
     placement: Placement,
     guard: &Guard,
 ) -> Arranged<'scope, RowTrace> {
+    let workers = stream.scope().peers();
+    let worker = stream.scope().index() as u64;
     match placement {
         Placement::ByKey => arrange_rows(stream, name, guard, HeldAs::State),
         Placement::Spread => {
-            let workers = stream.scope().peers();
             let exchange =
                 Exchange::new(move |update: &KeyedUpdate| owner(xxh3_64(&update.0.1), workers));
+            let own = |_: KeyRef<'_>, row: &[u8]| owner(xxh3_64(row), workers) == worker;
+            let before = taken_up(guard, workers, own, placement);
             arrange_guarded::<_, RunBuilder<_, _>, _, _, _, _, _>(
                 stream,
                 exchange,
                 name,
                 guard,
                 HeldAs::State,
+                before,
             )
         }
         Placement::Everywhere => arrange_guarded::<_, RunBuilder<_, _>, _, _, _, _, _>(
@@ -137,6 +190,7 @@ pub fn arrange_placed<'scope>(
             name,
             guard,
             HeldAs::State,
+            taken_up(guard, workers, |_, _| true, placement),
         ),
     }
 }
@@ -149,25 +203,35 @@ pub fn arrange_groups<'scope>(
 ) -> Arranged<'scope, GroupTrace> {
     let workers = stream.scope().peers();
     let exchange = Exchange::new(move |update: &GroupUpdate| owner(update.0.0.hash, workers));
+    let before = taken_up(guard, workers, owned_by_key(&stream), Placement::ByKey);
     arrange_guarded::<_, RunBuilder<_, _>, _, _, _, _, _>(
         stream,
         exchange,
         name,
         guard,
         HeldAs::State,
+        before,
     )
+}
+
+/// Whether a key belongs to the worker that builds this stream.
+fn owned_by_key<C>(stream: &Stream<'_, Tick, C>) -> impl Fn(KeyRef<'_>, &[u8]) -> bool + use<C> {
+    let (workers, worker) = (stream.scope().peers(), stream.scope().index() as u64);
+    move |key, _| owner(key.hash, workers) == worker
 }
 
 /// Arranges updates, and counts what that takes.
 ///
 /// As differential dataflow's own operator it makes one batch of the updates that each step of its
-/// input's frontier completes; but it does so for a slice at a time, and stops with its view.
+/// input's frontier completes; but it does so for a slice at a time, and stops with its view. It begins
+/// with the batches of `before`, which nobody is told.
 pub fn arrange_guarded<'scope, P, Bu, K, V, T, R, B>(
     stream: Stream<'scope, T, Vec<((K, V), T, R)>>,
     pact: P,
     name: &str,
     guard: &Guard,
     held_as: HeldAs,
+    before: Vec<Span<T, Rc<B>>>,
 ) -> Arranged<'scope, TraceAgent<Spine<Rc<B>>>>
 where
     P: ParallelizationContract<T, Vec<((K, V), T, R)>>,
@@ -202,6 +266,10 @@ where
         let mut sealing: Option<Sealing<_, _, _, Bu>> = None;
         // Up to here the trace is written.
         let mut written = Antichain::from_elem(T::minimum());
+        for span in before {
+            written.clone_from(span.upper());
+            writer.insert(span, std::iter::empty().collect());
+        }
         move |(input, frontier), output| {
             let stops = guarded.enter();
             input.for_each(|time, updates| {
@@ -248,7 +316,8 @@ where
                     }
                     written = upper;
                 }
-                if written.borrow() == frontier {
+                // What was taken up is ahead of inputs that have yet to begin.
+                if PartialOrder::less_equal(&frontier, &written.borrow()) {
                     break;
                 }
                 if held.elements().iter().any(|c: &Capability<T>| !frontier.less_equal(c.time())) {
@@ -286,11 +355,20 @@ pub fn watch<B>(
 pub trait Counted {
     /// Its bytes; `averages` tells those that its updates have on the heap.
     fn bytes(&self, averages: &HeapAverages) -> usize;
+
+    /// It as a run; `None` if it is none.
+    fn packed(&self) -> Option<PackedRun> {
+        None
+    }
 }
 
 impl<D> Counted for Run<D> {
     fn bytes(&self, _: &HeapAverages) -> usize {
         Run::bytes(self)
+    }
+
+    fn packed(&self) -> Option<PackedRun> {
+        Some(Run::packed(self))
     }
 }
 
@@ -354,6 +432,21 @@ where
             });
         }
         sum
+    }
+
+    fn runs(&self) -> Option<Vec<PackedRun>> {
+        let mut runs = Some(Vec::new());
+        if let Some(trace) = self.trace.upgrade() {
+            trace.borrow().trace().map_spans(|span| {
+                if let Some(batch) = &span.inner {
+                    runs = runs.take().and_then(|mut runs| {
+                        runs.push(batch.packed()?);
+                        Some(runs)
+                    });
+                }
+            });
+        }
+        runs
     }
 
     fn reclaim(&self, to: &mut VecDeque<Box<dyn Reclaimed>>) {

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 
 use timely::scheduling::Activator;
 
+use super::kept::{TakenUp, Takeover, WorkerArrangements};
 use super::marker::WorkerMarker;
 use super::reclaim::Reclaimed;
+use super::run::PackedRun;
 use crate::model::Tick;
 use crate::model::limits::Limits;
 use crate::model::view::ViewMessage;
@@ -152,6 +154,8 @@ impl ViewControl {
 pub trait HeldTrace {
     /// The bytes of its batches; 0 when it is gone.
     fn bytes(&self) -> usize;
+    /// Its batches; `None` if they are none that can be kept.
+    fn runs(&self) -> Option<Vec<PackedRun>>;
     /// Hands over its batches, to be freed elsewhere.
     fn reclaim(&self, to: &mut VecDeque<Box<dyn Reclaimed>>);
 }
@@ -163,6 +167,7 @@ pub struct Guard(Rc<WorkerGuard>);
 struct WorkerGuard {
     control: Arc<ViewControl>,
     worker: usize,
+    takeover: Takeover,
     /// Bytes that operators hold beside arrangements.
     held: Cell<usize>,
     held_output: Cell<usize>,
@@ -181,10 +186,11 @@ struct WorkerGuard {
 
 impl Guard {
     /// The guard of an installation on this worker.
-    pub fn new(control: Arc<ViewControl>, worker: usize) -> Self {
+    pub fn new(control: Arc<ViewControl>, worker: usize, takeover: Takeover) -> Self {
         Guard(Rc::new(WorkerGuard {
             control,
             worker,
+            takeover,
             held: Cell::new(0),
             held_output: Cell::new(0),
             arranged: Cell::new(0),
@@ -200,6 +206,27 @@ impl Guard {
     /// What the workers share.
     pub fn control(&self) -> &ViewControl {
         &self.0.control
+    }
+
+    /// The tick that the installation goes on behind, if it takes up what was kept.
+    pub fn from(&self) -> Option<Tick> {
+        self.0.takeover.from()
+    }
+
+    /// The first tick that anything can change at.
+    pub fn first_tick(&self) -> Tick {
+        self.from().map_or(Tick::MIN, |tick| tick + 1)
+    }
+
+    /// What the arrangement that is built next takes up.
+    pub fn take_up(&self, workers: usize) -> Option<TakenUp> {
+        self.0.takeover.next(workers)
+    }
+
+    /// The batches of all arrangements, in the order in which they were built; `None` if some cannot be
+    /// kept. To be asked when everything that was fed has gone through.
+    pub fn arrangements(&self) -> Option<WorkerArrangements> {
+        self.0.traces.borrow().iter().map(|(trace, _)| trace.runs()).collect()
     }
 
     /// Called by an operator of the view when it runs; true if it has to stop.

@@ -11,6 +11,7 @@ mod failure;
 mod frames;
 mod groups;
 mod guard;
+mod kept;
 mod layout;
 mod marker;
 mod memory;
@@ -31,7 +32,8 @@ pub use failure::{
 };
 pub use feed_group::FeedGroupId;
 pub use guard::ViewLimits;
+pub use kept::{KeptView, WorkerArrangements};
 pub use marker::{LastEnd, MarkedView, Marker};
 pub use output::{EncodedRow, read_order};
-pub use runtime::{Runtime, RuntimeError, RuntimeOptions, ViewRead};
+pub use runtime::{KeptByWorker, Runtime, RuntimeError, RuntimeOptions, ViewRead};
 pub use worker::InstallRequest;

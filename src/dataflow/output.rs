@@ -75,6 +75,8 @@ fn follow(
     guard: Guard,
 ) {
     let activations = arranged.stream.scope().activations();
+    let mut before = Vec::new();
+    arranged.trace.map_spans(|span| before.extend(span.inner.clone()));
     let sink = arranged
         .stream
         .unary_frontier::<timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _>(
@@ -82,13 +84,21 @@ fn follow(
             "Follow",
             move |_, info| {
                 let activator = Activator::new(info.address, activations);
-                let mut told = 0;
+                let mut told = guard.from().unwrap_or(0);
+                // What was taken up is told first, as of its tick.
                 let mut waiting: VecDeque<FollowedBatch> = VecDeque::new();
+                waiting.extend(guard.from().map(|tick| FollowedBatch {
+                    rows: RunsCursor::new(std::mem::take(&mut before)),
+                    as_of: Some(tick),
+                }));
                 move |(input, frontier), _output| {
                     let stops = guard.enter();
                     input.for_each(|_, spans| {
                         let batches = spans.drain(..).filter_map(|span| span.inner);
-                        waiting.extend(batches.map(|batch| RunsCursor::new(vec![batch])));
+                        waiting.extend(batches.map(|batch| FollowedBatch {
+                            rows: RunsCursor::new(vec![batch]),
+                            as_of: None,
+                        }));
                     });
                     if stops {
                         return waiting.clear();
@@ -125,12 +135,16 @@ fn follow(
 /// After how many keys the time is looked at.
 const KEYS_PER_LOOK: usize = 1 << 10;
 
-/// A batch, from where on its changes are to be told.
-type FollowedBatch = RunsCursor<Multiplicity>;
+/// Rows, from where on their changes are to be told.
+struct FollowedBatch {
+    rows: RunsCursor<Multiplicity>,
+    /// The tick as of which they are told; `None`: each change at its own.
+    as_of: Option<Tick>,
+}
 
 /// A batch's next changes, tick by tick; and whether these are the last ones.
 fn changes(
-    batch: &mut FollowedBatch,
+    FollowedBatch { rows: batch, as_of }: &mut FollowedBatch,
     failures: &FailureStream,
     slice: &Slice,
 ) -> (Vec<(Tick, Vec<Update>)>, bool) {
@@ -143,7 +157,16 @@ fn changes(
         }
         let key = Row::from_slice(key.bytes);
         while let Some(value) = batch.value() {
-            for (tick, diff) in batch.updates() {
+            let updates = batch.updates();
+            let (sum, own) = match as_of {
+                Some(tick) => {
+                    let diffs = updates.map(|(_, diff)| diff);
+                    let sum = diffs.fold(Multiplicity::default(), Multiplicity::plus);
+                    (Some((*tick, sum)).filter(|_| !sum.is_zero()), None)
+                }
+                None => (None, Some(updates)),
+            };
+            for (tick, diff) in sum.into_iter().chain(own.into_iter().flatten()) {
                 let (value, diff) = (Row::from_slice(value), failures.known(diff));
                 let update = Update { key: key.clone(), value, diff };
                 match changes.iter_mut().rev().find(|(t, _)| *t == tick) {

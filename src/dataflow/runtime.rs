@@ -14,7 +14,9 @@ use super::feed_group::FeedGroupId;
 use super::guard::{ViewControl, ViewLimits, mark_in};
 use super::marker::Marker;
 use super::output::EncodedRow;
-use super::worker::{InstallRequest, Load, ReadRequest, WorkerCommand, WorkerState, load};
+use super::worker::{
+    InstallRequest, KeptViews, Load, ReadRequest, WorkerCommand, WorkerState, load,
+};
 use crate::log::Frame;
 use crate::model::limits::Limits;
 use crate::model::{Head, Tick};
@@ -86,6 +88,12 @@ impl RuntimeOptions {
         let limits = ViewLimits { time_max: Duration::MAX, ..ViewLimits::from(&Limits::default()) };
         RuntimeOptions { workers, limits, marker: None }
     }
+}
+
+/// What is kept of some views on one worker; see [`Runtime::keep`].
+pub struct KeptByWorker {
+    pub worker: usize,
+    pub views: KeptViews,
 }
 
 struct WorkerHandle {
@@ -183,15 +191,16 @@ impl Runtime {
         self.workers
     }
 
-    /// Begins views as a new feed group, which sees what it is fed from now on.
-    pub fn install(&self, feed_group: FeedGroupId, views: &[InstallRequest]) {
+    /// Begins views as a new feed group, which sees what it is fed from now on. Those that take up what
+    /// was kept take it up at `from`; all of them have to be fed up to there, with nothing.
+    pub fn install(&self, feed_group: FeedGroupId, views: &[InstallRequest], from: Head) {
         let mut state = lock(&self.state);
-        state.fed.insert(feed_group, Head::default());
+        state.fed.insert(feed_group, from);
         state.feed_groups.extend(views.iter().map(|view| (view.view, feed_group)));
         let views: Vec<(InstallRequest, Arc<ViewControl>)> = views
             .iter()
             .map(|request| {
-                let InstallRequest { view, plan, listener } = request.clone();
+                let InstallRequest { view, plan, listener, .. } = request.clone();
                 let name = (plan.schema.name.as_str(), plan.schema.generation.as_str());
                 let control = ViewControl::new(view, name, self.limits, self.workers, listener);
                 (request.clone(), Arc::new(control))
@@ -265,6 +274,17 @@ impl Runtime {
         let state = lock(&self.state);
         let feed_group = state.feed_groups.get(&view);
         feed_group.and_then(|feed_group| state.fed.get(feed_group)).copied().unwrap_or_default()
+    }
+
+    /// Asks for the arrangements of views, which must be through with all that they were fed and be fed
+    /// nothing before the answer has come. `answer` is called once for each worker.
+    pub fn keep(&self, views: &[usize], answer: impl Fn(KeptByWorker) + Send + Sync + 'static) {
+        let answer = Arc::new(answer);
+        lock(&self.state).broadcast(|worker| {
+            let answer = Arc::clone(&answer);
+            let answer = move |views| answer(KeptByWorker { worker, views });
+            WorkerCommand::Keep { views: views.to_vec(), answer: Box::new(answer) }
+        });
     }
 
     /// Asks for a view's rows as of everything that it was fed so far.

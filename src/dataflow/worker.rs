@@ -14,6 +14,7 @@ use timely::worker::Worker;
 use super::failure::FailureStream;
 use super::feed_group::{FeedGroup, FeedGroupId, SourceInput};
 use super::guard::{Guard, ViewControl, end_step};
+use super::kept::{KeptView, Takeover, WorkerArrangements};
 use super::memory::MemoryReturn;
 use super::output::{self, EncodedRow, ViewRows};
 use super::reclaim::ReclaimQueue;
@@ -63,6 +64,8 @@ pub enum WorkerCommand {
     Merge { from: FeedGroupId, into: FeedGroupId },
     /// Feed these views as a feed group of their own, which is at the same tick as theirs.
     Split { views: Vec<usize>, into: FeedGroupId },
+    /// Hand over the arrangements of these views, which are through with all that they were fed.
+    Keep { views: Vec<usize>, answer: KeepAnswer },
     /// Read a view's rows as of a tick that was fed.
     ViewRead(ReadRequest),
     /// Stop a view and forget its state.
@@ -71,11 +74,19 @@ pub enum WorkerCommand {
     Shutdown,
 }
 
+/// Of each view what is kept of this worker; `None` where it cannot be kept, or is gone.
+pub type KeptViews = Vec<(usize, Option<WorkerArrangements>)>;
+
+/// Is told what is kept of this worker.
+pub type KeepAnswer = Box<dyn FnOnce(KeptViews) + Send>;
+
 /// A view to begin.
 #[derive(Clone)]
 pub struct InstallRequest {
     /// The name of the view.
     pub view: usize,
+    /// What it takes up; `None`: it begins before the first event.
+    pub kept: Option<Arc<KeptView>>,
     /// The plan of the dataflow.
     pub plan: ViewPlan,
     /// Is told what the view does, on the workers' threads.
@@ -225,6 +236,14 @@ impl<'a> WorkerState<'a> {
                 LOAD.set(if more { Load::Backlog } else { Load::Busy });
                 self.feed(feed_group, &frames, tick);
             }
+            WorkerCommand::Keep { views, answer } => {
+                let kept = |view: usize| {
+                    let running = self.views.get(&view)?;
+                    let goes_on = !running.guard.control().is_stopped();
+                    if goes_on { running.guard.arrangements() } else { None }
+                };
+                answer(views.into_iter().map(|view| (view, kept(view))).collect());
+            }
             WorkerCommand::Merge { from, into } => self.merge(from, into),
             WorkerCommand::Split { views, into } => self.split(&views, into),
             WorkerCommand::ViewRead(request) => self.reads.push(request),
@@ -246,9 +265,9 @@ impl<'a> WorkerState<'a> {
         control: Arc<ViewControl>,
     ) -> Result<Installation, ArrowError> {
         let index = self.worker.index();
-        let InstallRequest { plan, listener, .. } = view;
+        let InstallRequest { plan, listener, kept, .. } = view;
         let failures = FailureStream::new(&plan.event_types);
-        let guard = Guard::new(control, index);
+        let guard = Guard::new(control, index, Takeover::new(kept, index));
         let schema = crate::plan::relaxed(&plan.plan.root().schema);
         let layout = output::layout(&plan.schema, &schema)?;
         let listener: output::ViewListener = Rc::new(move |message| listener(message));

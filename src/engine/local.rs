@@ -2,6 +2,7 @@
 //! everything that wants to know what a view would be.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,15 +11,17 @@ use arrow::error::ArrowError;
 use hashbrown::HashMap;
 
 use crate::dataflow::{
-    Failure, FailureMemory, Failures, FeedGroupId, InstallRequest, Runtime, RuntimeError,
+    Failure, FailureMemory, Failures, FeedGroupId, InstallRequest, KeptByWorker, KeptView, Runtime,
+    RuntimeError, WorkerArrangements,
 };
 use crate::log::{Frame, FrameError, NumberedEvent};
 use crate::model::event::NewEvent;
+use crate::model::failure::FailureChange;
 use crate::model::limits::Limits;
 use crate::model::reorder::ReorderBuffer;
 use crate::model::row::Row;
 use crate::model::view::{CompleteTicks, ViewCodec, ViewMessage};
-use crate::model::{Position, Tick};
+use crate::model::{Head, Position, Tick};
 use crate::plan::ViewPlan;
 
 /// All views here are fed together.
@@ -78,19 +81,86 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What is kept of a run, for another one to go on from.
+pub struct LocalKept {
+    head: Head,
+    streams: HashMap<String, u64>,
+    views: Vec<KeptLocalView>,
+}
+
+struct KeptLocalView {
+    view: Arc<KeptView>,
+    failures: Vec<FailureChange>,
+}
+
 impl LocalRun {
     /// Begins these views on `workers` workers.
     pub fn start(views: &[ViewPlan], workers: usize) -> Result<Self, LocalRunError> {
+        LocalRun::begin(views, workers, None)
+    }
+
+    /// Goes on from what was kept of a run of the same views, on any number of workers.
+    pub fn resume(
+        views: &[ViewPlan],
+        workers: usize,
+        kept: LocalKept,
+    ) -> Result<Self, LocalRunError> {
+        LocalRun::begin(views, workers, Some(kept))
+    }
+
+    /// Whether a view's state can be kept.
+    pub fn can_keep(view: &ViewPlan) -> bool {
+        KeptView::can_hold(&view.plan)
+    }
+
+    /// What is kept of the views as of the last feed; `None` if some of them cannot be kept.
+    pub fn keep(&self) -> Option<LocalKept> {
+        if !self.views.iter().all(|local| LocalRun::can_keep(&local.plan)) {
+            return None;
+        }
+        let ids: Vec<usize> = (0..self.views.len()).collect();
+        ids.iter().for_each(|view| drop(self.wait(*view)));
+        let (sender, answers) = channel();
+        let sender = Mutex::new(sender);
+        self.runtime.keep(&ids, move |kept| {
+            let _ = lock(&sender).send(kept);
+        });
+        let mut workers: Vec<KeptByWorker> = answers.iter().take(self.runtime.workers()).collect();
+        workers.sort_by_key(|kept| kept.worker);
+        let mut views: Vec<Vec<WorkerArrangements>> = vec![Vec::new(); ids.len()];
+        for (view, arrangements) in workers.into_iter().flat_map(|kept| kept.views) {
+            views[view].push(arrangements?);
+        }
+        let views = views.into_iter().zip(&self.views).map(|(workers, local)| {
+            let view = Arc::new(KeptView { tick: self.tick, workers });
+            Some(KeptLocalView { view, failures: local.state.failures.changes("", usize::MAX)? })
+        });
+        Some(LocalKept {
+            head: Head { position: self.position, tick: self.tick },
+            streams: self.streams.clone(),
+            views: views.collect::<Option<_>>()?,
+        })
+    }
+
+    fn begin(
+        views: &[ViewPlan],
+        workers: usize,
+        kept: Option<LocalKept>,
+    ) -> Result<Self, LocalRunError> {
         let runtime = Runtime::start(workers)?;
         let memory = Arc::new(FailureMemory::new(Limits::default().dead_letters_bytes_max));
+        let kept_views = kept.as_ref().map_or(&[][..], |kept| &kept.views);
         let views: Vec<LocalView> = views
             .iter()
-            .map(|plan| {
+            .enumerate()
+            .map(|(index, plan)| {
                 let reorder = ReorderBuffer::new(workers);
                 let contents =
                     LocalContents { rows: BTreeMap::new(), reorder, complete: None, failed: None };
                 let (contents, advanced) = (Mutex::new(contents), Condvar::new());
                 let failures = Failures::new(&plan.event_types, &[], &memory);
+                let kept = kept_views.get(index).into_iter().flat_map(|kept| &kept.failures);
+                kept.for_each(|change| failures.record(change));
                 let state = Arc::new(LocalState { contents, failures, advanced });
                 LocalView { plan: plan.clone(), state }
             })
@@ -102,14 +172,20 @@ impl LocalRun {
                 let state = Arc::clone(&local.state);
                 InstallRequest {
                     view,
+                    kept: kept_views.get(view).map(|kept| Arc::clone(&kept.view)),
                     plan: local.plan.clone(),
                     listener: Arc::new(move |message| state.take(message)),
                 }
             })
             .collect();
-        runtime.install(FEED_GROUP, &installations);
-        let run = LocalRun { runtime, views, position: 0, tick: 0, streams: HashMap::new() };
+        let (head, streams) = kept.map_or_else(Default::default, |kept| (kept.head, kept.streams));
+        runtime.install(FEED_GROUP, &installations, head);
+        let Head { position, tick } = head;
+        let run = LocalRun { runtime, views, position, tick, streams };
         run.mark();
+        if tick > 0 {
+            run.runtime.feed(FEED_GROUP, Vec::new(), tick, false);
+        }
         Ok(run)
     }
 

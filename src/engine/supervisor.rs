@@ -27,10 +27,10 @@ use super::tracker::ViewTracker;
 use crate::dataflow::{FailureMemory, Failures, FeedGroupId, InstallRequest, Runtime};
 use crate::decode::{CatalogReceiver, EventCatalog};
 use crate::log::LogFollower;
-use crate::model::Tick;
 use crate::model::alarm::Part;
 use crate::model::failure::FailureChange;
 use crate::model::view::SinkMessage;
+use crate::model::{Head, Tick};
 use crate::plan::ViewPlan;
 use crate::plan::diagnostic::Diagnostic;
 use crate::sink::{
@@ -374,7 +374,7 @@ impl RunningViews {
         let feed_group = self.next_feed_group;
         self.next_feed_group += 1;
         let installations: Vec<InstallRequest> = trackers.iter().map(installation).collect();
-        self.supervisor.runtime.install(feed_group, &installations);
+        self.supervisor.runtime.install(feed_group, &installations, Head::default());
         self.feeder.add(feed_group, exact, trackers, boundaries);
         self.keep_time();
     }
@@ -646,6 +646,7 @@ fn installation(tracker: &Arc<ViewTracker>) -> InstallRequest {
     let listener = Arc::clone(tracker);
     InstallRequest {
         view: tracker.id,
+        kept: None,
         plan: tracker.plan.clone(),
         listener: Arc::new(move |message| listener.take(message)),
     }

@@ -90,6 +90,11 @@ fn churn() {
 }
 
 #[test]
+fn kept() {
+    (1..=4).for_each(|seed| check(&Mode::kept(seed)));
+}
+
+#[test]
 fn mixed() {
     (1..=6).for_each(|seed| check(&Mode::mixed(seed)));
 }

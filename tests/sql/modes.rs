@@ -41,6 +41,9 @@ enum Way {
     Mixed,
     /// The events of each tick together, compared at every tick.
     InSteps,
+    /// As with churn; and every now and then all workers end, and others, more or fewer of them, go on
+    /// from the arrangements that were kept. Only views whose state can be kept.
+    Kept,
     /// A durable log, a crash after half of the events, and the log read anew.
     Restart,
 }
@@ -62,6 +65,10 @@ impl Mode {
         Mode { way: Way::Churn, workers: 1 + seed as usize % 3, seed }
     }
 
+    pub fn kept(seed: u64) -> Mode {
+        Mode { way: Way::Kept, workers: 1 + seed as usize % 3, seed }
+    }
+
     pub fn mixed(seed: u64) -> Mode {
         Mode { way: Way::Mixed, workers: 1 + seed as usize % 3, seed }
     }
@@ -78,7 +85,7 @@ impl Mode {
         let without = |mode: &str| script.without.iter().any(|m| m == mode);
         match self.way {
             Way::AnyOrder => without("order"),
-            Way::Churn => without("churn"),
+            Way::Churn | Way::Kept => without("churn"),
             Way::Mixed => without("mixed"),
             _ => false,
         }
@@ -111,12 +118,15 @@ pub fn run(script: &Script, mode: &Mode) -> Vec<String> {
     };
     let mut rng = Rng::new(mode.seed);
     let (tables, set, steps) = match mode.way {
-        Way::Churn => {
+        Way::Churn | Way::Kept => {
             let tables = churned_tables(script, &plain);
-            let set = match script.plan(&tables) {
+            let mut set = match script.plan(&tables) {
                 Ok(set) => set,
                 Err(error) => return vec![error],
             };
+            if mode.way == Way::Kept {
+                set.views.retain(LocalRun::can_keep);
+            }
             let events = churned_events(script, &plain, &mut rng);
             let steps = scatter(events, script.end, &mut rng);
             (tables, set, steps)
@@ -224,7 +234,7 @@ pub fn failure_line(expression: &str, reason: &str, count: i64) -> String {
 
 fn straight(check: &mut Check<'_>, steps: Vec<Step>, mode: &Mode, rng: &mut Rng) {
     let mut run = LocalRun::start(&check.set.views, mode.workers).unwrap();
-    let every = matches!(mode.way, Way::AnyOrder | Way::Churn | Way::Mixed | Way::InSteps);
+    let every = !matches!(mode.way, Way::EventsFirst | Way::ViewsFirst);
     if every {
         check.feed(&mut run, Step { tick: CLOCK_START, groups: Vec::new() });
         check.with_oracle(&run, CLOCK_START, false);
@@ -233,6 +243,11 @@ fn straight(check: &mut Check<'_>, steps: Vec<Step>, mode: &Mode, rng: &mut Rng)
     let last = steps.len() - 1;
     for (n, step) in steps.into_iter().enumerate() {
         tick = step.tick;
+        if mode.way == Way::Kept && rng.below(2) == 0 {
+            let kept = run.keep().unwrap();
+            let workers = 1 + rng.below(3) as usize;
+            run = LocalRun::resume(&check.set.views, workers, kept).unwrap();
+        }
         check.feed(&mut run, step);
         if n != last && (every || rng.below(8) == 0) {
             check.with_oracle(&run, tick, false);

@@ -201,6 +201,23 @@ impl Entry {
         matches!(self, Entry::Many(rows) if rows.unlisted > 0)
     }
 
+    /// All rows: each with the event that it comes from, and how often. `None` if not all are listed.
+    pub fn all(&self) -> Option<Vec<(Option<Origin>, i64)>> {
+        let rows = match self {
+            Entry::One(own) => return Some(vec![(Some(*own), 1)]),
+            Entry::Many(rows) if rows.unlisted == 0 => rows,
+            Entry::Many(_) => return None,
+        };
+        let plain = (rows.plain != 0).then_some((None, rows.plain));
+        let events = rows.events.iter().flat_map(|(event_type, events)| {
+            events.iter().map(|position| {
+                let times = rows.times.get(position).copied().unwrap_or(1);
+                (Some(Origin { position: *position, event_type: *event_type }), times)
+            })
+        });
+        Some(plain.into_iter().chain(events).collect())
+    }
+
     /// Takes out the events of a part: their rows are dismissed.
     pub fn dismiss_events(&mut self, part: &EntryPart) {
         match self {

@@ -147,6 +147,39 @@ impl Failures {
         }
     }
 
+    /// The changes that make these failures of none, but for those of one expression; `None` if they are
+    /// more than `max`, or not all of them are listed.
+    pub fn changes(&self, except: &str, max: usize) -> Option<Vec<FailureChange>> {
+        let state = self.lock();
+        let mut changes = Vec::new();
+        let expressions = state.expressions.iter().filter(|(name, _)| &***name != except);
+        for (expression, Expression { reasons, further }) in expressions {
+            if !further.is_empty() {
+                return None;
+            }
+            let entries = reasons.iter().flat_map(|(template, values)| {
+                values.iter().map(move |(value, entry)| (template.with(value), entry))
+            });
+            for (reason, entry) in entries {
+                for (origin, diff) in entry.all()? {
+                    if changes.len() == max {
+                        return None;
+                    }
+                    changes.push(FailureChange {
+                        expression: Arc::clone(expression),
+                        reason: reason.clone(),
+                        position: origin.map(|origin| origin.position),
+                        event_type: origin
+                            .and_then(|origin| state.type_name(origin.event_type))
+                            .cloned(),
+                        diff,
+                    });
+                }
+            }
+        }
+        Some(changes)
+    }
+
     /// How many rows fail now and were not dismissed.
     pub fn count(&self) -> i64 {
         self.0.visible.load(Ordering::Relaxed).max(0)

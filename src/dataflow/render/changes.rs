@@ -41,8 +41,8 @@ where
     let activations = arranged.stream.scope().activations();
     arranged.stream.unary_frontier(Pipeline, name, move |_, info| {
         let activator = Activator::new(info.address, activations);
-        let mut lower = Antichain::from_elem(Tick::MIN);
-        let mut upper = Antichain::from_elem(Tick::MIN);
+        let mut lower = Antichain::from_elem(guard.first_tick());
+        let mut upper = lower.clone();
         let mut waiting: VecDeque<(CapabilitySet<Tick>, W)> = VecDeque::new();
         move |(input, _), output| {
             let stops = guard.enter();

@@ -113,7 +113,7 @@ fn half_join<'scope>(
             // What is being matched, and the right to tell it.
             let mut current: Option<(Capability<Tick>, HalfMatches)> = None;
             // Up to where the arrangement is known.
-            let mut upper = Antichain::from_elem(Tick::MIN);
+            let mut upper = Antichain::from_elem(guard.first_tick());
             move |(updates, frontier), (batches, _), output| {
                 let stops = guard.enter();
                 updates.for_each(|_, updates: &mut Vec<KeyedUpdate>| {

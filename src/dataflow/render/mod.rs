@@ -106,7 +106,8 @@ impl<'scope, 'a> Renderer<'scope, 'a> {
                     positions: None,
                     tick: 0,
                 };
-                let first = self.scope.worker().index() == 0;
+                // What takes up what was kept has them.
+                let first = self.scope.worker().index() == 0 && self.guard.from().is_none();
                 Ok(first.then_some(delta).into_iter().to_stream(self.scope))
             }
             Op::Filter { input, conditions } => Ok(self.filter(*input, conditions)),

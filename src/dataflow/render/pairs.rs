@@ -6,6 +6,7 @@
 //! the first one that is still to come, so that what has cancelled out by then is not matched. (This is
 //! how differential dataflow matches a key, too.)
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use differential_dataflow::consolidation::consolidate;
@@ -263,12 +264,24 @@ where
     R: KeyedRows<T>,
 {
     let slices = Rc::new(StepSlices::new(guard.clone()));
-    let tactic = SlicedTactic { guard: guard.clone(), slices, rows: std::marker::PhantomData::<R> };
-    join_with_tactic(left, right, name, tactic)
+    // While it is being built the operator asks for the pairs of what is there already. If that was
+    // taken up, so were they.
+    let is_told = Rc::new(Cell::new(guard.from().is_some()));
+    let tactic = SlicedTactic {
+        guard: guard.clone(),
+        is_told: Rc::clone(&is_told),
+        slices,
+        rows: std::marker::PhantomData::<R>,
+    };
+    let pairs = join_with_tactic(left, right, name, tactic);
+    is_told.set(false);
+    pairs
 }
 
 struct SlicedTactic<R> {
     guard: Guard,
+    /// The pairs that are asked for were told before.
+    is_told: Rc<Cell<bool>>,
     slices: Rc<StepSlices>,
     rows: std::marker::PhantomData<R>,
 }
@@ -285,6 +298,9 @@ where
         fresh: Fresh,
         meet: T,
     ) -> Box<dyn Iterator<Item = JoinedPairs<T>>> {
+        if self.is_told.get() {
+            return Box::new(std::iter::empty());
+        }
         let of = |batches, is_fresh| JoinSide { cursor: R::new(batches), is_fresh };
         let is_left = matches!(fresh, Fresh::Input0);
         Box::new(Matching {
@@ -532,6 +548,7 @@ mod tests {
 
     use super::*;
     use crate::dataflow::guard::{ViewControl, ViewLimits};
+    use crate::dataflow::kept::Takeover;
 
     fn guard() -> Guard {
         let limits = ViewLimits {
@@ -541,7 +558,7 @@ mod tests {
             time_max: Duration::MAX,
         };
         let control = ViewControl::new(0, ("v", "0"), limits, 1, Arc::new(|_| {}));
-        Guard::new(Arc::new(control), 0)
+        Guard::new(Arc::new(control), 0, Takeover::new(None, 0))
     }
 
     /// Some rows that come and go at some ticks.

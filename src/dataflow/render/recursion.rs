@@ -205,6 +205,7 @@ fn whole_rows<'inner>(rows: ScopedRows<'inner>, guard: &Guard) -> Arranged<'inne
         "Whole rows",
         guard,
         HeldAs::State,
+        Vec::new(),
     )
 }
 
@@ -556,5 +557,6 @@ fn arranged<'inner>(
         "Arrange",
         guard,
         HeldAs::State,
+        Vec::new(),
     )
 }

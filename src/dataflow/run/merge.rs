@@ -149,3 +149,19 @@ impl<D: PackedDifference> Merger<Run<D>> for RunMerger<D> {
         self.out.done()
     }
 }
+
+/// Runs as one, whose updates are as of `since` and later; `None` if nothing is left of them.
+pub fn consolidated<D: PackedDifference>(mut runs: Vec<Run<D>>, since: Tick) -> Option<Run<D>> {
+    while let Some(one) = runs.pop() {
+        let Some(two) = runs.pop() else { return Some(one) };
+        let mut merger = RunMerger::new(&one, &two, AntichainRef::new(&[since]));
+        let mut fuel = isize::MAX;
+        merger.work(&one, &two, &mut fuel);
+        match merger.done() {
+            Some(merged) => runs.insert(0, merged),
+            None if runs.is_empty() => return None,
+            None => {}
+        }
+    }
+    None
+}

@@ -26,6 +26,7 @@ mod merge;
 mod writer;
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use differential_dataflow::difference::Semigroup;
 
@@ -34,9 +35,13 @@ use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
 use crate::model::packed::{put_signed, take, take_signed};
 
+use cursor::RunCursor;
+use writer::{RunWriter, put_update};
+
 use block::{Block, INDEX_ENTRY_BYTES, UNIT};
 pub use builder::RunBuilder;
 pub use cursor::{KeyRef, RunsCursor};
+pub use merge::consolidated;
 
 /// A difference that is kept as bytes.
 pub trait PackedDifference: Semigroup + Sized + 'static {
@@ -81,7 +86,7 @@ impl PackedDifference for Accumulator {
 
 /// An immutable, sorted sequence of updates.
 pub struct Run<D> {
-    bytes: Box<[u8]>,
+    bytes: Arc<Vec<u8>>,
     blocks: usize,
     updates: usize,
     /// What ticks are written as the difference to.
@@ -89,10 +94,42 @@ pub struct Run<D> {
     difference: PhantomData<fn() -> D>,
 }
 
+impl<D: PackedDifference> Run<D> {
+    /// The values of which `keep` says so; `None` if there is none.
+    pub fn part(&self, keep: impl Fn(KeyRef<'_>, &[u8]) -> bool) -> Option<Run<D>> {
+        let mut cursor = RunCursor::new(self);
+        let mut out = RunWriter::new(self.base, 0);
+        let mut packed = Vec::new();
+        while let Some(key) = cursor.key(self) {
+            out.key(key);
+            while let Some(value) = cursor.value(self) {
+                let mut updates = cursor.updates(self);
+                let count = updates.len();
+                packed.clear();
+                for (tick, difference) in &mut updates {
+                    put_update(&mut packed, self.base, tick, &difference);
+                }
+                if keep(key, value) {
+                    out.value(value, count, &packed);
+                }
+                cursor.pass_value(self, &updates);
+            }
+            cursor.next_key(self);
+        }
+        out.done()
+    }
+}
+
 impl<D> Run<D> {
     /// How many bytes they take.
     pub fn bytes(&self) -> usize {
         self.bytes.len() + size_of::<Self>()
+    }
+
+    /// The run, whatever its differences are.
+    pub fn packed(&self) -> PackedRun {
+        let Run { bytes, blocks, updates, base, .. } = self;
+        PackedRun { bytes: Arc::clone(bytes), blocks: *blocks, updates: *updates, base: *base }
     }
 
     /// The hash of a block's first key.
@@ -116,6 +153,23 @@ impl<D> Run<D> {
     fn index_at(&self, block: usize) -> usize {
         self.bytes.len() - (self.blocks - block) * INDEX_ENTRY_BYTES
     }
+}
+
+impl<D> From<PackedRun> for Run<D> {
+    /// The run, whose differences are of this type.
+    fn from(run: PackedRun) -> Self {
+        let PackedRun { bytes, blocks, updates, base } = run;
+        Run { bytes, blocks, updates, base, difference: PhantomData }
+    }
+}
+
+/// A run of differences of any type; its clones share the bytes.
+#[derive(Clone)]
+pub struct PackedRun {
+    bytes: Arc<Vec<u8>>,
+    blocks: usize,
+    updates: usize,
+    base: Tick,
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Writes a run, in its order.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use crate::model::Tick;
 use crate::model::packed::{put, put_bytes, put_signed};
@@ -116,8 +117,9 @@ impl<D: PackedDifference> RunWriter<D> {
             self.bytes.extend_from_slice(&hash.to_le_bytes());
             self.bytes.extend_from_slice(&unit.to_le_bytes());
         }
+        self.bytes.shrink_to_fit();
         Some(Run {
-            bytes: self.bytes.into_boxed_slice(),
+            bytes: Arc::new(self.bytes),
             blocks: self.index.len(),
             updates: self.updates,
             base: self.base,
