@@ -221,6 +221,21 @@ async fn a_read_side_that_does_not_move_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_write_side_that_does_not_move_is_replaced_and_never_writes_again() {
+    let server = Server::start(&[("paid.sql", PAID)]);
+    let load = Load::start(&server);
+    load.go_on(20).await;
+    let stopped = signal(&server, "write-side", libc::SIGSTOP);
+    let replaced = || async { server.pid_of("write-side").is_some_and(|pid| pid != stopped) };
+    server.until(true, replaced).await;
+    // It was gone before the other one began: there is nothing to go on.
+    assert!(!is_alive(stopped));
+    load.go_on(20).await;
+    let (acknowledged, _, _) = load.end().await;
+    assert_counted(&server, acknowledged).await;
+}
+
+#[tokio::test]
 async fn both_sides_go_with_a_killed_parent_and_the_next_server_begins_at_once() {
     let server = Server::start(&[("paid.sql", PAID)]);
     let load = Load::start(&server);
