@@ -151,8 +151,7 @@ impl DiskFiles {
             }
             Err(TryLockError::Error(error)) => return Err(named(error)),
         }
-        let files =
-            DiskFiles { _lock: Some(lock), ..DiskFiles::without_lock(directory) };
+        let files = DiskFiles { _lock: Some(lock), ..DiskFiles::without_lock(directory) };
         // A file that a process made before it died may have its name in memory only.
         files.sync_directory().map_err(named)?;
         Ok(files)
