@@ -135,8 +135,9 @@ async fn load(
         let first = next_id.fetch_add(count, Ordering::Relaxed);
         let events: Vec<serde_json::Value> = (first..first + count)
             .map(|id| {
-                // Few keys, so that they come and go often.
-                let (k, v, gone) = (rng.below(40), rng.below(10), rng.below(3) == 0);
+                // Few keys, so that they come and go often; many values, so that a row of `current` that
+                // should be gone is not mended by another one that takes its place.
+                let (k, v, gone) = (rng.below(40), rng.below(1000), rng.below(3) == 0);
                 serde_json::json!({"type": "Item", "id": id.to_string(), "data": {"k": k, "v": v, "gone": gone}})
             })
             .collect();
