@@ -200,7 +200,7 @@ async fn appends_wait_for_views_of_the_other_process_by_name() {
     assert_eq!(answer.status(), 200);
     assert_eq!(
         server.get("/v1/views/sums/rows").await["rows"],
-        json!([{"k": "a", "s": 1, "n": 1}])
+        json!([{"k": "a", "s": "1", "n": 1}])
     );
     let answer = post("wait=views&view=sums,nothing").await.unwrap();
     let problem: Value = answer.json().await.unwrap();
