@@ -204,7 +204,7 @@ async fn appends_wait_for_views_of_the_other_process_by_name() {
     );
     let answer = post("wait=views&view=sums,nothing").await.unwrap();
     let problem: Value = answer.json().await.unwrap();
-    assert_eq!(problem["code"], "unknown_view", "{problem}");
+    assert_eq!(problem["errors"][0]["code"], "unknown_view", "{problem}");
     assert_eq!(server.get("/v1/views/sums").await["rows"], 1);
     assert_eq!(server.get_text("/v1/events").await.lines().count(), 1, "nothing more is stored");
 }
