@@ -279,17 +279,17 @@ impl Files for DiskFiles {
         let written = File::create(&next).and_then(|mut file| {
             file.write_all(bytes)?;
             file.sync_all().map_err(failed_sync)?;
+            // Held over both: another thread may ask in between whether the file is our own.
+            let mut replaced = lock(&self.replaced);
             std::fs::rename(&next, self.directory.join(name))?;
-            Ok(file)
+            replaced.insert(name.to_string(), file);
+            Ok(())
         });
-        match written {
-            Ok(file) => lock(&self.replaced).insert(name.to_string(), file),
-            Err(error) => {
-                // What is half written is in the way of nobody, but takes room.
-                let _ = std::fs::remove_file(&next);
-                return Err(error);
-            }
-        };
+        if let Err(error) = written {
+            // What is half written is in the way of nobody, but takes room.
+            let _ = std::fs::remove_file(&next);
+            return Err(error);
+        }
         self.sync_directory().map_err(failed_sync)
     }
 }
