@@ -85,7 +85,8 @@ pub enum ClickHouseError {
     },
     /// Changes do not end where an earlier flush did, so that it cannot be repeated.
     #[error(
-        "view `{view}`: {source}; rebuild the view, and report it: this is a fault of Heliostat"
+        "view `{view}`: {source}; rebuild the view. If the log is not an older copy of what it was, \
+         this is a fault of Heliostat: report it"
     )]
     Boundary {
         /// The view.
