@@ -22,9 +22,9 @@ pub mod model {
 /// The log without a server.
 pub mod log {
     pub use crate::log::{
-        AppendError, Conflict, Control, DismissedLetters, Fault, FaultyFiles, FileHandle, Files,
-        Frame, FrameKind, Log, LogError, LogOptions, NumberedEvent, QueriesInUse, QueryFile,
-        Repair, directory, examine, info,
+        AppendError, Conflict, Control, DiskFiles, DismissedLetters, Fault, FaultyFiles,
+        FileHandle, Files, Frame, FrameKind, Log, LogError, LogOptions, NumberedEvent,
+        QueriesInUse, QueryFile, Repair, directory, examine, info,
     };
 }
 

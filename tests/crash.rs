@@ -67,7 +67,7 @@ impl Server {
         Server { child, http: told.http, clickhouse: told.clickhouse.unwrap(), login }
     }
 
-    /// The process ids of our own ClickHouse: the server's children.
+    /// The process ids of the server's children: our own ClickHouse, and the sides.
     fn children(&self) -> Vec<i32> {
         let path = format!("/proc/{0}/task/{0}/children", self.child.id());
         let mut all = std::fs::read_to_string(path).unwrap_or_default();
@@ -77,6 +77,17 @@ impl Server {
             all += &std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
         }
         all.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
+    fn kill_clickhouse(&self) {
+        let is_clickhouse = |pid: &i32| {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&command).contains("clickhouse")
+        };
+        for pid in self.children().into_iter().filter(is_clickhouse) {
+            // SAFETY: a process that our child has started.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
     }
 
     fn kill(&mut self, with_clickhouse: bool) {
@@ -124,8 +135,9 @@ async fn load(
         let first = next_id.fetch_add(count, Ordering::Relaxed);
         let events: Vec<serde_json::Value> = (first..first + count)
             .map(|id| {
-                // Few keys, so that they come and go often.
-                let (k, v, gone) = (rng.below(40), rng.below(10), rng.below(3) == 0);
+                // Few keys, so that they come and go often; many values, so that a row of `current` that
+                // should be gone is not mended by another one that takes its place.
+                let (k, v, gone) = (rng.below(40), rng.below(1000), rng.below(3) == 0);
                 serde_json::json!({"type": "Item", "id": id.to_string(), "data": {"k": k, "v": v, "gone": gone}})
             })
             .collect();
@@ -232,8 +244,9 @@ async fn killed_at_any_moment_nothing_is_lost_and_views_are_right() {
     let next_id = Arc::new(AtomicU64::new(1));
     let mut acknowledged: HashMap<u64, u64> = HashMap::new();
     for round in 0..rounds {
-        // Every third round dies exactly between a flush's data and its progress.
-        let point = format!("after_data={}*off->return", 1 + rng.below(12));
+        // Every third round dies exactly before a flush's data, or between that and its progress.
+        let point = ["before_data", "after_data"][rng.below(2) as usize];
+        let point = format!("{point}={}*off->return", 1 + rng.below(12));
         let crash_point = (round % 3 == 2).then_some(point.as_str());
         // What crashes is the server, or its read side.
         let single_process = rng.below(2) == 0;
@@ -259,6 +272,11 @@ async fn killed_at_any_moment_nothing_is_lost_and_views_are_right() {
             }
         } else {
             tokio::time::sleep(Duration::from_millis(200 + rng.below(2500))).await;
+            if rng.below(2) == 0 {
+                // ClickHouse alone, whose inserts are repeated.
+                server.kill_clickhouse();
+                tokio::time::sleep(Duration::from_millis(rng.below(2500))).await;
+            }
         }
         server.kill(round % 2 == 0);
         stop.store(true, Ordering::Relaxed);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use heliostat::internals::log::{
-    AppendError, Fault, FaultyFiles, Files, Log, LogError, LogOptions,
+    AppendError, DiskFiles, Fault, FaultyFiles, Files, Log, LogError, LogOptions,
 };
 use heliostat::internals::model::Alarms;
 use heliostat::internals::model::NewEvent;
@@ -434,4 +434,60 @@ async fn time_that_fills_a_segment_does_not_begin_another_of_its_name() {
     let log = Log::open(directory.path(), options).unwrap();
     assert_eq!(ids(&log), [0, 1, 2]);
     log.close();
+}
+
+/// Opens the log in a directory, whoever else has it: as where the file system knows no locks.
+fn take_over(directory: &std::path::Path) -> Log {
+    let _ = std::fs::remove_file(directory.join("lock"));
+    Log::open_with(Arc::new(DiskFiles::open(directory).unwrap()), LogOptions::default()).unwrap()
+}
+
+fn assert_taken_over(result: Result<(), AppendError>) {
+    let Err(AppendError::Stopped { reason }) = result else { panic!("{result:?}") };
+    assert!(reason.contains("another process has taken the log over"), "{reason}");
+}
+
+#[tokio::test]
+async fn writer_whose_log_was_taken_over_writes_no_frame() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = take_over(directory.path());
+    append(&first, 1..4).await.unwrap();
+    let second = take_over(directory.path());
+    assert_eq!(second.epoch(), first.epoch() + 1);
+    // Neither before nor after the other one has written.
+    assert_taken_over(append(&first, 4..6).await);
+    append(&second, 4..8).await.unwrap();
+    assert_taken_over(append(&first, 8..9).await);
+    first.close();
+    append(&second, 8..10).await.unwrap();
+    assert_eq!(ids(&second), (1..10).collect::<Vec<_>>());
+    second.close();
+    assert_eq!(ids(&take_over(directory.path())), (1..10).collect::<Vec<_>>());
+}
+
+/// It is stopped between its last look and its write.
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn frame_that_is_written_while_the_log_is_taken_over_is_not_acknowledged() {
+    let _failpoints = fail::FailScenario::setup();
+    let directory = tempfile::tempdir().unwrap();
+    let first = take_over(directory.path());
+    append(&first, 1..4).await.unwrap();
+    fail::cfg("before_frame", "1*pause").unwrap();
+    let late = tokio::spawn({
+        let first = first.clone();
+        async move { append(&first, 100..110).await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let second = take_over(directory.path());
+    append(&second, 4..8).await.unwrap();
+    fail::remove("before_frame");
+    assert_taken_over(late.await.unwrap());
+    // The second one sees that its file has changed, and is opened anew: the late frame is cut off.
+    let Err(AppendError::Stopped { reason }) = append(&second, 8..9).await else { panic!() };
+    assert!(reason.contains("something else has changed it"), "{reason}");
+    second.close();
+    let third = take_over(directory.path());
+    append(&third, 8..10).await.unwrap();
+    assert_eq!(ids(&third), (1..10).collect::<Vec<_>>());
 }

@@ -189,6 +189,27 @@ async fn without_the_read_side_requests_about_views_say_so_and_events_are_still_
 }
 
 #[tokio::test]
+async fn appends_wait_for_views_of_the_other_process_by_name() {
+    let server = Server::start(&[("paid.sql", PAID)]);
+    let client = heliostat::internals::http::client();
+    let post = |query: &str| {
+        let url = server.url(&format!("/v1/events?{query}"));
+        client.post(url).json(&paid("a", 1)).send()
+    };
+    let answer = post("wait=views&view=sums,quotients&timeout=30s").await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(
+        server.get("/v1/views/sums/rows").await["rows"],
+        json!([{"k": "a", "s": "1", "n": 1}])
+    );
+    let answer = post("wait=views&view=sums,nothing").await.unwrap();
+    let problem: Value = answer.json().await.unwrap();
+    assert_eq!(problem["errors"][0]["code"], "unknown_view", "{problem}");
+    assert_eq!(server.get("/v1/views/sums").await["rows"], 1);
+    assert_eq!(server.get_text("/v1/events").await.lines().count(), 1, "nothing more is stored");
+}
+
+#[tokio::test]
 async fn a_killed_write_side_is_back_within_two_seconds_and_loses_nothing() {
     let server = Server::start(&[("paid.sql", PAID)]);
     let load = Load::start(&server);
@@ -217,6 +238,21 @@ async fn a_read_side_that_does_not_move_is_replaced() {
     server.until(true, replaced).await;
     let (acknowledged, gap_ms, refused) = load.end().await;
     assert_eq!((refused, gap_ms < 2_000), (0, true), "{gap_ms} ms");
+    assert_counted(&server, acknowledged).await;
+}
+
+#[tokio::test]
+async fn a_write_side_that_does_not_move_is_replaced_and_never_writes_again() {
+    let server = Server::start(&[("paid.sql", PAID)]);
+    let load = Load::start(&server);
+    load.go_on(20).await;
+    let stopped = signal(&server, "write-side", libc::SIGSTOP);
+    let replaced = || async { server.pid_of("write-side").is_some_and(|pid| pid != stopped) };
+    server.until(true, replaced).await;
+    // It was gone before the other one began: there is nothing to go on.
+    assert!(!is_alive(stopped));
+    load.go_on(20).await;
+    let (acknowledged, _, _) = load.end().await;
     assert_counted(&server, acknowledged).await;
 }
 

@@ -30,8 +30,8 @@ use crate::sink::clickhouse::NAME as CLICKHOUSE;
 use crate::status::{
     Away, Backend, ChangeFeed, ChangesError, ChangesRequest, ClickHouseStatus, DeadLetterFilter,
     DeadLetters, DismissError, NextGeneration, ReadStatus, RebuildError, Retried, RowsAnswer,
-    RowsError, RowsRequest, Selection, SinkStatus, ViewState, ViewStatus, WaitRequest, WaitTarget,
-    Waiting,
+    RowsError, RowsRequest, Selection, SinkStatus, ViewPlace, ViewState, ViewStatus, WaitRequest,
+    WaitTarget, Waiting,
 };
 
 /// How long the workers may take to answer a read, even where the client does not wait.
@@ -414,6 +414,19 @@ impl Backend for EngineBackend {
             resident_bytes: None,
         }))
         .boxed()
+    }
+
+    fn places(&self, views: Vec<String>) -> BoxFuture<'_, Result<Vec<Option<ViewPlace>>, Away>> {
+        let known = self.registry.views();
+        let place = |name: &String| {
+            let view = known.views.get(name)?;
+            let place = view.shown().map(|tracker| ViewPlace {
+                complete: tracker.complete(),
+                written: tracker.sink.as_ref().map(|sink| sink.written()),
+            });
+            Some(place.unwrap_or_default())
+        };
+        std::future::ready(Ok(views.iter().map(place).collect())).boxed()
     }
 
     fn rows(&self, request: RowsRequest) -> BoxFuture<'_, Result<RowsAnswer, RowsError>> {

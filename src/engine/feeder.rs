@@ -351,7 +351,9 @@ impl GroupCursor {
             self.feed(log, runtime, chunk);
             self.progress.show(self.last);
         }
-        if !self.live && self.last.position >= self.target.position {
+        // Frames without events may follow the last event.
+        let is_through = self.last.tick >= self.target.tick || !fed;
+        if !self.live && self.last.position >= self.target.position && is_through {
             self.live = true;
             self.tell(&ViewMessage::Live { tick: self.last.tick });
             self.progress.done();
@@ -386,6 +388,10 @@ impl GroupCursor {
         let mut end = Head::default();
         while bytes < bytes_max {
             let Some(frame) = self.reader.next_frame()? else { break };
+            // A reader that begins behind an event hands out all frames without events behind it.
+            if frame.tick() <= self.last.tick {
+                continue;
+            }
             bytes += frame.raw_bytes();
             end = Head { position: frame.last_position(), tick: frame.tick() };
             frames.push(frame);

@@ -126,6 +126,7 @@ impl ReadSide {
         });
         let supervisor = Supervisor {
             sink: config.sink,
+            data_dir: config.data_dir,
             clickhouse_status,
             log,
             catalog,

@@ -4,6 +4,7 @@
 //! new one has caught up and ClickHouse reads from it.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,7 @@ pub enum SupervisorRequest {
 /// Starts, replaces and stops the views' installations.
 pub struct Supervisor {
     pub sink: Option<Arc<dyn SinkConfig>>,
+    pub data_dir: PathBuf,
     pub clickhouse_status: Arc<RwLock<ClickHouseStatus>>,
     pub log: LogFollower,
     /// Where the catalog goes before the views of the same files begin.
@@ -153,7 +155,7 @@ impl Supervisor {
         });
         let (stopping, alarms) = (self.tasks.stopping().clone(), self.tasks.alarms().clone());
         loop {
-            let attempt = config.connect(Arc::clone(&rejects));
+            let attempt = config.connect(&self.data_dir, Arc::clone(&rejects));
             let connected = tokio::select! {
                 connected = attempt => connected,
                 () = stopping.cancelled() => return None,
@@ -416,9 +418,9 @@ impl RunningViews {
             _ => None,
         };
         let channel = opened.as_ref().map(|view| {
-            let Recovered { progress, boundary, .. } = view.recovered();
+            let Recovered { progress, unfinished, .. } = view.recovered();
             boundaries.extend(progress.map(|head| head.tick));
-            boundaries.extend(*boundary);
+            boundaries.extend(unfinished);
             let (sender, receiver) = mpsc::unbounded_channel();
             (Arc::new(ViewSinkStatus::default()), sender, receiver)
         });

@@ -94,6 +94,11 @@ impl ViewTracker {
         if self.is_over() {
             return;
         }
+        if let Some(late) = reorder.late(&message) {
+            drop(reorder);
+            let reason = format!("a fault of Heliostat, which should be reported: {late}");
+            return self.take(ViewMessage::Failed { reason });
+        }
         reorder.take(message);
         while let Some((complete, failures)) = reorder.complete() {
             failures.iter().for_each(|change| self.failures.record(change));

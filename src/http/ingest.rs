@@ -30,7 +30,7 @@ use crate::model::clock::now_us;
 use crate::model::event::{Append, Appended, RequestKey};
 use crate::model::limits::Limits;
 use crate::model::{Position, Tick};
-use crate::status::{Away, ReadStatus, ViewState, WaitRequest, WaitTarget, Waiting};
+use crate::status::{Away, ViewState, WaitRequest, WaitTarget, Waiting};
 
 /// The answer once a request's events are on disk.
 #[derive(Serialize, ToSchema)]
@@ -439,10 +439,9 @@ impl Wait {
             let reason = format!("{away}; nothing was stored: without `wait` it is");
             return Err(Problem::from(Away { reason }));
         }
-        let status = if names.is_empty() { None } else { Some(state.backend.status().await?) };
-        for name in &names {
-            let known = |status: &ReadStatus| status.views.iter().any(|v| v.schema.name == *name);
-            if !status.as_ref().is_some_and(known) {
+        if !names.is_empty() {
+            let places = state.backend.places(names.clone()).await?;
+            if let Some((name, _)) = names.iter().zip(places).find(|(_, place)| place.is_none()) {
                 let message = format!("view: there is no view {name:?}");
                 return Err(Problem::bad_request("unknown_view", message));
             }

@@ -22,12 +22,12 @@ use crate::log::Log;
 use crate::status::{
     Away, Backend, ChangeFeed, ChangePart, ChangesError, ChangesRequest, DeadLetterFilter,
     DeadLetters, DismissError, FeedEnd, ReadStatus, RebuildError, Retried, RowsAnswer, RowsError,
-    RowsRequest, Selection, WaitRequest, Waiting,
+    RowsRequest, Selection, ViewPlace, WaitRequest, Waiting,
 };
 
 /// How often it is tried to reach a read side that is not there.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
-/// How long the status may take: `/readyz` waits for it.
+/// How long the status may take: `/readyz` waits for it, and appends for where views stand.
 const STATUS_TIME: Duration = Duration::from_secs(2);
 /// How long an answer may take beyond what the call itself asks for.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -213,6 +213,10 @@ impl Backend for ReadSideClient {
 
     fn status(&self) -> BoxFuture<'_, Result<ReadStatus, Away>> {
         self.call(ViewCall::Status, STATUS_TIME).map_ok(answer).boxed()
+    }
+
+    fn places(&self, views: Vec<String>) -> BoxFuture<'_, Result<Vec<Option<ViewPlace>>, Away>> {
+        self.call(ViewCall::Places { views }, STATUS_TIME).map_ok(answer).boxed()
     }
 
     fn rows(&self, request: RowsRequest) -> BoxFuture<'_, Result<RowsAnswer, RowsError>> {

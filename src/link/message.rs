@@ -16,7 +16,7 @@ use crate::status::{
 };
 
 /// The version of the messages. Sides of different versions do not talk.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// The longest message, in bytes.
 const BYTES_MAX: u32 = 256 << 20;
 
@@ -74,6 +74,9 @@ pub enum FromReadSide {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ViewCall {
     Status,
+    Places {
+        views: Vec<String>,
+    },
     /// The answer has [`RowsHead`] in place of the rows, which follow the JSON.
     Rows(RowsRequest),
     Wait(WaitRequest),

@@ -205,6 +205,9 @@ impl ReadSideServer {
                     });
                     write(&mut to, &status, &[]).await?;
                 }
+                ViewCall::Places { views } => {
+                    write(&mut to, &backend.places(views).await, &[]).await?;
+                }
                 ViewCall::Rows(request) => match backend.rows(request).await {
                     Err(error) => write(&mut to, &Err::<RowsHead, _>(error), &[]).await?,
                     Ok(RowsAnswer { tick, position, schema, batches, cursor }) => {
@@ -273,9 +276,11 @@ async fn first_note(notes: &mut watch::Receiver<VecDeque<Control>>) -> Option<Co
 async fn refuse(to: &mut UnixStream, call: ViewCall) -> Result<(), LinkError> {
     let away = Away { reason: "the views are being prepared: the query files are planned".into() };
     match call {
-        ViewCall::Status | ViewCall::Wait(_) | ViewCall::DeadLetters(_) | ViewCall::Retry(_) => {
-            write(to, &Err::<(), _>(away), &[]).await
-        }
+        ViewCall::Status
+        | ViewCall::Places { .. }
+        | ViewCall::Wait(_)
+        | ViewCall::DeadLetters(_)
+        | ViewCall::Retry(_) => write(to, &Err::<(), _>(away), &[]).await,
         ViewCall::Rows(_) => write(to, &Err::<(), RowsError>(away.into()), &[]).await,
         ViewCall::Changes(_) => write(to, &Err::<(), ChangesError>(away.into()), &[]).await,
         ViewCall::Rebuild { .. } => write(to, &Err::<(), RebuildError>(away.into()), &[]).await,

@@ -29,6 +29,11 @@ pub trait Files: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Replaces all of a file, or makes it: after a crash there is the old content or the new one.
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Whether the file of this name is the one that [`replace`](Self::replace) made here last, and not
+    /// another one in its place. True if none was made, or none is there.
+    fn is_own(&self, _name: &str) -> io::Result<bool> {
+        Ok(true)
+    }
     /// Gives a file another name, durably.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// About how many bytes can still be written; as many as one likes where nobody knows.
@@ -76,6 +81,8 @@ pub struct DiskFiles {
     /// Holds the lock while it is open; `None` for readers of a directory that others may write.
     _lock: Option<File>,
     open: Mutex<OpenFiles>,
+    /// The files that were replaced last. They stay open, so that no other file becomes their inode.
+    replaced: Mutex<HashMap<String, File>>,
 }
 
 /// Files that are open for reading, those that were read last.
@@ -144,8 +151,7 @@ impl DiskFiles {
             }
             Err(TryLockError::Error(error)) => return Err(named(error)),
         }
-        let files =
-            DiskFiles { directory: directory.into(), _lock: Some(lock), open: Mutex::default() };
+        let files = DiskFiles { _lock: Some(lock), ..DiskFiles::without_lock(directory) };
         // A file that a process made before it died may have its name in memory only.
         files.sync_directory().map_err(named)?;
         Ok(files)
@@ -159,7 +165,12 @@ impl DiskFiles {
                 what: "there is no such directory".to_string(),
             });
         }
-        Ok(DiskFiles { directory: directory.into(), _lock: None, open: Mutex::default() })
+        Ok(DiskFiles::without_lock(directory))
+    }
+
+    fn without_lock(directory: &Path) -> Self {
+        let (open, replaced) = (Mutex::default(), Mutex::default());
+        DiskFiles { directory: directory.into(), _lock: None, open, replaced }
     }
 
     /// A file to read from. One that was opened before counts only while it is the one of that name:
@@ -251,13 +262,29 @@ impl Files for DiskFiles {
         }
     }
 
+    fn is_own(&self, name: &str) -> io::Result<bool> {
+        let replaced = lock(&self.replaced);
+        let Some(own) = replaced.get(name) else { return Ok(true) };
+        let there = match std::fs::metadata(self.directory.join(name)) {
+            Ok(there) => there,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        let own = own.metadata()?;
+        Ok((own.dev(), own.ino()) == (there.dev(), there.ino()))
+    }
+
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let next = self.directory.join(format!("{name}.next"));
         let written = File::create(&next).and_then(|mut file| {
             file.write_all(bytes)?;
-            file.sync_all().map_err(failed_sync)
+            file.sync_all().map_err(failed_sync)?;
+            // Held over both: another thread may ask in between whether the file is our own.
+            let mut replaced = lock(&self.replaced);
+            std::fs::rename(&next, self.directory.join(name))?;
+            replaced.insert(name.to_string(), file);
+            Ok(())
         });
-        let written = written.and_then(|()| std::fs::rename(&next, self.directory.join(name)));
         if let Err(error) = written {
             // What is half written is in the way of nobody, but takes room.
             let _ = std::fs::remove_file(&next);

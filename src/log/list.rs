@@ -426,6 +426,18 @@ impl Segments {
         ask(&self.list.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Fails once another process has written the list: the log is its own from then on. The lock
+    /// prevents that where the file system has locks, and nobody removes the file.
+    pub fn expect_own(&self, files: &dyn Files) -> std::io::Result<()> {
+        if files.is_own(LIST_NAME)? {
+            return Ok(());
+        }
+        let epoch = self.ask(|list| list.epoch);
+        Err(std::io::Error::other(format!(
+            "another process has taken the log over, which was written in epoch {epoch} here"
+        )))
+    }
+
     /// Changes the list: first on disk, then for readers. The writer calls this, and who rewrites
     /// segments.
     pub fn change(
@@ -440,6 +452,7 @@ impl Segments {
         if list == before {
             return Ok(());
         }
+        self.expect_own(files)?;
         list.write(files)?;
         *self.list.write().unwrap_or_else(PoisonError::into_inner) = list;
         Ok(())

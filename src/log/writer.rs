@@ -100,6 +100,17 @@ impl OpenSegment {
     }
 }
 
+/// Cuts a segment to a length, while nobody else writes to it.
+fn cut_segment(
+    files: &dyn Files,
+    segments: &Segments,
+    name: &str,
+    len: u64,
+) -> std::io::Result<()> {
+    segments.expect_own(files)?;
+    files.truncate(name, len)
+}
+
 /// Writes frames to segments.
 pub struct LogWriter {
     id: Uuid,
@@ -291,11 +302,15 @@ impl LogWriter {
             });
             reserved.map_err(WriteError::of_write)?;
         }
+        self.segments.expect_own(self.files.as_ref()).map_err(WriteError::Fatal)?;
         segment.check(self.files.as_ref()).map_err(WriteError::Fatal)?;
-        let cut = || self.files.truncate(&segment.name, segment.len);
+        fail::fail_point!("before_frame");
+        let cut = || cut_segment(self.files.as_ref(), &self.segments, &segment.name, segment.len);
         let written = segment.file.write(frame.as_bytes()).map_err(WriteError::of_write);
         written.map_err(|error| error.after(cut))?;
         segment.file.sync().map_err(WriteError::Fatal)?;
+        // Whoever has taken the log over since may not know of the frame: nobody is told that it is there.
+        self.segments.expect_own(self.files.as_ref()).map_err(WriteError::Fatal)?;
         let place = (segment.first_position, segment.len);
         segment.len += self.frame_bytes as u64;
         self.head = Head { position: frame.last_position(), tick: frame.tick() };
@@ -325,7 +340,9 @@ impl LogWriter {
     /// Looks whether there is room for so many bytes, and leaves the segment as it is.
     pub fn probe(&mut self, bytes: usize) -> Result<(), WriteError> {
         let Some(segment) = &mut self.segment else { return Ok(()) };
-        let cut = || self.files.truncate(&segment.name, segment.len);
+        self.segments.expect_own(self.files.as_ref()).map_err(WriteError::Fatal)?;
+        segment.check(self.files.as_ref()).map_err(WriteError::Fatal)?;
+        let cut = || cut_segment(self.files.as_ref(), &self.segments, &segment.name, segment.len);
         let zeros = vec![0; bytes.max(PROBE_BYTES_MIN)];
         let written = segment.file.write(&zeros).map_err(WriteError::of_write);
         written.map_err(|error| error.after(cut))?;

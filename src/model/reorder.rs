@@ -31,11 +31,29 @@ struct Open {
     failures: Vec<FailureChange>,
 }
 
+/// A worker's changes below its frontier: they belong to ticks that may have left the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "worker {worker} changes tick {tick}, although it was done with all ticks before {frontier}"
+)]
+pub struct LateChange {
+    worker: usize,
+    tick: Tick,
+    frontier: Tick,
+}
+
 impl ReorderBuffer {
     /// For a view on so many workers, at least one.
     pub fn new(workers: usize) -> Self {
         let frontiers = vec![0; workers.max(1)];
         ReorderBuffer { frontiers, marks: VecDeque::new(), open: BTreeMap::new() }
+    }
+
+    /// Whether a message tells of changes below the frontier of its worker, which must not be.
+    pub fn late(&self, message: &ViewMessage) -> Option<LateChange> {
+        let ViewMessage::Changes { worker, tick, .. } = message else { return None };
+        let frontier = self.frontiers.get(*worker).copied().unwrap_or(0);
+        (*tick < frontier).then_some(LateChange { worker: *worker, tick: *tick, frontier })
     }
 
     /// Takes a message in. Those that are not about ticks change nothing.
@@ -115,6 +133,15 @@ mod tests {
         buffer.take(ViewMessage::Frontier { worker: 1, frontier: Tick::MAX });
         buffer.take(ViewMessage::Frontier { worker: 1, frontier: 3 });
         assert_eq!(complete(&mut buffer), Some((9, vec![(7, 1)])), "frontiers never go back");
+    }
+
+    #[test]
+    fn changes_below_the_frontier_of_their_worker_are_late() {
+        let mut buffer = ReorderBuffer::new(2);
+        buffer.take(ViewMessage::Frontier { worker: 1, frontier: 9 });
+        let late = LateChange { worker: 1, tick: 8, frontier: 9 };
+        assert_eq!(buffer.late(&changes(1, 8)), Some(late));
+        assert_eq!((buffer.late(&changes(1, 9)), buffer.late(&changes(0, 8))), (None, None));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod clickhouse;
 mod error;
 mod status;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -37,8 +38,12 @@ pub const KINDS: SinkKinds = &[&clickhouse::KIND];
 #[async_trait]
 pub trait SinkConfig: Send + Sync {
     /// Connects, and creates what the sink itself needs. Tries once. `rejects` is told each row that
-    /// the system cannot hold.
-    async fn connect(&self, rejects: RejectHandler) -> Result<Arc<dyn Sink>, SinkError>;
+    /// the system cannot hold. The sink may keep files in a directory of its own in `data_dir`.
+    async fn connect(
+        &self,
+        data_dir: &Path,
+        rejects: RejectHandler,
+    ) -> Result<Arc<dyn Sink>, SinkError>;
 }
 
 /// A system that holds views.
@@ -85,14 +90,14 @@ pub trait ViewSink: Send {
 }
 
 /// The progress of a generation's table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// The end of the last flush whose data and progress are both in the system. The dataflow may
     /// feed everything from the log's start; the sink leaves out what is at or below this tick.
     pub progress: Option<Head>,
-    /// The end of a flush whose progress is missing: the feeder must end a chunk exactly here, and
-    /// mark it, as it must at `progress`.
-    pub boundary: Option<Tick>,
+    /// The ends of flushes whose progress is missing, in order: the feeder must end a chunk exactly
+    /// there, and mark it, as it must at `progress`.
+    pub unfinished: Vec<Tick>,
     /// The view's name reads from this generation.
     pub published: bool,
 }

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use crate::access::Grant;
 use crate::model::alarm::Alarm;
 use crate::model::view::{SinkState, ViewRef};
-use crate::model::{Position, Tick};
+use crate::model::{Head, Position, Tick};
 
 /// The read side, as HTTP asks it: in this process, or in another one.
 pub trait Backend: Send + Sync + 'static {
@@ -23,6 +23,10 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Everything about views, query files and ClickHouse, as of now.
     fn status(&self) -> BoxFuture<'_, Result<ReadStatus, Away>>;
+
+    /// Where each of these views stands; `None` for one that does not exist. Takes no more than that: it
+    /// is asked for with appends.
+    fn places(&self, views: Vec<String>) -> BoxFuture<'_, Result<Vec<Option<ViewPlace>>, Away>>;
 
     /// Rows of a view as of a tick at or past the position that is asked for.
     fn rows(&self, request: RowsRequest) -> BoxFuture<'_, Result<RowsAnswer, RowsError>>;
@@ -144,6 +148,15 @@ pub struct ViewStatus {
     pub lag_events: u64,
     /// How the view is written to ClickHouse; `None` for a view that is not.
     pub sink: Option<SinkStatus>,
+}
+
+/// Where a view and its sink stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewPlace {
+    /// The view is complete up to here.
+    pub complete: Head,
+    /// ClickHouse shows it up to here; `None` for a view that is not written there.
+    pub written: Option<Head>,
 }
 
 /// How a view is written by a sink.

@@ -1,6 +1,7 @@
 //! What stands behind the server in these tests: one declared event type and one view whose rows
 //! are given.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arrow::array::{
@@ -14,12 +15,12 @@ use heliostat::internals::decode::{CatalogInUse, EventCatalog};
 use heliostat::internals::http::{
     Away, Backend, ChangeFeed, ChangesError, ChangesRequest, ClickHouseStatus, DeadLetter,
     DeadLetterFilter, DeadLetters, DismissError, FileError, ReadStatus, RebuildError, Retried,
-    RowsAnswer, RowsError, RowsRequest, Selection, SinkStatus, ViewState, ViewStatus, WaitRequest,
-    WaitTarget, Waiting,
+    RowsAnswer, RowsError, RowsRequest, Selection, SinkStatus, ViewPlace, ViewState, ViewStatus,
+    WaitRequest, WaitTarget, Waiting,
 };
-use heliostat::internals::model::Position;
 use heliostat::internals::model::SinkOptions;
 use heliostat::internals::model::{EventTable, SqlField, SqlType};
+use heliostat::internals::model::{Head, Position};
 use heliostat::internals::model::{SinkState, ViewRef, ViewSchema};
 use heliostat::internals::plan::SourceFile;
 use heliostat::internals::plan::plan_files;
@@ -37,6 +38,8 @@ pub struct TestBackend {
     pub shown: watch::Sender<Position>,
     pub state: Mutex<ViewState>,
     pub clickhouse: Mutex<ClickHouseStatus>,
+    /// How often everything was asked for.
+    pub statuses: AtomicU64,
 }
 
 impl TestBackend {
@@ -60,6 +63,7 @@ impl TestBackend {
             shown: watch::Sender::new(0),
             state: Mutex::new(ViewState::Live),
             clickhouse: Mutex::new(ClickHouseStatus::Reachable),
+            statuses: AtomicU64::new(0),
         }
     }
 
@@ -149,6 +153,7 @@ impl Backend for TestBackend {
     }
 
     fn status(&self) -> BoxFuture<'_, Result<ReadStatus, Away>> {
+        self.statuses.fetch_add(1, Ordering::Relaxed);
         let message = "2:8: there is no table nothing".to_string();
         let status = ReadStatus {
             views: vec![self.view()],
@@ -158,6 +163,13 @@ impl Backend for TestBackend {
             resident_bytes: None,
         };
         std::future::ready(Ok(status)).boxed()
+    }
+
+    fn places(&self, views: Vec<String>) -> BoxFuture<'_, Result<Vec<Option<ViewPlace>>, Away>> {
+        let complete = Head { position: *self.shown.borrow(), tick: 1_700_000_000_000 };
+        let place = ViewPlace { complete, written: None };
+        let places = views.iter().map(|view| (*view == self.schema.name).then_some(place));
+        std::future::ready(Ok(places.collect())).boxed()
     }
 
     fn rows(&self, request: RowsRequest) -> BoxFuture<'_, Result<RowsAnswer, RowsError>> {

@@ -143,6 +143,8 @@ async fn wait_answers_when_the_view_shows_it() {
 
     let clickhouse = post("/v1/events?wait=clickhouse&timeout=0s").await;
     assert_eq!(clickhouse.status, 202);
+    let statuses = server.backend.statuses.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(statuses, 0, "an append asks for no more than where the views stand");
     // A view that does not read the type is not waited for.
     let headers = [("content-type", JSON)];
     let path = "/v1/events?wait=views&timeout=60s";

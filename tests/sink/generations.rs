@@ -38,7 +38,7 @@ async fn generation(sink: &ClickHouseSink, view: &str, name: &str, v: i64) -> Fe
 async fn readers_see_one_generation_or_the_other() {
     let server = Server::start().await;
     let url = server.own.url();
-    let sink = connect(&url, Retention::default()).await.unwrap();
+    let sink = connect(&url, server.dir.path(), Retention::default()).await.unwrap();
     let mut last = generation(&sink, "swapped", "g0", 0).await;
     last.shown(5).await;
 
@@ -77,7 +77,7 @@ async fn replaced_and_removed_generations_are_dropped_after_retention() {
     let url = server.own.url();
     let hour = Duration::from_secs(3600);
     let retention = Retention { replaced: Duration::ZERO, gone: hour };
-    let sink = connect(&url, retention).await.unwrap();
+    let sink = connect(&url, server.dir.path(), retention).await.unwrap();
     for name in ["g1", "g2"] {
         let feed = generation(&sink, "kept", name, 1).await;
         feed.shown(5).await;
@@ -96,7 +96,9 @@ async fn replaced_and_removed_generations_are_dropped_after_retention() {
     assert_eq!(query(&url, progress).await.unwrap(), "kept\tg2");
 
     // A view that comes back before its time goes on where it was.
-    let sink = connect(&url, Retention { gone: Duration::ZERO, ..retention }).await.unwrap();
+    let sink = connect(&url, server.dir.path(), Retention { gone: Duration::ZERO, ..retention })
+        .await
+        .unwrap();
     let feed = generation(&sink, "gone", "g1", 1).await;
     feed.shown(5).await;
     feed.end().await;

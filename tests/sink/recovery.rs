@@ -1,5 +1,6 @@
 //! Crashes and absences: whatever stops in between, the table says what the view is.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,10 +13,12 @@ use heliostat::internals::model::ViewSchema;
 use heliostat::internals::sink::{ClickHouseConfig, ClickHouseError, ClickHouseSink, Retention};
 use heliostat::internals::sink::{ErrorKind, Sink};
 
-use crate::support::{Feed, Server, connect, eventually, field, query, schema};
+use crate::support::{Feed, Server, connect, eventually, field, query, schema, start_own};
 
 /// The ClickHouse of [`sink_that_crashes`].
 const CRASH_URL: &str = "HELIOSTAT_TEST_CRASH_URL";
+/// Its data directory.
+const CRASH_DIR: &str = "HELIOSTAT_TEST_CRASH_DIR";
 
 fn view(name: &str, key: Option<Vec<usize>>) -> ViewSchema {
     let columns = vec![field("k", SqlType::Int, false), field("v", SqlType::Text, true)];
@@ -26,12 +29,12 @@ fn row(k: i32, v: &str) -> Vec<ArrayRef> {
     vec![Arc::new(Int32Array::from(vec![k])), Arc::new(StringArray::from(vec![v]))]
 }
 
-/// What both lives of the view are fed: keys 1 and 2 come with tick 5, keys 3 and 4 with tick 7.
-async fn feed_until_7(feed: &Feed) {
+/// What both lives of the view are fed, of which the first one becomes live: keys 1 and 2 come with tick 5, keys 3 and 4 with tick 7.
+async fn feed_until_7(feed: &Feed, is_first: bool) {
     feed.rows(5, &row(1, "a"), &[1]).await;
     feed.rows(5, &row(2, "b"), &[1]).await;
     feed.close(5, 2).await;
-    if feed.status.written().tick < 5 {
+    if is_first {
         feed.live(5).await;
         feed.shown(5).await;
     }
@@ -43,34 +46,40 @@ async fn feed_until_7(feed: &Feed) {
     feed.close(7, 5).await;
 }
 
-async fn crash_and_recover(name: &str, key: Option<Vec<usize>>) {
-    let server = Server::start().await;
-    let url = server.own.url();
+/// Runs a sink that dies at a point of its flush to tick 7: before its data, or between that and its
+/// progress.
+fn crash(url: &str, directory: &Path, name: &str, point: &str) {
     let exit = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "recovery::sink_that_crashes", "--ignored"])
-        .env(CRASH_URL, &url)
-        .env("FAILPOINTS", "after_data=1*off->return")
+        .env(CRASH_URL, url)
+        .env(CRASH_DIR, directory)
+        .env("FAILPOINTS", format!("{point}=1*off->return"))
         .env("HELIOSTAT_TEST_CRASH_VIEW", name)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
         .unwrap();
     assert!(!exit.success());
+}
+
+async fn crash_and_recover(name: &str, key: Option<Vec<usize>>) {
+    let server = Server::start().await;
+    crash(&server.own.url(), server.dir.path(), name, "after_data");
     let select = format!("SELECT * FROM heliostat.{name} ORDER BY k");
     assert_eq!(server.query(&select).await, "1\tA\n3\tc\n4\td", "data came before the crash");
 
     let sink = server.sink().await;
     let view = Arc::new(view(name, key));
     let opened = sink.open_view(Arc::clone(&view)).await.unwrap();
-    let recovered = *opened.recovered();
+    let recovered = opened.recovered().clone();
     assert_eq!(recovered.progress, Some(Head { position: 2, tick: 5 }));
-    assert_eq!(recovered.boundary, Some(7));
+    assert_eq!(recovered.unfinished, [7]);
     assert!(recovered.published);
 
     // All is known up to tick 20 before anything can be flushed. Key 3 came before the crash and
     // goes after it: a flush from 5 to 20 would not know of it.
     let feed = Feed::run(opened, view);
-    feed_until_7(&feed).await;
+    feed_until_7(&feed, false).await;
     feed.rows(9, &row(3, "c"), &[-1]).await;
     feed.rows(9, &row(4, "d"), &[-1]).await;
     feed.rows(9, &row(4, "D"), &[1]).await;
@@ -97,6 +106,122 @@ async fn nor_does_it_in_a_view_without_a_key() {
     crash_and_recover("crashed_bag", None).await;
 }
 
+/// ClickHouse notes the identity of an insert before it puts the insert's part in its place. Killed in
+/// between it knows an insert that it has lost.
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn flush_that_clickhouse_lost_after_noting_it_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = start_own(dir.path(), 0).await.unwrap();
+    let select = "SELECT * FROM heliostat.crashed ORDER BY k";
+    crash(&own.url(), dir.path(), "crashed", "after_data");
+    assert_eq!(query(&own.url(), select).await.unwrap(), "1\tA\n3\tc\n4\td");
+    let part = "SELECT path FROM system.parts WHERE active AND table = 'crashed__0a' AND rows > 0 \
+                ORDER BY max_block_number DESC LIMIT 1";
+    let part = query(&own.url(), part).await.unwrap();
+    own.stop().await;
+    // What a kill in that moment leaves: everything but the part.
+    std::fs::remove_dir_all(&part).unwrap();
+
+    let own = start_own(dir.path(), 0).await.unwrap();
+    assert_eq!(query(&own.url(), select).await.unwrap(), "1\ta\n2\tb", "the part is lost");
+    let sink = connect(&own.url(), dir.path(), Retention::default()).await.unwrap();
+    let view = Arc::new(view("crashed", Some(vec![0])));
+    let opened = sink.open_view(Arc::clone(&view)).await.unwrap();
+    let feed = Feed::run(opened, view);
+    feed_until_7(&feed, false).await;
+    feed.live(7).await;
+    feed.shown(7).await;
+    assert_eq!(query(&own.url(), select).await.unwrap(), "1\tA\n3\tc\n4\td");
+    feed.end().await;
+    own.stop().await;
+}
+
+/// A process dies when its insert is on its way. The next one has read what the table holds when the
+/// insert arrives.
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn insert_of_a_dead_process_that_arrives_late_leaves_no_trace() {
+    let server = Server::start().await;
+    let url = server.own.url();
+    crash(&url, server.dir.path(), "crashed", "before_data");
+    let sink = server.sink().await;
+    let view = Arc::new(view("crashed", Some(vec![0])));
+    let opened = sink.open_view(Arc::clone(&view)).await.unwrap();
+    let recovered = opened.recovered().clone();
+    assert_eq!(recovered.progress, Some(Head { position: 2, tick: 5 }));
+    assert_eq!(recovered.unfinished, [7], "the end was kept before the data was sent");
+
+    let late = "INSERT INTO heliostat_internal.crashed__0a (k, v, _version, _deleted) VALUES \
+                (1, 'A', 7, 0), (2, 'b', 7, 1), (3, 'c', 7, 0), (4, 'd', 7, 0)";
+    let feed = Feed::run(opened, view);
+    feed_until_7(&feed, false).await;
+    feed.rows(9, &row(3, "c"), &[-1]).await;
+    feed.close(20, 8).await;
+    feed.live(20).await;
+    feed.shown(20).await;
+    server.query(late).await;
+    let select = "SELECT * FROM heliostat.crashed ORDER BY k";
+    assert_eq!(server.query(select).await, "1\tA\n4\td");
+    feed.end().await;
+}
+
+/// Progress that is lost, in a power cut, is the end of more than one flush.
+#[tokio::test(flavor = "multi_thread")]
+async fn flushes_whose_progress_is_lost_are_repeated_one_by_one() {
+    let server = Server::start().await;
+    let view = Arc::new(view("crashed", Some(vec![0])));
+    let sink = server.sink().await;
+    let feed = Feed::run(sink.open_view(Arc::clone(&view)).await.unwrap(), Arc::clone(&view));
+    feed_until_7(&feed, true).await;
+    feed.shown(7).await;
+    let lost =
+        "SELECT count() FROM heliostat_internal._heliostat_progress_log FINAL WHERE tick = 7";
+    eventually(&server.own.url(), lost, "1").await;
+    feed.end().await;
+    // Key 3 came with one flush and has gone with the next, of which only a part was written.
+    server
+        .query(
+            "INSERT INTO heliostat_internal.crashed__0a (k, v, _version, _deleted) \
+             VALUES (4, 'D', 9, 0)",
+        )
+        .await;
+    let forget = "ALTER TABLE heliostat_internal._heliostat_progress_log \
+                  DELETE WHERE tick > 5 SETTINGS mutations_sync = 1";
+    server.query(forget).await;
+    let sink = server.sink().await;
+    let opened = sink.open_view(Arc::clone(&view)).await.unwrap();
+    assert_eq!(opened.recovered().unfinished, [7, 9]);
+    let feed = Feed::run(opened, view);
+    feed_until_7(&feed, false).await;
+    feed.rows(9, &row(3, "c"), &[-1]).await;
+    feed.rows(9, &row(4, "d"), &[-1]).await;
+    feed.rows(9, &row(4, "D"), &[1]).await;
+    feed.close(9, 8).await;
+    feed.live(9).await;
+    feed.shown(9).await;
+    let select = "SELECT * FROM heliostat.crashed ORDER BY k";
+    assert_eq!(server.query(select).await, "1\tA\n4\tD");
+    feed.end().await;
+}
+
+/// A view is not told of everything up to where an earlier flush ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_that_pass_over_the_end_of_an_earlier_flush_fail_the_view() {
+    let server = Server::start().await;
+    let view = Arc::new(view("crashed", Some(vec![0])));
+    let sink = server.sink().await;
+    let feed = Feed::run(sink.open_view(Arc::clone(&view)).await.unwrap(), Arc::clone(&view));
+    feed_until_7(&feed, true).await;
+    feed.shown(7).await;
+    feed.end().await;
+    let feed = Feed::run(sink.open_view(Arc::clone(&view)).await.unwrap(), view);
+    feed.rows(5, &row(1, "a"), &[1]).await;
+    feed.close(8, 6).await;
+    let error = feed.failed().await;
+    assert!(error.contains("crashed") && error.contains("up to 8, and not up to 7"), "{error}");
+}
+
 /// Not a test: the process that crashes in the middle of its second flush.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "run by another test"]
@@ -105,9 +230,10 @@ async fn sink_that_crashes() {
     let Ok(url) = std::env::var(CRASH_URL) else { return };
     let name = std::env::var("HELIOSTAT_TEST_CRASH_VIEW").unwrap();
     let key = (name == "crashed").then(|| vec![0]);
-    let sink = connect(&url, Retention::default()).await.unwrap();
+    let directory = std::env::var(CRASH_DIR).unwrap();
+    let sink = connect(&url, Path::new(&directory), Retention::default()).await.unwrap();
     let feed = Feed::open(&sink, &view(&name, key)).await;
-    feed_until_7(&feed).await;
+    feed_until_7(&feed, true).await;
     feed.shown(7).await;
     std::process::exit(0);
 }
@@ -177,7 +303,10 @@ async fn an_absent_clickhouse_is_told_from_a_wrong_address() {
         let config = config(url);
         assert!(!format!("{config:?}").contains("secret"));
         let rejects = Arc::new(|_| {});
-        ClickHouseSink::connect(&config, Retention::default(), rejects).await.err().unwrap()
+        ClickHouseSink::connect(&config, Path::new("/absent"), Retention::default(), rejects)
+            .await
+            .err()
+            .unwrap()
     };
     let absent = ask("http://127.0.0.1:1").await;
     assert!(
@@ -203,7 +332,9 @@ async fn user_and_password_are_sent() {
         password: "p".into(),
         database: "heliostat".into(),
     };
-    let refused = ClickHouseSink::connect(&config, Retention::default(), Arc::new(|_| {})).await;
+    let refused =
+        ClickHouseSink::connect(&config, server.dir.path(), Retention::default(), Arc::new(|_| {}))
+            .await;
     let refused = refused.err().unwrap();
     assert!(
         refused.kind() == ErrorKind::Refused && refused.to_string().contains("nobody"),

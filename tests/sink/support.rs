@@ -31,18 +31,18 @@ pub const PASSWORD: &str = "of the tests";
 /// A ClickHouse of the test's own, gone with it.
 pub struct Server {
     pub own: OwnClickHouse,
-    _dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
 }
 
 impl Server {
     pub async fn start() -> Server {
         let dir = tempfile::tempdir().unwrap();
         let own = start_own(dir.path(), 0).await.unwrap();
-        Server { own, _dir: dir }
+        Server { own, dir }
     }
 
     pub async fn sink(&self) -> ClickHouseSink {
-        connect(&self.own.url(), Retention::default()).await.unwrap()
+        connect(&self.own.url(), self.dir.path(), Retention::default()).await.unwrap()
     }
 
     pub async fn query(&self, sql: &str) -> String {
@@ -63,12 +63,18 @@ pub async fn start_own(
     OwnClickHouse::start(config).await
 }
 
-pub async fn connect(url: &str, retention: Retention) -> Result<ClickHouseSink, ClickHouseError> {
-    connect_with(url, retention, Arc::new(|reject: SinkReject| panic!("{reject:?}"))).await
+pub async fn connect(
+    url: &str,
+    data_dir: &Path,
+    retention: Retention,
+) -> Result<ClickHouseSink, ClickHouseError> {
+    let rejects = Arc::new(|reject: SinkReject| panic!("{reject:?}"));
+    connect_with(url, data_dir, retention, rejects).await
 }
 
 pub async fn connect_with(
     url: &str,
+    data_dir: &Path,
     retention: Retention,
     rejects: heliostat::internals::sink::RejectHandler,
 ) -> Result<ClickHouseSink, ClickHouseError> {
@@ -78,7 +84,7 @@ pub async fn connect_with(
         password: PASSWORD.into(),
         database: "heliostat".into(),
     };
-    ClickHouseSink::connect(&config, retention, rejects).await
+    ClickHouseSink::connect(&config, data_dir, retention, rejects).await
 }
 
 /// Rejects as they come.
@@ -199,6 +205,11 @@ impl Feed {
         };
         let waited = tokio::time::timeout(PATIENCE, wait).await;
         assert!(waited.is_ok(), "not shown: {:?}", self.status.state());
+    }
+
+    /// The error that ends the sink.
+    pub async fn failed(self) -> String {
+        self.task.await.unwrap().unwrap_err().to_string()
     }
 
     pub async fn end(self) {

@@ -395,7 +395,9 @@ async fn keys_of_every_kind_keep_rows_apart() {
 async fn rows_that_clickhouse_cannot_hold_are_left_out_and_told() {
     let server = Server::start().await;
     let (rejects, handler) = collect_rejects();
-    let sink = connect_with(&server.own.url(), Retention::default(), handler).await.unwrap();
+    let sink = connect_with(&server.own.url(), server.dir.path(), Retention::default(), handler)
+        .await
+        .unwrap();
     let at = timestamp(6, false);
     let list = SqlType::Array(Box::new(field("item", SqlType::Date, true)));
     let fields =

@@ -25,7 +25,7 @@ use crate::model::memory::{resident_bytes, total_bytes};
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);
 /// How often the memory of the read side is looked at.
 const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
-/// How long nothing may be heard from the read side.
+/// How long nothing may be heard from a side.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// The pauses before a side is started again: the first after one that came at once, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -144,7 +144,9 @@ impl Sides {
             side.hear(slept);
             side.look(&self.alarms)?;
         }
-        self.read.end_if_silent();
+        for side in [&mut self.write, &mut self.read] {
+            side.end_if_silent();
+        }
         if self.measured.elapsed() >= MEASURE_INTERVAL {
             self.measured = Instant::now();
             self.read.end_if_large(self.memory_max);

@@ -8,22 +8,48 @@ use crate::model::{Head, Tick};
 /// Lets complete ticks through, up to where the next flush may end.
 ///
 /// A flush ends where complete ticks do, so that it has all changes up to that tick and nothing later.
-/// After a crash between a flush's data and its progress, the first flush must end exactly where that
-/// one did: wider, a key created before and deleted after would net out to nothing while its row is
+/// After a crash the flushes whose progress is missing are repeated, each up to exactly the same tick:
+/// wider, a key created before that tick and deleted after it would net out to nothing while its row is
 /// already in the table. Until then, what is complete beyond waits.
 pub(super) struct Boundaries {
     waiting: VecDeque<CompleteTicks>,
     /// The end of what was let through; `None` before anything: the tick 0 has content, too.
     closed: Option<Head>,
-    hold: Option<Tick>,
+    /// Ends of flushes that are to be repeated, in order.
+    unfinished: VecDeque<Tick>,
+    /// Up to here everything was in ClickHouse at the start.
+    written: Option<Tick>,
+    /// The end of the last complete ticks that were let through.
+    passed: Option<Tick>,
+}
+
+/// Complete ticks that do not end where they must: some changes of theirs are in the table, and others
+/// are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "ticks after {after:?} are complete up to {end}, and not up to {boundary}, where an earlier flush ended"
+)]
+pub struct MissedBoundary {
+    /// Where they must end.
+    boundary: Tick,
+    /// The end of those before.
+    after: Option<Tick>,
+    /// Where they end.
+    end: Tick,
 }
 
 impl Boundaries {
-    /// When everything up to `written` is in ClickHouse, and a flush without progress has ended at
-    /// `hold`.
-    pub(super) fn new(written: Option<Head>, hold: Option<Tick>) -> Self {
-        let hold = hold.filter(|tick| written.is_none_or(|written| *tick > written.tick));
-        Boundaries { waiting: VecDeque::new(), closed: written, hold }
+    /// When everything up to `written` is in ClickHouse, and flushes without progress have ended at
+    /// `unfinished`.
+    pub(super) fn new(written: Option<Head>, unfinished: &[Tick]) -> Self {
+        let is_new = |tick: &Tick| written.is_none_or(|written| *tick > written.tick);
+        Boundaries {
+            waiting: VecDeque::new(),
+            closed: written,
+            unfinished: unfinished.iter().copied().filter(is_new).collect(),
+            written: written.map(|written| written.tick),
+            passed: None,
+        }
     }
 
     /// Takes in what is complete, each after the one before.
@@ -38,37 +64,50 @@ impl Boundaries {
 
     /// True when the next flush must end at `closed()`, and does so now.
     pub(super) fn is_held(&self) -> bool {
-        self.hold.is_some() && self.hold == self.closed.map(|closed| closed.tick)
+        let closed = self.closed.map(|closed| closed.tick);
+        closed.is_some() && self.unfinished.front().copied() == closed
+    }
+
+    /// True while no flush may end at `closed()`: it must end later.
+    pub(super) fn must_wait(&self) -> bool {
+        !self.unfinished.is_empty() && !self.is_held()
     }
 
     /// The flush that had to end at `closed()` has been taken.
     pub(super) fn release(&mut self) {
         if self.is_held() {
-            self.hold = None;
+            self.unfinished.pop_front();
         }
     }
 
+    /// The log ended at `tick` when the view started: flushes that ended later were of another log.
+    /// Returns their ends.
+    pub(super) fn forget_after(&mut self, tick: Tick) -> Vec<Tick> {
+        let kept = self.unfinished.partition_point(|end| *end <= tick);
+        self.unfinished.drain(kept..).collect()
+    }
+
     /// The next changes that may be flushed.
-    pub(super) fn next(&mut self) -> Option<CompleteTicks> {
+    pub(super) fn next(&mut self) -> Result<Option<CompleteTicks>, MissedBoundary> {
         if self.is_held() {
-            return None;
+            return Ok(None);
         }
-        let mut next = self.waiting.pop_front()?;
-        if let Some(hold) = self.hold.filter(|hold| next.head.tick > *hold) {
-            // Were no tick to end there, it is complete all the same: split at it.
-            let (before, after) = next.ticks.into_iter().partition(|(tick, _)| *tick <= hold);
-            self.waiting.push_front(CompleteTicks { head: next.head, ticks: after });
-            let head = Head { tick: hold, ..self.closed() };
-            next = CompleteTicks { head, ticks: before };
+        let Some(next) = self.waiting.pop_front() else { return Ok(None) };
+        let (after, end) = (self.passed, next.head.tick);
+        let is_missed = |tick: &Tick| *tick < end && after.is_none_or(|after| after < *tick);
+        let mut boundaries = self.written.iter().chain(self.unfinished.front());
+        if let Some(boundary) = boundaries.find(|tick| is_missed(tick)) {
+            return Err(MissedBoundary { boundary: *boundary, after, end });
         }
+        self.passed = Some(end);
         // What the feeder reads again after a restart was written before.
         self.closed = self.closed.max(Some(next.head));
-        Some(next)
+        Ok(Some(next))
     }
 
     /// True when everything at or below `tick` has been let through.
     pub(super) fn has_passed(&self, tick: Tick) -> bool {
-        self.hold.is_none() && self.closed.is_some_and(|closed| closed.tick >= tick)
+        self.unfinished.is_empty() && self.closed.is_some_and(|closed| closed.tick >= tick)
     }
 }
 
@@ -90,7 +129,7 @@ mod tests {
     /// The ticks that are let through now.
     fn passed(boundaries: &mut Boundaries) -> Vec<Tick> {
         let mut passed = Vec::new();
-        while let Some(complete) = boundaries.next() {
+        while let Some(complete) = boundaries.next().unwrap() {
             passed.extend(complete.ticks.iter().map(|(tick, _)| *tick));
         }
         passed
@@ -98,7 +137,7 @@ mod tests {
 
     #[test]
     fn complete_ticks_pass_at_once_without_an_unfinished_flush() {
-        let mut boundaries = Boundaries::new(None, None);
+        let mut boundaries = Boundaries::new(None, &[]);
         push(&mut boundaries, &[5, 9]);
         assert_eq!(passed(&mut boundaries), [4, 5, 8, 9]);
         assert_eq!(boundaries.closed(), head(9));
@@ -106,37 +145,63 @@ mod tests {
     }
 
     #[test]
-    fn first_flush_after_crash_ends_at_the_unfinished_flush() {
-        let mut boundaries = Boundaries::new(Some(head(3)), Some(7));
-        push(&mut boundaries, &[2, 3, 5, 7, 9]);
-        assert_eq!(passed(&mut boundaries), [1, 2, 2, 3, 4, 5, 6, 7]);
+    fn first_flushes_after_crash_end_where_the_unfinished_ones_did() {
+        let mut boundaries = Boundaries::new(Some(head(3)), &[2, 7, 9]);
+        push(&mut boundaries, &[2, 3, 5]);
+        assert_eq!(passed(&mut boundaries), [1, 2, 2, 3, 4, 5]);
+        assert!(boundaries.must_wait() && !boundaries.is_held(), "no flush ends at 5");
+        push(&mut boundaries, &[7, 9, 12]);
+        assert_eq!(passed(&mut boundaries), [6, 7]);
         assert_eq!(boundaries.closed(), head(7));
-        assert!(boundaries.is_held() && !boundaries.has_passed(7));
+        assert!(boundaries.is_held() && !boundaries.must_wait() && !boundaries.has_passed(7));
         boundaries.release();
         assert_eq!(passed(&mut boundaries), [8, 9]);
-        assert_eq!(boundaries.closed(), head(9));
+        assert!(boundaries.is_held() && !boundaries.has_passed(9));
+        boundaries.release();
+        assert_eq!(passed(&mut boundaries), [11, 12]);
+        assert!(boundaries.closed() == head(12) && !boundaries.must_wait());
     }
 
     #[test]
-    fn unfinished_flush_ends_at_its_tick_even_where_no_complete_ticks_end() {
-        let mut boundaries = Boundaries::new(Some(head(3)), Some(8));
-        push(&mut boundaries, &[5, 9]);
-        assert_eq!(passed(&mut boundaries), [4, 5, 8]);
-        assert_eq!(boundaries.closed(), Head { position: 50, tick: 8 });
+    fn complete_ticks_that_pass_over_a_boundary_are_an_error() {
+        let missed = |written: Option<Head>, unfinished: &[Tick], ends: &[Tick]| {
+            let mut boundaries = Boundaries::new(written, unfinished);
+            push(&mut boundaries, ends);
+            loop {
+                match boundaries.next() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break None,
+                    Err(error) => break Some(error.boundary),
+                }
+            }
+        };
+        assert_eq!(missed(Some(head(3)), &[], &[2, 4]), Some(3));
+        assert_eq!(missed(Some(head(3)), &[], &[4]), Some(3));
+        assert_eq!(missed(Some(head(3)), &[8], &[3, 5, 9]), Some(8));
+        assert_eq!(missed(None, &[8], &[9]), Some(8));
+        assert_eq!(missed(Some(head(3)), &[8], &[3, 5, 8, 9]), None);
+    }
+
+    #[test]
+    fn flushes_of_a_log_that_went_on_are_forgotten() {
+        let mut boundaries = Boundaries::new(Some(head(3)), &[7, 9]);
+        assert_eq!(boundaries.forget_after(7), [9]);
+        push(&mut boundaries, &[3, 7, 12]);
+        assert_eq!(passed(&mut boundaries), [2, 3, 6, 7]);
         boundaries.release();
-        assert_eq!(passed(&mut boundaries), [9]);
+        assert_eq!(passed(&mut boundaries), [11, 12]);
     }
 
     #[test]
     fn content_before_any_event_passes_like_the_rest() {
         let nothing = || CompleteTicks { head: Head::default(), ticks: Vec::new() };
-        let mut boundaries = Boundaries::new(None, None);
+        let mut boundaries = Boundaries::new(None, &[]);
         assert!(!boundaries.has_passed(0));
         boundaries.push(nothing());
-        assert!(boundaries.next().is_some() && boundaries.has_passed(0));
-        let mut recovered = Boundaries::new(Some(head(4)), None);
+        assert!(boundaries.next().unwrap().is_some() && boundaries.has_passed(0));
+        let mut recovered = Boundaries::new(Some(head(4)), &[]);
         recovered.push(nothing());
-        assert!(recovered.next().is_some());
+        assert!(recovered.next().unwrap().is_some());
         assert_eq!(recovered.closed(), head(4));
     }
 }

@@ -1,6 +1,7 @@
 //! Which generations of which views have tables, which one each view's name reads from, and when
 //! the others go. Kept in ClickHouse, so that it is known after a restart and goes with the tables.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,18 +9,25 @@ use clickhouse::Row;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use crate::model::Tick;
 use crate::model::clock::now_ms;
+use crate::model::{Head, Tick};
 use crate::sink::Recovered;
 
 use super::client::ClickHouse;
 use super::error::ClickHouseError;
+use super::intent::FlushIntent;
 use super::progress::{PROGRESS_TABLE, ProgressStore};
-use super::table::{Table, VERSION_COLUMN, history_table_name, history_view_name, table_name};
+use super::table::{
+    Table, VERSION_COLUMN, history_table_name, history_view_name, table_name, table_path,
+};
 use super::types::{quote_name, quote_text};
 
 /// The table that holds the states.
 pub(super) const GENERATIONS_TABLE: &str = "_heliostat_generations";
+
+/// How many flushes are repeated up to their own ends. There is more than one only where progress was
+/// lost, and then all but the last are complete.
+const VERSIONS_MAX: usize = 100;
 
 /// How long tables stay when nothing reads from them any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +79,8 @@ pub(super) struct TableCatalog {
     clickhouse: Arc<ClickHouse>,
     progress: ProgressStore,
     retention: Retention,
+    /// Where the ends of flushes are kept.
+    intents: PathBuf,
     /// The last version given to a row; rows' versions must grow even if the clock does not.
     last_change: Mutex<u64>,
 }
@@ -81,8 +91,9 @@ impl TableCatalog {
         clickhouse: Arc<ClickHouse>,
         progress: ProgressStore,
         retention: Retention,
+        intents: PathBuf,
     ) -> Self {
-        TableCatalog { clickhouse, progress, retention, last_change: Mutex::new(0) }
+        TableCatalog { clickhouse, progress, retention, intents, last_change: Mutex::new(0) }
     }
 
     /// Creates its table if it is missing.
@@ -142,7 +153,7 @@ impl TableCatalog {
     pub(super) async fn open_generation(
         &self,
         table: &Table,
-    ) -> Result<Recovered, ClickHouseError> {
+    ) -> Result<(Recovered, FlushIntent), ClickHouseError> {
         let mut last_change = self.last_change.lock().await;
         let (view, generation) = (&table.schema.name, &table.schema.generation);
         let known = self.generations(&format!("view = {}", quote_text(view))).await?;
@@ -172,9 +183,13 @@ impl TableCatalog {
             self.create_views(table).await?;
         }
         let progress = self.progress.read(view, generation).await?;
-        let boundary = self.last_version(table).await?;
-        let boundary = boundary.filter(|v| progress.is_none_or(|head| *v > head.tick));
-        Ok(Recovered { progress, boundary, published })
+        let (intent, intended) = self.intent(table)?;
+        let is_new = |end: &Tick| progress.is_none_or(|progress| *end > progress.tick);
+        let mut unfinished = self.versions(table, progress).await?;
+        unfinished.extend(intended.filter(is_new));
+        unfinished.sort_unstable();
+        unfinished.dedup();
+        Ok((Recovered { progress, unfinished, published }, intent))
     }
 
     /// Lets the view's name read from this table, and retires what it read from before.
@@ -242,6 +257,10 @@ impl TableCatalog {
                     quote_name(name)
                 );
                 self.clickhouse.execute(&drop).await?;
+            }
+            let path = table_path(self.clickhouse.internal(), &due.view, &due.generation);
+            if let Err(error) = FlushIntent::remove(&self.intents, &path) {
+                tracing::warn!(table, %error, "the file with the end of its last flush stays");
             }
             let row = (due.view.as_str(), due.generation.as_str(), GenerationState::Retired);
             self.insert(&mut last_change, row, 0, true).await?;
@@ -322,14 +341,28 @@ impl TableCatalog {
         self.clickhouse.fetch(&query).await
     }
 
-    /// The end of the last flush that wrote to the table, if any did.
-    async fn last_version(&self, table: &Table) -> Result<Option<Tick>, ClickHouseError> {
+    /// Opens the file that keeps the end of the table's next flush.
+    fn intent(&self, table: &Table) -> Result<(FlushIntent, Option<Tick>), ClickHouseError> {
+        let path = || self.intents.display().to_string();
+        let opened = FlushIntent::open(&self.intents, &table.path());
+        opened.map_err(|source| ClickHouseError::Intent { path: path(), source })
+    }
+
+    /// The ends of flushes that wrote to the table since the progress, the last [`VERSIONS_MAX`].
+    async fn versions(
+        &self,
+        table: &Table,
+        progress: Option<Head>,
+    ) -> Result<Vec<Tick>, ClickHouseError> {
+        let since = progress.map(|progress| format!("WHERE {VERSION_COLUMN} > {}", progress.tick));
         let query = format!(
-            "SELECT {VERSION_COLUMN} AS number FROM {} ORDER BY {VERSION_COLUMN} DESC LIMIT 1",
-            table.path()
+            "SELECT DISTINCT {VERSION_COLUMN} AS number FROM {} {} ORDER BY number DESC \
+             LIMIT {VERSIONS_MAX}",
+            table.path(),
+            since.unwrap_or_default()
         );
         let rows = self.clickhouse.fetch::<Number>(&query).await?;
-        Ok(rows.first().map(|row| row.number))
+        Ok(rows.iter().map(|row| row.number).collect())
     }
 
     async fn has_table(&self, name: &str) -> Result<bool, ClickHouseError> {

@@ -151,19 +151,22 @@ impl ClickHouse {
         self.within(STATEMENT_TIMEOUT, sql, run).await
     }
 
-    /// Inserts one Arrow stream. An insert with a token that the table has seen lately is dropped,
-    /// so the token must stand for exactly this data.
+    /// Inserts one Arrow stream. While an insert of the same `name` is running, which may have lost
+    /// whoever sent it, this one is refused.
+    ///
+    /// Nothing is deduplicated: ClickHouse notes that it has seen an insert before the insert's part is in
+    /// its place. One that is killed in between drops the repetition of an insert that it has lost.
     pub(super) async fn insert_arrow(
         &self,
         sql: &str,
-        token: &str,
+        name: &str,
         stream: Bytes,
     ) -> Result<(), ClickHouseError> {
         let mut insert = self
             .client
             .insert_formatted_with(sql)
-            .with_setting("insert_deduplicate", "1")
-            .with_setting("insert_deduplication_token", token)
+            .with_setting("query_id", name)
+            .with_setting("insert_deduplicate", "0")
             .with_setting("input_format_null_as_default", "0")
             .with_setting("date_time_overflow_behavior", "throw")
             // Merging rows within the block is of no use: a block has one row per sorting key.

@@ -9,6 +9,7 @@ use crate::model::{Head, Tick};
 use crate::sink::Recovered;
 
 use super::boundary::Boundaries;
+use super::error::ClickHouseError;
 use super::history::{History, Interval};
 use super::pending::NetChanges;
 use super::reject::ValueLimits;
@@ -64,7 +65,7 @@ impl ChangeCollector {
         ChangeCollector {
             writer,
             limits,
-            boundaries: Boundaries::new(written, recovered.boundary),
+            boundaries: Boundaries::new(written, &recovered.unfinished),
             recovered: written.map(|head| head.tick),
             seen: None,
             pending: NetChanges::default(),
@@ -75,20 +76,40 @@ impl ChangeCollector {
     }
 
     /// Takes changes in, in the order of their ticks.
-    pub(super) fn complete(&mut self, complete: CompleteTicks) -> Result<(), ArrowError> {
+    pub(super) fn complete(&mut self, complete: CompleteTicks) -> Result<(), ClickHouseError> {
         self.boundaries.push(complete);
         self.absorb()
     }
 
+    /// All that was in the log when the view started ends at `tick`.
+    pub(super) fn live(&mut self, tick: Tick) -> Result<(), ClickHouseError> {
+        let ends = self.boundaries.forget_after(tick);
+        if !ends.is_empty() {
+            let view = &self.writer.table.schema.name;
+            tracing::error!(
+                view,
+                ?ends,
+                tick,
+                "flushes were begun that ended behind the end of the log: has a part of the log been lost?"
+            );
+        }
+        self.absorb()
+    }
+
     /// Makes pending what may be flushed.
-    fn absorb(&mut self) -> Result<(), ArrowError> {
-        while let Some(complete) = self.boundaries.next() {
+    fn absorb(&mut self) -> Result<(), ClickHouseError> {
+        loop {
+            let writer = Arc::clone(&self.writer);
+            let view = || writer.table.schema.name.clone();
+            let next = self.boundaries.next();
+            let next = next.map_err(|source| ClickHouseError::Boundary { view: view(), source })?;
+            let Some(complete) = next else { return Ok(()) };
             for (tick, updates) in complete.ticks {
-                self.changes(tick, updates)?;
+                let taken = self.changes(tick, updates);
+                taken.map_err(|source| ClickHouseError::Rows { view: view(), source })?;
             }
             self.seen = Some(complete.head.tick);
         }
-        Ok(())
     }
 
     /// Takes the changes of a tick. Rows that ClickHouse cannot hold are left out here, before
@@ -124,6 +145,11 @@ impl ChangeCollector {
         self.boundaries.is_held()
     }
 
+    /// True while the next flush must end later.
+    pub(super) fn must_wait(&self) -> bool {
+        self.boundaries.must_wait()
+    }
+
     /// True when everything at or below `tick` is pending or taken.
     pub(super) fn has_passed(&self, tick: Tick) -> bool {
         self.boundaries.has_passed(tick)
@@ -146,7 +172,7 @@ impl ChangeCollector {
     }
 
     /// All changes up to the closed boundary.
-    pub(super) fn take(&mut self) -> Result<Taken, ArrowError> {
+    pub(super) fn take(&mut self) -> Result<Taken, ClickHouseError> {
         let (from, to) = (self.taken.tick, self.boundaries.closed());
         let changes = std::mem::take(&mut self.pending);
         let intervals = self.history.as_mut().map(Intervals::take).unwrap_or_default();

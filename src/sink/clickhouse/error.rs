@@ -2,6 +2,7 @@
 
 use arrow::error::ArrowError;
 
+use super::boundary::MissedBoundary;
 use crate::model::sink::InvalidOption;
 use crate::sink::{ErrorKind, SinkError};
 
@@ -82,6 +83,25 @@ pub enum ClickHouseError {
         /// What is wrong.
         source: InvalidOption,
     },
+    /// Changes do not end where an earlier flush did, so that it cannot be repeated.
+    #[error(
+        "view `{view}`: {source}; rebuild the view. If the log is not an older copy of what it was, \
+         this is a fault of Heliostat: report it"
+    )]
+    Boundary {
+        /// The view.
+        view: String,
+        /// Where they end, and where they should.
+        source: MissedBoundary,
+    },
+    /// The directory in which the ends of flushes are kept.
+    #[error("{path}: the ends of flushes cannot be kept: {source}")]
+    Intent {
+        /// The directory.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Rows from the dataflow do not fit the view's schema.
     #[error("view `{view}`: rows do not fit its columns: {source}")]
     Rows {
@@ -93,9 +113,10 @@ pub enum ClickHouseError {
 }
 
 /// ClickHouse's codes for what passes by itself: time-outs, memory and load limits, lost
-/// connections, tables that are being started or are read-only for now.
-const TRANSIENT_CODES: [&str; 10] =
-    ["159", "160", "202", "209", "210", "236", "241", "242", "252", "439"];
+/// connections, tables that are being started or are read-only for now, an insert that is still
+/// running although its answer was given up.
+const TRANSIENT_CODES: [&str; 11] =
+    ["159", "160", "202", "209", "210", "216", "236", "241", "242", "252", "439"];
 
 /// ClickHouse's codes for a user, a password or a kind of login that it does not accept.
 const LOGIN_CODES: [&str; 5] = ["192", "193", "194", "516", "519"];
@@ -140,9 +161,9 @@ impl ClickHouseError {
     /// Who can do something about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            ClickHouseError::Unreachable { .. } | ClickHouseError::Timeout { .. } => {
-                ErrorKind::Transient
-            }
+            ClickHouseError::Unreachable { .. }
+            | ClickHouseError::Timeout { .. }
+            | ClickHouseError::Intent { .. } => ErrorKind::Transient,
             ClickHouseError::Refused { reason, .. } => match code(reason) {
                 Some(code) if TRANSIENT_CODES.contains(&code) => ErrorKind::Transient,
                 Some(code) if CHANGED_CODES.contains(&code) => ErrorKind::Tampered,
@@ -153,6 +174,7 @@ impl ClickHouseError {
             | ClickHouseError::NotClickHouse { .. } => ErrorKind::Refused,
             ClickHouseError::Type { .. }
             | ClickHouseError::Option { .. }
+            | ClickHouseError::Boundary { .. }
             | ClickHouseError::Rows { .. } => ErrorKind::Final,
         }
     }

@@ -1,14 +1,14 @@
 //! Views into ClickHouse.
 //!
 //! Every view's generation has a table, `<view>__<generation>`; the view's public name is a VIEW
-//! over one of them. A flush writes a view's net changes up to a tick as one Arrow block, then the
-//! progress that says so. Whatever stops in between is found at the next start ([`Recovered`]) and
-//! repeated up to exactly the same tick, so that the tables are right after any crash.
+//! over one of them. A flush notes in a file where it ends, writes a view's net changes up to that tick as
+//! Arrow blocks, then the progress that says so. Whatever stops in between is found at the next start
+//! ([`Recovered`]) and repeated up to exactly the same tick, so that the tables are right after any crash.
 //!
 //! ```text
 //! SinkMessage ─► collect ─► pending ─► rows ─► encode ─► client ─► <view>__<generation>
 //!                   │                                      │
-//!                boundary (which ticks may be flushed)     └─► progress, catalog (public VIEWs)
+//!                boundary (which ticks may be flushed, intent: where the next flush ends)     └─► progress, catalog (public VIEWs)
 //!
 //!                 └─► history (since when) ─► encode ─► client ─► <view>__<generation>_history
 //! ```
@@ -21,6 +21,7 @@ mod encode;
 mod error;
 mod history;
 mod inspect;
+mod intent;
 mod options;
 mod pace;
 mod pending;
@@ -36,6 +37,7 @@ mod types;
 mod view;
 mod writer;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -61,13 +63,14 @@ use client::ClickHouse;
 use collect::ChangeCollector;
 use encode::RowEncoder;
 use inspect::Inspector;
+use intent::FlushIntent;
 use pending::Multiplicities;
 use progress::{ProgressStore, progress_view_sql};
 use reject::ValueLimits;
 use rows::RowMaker;
 use sweep::TOMBSTONES_MIN;
 use table::Table;
-use types::{quote_name, quote_text};
+use types::quote_name;
 use view::Runner;
 use writer::ViewWriter;
 
@@ -94,45 +97,13 @@ pub async fn probe(config: &ClickHouseConfig) -> Result<(), ClickHouseError> {
 
 #[async_trait]
 impl SinkConfig for ClickHouseConfig {
-    async fn connect(&self, rejects: RejectHandler) -> Result<Arc<dyn Sink>, SinkError> {
-        let sink = ClickHouseSink::connect(self, Retention::default(), rejects).await?;
+    async fn connect(
+        &self,
+        data_dir: &Path,
+        rejects: RejectHandler,
+    ) -> Result<Arc<dyn Sink>, SinkError> {
+        let sink = ClickHouseSink::connect(self, data_dir, Retention::default(), rejects).await?;
         Ok(Arc::new(sink))
-    }
-}
-
-/// How long inserts of a process before this one may take to end.
-const SETTLE_TIME_MAX: Duration = Duration::from_secs(30);
-/// How often it is looked.
-const SETTLE_INTERVAL: Duration = Duration::from_millis(50);
-/// How often in a row there must be none: what was sent last may not have begun yet.
-const SETTLE_LOOKS: usize = 4;
-
-/// Waits until no insert of a process before this one is running: what a table holds is read once, and
-/// nothing may come after it that was sent before.
-async fn settle(clickhouse: &ClickHouse) -> Result<(), ClickHouseError> {
-    #[derive(clickhouse::Row, serde::Deserialize)]
-    struct Running {
-        inserts: u64,
-    }
-    let sql = format!(
-        "SELECT count() AS inserts FROM system.processes WHERE query_kind = 'Insert' \
-         AND position(query, {}) > 0",
-        quote_text(clickhouse.internal())
-    );
-    let end = Instant::now() + SETTLE_TIME_MAX;
-    let mut looks = 0;
-    loop {
-        let running = clickhouse.fetch::<Running>(&sql).await?;
-        let inserts = running.first().map_or(0, |running| running.inserts);
-        looks = if inserts == 0 { looks + 1 } else { 0 };
-        if inserts > 0 && Instant::now() > end {
-            tracing::warn!(inserts, "inserts that were sent before are still running");
-            return Ok(());
-        }
-        if looks == SETTLE_LOOKS {
-            return Ok(());
-        }
-        tokio::time::sleep(SETTLE_INTERVAL).await;
     }
 }
 
@@ -146,19 +117,22 @@ pub struct ClickHouseSink {
 }
 
 impl ClickHouseSink {
-    /// Connects, and creates the database and what the sink itself needs there. Asks once: whether
+    /// Connects, and creates the database and what the sink itself needs there. What it keeps on disk
+    /// is below `data_dir`. Asks once: whether
     /// it is worth another try says [`ClickHouseError::kind`]. Must be called on a tokio runtime
     /// with timers and I/O.
     pub async fn connect(
         config: &ClickHouseConfig,
+        data_dir: &Path,
         retention: Retention,
         rejects: RejectHandler,
     ) -> Result<Self, ClickHouseError> {
         let clickhouse = Arc::new(ClickHouse::new(config)?);
         clickhouse.greet(GREET_TIME_MAX).await?;
-        settle(&clickhouse).await?;
         let progress = ProgressStore::new(Arc::clone(&clickhouse));
-        let catalog = TableCatalog::new(Arc::clone(&clickhouse), progress.clone(), retention);
+        let intents = data_dir.join(intent::DIRECTORY);
+        let catalog =
+            TableCatalog::new(Arc::clone(&clickhouse), progress.clone(), retention, intents);
         let (catalog, inspector) = (Arc::new(catalog), Default::default());
         let sink = ClickHouseSink { clickhouse, progress, catalog, rejects, inspector };
         sink.create_own().await?;
@@ -183,10 +157,20 @@ impl ClickHouseSink {
         let encoder = RowEncoder::new(&table).map_err(rows)?;
         let maker = RowMaker::new(&table).map_err(rows)?;
         let limits = ValueLimits::new(&schema, Arc::clone(&self.rejects)).map_err(rows)?;
-        let recovered = self.catalog.open_generation(&table).await?;
+        let (recovered, intent) = self.catalog.open_generation(&table).await?;
         let clickhouse = Arc::clone(&self.clickhouse);
         let (progress, catalog) = (self.progress.clone(), Arc::clone(&self.catalog));
-        Ok(ViewTable { clickhouse, progress, catalog, table, encoder, maker, limits, recovered })
+        Ok(ViewTable {
+            clickhouse,
+            progress,
+            catalog,
+            table,
+            encoder,
+            maker,
+            limits,
+            intent,
+            recovered,
+        })
     }
 
     /// Drops the tables that were replaced or retired long enough ago; returns their names.
@@ -266,6 +250,7 @@ struct ViewTable {
     encoder: RowEncoder,
     maker: RowMaker,
     limits: Option<ValueLimits>,
+    intent: FlushIntent,
     recovered: Recovered,
 }
 
@@ -281,11 +266,20 @@ impl ViewSink for ViewTable {
         status: Arc<ViewSinkStatus>,
         shutdown: CancellationToken,
     ) -> Result<(), SinkError> {
-        let ViewTable { clickhouse, progress, catalog, table, encoder, maker, limits, recovered } =
-            *self;
+        let ViewTable { clickhouse, progress, catalog, table, encoder, maker, .. } = *self;
+        let (limits, intent, recovered) = (self.limits, self.intent, self.recovered);
         let counts = Mutex::new(Multiplicities::default());
-        let writer =
-            ViewWriter { clickhouse, catalog, progress, table, encoder, maker, counts, status };
+        let writer = ViewWriter {
+            clickhouse,
+            catalog,
+            progress,
+            table,
+            encoder,
+            maker,
+            counts,
+            intent,
+            status,
+        };
         let writer = Arc::new(writer);
         let collector = ChangeCollector::new(Arc::clone(&writer), limits, &recovered);
         Ok(Runner::new(writer, collector, &recovered).run(messages, shutdown).await?)

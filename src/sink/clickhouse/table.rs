@@ -24,14 +24,17 @@ pub(super) const VALID_FROM_COLUMN: &str = "valid_from";
 /// When it went, or NULL.
 pub(super) const VALID_TO_COLUMN: &str = "valid_to";
 
-/// How many inserts back ClickHouse recognises a repeated one.
-const DEDUPLICATION_WINDOW: u32 = 1000;
 /// How long a partition rests before it is merged into one part, which removes tombstones.
 const CLEANUP_AGE_S: u32 = 600;
 
 /// The name of the table of a view's generation.
 pub(super) fn table_name(view: &str, generation: &str) -> String {
     format!("{view}__{generation}")
+}
+
+/// Database and table of a view's generation, quoted.
+pub(super) fn table_path(internal: &str, view: &str, generation: &str) -> String {
+    format!("{}.{}", quote_name(internal), quote_name(&table_name(view, generation)))
 }
 
 /// The name of the table of a generation's history.
@@ -104,16 +107,13 @@ impl Table {
 
     /// Database and table, quoted.
     pub(super) fn path(&self) -> String {
-        format!("{}.{}", quote_name(&self.internal), quote_name(&self.name()))
+        table_path(&self.internal, &self.schema.name, &self.schema.generation)
     }
 
-    /// The name of the table of its history, without its database.
-    pub(super) fn history_name(&self) -> String {
-        history_table_name(&self.schema.name, &self.schema.generation)
-    }
-
-    fn history_path(&self) -> String {
-        format!("{}.{}", quote_name(&self.internal), quote_name(&self.history_name()))
+    /// Database and table of its history, quoted.
+    pub(super) fn history_path(&self) -> String {
+        let name = history_table_name(&self.schema.name, &self.schema.generation);
+        format!("{}.{}", quote_name(&self.internal), quote_name(&name))
     }
 
     /// The columns that tell rows apart, with their types.
@@ -185,7 +185,6 @@ impl Table {
         format!(
             "CREATE TABLE IF NOT EXISTS {} ({}) ENGINE = ReplacingMergeTree({VERSION_COLUMN}) \
              ORDER BY ({}) SETTINGS allow_nullable_key = 1, \
-             non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}, \
              fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1",
             self.history_path(),
             self.columns_sql(&self.history_columns()),
@@ -230,7 +229,6 @@ impl Table {
     fn settings_sql(&self) -> String {
         format!(
             "allow_nullable_key = 1, \
-             non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}, \
              fsync_after_insert = 1, fsync_part_directory = 1, \
              min_rows_to_fsync_after_merge = 1, \
              allow_experimental_replacing_merge_with_cleanup = 1, \

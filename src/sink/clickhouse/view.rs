@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arrow::error::ArrowError;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -98,21 +97,19 @@ impl Runner {
     fn take(&mut self, message: SinkMessage) -> Result<(), ClickHouseError> {
         match message {
             SinkMessage::Complete(complete) => {
-                self.collector.complete(complete).map_err(|source| self.unfit(source))?;
+                self.collector.complete(complete)?;
             }
             SinkMessage::Errors { count } => {
                 self.errors = count;
                 self.writer.status.errors.store(count, Ordering::Relaxed);
             }
-            SinkMessage::Live { tick } => self.live_at = Some(tick),
+            SinkMessage::Live { tick } => {
+                self.live_at = Some(tick);
+                self.collector.live(tick)?;
+            }
         }
         self.tell_bytes();
         Ok(())
-    }
-
-    /// Rows that do not fit the view's columns.
-    fn unfit(&self, source: ArrowError) -> ClickHouseError {
-        ClickHouseError::Rows { view: self.writer.table.schema.name.clone(), source }
     }
 
     fn tell_bytes(&self) {
@@ -129,7 +126,7 @@ impl Runner {
         if self.in_flight.is_some() || !self.is_due() {
             return Ok(());
         }
-        let taken = self.collector.take().map_err(|source| self.unfit(source))?;
+        let taken = self.collector.take()?;
         // With the boundary of an unfinished flush behind it the collector may have closed more;
         // the name waits until that is written too.
         let publish = !self.published && self.is_live() && self.collector.is_clean();
@@ -143,6 +140,9 @@ impl Runner {
     fn is_due(&mut self) -> bool {
         if self.collector.is_held() || (!self.published && self.is_live()) {
             return true;
+        }
+        if self.collector.must_wait() {
+            return false;
         }
         if !self.collector.is_clean() {
             return match self.published {
@@ -170,7 +170,7 @@ impl Runner {
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        if self.in_flight.is_some() || !self.published {
+        if self.in_flight.is_some() || !self.published || self.collector.must_wait() {
             return None;
         }
         match self.collector.is_clean() {
@@ -192,8 +192,9 @@ impl Runner {
     async fn drain(mut self) -> Result<(), ClickHouseError> {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         for last in [false, true] {
-            if last && self.published && !self.collector.is_clean() {
-                let taken = self.collector.take().map_err(|source| self.unfit(source))?;
+            let is_due = self.published && !self.collector.must_wait();
+            if last && is_due && !self.collector.is_clean() {
+                let taken = self.collector.take()?;
                 let flush = Flush { taken, errors: self.errors, publish: false };
                 self.in_flight = Some(tokio::spawn(Arc::clone(&self.writer).flush(flush)));
             }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use tokio::time::Instant;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::model::{Head, Tick};
 use crate::sink::{SinkError, ViewSinkStatus};
@@ -19,6 +18,7 @@ use super::collect::Taken;
 use super::encode::{OutRow, RowEncoder};
 use super::error::ClickHouseError;
 use super::history::Interval;
+use super::intent::FlushIntent;
 use super::options::NAME;
 use super::pending::{Multiplicities, NetChanges};
 use super::progress::{GenerationProgress, ProgressStore};
@@ -62,6 +62,7 @@ pub(super) struct ViewWriter {
     pub(super) encoder: RowEncoder,
     pub(super) maker: RowMaker,
     pub(super) counts: Mutex<Multiplicities>,
+    pub(super) intent: FlushIntent,
     pub(super) status: Arc<ViewSinkStatus>,
 }
 
@@ -73,6 +74,10 @@ impl ViewWriter {
         let start = Instant::now();
         let mut written = 0;
         let mut parts = None;
+        if !changes.is_empty() || !intervals.is_empty() {
+            self.until_done(|| std::future::ready(self.intend(to.tick))).await;
+            fail::fail_point!("before_data", |_| std::process::abort());
+        }
         if !changes.is_empty() {
             let changed = Arc::clone(&self).blocking(move |w| w.rows_of(changes)).await?;
             written = changed.len() as u64;
@@ -103,6 +108,12 @@ impl ViewWriter {
         Ok(Flushed { to, errors, published: publish, rows: written, took, parts })
     }
 
+    fn intend(&self, end: Tick) -> Result<(), ClickHouseError> {
+        let path = || self.intent.path();
+        let noted = self.intent.note(end);
+        noted.map_err(|source| ClickHouseError::Intent { path: path(), source })
+    }
+
     async fn write_rows(
         self: &Arc<Self>,
         rows: Arc<Vec<OutRow>>,
@@ -114,8 +125,8 @@ impl ViewWriter {
             let rows = Arc::clone(&rows);
             let encode = move |w: &Self| w.encoder.encode(&rows[block], to);
             let stream = Arc::clone(self).blocking(encode).await?;
-            let place = format!("{}:{from}-{to}:{index}", self.table.name());
-            self.insert(&sql, place, stream).await;
+            let name = format!("{}:{from}-{to}:{index}", self.table.path());
+            self.insert(&sql, &name, stream).await;
         }
         Ok(())
     }
@@ -131,19 +142,18 @@ impl ViewWriter {
             let intervals = Arc::clone(&intervals);
             let encode = move |w: &Self| w.encoder.encode_history(&intervals[block]);
             let stream = Arc::clone(self).blocking(encode).await?;
-            let place = format!("{}:{from}-{to}:{index}", self.table.history_name());
-            self.insert(&sql, place, stream).await;
+            let name = format!("{}:{from}-{to}:{index}", self.table.history_path());
+            self.insert(&sql, &name, stream).await;
         }
         Ok(())
     }
 
-    async fn insert(&self, sql: &str, place: String, stream: Bytes) {
-        // The hash makes sure that a token never stands for other data.
-        let token = format!("{place}:{:016x}", xxh3_64(&stream));
+    /// Inserts until it is done. A repeated insert does no harm: equal rows of one version are one row.
+    async fn insert(&self, sql: &str, name: &str, stream: Bytes) {
         self.status.is_inserting.store(true, Ordering::SeqCst);
         self.until_done(|| {
             self.status.inserts.fetch_add(1, Ordering::SeqCst);
-            self.clickhouse.insert_arrow(sql, &token, stream.clone())
+            self.clickhouse.insert_arrow(sql, name, stream.clone())
         })
         .await;
         self.status.is_inserting.store(false, Ordering::SeqCst);
