@@ -114,10 +114,12 @@ pub fn tell(
 
 /// Refuses to let everybody in from beyond loopback: that takes tokens, or `--insecure`.
 fn check_access(settings: &Settings, loopback: bool) -> Result<(), u8> {
-    let access = Access::open(&settings.data_dir, Alarms::default()).map_err(|error| {
-        report(&error);
-        ENVIRONMENT
-    })?;
+    let access = Access::open(&settings.data_dir, &settings.issuers, Alarms::default()).map_err(
+        |error| {
+            report(&error);
+            ENVIRONMENT
+        },
+    )?;
     let tokens = access.is_required();
     if !loopback && !tokens && !settings.insecure {
         let (listen, data_dir) = (&settings.listen, settings.data_dir.display());
@@ -150,10 +152,11 @@ pub fn write_side(
 
 /// Who is let in.
 fn gate(settings: &Settings, loopback: bool, alarms: &Alarms) -> Result<Gate, u8> {
-    let access = Access::open(&settings.data_dir, alarms.clone()).map_err(|error| {
-        report(&error);
-        ENVIRONMENT
-    })?;
+    let access =
+        Access::open(&settings.data_dir, &settings.issuers, alarms.clone()).map_err(|error| {
+            report(&error);
+            ENVIRONMENT
+        })?;
     // On loopback a page of another name must not pass for one of this machine. Elsewhere there are
     // tokens, or everybody is let in on purpose.
     let hosts = loopback.then(|| settings.hosts.clone());
