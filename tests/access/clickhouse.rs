@@ -1,11 +1,14 @@
 //! The own ClickHouse: what its readers and strangers may do.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use heliostat::internals::http::client;
 use heliostat::internals::sink::{Login, Logins, read_login};
 use serde_json::{Value, json};
 
 use crate::QUERIES;
-use crate::common::Server;
+use crate::common::{Server, clients};
 
 /// What nobody but Heliostat may do in its ClickHouse. `$P` is the address of its HTTP interface.
 const ATTEMPTS: [&str; 40] = [
@@ -119,9 +122,87 @@ async fn the_own_clickhouse_lets_readers_read_views_and_strangers_nothing() {
     );
     let output = server.command(&["sql", "--print", "--data-dir", directory]);
     let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let expected = json!({"url": address, "user": "reader", "password": reader.password, "database": "heliostat"});
+    assert!(printed["native"].as_str().unwrap().starts_with("127.0.0.1:"), "{printed}");
+    let native = &printed["native"];
+    let expected = json!({"url": address, "native": native, "user": "reader", "password": reader.password, "database": "heliostat"});
     assert_eq!(printed, expected);
     let output = server.command(&["sql", "DROP DATABASE heliostat", "--data-dir", directory]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("ACCESS_DENIED"));
+}
+
+const DETAILS: &str = "
+CREATE TABLE detail (id TEXT NOT NULL, at TIMESTAMP(3) WITH TIME ZONE, note JSON,
+    place STRUCT<city TEXT NOT NULL, floors ARRAY<INT>>)
+  WITH (event_type = 'Detail');
+
+-- Where things are.
+-- One row a thing.
+CREATE MATERIALIZED VIEW details WITH (key = 'id') AS
+  SELECT id, at, note, place FROM detail;
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_analysts_see_the_views_and_get_nothing_else_over_either_protocol() {
+    let server = Server::with_clickhouse(&[("views.sql", QUERIES), ("details.sql", DETAILS)]);
+    let place = json!({"city": "Graz", "floors": [1, 2]});
+    let events = json!([
+        {"type": "OrderPaid", "data": {"id": "a", "amount": 7}},
+        {"type": "Detail", "data": {"id": "a", "at": "2026-01-01T00:00:00Z", "note": {"k": "x"}, "place": place}},
+        {"type": "Detail", "data": {"id": "b"}},
+    ]);
+    let (status, answer) = server.post("/v1/events?wait=clickhouse&timeout=60s", &events).await;
+    assert_eq!(status, 200, "{answer}");
+    let data = server.data();
+    let output = server.command(&["sql", "--print", "--data-dir", data.to_str().unwrap()]);
+    let mut given: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let address = server.clickhouse_url();
+    let attempts = ATTEMPTS.map(|sql| sql.replace("$P", &address));
+    // The native client would write what comes to a file of its own, which is no matter of the server's.
+    let attempts: Vec<_> = attempts.iter().filter(|sql| !sql.contains("OUTFILE")).collect();
+    given["attempts"] = json!(attempts);
+    let told = tokio::task::spawn_blocking(move || analysts(&given)).await.unwrap();
+
+    let tables = json!(["_heliostat_progress", "details", "orders", "salaries"]);
+    for client in ["connect", "driver"] {
+        assert_eq!(told[client]["tables"], tables, "{client}");
+        assert_eq!(told[client]["frame"], 1, "{client}");
+        let rows = told[client]["rows"].to_string();
+        assert!(rows.contains("'Graz'") && rows.contains("[1, 2]"), "{client}: {rows}");
+        assert!(rows.contains("None") && rows.contains("[]"), "{client}: {rows}");
+    }
+    assert_eq!(told["driver"]["after"], 42);
+    assert_eq!(told["connect"]["comment"], "Where things are.\nOne row a thing.");
+    let comments = &told["connect"]["comments"];
+    assert_eq!(comments["id"], "TEXT NOT NULL");
+    assert_eq!(comments["at"], "TIMESTAMP(3) WITH TIME ZONE: an instant, shown in UTC");
+    for (login, through) in told["through"].as_object().unwrap() {
+        assert_eq!(*through, json!([]), "{login} got through");
+    }
+    assert_eq!(server.clickhouse("SELECT count() FROM heliostat.orders").await, "1\n");
+
+    // Another comment is there without the view being built anew.
+    let generation = server.get("/v1/views/details").await["generation"].clone();
+    server.write("details.sql", &DETAILS.replace("Where things are.", "Places."));
+    let comment =
+        "SELECT comment FROM system.tables WHERE database = 'heliostat' AND name = 'details'";
+    let expected = "Places.\\nOne row a thing.\n".to_string();
+    server.until(expected, || server.clickhouse(comment)).await;
+    assert_eq!(server.get("/v1/views/details").await["generation"], generation);
+}
+
+/// Runs the clients.
+fn analysts(given: &Value) -> Value {
+    let python = clients().join("python/bin/python");
+    let mut child = Command::new(python)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/analysts.py"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("python: `make clients` installs it");
+    child.stdin.take().unwrap().write_all(given.to_string().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{told}"))
 }

@@ -121,6 +121,7 @@ pub fn schema(
         key,
         sinks: [("clickhouse".into(), SinkOptions::new())].into(),
         history: false,
+        comment: None,
     }
 }
 

@@ -32,6 +32,13 @@ pub struct Begun {
 }
 
 impl Begun {
+    /// Where ClickHouse answers: over HTTP, and, the own one, over its native protocol.
+    pub fn clickhouse_addresses(&self) -> (Option<String>, Option<String>) {
+        let native = |own: &OwnClickHouse| format!("127.0.0.1:{}", own.tcp_port());
+        let http = self.clickhouse.as_ref().map(|clickhouse| clickhouse.url.clone());
+        (http, self.own_clickhouse.as_ref().map(native))
+    }
+
     /// Checks everything that can be wrong with the settings; else the code to end with.
     pub async fn new(settings: Settings, alarms: &Alarms) -> Result<Begun, u8> {
         let addresses = match tokio::net::lookup_host(&settings.listen).await {
@@ -95,14 +102,14 @@ fn tls(settings: &Settings) -> Result<Option<TlsAcceptor>, u8> {
     })
 }
 
-/// Tells where the server listens, in the log and in a file.
+/// Tells where the server and ClickHouse (HTTP and its native protocol) listen, in the log and in a file.
 pub fn tell(
     settings: &Settings,
     address: std::io::Result<SocketAddr>,
-    clickhouse: Option<String>,
+    clickhouse: (Option<String>, Option<String>),
 ) -> Option<ServingFile> {
     let told = address.and_then(|address| {
-        tracing::info!(%address, clickhouse, "serving");
+        tracing::info!(%address, clickhouse = clickhouse.0, "serving");
         let (dir, database) = (&settings.data_dir, settings.database.clone());
         ServingFile::tell(dir, address, settings.tls.is_some(), clickhouse, database)
     });
