@@ -12,4 +12,4 @@ mod token;
 pub use grant::{Action, Grant, Narrowing, Role};
 pub use issuer::{Issuer, IssuerConfig, IssuerConfigError};
 pub use record::{AdminAct, AdminRecord};
-pub use store::{Access, AccessError, NewToken, Refusal, TokenEntry, TokenStore};
+pub use store::{Access, AccessError, NewToken, TokenEntry, TokenRefusal, TokenStore};

@@ -286,7 +286,7 @@ fn stamp(path: &Path) -> Stamp {
 
 /// Why the bearer of a token may do nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum TokenRefusal {
     /// The token is unknown, revoked, expired, or not signed as it should be.
     Invalid(String),
     /// The token is signed by a key that the issuer is not known to have.
@@ -344,14 +344,14 @@ impl Access {
     }
 
     /// What the bearer of a token may do.
-    pub async fn grant(&self, token: &str) -> Result<Arc<Grant>, Refusal> {
+    pub async fn grant(&self, token: &str) -> Result<Arc<Grant>, TokenRefusal> {
         if self.issuers.is_empty() || !issuer::is_signed_token(token) {
             let refused = || "the token is unknown, revoked or expired".to_string();
-            return self.grant_of_store(token).ok_or_else(|| Refusal::Invalid(refused()));
+            return self.grant_of_store(token).ok_or_else(|| TokenRefusal::Invalid(refused()));
         }
         match issuer::named_by(&self.issuers, token) {
             Some(issuer) => issuer.grant(token).await,
-            None => Err(Refusal::Invalid("the token's issuer is unknown".to_string())),
+            None => Err(TokenRefusal::Invalid("the token's issuer is unknown".to_string())),
         }
     }
 

@@ -21,7 +21,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::AppState;
 use super::problem::Problem;
-use crate::access::{Access, Action, AdminRecord, Grant, Issuer, Refusal};
+use crate::access::{Access, Action, AdminRecord, Grant, Issuer, TokenRefusal};
 
 /// The headers that pages of other origins may send.
 const PAGE_HEADERS: &str =
@@ -86,11 +86,11 @@ impl Gate {
             return Err(unauthorized(message, true));
         };
         access.grant(token).await.map(Some).map_err(|refusal| match refusal {
-            Refusal::Invalid(message) | Refusal::UnknownKey(message) => {
+            TokenRefusal::Invalid(message) | TokenRefusal::UnknownKey(message) => {
                 unauthorized(&message, true)
             }
-            Refusal::NoRole(message) => forbidden(message),
-            Refusal::NoKeys(message) => Problem::unavailable("issuer_away", message),
+            TokenRefusal::NoRole(message) => forbidden(message),
+            TokenRefusal::NoKeys(message) => Problem::unavailable("issuer_away", message),
         })
     }
 

@@ -32,11 +32,13 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// A server with a view, a dead letter and ClickHouse, that lets pages of these origins in.
-async fn server(origins: &[String]) -> Server {
-    let toml = format!("allow_origins = {origins:?}");
+/// A server with a view, a dead letter and ClickHouse, that lets pages of these origins in and has
+/// these names.
+async fn server(origins: &[String], hosts: &[&str]) -> Server {
+    let toml = format!("allow_origins = {origins:?}\nhosts = {hosts:?}");
     let arguments = ["--clickhouse-http-port", "0"];
     let server = Server::with(&[("views.sql", QUERIES)], &toml, &arguments, &[]);
+    server.until(200, || async { server.try_get("/readyz?views=all").await.0 }).await;
     let events = json!([
         {"type": "OrderPaid", "data": {"id": "a", "amount": 7}},
         {"type": "OrderPaid", "data": {"id": "b", "amount": 0}},
@@ -59,7 +61,7 @@ async fn state(server: &Server) -> (String, u64, u64, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_of_other_origins_and_names_get_nothing_and_change_nothing() {
-    let server = server(&[]).await;
+    let server = server(&[], &[]).await;
     let before = state(&server).await;
     let told = visit(&server, free_port(), String::new()).await;
     assert_eq!(told.len(), 4);
@@ -85,12 +87,12 @@ async fn pages_of_other_origins_and_names_get_nothing_and_change_nothing() {
 async fn page_of_an_allowed_origin_gets_through_and_so_does_one_with_a_login() {
     let port = free_port();
     let origins = ["127.0.0.1", "evil.example"].map(|host| format!("http://{host}:{port}"));
-    let server = server(&origins).await;
+    let server = server(&origins, &["rebound.example"]).await;
     let before = state(&server).await;
     let own = read_login(&Logins::own_file(&server.data())).unwrap();
     let login = format!("&user={}&password={}", own.user, own.password);
     let told = visit(&server, port, login).await;
-    for page in ["of the same site", "of another site"] {
+    for page in ["of the same site", "of another site", "rebound to the server"] {
         let outcomes = &told[page];
         for attempt in [
             "post json",
@@ -107,7 +109,7 @@ async fn page_of_an_allowed_origin_gets_through_and_so_does_one_with_a_login() {
         assert!(outcomes["rebuild by json"].starts_with("202 "), "{page}: {outcomes:?}");
     }
     let (events, letters, acts, tables) = state(&server).await;
-    assert_eq!(events.matches("Planted").count(), 4, "{events}");
+    assert_eq!(events.matches("Planted").count(), 6, "{events}");
     assert!(letters < before.1 && acts >= 6, "{letters} letters, {acts} acts");
     assert!(tables.contains("planted\n") && tables.contains("planted_2\n"), "{tables}");
 }

@@ -145,6 +145,7 @@ CREATE MATERIALIZED VIEW details WITH (key = 'id') AS
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_analysts_see_the_views_and_get_nothing_else_over_either_protocol() {
     let server = Server::with_clickhouse(&[("views.sql", QUERIES), ("details.sql", DETAILS)]);
+    server.until(200, || async { server.try_get("/readyz?views=all").await.0 }).await;
     let place = json!({"city": "Graz", "floors": [1, 2]});
     let events = json!([
         {"type": "OrderPaid", "data": {"id": "a", "amount": 7}},

@@ -4,22 +4,24 @@ use serde_json::{Map, Value};
 
 use super::config::{GrantRule, IssuerConfig};
 use crate::access::grant::{Grant, Narrowing};
-use crate::access::store::Refusal;
+use crate::access::store::TokenRefusal;
 
 /// The longest name of a bearer, its issuer included, in bytes.
 const NAME_BYTES_MAX: usize = 1000;
 
 /// What the first rule that fits gives.
-pub fn grant(config: &IssuerConfig, claims: &Map<String, Value>) -> Result<Grant, Refusal> {
+pub fn grant(config: &IssuerConfig, claims: &Map<String, Value>) -> Result<Grant, TokenRefusal> {
     let name = name(config, claims)?;
     let Some(rule) = config.grants.iter().find(|rule| fits(rule, claims)) else {
-        return Err(Refusal::NoRole(format!("{name} has no role here: no grant fits its claims")));
+        return Err(TokenRefusal::NoRole(format!(
+            "{name} has no role here: no grant fits its claims"
+        )));
     };
-    let list = |entries: &[String]| -> Result<Vec<String>, Refusal> {
+    let list = |entries: &[String]| -> Result<Vec<String>, TokenRefusal> {
         let mut list = Vec::new();
         for entry in entries {
             list.extend(fill_in(entry, claims).map_err(|reason| {
-                Refusal::NoRole(format!("{name} cannot be narrowed to {entry:?}: {reason}"))
+                TokenRefusal::NoRole(format!("{name} cannot be narrowed to {entry:?}: {reason}"))
             })?);
         }
         Ok(list)
@@ -34,13 +36,13 @@ pub fn grant(config: &IssuerConfig, claims: &Map<String, Value>) -> Result<Grant
 }
 
 /// The bearer's name has the issuer's before it, so that it is nobody else's: it may be a source.
-fn name(config: &IssuerConfig, claims: &Map<String, Value>) -> Result<String, Refusal> {
+fn name(config: &IssuerConfig, claims: &Map<String, Value>) -> Result<String, TokenRefusal> {
     let claim = &config.name_claim;
     let name = find(claims, claim).and_then(Value::as_str).unwrap_or_default();
     let full = format!("{}#{name}", config.issuer);
     if name.is_empty() || full.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
         let message = format!("the token is not accepted: its claim {claim:?} is no name");
-        return Err(Refusal::Invalid(message));
+        return Err(TokenRefusal::Invalid(message));
     }
     Ok(full)
 }

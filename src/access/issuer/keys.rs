@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use super::config::IssuerConfig;
 use super::invalid;
 use super::signature::PublicKey;
-use crate::access::store::Refusal;
+use crate::access::store::TokenRefusal;
 use crate::model::alarm::{Alarms, Part};
 
 /// How long an address may take to answer.
@@ -119,7 +119,7 @@ impl KeySet {
     }
 
     /// The key that a token says it is signed by. Its algorithm has to be that of the key.
-    pub fn find(&self, kid: Option<&str>, algorithm: &str) -> Result<&PublicKey, Refusal> {
+    pub fn find(&self, kid: Option<&str>, algorithm: &str) -> Result<&PublicKey, TokenRefusal> {
         if !["RS256", "ES256", "EdDSA"].contains(&algorithm) {
             let message = format!("its algorithm is {algorithm:?}, not RS256, ES256 or EdDSA");
             return Err(invalid(&message));
@@ -135,7 +135,7 @@ impl KeySet {
         let mut named = self.keys.iter().filter(|(of, _)| of.as_deref() == Some(kid)).peekable();
         if named.peek().is_none() {
             let message = "the token is not accepted: the issuer has no such key".to_string();
-            return Err(Refusal::UnknownKey(message));
+            return Err(TokenRefusal::UnknownKey(message));
         }
         let found = named.find(|(_, key)| key.algorithm() == algorithm);
         found.map(|(_, key)| key).ok_or_else(|| invalid("its algorithm is not that of its key"))

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::grant::Grant;
-use super::store::Refusal;
+use super::store::TokenRefusal;
 use crate::model::alarm::Alarms;
 use crate::model::clock::now_ms;
 pub use config::{IssuerConfig, IssuerConfigError};
@@ -101,10 +101,10 @@ impl Issuer {
     }
 
     /// What the bearer of a token may do.
-    pub async fn grant(&self, token: &str) -> Result<Arc<Grant>, Refusal> {
+    pub async fn grant(&self, token: &str) -> Result<Arc<Grant>, TokenRefusal> {
         let parts = split(token).ok_or_else(|| invalid("it has not three parts"))?;
         match self.claims_of(&parts) {
-            Err(Refusal::UnknownKey(_)) => {
+            Err(TokenRefusal::UnknownKey(_)) => {
                 if let Some(read) = self.keys.read_anew() {
                     // Without an answer in time the keys are as before.
                     let _ = tokio::time::timeout(KEYS_PATIENCE, read).await;
@@ -118,7 +118,7 @@ impl Issuer {
     }
 
     /// The claims of a token whose signature and times are right.
-    fn claims_of(&self, parts: &Parts<'_>) -> Result<Map<String, Value>, Refusal> {
+    fn claims_of(&self, parts: &Parts<'_>) -> Result<Map<String, Value>, TokenRefusal> {
         let head: TokenHead =
             serde_json::from_slice(&parts.head).map_err(|_| invalid("its head is wrong"))?;
         if head.crit.is_some() {
@@ -126,7 +126,7 @@ impl Issuer {
         }
         let keys = self.keys.now().ok_or_else(|| {
             let issuer = &self.config.issuer;
-            Refusal::NoKeys(format!("the keys of {issuer} could not be read yet: see /readyz"))
+            TokenRefusal::NoKeys(format!("the keys of {issuer} could not be read yet: see /readyz"))
         })?;
         let key = keys.find(head.kid.as_deref(), &head.alg)?;
         if !key.verify(parts.signed.as_bytes(), &parts.signature) {
@@ -138,7 +138,7 @@ impl Issuer {
         serde_json::from_slice(&parts.claims).map_err(wrong)
     }
 
-    fn check(&self, claims: &RegisteredClaims) -> Result<(), Refusal> {
+    fn check(&self, claims: &RegisteredClaims) -> Result<(), TokenRefusal> {
         let IssuerConfig { issuer, audience, leeway_s, .. } = &self.config;
         if claims.iss != *issuer {
             return Err(invalid("it is of another issuer"));
@@ -158,8 +158,8 @@ impl Issuer {
     }
 }
 
-fn invalid(why: &str) -> Refusal {
-    Refusal::Invalid(format!("the token is not accepted: {why}"))
+fn invalid(why: &str) -> TokenRefusal {
+    TokenRefusal::Invalid(format!("the token is not accepted: {why}"))
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ impl Fixture {
         fixture
     }
 
-    async fn of(&self, claims: Value) -> Result<Grant, Refusal> {
+    async fn of(&self, claims: Value) -> Result<Grant, TokenRefusal> {
         let token = token(&self.key, &head(), &claims);
         self.issuer.grant(&token).await.map(|grant| (*grant).clone())
     }
@@ -102,7 +102,7 @@ async fn token_of_issuer_gives_the_role_of_its_claim() {
     assert_eq!((grant.role, grant.name.as_str()), (Role::Read, "https://login.example#ada"));
     assert!(!grant.is_narrowed());
     let none = fixture.of(claims(json!({"realm": {"roles": ["else"]}}))).await;
-    assert!(matches!(none, Err(Refusal::NoRole(_))), "{none:?}");
+    assert!(matches!(none, Err(TokenRefusal::NoRole(_))), "{none:?}");
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn token_for_others_or_another_time_is_refused() {
         (json!({"sub": "a\nb"}), "no name"),
     ] {
         let refused = fixture.of(claims(changes.clone())).await;
-        let Err(Refusal::Invalid(message)) = refused else { panic!("{changes}: {refused:?}") };
+        let Err(TokenRefusal::Invalid(message)) = refused else { panic!("{changes}: {refused:?}") };
         assert!(message.contains(why), "{changes}: {message}");
     }
     // Clocks may differ by the leeway.
@@ -165,7 +165,7 @@ async fn forged_signature_or_algorithm_is_refused() {
         ),
     ] {
         let refused = fixture.issuer.grant(&forged).await;
-        assert!(matches!(refused, Err(Refusal::Invalid(_))), "{forged}: {refused:?}");
+        assert!(matches!(refused, Err(TokenRefusal::Invalid(_))), "{forged}: {refused:?}");
     }
     // Without a name of the key there has to be one alone.
     let unnamed = token(&fixture.key, &json!({"alg": "EdDSA"}), &claims);
@@ -190,7 +190,7 @@ async fn narrowing_takes_its_parts_from_claims_and_is_never_widened_by_them() {
     assert!(!reader.sees_view("hr_x"));
     for groups in [json!([]), json!(null), json!("*"), json!(["shop", ""]), json!({"a": 1})] {
         let refused = fixture.of(claims(json!({"groups": groups.clone()}))).await;
-        assert!(matches!(refused, Err(Refusal::NoRole(_))), "{groups}: {refused:?}");
+        assert!(matches!(refused, Err(TokenRefusal::NoRole(_))), "{groups}: {refused:?}");
     }
 }
 
@@ -202,7 +202,7 @@ async fn new_key_is_read_when_a_token_names_it_and_old_ones_stay_while_none_can_
     std::fs::write(fixture.file.path(), set_of(&[("b", &new)]).to_string()).unwrap();
     fixture.issuer.grant(&of_new).await.unwrap();
     let old = fixture.of(claims(json!({}))).await;
-    assert!(matches!(old, Err(Refusal::UnknownKey(_))), "{old:?}");
+    assert!(matches!(old, Err(TokenRefusal::UnknownKey(_))), "{old:?}");
 
     std::fs::write(fixture.file.path(), r#"{"keys": [{"kty": "oct", "k": "AAAA"}]}"#).unwrap();
     while fixture.alarms.list().is_empty() {
@@ -228,7 +228,7 @@ async fn unknown_keys_cannot_keep_the_issuer_busy() {
 async fn token_is_not_refused_for_good_before_keys_are_read() {
     let fixture = Fixture::new(readers());
     let early = fixture.of(claims(json!({}))).await;
-    assert!(matches!(early, Err(Refusal::NoKeys(_))), "{early:?}");
+    assert!(matches!(early, Err(TokenRefusal::NoKeys(_))), "{early:?}");
 }
 
 #[test]
