@@ -59,6 +59,8 @@ impl Crowd {
         let member = |number: usize| {
             let (stop, opened) = (Arc::clone(&stop), Arc::clone(&opened));
             tokio::spawn(async move {
+                // One after the other, so that none is lost before the server has taken it.
+                tokio::time::sleep(Duration::from_millis(2 * number as u64)).await;
                 while !stop.load(Ordering::Relaxed) {
                     if let Ok(stream) = connect(to, number).await {
                         opened.fetch_add(1, Ordering::Relaxed);

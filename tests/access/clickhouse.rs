@@ -133,7 +133,7 @@ async fn the_own_clickhouse_lets_readers_read_views_and_strangers_nothing() {
 
 const DETAILS: &str = "
 CREATE TABLE detail (id TEXT NOT NULL, at TIMESTAMP(3) WITH TIME ZONE, note JSON,
-    place STRUCT<city TEXT NOT NULL, floors ARRAY<INT>>)
+    place STRUCT<city TEXT, floors ARRAY<INT>>)
   WITH (event_type = 'Detail');
 
 -- Where things are.

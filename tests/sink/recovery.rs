@@ -219,6 +219,9 @@ async fn lay_out_as_before(server: &Server, tables: &[&str]) {
     }
     for (view, table) in [("moved", "moved__0a"), ("moved_history", "moved__0a_history")] {
         let columns = if view == "moved" { "k, v" } else { "k, v, valid_from, valid_to" };
+        if !tables.contains(&table) {
+            continue;
+        }
         let sql = format!(
             "CREATE OR REPLACE VIEW heliostat.{view} AS SELECT {columns} FROM heliostat.{table} FINAL"
         );
