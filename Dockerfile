@@ -16,7 +16,8 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates curl \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --create-home --home-dir /data heliostat
+    && useradd --system --uid 10001 --create-home --home-dir /data heliostat \
+    && install -d -o heliostat /tokens
 COPY --from=build /out/heliostat /usr/local/bin/heliostat
 COPY queries /queries
 USER heliostat

@@ -12,7 +12,7 @@ CHECKED := --release --locked --config .config/checked.toml --features failpoint
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 CLIENTS_DIR := $(HOME)/.cache/heliostat/clients
-CLIENTS_PYTHON := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5 duckdb==2.0.0
+CLIENTS_PYTHON := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5 duckdb==2.0.0 clickhouse-connect==1.12.0 clickhouse-driver==0.2.11
 CLIENTS_NODE := cloudevents@10.0.0 puppeteer-core@24.31.0
 CLIENTS := $(CLIENTS_PYTHON) $(CLIENTS_NODE)
 
@@ -20,7 +20,7 @@ CLIENTS := $(CLIENTS_PYTHON) $(CLIENTS_NODE)
 TPCDS_DIR := $(HOME)/.cache/heliostat/tpcds
 TPCDS_PYTHON := duckdb==1.5.5 duckdb-extension-tpcds==1.5.5
 
-.PHONY: run test fresh bless bless-postgres tpcds tpcds-data chaos fuzz-sql fuzz-files fuzz-input lint advisories check-compose bench clickhouse clients postgres nextest deny system
+.PHONY: run test env fresh bless bless-postgres tpcds tpcds-data chaos fuzz-sql fuzz-files fuzz-input lint advisories check-compose bench clickhouse clients postgres nextest deny system
 
 ## Build, and run the server with its own ClickHouse and a light stream of sample orders.
 run: system clickhouse
@@ -30,6 +30,10 @@ run: system clickhouse
 ## Every check and test.
 test: system clickhouse clients postgres tpcds-data nextest lint check-compose
 	cargo nextest run $(CHECKED) --no-fail-fast
+
+## The passwords of docker-compose.yml, random, in .env; one that is there stays.
+env:
+	scripts/env.sh
 
 ## Both commands above as a newcomer has them: a fresh clone, an empty HOME and CARGO_HOME. Takes the
 ## ports 8080 and 8123, and as long as two cold builds and the tests.
@@ -73,7 +77,12 @@ lint: deny
 check-compose:
 	if ! command -v docker-compose >/dev/null; then \
 	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends docker-compose; fi
-	docker-compose config -q
+	work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; touch "$$work/none"; \
+	scripts/env.sh "$$work/passwords" >/dev/null; \
+	docker-compose --env-file "$$work/passwords" config -q; \
+	told=$$(docker-compose --env-file "$$work/none" config -q 2>&1) && { \
+	  echo "docker-compose.yml needs no passwords" >&2; exit 1; }; \
+	grep -q "make env" <<< "$$told"
 
 bench: clickhouse
 	cargo bench --bench pipeline

@@ -1,6 +1,6 @@
 //! The whole path, measured: stored log → view, HTTP → disk → view → ClickHouse, freshness,
 //! acknowledgements. `cargo bench --bench pipeline [-- SECTION…]` with the sections `machine`,
-//! `replay`, `ingest`, `identities`, `fresh`, `acks`, `outage`; all of them by default.
+//! `replay`, `ingest`, `secured`, `identities`, `fresh`, `acks`, `outage`; all of them by default.
 //! `HELIOSTAT_BENCH_IDS` sets how many events `identities` stores.
 //!
 //! The events are bids as in Nexmark: about 250 bytes, half of them on a few hot auctions, the rest
@@ -102,8 +102,53 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// What stands between clients and the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protection {
+    Nothing,
+    Tokens,
+    TokensAndTls,
+}
+
+impl Protection {
+    /// Sets a server up with it, before it starts: its arguments, and a client that it lets in.
+    fn set_up(self, place: &Workplace) -> (Vec<String>, reqwest::Client) {
+        let plain = heliostat::internals::http::client();
+        if self == Protection::Nothing {
+            return (Vec::new(), plain);
+        }
+        let output = Command::new(env!("CARGO_BIN_EXE_heliostat"))
+            .args(["token", "create", "--role", "admin", "--data-dir"])
+            .arg(place.path("data"))
+            .output()
+            .unwrap();
+        let token = String::from_utf8(output.stdout).unwrap();
+        let value = format!("Bearer {}", token.trim()).parse().unwrap();
+        let headers = [(reqwest::header::AUTHORIZATION, value)].into_iter().collect();
+        let mut builder = reqwest::Client::builder().default_headers(headers);
+        let mut arguments = Vec::new();
+        if self == Protection::TokensAndTls {
+            let signed = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_string()]).unwrap();
+            let (certificate, key) = (place.path("cert.pem"), place.path("key.pem"));
+            std::fs::write(&certificate, signed.cert.pem()).unwrap();
+            std::fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
+            let path = |path: PathBuf| path.to_str().unwrap().to_string();
+            let [certificate, key] = [path(certificate), path(key)];
+            arguments =
+                ["--tls-cert".to_string(), certificate, "--tls-key".to_string(), key].into();
+            let known = reqwest::Certificate::from_pem(signed.cert.pem().as_bytes()).unwrap();
+            builder = builder.tls_certs_only([known]);
+        }
+        (arguments, builder.build().unwrap())
+    }
+}
+
 impl Server {
     fn start(place: &Workplace, clickhouse: bool) -> Server {
+        Server::start_with(place, clickhouse, &[])
+    }
+
+    fn start_with(place: &Workplace, clickhouse: bool, arguments: &[String]) -> Server {
         let (port, clickhouse_port) = (free_port(), free_port());
         let mut command = Command::new(env!("CARGO_BIN_EXE_heliostat"));
         command
@@ -113,6 +158,7 @@ impl Server {
             .arg(place.path("data"))
             .arg("--queries")
             .arg(place.path("queries"))
+            .args(arguments)
             .env("HELIOSTAT_LOG", "warn")
             .stdin(Stdio::null());
         if !clickhouse {
@@ -120,7 +166,10 @@ impl Server {
         }
         Server {
             child: command.spawn().unwrap(),
-            http: format!("http://127.0.0.1:{port}"),
+            http: match arguments.is_empty() {
+                true => format!("http://127.0.0.1:{port}"),
+                false => format!("https://127.0.0.1:{port}"),
+            },
             clickhouse: format!("http://127.0.0.1:{clickhouse_port}"),
             data: place.path("data"),
         }
@@ -349,10 +398,10 @@ async fn count_at(client: &reqwest::Client, url: &str, data: &Path) -> u64 {
 
 /// HTTP → disk → view → ClickHouse, for as long as it is told; with `named`, events come with ids
 /// and streams. Returns the events per second.
-async fn ingest(seconds: u64, named: bool) -> f64 {
+async fn ingest(seconds: u64, named: bool, protection: Protection) -> f64 {
     let place = Workplace::new();
-    let server = Server::start(&place, true);
-    let client = heliostat::internals::http::client();
+    let (arguments, client) = protection.set_up(&place);
+    let server = Server::start_with(&place, true, &arguments);
     live(&client, &server, 0).await;
     // Bodies are made beforehand: their making is not what is measured.
     let mut rng = Rng::new(3);
@@ -393,12 +442,18 @@ async fn ingest(seconds: u64, named: bool) -> f64 {
         sent += client.await.unwrap();
     }
     let posted = started.elapsed().as_secs_f64();
-    while count_in_clickhouse(&client, &server).await < sent {
+    let clickhouse = heliostat::internals::http::client();
+    while count_in_clickhouse(&clickhouse, &server).await < sent {
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(started.elapsed() < Duration::from_secs(seconds + 120), "ClickHouse falls behind");
     }
     let shown = started.elapsed().as_secs_f64();
-    let what = if named { ", with ids and streams" } else { "" };
+    let what = match (named, protection) {
+        (true, _) => ", with ids and streams",
+        (false, Protection::Nothing) => "",
+        (false, Protection::Tokens) => ", with a token",
+        (false, Protection::TokensAndTls) => ", with a token over TLS",
+    };
     println!(
         "HTTP → disk → view → ClickHouse{what}: {sent} events in {posted:.1} s, all shown after {shown:.1} s: {:.0} k events/s; {} MB resident",
         sent as f64 / shown / 1e3,
@@ -406,6 +461,26 @@ async fn ingest(seconds: u64, named: bool) -> f64 {
     );
     server.stop();
     sent as f64 / shown
+}
+
+/// What tokens and TLS cost: ingest with and without them in turn.
+async fn secured(rounds: usize, seconds: u64) {
+    let all = [Protection::Nothing, Protection::Tokens, Protection::TokensAndTls];
+    let mut rates = [const { Vec::new() }; 3];
+    for _ in 0..rounds {
+        for (rates, protection) in rates.iter_mut().zip(all) {
+            rates.push(ingest(seconds, false, protection).await);
+        }
+    }
+    let [plain, tokens, tls] = rates.map(|mut rates| {
+        rates.sort_by(f64::total_cmp);
+        rates[rates.len() / 2]
+    });
+    println!(
+        "tokens keep {:.0} % of the rate, tokens and TLS {:.0} % (medians of {rounds} rounds)",
+        100.0 * tokens / plain,
+        100.0 * tls / plain
+    );
 }
 
 /// When batches were posted, with how many events there were by then.
@@ -670,9 +745,12 @@ fn main() {
             replay(2_700_000).await;
         }
         if wants("ingest") {
-            let plain = ingest(60, false).await;
-            let named = ingest(60, true).await;
+            let plain = ingest(60, false, Protection::Nothing).await;
+            let named = ingest(60, true, Protection::Nothing).await;
             println!("ids and streams keep {:.0} % of the rate", 100.0 * named / plain);
+        }
+        if wants("secured") {
+            secured(3, 20).await;
         }
         if wants("identities") {
             let events = std::env::var("HELIOSTAT_BENCH_IDS").ok().and_then(|n| n.parse().ok());

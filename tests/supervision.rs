@@ -353,3 +353,39 @@ async fn sigterm_ends_a_server_whose_workers_are_busy_within_ten_seconds() {
     server.run();
     assert_eq!(server.get("/v1/events?after=39999&limit=2").await["position"], 40_000);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_in_clickhouse_is_that_of_an_answer_to_a_request_that_waits() {
+    let server = Server::with_clickhouse(&[(
+        "days.sql",
+        "CREATE TABLE day (id TEXT NOT NULL, on_day DATE, note JSON) WITH (event_type = 'Day');
+         CREATE TABLE other (id TEXT NOT NULL) WITH (event_type = 'Other');
+         CREATE MATERIALIZED VIEW days AS SELECT id, on_day, note FROM day;
+         CREATE MATERIALIZED VIEW others AS SELECT count(*) AS n FROM other;",
+    )]);
+    server.until(200, || async { server.try_get("/readyz?views=all").await.0 }).await;
+    let progress = "SELECT position, errors FROM heliostat._heliostat_progress WHERE view = 'days'";
+    let mut errors = 0;
+    for round in 1..=6_u64 {
+        // Every other day is one that ClickHouse cannot hold.
+        let fails = round % 2 == 0;
+        errors += u64::from(fails);
+        let day = if fails { "1850-01-01" } else { "2026-01-01" };
+        let event = json!({"type": "Day", "data": {"id": format!("d{round}"), "on_day": day}});
+        let (status, answer) = server.post("/v1/events?wait=clickhouse&timeout=30s", &event).await;
+        assert_eq!(status, 200, "{answer}");
+        let position = answer["last_position"].as_u64().unwrap();
+        assert_eq!(server.clickhouse(progress).await, format!("{position}\t{errors}\n"));
+    }
+    // JSON is stored as text without escapes.
+    let noted =
+        r#"{"type": "Day", "data": {"id": "n", "note": {"k\u00e9y": "\u00e4 \ud83d\ude00\n"}}}"#;
+    let request = heliostat::internals::http::client()
+        .post(server.url("/v1/events?wait=clickhouse&timeout=30s"))
+        .header("content-type", "application/json")
+        .body(noted);
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    let note =
+        server.clickhouse("SELECT note FROM heliostat.days WHERE id = 'n' FORMAT TSVRaw").await;
+    assert_eq!(note, "{\"kéy\": \"ä 😀\\n\"}\n");
+}

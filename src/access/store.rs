@@ -1,7 +1,8 @@
 //! The file of tokens in the data directory, and the server's view of it.
 //!
 //! `tokens.json` is written by `heliostat token` and read by the server, which sees a change within
-//! [`LOOK_INTERVAL`]: a token that is revoked is refused from then on.
+//! [`LOOK_INTERVAL`]: a token that is revoked is refused from then on. Tokens of issuers are accepted
+//! beside them.
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,6 +16,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::grant::{Grant, Narrowing, Role};
+use super::issuer::{self, Issuer, IssuerConfig, KeysError};
 use super::token;
 use crate::model::alarm::{Alarms, Part};
 
@@ -42,6 +44,9 @@ pub enum AccessError {
     /// There is no such token.
     #[error("there is no token {0:?}: `heliostat token list` shows them")]
     NotFound(String),
+    /// The keys of an issuer cannot be had.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The system has no random bytes.
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),
@@ -235,19 +240,24 @@ fn check(new: &NewToken) -> Result<(), AccessError> {
     {
         return refuse("--name: expected 1 to 255 characters that can be printed".to_string());
     }
-    let Narrowing { types, sources, streams, views } = &new.narrowing;
+    check_narrowing(new.role, &new.narrowing).map_err(AccessError::Refused)
+}
+
+/// What is wrong with a narrowing for this role.
+pub fn check_narrowing(role: Role, narrowing: &Narrowing) -> Result<(), String> {
+    let Narrowing { types, sources, streams, views } = narrowing;
     let lists = [("types", types), ("sources", sources), ("streams", streams), ("views", views)];
-    for (flag, list) in lists {
+    for (name, list) in lists {
         if list.iter().any(String::is_empty) {
-            return refuse(format!("--{flag}: one of the names is empty"));
+            return Err(format!("{name}: one of the names is empty"));
         }
     }
-    match new.role {
-        Role::Admin | Role::Follow if !new.narrowing.is_none() => {
-            refuse(format!("a token of role {} cannot be narrowed", new.role))
+    match role {
+        Role::Admin | Role::Follow if !narrowing.is_none() => {
+            Err(format!("role {role} cannot be narrowed"))
         }
         Role::Write if !views.is_empty() => {
-            refuse("a token of role write reads no views: leave --views out".to_string())
+            Err("role write reads no views: leave views out".to_string())
         }
         _ => Ok(()),
     }
@@ -274,11 +284,25 @@ fn stamp(path: &Path) -> Stamp {
     Some((metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
+/// Why the bearer of a token may do nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenRefusal {
+    /// The token is unknown, revoked, expired, or not signed as it should be.
+    Invalid(String),
+    /// The token is signed by a key that the issuer is not known to have.
+    UnknownKey(String),
+    /// The token is right, and gives no role.
+    NoRole(String),
+    /// The keys of the token's issuer have not been read yet.
+    NoKeys(String),
+}
+
 /// The tokens that a server accepts now. It follows the file.
 pub struct Access {
     path: PathBuf,
     alarms: Alarms,
     state: Mutex<AccessState>,
+    issuers: Vec<Issuer>,
 }
 
 struct AccessState {
@@ -294,22 +318,44 @@ struct AcceptedToken {
 }
 
 impl Access {
-    /// Follows the tokens of a data directory.
-    pub fn open(data_dir: &Path, alarms: Alarms) -> Result<Self, AccessError> {
+    /// Follows the tokens of a data directory, and accepts those of issuers.
+    pub fn open(
+        data_dir: &Path,
+        issuers: &[IssuerConfig],
+        alarms: Alarms,
+    ) -> Result<Self, AccessError> {
+        let issuer = |config: &IssuerConfig| Issuer::new(config.clone(), alarms.clone());
+        let issuers = issuers.iter().map(issuer).collect::<Result<_, _>>()?;
         let path = data_dir.join(FILE);
         let stamp = stamp(&path);
         let tokens = read(&path)?.map(|file| Arc::new(accepted(file)));
         let state = Mutex::new(AccessState { stamp, looked: Instant::now(), tokens });
-        Ok(Access { path, alarms, state })
+        Ok(Access { path, alarms, state, issuers })
     }
 
     /// Whether a token is asked for.
     pub fn is_required(&self) -> bool {
-        self.look().tokens.is_some()
+        !self.issuers.is_empty() || self.look().tokens.is_some()
     }
 
-    /// What the bearer of a token may do; `None` where the token is unknown, revoked or expired.
-    pub fn grant(&self, token: &str) -> Option<Arc<Grant>> {
+    /// The issuers whose tokens are accepted.
+    pub fn issuers(&self) -> &[Issuer] {
+        &self.issuers
+    }
+
+    /// What the bearer of a token may do.
+    pub async fn grant(&self, token: &str) -> Result<Arc<Grant>, TokenRefusal> {
+        if self.issuers.is_empty() || !issuer::is_signed_token(token) {
+            let refused = || "the token is unknown, revoked or expired".to_string();
+            return self.grant_of_store(token).ok_or_else(|| TokenRefusal::Invalid(refused()));
+        }
+        match issuer::named_by(&self.issuers, token) {
+            Some(issuer) => issuer.grant(token).await,
+            None => Err(TokenRefusal::Invalid("the token's issuer is unknown".to_string())),
+        }
+    }
+
+    fn grant_of_store(&self, token: &str) -> Option<Arc<Grant>> {
         let tokens = self.look().tokens.clone()?;
         // Found by a hash: how long that takes tells nothing about the tokens.
         let accepted = tokens.get(&token::hash(token))?;
@@ -379,13 +425,13 @@ mod tests {
     fn tokens_are_accepted_until_they_are_revoked_or_expire() {
         let directory = tempfile::tempdir().unwrap();
         let store = TokenStore::new(directory.path());
-        let access = Access::open(directory.path(), Alarms::default()).unwrap();
+        let access = Access::open(directory.path(), &[], Alarms::default()).unwrap();
         assert!(!access.is_required(), "there is no file of tokens");
         let (token, entry) = store.create(new("billing", Role::Write)).unwrap();
         wait();
         assert!(access.is_required());
-        assert_eq!(access.grant(&token).unwrap().name, "billing");
-        assert!(access.grant("hst_other").is_none());
+        assert_eq!(access.grant_of_store(&token).unwrap().name, "billing");
+        assert!(access.grant_of_store("hst_other").is_none());
         let kept = fs::read_to_string(directory.path().join(FILE)).unwrap();
         assert!(!kept.contains(&token) && kept.contains(&entry.sha256));
         let mode = fs::metadata(directory.path().join(FILE)).unwrap().permissions().mode();
@@ -395,7 +441,9 @@ mod tests {
         let (expired, _) = store.create(short).unwrap();
         store.revoke("billing").unwrap();
         wait();
-        assert!(access.grant(&token).is_none() && access.grant(&expired).is_none());
+        assert!(
+            access.grant_of_store(&token).is_none() && access.grant_of_store(&expired).is_none()
+        );
         store.revoke("short").unwrap();
         wait();
         assert!(access.is_required(), "without tokens nobody gets in");
@@ -421,15 +469,15 @@ mod tests {
         let path = directory.path().join(FILE);
         let (token, _) = TokenStore::new(directory.path()).create(new("a", Role::Read)).unwrap();
         let alarms = Alarms::default();
-        let access = Access::open(directory.path(), alarms.clone()).unwrap();
+        let access = Access::open(directory.path(), &[], alarms.clone()).unwrap();
         fs::write(&path, "{").unwrap();
         wait();
-        assert!(access.grant(&token).is_some(), "tokens from before stay");
+        assert!(access.grant_of_store(&token).is_some(), "tokens from before stay");
         assert_eq!(alarms.list().len(), 1);
-        assert!(Access::open(directory.path(), Alarms::default()).is_err());
+        assert!(Access::open(directory.path(), &[], Alarms::default()).is_err());
         fs::remove_file(&path).unwrap();
         wait();
-        assert!(access.is_required() && access.grant(&token).is_none());
+        assert!(access.is_required() && access.grant_of_store(&token).is_none());
     }
 
     #[test]

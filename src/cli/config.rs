@@ -2,12 +2,14 @@
 //!
 //! Flags and environment are clap's; the file fills in what neither has given.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::serve::ServeArgs;
+use crate::access::{IssuerConfig, IssuerConfigError};
 use crate::engine::ReadSideConfig;
 use crate::http::TlsFiles;
 use crate::model::limits::Limits;
@@ -39,6 +41,7 @@ struct FileConfig {
     single_process: Option<bool>,
     hosts: Option<Vec<String>>,
     allow_origins: Option<Vec<String>>,
+    issuers: Vec<IssuerConfig>,
     limits: Limits,
 }
 
@@ -112,6 +115,8 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// Origins of pages that may use the server.
     pub allow_origins: Vec<String>,
+    /// Issuers whose tokens are accepted.
+    pub issuers: Vec<IssuerConfig>,
     pub limits: Limits,
 }
 
@@ -124,6 +129,8 @@ pub enum ConfigError {
     Parse { path: PathBuf, source: Box<toml::de::Error> },
     #[error("{0}")]
     Wrong(String),
+    #[error(transparent)]
+    Issuer(#[from] IssuerConfigError),
 }
 
 /// The file that is read when `--config` names none, if it is there.
@@ -159,6 +166,18 @@ fn check_origin(origin: &str) -> Result<(), ConfigError> {
             "allow-origin: expected https://shop.example, say, without a path, got {origin:?}"
         ))),
     }
+}
+
+fn check_issuers(issuers: Vec<IssuerConfig>) -> Result<Vec<IssuerConfig>, ConfigError> {
+    let mut names = HashSet::new();
+    for config in &issuers {
+        config.check()?;
+        if !names.insert(&config.issuer) {
+            let message = format!("issuers: {:?} is there twice", config.issuer);
+            return Err(ConfigError::Wrong(message));
+        }
+    }
+    Ok(issuers)
 }
 
 /// The budget of memory where nothing else is said.
@@ -257,6 +276,7 @@ impl Settings {
             insecure: args.insecure || file.insecure == Some(true),
             hosts: list(&args.host, file.hosts),
             allow_origins,
+            issuers: check_issuers(file.issuers)?,
             limits: file.limits,
         })
     }

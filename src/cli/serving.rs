@@ -25,6 +25,9 @@ pub struct ServingContents {
     http: String,
     /// The HTTP address of ClickHouse; null without one.
     pub clickhouse: Option<String>,
+    /// Where the own ClickHouse speaks its native protocol, as `127.0.0.1:…`.
+    #[serde(default)]
+    pub clickhouse_native: Option<String>,
     /// The database of the views there.
     pub database: String,
 }
@@ -41,7 +44,7 @@ impl ServingFile {
         data_dir: &Path,
         address: SocketAddr,
         is_tls: bool,
-        clickhouse: Option<String>,
+        (clickhouse, clickhouse_native): (Option<String>, Option<String>),
         database: String,
     ) -> io::Result<ServingFile> {
         let path = data_dir.join(FILE);
@@ -49,6 +52,7 @@ impl ServingFile {
             pid: std::process::id(),
             http: format!("{}://{address}", if is_tls { "https" } else { "http" }),
             clickhouse,
+            clickhouse_native,
             database,
         };
         files::replace(&path, &told)?;

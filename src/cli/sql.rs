@@ -38,6 +38,9 @@ pub struct SqlArgs {
 #[derive(Serialize)]
 struct Connection {
     url: String,
+    /// Where the own ClickHouse speaks its native protocol.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    native: Option<String>,
     user: String,
     password: String,
     database: String,
@@ -97,7 +100,7 @@ fn format(args: &SqlArgs) -> String {
 
 fn connection(args: &SqlArgs) -> Result<Connection, SqlError> {
     let not_serving = || SqlError::NotServing(args.data_dir.clone());
-    let ServingContents { clickhouse, database, .. } =
+    let ServingContents { clickhouse, clickhouse_native, database, .. } =
         ServingFile::read(&args.data_dir).ok_or_else(not_serving)?;
     let url = clickhouse.ok_or_else(not_serving)?;
     let file = Logins::reader_file(&args.data_dir);
@@ -106,7 +109,7 @@ fn connection(args: &SqlArgs) -> Result<Connection, SqlError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => given_login(args)?,
         Err(source) => return Err(SqlError::File { path: file, source }),
     };
-    Ok(Connection { url, user, password, database })
+    Ok(Connection { url, native: clickhouse_native, user, password, database })
 }
 
 fn given_login(args: &SqlArgs) -> Result<Login, SqlError> {
@@ -132,7 +135,7 @@ struct Asker {
 
 impl Asker {
     async fn ask(&self, query: &str) -> Result<(), SqlError> {
-        let Connection { url, user, password, database } = &self.connection;
+        let Connection { url, user, password, database, .. } = &self.connection;
         let mut url = reqwest::Url::parse(url)
             .map_err(|error| SqlError::Refused(format!("{url} is no address: {error}")))?;
         url.query_pairs_mut()

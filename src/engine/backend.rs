@@ -463,7 +463,7 @@ impl Backend for EngineBackend {
             for view in wanted {
                 let Some(tracker) = view.shown() else { continue };
                 let mut head = match (&tracker.sink, request.target) {
-                    (Some(sink), WaitTarget::ClickHouse) => sink.watch_written(),
+                    (Some(sink), WaitTarget::ClickHouse) => sink.watch_recorded(request.position),
                     _ => tracker.watch_complete(),
                 };
                 let shown = head.wait_for(|head| head.position >= request.position);

@@ -56,8 +56,11 @@ fn generations(registry: &Registry) -> Vec<Inspection> {
         let names = view.serving.as_ref().filter(|_| view.building.is_none()).map(|view| view.id);
         for tracker in view.running() {
             let Some(status) = &tracker.sink else { continue };
+            // Its comment may have changed since it was begun.
+            let is_wanted = view.wanted.schema.generation == tracker.plan.schema.generation;
+            let plan = if is_wanted { &view.wanted } else { &tracker.plan };
             generations.push(Inspection {
-                schema: Arc::clone(&tracker.plan.schema),
+                schema: Arc::clone(&plan.schema),
                 status: Arc::clone(status),
                 has_names: names == Some(tracker.id),
             });

@@ -30,7 +30,7 @@ use crate::decode::{CatalogReceiver, EventCatalog};
 use crate::log::LogFollower;
 use crate::model::alarm::Part;
 use crate::model::failure::FailureChange;
-use crate::model::view::SinkMessage;
+use crate::model::view::{SinkMessage, ViewSchema};
 use crate::model::{Head, Tick};
 use crate::plan::ViewPlan;
 use crate::plan::diagnostic::Diagnostic;
@@ -151,6 +151,7 @@ impl Supervisor {
                     event_type: None,
                     diff: reject.diff,
                 });
+                view.tell_failing();
             }
         });
         let (stopping, alarms) = (self.tasks.stopping().clone(), self.tasks.alarms().clone());
@@ -547,12 +548,17 @@ impl RunningViews {
                         self.write_anew(&view, &what);
                     }
                 }
+                Tampering::Comment { view } => {
+                    if !views.views.get(&view.name).is_some_and(|now| has_name(now, &view)) {
+                        continue;
+                    }
+                    tracing::info!(view = view.name, "the view has another comment now");
+                    if let Err(error) = sink.republish(&view).await {
+                        tracing::warn!(view = view.name, %error, "its comment cannot be changed yet; it is repeated");
+                    }
+                }
                 Tampering::Name { view, what } => {
-                    let has_name = |now: &View| {
-                        let serving = now.serving.as_ref().map(|t| &t.plan.schema.generation);
-                        now.building.is_none() && serving == Some(&view.generation)
-                    };
-                    if !views.views.get(&view.name).is_some_and(has_name) {
+                    if !views.views.get(&view.name).is_some_and(|now| has_name(now, &view)) {
                         continue;
                     }
                     tracing::error!(
@@ -576,6 +582,12 @@ impl RunningViews {
             tracing::error!(view, %error, "the view cannot be written anew");
         }
     }
+}
+
+/// Whether a view's public names are those of this generation.
+fn has_name(now: &View, of: &ViewSchema) -> bool {
+    let serving = now.serving.as_ref().map(|tracker| &tracker.plan.schema.generation);
+    now.building.is_none() && serving == Some(&of.generation)
 }
 
 /// Takes over a set of files, or, when they have errors, what is wrong with them. Offers its catalog

@@ -108,10 +108,7 @@ impl ViewTracker {
 
     fn advance(&self, complete: CompleteTicks) {
         let head = complete.head;
-        let failing = self.failures.count();
-        if self.failing_told.swap(failing, Ordering::Relaxed) != failing {
-            self.tell_sink(SinkMessage::Errors { count: u64::try_from(failing).unwrap_or(0) });
-        }
+        self.tell_failing();
         let updates = complete.ticks.iter().flat_map(|(_, updates)| updates);
         let more = updates.fold(0_i64, |sum, update| sum.saturating_add(update.diff));
         let _ = self.rows.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |rows| {
@@ -123,6 +120,14 @@ impl ViewTracker {
         self.tell_sink(SinkMessage::Complete(complete));
         self.complete.send_replace(head);
         self.wake.notify_one();
+    }
+
+    /// Tells the sink how many rows fail, if that is news.
+    pub fn tell_failing(&self) {
+        let failing = self.failures.count();
+        if self.failing_told.swap(failing, Ordering::Relaxed) != failing {
+            self.tell_sink(SinkMessage::Errors { count: u64::try_from(failing).unwrap_or(0) });
+        }
     }
 
     fn tell_sink(&self, message: SinkMessage) {

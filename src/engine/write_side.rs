@@ -117,6 +117,17 @@ impl WriteSide {
                 }
             }
         });
+        for issuer in gate.issuers() {
+            let keys = issuer.follow_keys();
+            let stopping = tasks.stopping().clone();
+            tasks.spawn("issuer keys", async move {
+                tokio::select! {
+                    () = stopping.cancelled() => {}
+                    () = keys => {}
+                }
+                Ok(())
+            });
+        }
         let state = AppState::new(log, backend, catalog, limits, tasks.alarms().clone(), gate);
         let stopping = tasks.stopping().clone();
         let ends = async move {

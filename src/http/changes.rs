@@ -22,6 +22,7 @@ use futures::stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::AppState;
+use super::connections::{Connection, Follower};
 use super::gate::Client;
 use super::metrics::Metrics;
 use super::openapi::{BadRequest, Int64, NoView, ServerSentEvent, TooBusy, Unavailable};
@@ -84,6 +85,7 @@ const RETRY: &[u8] = b"retry: 1000\n\n";
 pub async fn changes(
     State(state): State<AppState>,
     client: Client,
+    connection: Connection,
     Name(view): Name,
     headers: HeaderMap,
     uri: Uri,
@@ -111,6 +113,7 @@ pub async fn changes(
         stopping: state.stopping.subscribe(),
         metrics: Arc::clone(&state.metrics),
         _permit: permit,
+        _follower: connection.follow(),
     };
     let body = Body::from_stream(stream::unfold(NextPart::Begin(feed), NextPart::step));
     let headers = [
@@ -140,6 +143,7 @@ struct ChangeAnswer {
     stopping: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
     _permit: OwnedSemaphorePermit,
+    _follower: Follower,
 }
 
 enum NextPart {

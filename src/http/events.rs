@@ -18,6 +18,7 @@ use futures::stream;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::connections::{Connection, Follower};
 use super::gate::Client;
 use super::openapi::{BadRequest, TooBusy, Unreadable, YesOrNo};
 use super::params::{Params, bad};
@@ -88,6 +89,7 @@ const SCAN_BYTES: usize = 32 << 20;
 pub async fn get_events(
     State(state): State<AppState>,
     Client(grant): Client,
+    connection: Connection,
     uri: Uri,
 ) -> Result<Response, Problem> {
     let mut params = Params::of(&uri)?;
@@ -99,9 +101,14 @@ pub async fn get_events(
     if limit == Some(0) {
         return Err(bad("limit", "expected at least 1, got 0"));
     }
-    let permit = Arc::clone(&state.event_streams)
+    let (places, whose) = match follow {
+        true => (&state.event_followers, "followers of the log"),
+        false => (&state.event_streams, "readers of events"),
+    };
+    let permit = Arc::clone(places)
         .try_acquire_owned()
-        .map_err(|_| Problem::too_busy("too many readers of events: the limit is reached"))?;
+        .map_err(|_| Problem::too_busy(format!("too many {whose}: the limit is reached")))?;
+    let follower = follow.then(|| connection.follow());
     let (log, heads, head) = (state.log.clone(), state.log.subscribe(), state.log.head());
     let opened = blocking(move || log.read(after)).await;
     let reader = opened.map_err(|error| unreadable(&error))?;
@@ -125,6 +132,7 @@ pub async fn get_events(
         follow,
         heartbeat: Duration::from_millis(state.limits.follow_heartbeat_ms),
         _permit: permit,
+        _follower: follower,
     };
     let body = Body::from_stream(stream::try_unfold(Some(feed), EventAnswer::next));
     let headers = [
@@ -157,6 +165,7 @@ struct EventAnswer {
     follow: bool,
     heartbeat: Duration,
     _permit: OwnedSemaphorePermit,
+    _follower: Option<Follower>,
 }
 
 impl EventAnswer {

@@ -21,7 +21,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::AppState;
 use super::problem::Problem;
-use crate::access::{Access, Action, AdminRecord, Grant};
+use crate::access::{Access, Action, AdminRecord, Grant, Issuer, TokenRefusal};
 
 /// The headers that pages of other origins may send.
 const PAGE_HEADERS: &str =
@@ -68,16 +68,30 @@ impl Gate {
         self.access.as_ref().filter(|access| access.is_required())
     }
 
+    /// The issuers whose tokens are accepted.
+    pub fn issuers(&self) -> &[Issuer] {
+        self.access.as_ref().map_or(&[], Access::issuers)
+    }
+
     /// What the client of a request may do; `None`: it has shown no token, and one is asked for.
-    fn caller(&self, headers: &HeaderMap) -> Result<Option<Arc<Grant>>, Problem> {
+    async fn caller(&self, headers: &HeaderMap) -> Result<Option<Arc<Grant>>, Problem> {
         let Some(access) = self.access() else { return Ok(Some(Arc::new(Grant::of_everybody()))) };
         let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
         let token = value.to_str().ok().and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
         });
-        let refused = || unauthorized("the token is unknown, revoked or expired", true);
-        token.and_then(|token| access.grant(token)).map(Some).ok_or_else(refused)
+        let Some(token) = token else {
+            let message = "expected a token as Authorization: Bearer …";
+            return Err(unauthorized(message, true));
+        };
+        access.grant(token).await.map(Some).map_err(|refusal| match refusal {
+            TokenRefusal::Invalid(message) | TokenRefusal::UnknownKey(message) => {
+                unauthorized(&message, true)
+            }
+            TokenRefusal::NoRole(message) => forbidden(message),
+            TokenRefusal::NoKeys(message) => Problem::unavailable("issuer_away", message),
+        })
     }
 
     fn check_host(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Problem> {
@@ -182,7 +196,12 @@ pub fn action_of(method: &Method, path: &str) -> Option<Action> {
 
 /// The middleware: lets a request pass with the grant of its client, or answers it.
 pub async fn guard(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    match admit(&state.gate, &request) {
+    let action = match request.extensions().get::<MatchedPath>() {
+        Some(path) => action_of(request.method(), path.as_str()),
+        // Nothing is there, which every token may know.
+        None => Some(Action::Look),
+    };
+    match admit(&state.gate, request.headers(), request.uri(), action).await {
         Ok(caller) => {
             request.extensions_mut().insert(Caller(caller));
             next.run(request).await
@@ -222,19 +241,19 @@ pub async fn answer_pages(State(state): State<AppState>, request: Request, next:
     response
 }
 
-fn admit(gate: &Gate, request: &Request) -> Result<Option<Arc<Grant>>, Problem> {
-    gate.check_host(request.headers(), request.uri())?;
-    gate.check_origin(request.headers(), request.uri())?;
-    let action = match request.extensions().get::<MatchedPath>() {
-        Some(path) => action_of(request.method(), path.as_str()),
-        // Nothing is there, which every token may know.
-        None => Some(Action::Look),
-    };
+async fn admit(
+    gate: &Gate,
+    headers: &HeaderMap,
+    uri: &Uri,
+    action: Option<Action>,
+) -> Result<Option<Arc<Grant>>, Problem> {
+    gate.check_host(headers, uri)?;
+    gate.check_origin(headers, uri)?;
     let Some(action) = action else {
         // A wrong token does no harm where none is needed.
-        return Ok(gate.caller(request.headers()).unwrap_or(None));
+        return Ok(gate.caller(headers).await.unwrap_or(None));
     };
-    let Some(grant) = gate.caller(request.headers())? else {
+    let Some(grant) = gate.caller(headers).await? else {
         let message = "a token is needed: send it as Authorization: Bearer …";
         return Err(unauthorized(message, false));
     };

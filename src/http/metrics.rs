@@ -22,6 +22,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::AppState;
+use super::connections::ConnectionFigures;
 use super::gate::Client;
 use super::openapi::Unavailable;
 use super::problem::Problem;
@@ -99,6 +100,7 @@ pub async fn metrics(
     let mut text = String::new();
     let figures = Figures {
         log: state.log.clone(),
+        connections: state.connections.figures(),
         status: state.backend.status().await.ok(),
         alarms: state.alarms.list(),
     };
@@ -143,6 +145,7 @@ pub async fn count_requests(
 /// The gauges of the log and the views.
 struct Figures {
     log: Log,
+    connections: ConnectionFigures,
     /// `None` while the read side is away: nobody knows its figures.
     status: Option<ReadStatus>,
     alarms: Vec<Alarm>,
@@ -157,6 +160,7 @@ impl fmt::Debug for Figures {
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_log(&mut encoder)?;
+        self.encode_connections(&mut encoder)?;
         let mut alarms = self.alarms.len() as u64;
         let help = "1 while the process that keeps the views answers, else 0";
         let answers = u64::from(self.status.is_some());
@@ -182,6 +186,18 @@ impl Collector for Figures {
 }
 
 impl Figures {
+    fn encode_connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let ConnectionFigures { open, following, closed, refused } = self.connections;
+        let help = "Connections that are open";
+        gauge(encoder, "heliostat_connections", help, &(open as u64))?;
+        let help = "Connections of these that follow the log or a view";
+        gauge(encoder, "heliostat_connections_following", help, &(following as u64))?;
+        let help = "Idle connections closed to make way for new ones, since the start";
+        counter(encoder, "heliostat_connections_closed", help, &closed)?;
+        let help = "Connections refused since their address had too many, since the start";
+        counter(encoder, "heliostat_connections_refused", help, &refused)
+    }
+
     fn encode_log(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let (stats, head) = (self.log.stats(), self.log.head());
         let help = "Events stored since the start";

@@ -7,6 +7,7 @@ mod batch;
 mod body;
 mod changes;
 mod cloudevents;
+mod connections;
 mod dead_letters;
 mod envelope;
 mod events;
@@ -46,6 +47,7 @@ use crate::log::Log;
 use crate::model::alarm::Alarms;
 use crate::model::limits::Limits;
 use crate::status::{Away, Backend};
+use connections::Connections;
 use metrics::Metrics;
 use problem::Problem;
 
@@ -61,8 +63,12 @@ pub struct AppState {
     metrics: Arc<Metrics>,
     /// One permit per byte of request body that is held in memory.
     body_bytes: Arc<Semaphore>,
-    /// One permit per answer that is being read from the log.
+    /// The open connections.
+    connections: Arc<Connections>,
+    /// One permit per answer that is being read from the log and ends at its head.
     event_streams: Arc<Semaphore>,
+    /// One permit per answer that follows the log.
+    event_followers: Arc<Semaphore>,
     /// One permit per change feed.
     change_feeds: Arc<Semaphore>,
     /// True once the server is stopping.
@@ -88,7 +94,9 @@ impl AppState {
             gate: Arc::new(gate),
             metrics: Arc::new(metrics),
             body_bytes: Arc::new(Semaphore::new(limits.bodies_bytes_max)),
+            connections: Arc::new(Connections::new(&limits)),
             event_streams: Arc::new(Semaphore::new(limits.event_streams_max)),
+            event_followers: Arc::new(Semaphore::new(limits.event_followers_max)),
             change_feeds: Arc::new(Semaphore::new(limits.change_feeds_max)),
             limits: Arc::new(limits),
             stopping: watch::Sender::new(false),

@@ -1,30 +1,37 @@
 //! Accepting connections, and ending them without losing a request.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Write};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tower::Service;
 
+use super::connections::{Connection, Connections, Place};
 use super::{AppState, router};
 use crate::model::limits::Limits;
 
 /// A connection whose writes fail when the client takes nothing for a while.
 type Stalling = Pin<Box<TimeoutStream<TcpStream>>>;
+
+/// Why a connection ends early.
+type ServeError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How often a quiet HTTP/2 connection is asked whether it is still there, and how long it may take
 /// to answer.
@@ -48,33 +55,41 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let router = router(state.clone());
-    let slots = Arc::new(Semaphore::new(state.limits.connections_max));
     let (mut connections, graceful) = (JoinSet::new(), GracefulShutdown::new());
     let mut shutdown = pin!(shutdown);
     let result = loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break Ok(()),
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&listener, &state.connections, tls.is_none()) => accepted,
         };
-        let (stream, slot) = match accepted {
+        let (stream, place) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => break Err(error),
         };
         let stream = prepare(stream, &state.limits);
         let (router, limits) = (router.clone(), Arc::clone(&state.limits));
         let (tls, watcher) = (tls.clone(), graceful.watcher());
+        let connection = place.connection();
         connections.spawn(async move {
-            let served = match tls {
-                None => serve_connection(stream, router, &limits, watcher).await,
-                Some(tls) => match handshake(&tls, stream, &limits).await {
-                    Ok(stream) => serve_connection(stream, router, &limits, watcher).await,
-                    Err(error) => Err(error.into()),
-                },
+            let serving = async {
+                let stream = match tls {
+                    None => {
+                        return serve_connection(stream, router, connection, &limits, watcher)
+                            .await;
+                    }
+                    Some(tls) => handshake(&tls, stream, &limits).await?,
+                };
+                serve_connection(stream, router, connection, &limits, watcher).await
+            };
+            // A request that has arrived comes before the end of its connection.
+            let served = tokio::select! {
+                biased;
+                served = serving => served,
+                () = place.evicted() => Ok(()),
             };
             if let Err(error) = served {
                 tracing::debug!(%error, "a connection ended early");
             }
-            drop(slot);
         });
         while connections.try_join_next().is_some() {}
     };
@@ -87,15 +102,22 @@ pub async fn serve(
     result
 }
 
-/// The next connection, once there is room for it.
+/// The next connection, once there is a place for it.
 async fn accept(
     listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    connections: &Arc<Connections>,
+    is_plain: bool,
+) -> io::Result<(TcpStream, Place)> {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return Ok((stream, slot)),
+            Ok((stream, peer)) => {
+                if let Some(place) = connections.admit(peer.ip()).await {
+                    return Ok((stream, place));
+                }
+                if is_plain && let Err(error) = refuse(stream) {
+                    tracing::debug!(%error, "a client was not told why it is refused");
+                }
+            }
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => {
                 // The client is gone already, or files or memory are short for a while.
@@ -104,6 +126,21 @@ async fn accept(
             }
         }
     }
+}
+
+/// The answer to a connection of an address that has too many.
+const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\n\
+    content-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\n\r\n\
+    {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
+    \"detail\":\"this address has too many connections: close some, or reuse them\",\
+    \"errors\":[{\"index\":null,\"pointer\":\"\",\"code\":\"too_many_connections\",\
+    \"message\":\"this address has too many connections: close some, or reuse them\"}]}";
+
+/// Tells why a connection is refused, as far as that takes no waiting.
+fn refuse(stream: TcpStream) -> io::Result<()> {
+    let mut stream = stream.into_std()?;
+    stream.write_all(REFUSAL.as_bytes())?;
+    stream.shutdown(std::net::Shutdown::Write)
 }
 
 fn is_final(error: &io::Error) -> bool {
@@ -138,9 +175,10 @@ async fn handshake(
 async fn serve_connection<S>(
     stream: S,
     router: Router,
+    connection: Connection,
     limits: &Limits,
     watcher: Watcher,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+) -> Result<(), ServeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -155,7 +193,22 @@ where
         .keep_alive_interval(HTTP2_PING_INTERVAL)
         .keep_alive_timeout(HTTP2_PING_TIMEOUT)
         .max_concurrent_streams(HTTP2_STREAMS_MAX);
-    let service = TowerToHyperService::new(router);
+    let service = service_fn(move |request| answer(router.clone(), connection.clone(), request));
     let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
     watcher.watch(connection).await
+}
+
+/// Answers a request, which counts as in progress until its answer is sent.
+async fn answer(
+    mut router: Router,
+    connection: Connection,
+    request: Request<Incoming>,
+) -> io::Result<Response<Body>> {
+    let Some(in_progress) = connection.begin() else {
+        return Err(io::Error::other("the connection is being closed for another one"));
+    };
+    let mut request = request.map(|body| Body::new(in_progress.receiving(body)));
+    request.extensions_mut().insert(connection);
+    let Ok(response) = router.call(request).await;
+    Ok(response.map(|body| Body::new(in_progress.answering(body))))
 }

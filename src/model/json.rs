@@ -20,6 +20,53 @@ pub fn string(raw: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Borrowed(inner))
 }
 
+/// The same JSON with characters in place of their `\u` escapes. Those stay that JSON needs: quotes,
+/// backslashes, control characters, and halves of surrogate pairs.
+pub fn without_escapes(raw: &str) -> Cow<'_, str> {
+    if !raw.contains("\\u") {
+        return Cow::Borrowed(raw);
+    }
+    let mut out = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let (taken, character) = escaped_character(rest);
+        match character {
+            Some(character) => out.push(character),
+            None => out.push_str(&rest[..taken]),
+        }
+        rest = &rest[taken..];
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+/// How many bytes the escape at the beginning of a text takes, and the character that may stand in its
+/// place.
+fn escaped_character(text: &str) -> (usize, Option<char>) {
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    let Some(first) = unit(0) else {
+        // A backslash and the character behind it.
+        let length = text.chars().take(2).map(char::len_utf8).sum();
+        return (length, None);
+    };
+    let pair = match (first, unit(6)) {
+        (0xd800..0xdc00, Some(second @ 0xdc00..0xe000)) => {
+            char::from_u32(0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00))
+        }
+        _ => None,
+    };
+    if pair.is_some() {
+        return (12, pair);
+    }
+    let is_plain = |c: &char| !c.is_control() && *c != '"' && *c != '\\';
+    (6, char::from_u32(first).filter(is_plain))
+}
+
 /// A member's name as a part of a JSON pointer (RFC 6901).
 pub fn pointer_token(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
@@ -98,6 +145,20 @@ mod tests {
 
     fn check(a: &str, b: &str, same: bool) {
         assert_eq!(equal(a.as_bytes(), b.as_bytes()), same, "{a} and {b}");
+    }
+
+    #[test]
+    fn escapes_become_characters_where_json_needs_none() {
+        for (raw, expected) in [
+            (r#"{"\u006b":"caf\u00e9 \ud83d\ude00"}"#, r#"{"k":"café 😀"}"#),
+            (r#""\u0022\u005c\u0000\u001f\u007f""#, r#""\u0022\u005c\u0000\u001f\u007f""#),
+            (r#""\ud83d x \ude00\ud83d""#, r#""\ud83d x \ude00\ud83d""#),
+            (r#""\\u00e9 \n\u00E9\\""#, r#""\\u00e9 \né\\""#),
+            (r#""\é\u00e9""#, r#""\éé""#),
+            (r#"[1.50, "é"]"#, r#"[1.50, "é"]"#),
+        ] {
+            assert_eq!(without_escapes(raw), expected, "{raw}");
+        }
     }
 
     #[test]

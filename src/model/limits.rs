@@ -18,8 +18,10 @@ pub struct Limits {
     pub name_bytes_max: usize,
     /// How many bytes of request bodies may be held in memory at once, over all connections.
     pub bodies_bytes_max: usize,
-    /// How many answers may be read from the log at once, those that follow it included.
+    /// How many answers may be read from the log at once, without those that follow it.
     pub event_streams_max: usize,
+    /// How many answers may follow the log at once.
+    pub event_followers_max: usize,
     /// How many change feeds may be open at once.
     pub change_feeds_max: usize,
     /// How many bytes of a view's last changes are kept for feeds that are behind.
@@ -28,8 +30,11 @@ pub struct Limits {
     pub write_stall_ms_max: u64,
     /// An answer that follows the log sends an empty line when nothing has come for this long.
     pub follow_heartbeat_ms: u64,
-    /// How many connections may be open at once.
+    /// How many connections may be open at once, without those that follow the log or a view. Beyond
+    /// it idle ones are closed for new ones.
     pub connections_max: usize,
+    /// How many of these may come from one address (IPv6: one network of 64 bits).
+    pub address_connections_max: usize,
     /// How long a client may take to send its request.
     pub request_read_ms_max: u64,
     /// How many bytes of events may wait for the disk before clients get 429.
@@ -70,11 +75,13 @@ impl Default for Limits {
             name_bytes_max: 1024,
             bodies_bytes_max: 256 << 20,
             event_streams_max: 128,
+            event_followers_max: 128,
             change_feeds_max: 256,
             change_bytes_max: 16 << 20,
             write_stall_ms_max: 30_000,
             follow_heartbeat_ms: 15_000,
             connections_max: 1024,
+            address_connections_max: 512,
             request_read_ms_max: 30_000,
             append_queue_bytes_max: 64 << 20,
             idempotency_key_ms: 24 * 60 * 60 * 1000,

@@ -30,6 +30,8 @@ pub struct ViewSchema {
     pub sinks: BTreeMap<String, SinkOptions>,
     /// True when it is kept from when to when each row was there.
     pub history: bool,
+    /// What it is for, as its query file says.
+    pub comment: Option<String>,
 }
 
 impl ViewSchema {

@@ -43,6 +43,8 @@ pub struct ViewDef {
     pub span: Span,
     /// See [`TableDef::canonical`].
     pub canonical: String,
+    /// What the lines of comment directly above it say.
+    pub comment: Option<String>,
 }
 
 /// The options of a materialized view. Column names are folded, not yet looked up.
@@ -399,6 +401,7 @@ fn view(
         given.finish("none: a plain view is a building block; MATERIALIZED ones have options")?;
     }
     let columns = create.columns.iter().map(|c| names::fold(&c.name)).collect();
+    let comment = comment_above(&file.text, span.start.line);
     Ok(ViewDef {
         name,
         materialized: create.materialized,
@@ -408,7 +411,23 @@ fn view(
         file,
         span,
         canonical,
+        comment,
     })
+}
+
+/// The text of the lines of comment directly above a statement whose name is in this line, from 1.
+fn comment_above(text: &str, line: u64) -> Option<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let name_line = usize::try_from(line).ok()?.min(lines.len());
+    let begins =
+        |line: &&str| line.get(..6).is_some_and(|word| word.eq_ignore_ascii_case("create"));
+    // The name may be in a line of its own.
+    let statement = lines[..name_line].iter().rposition(|line| begins(&line))?;
+    let above = lines[..statement].iter().rev().map_while(|line| line.strip_prefix("--"));
+    let mut comment: Vec<&str> = above.map(|line| line.trim_start_matches('-').trim()).collect();
+    comment.reverse();
+    let comment = comment.join("\n").trim().to_string();
+    (!comment.is_empty()).then_some(comment)
 }
 
 fn view_options(kinds: SinkKinds, given: &mut Options, span: Span) -> Result<ViewOptions, Refusal> {
@@ -437,4 +456,18 @@ fn view_options(kinds: SinkKinds, given: &mut Options, span: Span) -> Result<Vie
         return Err(Refusal::new(span, "history is kept in ClickHouse, which the view is not"));
     }
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comment_is_what_stands_directly_above() {
+        let text = "-- far\n\n-- Orders of a day.\n--   As they are paid.\nCREATE MATERIALIZED VIEW a AS\n\
+                    SELECT 1;\ncreate view\n  b AS SELECT 2;";
+        assert_eq!(comment_above(text, 5).unwrap(), "Orders of a day.\nAs they are paid.");
+        assert_eq!(comment_above(text, 8), None);
+        assert_eq!(comment_above("CREATE VIEW a", 1), None);
+    }
 }

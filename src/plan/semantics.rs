@@ -11,7 +11,7 @@ use datafusion_sql::sqlparser::ast::{
 
 /// Raised when nearly everything comes to mean other rows, so that every view is built anew. The
 /// numbers of [`CHANGED`] begin anew with it.
-pub const ENGINE: u32 = 7;
+pub const ENGINE: u32 = 8;
 
 /// Functions and constructs that have changed since [`ENGINE`] was raised, with how often. A function
 /// is known by its name, an operator by its spelling (`operator ||`), a cast by the type that it

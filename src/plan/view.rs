@@ -77,6 +77,7 @@ impl Shape<'_> {
             key,
             sinks: def.options.sinks.clone(),
             history: def.options.history,
+            comment: def.comment.clone(),
         };
         for kind in sinks.iter().filter(|kind| schema.sinks.contains_key(kind.name())) {
             kind.check(&schema).map_err(|error| Unplannable(error.to_string()))?;

@@ -149,6 +149,11 @@ pub enum Tampering {
         /// What was found.
         what: String,
     },
+    /// A public name has another comment than its query file, which was changed.
+    Comment {
+        /// The view.
+        view: ViewRef,
+    },
     /// A public name is gone or was altered.
     Name {
         /// The view.

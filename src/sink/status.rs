@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::error::{ErrorKind, SinkError};
-use crate::model::Head;
 use crate::model::view::SinkState;
+use crate::model::{Head, Position};
 
 /// With so many bytes waiting, a view is fed no more: the log keeps what memory cannot.
 const PENDING_BYTES_MAX: u64 = 768 << 20;
@@ -16,6 +16,9 @@ const PENDING_BYTES_MAX: u64 = 768 << 20;
 /// the Unix epoch.
 pub struct ViewSinkStatus {
     written: watch::Sender<Head>,
+    recorded: watch::Sender<Head>,
+    /// The last position that somebody waits for to be recorded.
+    wanted: watch::Sender<Position>,
     published: watch::Sender<bool>,
     /// Requests that had to be repeated.
     pub retries: AtomicU64,
@@ -42,6 +45,8 @@ impl Default for ViewSinkStatus {
     fn default() -> Self {
         ViewSinkStatus {
             written: watch::Sender::new(Head::default()),
+            recorded: watch::Sender::new(Head::default()),
+            wanted: watch::Sender::new(0),
             published: watch::Sender::new(false),
             retries: AtomicU64::new(0),
             rows_written: AtomicU64::new(0),
@@ -66,6 +71,22 @@ impl ViewSinkStatus {
     /// Follows [`written`](Self::written).
     pub fn watch_written(&self) -> watch::Receiver<Head> {
         self.written.subscribe()
+    }
+
+    /// Follows up to where the sink's own record of progress says that it shows the view. What is
+    /// written without a change of rows is recorded late, unless somebody waits for this position.
+    pub fn watch_recorded(&self, position: Position) -> watch::Receiver<Head> {
+        self.wanted.send_if_modified(|wanted| {
+            let is_more = position > *wanted;
+            *wanted = position.max(*wanted);
+            is_more
+        });
+        self.recorded.subscribe()
+    }
+
+    /// The last position that somebody waits for to be recorded.
+    pub(super) fn watch_wanted(&self) -> watch::Receiver<Position> {
+        self.wanted.subscribe()
     }
 
     /// True once the view's public name reads from this generation.
@@ -95,6 +116,10 @@ impl ViewSinkStatus {
 
     pub(super) fn set_written(&self, head: Head) {
         self.written.send_replace(head);
+    }
+
+    pub(super) fn set_recorded(&self, head: Head) {
+        self.recorded.send_replace(head);
     }
 
     pub(super) fn set_published(&self) {

@@ -56,6 +56,7 @@ impl TestBackend {
             key: Some(vec![0]),
             sinks: [("clickhouse".to_string(), SinkOptions::new())].into(),
             history: false,
+            comment: None,
         };
         TestBackend {
             table: Arc::clone(&set.tables[0]),

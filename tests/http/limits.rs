@@ -8,6 +8,9 @@ use std::time::Duration;
 use heliostat::internals::log::{Fault, FaultyFiles, FileHandle, Files, LogOptions};
 use heliostat::internals::model::Limits;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use crate::support::{JSON, NDJSON, Server};
 
 fn small() -> Limits {
@@ -129,16 +132,100 @@ async fn a_slow_body_is_408_and_a_slow_header_ends_the_connection() {
     server.still_serves().await;
 }
 
+/// A connection with a request in progress, whose body is awaited.
+async fn busy_connection(server: &Server) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = "POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+        content-length: 50\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    stream
+}
+
+/// What a connection says until it is closed.
+async fn until_closed(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let reading = stream.read_to_end(&mut answer);
+    _ = tokio::time::timeout(Duration::from_secs(10), reading).await.expect("it is closed");
+    String::from_utf8(answer).unwrap()
+}
+
 #[tokio::test]
-async fn connections_past_the_limit_wait_for_a_free_one() {
-    let server = Server::with_limits(Limits { connections_max: 1, ..small() }).await;
-    let held = tokio::net::TcpStream::connect(server.address).await.unwrap();
+async fn connections_past_the_limit_wait_while_requests_are_in_progress() {
+    let limits = Limits { request_read_ms_max: 20_000, ..small() };
+    let server = Server::with_limits(Limits { connections_max: 1, ..limits }).await;
+    let held = busy_connection(&server).await;
     let waiting = server.get("/healthz");
     tokio::pin!(waiting);
-    let early = tokio::time::timeout(Duration::from_millis(100), &mut waiting).await;
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut waiting).await;
     assert!(early.is_err(), "the only connection is taken");
     drop(held);
     assert_eq!(waiting.await.status, 200);
+}
+
+#[tokio::test]
+async fn idle_and_dripping_connections_make_way_for_new_ones() {
+    let limits = Limits { request_read_ms_max: 20_000, ..Limits::default() };
+    let server = Server::with_limits(Limits { connections_max: 2, ..limits.clone() }).await;
+    let mut idle = TcpStream::connect(server.address).await.unwrap();
+    let mut head = TcpStream::connect(server.address).await.unwrap();
+    head.write_all(b"GET /healthz HTTP/1.1\r\nho").await.unwrap();
+    let started = std::time::Instant::now();
+    // Each of these takes a connection of its own, and keeps it.
+    let mut others = Vec::new();
+    for slow in [&mut idle, &mut head] {
+        let client = heliostat::internals::http::client();
+        let answer = client.get(server.url("/healthz")).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.text().await.unwrap();
+        others.push(client);
+        assert_eq!(until_closed(slow).await, "");
+    }
+    let server = Server::with_limits(Limits { connections_max: 1, ..limits }).await;
+    let mut body = busy_connection(&server).await;
+    server.still_serves().await;
+    assert_eq!(until_closed(&mut body).await, "");
+    assert!(started.elapsed() < Duration::from_secs(10), "nobody waits for their time limit");
+}
+
+#[tokio::test]
+async fn address_with_too_many_connections_is_refused_with_the_reason() {
+    let limits = Limits { request_read_ms_max: 20_000, address_connections_max: 2, ..small() };
+    let server = Server::with_limits(limits).await;
+    let _held = [busy_connection(&server).await, busy_connection(&server).await];
+    let answer = server.raw(b"").await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("content-type: application/problem+json"), "{head}");
+    let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(problem["errors"][0]["code"], "too_many_connections");
+    // Another address is served all the same.
+    let client = reqwest::Client::builder().local_address(Some([127, 0, 0, 9].into()));
+    let answer = client.build().unwrap().get(server.url("/metrics")).send().await.unwrap();
+    let metrics = answer.text().await.unwrap();
+    assert!(metrics.contains("heliostat_connections 3\n"), "{metrics}");
+    assert!(metrics.contains("heliostat_connections_refused_total 1\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn followers_take_no_places_of_readers() {
+    let limits =
+        Limits { connections_max: 1, event_followers_max: 2, event_streams_max: 1, ..small() };
+    let server = Server::with_limits(limits).await;
+    server.still_serves().await;
+    let follow = async || {
+        let client = heliostat::internals::http::client();
+        let answer = client.get(server.url("/v1/events?follow=true")).send().await.unwrap();
+        (answer.status().as_u16(), answer)
+    };
+    let [first, second] = [follow().await, follow().await];
+    assert_eq!((first.0, second.0), (200, 200));
+    let third = follow().await;
+    assert_eq!(third.0, 429);
+    assert_eq!(server.get("/v1/events").await.status, 200);
+    server.still_serves().await;
+    let metrics = server.get("/metrics").await.text;
+    assert!(metrics.contains("heliostat_connections_following 2\n"), "{metrics}");
 }
 
 #[tokio::test]

@@ -341,3 +341,70 @@ async fn user_and_password_are_sent() {
         "{refused}"
     );
 }
+
+/// Lays the tables of a view out as Heliostat did before they had a database of their own.
+async fn lay_out_as_before(server: &Server, tables: &[&str]) {
+    for table in tables {
+        let sql = format!("RENAME TABLE heliostat_internal.`{table}` TO heliostat.`{table}`");
+        server.query(&sql).await;
+    }
+    for (view, table) in [("moved", "moved__0a"), ("moved_history", "moved__0a_history")] {
+        let columns = if view == "moved" { "k, v" } else { "k, v, valid_from, valid_to" };
+        if !tables.contains(&table) {
+            continue;
+        }
+        let sql = format!(
+            "CREATE OR REPLACE VIEW heliostat.{view} AS SELECT {columns} FROM heliostat.{table} FINAL"
+        );
+        server.query(&sql).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_from_before_they_had_a_database_of_their_own_are_taken_over_with_their_progress() {
+    const TABLES: [&str; 4] =
+        ["moved__0a", "moved__0a_history", "_heliostat_progress_log", "_heliostat_generations"];
+    let server = Server::start().await;
+    let view = ViewSchema { history: true, ..view("moved", Some(vec![0])) };
+    let sink = server.sink().await;
+    let feed = Feed::open(&sink, &view).await;
+    feed_until_7(&feed, true).await;
+    feed.shown(7).await;
+    feed.end().await;
+    drop(sink);
+    let select = "SELECT * FROM heliostat.moved ORDER BY k";
+    let history = "SELECT k, v, valid_to IS NULL FROM heliostat.moved_history ORDER BY ALL";
+    let before = (server.query(select).await, server.query(history).await);
+    assert_eq!(before.0, "1\tA\n3\tc\n4\td");
+
+    // All of it at once, and a move that was cut off after the first table.
+    for left in [&TABLES[..], &TABLES[1..]] {
+        lay_out_as_before(&server, left).await;
+        if left.len() == TABLES.len() {
+            server.query("DROP DATABASE heliostat_internal SYNC").await;
+        }
+        let sink = server.sink().await;
+        let opened = sink.open_view(Arc::new(view.clone())).await.unwrap();
+        let recovered = opened.recovered().clone();
+        assert_eq!(recovered.progress, Some(Head { position: 5, tick: 7 }));
+        assert!(recovered.published && recovered.unfinished.is_empty());
+        sink.republish(&Arc::new(view.clone())).await.unwrap();
+        assert_eq!((server.query(select).await, server.query(history).await), before);
+        let tables = "SELECT name FROM system.tables WHERE database = 'heliostat' ORDER BY name";
+        let names = server.query(tables).await;
+        assert_eq!(names, "_heliostat_progress\nmoved\nmoved_history");
+        let progress = "SELECT position, tick FROM heliostat._heliostat_progress";
+        assert_eq!(server.query(progress).await, "5\t7");
+    }
+
+    // It goes on from there.
+    let sink = server.sink().await;
+    let feed = Feed::open(&sink, &view).await;
+    feed_until_7(&feed, false).await;
+    feed.rows(9, &row(4, "d"), &[-1]).await;
+    feed.close(9, 6).await;
+    feed.live(9).await;
+    feed.shown(9).await;
+    assert_eq!(server.query(select).await, "1\tA\n3\tc");
+    feed.end().await;
+}

@@ -127,6 +127,7 @@ pub fn schema(
         key,
         sinks: [("clickhouse".into(), SinkOptions::new())].into(),
         history: false,
+        comment: None,
     }
 }
 

@@ -266,10 +266,10 @@ fn nested() -> Vec<Column> {
             pair.clone(),
             Arc::new(pair_values(&pair)),
             [
-                "Nullable(Tuple(\\n    n Int32,\\n    tags Array(Nullable(String))))",
+                "Tuple(\\n    n Nullable(Int32),\\n    tags Array(Nullable(String)))",
                 "(7,['ä',NULL])",
                 "(8,[])",
-                "\\N",
+                "(NULL,[])",
             ],
         ),
         column(
@@ -283,8 +283,8 @@ fn nested() -> Vec<Column> {
             pairs,
             Arc::new(lists),
             [
-                "Array(Nullable(Tuple(\\n    n Int32,\\n    tags Array(Nullable(String)))))",
-                "[(7,['ä',NULL]),(8,[]),NULL]",
+                "Array(Tuple(\\n    n Nullable(Int32),\\n    tags Array(Nullable(String))))",
+                "[(7,['ä',NULL]),(8,[]),(NULL,[])]",
                 "[]",
                 "[]",
             ],

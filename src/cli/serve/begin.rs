@@ -32,6 +32,13 @@ pub struct Begun {
 }
 
 impl Begun {
+    /// Where ClickHouse answers: over HTTP, and, the own one, over its native protocol.
+    pub fn clickhouse_addresses(&self) -> (Option<String>, Option<String>) {
+        let native = |own: &OwnClickHouse| format!("127.0.0.1:{}", own.tcp_port());
+        let http = self.clickhouse.as_ref().map(|clickhouse| clickhouse.url.clone());
+        (http, self.own_clickhouse.as_ref().map(native))
+    }
+
     /// Checks everything that can be wrong with the settings; else the code to end with.
     pub async fn new(settings: Settings, alarms: &Alarms) -> Result<Begun, u8> {
         let addresses = match tokio::net::lookup_host(&settings.listen).await {
@@ -95,14 +102,14 @@ fn tls(settings: &Settings) -> Result<Option<TlsAcceptor>, u8> {
     })
 }
 
-/// Tells where the server listens, in the log and in a file.
+/// Tells where the server and ClickHouse (HTTP and its native protocol) listen, in the log and in a file.
 pub fn tell(
     settings: &Settings,
     address: std::io::Result<SocketAddr>,
-    clickhouse: Option<String>,
+    clickhouse: (Option<String>, Option<String>),
 ) -> Option<ServingFile> {
     let told = address.and_then(|address| {
-        tracing::info!(%address, clickhouse, "serving");
+        tracing::info!(%address, clickhouse = clickhouse.0, "serving");
         let (dir, database) = (&settings.data_dir, settings.database.clone());
         ServingFile::tell(dir, address, settings.tls.is_some(), clickhouse, database)
     });
@@ -114,10 +121,12 @@ pub fn tell(
 
 /// Refuses to let everybody in from beyond loopback: that takes tokens, or `--insecure`.
 fn check_access(settings: &Settings, loopback: bool) -> Result<(), u8> {
-    let access = Access::open(&settings.data_dir, Alarms::default()).map_err(|error| {
-        report(&error);
-        ENVIRONMENT
-    })?;
+    let access = Access::open(&settings.data_dir, &settings.issuers, Alarms::default()).map_err(
+        |error| {
+            report(&error);
+            ENVIRONMENT
+        },
+    )?;
     let tokens = access.is_required();
     if !loopback && !tokens && !settings.insecure {
         let (listen, data_dir) = (&settings.listen, settings.data_dir.display());
@@ -150,10 +159,11 @@ pub fn write_side(
 
 /// Who is let in.
 fn gate(settings: &Settings, loopback: bool, alarms: &Alarms) -> Result<Gate, u8> {
-    let access = Access::open(&settings.data_dir, alarms.clone()).map_err(|error| {
-        report(&error);
-        ENVIRONMENT
-    })?;
+    let access =
+        Access::open(&settings.data_dir, &settings.issuers, alarms.clone()).map_err(|error| {
+            report(&error);
+            ENVIRONMENT
+        })?;
     // On loopback a page of another name must not pass for one of this machine. Elsewhere there are
     // tokens, or everybody is let in on purpose.
     let hosts = loopback.then(|| settings.hosts.clone());

@@ -7,16 +7,16 @@ use crate::model::alarm::Alarms;
 
 /// Serves until SIGTERM or Ctrl-C; the code to end with.
 pub async fn serve(begun: Begun, alarms: Alarms) -> u8 {
+    let addresses = begun.clickhouse_addresses();
     let Begun { settings, listener, loopback, own_clickhouse, clickhouse } = begun;
     let write = match begin::write_side(&settings, loopback, &alarms) {
         Ok(write) => write,
         Err(code) => return code,
     };
-    let url = clickhouse.as_ref().map(|clickhouse| clickhouse.url.clone());
     let mut serving = None;
     let read = settings.read_side(clickhouse);
     let address = listener.local_addr();
-    let started = || serving = begin::tell(&settings, address, url);
+    let started = || serving = begin::tell(&settings, address, addresses);
     let served = serve_both(write, read, Tasks::new(alarms), listener, started, ended());
     let code = code_of(served.await);
     drop(serving);

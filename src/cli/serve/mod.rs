@@ -132,6 +132,7 @@ fn run_process(process: impl Future<Output = u8>) -> u8 {
     start_logging();
     end_on_panic();
     survive_file_limits();
+    open_many_files();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
             let code = runtime.block_on(process);
@@ -173,6 +174,19 @@ pub fn use_small_pages(yes: bool) {
 fn survive_file_limits() {
     // SAFETY: nothing runs in place of the signal.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// Lets the process open as many files as it may ever: many systems begin with 1,024, which connections
+/// alone would use up.
+fn open_many_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the calls read and write the given structure alone. Where they fail nothing changes.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
 }
 
 /// Standard error, which may be a file on a full disk: what cannot be written is left out, and ends

@@ -39,8 +39,8 @@ const SOCKET_PATH_MAX: usize = 100;
 
 /// Serves until SIGTERM or Ctrl-C; the code to end with.
 pub async fn serve(begun: Begun, alarms: Alarms) -> u8 {
+    let addresses = begun.clickhouse_addresses();
     let Begun { settings, listener, loopback, own_clickhouse, clickhouse } = begun;
-    let url = clickhouse.as_ref().map(|clickhouse| clickhouse.url.clone());
     let address = listener.local_addr();
     let socket = match Socket::new(&settings.data_dir) {
         Ok(socket) => socket,
@@ -69,7 +69,7 @@ pub async fn serve(begun: Begun, alarms: Alarms) -> u8 {
             serving = Some(begin::tell(
                 &settings,
                 address.as_ref().copied().map_err(|error| error.kind().into()),
-                url.clone(),
+                addresses.clone(),
             ));
         }
     };

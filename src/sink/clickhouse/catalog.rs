@@ -171,10 +171,10 @@ impl TableCatalog {
         }
         if !self.has_table(&table.name()).await? {
             self.progress.forget(view, generation).await?;
-            self.create(table, &table.create_sql()).await?;
+            self.clickhouse.execute(&table.create_sql()).await?;
         }
         if table.schema.history {
-            self.create(table, &table.create_history_sql()).await?;
+            self.clickhouse.execute(&table.create_history_sql()).await?;
         }
         if !found {
             self.record(&mut last_change, (view, generation, GenerationState::Building), 0).await?;
@@ -281,9 +281,9 @@ impl TableCatalog {
 
     /// Puts the tables behind the view's public names.
     async fn create_views(&self, table: &Table) -> Result<(), ClickHouseError> {
-        self.create(table, &table.publish_sql()).await?;
+        self.clickhouse.execute(&table.publish_sql()).await?;
         if table.schema.history {
-            self.create(table, &table.publish_history_sql()).await?;
+            self.clickhouse.execute(&table.publish_history_sql()).await?;
         }
         Ok(())
     }
@@ -298,10 +298,6 @@ impl TableCatalog {
         let name = quote_name(&history_view_name(&generation.view));
         let database = quote_name(self.clickhouse.database());
         self.clickhouse.execute(&format!("DROP VIEW IF EXISTS {database}.{name}")).await
-    }
-
-    async fn create(&self, table: &Table, sql: &str) -> Result<(), ClickHouseError> {
-        self.clickhouse.execute_with(sql, table.create_settings()).await
     }
 
     async fn record(

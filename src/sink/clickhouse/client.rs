@@ -127,17 +127,7 @@ impl ClickHouse {
 
     /// Runs a statement that answers nothing. Tables are named with their database.
     pub(super) async fn execute(&self, sql: &str) -> Result<(), ClickHouseError> {
-        self.execute_with(sql, &[]).await
-    }
-
-    /// The same, with settings for this statement.
-    pub(super) async fn execute_with(
-        &self,
-        sql: &str,
-        settings: &[(&str, &str)],
-    ) -> Result<(), ClickHouseError> {
         let query = self.client.query_raw(sql);
-        let query = settings.iter().fold(query, |query, (name, to)| query.with_setting(*name, *to));
         let run = query.execute();
         self.within(STATEMENT_TIMEOUT, sql, run).await
     }

@@ -6,7 +6,7 @@ use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, FixedSizeBinaryArray, ListArray, PrimitiveArray,
     RecordBatch, StructArray, TimestampMillisecondArray, UInt8Array, UInt64Array, make_array,
 };
-use arrow::buffer::ScalarBuffer;
+use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::downcast_primitive_array;
 use arrow::error::ArrowError;
@@ -156,8 +156,8 @@ fn write_stream(columns: Vec<(&str, ArrayRef)>) -> Result<Bytes, ArrowError> {
     Ok(Bytes::from(writer.into_inner()?))
 }
 
-/// The column with every NULL array made an empty one, and with no NULL left in members that are
-/// declared NOT NULL of structs that are themselves NULL.
+/// The column with every NULL array made an empty one, and every NULL struct one whose members are all
+/// NULL.
 fn storable(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     match column.data_type() {
         DataType::List(item) => {
@@ -173,16 +173,17 @@ fn storable(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
         }
         DataType::Struct(fields) => {
             let members = column.as_struct();
-            let mut stored = Vec::with_capacity(fields.len());
-            for (field, member) in fields.iter().zip(members.columns()) {
-                let member = storable(member)?;
-                stored.push(if field.is_nullable() { member } else { without_nulls(&member)? });
-            }
-            let nulls = members.nulls().cloned();
+            let stored = members
+                .columns()
+                .iter()
+                .map(|member| storable(&null_where(member, members.nulls())?));
+            let stored = stored.collect::<Result<Vec<_>, ArrowError>>()?;
             let fields = fields.iter().zip(&stored).map(|(field, member)| {
-                Arc::new(Field::clone(field).with_data_type(member.data_type().clone()))
+                let nullable = field.is_nullable() || member.null_count() > 0;
+                let field = Field::clone(field).with_nullable(nullable);
+                Arc::new(field.with_data_type(member.data_type().clone()))
             });
-            Ok(Arc::new(StructArray::try_new(fields.collect(), stored, nulls)?))
+            Ok(Arc::new(StructArray::try_new(fields.collect(), stored, None)?))
         }
         _ => {
             let array = column.as_ref();
@@ -205,9 +206,11 @@ fn with_plain_nulls<T: ArrowPrimitiveType>(array: &PrimitiveArray<T>) -> Primiti
     PrimitiveArray::new(values, array.nulls().cloned()).with_data_type(array.data_type().clone())
 }
 
-fn without_nulls(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
-    if column.null_count() == 0 {
+/// The array, NULL also where these are.
+fn null_where(column: &ArrayRef, nulls: Option<&NullBuffer>) -> Result<ArrayRef, ArrowError> {
+    let all = NullBuffer::union(column.nulls(), nulls);
+    if nulls.is_none_or(|nulls| nulls.null_count() == 0) {
         return Ok(Arc::clone(column));
     }
-    Ok(make_array(column.to_data().into_builder().nulls(None).build()?))
+    Ok(make_array(column.to_data().into_builder().nulls(all).build()?))
 }

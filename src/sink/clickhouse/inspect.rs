@@ -19,7 +19,7 @@ use super::client::ClickHouse;
 use super::error::ClickHouseError;
 use super::options::{NAME, TTL};
 use super::progress::{PROGRESS_TABLE, PROGRESS_VIEW};
-use super::table::{history_table_name, history_view_name, table_name};
+use super::table::{history_table_name, history_view_name, table_comment, table_name};
 use super::types::quote_text;
 
 /// The last inspection, to compare the next one with.
@@ -35,6 +35,7 @@ pub struct Inspector {
 struct Definition {
     uuid: String,
     statement: String,
+    comment: String,
 }
 
 struct SeenTable {
@@ -50,6 +51,7 @@ struct TableRow {
     name: String,
     uuid: String,
     statement: String,
+    comment: String,
 }
 
 #[derive(Row, Deserialize)]
@@ -130,9 +132,9 @@ impl Inspector {
                 tampered.push(Tampering::Rows { view, generation, what });
             } else if generation.has_names
                 && before.is_published
-                && let Some(what) = self.names(&found, schema)
+                && let Some(tampering) = self.names(&found, schema)
             {
-                tampered.push(Tampering::Name { view: Arc::clone(schema), what });
+                tampered.push(tampering);
             }
         }
         let tables = |g: &Inspection| table_name(&g.schema.name, &g.schema.generation);
@@ -196,19 +198,24 @@ impl Inspector {
     }
 
     /// Tampering with a generation's public names.
-    fn names(&mut self, found: &InspectionAnswers, schema: &ViewRef) -> Option<String> {
+    fn names(&mut self, found: &InspectionAnswers, schema: &ViewRef) -> Option<Tampering> {
+        let view = Arc::clone(schema);
         let history = schema.history.then(|| history_view_name(&schema.name));
         for name in [Some(schema.name.clone()), history].into_iter().flatten() {
-            let Some(Definition { statement, .. }) = found.names.get(&name) else {
+            let Some(Definition { statement, comment, .. }) = found.names.get(&name) else {
                 self.views.remove(&name);
-                return Some(format!("VIEW {name} is gone"));
+                return Some(Tampering::Name { view, what: format!("VIEW {name} is gone") });
             };
             let seen = (schema.generation.clone(), statement.clone());
             let before = self.views.insert(name.clone(), seen.clone());
             let is_altered = before.is_some_and(|before| before.0 == seen.0 && before != seen);
             if is_altered || !statement.contains(&schema.generation) {
                 self.views.remove(&name);
-                return Some(format!("VIEW {name} was altered"));
+                return Some(Tampering::Name { view, what: format!("VIEW {name} was altered") });
+            }
+            if *comment != table_comment(schema) {
+                self.views.remove(&name);
+                return Some(Tampering::Comment { view });
             }
         }
         None
@@ -221,7 +228,8 @@ impl InspectionAnswers {
         let database = quote_text(clickhouse.internal());
         let tables = clickhouse
             .fetch::<TableRow>(&format!(
-                "SELECT database, name, toString(uuid) AS uuid, create_table_query AS statement \
+                "SELECT database, name, toString(uuid) AS uuid, create_table_query AS statement, \
+                 comment \
                  FROM system.tables WHERE database IN ({names}, {database})"
             ))
             .await?;
@@ -237,8 +245,10 @@ impl InspectionAnswers {
                  WHERE database = {database} GROUP BY table"
             ))
             .await?;
-        let definition =
-            |row: TableRow| (row.name, Definition { uuid: row.uuid, statement: row.statement });
+        let definition = |row: TableRow| {
+            let TableRow { name, uuid, statement, comment, .. } = row;
+            (name, Definition { uuid, statement, comment })
+        };
         let is_public = |row: &TableRow| row.database == clickhouse.database();
         let (names, tables): (Vec<_>, Vec<_>) = tables.into_iter().partition(is_public);
         Ok(InspectionAnswers {

@@ -8,7 +8,7 @@ use crate::model::view::{ViewRef, ViewSchema};
 use super::client::ClickHouse;
 use super::error::ClickHouseError;
 use super::options::ClickHouseOptions;
-use super::types::{clickhouse_type, has_nullable_tuple, quote_name};
+use super::types::{clickhouse_type, quote_name, quote_text};
 
 /// The hash of the row or key, in tables whose sorting key needs one.
 pub(super) const HASH_COLUMN: &str = "_row_hash";
@@ -23,6 +23,8 @@ pub(super) const DELETED_COLUMN: &str = "_deleted";
 pub(super) const VALID_FROM_COLUMN: &str = "valid_from";
 /// When it went, or NULL.
 pub(super) const VALID_TO_COLUMN: &str = "valid_to";
+const VALID_FROM_TYPE: &str = "DateTime64(3, 'UTC')";
+const VALID_TO_TYPE: &str = "Nullable(DateTime64(3, 'UTC'))";
 
 /// How long a partition rests before it is merged into one part, which removes tombstones.
 const CLEANUP_AGE_S: u32 = 600;
@@ -45,6 +47,29 @@ pub(super) fn history_table_name(view: &str, generation: &str) -> String {
 /// The public name of a view's history.
 pub(super) fn history_view_name(view: &str) -> String {
     format!("{view}_history")
+}
+
+/// What ClickHouse says of a view: what its query file does.
+pub(super) fn table_comment(schema: &ViewSchema) -> String {
+    schema.comment.clone().unwrap_or_default()
+}
+
+/// What ClickHouse says of a column: its SQL type, and what is not seen of it there.
+fn column_comment(column: &SqlField) -> String {
+    let SqlField { sql_type, nullable, .. } = column;
+    let mut comment = sql_type.to_string();
+    if !nullable {
+        comment += " NOT NULL";
+    }
+    comment += match sql_type {
+        SqlType::Timestamp { with_time_zone: true, .. } => ": an instant, shown in UTC",
+        SqlType::Timestamp { .. } => ": a time of no zone; UTC stands for none",
+        SqlType::Bytea => ": bytes; hex() shows them",
+        SqlType::Array(_) if *nullable => ": NULL is []",
+        SqlType::Struct(_) if *nullable => ": NULL is all members NULL",
+        _ => "",
+    };
+    comment
 }
 
 /// A view's table in ClickHouse.
@@ -139,8 +164,8 @@ impl Table {
     fn history_columns(&self) -> Vec<(&'static str, &'static str)> {
         let mut columns = self.identity_columns();
         columns.extend([
-            (VALID_FROM_COLUMN, "DateTime64(3, 'UTC')"),
-            (VALID_TO_COLUMN, "Nullable(DateTime64(3, 'UTC'))"),
+            (VALID_FROM_COLUMN, VALID_FROM_TYPE),
+            (VALID_TO_COLUMN, VALID_TO_TYPE),
             (VERSION_COLUMN, "UInt64"),
         ]);
         columns
@@ -159,19 +184,28 @@ impl Table {
         format!("INSERT INTO {path} ({}) FORMAT ArrowStream", names.join(", "))
     }
 
-    fn view_over(&self, name: &str, path: &str, more: &[&str]) -> String {
+    fn view_over(&self, name: &str, path: &str, more: &[(&str, &str, &str)]) -> String {
         let own = self.schema.columns.iter().map(|c| quote_name(&c.name));
-        let columns: Vec<String> = own.chain(more.iter().map(|name| quote_name(name))).collect();
+        let columns: Vec<String> =
+            own.chain(more.iter().map(|(name, _, _)| quote_name(name))).collect();
+        let own = self.schema.columns.iter().zip(&self.column_types);
+        let own = own.map(|(column, of)| (&*column.name, &**of, column_comment(column)));
+        let more = more.iter().map(|(name, of, comment)| (*name, *of, comment.to_string()));
+        let declared = own.chain(more).map(|(name, of, comment)| {
+            format!("{} {of} COMMENT {}", quote_name(name), quote_text(&comment))
+        });
+        let declared = declared.collect::<Vec<_>>().join(", ");
         let repeat = match self.is_keyless() {
             true => format!(" ARRAY JOIN range({MULTIPLICITY_COLUMN}) AS `_copy`"),
             false => String::new(),
         };
         format!(
-            "CREATE OR REPLACE VIEW {}.{} DEFINER = CURRENT_USER SQL SECURITY DEFINER AS \
-             SELECT {} FROM {path} FINAL{repeat}",
+            "CREATE OR REPLACE VIEW {}.{} ({declared}) DEFINER = CURRENT_USER SQL SECURITY DEFINER \
+             AS SELECT {} FROM {path} FINAL{repeat} COMMENT {}",
             quote_name(&self.database),
             quote_name(name),
             columns.join(", "),
+            quote_text(&table_comment(&self.schema)),
         )
     }
 
@@ -200,7 +234,11 @@ impl Table {
     /// The statement that puts the history's table behind its public name.
     pub(super) fn publish_history_sql(&self) -> String {
         let name = history_view_name(&self.schema.name);
-        self.view_over(&name, &self.history_path(), &[VALID_FROM_COLUMN, VALID_TO_COLUMN])
+        let more = [
+            (VALID_FROM_COLUMN, VALID_FROM_TYPE, "when the row came, in UTC"),
+            (VALID_TO_COLUMN, VALID_TO_TYPE, "when it went, in UTC; NULL: it is there"),
+        ];
+        self.view_over(&name, &self.history_path(), &more)
     }
 
     /// `CREATE TABLE`, if it is not there.
@@ -236,15 +274,6 @@ impl Table {
              min_age_to_force_merge_on_partition_only = 1, \
              min_age_to_force_merge_seconds = {CLEANUP_AGE_S}"
         )
-    }
-
-    /// The settings that `create_sql` and `publish_sql` need. A setting that is not needed is not
-    /// given, because an older ClickHouse refuses what it does not know.
-    pub(super) fn create_settings(&self) -> &'static [(&'static str, &'static str)] {
-        match self.schema.columns.iter().any(has_nullable_tuple) {
-            true => &[("enable_nullable_tuple_type", "1")],
-            false => &[],
-        }
     }
 
     /// `INSERT` by column name; data follows as an Arrow stream.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::view::SinkMessage;
-use crate::model::{Head, Tick};
+use crate::model::{Head, Position, Tick};
 use crate::sink::Recovered;
 
 use super::collect::ChangeCollector;
@@ -41,6 +41,8 @@ pub(super) struct Runner {
     errors: u64,
     live_at: Option<Tick>,
     published: bool,
+    /// The last position that somebody waits for to be recorded.
+    wanted: watch::Receiver<Position>,
 }
 
 impl Runner {
@@ -51,6 +53,8 @@ impl Runner {
     ) -> Self {
         let written = recovered.progress.unwrap_or_default();
         writer.status.set_written(written);
+        writer.status.set_recorded(written);
+        let wanted = writer.status.watch_wanted();
         if recovered.published {
             writer.status.set_published();
         }
@@ -64,6 +68,7 @@ impl Runner {
             errors: 0,
             live_at: None,
             published: recovered.published,
+            wanted,
         }
     }
 
@@ -88,6 +93,8 @@ impl Runner {
                         self.take(message)?;
                     }
                 }
+                // The status outlives this task.
+                Ok(()) = self.wanted.changed() => {}
                 () = sleep_until(wake) => {}
             }
         }
@@ -166,7 +173,9 @@ impl Runner {
     fn record_at(&self) -> Option<Instant> {
         let (head, errors, at) = self.recorded;
         let is_news = head.tick != self.collector.closed().tick || errors != self.errors;
-        is_news.then(|| at + IDLE_PROGRESS_INTERVAL)
+        let wanted = *self.wanted.borrow();
+        let is_wanted = head.position < wanted && wanted <= self.collector.closed().position;
+        is_news.then(|| if is_wanted { at } else { at + IDLE_PROGRESS_INTERVAL })
     }
 
     fn wake_at(&self) -> Option<Instant> {

@@ -101,6 +101,7 @@ impl ViewWriter {
         // GenerationProgress of several views goes together, so waiting for it is no sign of load.
         let took = start.elapsed();
         self.progress.write(GenerationProgress { view, generation, head: to, errors }).await;
+        self.status.set_recorded(to);
         if publish {
             self.until_done(|| self.catalog.publish(&self.table)).await;
             self.status.set_published();

@@ -1,0 +1,209 @@
+//! The own ClickHouse: what its readers and strangers may do.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use heliostat::internals::http::client;
+use heliostat::internals::sink::{Login, Logins, read_login};
+use serde_json::{Value, json};
+
+use crate::QUERIES;
+use crate::common::{Server, clients};
+
+/// What nobody but Heliostat may do in its ClickHouse. `$P` is the address of its HTTP interface.
+const ATTEMPTS: [&str; 40] = [
+    "SELECT * FROM file('/etc/passwd', 'LineAsString')",
+    "SELECT * FROM file('*', 'LineAsString')",
+    "INSERT INTO FUNCTION file('planted.csv', 'CSV', 'a String') VALUES ('x')",
+    "SELECT * FROM url('$P/ping', 'LineAsString')",
+    "INSERT INTO FUNCTION url('$P/', 'CSV', 'a String') VALUES ('x')",
+    "SELECT * FROM remote('127.0.0.1', 'system', 'one')",
+    "SELECT * FROM cluster('default', 'system', 'one')",
+    "SELECT * FROM s3('http://127.0.0.1:1/b/k', 'CSV', 'a String')",
+    "SELECT * FROM hdfs('hdfs://127.0.0.1:1/k', 'CSV', 'a String')",
+    "SELECT * FROM azureBlobStorage('http://127.0.0.1:1', 'c', 'b', 'CSV', 'auto', 'a String')",
+    "SELECT * FROM executable('x.sh', 'CSV', 'a String')",
+    "SELECT * FROM mysql('127.0.0.1:1', 'd', 't', 'u', 'p')",
+    "SELECT * FROM postgresql('127.0.0.1:1', 'd', 't', 'u', 'p')",
+    "SELECT * FROM sqlite('/tmp/x.db', 't')",
+    "SELECT * FROM mongodb('127.0.0.1:1', 'd', 'c', 'u', 'p', 'a String')",
+    "SELECT * FROM merge('heliostat_internal', '.*')",
+    "SELECT * FROM heliostat_internal._heliostat_generations",
+    "SELECT * FROM heliostat_internal._heliostat_progress_log",
+    "SELECT 1 INTO OUTFILE '/tmp/heliostat-outfile'",
+    "CREATE TABLE heliostat.mine (a Int8) ENGINE = Memory",
+    "CREATE TABLE mine (a Int8) ENGINE = File(CSV)",
+    "CREATE TEMPORARY TABLE mine (a Int8)",
+    "CREATE DATABASE mine",
+    "CREATE DICTIONARY heliostat.d (k UInt64, v String) PRIMARY KEY k SOURCE(FILE(path '/etc/passwd' format 'TSV')) LAYOUT(FLAT()) LIFETIME(0)",
+    "CREATE FUNCTION mine AS (x) -> x",
+    "CREATE USER mine",
+    "CREATE VIEW heliostat.mine AS SELECT 1",
+    "CREATE NAMED COLLECTION mine AS a = 1",
+    "DROP VIEW heliostat.orders",
+    "DROP DATABASE heliostat",
+    "TRUNCATE TABLE heliostat.orders",
+    "INSERT INTO heliostat.orders VALUES ('x', 1)",
+    "ALTER TABLE heliostat.orders DELETE WHERE 1",
+    "KILL QUERY WHERE 1",
+    "SYSTEM STOP LISTEN HTTP",
+    "SYSTEM STOP MERGES heliostat_internal._heliostat_generations",
+    "SYSTEM SHUTDOWN",
+    "SYSTEM RELOAD CONFIG",
+    "BACKUP DATABASE heliostat TO File('/tmp/heliostat-backup')",
+    "GRANT ALL ON *.* TO reader",
+];
+
+/// Settings that a reader must not change.
+const FIXED: [&str; 7] = [
+    "max_memory_usage=0",
+    "max_memory_usage_for_user=0",
+    "max_execution_time=0",
+    "max_threads=64",
+    "max_concurrent_queries_for_user=0",
+    "os_thread_priority=0",
+    "add_http_cors_header=1",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_own_clickhouse_lets_readers_read_views_and_strangers_nothing() {
+    let server = Server::with_clickhouse(&[("views.sql", QUERIES)]);
+    server.append(&json!([{"type": "OrderPaid", "data": {"id": "a", "amount": 7}}])).await;
+    let reader = read_login(&Logins::reader_file(&server.data())).unwrap();
+    let rows = "SELECT id, total FROM orders";
+    let csv = format!("{rows} FORMAT CSV");
+    server.until("\"a\",14\n".to_string(), || server.clickhouse_as(&reader, &csv)).await;
+    let names = server.clickhouse_as(&reader, "SHOW TABLES").await;
+    assert_eq!(names, "_heliostat_progress\norders\nsalaries\n");
+    assert_eq!(server.clickhouse_as(&reader, "SHOW DATABASES").await, "heliostat\n");
+
+    let boot = Login { user: "default".to_string(), password: String::new() };
+    let wrong = Login { password: "wrong".to_string(), ..reader.clone() };
+    let address = server.clickhouse_url();
+    for login in [&reader, &boot, &wrong] {
+        for attempt in ATTEMPTS {
+            let answer = server.clickhouse_as(login, &attempt.replace("$P", &address)).await;
+            assert!(answer.starts_with("Code: "), "{}: {attempt}: {answer}", login.user);
+        }
+    }
+    for login in [&boot, &wrong] {
+        let answer = server.clickhouse_as(login, "SELECT count() FROM system.numbers").await;
+        assert!(answer.starts_with("Code: "), "{}: {answer}", login.user);
+    }
+    for setting in FIXED {
+        let sql = format!("SELECT 1 SETTINGS {setting}");
+        assert!(server.clickhouse_as(&reader, &sql).await.starts_with("Code: "), "{setting}");
+        let request = client().post(format!("{address}/?{setting}")).body("SELECT 1");
+        let request = request.basic_auth(&reader.user, Some(&reader.password));
+        assert!(!request.send().await.unwrap().status().is_success(), "{setting}");
+    }
+    // Hogs of memory and of time end by themselves; the views go on meanwhile.
+    let hog = "SELECT groupArray(number) FROM numbers(1000000000)";
+    assert!(server.clickhouse_as(&reader, hog).await.contains("MEMORY_LIMIT_EXCEEDED"));
+    let busy = client().post(&address).basic_auth(&reader.user, Some(&reader.password));
+    let busy = busy.body("SELECT count() FROM numbers(1e12) WHERE sipHash64(number) = 1");
+    let busy = tokio::spawn(async move { busy.send().await.map(|answer| answer.status()) });
+    server.append(&json!([{"type": "OrderPaid", "data": {"id": "b", "amount": 5}}])).await;
+    server
+        .until("\"b\",20\n".to_string(), || {
+            server.clickhouse_as(&reader, "SELECT id, total FROM orders WHERE id = 'b' FORMAT CSV")
+        })
+        .await;
+    busy.abort();
+
+    // The command needs no password.
+    let data = server.data();
+    let directory = data.to_str().unwrap();
+    let output = server.command(&["sql", rows, "--data-dir", directory]);
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && shown.contains("id\ttotal\n") && shown.contains("a\t14\n"),
+        "{shown}"
+    );
+    let output = server.command(&["sql", "--print", "--data-dir", directory]);
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(printed["native"].as_str().unwrap().starts_with("127.0.0.1:"), "{printed}");
+    let native = &printed["native"];
+    let expected = json!({"url": address, "native": native, "user": "reader", "password": reader.password, "database": "heliostat"});
+    assert_eq!(printed, expected);
+    let output = server.command(&["sql", "DROP DATABASE heliostat", "--data-dir", directory]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("ACCESS_DENIED"));
+}
+
+const DETAILS: &str = "
+CREATE TABLE detail (id TEXT NOT NULL, at TIMESTAMP(3) WITH TIME ZONE, note JSON,
+    place STRUCT<city TEXT, floors ARRAY<INT>>)
+  WITH (event_type = 'Detail');
+
+-- Where things are.
+-- One row a thing.
+CREATE MATERIALIZED VIEW details WITH (key = 'id') AS
+  SELECT id, at, note, place FROM detail;
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_analysts_see_the_views_and_get_nothing_else_over_either_protocol() {
+    let server = Server::with_clickhouse(&[("views.sql", QUERIES), ("details.sql", DETAILS)]);
+    server.until(200, || async { server.try_get("/readyz?views=all").await.0 }).await;
+    let place = json!({"city": "Graz", "floors": [1, 2]});
+    let events = json!([
+        {"type": "OrderPaid", "data": {"id": "a", "amount": 7}},
+        {"type": "Detail", "data": {"id": "a", "at": "2026-01-01T00:00:00Z", "note": {"k": "x"}, "place": place}},
+        {"type": "Detail", "data": {"id": "b"}},
+    ]);
+    let (status, answer) = server.post("/v1/events?wait=clickhouse&timeout=60s", &events).await;
+    assert_eq!(status, 200, "{answer}");
+    let data = server.data();
+    let output = server.command(&["sql", "--print", "--data-dir", data.to_str().unwrap()]);
+    let mut given: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let address = server.clickhouse_url();
+    let attempts = ATTEMPTS.map(|sql| sql.replace("$P", &address));
+    // The native client would write what comes to a file of its own, which is no matter of the server's.
+    let attempts: Vec<_> = attempts.iter().filter(|sql| !sql.contains("OUTFILE")).collect();
+    given["attempts"] = json!(attempts);
+    let told = tokio::task::spawn_blocking(move || analysts(&given)).await.unwrap();
+
+    let tables = json!(["_heliostat_progress", "details", "orders", "salaries"]);
+    for client in ["connect", "driver"] {
+        assert_eq!(told[client]["tables"], tables, "{client}");
+        assert_eq!(told[client]["frame"], 1, "{client}");
+        let rows = told[client]["rows"].to_string();
+        assert!(rows.contains("'Graz'") && rows.contains("[1, 2]"), "{client}: {rows}");
+        assert!(rows.contains("None") && rows.contains("[]"), "{client}: {rows}");
+    }
+    assert_eq!(told["driver"]["after"], 42);
+    assert_eq!(told["connect"]["comment"], "Where things are.\nOne row a thing.");
+    let comments = &told["connect"]["comments"];
+    assert_eq!(comments["id"], "TEXT NOT NULL");
+    assert_eq!(comments["at"], "TIMESTAMP(3) WITH TIME ZONE: an instant, shown in UTC");
+    for (login, through) in told["through"].as_object().unwrap() {
+        assert_eq!(*through, json!([]), "{login} got through");
+    }
+    assert_eq!(server.clickhouse("SELECT count() FROM heliostat.orders").await, "1\n");
+
+    // Another comment is there without the view being built anew.
+    let generation = server.get("/v1/views/details").await["generation"].clone();
+    server.write("details.sql", &DETAILS.replace("Where things are.", "Places."));
+    let comment =
+        "SELECT comment FROM system.tables WHERE database = 'heliostat' AND name = 'details'";
+    let expected = "Places.\\nOne row a thing.\n".to_string();
+    server.until(expected, || server.clickhouse(comment)).await;
+    assert_eq!(server.get("/v1/views/details").await["generation"], generation);
+}
+
+/// Runs the clients.
+fn analysts(given: &Value) -> Value {
+    let python = clients().join("python/bin/python");
+    let mut child = Command::new(python)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/analysts.py"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("python: `make clients` installs it");
+    child.stdin.take().unwrap().write_all(given.to_string().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{told}"))
+}

@@ -1,0 +1,81 @@
+"""Analysts' clients against the own ClickHouse: clickhouse-connect over HTTP, clickhouse-driver over the
+native protocol.
+
+analysts.py: reads from standard input {"url", "native", "user", "password", "attempts": [SQL]}, and prints
+what it saw, as JSON: for each client the tables and some rows, and which attempts got through as the user, as
+ClickHouse's own login and with a wrong password.
+"""
+
+import json
+import sys
+from urllib.parse import urlparse
+
+import clickhouse_connect
+from clickhouse_driver import Client
+from clickhouse_driver import errors
+
+given = json.load(sys.stdin)
+user, password = given["user"], given["password"]
+http = urlparse(given["url"])
+native_host, native_port = given["native"].rsplit(":", 1)
+
+ROWS = "SELECT * FROM details ORDER BY id"
+
+
+def connect():
+    client = clickhouse_connect.get_client(
+        host=http.hostname, port=http.port, database="heliostat", username=user, password=password)
+    described = client.query("DESCRIBE details")
+    names = described.column_names
+    return {
+        "tables": [row[0] for row in client.query("SHOW TABLES").result_rows],
+        "rows": [repr(row) for row in client.query(ROWS).result_rows],
+        "frame": len(client.query("SELECT * FROM orders").result_rows),
+        "comments": {row[names.index("name")]: row[names.index("comment")] for row in described.result_rows},
+        "comment": client.query(
+            "SELECT comment FROM system.tables WHERE database = 'heliostat' AND name = 'details'").result_rows[0][0],
+    }
+
+
+def native(name, secret, database="heliostat"):
+    return Client(native_host, port=int(native_port), user=name, password=secret, database=database,
+                  connect_timeout=5, send_receive_timeout=90)
+
+
+def driver():
+    client = native(user, password)
+    return {
+        "tables": [row[0] for row in client.execute("SHOW TABLES")],
+        "rows": [repr(row) for row in client.execute(ROWS)],
+        # What comes next on the same connection is read from the right place.
+        "frame": len(client.execute("SELECT * FROM orders")),
+        "after": client.execute("SELECT 42")[0][0],
+    }
+
+
+def through(name, secret, database):
+    """The attempts that nothing refused."""
+    passed = []
+    for sql in given["attempts"]:
+        client = native(name, secret, database)
+        try:
+            # Data of INSERT goes apart here.
+            client.execute(sql, [] if sql.startswith("INSERT") and "VALUES" in sql else None)
+            passed.append(sql)
+        except (errors.Error, EOFError, OSError):
+            pass
+        finally:
+            client.disconnect()
+    return passed
+
+
+json.dump({
+    "connect": connect(),
+    "driver": driver(),
+    "through": {
+        "reader": through(user, password, "heliostat"),
+        "boot": through("default", "", ""),
+        "wrong": through(user, "wrong", "heliostat"),
+        "nobody": through("nobody", "", ""),
+    },
+}, sys.stdout)
