@@ -422,7 +422,7 @@ fn comment_above(text: &str, line: u64) -> Option<String> {
     let begins =
         |line: &&str| line.get(..6).is_some_and(|word| word.eq_ignore_ascii_case("create"));
     // The name may be in a line of its own.
-    let statement = lines[..name_line].iter().rposition(|line| begins(&line))?;
+    let statement = lines[..name_line].iter().rposition(begins)?;
     let above = lines[..statement].iter().rev().map_while(|line| line.strip_prefix("--"));
     let mut comment: Vec<&str> = above.map(|line| line.trim_start_matches('-').trim()).collect();
     comment.reverse();

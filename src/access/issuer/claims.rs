@@ -51,7 +51,9 @@ fn fits(rule: &GrantRule, claims: &Map<String, Value>) -> bool {
     let (Some(claim), Some(wanted)) = (&rule.claim, &rule.value) else { return true };
     let is_wanted = |value: &Value| match value {
         Value::String(text) => text == wanted || text.split(' ').any(|word| word == wanted),
-        Value::Bool(_) | Value::Number(_) => value.to_string() == *wanted,
+        Value::Bool(_) | Value::Number(_) => {
+            serde_json::from_str::<Value>(wanted).is_ok_and(|w| w == *value)
+        }
         _ => false,
     };
     match find(claims, claim) {

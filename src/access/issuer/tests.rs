@@ -151,7 +151,7 @@ async fn forged_signature_or_algorithm_is_refused() {
         none,
         format!("{signed}."),
         format!("{signed}.{}", signature.replace(&signature[..2], "__")),
-        format!("{}x.{signature}", signed),
+        format!("{signed}x.{signature}"),
         token(&fixture.key, &head_of("RS256"), &claims),
         token(&fixture.key, &head_of("ES256"), &claims),
         token(&fixture.key, &head_of("eddsa"), &claims),
