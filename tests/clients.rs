@@ -47,7 +47,7 @@ impl Server {
             .spawn()
             .unwrap();
         let url = common::addresses(&mut child, &directory.path().join("data")).http;
-        Server { child, url, directory: directory }
+        Server { child, url, directory }
     }
 }
 
