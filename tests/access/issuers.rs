@@ -146,7 +146,7 @@ async fn every_endpoint_asks_issuers_tokens_for_the_right_role() {
         sign(json!({"alg": "RS256", "kid": "ES256-1", "claims": with(json!({}))})).await,
         sign(json!({"alg": "RS256", "header": {"crit": ["b64"], "b64": false}, "claims": with(json!({}))})).await,
         format!("{}.{unsigned}", admin.split('.').nth(1).unwrap()),
-        format!("{}A", admin),
+        format!("{admin}A"),
         "a.b.c".to_string(),
     ];
     for (operation, expected) in operations().iter().zip(EXPECTED) {
