@@ -121,7 +121,9 @@ impl<D: PackedDifference> Merger<Run<D>> for RunMerger<D> {
                         two.next_key(b);
                     }
                     *key = None;
-                    1
+                    // The spine gives fuel for the updates of both runs, and no more: it expects the
+                    // merge to be done with that.
+                    0
                 }
                 (Some(_), None) => values.copy(one, a, out),
                 (None, Some(_)) => values.copy(two, b, out),

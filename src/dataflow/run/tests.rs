@@ -147,6 +147,22 @@ fn merged_runs_have_the_sums_of_both_however_the_merge_is_suspended() {
     }
 }
 
+/// A spine gives a merge fuel for what its runs have. One that takes more is not done when the next run
+/// comes, which is a panic.
+#[test]
+fn a_merge_takes_fuel_for_its_updates_and_no_more() {
+    let mut random = Random(23);
+    for keys in [1, 40, 100_000] {
+        let (one, two) =
+            (content(&mut random, 3_000, keys, true), content(&mut random, 900, keys, true));
+        let (one, two) = (run(&one).unwrap(), run(&two).unwrap());
+        let mut merger = merge::RunMerger::new(&one, &two, AntichainRef::new(&[1_000_002]));
+        let mut fuel = (one.len() + two.len() + 1) as isize;
+        merger.work(&one, &two, &mut fuel);
+        assert_eq!(fuel, 1);
+    }
+}
+
 #[test]
 fn merging_what_cancels_out_leaves_nothing() {
     let one = content(&mut Random(17), 500, 20, true);
