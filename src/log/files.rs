@@ -8,8 +8,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::LogError;
+
+/// How long a log may still be held by a process that is ending: that of a server whose parent was killed
+/// just now.
+const LOCK_TIME_MAX: Duration = Duration::from_secs(1);
+/// How often it is looked whether it is.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A directory of append-only files.
 pub trait Files: Send + Sync {
@@ -144,12 +151,18 @@ impl DiskFiles {
             .write(true)
             .open(path)
             .map_err(named)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(LogError::Locked { path: directory.display().to_string() });
+        let end = Instant::now() + LOCK_TIME_MAX;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < end => {
+                    std::thread::sleep(LOCK_INTERVAL);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(LogError::Locked { path: directory.display().to_string() });
+                }
+                Err(TryLockError::Error(error)) => return Err(named(error)),
             }
-            Err(TryLockError::Error(error)) => return Err(named(error)),
         }
         let files = DiskFiles { _lock: Some(lock), ..DiskFiles::without_lock(directory) };
         // A file that a process made before it died may have its name in memory only.
