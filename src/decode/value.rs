@@ -365,7 +365,7 @@ impl ValueSeed<'_> {
             return self.null();
         }
         match self.builder {
-            ColumnBuilder::Json(v) => v.push(Some(json::without_escapes(raw).as_bytes())),
+            ColumnBuilder::Json(v) => v.push(Some(raw.as_bytes())),
             ColumnBuilder::Decimal { precision, scale, values } => {
                 match text::decimal(unquoted(raw), *precision, *scale).and_then(|v| v.to_i128()) {
                     Some(value) => values.push(Some(value)),

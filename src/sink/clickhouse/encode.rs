@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, FixedSizeBinaryArray, ListArray, PrimitiveArray,
-    RecordBatch, StructArray, TimestampMillisecondArray, UInt8Array, UInt64Array, make_array,
+    RecordBatch, StringArray, StructArray, TimestampMillisecondArray, UInt8Array, UInt64Array,
+    make_array,
 };
 use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -14,9 +15,10 @@ use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::model::Tick;
 use crate::model::row::{Row, RowCodec};
+use crate::model::schema::SqlType;
 use crate::model::view::ViewSchema;
+use crate::model::{Tick, json};
 
 use super::history::Interval;
 use super::table::{
@@ -77,10 +79,18 @@ impl RowDecoder {
     }
 }
 
+/// JSON texts with characters in place of their escapes: PostgreSQL keeps those, and those who read
+/// tables need not see them.
+fn without_escapes(column: &ArrayRef) -> ArrayRef {
+    let Some(texts) = column.as_string_opt::<i32>() else { return Arc::clone(column) };
+    Arc::new(texts.iter().map(|text| text.map(json::without_escapes)).collect::<StringArray>())
+}
+
 /// Encodes rows of one view for its table.
 pub(super) struct RowEncoder {
     pub(super) decoder: RowDecoder,
-    names: Vec<String>,
+    /// The columns' names, and whether they hold JSON.
+    columns: Vec<(String, bool)>,
     hashed: bool,
     keyless: bool,
 }
@@ -89,7 +99,9 @@ impl RowEncoder {
     pub(super) fn new(table: &Table) -> Result<Self, ArrowError> {
         Ok(RowEncoder {
             decoder: RowDecoder::new(&table.schema)?,
-            names: table.schema.columns.iter().map(|c| c.name.clone()).collect(),
+            columns: (table.schema.columns.iter())
+                .map(|c| (c.name.clone(), c.sql_type == SqlType::Json))
+                .collect(),
             hashed: table.hashed,
             keyless: table.is_keyless(),
         })
@@ -126,8 +138,9 @@ impl RowEncoder {
     ) -> Result<Vec<(&str, ArrayRef)>, ArrowError> {
         let own = self.decoder.decode(rows.clone().map(|r| (&r.key, &r.value)))?;
         let mut columns: Vec<(&str, ArrayRef)> = Vec::with_capacity(own.len() + 5);
-        for (name, column) in self.names.iter().zip(&own) {
-            columns.push((name.as_str(), storable(column)?));
+        for ((name, is_json), column) in self.columns.iter().zip(&own) {
+            let column = if *is_json { without_escapes(column) } else { Arc::clone(column) };
+            columns.push((name.as_str(), storable(&column)?));
         }
         if self.hashed {
             let hashes = rows.clone().map(|r| row_hash(&r.key).to_be_bytes());
