@@ -160,8 +160,7 @@ fn changes(
             let updates = batch.updates();
             let (sum, own) = match as_of {
                 Some(tick) => {
-                    let diffs = updates.map(|(_, diff)| diff);
-                    let sum = diffs.fold(Multiplicity::default(), Multiplicity::plus);
+                    let sum: Multiplicity = updates.map(|(_, diff)| diff).sum();
                     (Some((*tick, sum)).filter(|_| !sum.is_zero()), None)
                 }
                 None => (None, Some(updates)),
@@ -218,8 +217,7 @@ impl ViewRows {
                 let at = Row::from_slice(at.bytes);
                 while let Some(value) = cursor.value() {
                     let past = cursor.updates().filter(|(t, _)| t <= tick).map(|(_, diff)| diff);
-                    let count = past.fold(Multiplicity::default(), Multiplicity::plus);
-                    let count = self.failures.known(count);
+                    let count = self.failures.known(past.sum());
                     if count > 0 {
                         rows.push((at.clone(), Row::from_slice(value), count));
                     }

@@ -64,6 +64,12 @@ impl Multiplicity {
     }
 }
 
+impl std::iter::Sum for Multiplicity {
+    fn sum<I: Iterator<Item = Multiplicity>>(counts: I) -> Multiplicity {
+        counts.fold(Multiplicity::default(), Multiplicity::plus)
+    }
+}
+
 impl From<i8> for Multiplicity {
     fn from(count: i8) -> Multiplicity {
         Multiplicity(count.into())

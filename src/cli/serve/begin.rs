@@ -119,14 +119,17 @@ pub fn tell(
     .ok()
 }
 
+/// The tokens, and the issuers of others; else the code to end with.
+fn open_access(settings: &Settings, alarms: Alarms) -> Result<Access, u8> {
+    Access::open(&settings.data_dir, &settings.issuers, alarms).map_err(|error| {
+        report(&error);
+        ENVIRONMENT
+    })
+}
+
 /// Refuses to let everybody in from beyond loopback: that takes tokens, or `--insecure`.
 fn check_access(settings: &Settings, loopback: bool) -> Result<(), u8> {
-    let access = Access::open(&settings.data_dir, &settings.issuers, Alarms::default()).map_err(
-        |error| {
-            report(&error);
-            ENVIRONMENT
-        },
-    )?;
+    let access = open_access(settings, Alarms::default())?;
     let tokens = access.is_required();
     if !loopback && !tokens && !settings.insecure {
         let (listen, data_dir) = (&settings.listen, settings.data_dir.display());
@@ -159,11 +162,7 @@ pub fn write_side(
 
 /// Who is let in.
 fn gate(settings: &Settings, loopback: bool, alarms: &Alarms) -> Result<Gate, u8> {
-    let access =
-        Access::open(&settings.data_dir, &settings.issuers, alarms.clone()).map_err(|error| {
-            report(&error);
-            ENVIRONMENT
-        })?;
+    let access = open_access(settings, alarms.clone())?;
     // On loopback a page of another name must not pass for one of this machine. Elsewhere there are
     // tokens, or everybody is let in on purpose.
     let hosts = loopback.then(|| settings.hosts.clone());

@@ -218,7 +218,7 @@ impl HalfMatches {
             while let Some(other) = rows.value() {
                 let is_there = |t: &Tick| t < tick || !*before && t == tick;
                 let diffs = rows.updates().filter(|(t, _)| is_there(t)).map(|(_, diff)| diff);
-                let count = diffs.fold(Multiplicity::default(), Multiplicity::plus);
+                let count: Multiplicity = diffs.sum();
                 if !count.is_zero() {
                     let other = pairs.row(other);
                     for (_, row, diff) in &changes[next..end] {

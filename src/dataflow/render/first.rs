@@ -89,7 +89,7 @@ fn candidate<S: KeptRows>(group: &[KeyedUpdate], limit: u32) -> GroupUpdate {
     };
     let rows = group.iter().flat_map(|((_, row), _, diff)| std::iter::repeat_n(row, copies(diff)));
     let slots = SmallVec::from_iter([S::of_rows(rows, limit).into()]);
-    let rows = group.iter().fold(Multiplicity::default(), |sum, (_, _, diff)| sum.plus(*diff));
+    let rows = group.iter().map(|(_, _, diff)| *diff).sum();
     ((key.clone(), ()), *tick, Accumulator { rows, slots })
 }
 

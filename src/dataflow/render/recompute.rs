@@ -81,8 +81,7 @@ impl ChangeWork for RecomputedChanges {
             old.seek_key(key);
             if old.key() == Some(key) {
                 while let Some(row) = old.value() {
-                    let diffs = old.updates().map(|(_, diff)| diff);
-                    let count = diffs.fold(Multiplicity::default(), Multiplicity::plus);
+                    let count = old.updates().map(|(_, diff)| diff).sum();
                     before.insert(Row::from_slice(row), groups.failures.known(count));
                     old.next_value();
                 }

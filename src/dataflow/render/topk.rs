@@ -181,8 +181,7 @@ impl<P: Pick> ChangeWork for RankedGroups<P> {
             let mut history = GroupHistory { ahead: Vec::new(), done: !found };
             let mut next = || {
                 let row = Row::from_slice(old.value()?);
-                let diffs = old.updates().map(|(_, diff)| diff);
-                let count = diffs.fold(Multiplicity::default(), Multiplicity::plus);
+                let count = old.updates().map(|(_, diff)| diff).sum();
                 old.next_value();
                 Some((row, failures.known(count)))
             };

@@ -103,16 +103,16 @@ impl<D: PackedDifference> Run<D> {
         while let Some(key) = cursor.key(self) {
             out.key(key);
             while let Some(value) = cursor.value(self) {
-                let mut updates = cursor.updates(self);
-                let count = updates.len();
-                packed.clear();
-                for (tick, difference) in &mut updates {
-                    put_update(&mut packed, self.base, tick, &difference);
-                }
                 if keep(key, value) {
+                    let updates = cursor.updates(self);
+                    let count = updates.len();
+                    packed.clear();
+                    for (tick, difference) in updates {
+                        put_update(&mut packed, self.base, tick, &difference);
+                    }
                     out.value(value, count, &packed);
                 }
-                cursor.pass_value(self, &updates);
+                cursor.next_value(self);
             }
             cursor.next_key(self);
         }

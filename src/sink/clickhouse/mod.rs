@@ -8,7 +8,9 @@
 //! ```text
 //! SinkMessage ─► collect ─► pending ─► rows ─► encode ─► client ─► <view>__<generation>
 //!                   │                                      │
-//!                boundary (which ticks may be flushed, intent: where the next flush ends)     └─► progress, catalog (public VIEWs)
+//!                boundary (which ticks may be flushed)     └─► progress, catalog (public VIEWs)
+//!                   │
+//!                intent (where the next flush ends)
 //!
 //!                 └─► history (since when) ─► encode ─► client ─► <view>__<generation>_history
 //! ```
@@ -118,9 +120,8 @@ pub struct ClickHouseSink {
 
 impl ClickHouseSink {
     /// Connects, and creates the database and what the sink itself needs there. What it keeps on disk
-    /// is below `data_dir`. Asks once: whether
-    /// it is worth another try says [`ClickHouseError::kind`]. Must be called on a tokio runtime
-    /// with timers and I/O.
+    /// is below `data_dir`. Asks once: whether it is worth another try says
+    /// [`ClickHouseError::kind`]. Must be called on a tokio runtime with timers and I/O.
     pub async fn connect(
         config: &ClickHouseConfig,
         data_dir: &Path,
