@@ -26,6 +26,8 @@ pub trait Files: Send + Sync {
     fn append(&self, name: &str) -> io::Result<Box<dyn FileHandle>>;
     /// Reads up to `buffer.len()` bytes at an offset; 0 at the end.
     fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+    /// All of a file as it was at one moment, also while it is replaced.
+    fn read_all(&self, name: &str) -> io::Result<Vec<u8>>;
     /// The length of a file.
     fn len(&self, name: &str) -> io::Result<u64>;
     /// Writes bytes again that are at an offset already, durably: they may be in memory only.
@@ -237,6 +239,10 @@ impl Files for DiskFiles {
         self.handle(name)?.read_at(buffer, offset)
     }
 
+    fn read_all(&self, name: &str) -> io::Result<Vec<u8>> {
+        std::fs::read(self.directory.join(name))
+    }
+
     fn len(&self, name: &str) -> io::Result<u64> {
         Ok(std::fs::metadata(self.directory.join(name))?.len())
     }
@@ -432,6 +438,11 @@ impl Files for FaultyFiles {
         let contents = disk.files.get(name).ok_or(io::ErrorKind::NotFound)?;
         let mut rest = contents.bytes.get(offset as usize..).unwrap_or_default();
         rest.read(buffer)
+    }
+
+    fn read_all(&self, name: &str) -> io::Result<Vec<u8>> {
+        let disk = lock(&self.0);
+        Ok(disk.files.get(name).ok_or(io::ErrorKind::NotFound)?.bytes.clone())
     }
 
     fn len(&self, name: &str) -> io::Result<u64> {

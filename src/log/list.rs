@@ -168,22 +168,13 @@ impl SegmentList {
 
     /// Reads the file.
     pub fn read(files: &dyn Files) -> Result<ReadList, LogError> {
-        let named = |source| LogError::Io { path: LIST_NAME.to_string(), source };
-        if !files.list().map_err(named)?.iter().any(|name| name == LIST_NAME) {
-            return Ok(ReadList::Absent);
-        }
-        let len = files.len(LIST_NAME).map_err(named)?;
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-        let mut filled = 0;
-        while filled < bytes.len() {
-            let read =
-                files.read_at(LIST_NAME, filled as u64, &mut bytes[filled..]).map_err(named)?;
-            if read == 0 {
-                break;
+        let bytes = match files.read_all(LIST_NAME) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(ReadList::Absent);
             }
-            filled += read;
-        }
-        bytes.truncate(filled);
+            Err(source) => return Err(LogError::Io { path: LIST_NAME.to_string(), source }),
+        };
         match SegmentList::parse(&bytes) {
             // It is whole: nobody may take it for damage.
             ReadList::Damaged(error @ ListError::Version { .. }) => {

@@ -287,6 +287,9 @@ impl Files for Gated {
     fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.files.read_at(name, offset, buffer)
     }
+    fn read_all(&self, name: &str) -> io::Result<Vec<u8>> {
+        self.files.read_all(name)
+    }
     fn len(&self, name: &str) -> io::Result<u64> {
         self.files.len(name)
     }
