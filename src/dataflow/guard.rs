@@ -154,7 +154,7 @@ impl ViewControl {
 pub trait HeldTrace {
     /// The bytes of its batches; 0 when it is gone.
     fn bytes(&self) -> usize;
-    /// Its batches; `None` if they are none that can be kept.
+    /// Its batches; `None` if it is made anew of others.
     fn runs(&self) -> Option<Vec<PackedRun>>;
     /// Hands over its batches, to be freed elsewhere.
     fn reclaim(&self, to: &mut VecDeque<Box<dyn Reclaimed>>);
@@ -213,6 +213,11 @@ impl Guard {
         self.0.takeover.from()
     }
 
+    /// Whether the rows that the installation takes up are told as changes.
+    pub fn tells_rows(&self) -> bool {
+        self.0.takeover.tells_rows()
+    }
+
     /// The first tick that anything can change at.
     pub fn first_tick(&self) -> Tick {
         self.from().map_or(Tick::MIN, |tick| tick + 1)
@@ -223,10 +228,10 @@ impl Guard {
         self.0.takeover.next(workers)
     }
 
-    /// The batches of all arrangements, in the order in which they were built; `None` if some cannot be
-    /// kept. To be asked when everything that was fed has gone through.
-    pub fn arrangements(&self) -> Option<WorkerArrangements> {
-        self.0.traces.borrow().iter().map(|(trace, _)| trace.runs()).collect()
+    /// The batches of all arrangements that are kept, in the order in which they were built. To be asked
+    /// when everything that was fed has gone through.
+    pub fn arrangements(&self) -> WorkerArrangements {
+        self.0.traces.borrow().iter().filter_map(|(trace, _)| trace.runs()).collect()
     }
 
     /// Called by an operator of the view when it runs; true if it has to stop.

@@ -32,8 +32,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A side that has served for so long is started again at once.
 const PAUSE_FORGOTTEN: Duration = Duration::from_secs(30);
-/// How long each side may take to end.
-const SIDE_END_TIME_MAX: Duration = Duration::from_millis(4_200);
+/// How long the write side may take to end, and both together: the read side writes a snapshot.
+const WRITE_SIDE_END_TIME_MAX: Duration = Duration::from_secs(3);
+const SIDES_END_TIME_MAX: Duration = Duration::from_millis(8_400);
 /// The longest path that a socket may have.
 const SOCKET_PATH_MAX: usize = 100;
 
@@ -164,9 +165,9 @@ impl Sides {
 
     /// Ends the sides: first the one that takes requests, then the one that answers them.
     async fn end(&mut self) {
-        for side in [&mut self.write, &mut self.read] {
-            side.end().await;
-        }
+        let now = Instant::now();
+        self.write.end(now + WRITE_SIDE_END_TIME_MAX).await;
+        self.read.end(now + SIDES_END_TIME_MAX).await;
     }
 }
 
@@ -339,10 +340,10 @@ impl Side {
         }
     }
 
-    async fn end(&mut self) {
+    /// Ends it, until `end` at the latest.
+    async fn end(&mut self, end: Instant) {
         let Some(mut running) = self.running.take() else { return };
         let _ = running.tell(&FromParent::Stop).await;
-        let end = Instant::now() + SIDE_END_TIME_MAX;
         while Instant::now() < end {
             if !matches!(running.child.try_wait(), Ok(None)) {
                 return;

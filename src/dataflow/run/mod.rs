@@ -26,9 +26,11 @@ mod merge;
 mod writer;
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use differential_dataflow::difference::Semigroup;
+use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Accumulator;
 use crate::model::Tick;
@@ -86,12 +88,29 @@ impl PackedDifference for Accumulator {
 
 /// An immutable, sorted sequence of updates.
 pub struct Run<D> {
-    bytes: Arc<Vec<u8>>,
+    bytes: Bytes,
     blocks: usize,
     updates: usize,
     /// What ticks are written as the difference to.
     base: Tick,
+    id: u64,
     difference: PhantomData<fn() -> D>,
+}
+
+/// What a run has beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunShape {
+    pub blocks: usize,
+    pub updates: usize,
+    /// What ticks are written as the difference to.
+    pub base: Tick,
+}
+
+/// Numbers the runs of the process.
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
 impl<D: PackedDifference> Run<D> {
@@ -128,8 +147,8 @@ impl<D> Run<D> {
 
     /// The run, whatever its differences are.
     pub fn packed(&self) -> PackedRun {
-        let Run { bytes, blocks, updates, base, .. } = self;
-        PackedRun { bytes: Arc::clone(bytes), blocks: *blocks, updates: *updates, base: *base }
+        let Run { blocks, updates, base, id, .. } = *self;
+        PackedRun { bytes: self.bytes.clone(), shape: RunShape { blocks, updates, base }, id }
     }
 
     /// The hash of a block's first key.
@@ -158,18 +177,39 @@ impl<D> Run<D> {
 impl<D> From<PackedRun> for Run<D> {
     /// The run, whose differences are of this type.
     fn from(run: PackedRun) -> Self {
-        let PackedRun { bytes, blocks, updates, base } = run;
-        Run { bytes, blocks, updates, base, difference: PhantomData }
+        let PackedRun { bytes, shape: RunShape { blocks, updates, base }, id } = run;
+        Run { bytes, blocks, updates, base, id, difference: PhantomData }
     }
 }
 
 /// A run of differences of any type; its clones share the bytes.
 #[derive(Clone)]
 pub struct PackedRun {
-    bytes: Arc<Vec<u8>>,
-    blocks: usize,
-    updates: usize,
-    base: Tick,
+    bytes: Bytes,
+    shape: RunShape,
+    id: u64,
+}
+
+impl PackedRun {
+    /// A run of these bytes, which are all of one that was made before.
+    pub fn new(bytes: Bytes, shape: RunShape) -> Self {
+        PackedRun { bytes, shape, id: next_id() }
+    }
+
+    /// Its number; no other run of the process has it.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// All of its bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// What it has beside them.
+    pub fn shape(&self) -> RunShape {
+        self.shape
+    }
 }
 
 #[cfg(test)]

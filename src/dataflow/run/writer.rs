@@ -1,14 +1,15 @@
 //! Writes a run, in its order.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::model::Tick;
 use crate::model::packed::{put, put_bytes, put_signed};
 
 use super::block::{HEADER_BYTES, TABLE_ENTRY_BYTES, UNIT};
 use super::cursor::KeyRef;
-use super::{PackedDifference, Run};
+use super::{PackedDifference, Run, next_id};
 
 /// The most bytes that a number takes.
 const NUMBER_BYTES: usize = 10;
@@ -119,10 +120,11 @@ impl<D: PackedDifference> RunWriter<D> {
         }
         self.bytes.shrink_to_fit();
         Some(Run {
-            bytes: Arc::new(self.bytes),
+            bytes: Bytes::from(self.bytes),
             blocks: self.index.len(),
             updates: self.updates,
             base: self.base,
+            id: next_id(),
             difference: PhantomData,
         })
     }
