@@ -106,6 +106,7 @@ impl EngineBackend {
             event_types: view.plan.event_types.clone(),
             rows: view.rows(),
             state_bytes: self.runtime.state_bytes(view.id) as u64,
+            state_file_bytes: self.runtime.file_bytes(view.id) as u64,
             start: Some(view.start()),
             live_after_ms: view.live_after_ms(),
             snapshot: view.last_snapshot().map(|snapshot| SnapshotStatus {
@@ -139,6 +140,7 @@ impl EngineBackend {
             event_types: plan.event_types.clone(),
             rows: 0,
             state_bytes: 0,
+            state_file_bytes: 0,
             start: None,
             live_after_ms: None,
             snapshot: None,

@@ -22,7 +22,7 @@ use super::snapshots::SnapshotPace;
 use super::supervisor::{self, Supervisor};
 use super::tasks::Tasks;
 use super::unread::Unread;
-use crate::dataflow::{FailureMemory, Runtime, RuntimeOptions, ViewLimits};
+use crate::dataflow::{FailureMemory, Runtime, RuntimeOptions, Spill, ViewLimits};
 use crate::decode::CatalogReceiver;
 use crate::log::{DiskFiles, LogFollower};
 use crate::model::alarm::{Alarms, Part};
@@ -98,15 +98,18 @@ impl ReadSide {
         let set_aside = Arc::new(set_aside.map_err(EngineError::SetAside)?);
         let stuck_max = Duration::from_millis(config.limits.worker_stuck_ms_max);
         set_aside.watch(stuck_max).map_err(EngineError::SetAside)?;
+        let spill = Arc::new(Spill::new(&config.data_dir));
         let runtime = Arc::new(Runtime::with(RuntimeOptions {
             workers: config.workers,
             limits: ViewLimits::from(&config.limits),
             marker: Some(set_aside.marker()),
+            spill: Some(Arc::clone(&spill)),
         })?);
         let memory = MemoryWatch {
             bytes_max: config.memory_bytes_max,
             pressure: MemoryPressure::default(),
             runtime: Arc::clone(&runtime),
+            spill,
             registry: Arc::clone(&registry),
         };
         let clickhouse_status = Arc::new(RwLock::new(match &config.sink {

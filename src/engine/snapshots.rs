@@ -248,11 +248,12 @@ fn is_recorded(plan: &ViewPlan, at: Head, head: Head) -> bool {
     at.tick >= head.tick || at.position >= head.position && !plan.plan.is_temporal()
 }
 
-/// Whether a view can go on from `head`: its table shows it as of there or later, or nothing of it.
+/// Whether a view can go on from `head`: its table shows it as of there or later, or nothing that a first
+/// flush up to there or later would not write again.
 pub fn can_resume(plan: &ViewPlan, recovered: &Recovered, head: Head) -> bool {
     match recovered.progress {
         Some(progress) => is_recorded(plan, progress, head),
-        None => recovered.unfinished.is_empty(),
+        None => recovered.unfinished.first().is_none_or(|end| head.tick <= *end),
     }
 }
 

@@ -239,6 +239,8 @@ fn encode_views(encoder: &mut DescriptorEncoder<'_>, views: &[ViewStatus]) -> fm
     view_gauges(encoder, "heliostat_view_rows", help, views, |v| v.rows)?;
     let help = "Bytes of the view's state, its rows included; about";
     view_gauges(encoder, "heliostat_view_state_bytes", help, views, |v| v.state_bytes)?;
+    let help = "Bytes of the view's state that are in files";
+    view_gauges(encoder, "heliostat_view_state_file_bytes", help, views, |v| v.state_file_bytes)?;
     let help = "Position of the log up to which the view's state is in a snapshot";
     let saved = |view: &ViewStatus| view.snapshot.map_or(0, |snapshot| snapshot.position);
     view_gauges(encoder, "heliostat_view_snapshot_position", help, views, saved)?;

@@ -75,6 +75,8 @@ pub struct ViewAnswer {
     rows: u64,
     /// About how many bytes its state takes, its rows included.
     state_bytes: u64,
+    /// How many of these are in files, and in memory only while they are looked at.
+    state_file_bytes: u64,
     /// How it began; null before it has.
     #[schema(required)]
     start: Option<StartAnswer>,
@@ -303,6 +305,7 @@ impl From<&ViewStatus> for ViewAnswer {
             event_types: status.event_types.clone(),
             rows: status.rows,
             state_bytes: status.state_bytes,
+            state_file_bytes: status.state_file_bytes,
             start: status.start.map(|start| StartAnswer {
                 how: start.as_str(),
                 position: match start {

@@ -165,7 +165,7 @@ impl SnapshotStore {
             for runs in arrangements {
                 let mut kept = Vec::new();
                 for StoredRun { part, shape } in runs {
-                    let run = PackedRun::new(bytes(part)?, *shape);
+                    let run = PackedRun::in_file(bytes(part)?, *shape);
                     places.insert(run.id(), *part);
                     kept.push(run);
                 }

@@ -17,7 +17,7 @@ fn identity(name: &str) -> ViewIdentity {
 }
 
 fn run(byte: u8, len: usize) -> PackedRun {
-    PackedRun::new(Bytes::from(vec![byte; len]), RunShape { blocks: 1, updates: len, base: 7 })
+    PackedRun::in_file(Bytes::from(vec![byte; len]), RunShape { blocks: 1, updates: len, base: 7 })
 }
 
 fn head(tick: u64) -> Head {
@@ -223,5 +223,7 @@ fn manifests_that_are_damaged_or_of_others_are_refused_with_the_reason() {
     let (tick, why) = reason(LOG);
     assert!(tick == Some(3) && why.contains("checksum is wrong"), "{why}");
     // What is refused is in the way of nobody.
-    publish(&open(&files), vec![view("a", 5, &[run(5, 10)])]).unwrap();
+    let (store, _) = SnapshotStore::open(Arc::new(files.clone()), LOG).unwrap();
+    publish(&store, vec![view("a", 6, &[run(6, 10)])]).unwrap();
+    assert_eq!(reason(LOG), (Some(6), String::new()));
 }

@@ -164,6 +164,8 @@ pub struct ViewStatus {
     pub rows: u64,
     /// About how many bytes its state takes, its rows included.
     pub state_bytes: u64,
+    /// How many of these are in files, and in memory only while they are looked at.
+    pub state_file_bytes: u64,
     /// How it began; `None` before it has.
     pub start: Option<ViewStart>,
     /// How long it took from then on until it was live, once it has been.

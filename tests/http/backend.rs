@@ -83,6 +83,7 @@ impl TestBackend {
             event_types: vec!["OrderPlaced".to_string()],
             rows: 2,
             state_bytes: 1024,
+            state_file_bytes: 0,
             start: None,
             live_after_ms: None,
             snapshot: None,

@@ -19,7 +19,7 @@ use super::side::{self, FromParent, FromSide, SideStart};
 use super::{ended, read, write};
 use crate::link::{LinkError, read_message, write_message};
 use crate::model::alarm::{Alarm, Alarms, Part};
-use crate::model::memory::{resident_bytes, total_bytes};
+use crate::model::memory::{anonymous_bytes, total_bytes};
 
 /// How often the sides are looked after.
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);
@@ -320,7 +320,7 @@ impl Side {
     /// Kills a side that takes so much memory that the kernel may soon choose what to end.
     fn end_if_large(&mut self, bytes_max: u64) {
         let Some(running) = &mut self.running else { return };
-        let resident = resident_bytes(Some(running.child.id())).unwrap_or(0);
+        let resident = anonymous_bytes(Some(running.child.id())).unwrap_or(0);
         if running.killed.is_none() && resident > bytes_max {
             running.killed = Some(format!(
                 "it was killed: it took {resident} bytes of memory, more than {bytes_max}, which is half way \

@@ -66,18 +66,18 @@ pub fn position_bytes(position: Position) -> Row {
 }
 
 /// The rows of runs as of a tick, some at a time.
-pub struct KeptRows {
+pub struct RestoredRows {
     rows: RunsCursor<Multiplicity>,
     layout: PositionedRows,
     tick: Tick,
 }
 
-impl KeptRows {
+impl RestoredRows {
     /// The rows that an arrangement has taken up.
     pub fn of(trace: &RowTrace, layout: PositionedRows, tick: Tick) -> Self {
         let mut runs: Vec<Rc<Run<Multiplicity>>> = Vec::new();
         trace.map_spans(|span| runs.extend(span.inner.clone()));
-        KeptRows { rows: RunsCursor::new(runs), layout, tick }
+        RestoredRows { rows: RunsCursor::new(runs), layout, tick }
     }
 
     /// The next rows; `None` when there is none left.
@@ -151,7 +151,7 @@ impl<'scope> Renderer<'scope, '_> {
         let before = match self.guard.from() {
             None => None,
             Some(tick) => {
-                Some((KeptRows::of(&arranged.trace, PositionedRows::new(&schema)?, tick), tick))
+                Some((RestoredRows::of(&arranged.trace, PositionedRows::new(&schema)?, tick), tick))
             }
         };
         hold(arranged, &self.guard);
@@ -161,7 +161,7 @@ impl<'scope> Renderer<'scope, '_> {
         })
     }
 
-    fn once_more(&self, rows: KeptRows, tick: Tick) -> Deltas<'scope> {
+    fn once_more(&self, rows: RestoredRows, tick: Tick) -> Deltas<'scope> {
         let (guard, failures) = (self.guard.clone(), self.failures.clone());
         let activations = self.scope.activations();
         source(self.scope, "Kept", move |capability, info| {

@@ -21,7 +21,7 @@ use timely::dataflow::operators::core::OkErr;
 use timely::dataflow::operators::generic::Operator;
 use timely::scheduling::Activator;
 
-use super::kept::{KeptRows, PositionedRows, hold, position_bytes};
+use super::kept::{PositionedRows, RestoredRows, hold, position_bytes};
 use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::arrange::{HeldAs, Key, KeyedUpdate, arrange_rows};
 use crate::dataflow::delta::{Delta, batch};
@@ -49,7 +49,7 @@ impl<'scope> Renderer<'scope, '_> {
         moments: &[Scalar],
     ) -> Result<Deltas<'scope>, ArrowError> {
         let schema = self.schema(input);
-        let kept: Rc<RefCell<Option<KeptRows>>> = Rc::default();
+        let kept: Rc<RefCell<Option<RestoredRows>>> = Rc::default();
         let mut filter = TemporalFilter {
             condition: condition.clone(),
             moments: moments.to_vec(),
@@ -116,7 +116,7 @@ impl<'scope> Renderer<'scope, '_> {
         let arranged = arrange_rows(waiting, "Waiting", &self.guard, HeldAs::State);
         if let Some(tick) = self.guard.from() {
             let rows = PositionedRows::new(&schema)?;
-            *kept.borrow_mut() = Some(KeptRows::of(&arranged.trace, rows, tick));
+            *kept.borrow_mut() = Some(RestoredRows::of(&arranged.trace, rows, tick));
         }
         hold(arranged, &self.guard);
         Ok(present)

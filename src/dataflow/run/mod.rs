@@ -23,6 +23,7 @@ mod block;
 mod builder;
 mod cursor;
 mod merge;
+mod spill;
 mod writer;
 
 use std::marker::PhantomData;
@@ -44,6 +45,7 @@ use block::{Block, INDEX_ENTRY_BYTES, UNIT};
 pub use builder::RunBuilder;
 pub use cursor::{KeyRef, RunsCursor};
 pub use merge::consolidated;
+pub use spill::{Spill, spill_to};
 
 /// A difference that is kept as bytes.
 pub trait PackedDifference: Semigroup + Sized + 'static {
@@ -94,6 +96,8 @@ pub struct Run<D> {
     /// What ticks are written as the difference to.
     base: Tick,
     id: u64,
+    /// The bytes are those of a file, and in memory only while they are looked at.
+    in_file: bool,
     difference: PhantomData<fn() -> D>,
 }
 
@@ -145,10 +149,16 @@ impl<D> Run<D> {
         self.bytes.len() + size_of::<Self>()
     }
 
+    /// How many of them are in a file.
+    pub fn file_bytes(&self) -> usize {
+        if self.in_file { self.bytes.len() } else { 0 }
+    }
+
     /// The run, whatever its differences are.
     pub fn packed(&self) -> PackedRun {
-        let Run { blocks, updates, base, id, .. } = *self;
-        PackedRun { bytes: self.bytes.clone(), shape: RunShape { blocks, updates, base }, id }
+        let Run { blocks, updates, base, id, in_file, .. } = *self;
+        let shape = RunShape { blocks, updates, base };
+        PackedRun { bytes: self.bytes.clone(), shape, id, in_file }
     }
 
     /// The hash of a block's first key.
@@ -177,8 +187,8 @@ impl<D> Run<D> {
 impl<D> From<PackedRun> for Run<D> {
     /// The run, whose differences are of this type.
     fn from(run: PackedRun) -> Self {
-        let PackedRun { bytes, shape: RunShape { blocks, updates, base }, id } = run;
-        Run { bytes, blocks, updates, base, id, difference: PhantomData }
+        let PackedRun { bytes, shape: RunShape { blocks, updates, base }, id, in_file } = run;
+        Run { bytes, blocks, updates, base, id, in_file, difference: PhantomData }
     }
 }
 
@@ -188,12 +198,13 @@ pub struct PackedRun {
     bytes: Bytes,
     shape: RunShape,
     id: u64,
+    in_file: bool,
 }
 
 impl PackedRun {
-    /// A run of these bytes, which are all of one that was made before.
-    pub fn new(bytes: Bytes, shape: RunShape) -> Self {
-        PackedRun { bytes, shape, id: next_id() }
+    /// A run of these bytes of a file, which are all of one that was made before.
+    pub fn in_file(bytes: Bytes, shape: RunShape) -> Self {
+        PackedRun { bytes, shape, id: next_id(), in_file: true }
     }
 
     /// Its number; no other run of the process has it.
