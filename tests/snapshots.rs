@@ -98,7 +98,8 @@ async fn contents(server: &Server, position: u64) -> Vec<String> {
                 json!(at["position"].as_u64().unwrap_or(0) >= position)
             };
             server.until_within(Duration::from_secs(30), json!(true), written).await;
-            let ask = || server.clickhouse(&format!("SELECT * FROM {view} ORDER BY ALL"));
+            let sql = format!("SELECT * FROM {view} ORDER BY ALL");
+            let ask = || server.clickhouse(&sql);
             let is_there = || async { !ask().await.contains("DB::Exception") };
             server.until_within(Duration::from_secs(30), true, is_there).await;
             let rows = ask().await;

@@ -361,6 +361,9 @@ pub trait Counted {
         0
     }
 
+    /// Whether batches of the type are runs.
+    const ARE_RUNS: bool = false;
+
     /// It as a run; `None` if it is none.
     fn packed(&self) -> Option<PackedRun> {
         None
@@ -368,6 +371,8 @@ pub trait Counted {
 }
 
 impl<D> Counted for Run<D> {
+    const ARE_RUNS: bool = true;
+
     fn bytes(&self, _: &HeapAverages) -> usize {
         Run::bytes(self)
     }
@@ -445,18 +450,12 @@ where
     }
 
     fn runs(&self) -> Option<Vec<PackedRun>> {
-        let mut runs = Some(Vec::new());
+        let mut runs = Vec::new();
         if let Some(trace) = self.trace.upgrade() {
-            trace.borrow().trace().map_spans(|span| {
-                if let Some(batch) = &span.inner {
-                    runs = runs.take().and_then(|mut runs| {
-                        runs.push(batch.packed()?);
-                        Some(runs)
-                    });
-                }
-            });
+            let mut add = |batch: &Rc<B>| runs.extend(batch.packed());
+            trace.borrow().trace().map_spans(|span| span.inner.iter().for_each(&mut add));
         }
-        runs
+        B::ARE_RUNS.then_some(runs)
     }
 
     fn reclaim(&self, to: &mut VecDeque<Box<dyn Reclaimed>>) {

@@ -49,7 +49,7 @@ impl Spill {
 
     fn begin(&self, bytes: usize) -> Option<SpillFile> {
         let begun = tempfile::tempfile_in(&self.directory).and_then(|file| {
-            reserve(&file, bytes)?;
+            reserve(&file, bytes.max(1))?;
             Ok(SpillFile { file, written: 0 })
         });
         match begun {
