@@ -114,6 +114,7 @@ impl Run {
         let installation = InstallRequest {
             view: 0,
             kept: None,
+            tells_rows: true,
             plan: view.clone(),
             listener: Arc::new(follower),
         };

@@ -4,7 +4,7 @@
 //! a later module to an earlier one (`tests/architecture.rs` checks it):
 //!
 //! ```text
-//! model ◄─ access ◄─ log ◄─ decode ◄─ aggregate ◄─ plan ◄─ dataflow ◄─ sink ◄─ status ◄─ link ◄─ http ◄─ engine ◄─ cli
+//! model ◄─ access ◄─ log ◄─ decode ◄─ aggregate ◄─ plan ◄─ dataflow ◄─ snapshot ◄─ sink ◄─ status ◄─ link ◄─ http ◄─ engine ◄─ cli
 //!
 //! POST /v1/events ─► http ─► log ─► decode ─► dataflow ─► sink ─► ClickHouse
 //!                           (fsync)  (Arrow)     ▲
@@ -21,6 +21,7 @@ mod decode;
 mod aggregate;
 mod plan;
 mod dataflow;
+mod snapshot;
 mod sink;
 mod status;
 mod link;

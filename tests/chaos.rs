@@ -31,7 +31,7 @@ CREATE MATERIALIZED VIEW recent AS SELECT count(*) AS n FROM paid WHERE _recorde
 const FAKE_CLOCK: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 #[cfg(target_arch = "aarch64")]
 const FAKE_CLOCK: &str = "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1";
-const LIMITS: &str = "[limits]\nview_output_bytes_max = 20_000_000";
+const LIMITS: &str = "[limits]\nview_output_bytes_max = 20_000_000\nsnapshot_events_min = 5_000\nsnapshot_interval_ms_min = 1_000";
 const KEYS: u64 = 500;
 /// Events a second, of all posters together.
 const RATE: u64 = 5_000;

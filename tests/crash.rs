@@ -28,7 +28,11 @@ CREATE MATERIALIZED VIEW totals AS SELECT k, count(*) AS n, sum(v) AS total FROM
 CREATE MATERIALIZED VIEW current WITH (order_by = 'v') AS SELECT k, v FROM items;
 CREATE MATERIALIZED VIEW plain AS SELECT v FROM changes WHERE v % 3 = 0;
 CREATE MATERIALIZED VIEW by_value AS SELECT v, count(*) AS n FROM items GROUP BY v;
+CREATE MATERIALIZED VIEW parts AS SELECT k % 7 AS part, v, count(*) OVER (PARTITION BY k % 7) AS n FROM items;
 ";
+
+/// Snapshots are taken all the time.
+const LIMITS: &str = "[limits]\nsnapshot_events_min = 50\nsnapshot_interval_ms_min = 50\n";
 
 /// What the oracle is asked instead of each view.
 const ORACLE: &[(&str, &str)] = &[
@@ -36,6 +40,7 @@ const ORACLE: &[(&str, &str)] = &[
     ("current", "SELECT k, v FROM latest"),
     ("plain", "SELECT v FROM changes WHERE v % 3 = 0"),
     ("by_value", "SELECT v, count(*) AS n FROM latest GROUP BY v"),
+    ("parts", "SELECT k % 7 AS part, v, count(*) OVER (PARTITION BY k % 7) AS n FROM latest"),
 ];
 const LATEST: &str = "CREATE VIEW latest AS SELECT k, v FROM (SELECT *, row_number() OVER \
   (PARTITION BY k ORDER BY position DESC) AS rn FROM changes) WHERE rn = 1 AND NOT gone";
@@ -54,6 +59,7 @@ impl Server {
             .args(["serve", "--listen", "127.0.0.1:0", "--clickhouse-http-port", "0"])
             .args(["--data-dir", &directory.join("data").to_string_lossy()])
             .args(["--queries", &directory.join("queries").to_string_lossy()])
+            .args(["--config", &directory.join("heliostat.toml").to_string_lossy()])
             .env("HELIOSTAT_LOG", "error")
             .env("HELIOSTAT_SINGLE_PROCESS", single_process.to_string())
             .stdin(Stdio::null())
@@ -240,6 +246,7 @@ async fn killed_at_any_moment_nothing_is_lost_and_views_are_right() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("queries")).unwrap();
     std::fs::write(directory.path().join("queries/items.sql"), QUERIES).unwrap();
+    std::fs::write(directory.path().join("heliostat.toml"), LIMITS).unwrap();
     let client = heliostat::internals::http::client();
     let next_id = Arc::new(AtomicU64::new(1));
     let mut acknowledged: HashMap<u64, u64> = HashMap::new();
@@ -289,6 +296,11 @@ async fn killed_at_any_moment_nothing_is_lost_and_views_are_right() {
     let server = Server::start(directory.path(), None, false);
     let patience = Duration::from_secs(60);
     assert!(ready(&client, &server, "/readyz?views=all", patience).await, "all views are live");
+    let status = client.get(format!("{}/v1/views", server.http)).send().await.unwrap();
+    let status: serde_json::Value = status.json().await.unwrap();
+    for view in status["views"].as_array().unwrap() {
+        assert_eq!(view["start"]["how"], "resumed", "{view}");
+    }
     let events = read_log(&client, &server).await;
     println!("{} events acknowledged, {} in the log", acknowledged.len(), events.len());
     let mut places: HashMap<u64, u64> = HashMap::new();

@@ -27,7 +27,7 @@ use timely::progress::{Antichain, Timestamp};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::batcher::{HeapAverages, HeapBytes, PendingUpdates, Sealing};
-use super::guard::{Guard, HeldTrace};
+use super::guard::{Guard, HeldBytes, HeldTrace};
 use super::kept::TakenUp;
 use super::reclaim::Reclaimed;
 use super::run::{KeyRef, PackedDifference, PackedRun, Run, RunBuilder, consolidated};
@@ -356,6 +356,11 @@ pub trait Counted {
     /// Its bytes; `averages` tells those that its updates have on the heap.
     fn bytes(&self, averages: &HeapAverages) -> usize;
 
+    /// How many of these are in a file.
+    fn file_bytes(&self) -> usize {
+        0
+    }
+
     /// It as a run; `None` if it is none.
     fn packed(&self) -> Option<PackedRun> {
         None
@@ -365,6 +370,10 @@ pub trait Counted {
 impl<D> Counted for Run<D> {
     fn bytes(&self, _: &HeapAverages) -> usize {
         Run::bytes(self)
+    }
+
+    fn file_bytes(&self) -> usize {
+        Run::file_bytes(self)
     }
 
     fn packed(&self) -> Option<PackedRun> {
@@ -422,12 +431,13 @@ where
     Rc<B>: SpineBatch,
     <Rc<B> as SpineBatch>::Time: Timestamp + Lattice,
 {
-    fn bytes(&self) -> usize {
-        let mut sum = 0;
+    fn bytes(&self) -> HeldBytes {
+        let mut sum = HeldBytes::default();
         if let Some(trace) = self.trace.upgrade() {
             trace.borrow().trace().map_spans(|span| {
                 if let Some(batch) = &span.inner {
-                    sum += batch.bytes(&self.averages);
+                    sum.all += batch.bytes(&self.averages);
+                    sum.in_files += batch.file_bytes();
                 }
             });
         }

@@ -70,6 +70,7 @@ pub struct ViewControl {
     failed: AtomicBool,
     state: Vec<AtomicUsize>,
     output: Vec<AtomicUsize>,
+    files: Vec<AtomicUsize>,
     /// The last tick that the installation was fed, for the marker.
     fed: AtomicU64,
 }
@@ -94,6 +95,7 @@ impl ViewControl {
             failed: AtomicBool::new(false),
             state: counters(),
             output: counters(),
+            files: counters(),
             fed: AtomicU64::new(0),
         }
     }
@@ -119,6 +121,11 @@ impl ViewControl {
     /// Bytes of its arrangements and accumulators, its rows included, on all workers; about.
     pub fn state_bytes(&self) -> usize {
         self.state.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
+    }
+
+    /// How many of these bytes are in files.
+    pub fn file_bytes(&self) -> usize {
+        self.files.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
     }
 
     fn output_bytes(&self) -> usize {
@@ -150,11 +157,19 @@ impl ViewControl {
     }
 }
 
+/// The bytes of an arrangement's batches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeldBytes {
+    pub all: usize,
+    /// Those of them that are in files.
+    pub in_files: usize,
+}
+
 /// What an arrangement holds; see [`Guard::watch`].
 pub trait HeldTrace {
-    /// The bytes of its batches; 0 when it is gone.
-    fn bytes(&self) -> usize;
-    /// Its batches; `None` if they are none that can be kept.
+    /// The bytes of its batches; none when it is gone.
+    fn bytes(&self) -> HeldBytes;
+    /// Its batches; `None` if it is made anew of others.
     fn runs(&self) -> Option<Vec<PackedRun>>;
     /// Hands over its batches, to be freed elsewhere.
     fn reclaim(&self, to: &mut VecDeque<Box<dyn Reclaimed>>);
@@ -213,6 +228,11 @@ impl Guard {
         self.0.takeover.from()
     }
 
+    /// Whether the rows that the installation takes up are told as changes.
+    pub fn tells_rows(&self) -> bool {
+        self.0.takeover.tells_rows()
+    }
+
     /// The first tick that anything can change at.
     pub fn first_tick(&self) -> Tick {
         self.from().map_or(Tick::MIN, |tick| tick + 1)
@@ -223,10 +243,10 @@ impl Guard {
         self.0.takeover.next(workers)
     }
 
-    /// The batches of all arrangements, in the order in which they were built; `None` if some cannot be
-    /// kept. To be asked when everything that was fed has gone through.
-    pub fn arrangements(&self) -> Option<WorkerArrangements> {
-        self.0.traces.borrow().iter().map(|(trace, _)| trace.runs()).collect()
+    /// The batches of all arrangements that are kept, in the order in which they were built. To be asked
+    /// when everything that was fed has gone through.
+    pub fn arrangements(&self) -> WorkerArrangements {
+        self.0.traces.borrow().iter().filter_map(|(trace, _)| trace.runs()).collect()
     }
 
     /// Called by an operator of the view when it runs; true if it has to stop.
@@ -313,12 +333,14 @@ impl Guard {
     /// Asks the arrangements for their bytes.
     fn count(&self) {
         let guard = &*self.0;
-        let (mut all, mut output) = (0, 0);
+        let (mut all, mut output, mut in_files) = (0, 0, 0);
         for (trace, is_output) in guard.traces.borrow().iter() {
             let bytes = trace.bytes();
-            all += bytes;
-            output += if *is_output { bytes } else { 0 };
+            all += bytes.all;
+            in_files += bytes.in_files;
+            output += if *is_output { bytes.all } else { 0 };
         }
+        guard.control.files[guard.worker].store(in_files, Ordering::Relaxed);
         guard.arranged.set(all);
         guard.arranged_output.set(output);
         self.publish();
@@ -342,6 +364,7 @@ impl Guard {
         let guard = &*self.0;
         guard.control.state[guard.worker].store(0, Ordering::Relaxed);
         guard.control.output[guard.worker].store(0, Ordering::Relaxed);
+        guard.control.files[guard.worker].store(0, Ordering::Relaxed);
     }
 }
 

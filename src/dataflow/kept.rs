@@ -1,6 +1,9 @@
 //! What outlives an installation: the arrangements of a view as of a tick, and how another one takes
 //! them up.
 //!
+//! All state of a view is in arrangements, or made of them again: operators that hold rows in a form of
+//! their own have their inputs arranged beside (`render/kept.rs`).
+//!
 //! A view's arrangements are numbered in the order in which they are built, which is the same for the
 //! same plan. What is kept of a worker is theirs; another number of workers takes the parts of it that
 //! are its own.
@@ -10,7 +13,9 @@ use std::sync::Arc;
 
 use super::run::PackedRun;
 use crate::model::Tick;
-use crate::plan::ir::{Op, Plan};
+
+/// The version of what the bytes of runs and accumulators mean. It is raised by hand.
+pub const STATE_FORMAT: u32 = 2;
 
 /// Of each of a worker's arrangements the runs.
 pub type WorkerArrangements = Vec<Vec<PackedRun>>;
@@ -24,33 +29,10 @@ pub struct KeptView {
     pub workers: Vec<WorkerArrangements>,
 }
 
-impl KeptView {
-    /// Whether all state of a plan is in arrangements, so that it can be kept.
-    pub fn can_hold(plan: &Plan) -> bool {
-        plan.nodes.iter().all(|node| match node.op {
-            Op::Temporal { .. } | Op::Nearest { .. } | Op::Window { .. } => false,
-            Op::Recursion { .. } | Op::Given { .. } => false,
-            Op::Source { .. }
-            | Op::Constant { .. }
-            | Op::Filter { .. }
-            | Op::Project { .. }
-            | Op::Unnest { .. }
-            | Op::Join { .. }
-            | Op::DeltaJoin { .. }
-            | Op::SemiJoin { .. }
-            | Op::Reduce { .. }
-            | Op::TopK { .. }
-            | Op::First { .. }
-            | Op::Recompute { .. }
-            | Op::AssertKey { .. }
-            | Op::Union { .. } => true,
-        })
-    }
-}
-
 /// What an installation takes up on one worker.
 pub struct Takeover {
     view: Option<Arc<KeptView>>,
+    tells_rows: bool,
     next: Cell<usize>,
     worker: usize,
 }
@@ -64,9 +46,15 @@ pub enum TakenUp {
 }
 
 impl Takeover {
-    /// What this worker takes up of a view that was kept, if it was.
-    pub fn new(view: Option<Arc<KeptView>>, worker: usize) -> Self {
-        Takeover { view, next: Cell::new(0), worker }
+    /// What this worker takes up of a view that was kept, if it was; `tells_rows`: its rows are told as
+    /// changes.
+    pub fn new(view: Option<Arc<KeptView>>, tells_rows: bool, worker: usize) -> Self {
+        Takeover { view, tells_rows, next: Cell::new(0), worker }
+    }
+
+    /// Whether the rows that it takes up are told as changes.
+    pub fn tells_rows(&self) -> bool {
+        self.tells_rows
     }
 
     /// The tick that everything begins after, if anything was kept.

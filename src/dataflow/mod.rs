@@ -32,8 +32,9 @@ pub use failure::{
 };
 pub use feed_group::FeedGroupId;
 pub use guard::ViewLimits;
-pub use kept::{KeptView, WorkerArrangements};
+pub use kept::{KeptView, STATE_FORMAT, WorkerArrangements};
 pub use marker::{LastEnd, MarkedView, Marker};
 pub use output::{EncodedRow, read_order};
+pub use run::{PackedRun, RunShape, Spill};
 pub use runtime::{KeptByWorker, Runtime, RuntimeError, RuntimeOptions, ViewRead};
 pub use worker::InstallRequest;

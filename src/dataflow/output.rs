@@ -76,7 +76,9 @@ fn follow(
 ) {
     let activations = arranged.stream.scope().activations();
     let mut before = Vec::new();
-    arranged.trace.map_spans(|span| before.extend(span.inner.clone()));
+    if guard.tells_rows() {
+        arranged.trace.map_spans(|span| before.extend(span.inner.clone()));
+    }
     let sink = arranged
         .stream
         .unary_frontier::<timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _>(

@@ -14,6 +14,7 @@ use super::feed_group::FeedGroupId;
 use super::guard::{ViewControl, ViewLimits, mark_in};
 use super::marker::Marker;
 use super::output::EncodedRow;
+use super::run::{Spill, spill_to};
 use super::worker::{
     InstallRequest, KeptViews, Load, ReadRequest, WorkerCommand, WorkerState, load,
 };
@@ -80,13 +81,15 @@ pub struct RuntimeOptions {
     pub limits: ViewLimits,
     /// Where the workers note what they work on.
     pub marker: Option<Arc<Marker>>,
+    /// Where large parts of the state go when memory is short.
+    pub spill: Option<Arc<Spill>>,
 }
 
 impl RuntimeOptions {
     /// So many workers, the usual limits but for that of time, no notes.
     pub fn new(workers: usize) -> Self {
         let limits = ViewLimits { time_max: Duration::MAX, ..ViewLimits::from(&Limits::default()) };
-        RuntimeOptions { workers, limits, marker: None }
+        RuntimeOptions { workers, limits, marker: None, spill: None }
     }
 }
 
@@ -144,7 +147,7 @@ impl Runtime {
 
     /// Starts the worker threads.
     pub fn with(options: RuntimeOptions) -> Result<Self, RuntimeError> {
-        let RuntimeOptions { workers, limits, marker } = options;
+        let RuntimeOptions { workers, limits, marker, spill } = options;
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| channel()).unzip();
         let receivers: Vec<Mutex<Option<Receiver<WorkerCommand>>>> =
             receivers.into_iter().map(|r| Mutex::new(Some(r))).collect();
@@ -158,6 +161,7 @@ impl Runtime {
             let _watch = Watch(Arc::clone(&watched));
             let index = worker.index();
             let _ = lock(&started).send((index, std::thread::current()));
+            spill_to(spill.clone());
             mark_in(marker.as_ref().and_then(|marker| marker.worker(index)));
             if let Some(commands) = lock(&receivers[index]).take() {
                 WorkerState::new(worker, commands).run();
@@ -214,6 +218,11 @@ impl Runtime {
     /// Bytes of a view's state, its rows included; about.
     pub fn state_bytes(&self, view: usize) -> usize {
         lock(&self.state).controls.get(&view).map_or(0, |control| control.state_bytes())
+    }
+
+    /// How many of these bytes are in files, and in memory only while they are looked at.
+    pub fn file_bytes(&self, view: usize) -> usize {
+        lock(&self.state).controls.get(&view).map_or(0, |control| control.file_bytes())
     }
 
     /// Lets the workers give freed memory back, also while they have work.

@@ -74,7 +74,7 @@ pub enum WorkerCommand {
     Shutdown,
 }
 
-/// Of each view what is kept of this worker; `None` where it cannot be kept, or is gone.
+/// Of each view what is kept of this worker; `None` where it is gone.
 pub type KeptViews = Vec<(usize, Option<WorkerArrangements>)>;
 
 /// Is told what is kept of this worker.
@@ -87,6 +87,8 @@ pub struct InstallRequest {
     pub view: usize,
     /// What it takes up; `None`: it begins before the first event.
     pub kept: Option<Arc<KeptView>>,
+    /// The rows that it takes up are told as changes at its tick.
+    pub tells_rows: bool,
     /// The plan of the dataflow.
     pub plan: ViewPlan,
     /// Is told what the view does, on the workers' threads.
@@ -240,7 +242,7 @@ impl<'a> WorkerState<'a> {
                 let kept = |view: usize| {
                     let running = self.views.get(&view)?;
                     let goes_on = !running.guard.control().is_stopped();
-                    if goes_on { running.guard.arrangements() } else { None }
+                    goes_on.then(|| running.guard.arrangements())
                 };
                 answer(views.into_iter().map(|view| (view, kept(view))).collect());
             }
@@ -265,9 +267,10 @@ impl<'a> WorkerState<'a> {
         control: Arc<ViewControl>,
     ) -> Result<Installation, ArrowError> {
         let index = self.worker.index();
-        let InstallRequest { plan, listener, kept, .. } = view;
-        let failures = FailureStream::new(&plan.event_types);
-        let guard = Guard::new(control, index, Takeover::new(kept, index));
+        let InstallRequest { plan, listener, kept, tells_rows, .. } = view;
+        let takeover = Takeover::new(kept, tells_rows, index);
+        let failures = FailureStream::new(&plan.event_types, takeover.from());
+        let guard = Guard::new(control, index, takeover);
         let schema = crate::plan::relaxed(&plan.plan.root().schema);
         let layout = output::layout(&plan.schema, &schema)?;
         let listener: output::ViewListener = Rc::new(move |message| listener(message));

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::memory::MemoryPressure;
+use super::snapshots::{self, GroupPace, GroupSnapshot, SnapshotQueue};
 use super::tracker::ViewTracker;
 use crate::dataflow::{FeedGroupId, Runtime};
 use crate::log::{Frame, LogError, LogFollower, LogReader};
@@ -31,6 +32,13 @@ const LAG_TIME: Duration = Duration::from_millis(200);
 const FIRST_LAGGING: FeedGroupId = 1 << 48;
 /// How often it is looked whether a sink or the memory has room again.
 const ROOM_POLL: Duration = Duration::from_millis(50);
+/// How long views may take to get through what they were fed before a snapshot goes without them: live
+/// ones, and those that catch up.
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+const PAUSE_MAX_BESIDE: Duration = Duration::from_secs(5);
+/// The same for all groups together while the server ends.
+const LAST_PAUSE_MAX: Duration = Duration::from_secs(1);
+const LAST_PAUSE_POLL: Duration = Duration::from_millis(2);
 /// How often a long replay shows how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -38,6 +46,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 enum FeederCommand {
     Add {
         feed_group: FeedGroupId,
+        from: Head,
         exact: bool,
         views: Vec<Arc<ViewTracker>>,
         boundaries: BTreeSet<Tick>,
@@ -56,17 +65,19 @@ pub struct FeederHandle {
 }
 
 impl FeederHandle {
-    /// Feeds these views from the log's beginning. They must have been installed as `feed_group`.
+    /// Feeds these views what comes after `from`. They must have been installed as `feed_group`, from
+    /// there on.
     /// Chunks end at `boundaries`, for the sinks to find their way back. `exact`: the
     /// views see each tick that the log has, and not only the last one of each chunk.
     pub fn add(
         &self,
         feed_group: FeedGroupId,
+        from: Head,
         exact: bool,
         views: Vec<Arc<ViewTracker>>,
         boundaries: BTreeSet<Tick>,
     ) {
-        self.send(FeederCommand::Add { feed_group, exact, views, boundaries });
+        self.send(FeederCommand::Add { feed_group, from, exact, views, boundaries });
     }
 
     /// Feeds a view no more and forgets its state.
@@ -90,6 +101,7 @@ pub struct Feeder {
     pressure: MemoryPressure,
     feed_groups: Vec<GroupCursor>,
     next_lagging: FeedGroupId,
+    snapshots: Option<SnapshotQueue>,
     stop: CancellationToken,
     tokio: Handle,
 }
@@ -112,6 +124,7 @@ struct GroupCursor {
     /// The ends of the last two chunks.
     before: Head,
     last: Head,
+    snapshots: GroupPace,
     progress: ReplayProgress,
 }
 
@@ -122,16 +135,17 @@ struct LogChunk {
 }
 
 impl Feeder {
-    /// A feeder without views, and the handle that gives it some.
+    /// A feeder without views, and the handle that gives it some. `wake` wakes it.
     pub fn new(
         log: LogFollower,
         runtime: Arc<Runtime>,
         pressure: MemoryPressure,
+        snapshots: Option<SnapshotQueue>,
+        wake: Arc<Notify>,
         stop: CancellationToken,
         tokio: Handle,
     ) -> (Self, FeederHandle) {
         let (sender, orders) = channel();
-        let wake = Arc::new(Notify::new());
         let handle = FeederHandle { orders: sender, wake: Arc::clone(&wake) };
         let feeder = Feeder {
             log,
@@ -141,6 +155,7 @@ impl Feeder {
             pressure,
             feed_groups: Vec::new(),
             next_lagging: FIRST_LAGGING,
+            snapshots,
             stop,
             tokio,
         };
@@ -159,6 +174,7 @@ impl Feeder {
             }
             self.leave_failed();
             self.leave_lagging();
+            self.take_snapshots();
             // Live views go first: what is new does not wait for what is being made up for.
             self.feed_groups.sort_by_key(|feed_group| (!feed_group.live, feed_group.id));
             let beside = self.feed_groups.first().is_some_and(|feed_group| feed_group.live);
@@ -181,6 +197,45 @@ impl Feeder {
             if !fed {
                 self.wait(&mut head);
             }
+        }
+        self.take_last_snapshots();
+    }
+
+    /// Lets groups pause whose snapshot is due, and takes it once their views are through.
+    fn take_snapshots(&mut self) {
+        let Some(queue) = &self.snapshots else { return };
+        for group in &mut self.feed_groups {
+            if !queue.is_free() {
+                return;
+            }
+            if let Some(since) = group.snapshots.pausing_since() {
+                let is_through = group.views.iter().all(|view| group.is_through(view));
+                let time_max = if group.live { PAUSE_MAX } else { PAUSE_MAX_BESIDE };
+                if is_through || since.elapsed() >= time_max {
+                    group.snapshot(&self.runtime, queue);
+                }
+            } else if group.snapshots.is_due(group.last.position, queue.pace)
+                && group.can_be_in_snapshot()
+            {
+                group.snapshots.pause();
+            }
+        }
+    }
+
+    /// What came since the last snapshots need not be read again after the next start.
+    fn take_last_snapshots(&mut self) {
+        let Some(queue) = &self.snapshots else { return };
+        let end = Instant::now() + LAST_PAUSE_MAX;
+        for group in &mut self.feed_groups {
+            if !group.snapshots.has_news(group.last.position) || !group.can_be_in_snapshot() {
+                continue;
+            }
+            let is_behind =
+                |group: &GroupCursor| group.views.iter().any(|view| !group.is_through(view));
+            while is_behind(group) && Instant::now() < end {
+                std::thread::sleep(LAST_PAUSE_POLL);
+            }
+            group.snapshot(&self.runtime, queue);
         }
     }
 
@@ -229,7 +284,8 @@ impl Feeder {
                 waits_since: None,
                 before: feed_group.before,
                 last: feed_group.last,
-                progress: ReplayProgress::new(feed_group.target),
+                snapshots: GroupPace::new(feed_group.last.position),
+                progress: ReplayProgress::new(feed_group.last, feed_group.target),
             });
         }
         self.feed_groups.extend(left);
@@ -237,9 +293,9 @@ impl Feeder {
 
     fn obey(&mut self, order: FeederCommand) {
         match order {
-            FeederCommand::Add { feed_group, exact, views, boundaries } => {
+            FeederCommand::Add { feed_group, from, exact, views, boundaries } => {
                 let target = self.log.head();
-                let reader = match self.log.read(0) {
+                let reader = match self.log.read(from.position) {
                     Ok(reader) => reader,
                     Err(error) => return fail(&self.runtime, views, &error),
                 };
@@ -253,12 +309,13 @@ impl Feeder {
                     live: false,
                     lagging: false,
                     waits_since: None,
-                    before: Head::default(),
-                    last: Head::default(),
-                    progress: ReplayProgress::new(target),
+                    before: from,
+                    last: from,
+                    snapshots: GroupPace::new(from.position),
+                    progress: ReplayProgress::new(from, target),
                 };
                 // Views without any event have their rows too (a count of nothing).
-                let nothing = LogChunk { frames: Vec::new(), end: Head::default() };
+                let nothing = LogChunk { frames: Vec::new(), end: from };
                 feed_group.feed(&self.log, &self.runtime, nothing);
                 self.feed_groups.push(feed_group);
             }
@@ -279,6 +336,8 @@ impl Feeder {
                 let keep_up = |group: &GroupCursor| !group.views.iter().any(|v| group.lags(v));
                 a.live
                     && b.live
+                    && !a.is_pausing()
+                    && !b.is_pausing()
                     && a.exact == b.exact
                     && a.last == b.last
                     && keep_up(a)
@@ -290,6 +349,7 @@ impl Feeder {
                 let other = self.feed_groups.remove(other);
                 let first = &mut self.feed_groups[first];
                 self.runtime.merge(other.id, first.id);
+                first.snapshots.join(&other.snapshots);
                 first.views.extend(other.views);
                 first.boundaries.extend(other.boundaries);
             }
@@ -298,7 +358,9 @@ impl Feeder {
 
     /// Waits until something may have changed: the log, a view's progress, an order.
     fn wait(&mut self, head: &mut watch::Receiver<Head>) {
-        let polls = |group: &GroupCursor| !group.has_room() || group.waits_since.is_some();
+        let polls = |group: &GroupCursor| {
+            !group.has_room() || group.waits_since.is_some() || group.is_pausing()
+        };
         let full = self.pressure.is_high() || self.feed_groups.iter().any(polls);
         let (stop, wake) = (&self.stop, &self.wake);
         self.tokio.block_on(async {
@@ -331,6 +393,9 @@ impl GroupCursor {
         runtime: &Runtime,
         beside: bool,
     ) -> Result<bool, LogError> {
+        if self.is_pausing() {
+            return Ok(false);
+        }
         // At most two chunks are on their way: the workers are never idle, and what waits in
         // memory stays bounded.
         if self.views.iter().any(|view| self.lags(view)) {
@@ -359,6 +424,31 @@ impl GroupCursor {
             self.progress.done();
         }
         Ok(fed)
+    }
+
+    /// Whether nothing is fed, for a snapshot.
+    fn is_pausing(&self) -> bool {
+        self.snapshots.pausing_since().is_some()
+    }
+
+    /// Whether a view is through with all that it was fed.
+    fn is_through(&self, view: &ViewTracker) -> bool {
+        view.is_over() || view.complete().tick >= self.last.tick
+    }
+
+    /// Whether a snapshot can hold some of its views.
+    fn can_be_in_snapshot(&self) -> bool {
+        !self.exact && self.views.iter().any(|view| snapshots::can_hold(&view.plan))
+    }
+
+    /// Takes a snapshot of the views that are through.
+    fn snapshot(&mut self, runtime: &Runtime, queue: &SnapshotQueue) {
+        let is_there = |view: &&Arc<ViewTracker>| !view.is_over() && self.is_through(view);
+        let views: Vec<_> = self.views.iter().filter(is_there).cloned().collect();
+        self.snapshots.go_on(self.last.position);
+        if !views.is_empty() {
+            queue.push(GroupSnapshot::take(runtime, self.last, &views));
+        }
     }
 
     /// Whether a view is not through with the chunk before the last one.
@@ -426,14 +516,15 @@ impl GroupCursor {
 
 /// Shows how far a replay is, where somebody is looking.
 struct ReplayProgress {
+    from: Head,
     target: Head,
     started: Instant,
     shown: Option<Instant>,
 }
 
 impl ReplayProgress {
-    fn new(target: Head) -> Self {
-        ReplayProgress { target, started: Instant::now(), shown: None }
+    fn new(from: Head, target: Head) -> Self {
+        ReplayProgress { from, target, started: Instant::now(), shown: None }
     }
 
     fn show(&mut self, at: Head) {
@@ -443,7 +534,7 @@ impl ReplayProgress {
         }
         self.shown = Some(Instant::now());
         let (position, target) = (at.position, self.target.position);
-        let rate = position as f64 / self.started.elapsed().as_secs_f64();
+        let rate = (position - self.from.position) as f64 / self.started.elapsed().as_secs_f64();
         if std::io::stderr().is_terminal() {
             let percent = position * 100 / target.max(1);
             eprint!(
@@ -459,7 +550,8 @@ impl ReplayProgress {
             if std::io::stderr().is_terminal() {
                 eprintln!();
             }
-            let (events, seconds) = (self.target.position, self.started.elapsed().as_secs_f64());
+            let seconds = self.started.elapsed().as_secs_f64();
+            let events = self.target.position - self.from.position;
             tracing::info!(events, seconds, "replayed the log");
         }
     }

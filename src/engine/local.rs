@@ -108,16 +108,8 @@ impl LocalRun {
         LocalRun::begin(views, workers, Some(kept))
     }
 
-    /// Whether a view's state can be kept.
-    pub fn can_keep(view: &ViewPlan) -> bool {
-        KeptView::can_hold(&view.plan)
-    }
-
-    /// What is kept of the views as of the last feed; `None` if some of them cannot be kept.
+    /// What is kept of the views as of the last feed; `None` if not all that fails is listed.
     pub fn keep(&self) -> Option<LocalKept> {
-        if !self.views.iter().all(|local| LocalRun::can_keep(&local.plan)) {
-            return None;
-        }
         let ids: Vec<usize> = (0..self.views.len()).collect();
         ids.iter().for_each(|view| drop(self.wait(*view)));
         let (sender, answers) = channel();
@@ -173,6 +165,7 @@ impl LocalRun {
                 InstallRequest {
                     view,
                     kept: kept_views.get(view).map(|kept| Arc::clone(&kept.view)),
+                    tells_rows: true,
                     plan: local.plan.clone(),
                     listener: Arc::new(move |message| state.take(message)),
                 }

@@ -1,4 +1,4 @@
-//! The budget of memory: over it views that catch up wait, and then the largest views are set aside.
+//! The budget of memory: from a part of it on large runs are written to files; over it views that catch up wait, and then the largest views are set aside.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::registry::{Registry, View};
 use super::tracker::ViewTracker;
-use crate::dataflow::Runtime;
-use crate::model::memory::resident_bytes;
+use crate::dataflow::{Runtime, Spill};
+use crate::model::memory::anonymous_bytes;
 
 /// How often the memory is looked at.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -17,6 +17,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const OVER_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long the memory of a view that was set aside may take to come back before another one is.
 const FREE_TIME_MAX: Duration = Duration::from_secs(30);
+/// From one part in so many of the budget on, large parts of the state go to files.
+const SPILL_SHARE: u64 = 4;
 /// A view with less than this part of the budget is not set aside: it would not help.
 const SHARE_MIN: u64 = 100;
 
@@ -37,6 +39,7 @@ pub struct MemoryWatch {
     pub bytes_max: u64,
     pub pressure: MemoryPressure,
     pub runtime: Arc<Runtime>,
+    pub spill: Arc<Spill>,
     pub registry: Arc<Registry>,
 }
 
@@ -51,7 +54,8 @@ impl MemoryWatch {
                 () = tokio::time::sleep(INTERVAL) => {}
                 () = stopping.cancelled() => return,
             }
-            let Some(resident) = resident_bytes(None) else { continue };
+            let Some(resident) = anonymous_bytes(None) else { continue };
+            self.spill.set_wanted(resident > self.bytes_max / SPILL_SHARE);
             let is_over = resident > self.bytes_max;
             // Not to and fro at the limit.
             let is_high = is_over || self.pressure.is_high() && resident > self.bytes_max / 20 * 19;
@@ -89,7 +93,10 @@ impl MemoryWatch {
         let views = self.registry.views();
         let running = views.views.values().flat_map(View::running);
         let going = running.filter(|tracker| tracker.failed().is_none());
-        let bytes = |tracker: &Arc<ViewTracker>| self.runtime.state_bytes(tracker.id) as u64;
+        let bytes = |tracker: &Arc<ViewTracker>| {
+            let all = self.runtime.state_bytes(tracker.id);
+            all.saturating_sub(self.runtime.file_bytes(tracker.id)) as u64
+        };
         let largest = going.max_by_key(|tracker| bytes(tracker))?;
         let bytes = bytes(largest);
         if bytes < self.bytes_max / SHARE_MIN {

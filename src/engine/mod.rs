@@ -16,6 +16,7 @@ mod queries;
 mod read_side;
 mod registry;
 mod set_aside;
+mod snapshots;
 mod supervisor;
 mod tasks;
 mod tracker;
@@ -60,8 +61,9 @@ pub enum EngineError {
     Thread { name: &'static str, source: std::io::Error },
 }
 
-/// How long the feeder, the sinks and the supervisor may take to end, last flushes included.
-const END_TIME_MAX: Duration = Duration::from_secs(3);
+/// How long the feeder, the sinks and the supervisor may take to end, the last flushes and snapshots
+/// included.
+const END_TIME_MAX: Duration = Duration::from_secs(6);
 /// How long the workers and the log may take to end after them.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 

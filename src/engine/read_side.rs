@@ -1,7 +1,7 @@
 //! The read side: plans the query files, keeps the views, writes them to sinks. It follows a log that
 //! this process writes, or another one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -18,15 +18,21 @@ use super::planner::Planner;
 use super::queries::{Queries, QueriesError};
 use super::registry::Registry;
 use super::set_aside::SetAside;
+use super::snapshots::SnapshotPace;
 use super::supervisor::{self, Supervisor};
 use super::tasks::Tasks;
 use super::unread::Unread;
-use crate::dataflow::{FailureMemory, Runtime, RuntimeOptions, ViewLimits};
+use crate::dataflow::{FailureMemory, Runtime, RuntimeOptions, Spill, ViewLimits};
 use crate::decode::CatalogReceiver;
-use crate::log::LogFollower;
+use crate::log::{DiskFiles, LogFollower};
+use crate::model::alarm::{Alarms, Part};
 use crate::model::limits::Limits;
 use crate::sink::SinkConfig;
+use crate::snapshot::SnapshotStore;
 use crate::status::{Backend, ClickHouseStatus};
+
+/// The directory of snapshots in the data directory, and the subject of alarms about it.
+const SNAPSHOTS: &str = "snapshots";
 
 /// Options of a read side.
 pub struct ReadSideConfig {
@@ -92,15 +98,18 @@ impl ReadSide {
         let set_aside = Arc::new(set_aside.map_err(EngineError::SetAside)?);
         let stuck_max = Duration::from_millis(config.limits.worker_stuck_ms_max);
         set_aside.watch(stuck_max).map_err(EngineError::SetAside)?;
+        let spill = Arc::new(Spill::new(&config.data_dir));
         let runtime = Arc::new(Runtime::with(RuntimeOptions {
             workers: config.workers,
             limits: ViewLimits::from(&config.limits),
             marker: Some(set_aside.marker()),
+            spill: Some(Arc::clone(&spill)),
         })?);
         let memory = MemoryWatch {
             bytes_max: config.memory_bytes_max,
             pressure: MemoryPressure::default(),
             runtime: Arc::clone(&runtime),
+            spill,
             registry: Arc::clone(&registry),
         };
         let clickhouse_status = Arc::new(RwLock::new(match &config.sink {
@@ -108,6 +117,7 @@ impl ReadSide {
             Some(_) => ClickHouseStatus::Away { reason: "not connected yet".to_string() },
         }));
         let (requests_sender, requests) = mpsc::unbounded_channel();
+        let snapshots = open_snapshots(&config.data_dir, log.history(), tasks.alarms());
         let dismissed = Arc::new(dismissed);
         let failure_memory = Arc::new(FailureMemory::new(config.limits.dead_letters_bytes_max));
         let letters = Letters {
@@ -137,6 +147,11 @@ impl ReadSide {
             dismissed,
             failure_memory,
             set_aside: Arc::clone(&set_aside),
+            snapshots,
+            snapshot_pace: SnapshotPace {
+                events_min: config.limits.snapshot_events_min,
+                interval_min: Duration::from_millis(config.limits.snapshot_interval_ms_min),
+            },
             pressure: memory.pressure.clone(),
             requests,
             requests_sender,
@@ -156,5 +171,29 @@ impl ReadSide {
         tasks.spawn("memory", memory.run(tasks.stopping().clone()).map(Ok));
         tasks.spawn("views", supervisor.run());
         RunningReadSide { runtime, set_aside }
+    }
+}
+
+/// The snapshots in the data directory. Without them views are replayed from the log: slower, and right
+/// all the same.
+fn open_snapshots(data_dir: &Path, log: &str, alarms: &Alarms) -> Option<Arc<SnapshotStore>> {
+    let directory = data_dir.join(SNAPSHOTS);
+    let files = DiskFiles::open(&directory).map_err(|error| error.to_string());
+    let opened = files.and_then(|files| {
+        SnapshotStore::open(Arc::new(files), log).map_err(|error| error.to_string())
+    });
+    match opened {
+        Ok((store, unusable)) => {
+            for what in unusable {
+                tracing::error!(directory = %directory.display(), "a snapshot {what}");
+            }
+            Some(Arc::new(store))
+        }
+        Err(error) => {
+            let consequence = "views read the whole log at each start";
+            let message = format!("{}: {error}: {consequence}", directory.display());
+            alarms.raise(Part::ReadSide, SNAPSHOTS, message);
+            None
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! A changed view is built as another generation beside the one that answers, which is fed until the
 //! new one has caught up and ClickHouse reads from it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::FutureExt;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::EngineError;
@@ -23,9 +23,10 @@ use super::memory::MemoryPressure;
 use super::queries::{InUse, Queries};
 use super::registry::{Registry, View};
 use super::set_aside::SetAside;
-use super::tasks::Tasks;
+use super::snapshots::{self, SnapshotPace, SnapshotWriter};
+use super::tasks::{Tasks, blocking};
 use super::tracker::ViewTracker;
-use crate::dataflow::{FailureMemory, Failures, FeedGroupId, InstallRequest, Runtime};
+use crate::dataflow::{FailureMemory, Failures, FeedGroupId, InstallRequest, KeptView, Runtime};
 use crate::decode::{CatalogReceiver, EventCatalog};
 use crate::log::LogFollower;
 use crate::model::alarm::Part;
@@ -38,7 +39,8 @@ use crate::sink::{
     ErrorKind, Recovered, RejectHandler, Sink, SinkConfig, SinkError, SinkReject, Tampering,
     ViewSink, ViewSinkStatus,
 };
-use crate::status::{ClickHouseStatus, FileError, RebuildError};
+use crate::snapshot::{FoundView, SnapshotStore, ViewIdentity};
+use crate::status::{ClickHouseStatus, FileError, RebuildError, ViewStart};
 
 /// How often time is written down while nothing else is, if some view depends on it.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(200);
@@ -79,6 +81,9 @@ pub struct Supervisor {
     pub dismissed: Arc<Dismissals>,
     pub failure_memory: Arc<FailureMemory>,
     pub set_aside: Arc<SetAside>,
+    /// `None` where nothing is kept over restarts but the log.
+    pub snapshots: Option<Arc<SnapshotStore>>,
+    pub snapshot_pace: SnapshotPace,
     pub pressure: MemoryPressure,
     pub requests: mpsc::UnboundedReceiver<SupervisorRequest>,
     /// For parts that ask for something themselves.
@@ -107,14 +112,38 @@ impl Supervisor {
             let inspection = inspection::run(sink, registry, requests, stopping.clone());
             self.tasks.spawn("inspection", inspection.map(Ok));
         }
+        let wake = Arc::new(Notify::new());
+        let queue = match self.snapshots.clone() {
+            None => None,
+            Some(store) => {
+                let (writer, queue) = SnapshotWriter::new(
+                    store,
+                    self.snapshot_pace,
+                    Arc::clone(&self.registry),
+                    self.tasks.alarms().clone(),
+                    Arc::clone(&wake),
+                    stopping.clone(),
+                );
+                self.tasks.spawn_thread("snapshots", move || {
+                    writer.run();
+                    Ok(())
+                })?;
+                Some(queue)
+            }
+        };
         let (feeder, handle) = Feeder::new(
             self.log.clone(),
             Arc::clone(&self.runtime),
             self.pressure.clone(),
+            queue,
+            wake,
             stopping.clone(),
             Handle::current(),
         );
+        let fed_all = CancellationToken::new();
+        let at_end = fed_all.clone().drop_guard();
         self.tasks.spawn_thread("feeder", move || {
+            let _at_end = at_end;
             feeder.run();
             Ok(())
         })?;
@@ -122,8 +151,14 @@ impl Supervisor {
             () = self.catalog.adopted() => {}
             () = stopping.cancelled() => return Ok(()),
         }
-        let mut running =
-            RunningViews { sink, feeder: handle, next_id: 0, next_feed_group: 0, supervisor: self };
+        let mut running = RunningViews {
+            sink,
+            feeder: handle,
+            fed_all,
+            next_id: 0,
+            next_feed_group: 0,
+            supervisor: self,
+        };
         tokio::select! {
             biased;
             () = stopping.cancelled() => {}
@@ -145,7 +180,7 @@ impl Supervisor {
             for view in running.filter(|view| view.plan.schema.generation == reject.view.generation)
             {
                 view.failures.record(&FailureChange {
-                    expression: "ClickHouse".into(),
+                    expression: snapshots::REJECTED.into(),
                     reason: format!("{}: {}", reject.reason, reject.row),
                     position: None,
                     event_type: None,
@@ -205,6 +240,8 @@ struct RunningViews {
     supervisor: Supervisor,
     sink: Option<Arc<dyn Sink>>,
     feeder: FeederHandle,
+    /// Cancelled once the feeder has ended: sinks write what it has fed, and end then.
+    fed_all: CancellationToken,
     next_id: usize,
     next_feed_group: FeedGroupId,
 }
@@ -213,6 +250,15 @@ struct RunningViews {
 struct PlannedInstallation {
     plan: ViewPlan,
     answers: bool,
+}
+
+/// An installation that is about to begin.
+struct PreparedInstallation {
+    tracker: Arc<ViewTracker>,
+    /// What it goes on from, and whether its rows are told.
+    kept: Option<(Arc<KeptView>, bool)>,
+    /// Where it begins.
+    from: Head,
 }
 
 impl RunningViews {
@@ -341,7 +387,7 @@ impl RunningViews {
         }
     }
 
-    /// Begins these views, which are fed together from the log's beginning.
+    /// Begins these views. Those that begin at one place of the log are fed together.
     async fn begin(&mut self, beginning: Vec<PlannedInstallation>) {
         // Views with a history are fed by themselves, tick by tick.
         let (exact, others): (Vec<_>, Vec<_>) =
@@ -351,12 +397,13 @@ impl RunningViews {
     }
 
     async fn begin_feed_group(&mut self, beginning: Vec<PlannedInstallation>, exact: bool) {
-        let mut boundaries = BTreeSet::new();
-        let mut trackers = Vec::new();
+        let mut groups: BTreeMap<Tick, (BTreeSet<Tick>, Vec<PreparedInstallation>)> =
+            BTreeMap::new();
         for PlannedInstallation { plan, answers } in beginning {
             let name = plan.schema.name.clone();
-            let tracker = match self.tracker(plan, &mut boundaries).await {
-                Ok(tracker) => tracker,
+            let mut boundaries = BTreeSet::new();
+            let prepared = match self.prepare(plan, &mut boundaries).await {
+                Ok(prepared) => prepared,
                 Err(error) => {
                     self.cannot_begin(&name, &error);
                     continue;
@@ -365,20 +412,23 @@ impl RunningViews {
             self.supervisor.registry.change(|views| {
                 if let Some(view) = views.views.get_mut(&name) {
                     let place = if answers { &mut view.serving } else { &mut view.building };
-                    *place = Some(Arc::clone(&tracker));
+                    *place = Some(Arc::clone(&prepared.tracker));
                     (view.failed, view.retry_at) = (None, None);
                 }
             });
-            trackers.push(tracker);
+            let group = groups.entry(prepared.from.tick).or_default();
+            group.0.extend(boundaries);
+            group.1.push(prepared);
         }
-        if trackers.is_empty() {
-            return;
+        for (boundaries, views) in groups.into_values() {
+            let feed_group = self.next_feed_group;
+            self.next_feed_group += 1;
+            let from = views.first().map(|view| view.from).unwrap_or_default();
+            let installations: Vec<InstallRequest> = views.iter().map(installation).collect();
+            self.supervisor.runtime.install(feed_group, &installations, from);
+            let trackers = views.into_iter().map(|view| view.tracker).collect();
+            self.feeder.add(feed_group, from, exact, trackers, boundaries);
         }
-        let feed_group = self.next_feed_group;
-        self.next_feed_group += 1;
-        let installations: Vec<InstallRequest> = trackers.iter().map(installation).collect();
-        self.supervisor.runtime.install(feed_group, &installations, Head::default());
-        self.feeder.add(feed_group, exact, trackers, boundaries);
         self.keep_time();
     }
 
@@ -406,18 +456,20 @@ impl RunningViews {
         });
     }
 
-    async fn tracker(
+    async fn prepare(
         &mut self,
         plan: ViewPlan,
         boundaries: &mut BTreeSet<Tick>,
-    ) -> Result<Arc<ViewTracker>, SinkError> {
+    ) -> Result<PreparedInstallation, SinkError> {
         let workers = self.supervisor.runtime.workers();
-        let opened = match &self.sink {
+        let mut opened = match &self.sink {
             Some(sink) if plan.is_written_to(sink.name()) => {
                 Some(sink.open_view(Arc::clone(&plan.schema)).await?)
             }
             _ => None,
         };
+        let recovered = opened.as_ref().map(|view| view.recovered().clone());
+        let found = self.snapshot(&plan, recovered).await;
         let channel = opened.as_ref().map(|view| {
             let Recovered { progress, unfinished, .. } = view.recovered();
             boundaries.extend(progress.map(|head| head.tick));
@@ -435,13 +487,51 @@ impl RunningViews {
         let id = self.next_id;
         self.next_id += 1;
         let wake = Arc::clone(&self.feeder.wake);
-        let tracker = Arc::new(ViewTracker::new(id, plan, failures, workers, to_sink, wake));
+        let start = match &found {
+            Some(found) => ViewStart::Resumed { position: found.head.position },
+            None => ViewStart::Replayed,
+        };
+        let tracker = ViewTracker::new(id, plan, failures, workers, to_sink, wake, start);
+        let tracker = Arc::new(tracker);
+        let from = found.as_ref().map(|found| found.head).unwrap_or_default();
+        let kept = found.map(|found| {
+            found.failures.iter().for_each(|change| tracker.failures.record(change));
+            let tells_rows =
+                opened.as_mut().is_some_and(|view| view.resume(found.head, found.rows));
+            if !tells_rows {
+                tracker.begin_with(found.rows);
+            }
+            tracker.snapshot_taken(found.head);
+            (found.kept, tells_rows)
+        });
         if let (Some(view), Some(receiver)) = (opened, receiver) {
-            let stopping = self.supervisor.tasks.stopping().clone();
-            let writing = write(Arc::downgrade(&tracker), view, receiver, stopping);
+            let writing = write(Arc::downgrade(&tracker), view, receiver, self.fed_all.clone());
             self.supervisor.tasks.spawn("sink", writing.map(Ok));
         }
-        Ok(tracker)
+        Ok(PreparedInstallation { tracker, kept, from })
+    }
+
+    /// The state of a view that it can go on from, so that its table goes on, too.
+    async fn snapshot(&self, plan: &ViewPlan, recovered: Option<Recovered>) -> Option<FoundView> {
+        let store = Arc::clone(self.supervisor.snapshots.as_ref()?);
+        if !snapshots::can_hold(plan) {
+            return None;
+        }
+        let (identity, end) = (ViewIdentity::from(plan), self.supervisor.log.head());
+        let of = plan.clone();
+        let is_usable = move |at: Head| {
+            let is_in_log = at.position <= end.position && at.tick <= end.tick;
+            let table = recovered.as_ref();
+            is_in_log && table.is_none_or(|table| snapshots::can_resume(&of, table, at))
+        };
+        match blocking(move || store.find(&identity, is_usable)).await {
+            Ok(found) => found,
+            Err(damaged) => {
+                let message = format!("its snapshot: {damaged}");
+                self.supervisor.tasks.alarms().raise(Part::View, &plan.schema.name, message);
+                None
+            }
+        }
     }
 
     /// Lets generations that are ready answer in place of those before them.
@@ -656,11 +746,13 @@ async fn write(
     }
 }
 
-fn installation(tracker: &Arc<ViewTracker>) -> InstallRequest {
+fn installation(prepared: &PreparedInstallation) -> InstallRequest {
+    let PreparedInstallation { tracker, kept, .. } = prepared;
     let listener = Arc::clone(tracker);
     InstallRequest {
         view: tracker.id,
-        kept: None,
+        kept: kept.as_ref().map(|(kept, _)| Arc::clone(kept)),
+        tells_rows: kept.as_ref().is_none_or(|(_, tells_rows)| *tells_rows),
         plan: tracker.plan.clone(),
         listener: Arc::new(move |message| listener.take(message)),
     }

@@ -2,16 +2,19 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::changes::RecentChanges;
 use crate::dataflow::Failures;
+use crate::model::clock::now_ms;
 use crate::model::reorder::ReorderBuffer;
 use crate::model::view::{CompleteTicks, SinkMessage, ViewMessage};
 use crate::model::{Head, Tick};
 use crate::plan::ViewPlan;
 use crate::sink::ViewSinkStatus;
+use crate::status::ViewStart;
 
 /// State of an installation, shared by the feeder, change feeds, sinks and status.
 pub struct ViewTracker {
@@ -34,8 +37,21 @@ pub struct ViewTracker {
     /// Woken when the watermark has moved.
     wake: Arc<Notify>,
     complete: watch::Sender<Head>,
+    start: ViewStart,
+    began_at: Instant,
+    /// How long it took to become live, once it has; in milliseconds.
+    live_after: OnceLock<u64>,
+    snapshot: Mutex<Option<LastSnapshot>>,
     /// Recent changes, kept for change-feed subscribers.
     pub changes: RecentChanges,
+}
+
+/// The last snapshot that a view is in.
+#[derive(Clone, Copy, Debug)]
+pub struct LastSnapshot {
+    pub head: Head,
+    /// In milliseconds since the Unix epoch.
+    pub taken_at_ms: u64,
 }
 
 /// The view is still catching up: not all events that were in the log when it was installed have
@@ -51,6 +67,7 @@ impl ViewTracker {
         workers: usize,
         sink: Option<(Arc<ViewSinkStatus>, mpsc::UnboundedSender<SinkMessage>)>,
         wake: Arc<Notify>,
+        start: ViewStart,
     ) -> Self {
         let (sink, to_sink) = sink.unzip();
         ViewTracker {
@@ -67,8 +84,38 @@ impl ViewTracker {
             over: AtomicBool::new(false),
             wake,
             complete: watch::Sender::new(Head::default()),
+            start,
+            began_at: Instant::now(),
+            live_after: OnceLock::new(),
+            snapshot: Mutex::default(),
             changes: RecentChanges::default(),
         }
+    }
+
+    /// The view goes on with so many rows, which are not told.
+    pub fn begin_with(&self, rows: u64) {
+        self.rows.store(i64::try_from(rows).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// How it began.
+    pub fn start(&self) -> ViewStart {
+        self.start
+    }
+
+    /// How long it took until it was live, in milliseconds.
+    pub fn live_after_ms(&self) -> Option<u64> {
+        self.live_after.get().copied()
+    }
+
+    /// The view is in a snapshot as of this place.
+    pub fn snapshot_taken(&self, head: Head) {
+        let snapshot = LastSnapshot { head, taken_at_ms: now_ms() };
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+    }
+
+    /// The last snapshot that it is in.
+    pub fn last_snapshot(&self) -> Option<LastSnapshot> {
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a message of a worker or the feeder.
@@ -119,6 +166,9 @@ impl ViewTracker {
         // than the sink's own work.
         self.tell_sink(SinkMessage::Complete(complete));
         self.complete.send_replace(head);
+        if self.live_after.get().is_none() && self.is_live() {
+            let _ = self.live_after.set(self.began_at.elapsed().as_millis() as u64);
+        }
         self.wake.notify_one();
     }
 
@@ -204,7 +254,15 @@ mod tests {
     fn concurrent_frontier_updates_are_not_lost() {
         let file = SourceFile { path: PathBuf::from("v.sql"), text: SQL.to_string() };
         let plan = plan_files(&[Arc::new(file)], "log", crate::sink::KINDS).views.remove(0);
-        let tracker = ViewTracker::new(0, plan, Failures::default(), 2, None, Arc::default());
+        let tracker = ViewTracker::new(
+            0,
+            plan,
+            Failures::default(),
+            2,
+            None,
+            Arc::default(),
+            ViewStart::Replayed,
+        );
         let (start, end) = (Barrier::new(2), Barrier::new(2));
         let steps = 1..=100_000;
         let step = |worker: usize, tick: Tick| {

@@ -13,7 +13,6 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, SecondsFormat};
 use futures::stream;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -23,6 +22,7 @@ use super::gate::Client;
 use super::openapi::{BadRequest, TooBusy, Unreadable, YesOrNo};
 use super::params::{Params, bad};
 use super::problem::Problem;
+use super::render::time_text;
 use super::{AppState, blocking};
 use crate::access::Grant;
 use crate::log::{Frame, LogError, LogReader};
@@ -380,12 +380,5 @@ fn raw_field(out: &mut Vec<u8>, name: &str, json: &[u8]) {
     out.extend_from_slice(json);
     for byte in out.iter_mut().skip(start).filter(|byte| matches!(byte, b'\n' | b'\r')) {
         *byte = b' ';
-    }
-}
-
-fn time_text(time_us: i64) -> String {
-    match DateTime::from_timestamp_micros(time_us) {
-        Some(time) => time.to_rfc3339_opts(SecondsFormat::AutoSi, true),
-        None => time_us.to_string(),
     }
 }

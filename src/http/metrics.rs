@@ -31,7 +31,7 @@ use crate::model::alarm::Alarm;
 use crate::model::clock;
 use crate::model::memory::resident_bytes;
 use crate::model::view::SinkState;
-use crate::status::{ReadStatus, ViewState, ViewStatus};
+use crate::status::{ReadStatus, ViewStart, ViewState, ViewStatus};
 
 /// The upper bounds of the histogram of acknowledgements, in seconds.
 const APPEND_BOUNDS_S: [f64; 12] =
@@ -239,6 +239,19 @@ fn encode_views(encoder: &mut DescriptorEncoder<'_>, views: &[ViewStatus]) -> fm
     view_gauges(encoder, "heliostat_view_rows", help, views, |v| v.rows)?;
     let help = "Bytes of the view's state, its rows included; about";
     view_gauges(encoder, "heliostat_view_state_bytes", help, views, |v| v.state_bytes)?;
+    let help = "Bytes of the view's state that are in files";
+    view_gauges(encoder, "heliostat_view_state_file_bytes", help, views, |v| v.state_file_bytes)?;
+    let help = "Position of the log up to which the view's state is in a snapshot";
+    let saved = |view: &ViewStatus| view.snapshot.map_or(0, |snapshot| snapshot.position);
+    view_gauges(encoder, "heliostat_view_snapshot_position", help, views, saved)?;
+    let help =
+        "When the view's state was written into a snapshot, in seconds of Unix time; 0: never";
+    let taken = |view: &ViewStatus| view.snapshot.map_or(0, |snapshot| snapshot.taken_at_ms / 1000);
+    view_gauges(encoder, "heliostat_view_snapshot_timestamp_seconds", help, views, taken)?;
+    let help = "1 when the view went on from a snapshot at the start, else 0";
+    let resumed =
+        |view: &ViewStatus| u64::from(matches!(view.start, Some(ViewStart::Resumed { .. })));
+    view_gauges(encoder, "heliostat_view_resumed", help, views, resumed)?;
     let help = "Rows that fail now";
     view_gauges(encoder, "heliostat_view_errors", help, views, |v| v.errors)?;
     let help = "1 when the view follows the log, else 0";

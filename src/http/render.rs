@@ -12,7 +12,7 @@ use arrow::datatypes::{
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use chrono::{DateTime, Duration, NaiveDate, Utc};
+use chrono::{DateTime, Duration, NaiveDate, SecondsFormat, Utc};
 use serde_json::value::RawValue;
 
 use crate::model::schema::{SqlField, SqlType};
@@ -163,6 +163,14 @@ fn write_date(days: i32, out: &mut Vec<u8>) {
     match NaiveDate::from_epoch_days(days) {
         Some(date) => write_text(&date.to_string(), out),
         None => write_plain(days, out),
+    }
+}
+
+/// A time in RFC 3339, given in microseconds since the Unix epoch.
+pub fn time_text(time_us: i64) -> String {
+    match DateTime::from_timestamp_micros(time_us) {
+        Some(time) => time.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+        None => time_us.to_string(),
     }
 }
 

@@ -14,9 +14,10 @@ use super::gate::{Client, check_json};
 use super::openapi::{BadRequest, NoView, Unavailable};
 use super::params::{Name, Params};
 use super::problem::{Document, Problem};
+use super::render::time_text;
 use crate::model::schema::SqlField;
 use crate::model::{Position, Tick};
-use crate::status::{ReadStatus, RebuildError, SinkStatus, ViewState, ViewStatus};
+use crate::status::{ReadStatus, RebuildError, SinkStatus, ViewStart, ViewState, ViewStatus};
 
 /// The answer of `/v1/views`.
 #[derive(Serialize, ToSchema)]
@@ -74,6 +75,14 @@ pub struct ViewAnswer {
     rows: u64,
     /// About how many bytes its state takes, its rows included.
     state_bytes: u64,
+    /// How many of these are in files, and in memory only while they are looked at.
+    state_file_bytes: u64,
+    /// How it began; null before it has.
+    #[schema(required)]
+    start: Option<StartAnswer>,
+    /// The last snapshot that its state is in, from which it goes on after a restart; null without one.
+    #[schema(required)]
+    snapshot: Option<SnapshotAnswer>,
     errors: u64,
     dead_letters: u64,
     #[schema(value_type = u64)]
@@ -86,6 +95,32 @@ pub struct ViewAnswer {
     /// How the view is written, by the sink's name; empty where it is not.
     #[schema(value_type = BTreeMap<String, SinkAnswer>)]
     sinks: BTreeMap<String, SinkAnswer>,
+}
+
+/// How a view began.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ViewStart)]
+struct StartAnswer {
+    /// `resumed`: from a snapshot; `replayed`: from all events of the log.
+    #[schema(pattern = "^(resumed|replayed)$")]
+    how: &'static str,
+    /// The position in the log that it began behind.
+    #[schema(value_type = u64)]
+    position: Position,
+    /// How long it took until it was live, in milliseconds; null while it is not.
+    live_after_ms: Option<u64>,
+}
+
+/// A snapshot that a view's state is in.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ViewSnapshot)]
+struct SnapshotAnswer {
+    #[schema(value_type = u64)]
+    position: Position,
+    #[schema(value_type = u64)]
+    tick: Tick,
+    #[schema(value_type = String, format = DateTime)]
+    taken_at: String,
 }
 
 /// How a view is written by a sink.
@@ -270,6 +305,20 @@ impl From<&ViewStatus> for ViewAnswer {
             event_types: status.event_types.clone(),
             rows: status.rows,
             state_bytes: status.state_bytes,
+            state_file_bytes: status.state_file_bytes,
+            start: status.start.map(|start| StartAnswer {
+                how: start.as_str(),
+                position: match start {
+                    ViewStart::Resumed { position } => position,
+                    ViewStart::Replayed => 0,
+                },
+                live_after_ms: status.live_after_ms,
+            }),
+            snapshot: status.snapshot.map(|snapshot| SnapshotAnswer {
+                position: snapshot.position,
+                tick: snapshot.tick,
+                taken_at: time_text(snapshot.taken_at_ms as i64 * 1000),
+            }),
             errors: status.errors,
             dead_letters: status.dead_letters,
             position: status.position,

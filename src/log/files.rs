@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::LogError;
 
 /// How long a log may still be held by a process that is ending: that of a server whose parent was killed
@@ -28,6 +30,10 @@ pub trait Files: Send + Sync {
     fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
     /// All of a file as it was at one moment, also while it is replaced.
     fn read_all(&self, name: &str) -> io::Result<Vec<u8>>;
+    /// All of a file that is never written to again: read when it is looked at, where that can be done.
+    fn map(&self, name: &str) -> io::Result<Bytes> {
+        self.read_all(name).map(Bytes::from)
+    }
     /// The length of a file.
     fn len(&self, name: &str) -> io::Result<u64>;
     /// Writes bytes again that are at an offset already, durably: they may be in memory only.
@@ -241,6 +247,14 @@ impl Files for DiskFiles {
 
     fn read_all(&self, name: &str) -> io::Result<Vec<u8>> {
         std::fs::read(self.directory.join(name))
+    }
+
+    fn map(&self, name: &str) -> io::Result<Bytes> {
+        let file = File::open(self.directory.join(name))?;
+        // SAFETY: nobody writes to the file while it is mapped, as the trait asks for. What another
+        // program does to it is found by whoever compares checksums, or ends the process.
+        let mapped = unsafe { memmap2::Mmap::map(&file)? };
+        Ok(Bytes::from_owner(mapped))
     }
 
     fn len(&self, name: &str) -> io::Result<u64> {

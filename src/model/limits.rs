@@ -62,6 +62,10 @@ pub struct Limits {
     /// A worker that does not get out of one view for this long ends the process, which sets the view
     /// aside at its next start.
     pub worker_stuck_ms_max: u64,
+    /// After how many events the views' state is written into a snapshot again.
+    pub snapshot_events_min: u64,
+    /// How long after a snapshot the next one is taken at the earliest.
+    pub snapshot_interval_ms_min: u64,
 }
 
 impl Default for Limits {
@@ -95,6 +99,8 @@ impl Default for Limits {
             event_rows_max: 10_000_000,
             view_time_ms_max: 60_000,
             worker_stuck_ms_max: 10_000,
+            snapshot_events_min: 200_000,
+            snapshot_interval_ms_min: 30_000,
         }
     }
 }

@@ -3,11 +3,24 @@
 /// What of a process's memory is in RAM, in bytes; of this process where none is named. `None` where
 /// the system does not tell.
 pub fn resident_bytes(pid: Option<u32>) -> Option<u64> {
+    bytes_of(pid, &["VmRSS:"])
+}
+
+/// The same without what is in files, which the system takes back when it needs the memory.
+pub fn anonymous_bytes(pid: Option<u32>) -> Option<u64> {
+    bytes_of(pid, &["RssAnon:", "RssShmem:"])
+}
+
+/// The sum of some lines of what the system tells of a process.
+fn bytes_of(pid: Option<u32>, names: &[&str]) -> Option<u64> {
     let process = pid.map_or("self".to_string(), |pid| pid.to_string());
-    // The kernel counts in kB there.
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok().map(|kb| kb * 1024)
+    let of = |name: &&str| {
+        // The kernel counts in kB there.
+        let line = status.lines().find_map(|line| line.strip_prefix(*name))?;
+        line.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok().map(|kb| kb * 1024)
+    };
+    names.iter().map(of).sum()
 }
 
 /// The memory of the machine, or of the control group that the process is in, if that is less.
@@ -37,5 +50,7 @@ mod tests {
     fn memory_of_the_process_is_part_of_that_of_the_machine() {
         let (resident, total) = (resident_bytes(None).unwrap(), total_bytes().unwrap());
         assert!(resident > 1 << 20 && resident < total, "{resident} of {total}");
+        let anonymous = anonymous_bytes(None).unwrap();
+        assert!(anonymous > 1 << 18 && anonymous < resident, "{anonymous} of {resident}");
     }
 }

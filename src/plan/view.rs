@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Schema};
 use datafusion_common::DFSchema;
 use datafusion_physical_expr::expressions::CastExpr;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::catalog::ViewDef;
 use super::diagnostic::Unplannable;
@@ -34,6 +35,13 @@ impl ViewPlan {
     /// Whether the view is written to the sink of this name.
     pub fn is_written_to(&self, sink: &str) -> bool {
         self.schema.sinks.contains_key(sink)
+    }
+
+    /// A number of what is computed, in which order, as hex digits: two plans of one generation that
+    /// share it keep the same rows in the same arrangements.
+    pub fn fingerprint(&self) -> String {
+        let ViewPlan { schema, plan, .. } = self;
+        format!("{:032x}", xxh3_128(format!("{:?} {plan:?}", schema.key).as_bytes()))
     }
 }
 

@@ -79,6 +79,11 @@ pub trait ViewSink: Send {
     /// Ticks at which the feeder must end a chunk.
     fn recovered(&self) -> &Recovered;
 
+    /// The view goes on at `at`, where it has so many rows, and what is told first is as of there. The
+    /// table shows that already, unless it has no progress yet. Returns whether the sink has to be told
+    /// all rows as of there all the same.
+    fn resume(&mut self, at: Head, rows: u64) -> bool;
+
     /// Writes what it is told, until `shutdown` is cancelled or the dataflow hangs up. While the
     /// system is away it keeps trying. Fails only if rows do not fit the view's columns.
     async fn run(

@@ -116,6 +116,39 @@ impl ViewState {
     }
 }
 
+/// A snapshot that a view is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    /// It has the events up to here.
+    pub position: Position,
+    /// The tick of the last of them.
+    pub tick: Tick,
+    /// When it was published, in milliseconds since the Unix epoch.
+    pub taken_at_ms: u64,
+}
+
+/// How a view came to what it showed first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ViewStart {
+    /// From a snapshot that was taken at this position of the log, and the events behind it.
+    Resumed {
+        /// The position.
+        position: Position,
+    },
+    /// From all events of the log.
+    Replayed,
+}
+
+impl ViewStart {
+    /// The word of the wire: `resumed` or `replayed`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            ViewStart::Resumed { .. } => "resumed",
+            ViewStart::Replayed => "replayed",
+        }
+    }
+}
+
 /// A materialized view as it is now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ViewStatus {
@@ -131,6 +164,14 @@ pub struct ViewStatus {
     pub rows: u64,
     /// About how many bytes its state takes, its rows included.
     pub state_bytes: u64,
+    /// How many of these are in files, and in memory only while they are looked at.
+    pub state_file_bytes: u64,
+    /// How it began; `None` before it has.
+    pub start: Option<ViewStart>,
+    /// How long it took from then on until it was live, once it has been.
+    pub live_after_ms: Option<u64>,
+    /// The last snapshot that it is in.
+    pub snapshot: Option<SnapshotStatus>,
     /// How many rows fail now.
     pub errors: u64,
     /// How many events and rows of it wait in the dead letters.

@@ -84,6 +84,16 @@ impl Server {
         Server::over(files, false, toml)
     }
 
+    /// The same with a ClickHouse of its own.
+    pub fn configured_with_clickhouse(files: &[(&str, &str)], toml: &str) -> Server {
+        Server::over(files, true, toml)
+    }
+
+    /// Writes the configuration, for the next start.
+    pub fn configure(&self, toml: &str) {
+        std::fs::write(self.directory.path().join("heliostat.toml"), toml).unwrap();
+    }
+
     /// Runs over these query files, with these arguments about ClickHouse, in this environment.
     pub fn with_arguments(
         files: &[(&str, &str)],
@@ -175,6 +185,13 @@ impl Server {
         // SAFETY: a signal to a child that has not been waited for.
         unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
         child
+    }
+
+    /// Ends the process in order, and starts it again.
+    pub fn end_and_run(&self) {
+        let status = self.terminate().wait().unwrap();
+        assert!(status.success(), "{status}");
+        self.run();
     }
 
     /// The process that was started.

@@ -120,13 +120,10 @@ pub fn run(script: &Script, mode: &Mode) -> Vec<String> {
     let (tables, set, steps) = match mode.way {
         Way::Churn | Way::Kept => {
             let tables = churned_tables(script, &plain);
-            let mut set = match script.plan(&tables) {
+            let set = match script.plan(&tables) {
                 Ok(set) => set,
                 Err(error) => return vec![error],
             };
-            if mode.way == Way::Kept {
-                set.views.retain(LocalRun::can_keep);
-            }
             let events = churned_events(script, &plain, &mut rng);
             let steps = scatter(events, script.end, &mut rng);
             (tables, set, steps)

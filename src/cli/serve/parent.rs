@@ -19,7 +19,7 @@ use super::side::{self, FromParent, FromSide, SideStart};
 use super::{ended, read, write};
 use crate::link::{LinkError, read_message, write_message};
 use crate::model::alarm::{Alarm, Alarms, Part};
-use crate::model::memory::{resident_bytes, total_bytes};
+use crate::model::memory::{anonymous_bytes, total_bytes};
 
 /// How often the sides are looked after.
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);
@@ -32,8 +32,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A side that has served for so long is started again at once.
 const PAUSE_FORGOTTEN: Duration = Duration::from_secs(30);
-/// How long each side may take to end.
-const SIDE_END_TIME_MAX: Duration = Duration::from_millis(4_200);
+/// How long the write side may take to end, and both together: the read side writes a snapshot.
+const WRITE_SIDE_END_TIME_MAX: Duration = Duration::from_secs(3);
+const SIDES_END_TIME_MAX: Duration = Duration::from_millis(8_400);
 /// The longest path that a socket may have.
 const SOCKET_PATH_MAX: usize = 100;
 
@@ -164,9 +165,9 @@ impl Sides {
 
     /// Ends the sides: first the one that takes requests, then the one that answers them.
     async fn end(&mut self) {
-        for side in [&mut self.write, &mut self.read] {
-            side.end().await;
-        }
+        let now = Instant::now();
+        self.write.end(now + WRITE_SIDE_END_TIME_MAX).await;
+        self.read.end(now + SIDES_END_TIME_MAX).await;
     }
 }
 
@@ -319,7 +320,7 @@ impl Side {
     /// Kills a side that takes so much memory that the kernel may soon choose what to end.
     fn end_if_large(&mut self, bytes_max: u64) {
         let Some(running) = &mut self.running else { return };
-        let resident = resident_bytes(Some(running.child.id())).unwrap_or(0);
+        let resident = anonymous_bytes(Some(running.child.id())).unwrap_or(0);
         if running.killed.is_none() && resident > bytes_max {
             running.killed = Some(format!(
                 "it was killed: it took {resident} bytes of memory, more than {bytes_max}, which is half way \
@@ -339,10 +340,10 @@ impl Side {
         }
     }
 
-    async fn end(&mut self) {
+    /// Ends it, until `end` at the latest.
+    async fn end(&mut self, end: Instant) {
         let Some(mut running) = self.running.take() else { return };
         let _ = running.tell(&FromParent::Stop).await;
-        let end = Instant::now() + SIDE_END_TIME_MAX;
         while Instant::now() < end {
             if !matches!(running.child.try_wait(), Ok(None)) {
                 return;

@@ -26,16 +26,18 @@ struct Inner {
     fatal: RefCell<Option<String>>,
     /// The type of all events that the view reads, if there is only one.
     only_type: Option<Arc<str>>,
+    known: Option<Tick>,
 }
 
 impl FailureStream {
-    /// For a view that reads these event types (none: all).
-    pub fn new(event_types: &[String]) -> Self {
+    /// For a view that reads these event types (none: all). What fails up to the tick `known` is known.
+    pub fn new(event_types: &[String], known: Option<Tick>) -> Self {
         let only_type = only_type(event_types);
         FailureStream(Rc::new(Inner {
             found: RefCell::default(),
             fatal: RefCell::default(),
             only_type,
+            known,
         }))
     }
 
@@ -78,7 +80,9 @@ impl FailureStream {
     }
 
     fn push(&self, tick: Tick, change: FailureChange) {
-        self.0.found.borrow_mut().push((tick, change));
+        if self.0.known.is_none_or(|known| tick > known) {
+            self.0.found.borrow_mut().push((tick, change));
+        }
     }
 
     /// The view cannot go on: what it shows from now on is of no use. Only the first reason counts.

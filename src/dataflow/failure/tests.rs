@@ -135,7 +135,7 @@ fn events_are_told_apart_by_their_types() {
     }
     types.keep(1, || 0);
     let record = |failures: &Failures, positions: &[Position]| {
-        let stream = FailureStream::new(&[]);
+        let stream = FailureStream::new(&[], None);
         positions.iter().for_each(|at| stream.record(&expression(), ZERO, Some(*at), (1, 1)));
         stream.take().iter().for_each(|(_, change)| failures.record(change));
     };

@@ -4,6 +4,7 @@ mod changes;
 mod delta_join;
 mod first;
 mod join;
+mod kept;
 mod linear;
 mod nearest;
 mod pairs;

@@ -67,12 +67,12 @@ impl<'scope> Renderer<'scope, '_> {
             account: self.guard.account(false),
         };
         let guard = self.guard.clone();
-        let left = in_order(self.input(left), lefts()?, &guard);
-        let right = in_order(self.input(right), rights()?, &guard);
+        let left = in_order(self.kept_input(left)?, lefts()?, &guard);
+        let right = in_order(self.kept_input(right)?, rights()?, &guard);
         let activations = self.scope.activations();
         let workers = self.scope.peers();
         let exchange = || Exchange::new(move |(key, _, _): &RowUpdate| owner(key.hash(), workers));
-        Ok(left.binary_frontier(
+        let pairs = left.binary_frontier(
             right,
             exchange(),
             exchange(),
@@ -120,7 +120,8 @@ impl<'scope> Renderer<'scope, '_> {
                     pending.downgrade(frontier);
                 }
             },
-        ))
+        );
+        Ok(self.behind_kept(pairs))
     }
 }
 

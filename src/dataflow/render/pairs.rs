@@ -558,7 +558,7 @@ mod tests {
             time_max: Duration::MAX,
         };
         let control = ViewControl::new(0, ("v", "0"), limits, 1, Arc::new(|_| {}));
-        Guard::new(Arc::new(control), 0, Takeover::new(None, 0))
+        Guard::new(Arc::new(control), 0, Takeover::new(None, true, 0))
     }
 
     /// Some rows that come and go at some ticks.

@@ -68,6 +68,7 @@ impl<'scope> Renderer<'scope, '_> {
     ) -> Result<Deltas<'scope>, ArrowError> {
         let schema = self.schema(id);
         let base = self.rows(base)?;
+        let from = self.guard.from();
         let outer = outer.iter().map(|id| self.rows(*id)).collect::<Result<Vec<_>, _>>()?;
         let scope = self.scope;
         let failures = self.failures.clone();
@@ -101,6 +102,8 @@ impl<'scope> Renderer<'scope, '_> {
                 input.for_each(|time, updates| {
                     let mut session = output.session(&time);
                     updates.sort_unstable_by_key(|(_, tick, _)| *tick);
+                    // What was kept is computed once more, and is known.
+                    updates.retain(|(_, tick, _)| from.is_none_or(|from| *tick > from));
                     for group in updates.chunk_by(|a, b| a.1 == b.1) {
                         let rows = group.iter().map(|(row, _, diff)| (row, told.known(*diff)));
                         session.give(decoded(&codec, &schema, rows, group[0].1));
@@ -116,7 +119,7 @@ impl<'scope> Renderer<'scope, '_> {
         id: NodeId,
     ) -> Result<VecCollection<'scope, Tick, Row, Multiplicity>, ArrowError> {
         let codec = codec(&self.schema(id))?;
-        let stream = self.input(id).unary(Pipeline, "Encode", move |_, _| {
+        let stream = self.kept_input(id)?.unary(Pipeline, "Encode", move |_, _| {
             move |input, output| {
                 input.for_each(|time, deltas| {
                     let mut updates = Vec::new();

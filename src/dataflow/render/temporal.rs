@@ -3,23 +3,33 @@
 //! For each row that arrives it is worked out at which ticks the condition will come to hold or cease
 //! to; those changes wait in a queue of their own, by tick, and are sent on when the tick is there. No
 //! operator downstream sees a time that has not come.
+//!
+//! The rows of which something is yet to come are arranged beside, so that they are kept: the queue is
+//! made of them again.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampNanosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
+use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::core::OkErr;
 use timely::dataflow::operators::generic::Operator;
+use timely::scheduling::Activator;
 
+use super::kept::{PositionedRows, RestoredRows, hold, position_bytes};
 use super::{Deltas, Renderer, expect_planned};
+use crate::dataflow::arrange::{HeldAs, Key, KeyedUpdate, arrange_rows};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::eval::{FailedExpression, evaluate, halves};
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::guard::Account;
-use crate::dataflow::layout::RowLayout;
 use crate::dataflow::reclaim::free_elsewhere;
+use crate::model::multiplicity::Multiplicity;
 use crate::model::row::Row;
 use crate::model::{Position, Tick};
 use crate::plan::ir::{NodeId, Scalar};
@@ -39,54 +49,82 @@ impl<'scope> Renderer<'scope, '_> {
         moments: &[Scalar],
     ) -> Result<Deltas<'scope>, ArrowError> {
         let schema = self.schema(input);
+        let kept: Rc<RefCell<Option<RestoredRows>>> = Rc::default();
         let mut filter = TemporalFilter {
             condition: condition.clone(),
             moments: moments.to_vec(),
             with_now: with_now(&schema),
-            layout: RowLayout::new(&schema, &[])?,
+            rows: PositionedRows::new(&schema)?,
             queue: TickQueue::default(),
             failures: self.failures.clone(),
             account: self.guard.account(false),
         };
         let guard = self.guard.clone();
         let stream = self.input(input);
-        Ok(stream.unary_frontier(Pipeline, "Temporal", move |capability, _| {
-            let mut held = Some(capability);
-            move |(input, frontier), output| {
-                if guard.enter() {
-                    input.for_each(|_, deltas| deltas.clear());
-                    free_elsewhere(std::mem::take(&mut filter.queue));
-                    filter.account.set(0);
-                    held = None;
-                    return;
-                }
-                input.for_each(|time, deltas| {
-                    let mut session = output.session(&time);
-                    for delta in deltas.drain(..) {
-                        session.give_iterator(filter.take(delta).into_iter());
+        let activations = self.scope.activations();
+        let of_queue = Rc::clone(&kept);
+        let changes: Stream<'scope, Tick, Vec<TemporalChange>> =
+            stream.unary_frontier(Pipeline, "Temporal", move |capability, info| {
+                let activator = Activator::new(info.address, activations);
+                let mut held = Some(capability);
+                let mut waiting: Vec<Delta> = Vec::new();
+                move |(input, frontier), output| {
+                    if guard.enter() {
+                        input.for_each(|_, deltas| deltas.clear());
+                        free_elsewhere(std::mem::take(&mut filter.queue));
+                        filter.account.set(0);
+                        (held, *of_queue.borrow_mut()) = (None, None);
+                        return waiting.clear();
                     }
-                });
-                match (frontier.frontier().first(), &mut held) {
-                    (Some(frontier), Some(capability)) => {
-                        if *frontier > *capability.time() {
-                            let due = filter.queue.release(*frontier - 1);
-                            let due = filter.due(due, *frontier - 1);
-                            if !due.is_empty() {
-                                let at = capability.delayed(&(*frontier - 1));
-                                output.session(&at).give_iterator(due.into_iter());
-                            }
-                            capability.downgrade(frontier);
+                    let slice = guard.slice();
+                    let mut kept = of_queue.borrow_mut();
+                    while let Some(rows) = &mut *kept {
+                        match rows.next(&filter.failures) {
+                            Some(delta) => drop(filter.take(delta)),
+                            None => *kept = None,
+                        }
+                        if slice.is_over() && kept.is_some() {
+                            return activator.activate();
                         }
                     }
-                    // Without further ticks nothing becomes due any more.
-                    (None, _) => held = None,
-                    (Some(_), None) => {}
+                    input.for_each(|time, deltas| {
+                        let mut session = output.session(&time);
+                        for delta in deltas.drain(..) {
+                            session.give_iterator(filter.take(delta).into_iter());
+                        }
+                    });
+                    match (frontier.frontier().first(), &mut held) {
+                        (Some(frontier), Some(capability)) => {
+                            if *frontier > *capability.time() {
+                                let due = filter.queue.release(*frontier - 1);
+                                if !due.is_empty() {
+                                    let changes = filter.due(due, *frontier - 1);
+                                    let at = capability.delayed(&(*frontier - 1));
+                                    output.session(&at).give_iterator(changes.into_iter());
+                                }
+                                capability.downgrade(frontier);
+                            }
+                        }
+                        // Without further ticks nothing becomes due any more.
+                        (None, _) => held = None,
+                        (Some(_), None) => {}
+                    }
+                    filter.account.set(filter.queue.bytes);
                 }
-                filter.account.set(filter.queue.bytes);
-            }
-        }))
+            });
+        let (present, waiting) = changes.ok_err(|change: TemporalChange| change);
+        let arranged = arrange_rows(waiting, "Waiting", &self.guard, HeldAs::State);
+        if let Some(tick) = self.guard.from() {
+            let rows = PositionedRows::new(&schema)?;
+            *kept.borrow_mut() = Some(RestoredRows::of(&arranged.trace, rows, tick));
+        }
+        hold(arranged, &self.guard);
+        Ok(present)
     }
 }
+
+/// Rows that come or go; or a row of which something is yet to come, or no more.
+type TemporalChange = Result<Delta, KeyedUpdate>;
 
 fn with_now(schema: &SchemaRef) -> SchemaRef {
     let now = Field::new(
@@ -106,21 +144,35 @@ struct TickQueue {
     bytes: usize,
 }
 
-fn bytes(changes: &[((Row, Position), i64)]) -> usize {
-    let heap = changes.iter().map(|((row, _), _)| row.heap_bytes());
+/// A change that is to come, and how often.
+type DueChange = (DueRow, i64);
+
+/// A row that comes or goes at some tick.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct DueRow {
+    row: Row,
+    position: Position,
+    /// The row comes, and does not go.
+    appears: bool,
+    /// It is the last that is to come of the row.
+    is_last: bool,
+}
+
+fn bytes(changes: &[DueChange]) -> usize {
+    let heap = changes.iter().map(|(due, _)| due.row.heap_bytes());
     size_of_val(changes) + heap.sum::<usize>()
 }
 
 #[derive(Default)]
 struct Bucket {
-    changes: Vec<((Row, Position), i64)>,
+    changes: Vec<DueChange>,
     consolidated_len: usize,
 }
 
 impl TickQueue {
-    fn push(&mut self, tick: Tick, row: Row, position: Position, diff: i64) {
+    fn push(&mut self, tick: Tick, due: DueRow, diff: i64) {
         let bucket = self.buckets.entry(tick).or_default();
-        bucket.changes.push(((row, position), diff));
+        bucket.changes.push((due, diff));
         self.bytes += bytes(&bucket.changes[bucket.changes.len() - 1..]);
         if bucket.changes.len() >= (2 * bucket.consolidated_len).max(BUCKET_CONSOLIDATE_MIN) {
             let before = bytes(&bucket.changes);
@@ -131,7 +183,7 @@ impl TickQueue {
     }
 
     /// Everything up to `tick`.
-    fn release(&mut self, tick: Tick) -> Vec<((Row, Position), i64)> {
+    fn release(&mut self, tick: Tick) -> Vec<DueChange> {
         let mut due = Vec::new();
         while let Some(first) = self.buckets.first_entry()
             && *first.key() <= tick
@@ -151,30 +203,36 @@ struct TemporalFilter {
     /// The parts of the condition that change their value once, at some time.
     moments: Vec<Scalar>,
     with_now: SchemaRef,
-    layout: RowLayout,
+    rows: PositionedRows,
     queue: TickQueue,
     failures: FailureStream,
     account: Account,
 }
 
 impl TemporalFilter {
-    /// Queues what is to come of some rows, and gives those of them that are there now.
-    fn take(&mut self, delta: Delta) -> Vec<Delta> {
+    /// Queues what is to come of some rows, and gives those of them that are there now and those of which
+    /// something is to come.
+    fn take(&mut self, delta: Delta) -> Vec<TemporalChange> {
         if delta.is_empty() {
             return Vec::new();
         }
         match self.outlook(&delta) {
             Ok(outlook) => {
                 let mut encoded = Vec::new();
-                expect_planned(self.layout.encode(&delta, false, &mut encoded));
-                for change in outlook.changes {
-                    let ((_, row), _, _) = &encoded[change.row];
-                    let diff = delta.diffs[change.row];
-                    let diff = if change.appears { diff } else { -diff };
-                    let position = delta.position(change.row).unwrap_or(0);
-                    self.queue.push(change.tick, row.clone(), position, diff);
+                expect_planned(self.rows.encode(&delta, &mut encoded));
+                let mut last = vec![None; delta.len()];
+                outlook.changes.iter().for_each(|change| last[change.row] = Some(change.tick));
+                for PresenceChange { row, tick, appears } in outlook.changes {
+                    let position = delta.position(row).unwrap_or(0);
+                    let is_last = last[row] == Some(tick);
+                    let due =
+                        DueRow { row: encoded[row].0.0.row.clone(), position, appears, is_last };
+                    self.queue.push(tick, due, delta.diffs[row]);
                 }
-                vec![expect_planned(delta.filter(&outlook.present))]
+                let waiting = encoded.into_iter().zip(last).filter(|(_, last)| last.is_some());
+                let present = expect_planned(delta.filter(&outlook.present));
+                let waiting = waiting.map(|(update, _)| Err(update));
+                [Ok(present)].into_iter().chain(waiting).collect()
             }
             Err((text, reason)) if delta.len() == 1 => {
                 self.failures.record(
@@ -191,14 +249,18 @@ impl TemporalFilter {
 
     /// Changes at one tick, as rows of the events that they began as: what fails of them then is
     /// counted down where it was counted.
-    fn due(&self, changes: Vec<((Row, Position), i64)>, tick: Tick) -> Vec<Delta> {
-        let key = Row::default();
-        let positions: Arc<[Position]> = changes.iter().map(|((_, at), _)| *at).collect();
-        let mut updates =
-            changes.into_iter().map(|((row, _), diff)| (key.clone(), row, tick, diff)).collect();
-        let mut due = expect_planned(self.layout.decode(&mut updates));
-        due.iter_mut().for_each(|delta| delta.positions = Some(Arc::clone(&positions)));
-        due
+    fn due(&self, changes: Vec<DueChange>, tick: Tick) -> Vec<TemporalChange> {
+        let ended = |(due, diff): &DueChange| {
+            let key = Key::new(&due.row);
+            let gone = Multiplicity::new(-diff);
+            due.is_last.then(|| Err(((key, position_bytes(due.position)), tick, gone)))
+        };
+        let mut out: Vec<TemporalChange> = changes.iter().filter_map(ended).collect();
+        let rows = changes.into_iter().map(|(DueRow { row, position, appears, .. }, diff)| {
+            (row, position, if appears { diff } else { -diff })
+        });
+        out.push(Ok(expect_planned(self.rows.decode(rows.collect(), tick))));
+        out
     }
 
     fn outlook(&self, delta: &Delta) -> Result<Outlook, FailedExpression> {

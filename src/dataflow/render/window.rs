@@ -54,12 +54,12 @@ impl<'scope> Renderer<'scope, '_> {
             failures: self.failures.clone(),
             account: self.guard.account(false),
         };
-        let updates = in_order(self.input(input), ordered()?, &self.guard);
+        let updates = in_order(self.kept_input(input)?, ordered()?, &self.guard);
         let guard = self.guard.clone();
         let activations = self.scope.activations();
         let workers = self.scope.peers();
         let exchange = Exchange::new(move |(key, _, _): &RowUpdate| owner(key.hash(), workers));
-        Ok(updates.unary_frontier(exchange, "Window", move |capability, info| {
+        let values = updates.unary_frontier(exchange, "Window", move |capability, info| {
             let activator = Activator::new(info.address, activations);
             let mut pending: PendingTicks<Vec<(Row, HeldRow)>> = PendingTicks::new(capability);
             // The tick that is being computed, and the partitions that are left of it.
@@ -97,7 +97,8 @@ impl<'scope> Renderer<'scope, '_> {
                 }
                 pending.downgrade(frontier);
             }
-        }))
+        });
+        Ok(self.behind_kept(values))
     }
 }
 

@@ -23,12 +23,15 @@ mod block;
 mod builder;
 mod cursor;
 mod merge;
+mod spill;
 mod writer;
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use differential_dataflow::difference::Semigroup;
+use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Accumulator;
 use crate::model::Tick;
@@ -42,6 +45,7 @@ use block::{Block, INDEX_ENTRY_BYTES, UNIT};
 pub use builder::RunBuilder;
 pub use cursor::{KeyRef, RunsCursor};
 pub use merge::consolidated;
+pub use spill::{Spill, spill_to};
 
 /// A difference that is kept as bytes.
 pub trait PackedDifference: Semigroup + Sized + 'static {
@@ -101,12 +105,31 @@ impl PackedDifference for Accumulator {
 
 /// An immutable, sorted sequence of updates.
 pub struct Run<D> {
-    bytes: Arc<Vec<u8>>,
+    bytes: Bytes,
     blocks: usize,
     updates: usize,
     /// What ticks are written as the difference to.
     base: Tick,
+    id: u64,
+    /// The bytes are those of a file, and in memory only while they are looked at.
+    in_file: bool,
     difference: PhantomData<fn() -> D>,
+}
+
+/// What a run has beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunShape {
+    pub blocks: usize,
+    pub updates: usize,
+    /// What ticks are written as the difference to.
+    pub base: Tick,
+}
+
+/// Numbers the runs of the process.
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
 impl<D: PackedDifference> Run<D> {
@@ -141,10 +164,16 @@ impl<D> Run<D> {
         self.bytes.len() + size_of::<Self>()
     }
 
+    /// How many of them are in a file.
+    pub fn file_bytes(&self) -> usize {
+        if self.in_file { self.bytes.len() } else { 0 }
+    }
+
     /// The run, whatever its differences are.
     pub fn packed(&self) -> PackedRun {
-        let Run { bytes, blocks, updates, base, .. } = self;
-        PackedRun { bytes: Arc::clone(bytes), blocks: *blocks, updates: *updates, base: *base }
+        let Run { blocks, updates, base, id, in_file, .. } = *self;
+        let shape = RunShape { blocks, updates, base };
+        PackedRun { bytes: self.bytes.clone(), shape, id, in_file }
     }
 
     /// The hash of a block's first key.
@@ -173,18 +202,40 @@ impl<D> Run<D> {
 impl<D> From<PackedRun> for Run<D> {
     /// The run, whose differences are of this type.
     fn from(run: PackedRun) -> Self {
-        let PackedRun { bytes, blocks, updates, base } = run;
-        Run { bytes, blocks, updates, base, difference: PhantomData }
+        let PackedRun { bytes, shape: RunShape { blocks, updates, base }, id, in_file } = run;
+        Run { bytes, blocks, updates, base, id, in_file, difference: PhantomData }
     }
 }
 
 /// A run of differences of any type; its clones share the bytes.
 #[derive(Clone)]
 pub struct PackedRun {
-    bytes: Arc<Vec<u8>>,
-    blocks: usize,
-    updates: usize,
-    base: Tick,
+    bytes: Bytes,
+    shape: RunShape,
+    id: u64,
+    in_file: bool,
+}
+
+impl PackedRun {
+    /// A run of these bytes of a file, which are all of one that was made before.
+    pub fn in_file(bytes: Bytes, shape: RunShape) -> Self {
+        PackedRun { bytes, shape, id: next_id(), in_file: true }
+    }
+
+    /// Its number; no other run of the process has it.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// All of its bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// What it has beside them.
+    pub fn shape(&self) -> RunShape {
+        self.shape
+    }
 }
 
 #[cfg(test)]

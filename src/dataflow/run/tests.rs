@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use differential_dataflow::trace::Builder;
 use differential_dataflow::trace::implementations::spine_fueled::{Merger, SpineBatch};
@@ -92,6 +93,32 @@ fn merged(
             return merger.done().map(Rc::new);
         }
     }
+}
+
+#[test]
+fn runs_in_files_are_what_they_would_be_in_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut random = Random(11);
+    for (updates, keys) in [(3, 1), (20_000, 50), (60_000, 40_000)] {
+        let contents = [true, false].map(|long| content(&mut random, updates, keys, long));
+        let in_memory = contents.each_ref().map(|content| run(content).unwrap());
+        let since = 1_000_002;
+        let merge = |runs: &[Rc<Run<Multiplicity>>; 2]| merged(&runs[0], &runs[1], since, 1 << 20);
+        let expected = merge(&in_memory).unwrap();
+        spill_to(Some(Arc::new(Spill::of_all(directory.path()))));
+        let in_files = contents.each_ref().map(|content| run(content).unwrap());
+        let both = merge(&in_files).unwrap();
+        spill_to(None);
+        assert!(in_memory.iter().all(|run| run.file_bytes() == 0));
+        assert!(both.file_bytes() > 0 && in_files.iter().all(|run| run.file_bytes() > 0));
+        assert!(both.bytes == expected.bytes, "{updates} updates");
+        assert!(read(vec![both]) == read(vec![expected]));
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "files have no name");
+    // Without a directory the runs are in memory.
+    spill_to(Some(Arc::new(Spill::of_all(&directory.path().join("missing")))));
+    assert_eq!(run(&content(&mut random, 100, 5, false)).unwrap().file_bytes(), 0);
+    spill_to(None);
 }
 
 #[test]

@@ -1,15 +1,19 @@
 //! Writes a run, in its order.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::model::Tick;
 use crate::model::packed::{put, put_bytes, put_signed};
 
 use super::block::{HEADER_BYTES, INDEX_ENTRY_BYTES, TABLE_ENTRY_BYTES, UNIT};
 use super::cursor::KeyRef;
-use super::{PackedDifference, Run};
+use super::spill::{self, SpillFile};
+use super::{PackedDifference, Run, next_id};
 
+/// How many bytes are written to a file at once.
+const SPILL_BYTES: usize = 4 << 20;
 /// The most bytes that a number takes.
 const NUMBER_BYTES: usize = 10;
 
@@ -29,14 +33,18 @@ pub struct RunWriter<D> {
     key_written: bool,
     base: Tick,
     updates: usize,
+    /// What is written to a file; `bytes` is what comes behind it, from a block's beginning on.
+    spilled: Option<SpillFile>,
     difference: PhantomData<fn() -> D>,
 }
 
 impl<D: PackedDifference> RunWriter<D> {
-    /// A run of about so many bytes, most of whose updates are at `base`.
+    /// A run of so many bytes at most, most of whose updates are at `base`.
     pub fn new(base: Tick, bytes: usize) -> Self {
+        let spilled = spill::begin(bytes);
         RunWriter {
-            bytes: Vec::with_capacity(bytes),
+            bytes: Vec::with_capacity(if spilled.is_some() { SPILL_BYTES } else { bytes }),
+            spilled,
             start: 0,
             table: Vec::new(),
             index: Vec::new(),
@@ -126,10 +134,27 @@ impl<D: PackedDifference> RunWriter<D> {
     }
 
     fn begin_block(&mut self, hash: u64) {
+        self.spill();
         self.start = self.bytes.len().next_multiple_of(UNIT);
         self.bytes.resize(self.start + HEADER_BYTES, 0);
-        self.index.push((hash, (self.start / UNIT) as u32));
+        self.index.push((hash, ((self.spilled_bytes() + self.start) / UNIT) as u32));
         self.key_written = false;
+    }
+
+    /// Writes the blocks so far to the file, if there is one and they are enough.
+    fn spill(&mut self) {
+        if let Some(file) = &mut self.spilled
+            && self.bytes.len() >= SPILL_BYTES
+        {
+            self.bytes.resize(self.bytes.len().next_multiple_of(UNIT), 0);
+            file.write(&self.bytes);
+            self.bytes.clear();
+        }
+    }
+
+    /// Where `bytes` begins in the run.
+    fn spilled_bytes(&self) -> usize {
+        self.spilled.as_ref().map_or(0, SpillFile::written)
     }
 
     fn end_block(&mut self) {
@@ -156,12 +181,24 @@ impl<D: PackedDifference> RunWriter<D> {
             self.bytes.extend_from_slice(&hash.to_le_bytes());
             self.bytes.extend_from_slice(&unit.to_le_bytes());
         }
-        self.bytes.shrink_to_fit();
+        let in_file = self.spilled.is_some();
+        let bytes = match self.spilled {
+            Some(mut file) => {
+                file.write(&self.bytes);
+                file.finish()
+            }
+            None => {
+                self.bytes.shrink_to_fit();
+                Bytes::from(self.bytes)
+            }
+        };
         Some(Run {
-            bytes: Arc::new(self.bytes),
+            bytes,
+            in_file,
             blocks: self.index.len(),
             updates: self.updates,
             base: self.base,
+            id: next_id(),
             difference: PhantomData,
         })
     }

@@ -52,6 +52,14 @@ impl Boundaries {
         }
     }
 
+    /// The view goes on at `at`: what the table shows is as of there, or later. A flush that ended before
+    /// has changed nothing.
+    pub(super) fn resume(&mut self, at: Head) {
+        self.written = self.written.max(Some(at.tick));
+        let kept = self.unfinished.partition_point(|end| *end <= at.tick);
+        self.unfinished.drain(..kept);
+    }
+
     /// Takes in what is complete, each after the one before.
     pub(super) fn push(&mut self, complete: CompleteTicks) {
         self.waiting.push_back(complete);
@@ -180,6 +188,19 @@ mod tests {
         assert_eq!(missed(Some(head(3)), &[8], &[3, 5, 9]), Some(8));
         assert_eq!(missed(None, &[8], &[9]), Some(8));
         assert_eq!(missed(Some(head(3)), &[8], &[3, 5, 8, 9]), None);
+    }
+
+    #[test]
+    fn view_that_goes_on_behind_the_progress_of_its_table_passes_there() {
+        let mut boundaries = Boundaries::new(Some(head(3)), &[4, 8]);
+        boundaries.resume(head(5));
+        push(&mut boundaries, &[5, 8]);
+        assert_eq!(passed(&mut boundaries), [4, 5, 7, 8]);
+        assert!(boundaries.is_held(), "the flush that ended at 8 is repeated");
+        let mut earlier = Boundaries::new(Some(head(7)), &[9]);
+        earlier.resume(head(5));
+        push(&mut earlier, &[5, 7, 9]);
+        assert_eq!(passed(&mut earlier), [4, 5, 6, 7, 8, 9]);
     }
 
     #[test]

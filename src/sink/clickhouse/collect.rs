@@ -75,6 +75,15 @@ impl ChangeCollector {
         }
     }
 
+    /// The view goes on at `at`, with so many rows that are not told.
+    pub(super) fn resume(&mut self, at: Head, rows: u64) {
+        self.rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        if let Some(recovered) = &mut self.recovered {
+            *recovered = at.tick.max(*recovered);
+            self.boundaries.resume(at);
+        }
+    }
+
     /// Takes changes in, in the order of their ticks.
     pub(super) fn complete(&mut self, complete: CompleteTicks) -> Result<(), ClickHouseError> {
         self.boundaries.push(complete);

@@ -49,6 +49,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::model::Head;
 use crate::model::view::{SinkMessage, ViewRef};
 use crate::sink::{
     Inspection, Recovered, RejectHandler, Sink, SinkConfig, SinkError, Tampering, ViewSink,
@@ -171,6 +172,7 @@ impl ClickHouseSink {
             limits,
             intent,
             recovered,
+            resumed: None,
         })
     }
 
@@ -253,12 +255,22 @@ struct ViewTable {
     limits: Option<ValueLimits>,
     intent: FlushIntent,
     recovered: Recovered,
+    /// Where the view goes on, and how many rows it has there that are not told.
+    resumed: Option<(Head, u64)>,
 }
 
 #[async_trait]
 impl ViewSink for ViewTable {
     fn recovered(&self) -> &Recovered {
         &self.recovered
+    }
+
+    fn resume(&mut self, at: Head, rows: u64) -> bool {
+        // Of rows that occur more than once, or that are left out, the table does not say enough.
+        let is_told =
+            self.recovered.progress.is_none() || self.table.is_keyless() || self.limits.is_some();
+        self.resumed = Some((at, if is_told { 0 } else { rows }));
+        is_told
     }
 
     async fn run(
@@ -269,6 +281,7 @@ impl ViewSink for ViewTable {
     ) -> Result<(), SinkError> {
         let ViewTable { clickhouse, progress, catalog, table, encoder, maker, .. } = *self;
         let (limits, intent, recovered) = (self.limits, self.intent, self.recovered);
+        let resumed = self.resumed;
         let counts = Mutex::new(Multiplicities::default());
         let writer = ViewWriter {
             clickhouse,
@@ -282,7 +295,10 @@ impl ViewSink for ViewTable {
             status,
         };
         let writer = Arc::new(writer);
-        let collector = ChangeCollector::new(Arc::clone(&writer), limits, &recovered);
+        let mut collector = ChangeCollector::new(Arc::clone(&writer), limits, &recovered);
+        if let Some((at, rows)) = resumed {
+            collector.resume(at, rows);
+        }
         Ok(Runner::new(writer, collector, &recovered).run(messages, shutdown).await?)
     }
 }

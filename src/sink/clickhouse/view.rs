@@ -98,7 +98,7 @@ impl Runner {
                 () = sleep_until(wake) => {}
             }
         }
-        self.drain().await
+        self.drain(messages).await
     }
 
     fn take(&mut self, message: SinkMessage) -> Result<(), ClickHouseError> {
@@ -198,20 +198,25 @@ impl Runner {
 
     /// Ends the flush in flight, and writes what is left, if ClickHouse lets it: less to do again
     /// after the next start. What cannot be written in time comes from the log then.
-    async fn drain(mut self) -> Result<(), ClickHouseError> {
+    async fn drain(
+        mut self,
+        mut messages: mpsc::UnboundedReceiver<SinkMessage>,
+    ) -> Result<(), ClickHouseError> {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
+        while let Ok(message) = messages.try_recv() {
+            self.take(message)?;
+        }
         for last in [false, true] {
-            let is_due = self.published && !self.collector.must_wait();
-            if last && is_due && !self.collector.is_clean() {
+            let may_flush = self.published && !self.collector.must_wait();
+            let is_news = self.recorded.0.tick < self.collector.closed().tick;
+            if last && may_flush && (is_news || !self.collector.is_clean()) {
                 let taken = self.collector.take()?;
                 let flush = Flush { taken, errors: self.errors, publish: false };
                 self.in_flight = Some(tokio::spawn(Arc::clone(&self.writer).flush(flush)));
             }
             let Some(mut task) = self.in_flight.take() else { continue };
             match tokio::time::timeout_at(deadline, &mut task).await {
-                Ok(done) => {
-                    joined(done)?;
-                }
+                Ok(done) => self.flush_ended(joined(done)?),
                 Err(_) => {
                     task.abort();
                     return Ok(());

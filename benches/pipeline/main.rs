@@ -1,14 +1,16 @@
 //! The whole path, measured: stored log → view, HTTP → disk → view → ClickHouse, freshness,
 //! acknowledgements. `cargo bench --bench pipeline [-- SECTION…]` with the sections `machine`,
-//! `replay`, `ingest`, `secured`, `identities`, `fresh`, `acks`, `outage`; all of them by default.
-//! `HELIOSTAT_BENCH_IDS` sets how many events `identities` stores.
+//! `replay`, `ingest`, `secured`, `identities`, `fresh`, `acks`, `outage`, `restart`; all of them by
+//! default. `HELIOSTAT_BENCH_IDS` sets how many events `identities` stores, `HELIOSTAT_BENCH_KEYS` how many
+//! keys `restart` has.
 //!
 //! The events are bids as in Nexmark: about 250 bytes, half of them on a few hot auctions, the rest
 //! spread, about one auction in fifteen bids.
 
-#[path = "../tests/common/rng.rs"]
+#[path = "../../tests/common/rng.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod rng;
+mod restart;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -764,6 +766,10 @@ fn main() {
         }
         if wants("outage") {
             outage(60).await;
+        }
+        if wants("restart") {
+            let keys = std::env::var("HELIOSTAT_BENCH_KEYS").ok().and_then(|n| n.parse().ok());
+            restart::restart(keys.unwrap_or(1_000_000)).await;
         }
     });
 }

@@ -1,0 +1,207 @@
+//! Inputs that are kept, for operators that hold what they were given in a form of their own, which
+//! nobody keeps. Where such an operator takes up what was kept, it is given all of it once more, at the
+//! tick as of which it was kept; what it makes of that is known behind it.
+
+use std::rc::Rc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use differential_dataflow::operators::arrange::Arranged;
+use differential_dataflow::trace::TraceReader;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::core::Concatenate;
+use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::generic::operator::source;
+use timely::progress::frontier::AntichainRef;
+use timely::scheduling::Activator;
+
+use super::{Deltas, Renderer, expect_planned, map};
+use crate::dataflow::arrange::{HeldAs, KeyedUpdate, RowTrace, arrange_rows};
+use crate::dataflow::delta::Delta;
+use crate::dataflow::failure::FailureStream;
+use crate::dataflow::guard::Guard;
+use crate::dataflow::layout::RowLayout;
+use crate::dataflow::run::{Run, RunsCursor};
+use crate::model::multiplicity::Multiplicity;
+use crate::model::row::Row;
+use crate::model::{Position, Tick};
+use crate::plan::ir::NodeId;
+
+/// How many rows are handed on at once.
+const ROWS: usize = 1 << 13;
+
+/// Whole rows with the events that they began as.
+pub struct PositionedRows {
+    layout: RowLayout,
+}
+
+impl PositionedRows {
+    pub fn new(schema: &SchemaRef) -> Result<Self, ArrowError> {
+        let all: Vec<usize> = (0..schema.fields().len()).collect();
+        Ok(PositionedRows { layout: RowLayout::new(schema, &all)? })
+    }
+
+    /// Appends a delta's rows.
+    pub fn encode(&self, delta: &Delta, out: &mut Vec<KeyedUpdate>) -> Result<(), ArrowError> {
+        self.layout.encode_each(delta, false, |index, key, _| {
+            let position = position_bytes(delta.position(index).unwrap_or(0));
+            out.push(((key, position), delta.tick, Multiplicity::new(delta.diffs[index])));
+        })
+    }
+
+    /// The rows of a delta, each with its event and how often it comes. There are some.
+    pub fn decode(&self, rows: Vec<(Row, Position, i64)>, tick: Tick) -> Result<Delta, ArrowError> {
+        let positions = rows.iter().map(|(_, position, _)| *position).collect();
+        let changes = rows.into_iter().map(|(row, _, diff)| (row, Row::default(), tick, diff));
+        let mut deltas = self.layout.decode(&mut changes.collect())?;
+        let Some(mut delta) = deltas.pop() else { unreachable!("there are rows") };
+        delta.positions = Some(positions);
+        Ok(delta)
+    }
+}
+
+/// A position as the value of a row.
+pub fn position_bytes(position: Position) -> Row {
+    if position == 0 { Row::default() } else { Row::from_slice(&position.to_be_bytes()) }
+}
+
+/// The rows of runs as of a tick, some at a time.
+pub struct RestoredRows {
+    rows: RunsCursor<Multiplicity>,
+    layout: PositionedRows,
+    tick: Tick,
+}
+
+impl RestoredRows {
+    /// The rows that an arrangement has taken up.
+    pub fn of(trace: &RowTrace, layout: PositionedRows, tick: Tick) -> Self {
+        let mut runs: Vec<Rc<Run<Multiplicity>>> = Vec::new();
+        trace.map_spans(|span| runs.extend(span.inner.clone()));
+        RestoredRows { rows: RunsCursor::new(runs), layout, tick }
+    }
+
+    /// The next rows; `None` when there is none left.
+    pub fn next(&mut self, failures: &FailureStream) -> Option<Delta> {
+        let mut rows = Vec::new();
+        while rows.len() < ROWS
+            && let Some(key) = self.rows.key()
+        {
+            let key = Row::from_slice(key.bytes);
+            while let Some(value) = self.rows.value() {
+                let position = value.try_into().map_or(0, Position::from_be_bytes);
+                let count = self.rows.updates().map(|(_, diff)| diff).sum();
+                let count = failures.known(count);
+                if count != 0 {
+                    rows.push((key.clone(), position, count));
+                }
+                self.rows.next_value();
+            }
+            self.rows.next_key();
+        }
+        (!rows.is_empty()).then(|| expect_planned(self.layout.decode(rows, self.tick)))
+    }
+}
+
+/// Keeps an arrangement that nobody in the dataflow reads, and lets its past be forgotten.
+pub fn hold(arranged: Arranged<'_, RowTrace>, guard: &Guard) {
+    let Arranged { stream, mut trace } = arranged;
+    let guard = guard.clone();
+    let held = stream
+        .unary_frontier::<timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _>(
+            Pipeline,
+            "Hold",
+            move |_, _| {
+                move |(input, frontier), _| {
+                    guard.enter();
+                    input.for_each(|_, spans| spans.clear());
+                    let frontier = frontier.frontier();
+                    // What is up to a tick stays at that tick or before.
+                    let since = frontier.first().map(|tick| [tick.saturating_sub(1)]);
+                    let since = since.as_ref().map_or(&[][..], |since| &since[..]);
+                    trace.set_logical_compaction(AntichainRef::new(since));
+                    trace.set_physical_compaction(frontier);
+                }
+            },
+        );
+    drop(held);
+}
+
+impl<'scope> Renderer<'scope, '_> {
+    /// A node's rows, which are kept. What was kept comes first, at the tick as of which it was.
+    pub(super) fn kept_input(&self, input: NodeId) -> Result<Deltas<'scope>, ArrowError> {
+        let schema = self.schema(input);
+        let (stream, layout) = (self.input(input), PositionedRows::new(&schema)?);
+        let guard = self.guard.clone();
+        let updates = stream.clone().unary(Pipeline, "Encode", move |_, _| {
+            move |input, output| {
+                let stops = guard.enter();
+                input.for_each(|time, deltas| {
+                    if stops {
+                        return deltas.clear();
+                    }
+                    let mut updates = Vec::new();
+                    for delta in deltas.drain(..) {
+                        expect_planned(layout.encode(&delta, &mut updates));
+                    }
+                    output.session(&time).give_container(&mut updates);
+                });
+            }
+        });
+        let arranged = arrange_rows(updates, "Input", &self.guard, HeldAs::State);
+        let before = match self.guard.from() {
+            None => None,
+            Some(tick) => {
+                Some((RestoredRows::of(&arranged.trace, PositionedRows::new(&schema)?, tick), tick))
+            }
+        };
+        hold(arranged, &self.guard);
+        Ok(match before {
+            None => stream,
+            Some((rows, tick)) => self.scope.concatenate([self.once_more(rows, tick), stream]),
+        })
+    }
+
+    fn once_more(&self, rows: RestoredRows, tick: Tick) -> Deltas<'scope> {
+        let (guard, failures) = (self.guard.clone(), self.failures.clone());
+        let activations = self.scope.activations();
+        source(self.scope, "Kept", move |capability, info| {
+            let activator = Activator::new(info.address, activations);
+            let mut left = Some((rows, capability.delayed(&tick)));
+            drop(capability);
+            move |output| {
+                if guard.enter() {
+                    left = None;
+                }
+                let slice = guard.slice();
+                while let Some((rows, capability)) = &mut left {
+                    match rows.next(&failures) {
+                        None => left = None,
+                        Some(delta) => {
+                            slice.made(delta.len());
+                            output.session(&*capability).give(delta);
+                            if slice.is_over() {
+                                return activator.activate();
+                            }
+                        }
+                    }
+                }
+            }
+        })
+    }
+
+    /// What an operator makes of its inputs, but for what it makes of those that were kept.
+    pub(super) fn behind_kept(&self, stream: Deltas<'scope>) -> Deltas<'scope> {
+        match self.guard.from() {
+            None => stream,
+            Some(tick) => {
+                map(
+                    stream,
+                    "Behind",
+                    move |delta| {
+                        if delta.tick > tick { vec![delta] } else { Vec::new() }
+                    },
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The manifest of a snapshot: a checksum in 16 hex digits, a blank, and JSON on one line.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::dataflow::{PackedRun, RunShape, STATE_FORMAT};
+use crate::model::row::encoding_fingerprint;
+use crate::model::{Head, Position, Tick};
+use crate::plan::ViewPlan;
+
+/// The version of the manifest. Readers refuse another one.
+const FORMAT: u32 = 1;
+
+/// What tells a view's state from that of any other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewIdentity {
+    pub name: String,
+    pub generation: String,
+    /// The fingerprint of its plan, in hex digits.
+    pub plan: String,
+}
+
+impl From<&ViewPlan> for ViewIdentity {
+    fn from(plan: &ViewPlan) -> Self {
+        ViewIdentity {
+            name: plan.schema.name.clone(),
+            generation: plan.schema.generation.clone(),
+            plan: plan.fingerprint(),
+        }
+    }
+}
+
+/// A manifest's content.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    format: u32,
+    /// The log that the views are computed of.
+    log: String,
+    /// What the bytes in runs mean; see [`formats`].
+    formats: String,
+    /// The lengths of the files, by their numbers.
+    pub files: BTreeMap<u64, u64>,
+    pub views: Vec<StoredView>,
+}
+
+/// The state of one view as of a tick.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoredView {
+    #[serde(flatten)]
+    pub identity: ViewIdentity,
+    pub tick: Tick,
+    pub position: Position,
+    /// How many rows it has.
+    pub rows: u64,
+    /// Of each worker, of each of its arrangements, the runs.
+    pub workers: Vec<Vec<Vec<StoredRun>>>,
+    /// What fails; `None` if nothing does.
+    pub failures: Option<FilePart>,
+}
+
+impl StoredView {
+    /// Up to where it is.
+    pub fn head(&self) -> Head {
+        Head { position: self.position, tick: self.tick }
+    }
+
+    /// All parts of files that it needs.
+    pub fn parts(&self) -> impl Iterator<Item = FilePart> + '_ {
+        let runs = self.workers.iter().flatten().flatten();
+        runs.map(|run| run.part).chain(self.failures)
+    }
+}
+
+/// A run in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoredRun {
+    #[serde(flatten)]
+    pub part: FilePart,
+    #[serde(flatten)]
+    pub shape: RunShape,
+}
+
+/// A part of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FilePart {
+    pub file: u64,
+    pub at: u64,
+    pub bytes: u64,
+    /// XXH3 of the bytes.
+    pub checksum: u64,
+}
+
+/// Why a manifest is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("its checksum is wrong")]
+    Checksum,
+    #[error("it cannot be read: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("it has format {0}: another version of Heliostat has written it")]
+    Format(u32),
+    #[error("another version of Heliostat has written it, which packs rows differently")]
+    Formats,
+    #[error("it is of another log")]
+    OtherLog,
+}
+
+/// What every manifest has, whatever else it has.
+#[derive(Deserialize)]
+struct OfFormat {
+    format: u32,
+}
+
+/// What the bytes in runs mean: the format of runs and accumulators, and how rows are encoded.
+pub fn formats() -> String {
+    format!("{STATE_FORMAT}-{:016x}", encoding_fingerprint())
+}
+
+impl Manifest {
+    /// A manifest of nothing.
+    pub fn new(log: &str) -> Self {
+        let (files, views) = (BTreeMap::new(), Vec::new());
+        Manifest { format: FORMAT, log: log.to_string(), formats: formats(), files, views }
+    }
+
+    /// Its name.
+    pub fn name(number: u64) -> String {
+        format!("manifest-{number}")
+    }
+
+    /// The number in a manifest's name.
+    pub fn number(name: &str) -> Option<u64> {
+        name.strip_prefix("manifest-")?.parse().ok()
+    }
+
+    pub fn parse(bytes: &[u8], log: &str) -> Result<Manifest, ManifestError> {
+        let (checksum, rest) = bytes.split_at_checked(17).ok_or(ManifestError::Checksum)?;
+        let json = rest.strip_suffix(b"\n").ok_or(ManifestError::Checksum)?;
+        if checksum != format!("{:016x} ", xxh3_64(json)).as_bytes() {
+            return Err(ManifestError::Checksum);
+        }
+        let OfFormat { format } = serde_json::from_slice(json)?;
+        if format != FORMAT {
+            return Err(ManifestError::Format(format));
+        }
+        let manifest: Manifest = serde_json::from_slice(json)?;
+        if manifest.formats != formats() {
+            return Err(ManifestError::Formats);
+        }
+        if manifest.log != log {
+            return Err(ManifestError::OtherLog);
+        }
+        Ok(manifest)
+    }
+
+    pub fn to_bytes(&self) -> std::io::Result<Vec<u8>> {
+        let json = serde_json::to_string(self)?;
+        Ok(format!("{:016x} {json}\n", xxh3_64(json.as_bytes())).into_bytes())
+    }
+
+    /// The state of a view.
+    pub fn view(&self, identity: &ViewIdentity) -> Option<&StoredView> {
+        self.views.iter().find(|view| view.identity == *identity)
+    }
+}
+
+impl StoredRun {
+    /// A run that is in a part of a file.
+    pub fn new(run: &PackedRun, part: FilePart) -> Self {
+        StoredRun { part, shape: run.shape() }
+    }
+}

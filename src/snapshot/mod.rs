@@ -1,0 +1,24 @@
+//! Snapshots: what views hold, in files, so that a start goes on from there and reads the log only from
+//! there on.
+//!
+//! ```text
+//! snapshots/
+//!   runs-17        runs and lists of failures, one behind the other, each at a multiple of 4 KiB
+//!   manifest-23    which of them make up which view, as of which tick; two manifests are kept
+//! ```
+//!
+//! A snapshot writes one file with the runs that are in none yet, and then a manifest, which is
+//! replaced as a whole. What no manifest names is nobody's, and removed: a crash in between leaves the
+//! manifest before. Each view has a tick of its own; a view that was not asked this time keeps what
+//! it had. Everything that is read has a checksum.
+//!
+//! A view is found by its generation, which tells its SQL, all that it reads and the log, and by the
+//! fingerprint of its plan, which tells the order of its arrangements.
+
+mod manifest;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use manifest::ViewIdentity;
+pub use store::{FoundView, SnapshotStore, ViewSnapshot};
