@@ -226,7 +226,7 @@ impl Windows {
         if slide_ns.checked_mul(count as i64).is_none() {
             return plan_err!("the size of hop is out of range");
         }
-        let starts = hop_starts(self.binned(slide, offset), slide_ns, count as usize);
+        let starts = hop_starts(self.binned(slide, offset), slide_ns, count as i64);
         // Days are 24 hours here, and numbers are added more quickly than what a calendar knows.
         let length = lit(ScalarValue::DurationNanosecond(Some(size_ns)));
         let rows = UnnestRows::over(input, starts, "__start")?;
