@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::slot::{Slot, State};
 use crate::model::multiplicity::Multiplicity;
-use crate::model::packed::{put, put_signed, take_bytes, take_signed};
+use crate::model::packed::{put_counted, put_signed, take_bytes, take_signed};
 
 /// The sum of a group's rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -51,21 +51,40 @@ impl Accumulator {
 
     /// Appends it in the form in which it is kept: number of bytes, rows, slots.
     pub fn pack(&self, out: &mut Vec<u8>) {
-        // Most take less than 128 bytes, and so one for their number.
-        let start = out.len();
-        out.push(0);
-        put_signed(out, self.rows.bits());
-        for slot in &self.slots {
-            slot.pack(out);
-        }
-        let len = out.len() - start - 1;
-        if len < 0x80 {
-            out[start] = len as u8;
+        put_counted(out, |out| {
+            put_signed(out, self.rows.bits());
+            for slot in &self.slots {
+                slot.pack(out);
+            }
+        });
+    }
+
+    /// Takes one in that form off the front of each and appends the sum, unless it is that of no rows;
+    /// false if it is.
+    pub fn pack_sum(one: &mut &[u8], two: &mut &[u8], out: &mut Vec<u8>) -> bool {
+        let (start, before) = (out.len(), (*one, *two));
+        let (mut first, mut second) = (take_bytes(one), take_bytes(two));
+        let rows = Multiplicity::new(take_signed(&mut first));
+        let rows = rows.plus(Multiplicity::new(take_signed(&mut second)));
+        let mut is_zero = rows.is_zero();
+        if first.is_empty() || second.is_empty() {
+            // To one of them nothing was added.
+            let mut sum = Accumulator::unpack(&mut { before.0 });
+            sum.merge(&Accumulator::unpack(&mut { before.1 }));
+            is_zero = sum.is_zero();
+            sum.pack(out);
         } else {
-            let mut number = Vec::new();
-            put(&mut number, len as u64);
-            out.splice(start..=start, number);
+            put_counted(out, |out| {
+                put_signed(out, rows.bits());
+                while !first.is_empty() && !second.is_empty() {
+                    is_zero &= Slot::pack_sum(&mut first, &mut second, out);
+                }
+            });
         }
+        if is_zero {
+            out.truncate(start);
+        }
+        !is_zero
     }
 
     /// Takes one in that form off the front.
@@ -145,5 +164,49 @@ mod tests {
         assert!(!changed.is_zero());
         changed.merge(&sum(0, -2));
         assert!(changed.is_zero());
+    }
+
+    #[test]
+    fn packed_accumulators_add_up_as_others_do() {
+        use crate::aggregate::{FirstRow, KeptRows};
+        use crate::model::row::Row;
+        let sum = |rows, value| Accumulator {
+            rows: Multiplicity::new(rows),
+            slots: SmallVec::from_iter([IntegerTotal::of_values(rows, value).into()]),
+        };
+        let first = |row: &[u8]| {
+            let state: Slot = FirstRow::of_rows([Row::from_slice(row)].iter(), 1).into();
+            Accumulator { rows: Multiplicity::new(1), slots: SmallVec::from_iter([state]) }
+        };
+        let nothing = Accumulator::default();
+        let long = first(&[1; 500]);
+        for (one, two) in [
+            (sum(1, 7), sum(2, -9)),
+            (sum(1, 7), sum(-1, -7)),
+            (sum(1, 7), sum(-1, -6)),
+            (sum(3, 1 << 70), nothing.clone()),
+            (nothing.clone(), sum(1, 1)),
+            (nothing.clone(), nothing.clone()),
+            (first(b"b"), first(b"a")),
+            (first(b"b"), long.clone()),
+            (long, first(b"")),
+        ] {
+            let packed = |accumulator: &Accumulator| {
+                let mut out = Vec::new();
+                accumulator.pack(&mut out);
+                out
+            };
+            let (first, second, mut out) = (packed(&one), packed(&two), b"before".to_vec());
+            let (mut first, mut second) = (&first[..], &second[..]);
+            let is_there = Accumulator::pack_sum(&mut first, &mut second, &mut out);
+            assert!(first.is_empty() && second.is_empty());
+            let mut expected = one.clone();
+            expected.merge(&two);
+            assert_eq!(is_there, !expected.is_zero());
+            let mut found = &out[6..];
+            let found = is_there.then(|| Accumulator::unpack(&mut found));
+            assert_eq!(found, is_there.then_some(expected));
+            assert!(is_there || out == b"before");
+        }
     }
 }

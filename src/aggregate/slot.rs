@@ -33,6 +33,16 @@ pub trait State: Stored + Clone {
 
     /// Takes one in that form off the front.
     fn unpack(from: &mut &[u8]) -> Self;
+
+    /// Takes one in that form off the front of each and appends them merged; whether that is the state
+    /// of no rows.
+    #[inline]
+    fn pack_sum(one: &mut &[u8], two: &mut &[u8], out: &mut Vec<u8>) -> bool {
+        let mut sum = Self::unpack(one);
+        sum.merge(&Self::unpack(two));
+        sum.pack(out);
+        sum.is_zero()
+    }
 }
 
 /// A state that slots can hold.
@@ -93,6 +103,18 @@ macro_rules! slots {
                 match take(from) {
                     $($number => Some(Slot::$name(State::unpack(from))),)*
                     _ => None,
+                }
+            }
+
+            /// Takes slots of one kind in that form off the front of each and appends them merged;
+            /// whether that is the slot of no rows.
+            pub fn pack_sum(one: &mut &[u8], two: &mut &[u8], out: &mut Vec<u8>) -> bool {
+                let (kind, other) = (take(one), take(two));
+                debug_assert_eq!(kind, other, "slots are alike");
+                put(out, kind);
+                match kind {
+                    $($number => <$state as State>::pack_sum(one, two, out),)*
+                    _ => true,
                 }
             }
 

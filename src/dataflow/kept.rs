@@ -15,7 +15,7 @@ use super::run::PackedRun;
 use crate::model::Tick;
 
 /// The version of what the bytes of runs and accumulators mean. It is raised by hand.
-pub const STATE_FORMAT: u32 = 1;
+pub const STATE_FORMAT: u32 = 2;
 
 /// Of each of a worker's arrangements the runs.
 pub type WorkerArrangements = Vec<Vec<PackedRun>>;

@@ -7,6 +7,7 @@
 mod builder;
 mod catalog;
 mod format;
+mod plain;
 mod text;
 mod value;
 

@@ -13,10 +13,14 @@ use serde_json::value::RawValue;
 
 use super::Violation;
 use super::builder::ColumnBuilder;
+use super::plain::{PlainCursor, PlainKind, PlainValue};
 use super::text;
 use crate::model::json;
 use crate::model::schema::{FieldNaming, SqlField};
 
+/// After an object that was not plain so many rows are not tried as plain ones: mostly those of a table
+/// are alike.
+const PLAIN_PAUSE_ROWS: u32 = 15;
 /// The most violations that are told of one event.
 const VIOLATIONS_MAX: usize = 16;
 
@@ -30,6 +34,47 @@ struct ObjectMember {
     type_name: String,
 }
 
+impl ObjectMember {
+    /// Lets `read` read a value of the row behind so many.
+    #[inline]
+    fn read<T>(
+        &mut self,
+        index: usize,
+        rows: usize,
+        top: bool,
+        notes: &mut Notes,
+        read: impl FnOnce(ValueSeed<'_>) -> T,
+    ) -> T {
+        if self.builder.len() > rows {
+            // Of a repeated member the last one counts.
+            self.builder.truncate(rows);
+        }
+        if top {
+            notes.member = Some(index);
+        }
+        notes.path.push(PointerStep::Name(String::new()));
+        let done = read(ValueSeed {
+            builder: &mut self.builder,
+            notes,
+            type_name: &self.type_name,
+            name: Some(&self.json_name),
+            required: self.required,
+        });
+        notes.path.pop();
+        done
+    }
+}
+
+/// The index of the member of this name. Members mostly come in the order of the last event: the next
+/// one is looked at first.
+#[inline]
+fn member_named(members: &[ObjectMember], next: usize, key: &str) -> Option<usize> {
+    match members.get(next) {
+        Some(member) if member.json_name == key => Some(next),
+        _ => members.iter().position(|member| member.json_name == key),
+    }
+}
+
 /// The members of a JSON object, each a column.
 #[derive(Debug, Default)]
 pub struct ObjectMembers {
@@ -37,6 +82,8 @@ pub struct ObjectMembers {
     rows: usize,
     /// Dates and instants may be numbers, as Debezium writes them.
     epochs: bool,
+    /// So many rows more are not tried as objects of plain values.
+    plain_pause: u32,
 }
 
 impl ObjectMembers {
@@ -60,9 +107,21 @@ impl ObjectMembers {
     pub fn push_row(&mut self, data: &[u8]) -> Misfits {
         let mut notes = Notes { epochs: self.epochs, ..Notes::default() };
         if !self.members.is_empty() {
-            let mut json = serde_json::Deserializer::from_slice(data);
-            let object = ObjectSeed { members: self, notes: &mut notes, top: true };
-            if let Err(error) = object.deserialize(&mut json) {
+            let read = match std::str::from_utf8(data) {
+                Ok(text) if self.push_plain(text, &mut notes).is_some() => Ok(()),
+                Ok(text) => {
+                    self.truncate(self.rows);
+                    notes = Notes { epochs: self.epochs, ..Notes::default() };
+                    let object = ObjectSeed { members: self, notes: &mut notes, top: true };
+                    object.deserialize(&mut serde_json::Deserializer::from_str(text))
+                }
+                // Members that are not read may be anything.
+                Err(_) => {
+                    let object = ObjectSeed { members: self, notes: &mut notes, top: true };
+                    object.deserialize(&mut serde_json::Deserializer::from_slice(data))
+                }
+            };
+            if let Err(error) = read {
                 notes.member = None;
                 notes.path.clear();
                 notes.add(format!("not a JSON object: {error}"));
@@ -74,6 +133,47 @@ impl ObjectMembers {
         }
         self.rows += 1;
         notes.misfits
+    }
+
+    /// Reads an object of plain values as one more row. `None` where it is none, or not yet over: then
+    /// some columns may have been read.
+    fn push_plain(&mut self, text: &str, notes: &mut Notes) -> Option<()> {
+        if self.plain_pause > 0 {
+            self.plain_pause -= 1;
+            return None;
+        }
+        self.plain_pause = PLAIN_PAUSE_ROWS;
+        let mut cursor = PlainCursor::new(text);
+        if cursor.token()? != b'{' {
+            return None;
+        }
+        let rows = self.rows;
+        let mut next = 0;
+        let mut token = cursor.token()?;
+        while token != b'}' {
+            if token != b'"' {
+                return None;
+            }
+            let key = cursor.text()?;
+            if cursor.token()? != b':' {
+                return None;
+            }
+            let value = cursor.value()?;
+            let found = member_named(&self.members, next, key);
+            if let Some(index) = found {
+                next = index + 1;
+                let seed = |seed: ValueSeed<'_>| seed.plain(value);
+                self.members[index].read(index, rows, true, notes, seed);
+            }
+            token = match cursor.token()? {
+                b',' => Some(cursor.token()?).filter(|token| *token == b'"')?,
+                b'}' => b'}',
+                _ => return None,
+            };
+        }
+        self.close_row(notes, true);
+        self.plain_pause = 0;
+        Some(())
     }
 
     /// Ends a row: columns that the object did not have become NULL.
@@ -201,7 +301,6 @@ impl<'de> Visitor<'de> for ObjectSeed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let ObjectSeed { members, notes, top } = self;
         let rows = members.rows;
-        // Members mostly come in the order of the last event: look at the next one first.
         let mut next = 0;
         while let Some(found) = map.next_key_seed(KeySeed { members: &members.members, next })? {
             let Some(index) = found else {
@@ -209,22 +308,8 @@ impl<'de> Visitor<'de> for ObjectSeed<'_> {
                 continue;
             };
             next = index + 1;
-            let member = &mut members.members[index];
-            // Of a repeated member the last one counts.
-            member.builder.truncate(rows);
-            if top {
-                notes.member = Some(index);
-            }
-            notes.path.push(PointerStep::Name(String::new()));
-            let seed = ValueSeed {
-                builder: &mut member.builder,
-                notes,
-                type_name: &member.type_name,
-                name: Some(&member.json_name),
-                required: member.required,
-            };
-            map.next_value_seed(seed)?;
-            notes.path.pop();
+            let seed = |seed: ValueSeed<'_>| map.next_value_seed(seed);
+            members.members[index].read(index, rows, top, notes, seed)?;
         }
         members.close_row(notes, top);
         Ok(())
@@ -253,10 +338,7 @@ impl Visitor<'_> for KeySeed<'_> {
 
     #[inline]
     fn visit_str<E>(self, key: &str) -> Result<Option<usize>, E> {
-        match self.members.get(self.next) {
-            Some(member) if member.json_name == key => Ok(Some(self.next)),
-            _ => Ok(self.members.iter().position(|m| m.json_name == key)),
-        }
+        Ok(member_named(self.members, self.next, key))
     }
 }
 
@@ -385,6 +467,36 @@ impl ValueSeed<'_> {
         }
     }
 
+    fn plain(self, value: PlainValue<'_>) {
+        match self.builder {
+            ColumnBuilder::Decimal { .. }
+            | ColumnBuilder::DecimalWide { .. }
+            | ColumnBuilder::Json(_) => self.raw(value.raw),
+            _ => match value.kind {
+                PlainKind::Text(text) => self.text(text),
+                PlainKind::Integer(number) => self.integer(number.into()),
+                PlainKind::Float(number) => self.float(number),
+                PlainKind::Boolean(value) => self.boolean(value),
+                PlainKind::Null => self.null(),
+            },
+        }
+    }
+
+    fn boolean(self, value: bool) {
+        match self.builder {
+            ColumnBuilder::Boolean(v) => v.push(Some(value)),
+            _ => self.refuse(value),
+        }
+    }
+
+    fn float(self, value: f64) {
+        match self.builder {
+            ColumnBuilder::Real(v) => v.push(Some(value as f32)),
+            ColumnBuilder::Double(v) => v.push(Some(value)),
+            _ => self.refuse(format_args!("the number {value}")),
+        }
+    }
+
     fn null(mut self) {
         if self.required {
             self.name_path();
@@ -438,10 +550,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<(), E> {
-        match self.builder {
-            ColumnBuilder::Boolean(v) => v.push(Some(value)),
-            _ => self.refuse(value),
-        }
+        self.boolean(value);
         Ok(())
     }
 
@@ -458,11 +567,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        match self.builder {
-            ColumnBuilder::Real(v) => v.push(Some(value as f32)),
-            ColumnBuilder::Double(v) => v.push(Some(value)),
-            _ => self.refuse(format_args!("the number {value}")),
-        }
+        self.float(value);
         Ok(())
     }
 
@@ -558,5 +663,82 @@ mod tests {
         let columns = members.finish();
         assert!(columns.iter().all(|c| c.len() == 4), "{columns:?}");
         assert_eq!(columns[0].null_count(), 2);
+    }
+
+    #[test]
+    fn plain_objects_are_read_as_all_others() {
+        let types = [
+            SqlType::BigInt,
+            SqlType::SmallInt,
+            SqlType::Double,
+            SqlType::Boolean,
+            SqlType::Text,
+            SqlType::Timestamp { precision: 3, with_time_zone: false },
+            SqlType::Decimal { precision: 12, scale: 2 },
+            SqlType::Json,
+        ];
+        let members = |plain_pause| {
+            let mut members = ObjectMembers { plain_pause, ..ObjectMembers::default() };
+            for (index, sql_type) in types.iter().enumerate() {
+                let field = SqlField::new(&format!("c{index}"), sql_type.clone(), true);
+                members.push(&field, FieldNaming::Same, index == 0);
+            }
+            members
+        };
+        let values = [
+            "0",
+            "-7",
+            "70000",
+            "1.25",
+            "-0.0",
+            "1e2",
+            "true",
+            "false",
+            "null",
+            r#""""#,
+            r#""x""#,
+            r#""12.5""#,
+            r#""2026-11-29T10:00:00.123Z""#,
+            r#""\n""#,
+            "[1]",
+            r#"{"a": 1}"#,
+            "99999999999999999999",
+            "1e999",
+            "01",
+            "nul",
+            "\"\u{1}\"",
+        ];
+        let mut objects: Vec<String> = [
+            "{}",
+            " { } ",
+            "{",
+            "}",
+            "",
+            "[]",
+            "{\"c0\"}",
+            "{\"c0\":1,}",
+            "{,}",
+            "{\"c0\" 1}",
+            "{\"c0\":1 \"c1\":2}",
+            "{\"c0\":1}{",
+            "{\"c0\": 1, \"c0\": \"2\", \"c0\": 3}",
+            "{ \"c4\" : \"é\" ,\n\"c0\":\t1\r}",
+            "{\"c\\u0030\": 1}",
+            "{\"c1\":2,\"c0\":1,\"more\":1.5}",
+        ]
+        .map(String::from)
+        .into();
+        for value in values {
+            objects.extend((0..types.len()).map(|c| format!("{{\"c0\":5,\"c{c}\":{value}}}")));
+            objects.push(format!("{{\"unread\":{value},\"c0\":1}}"));
+        }
+        let (mut one, mut other) = (members(0), members(u32::MAX));
+        for object in &objects {
+            one.plain_pause = 0;
+            let (one, other) = (one.push_row(object.as_bytes()), other.push_row(object.as_bytes()));
+            assert_eq!(one.columns, other.columns, "{object}");
+            assert_eq!(one.violations, other.violations, "{object}");
+        }
+        assert_eq!(one.finish(), other.finish());
     }
 }

@@ -14,6 +14,7 @@ pub mod explain;
 pub mod ir;
 pub mod functions;
 mod group_keys;
+mod hop;
 mod join_order;
 mod lambda;
 mod logical;

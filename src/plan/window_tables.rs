@@ -15,12 +15,14 @@ use datafusion_sql::sqlparser::ast::{
     Expr as SqlExpr, FunctionArg, FunctionArgExpr, Ident, ObjectName, TableAlias, TableFactor,
 };
 
+use super::hop::hop_starts;
 use super::session::{session_end, session_start};
 use super::unnest::UnnestRows;
 
 /// How many windows of `hop` a row can be in.
 const HOPS_MAX: i64 = 10_000;
 const NANOSECONDS_PER_DAY: i128 = 86_400_000_000_000;
+const NANOSECONDS_PER_SECOND: i64 = 1_000_000_000;
 
 /// The columns that such a table has behind its own.
 pub const COLUMNS: [&str; 2] = ["window_start", "window_end"];
@@ -213,23 +215,34 @@ impl Windows {
         if slide.months != 0 || size.months != 0 {
             return plan_err!("hop takes a slide and a size in days or less");
         }
-        let count = (nanoseconds(size) + nanoseconds(slide) - 1) / nanoseconds(slide);
+        let (slide_ns, size_ns) = (nanoseconds(slide), nanoseconds(size));
+        let count = (size_ns + slide_ns - 1) / slide_ns;
         if count > i128::from(HOPS_MAX) {
             return plan_err!("each row would be in {count} windows, {HOPS_MAX} are allowed");
         }
-        let last = self.binned(slide, offset);
-        let back = (count - 1) as i32;
-        let Some(back) = scaled(slide, back) else {
+        let (Ok(slide_ns), Ok(size_ns)) = (i64::try_from(slide_ns), i64::try_from(size_ns)) else {
             return plan_err!("the size of hop is out of range");
         };
-        let first = last.clone() - literal(&back);
-        let starts = datafusion_functions_nested::range::gen_series(first, last, literal(slide));
+        if slide_ns.checked_mul(count as i64).is_none() {
+            return plan_err!("the size of hop is out of range");
+        }
+        let starts = hop_starts(self.binned(slide, offset), slide_ns, count as i64);
+        // Days are 24 hours here, and numbers are added more quickly than what a calendar knows.
+        let length = lit(ScalarValue::DurationNanosecond(Some(size_ns)));
         let rows = UnnestRows::over(input, starts, "__start")?;
         let rows = LogicalPlan::Extension(Extension { node: Arc::new(rows) });
         let start = Expr::Column(Column::new_unqualified("__start"));
-        let inside = self.in_type(start.clone() + literal(size)).gt(self.time.clone());
-        let rows = LogicalPlanBuilder::from(rows).filter(inside)?.build()?;
-        self.finish(rows, start, |start| start + literal(size))
+        let mut rows = LogicalPlanBuilder::from(rows);
+        // Where the size is so many slides, the first window that is made has not ended yet. (Of times
+        // with fewer digits than the slide it may have.)
+        let whole =
+            |interval: &IntervalMonthDayNano| interval.nanoseconds % NANOSECONDS_PER_SECOND == 0;
+        let all_whole = whole(slide) && whole(size) && offset.is_none_or(whole);
+        if !all_whole || size_ns % slide_ns != 0 {
+            let end = self.in_type(start.clone() + length.clone());
+            rows = rows.filter(end.gt(self.time.clone()))?;
+        }
+        self.finish(rows.build()?, start, |start| start + length)
     }
 
     fn in_type(&self, time: Expr) -> Expr {
@@ -240,7 +253,7 @@ impl Windows {
         &self,
         rows: LogicalPlan,
         start: Expr,
-        end: impl Fn(Expr) -> Expr,
+        end: impl FnOnce(Expr) -> Expr,
     ) -> Result<LogicalPlan> {
         let own = self.input.schema().columns().into_iter().map(Expr::Column);
         let bounds = [
@@ -288,14 +301,6 @@ fn interval(expr: &Expr) -> Option<IntervalMonthDayNano> {
 
 fn nanoseconds(interval: &IntervalMonthDayNano) -> i128 {
     i128::from(interval.days) * NANOSECONDS_PER_DAY + i128::from(interval.nanoseconds)
-}
-
-fn scaled(interval: &IntervalMonthDayNano, factor: i32) -> Option<IntervalMonthDayNano> {
-    Some(IntervalMonthDayNano {
-        months: 0,
-        days: interval.days.checked_mul(factor)?,
-        nanoseconds: interval.nanoseconds.checked_mul(i64::from(factor))?,
-    })
 }
 
 fn positive(interval: &IntervalMonthDayNano) -> Result<()> {

@@ -1,6 +1,8 @@
 //! The first rows of each group of an input that only grows: they alone are kept, as the group's
 //! accumulator.
 
+use std::cmp::Ordering;
+
 use arrow::error::ArrowError;
 use smallvec::SmallVec;
 use timely::dataflow::Stream;
@@ -95,13 +97,31 @@ fn candidate<S: KeptRows>(group: &[KeyedUpdate], limit: u32) -> GroupUpdate {
 
 /// The changes of the groups' first rows.
 fn rows<S: KeptRows>(updates: Vec<GroupChange>) -> Vec<(Row, Row, Tick, i64)> {
-    let mut changes: Vec<((Tick, Row, Row), i64)> = Vec::new();
-    for (key, mut accumulator, tick, diff) in updates {
-        if let Some(kept) = accumulator.slots.first_mut().and_then(S::of_mut) {
-            changes.extend(kept.take().map(|row| ((tick, key.clone(), row), diff)));
+    let mut changes = Vec::new();
+    // What a group was and what it is stand beside each other.
+    for change in updates.chunk_by(|a, b| a.2 == b.2 && a.0 == b.0) {
+        let (key, tick) = (&change[0].0, change[0].2);
+        let rows = |diff: i64| {
+            let group = change.iter().filter(move |group| group.3 == diff);
+            group.filter_map(|(_, sum, ..)| sum.state::<S>(0)).flat_map(S::rows)
+        };
+        let (mut before, mut after) = (rows(-1).peekable(), rows(1).peekable());
+        loop {
+            let order = match (before.peek(), after.peek()) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(before), Some(after)) => before.cmp(after),
+            };
+            let gone = if order.is_le() { before.next() } else { None };
+            let come = if order.is_ge() { after.next() } else { None };
+            let (row, diff) = match (gone, come) {
+                (Some(row), None) => (row, -1),
+                (None, Some(row)) => (row, 1),
+                _ => continue,
+            };
+            changes.push((key.clone(), Row::from_slice(row), tick, diff));
         }
     }
-    // A group whose first rows stay the same has only grown.
-    differential_dataflow::consolidation::consolidate(&mut changes);
-    changes.into_iter().map(|((tick, key, row), diff)| (key, row, tick, diff)).collect()
+    changes
 }

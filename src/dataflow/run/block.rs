@@ -44,8 +44,9 @@ impl<'a> Block<'a> {
         Block { bytes, start, table, groups: read_u32(bytes, start + 4) as usize }
     }
 
+    /// Where a group begins.
     #[inline]
-    fn group_at(&self, group: usize) -> usize {
+    pub fn group_at(&self, group: usize) -> usize {
         let at = self.table + group * TABLE_ENTRY_BYTES;
         self.start + usize::from(u16::from_le_bytes([self.bytes[at], self.bytes[at + 1]]))
     }

@@ -31,13 +31,16 @@ pub struct RunCursor<D> {
     /// Where the key is written first. Behind the last block: there is no more.
     block: usize,
     group: usize,
+    group_start: usize,
     hash: u64,
     key: (usize, usize),
     /// The block of the value, and the end of its group there.
     value_block: usize,
     group_end: usize,
-    /// The value's bytes, and where its updates begin. None when all of the key's are passed.
+    /// The value's bytes, where it is written with their number, and where its updates begin. None when
+    /// all of the key's are passed.
     value: Option<(usize, usize)>,
+    value_start: usize,
     updates: usize,
     difference: PhantomData<fn() -> D>,
 }
@@ -48,11 +51,13 @@ impl<D: PackedDifference> RunCursor<D> {
         let mut cursor = RunCursor {
             block: 0,
             group: 0,
+            group_start: 0,
             hash: 0,
             key: (0, 0),
             value_block: 0,
             group_end: 0,
             value: None,
+            value_start: 0,
             updates: 0,
             difference: PhantomData,
         };
@@ -81,6 +86,32 @@ impl<D: PackedDifference> RunCursor<D> {
         Updates { bytes, count, base: run.base, difference: PhantomData }
     }
 
+    /// The group of the key as it is written, if that is all that there is of the key, and the values in
+    /// it. The cursor is at the key's first value.
+    #[inline]
+    pub fn whole_group<'a>(&self, run: &'a Run<D>) -> Option<(&'a [u8], ValuesAtBase<'a, D>)> {
+        let goes_on =
+            self.group + 1 == run.block(self.block).groups && self.continues(run, self.block + 1);
+        let values = &run.bytes[self.key.1..self.group_end];
+        (!goes_on)
+            .then(|| (&run.bytes[self.group_start..self.group_end], ValuesAtBase::new(values)))
+    }
+
+    /// The value as it is written, if all of its updates are at the run's base, and how many these are.
+    #[inline]
+    pub fn value_at_base<'a>(&self, run: &'a Run<D>) -> Option<(&'a [u8], usize)> {
+        let bytes = &run.bytes[self.value_start..self.group_end];
+        let mut values = ValuesAtBase::<D>::new(bytes);
+        let updates = values.next()??;
+        Some((&bytes[..bytes.len() - values.bytes.len()], updates))
+    }
+
+    /// To the next value of the key; this one takes so many bytes.
+    #[inline]
+    pub fn pass_bytes(&mut self, run: &Run<D>, len: usize) {
+        self.to_value_at(run, self.value_start + len);
+    }
+
     #[inline]
     fn load_key(&mut self, run: &Run<D>) {
         self.value = None;
@@ -89,6 +120,7 @@ impl<D: PackedDifference> RunCursor<D> {
         }
         let block = run.block(self.block);
         let (key, values) = block.key(self.group);
+        self.group_start = block.group_at(self.group);
         self.hash = key.hash;
         self.key = (values - key.bytes.len(), values);
         self.value_block = self.block;
@@ -100,6 +132,7 @@ impl<D: PackedDifference> RunCursor<D> {
     fn load_value(&mut self, run: &Run<D>, at: usize) {
         let mut rest = &run.bytes[at..self.group_end];
         let value = take_bytes(&mut rest);
+        self.value_start = at;
         self.updates = self.group_end - rest.len();
         self.value = Some((self.updates - value.len(), self.updates));
     }
@@ -117,9 +150,14 @@ impl<D: PackedDifference> RunCursor<D> {
     /// To the next value of the key, of whose updates none is left in `read`.
     #[inline]
     pub fn pass_value(&mut self, run: &Run<D>, read: &Updates<'_, D>) {
-        let left = read.bytes.len();
-        if left > 0 {
-            return self.load_value(run, self.group_end - left);
+        self.to_value_at(run, self.group_end - read.bytes.len());
+    }
+
+    /// To the value that is written here, or, at the end of a group, where the key goes on.
+    #[inline]
+    fn to_value_at(&mut self, run: &Run<D>, at: usize) {
+        if at < self.group_end {
+            return self.load_value(run, at);
         }
         self.value = None;
         // Only the last group of a block can go on in the next one.
@@ -222,16 +260,18 @@ impl<'a, D: PackedDifference> Updates<'a, D> {
         D::pass(&mut self.bytes);
     }
 
-    /// The next one, with its difference as it is written.
+    /// The tick of the next one, whose difference [`Updates::difference`] has to take.
     #[inline]
-    pub fn next_packed(&mut self) -> Option<(Tick, &'a [u8])> {
-        if self.count == 0 {
-            return None;
-        }
-        let tick = self.tick();
+    pub fn next_tick(&mut self) -> Option<Tick> {
+        (self.count > 0).then(|| self.tick())
+    }
+
+    /// The difference whose tick was taken, as it is written.
+    #[inline]
+    pub fn difference(&mut self) -> &'a [u8] {
         let before = self.bytes;
         D::pass(&mut self.bytes);
-        Some((tick, &before[..before.len() - self.bytes.len()]))
+        &before[..before.len() - self.bytes.len()]
     }
 }
 
@@ -245,6 +285,40 @@ impl<D: PackedDifference> Iterator for Updates<'_, D> {
         }
         let tick = self.tick();
         Some((tick, D::unpack(&mut self.bytes)))
+    }
+}
+
+/// The values of a group: of each one how many updates it has, or `None` if not all of them are at the
+/// run's base.
+pub struct ValuesAtBase<'a, D> {
+    bytes: &'a [u8],
+    difference: PhantomData<fn() -> D>,
+}
+
+impl<'a, D> ValuesAtBase<'a, D> {
+    #[inline]
+    fn new(bytes: &'a [u8]) -> Self {
+        ValuesAtBase { bytes, difference: PhantomData }
+    }
+}
+
+impl<D: PackedDifference> Iterator for ValuesAtBase<'_, D> {
+    type Item = Option<usize>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Option<usize>> {
+        if self.bytes.is_empty() {
+            return None;
+        }
+        take_bytes(&mut self.bytes);
+        let count = take(&mut self.bytes);
+        for _ in 0..count {
+            if take(&mut self.bytes) != 0 {
+                return Some(None);
+            }
+            D::pass(&mut self.bytes);
+        }
+        Some(Some(count as usize))
     }
 }
 

@@ -55,6 +55,8 @@ pub trait PackedDifference: Semigroup + Sized + 'static {
     fn unpack(from: &mut &[u8]) -> Self;
     /// Passes one at the front.
     fn pass(from: &mut &[u8]);
+    /// Takes one off the front of each and appends the sum, unless it is zero; false if it is.
+    fn pack_sum(one: &mut &[u8], two: &mut &[u8], out: &mut Vec<u8>) -> bool;
 }
 
 impl PackedDifference for Multiplicity {
@@ -72,6 +74,15 @@ impl PackedDifference for Multiplicity {
     fn pass(from: &mut &[u8]) {
         take(from);
     }
+
+    #[inline]
+    fn pack_sum(one: &mut &[u8], two: &mut &[u8], out: &mut Vec<u8>) -> bool {
+        let sum = Multiplicity::unpack(one).plus(Multiplicity::unpack(two));
+        if !sum.is_zero() {
+            sum.pack(out);
+        }
+        !sum.is_zero()
+    }
 }
 
 impl PackedDifference for Accumulator {
@@ -85,6 +96,10 @@ impl PackedDifference for Accumulator {
 
     fn pass(from: &mut &[u8]) {
         crate::model::packed::take_bytes(from);
+    }
+
+    fn pack_sum(one: &mut &[u8], two: &mut &[u8], out: &mut Vec<u8>) -> bool {
+        Accumulator::pack_sum(one, two, out)
     }
 }
 

@@ -174,6 +174,30 @@ fn merged_runs_have_the_sums_of_both_however_the_merge_is_suspended() {
     }
 }
 
+/// What a merge has copied is copied again by the next one.
+#[test]
+fn runs_that_are_merged_one_after_the_other_have_the_sums_of_all() {
+    let mut random = Random(29);
+    for (updates, keys) in [(10, 3), (900, 2), (900, 100_000), (3_000, 400)] {
+        let (mut all, mut run_of_all) = (Content::new(), None::<Rc<Run<Multiplicity>>>);
+        for since in [0, 1_000_000, 1_000_002, 1_000_003, 1_000_003, 1_000_009] {
+            let next = content(&mut random, updates, keys, true);
+            for ((key, value, tick), diff) in std::mem::take(&mut all).iter().chain(&next) {
+                let at = (key.clone(), value.clone(), (*tick).max(since));
+                *all.entry(at).or_default() += diff;
+            }
+            all.retain(|_, diff| *diff != 0);
+            let next = run(&next).unwrap();
+            run_of_all = match &run_of_all {
+                Some(before) => merged(before, &next, since, 500),
+                None => Some(next),
+            };
+            let found = run_of_all.iter().cloned().collect();
+            assert!(read(found) == all, "{updates} {keys} {since}");
+        }
+    }
+}
+
 /// A spine gives a merge fuel for what its runs have. One that takes more is not done when the next run
 /// comes, which is a panic.
 #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::model::Tick;
 use crate::model::packed::{put, put_bytes, put_signed};
 
-use super::block::{HEADER_BYTES, TABLE_ENTRY_BYTES, UNIT};
+use super::block::{HEADER_BYTES, INDEX_ENTRY_BYTES, TABLE_ENTRY_BYTES, UNIT};
 use super::cursor::KeyRef;
 use super::spill::{self, SpillFile};
 use super::{PackedDifference, Run, next_id};
@@ -74,14 +74,29 @@ impl<D: PackedDifference> RunWriter<D> {
     /// A value of the key, behind all of it that were written, and its updates as [`put_update`] writes
     /// them.
     pub fn value(&mut self, value: &[u8], count: usize, updates: &[u8]) {
+        self.make_room(2 * NUMBER_BYTES + value.len() + updates.len());
+        put_bytes(&mut self.bytes, value);
+        put(&mut self.bytes, count as u64);
+        self.bytes.extend_from_slice(updates);
+        self.updates += count;
+    }
+
+    /// A value of the key as it stands in another run, with its updates.
+    pub fn written_value(&mut self, value: &[u8], count: usize) {
+        self.make_room(value.len());
+        self.bytes.extend_from_slice(value);
+        self.updates += count;
+    }
+
+    /// Begins the key, or goes on with it in another block, where an entry of so many bytes needs that.
+    #[inline]
+    fn make_room(&mut self, entry: usize) {
         let key = if self.key_written { 0 } else { 8 + NUMBER_BYTES + self.key.len() };
-        let table = (self.table.len() + 1) * TABLE_ENTRY_BYTES;
-        let entry = 2 * NUMBER_BYTES + value.len() + updates.len();
-        if !self.table.is_empty() && self.bytes.len() - self.start + key + entry + table > UNIT {
+        if !self.table.is_empty() && !self.has_room(key + entry) {
             self.end_block();
         }
         if self.table.is_empty() {
-            self.begin_block();
+            self.begin_block(self.hash);
         }
         if !self.key_written {
             // Only the first group of a block that is alone in it is larger than a unit.
@@ -90,17 +105,39 @@ impl<D: PackedDifference> RunWriter<D> {
             put_bytes(&mut self.bytes, &self.key);
             self.key_written = true;
         }
-        put_bytes(&mut self.bytes, value);
-        put(&mut self.bytes, count as u64);
-        self.bytes.extend_from_slice(updates);
+    }
+
+    /// Whether the last block has room for so many bytes of one group more.
+    #[inline]
+    fn has_room(&self, bytes: usize) -> bool {
+        let table = (self.table.len() + 1) * TABLE_ENTRY_BYTES;
+        self.bytes.len() - self.start + bytes + table <= UNIT
+    }
+
+    /// Whether a group of so many bytes is best copied as a whole: it leaves no large gap.
+    #[inline]
+    pub fn takes_group(&self, bytes: usize) -> bool {
+        bytes <= UNIT / 8 || !self.table.is_empty() && self.has_room(bytes)
+    }
+
+    /// All of a key that is behind all that were written, as it stands in another run.
+    pub fn group(&mut self, hash: u64, group: &[u8], count: usize) {
+        if !self.table.is_empty() && !self.has_room(group.len()) {
+            self.end_block();
+        }
+        if self.table.is_empty() {
+            self.begin_block(hash);
+        }
+        self.table.push((self.bytes.len() - self.start) as u16);
+        self.bytes.extend_from_slice(group);
         self.updates += count;
     }
 
-    fn begin_block(&mut self) {
+    fn begin_block(&mut self, hash: u64) {
         self.spill();
         self.start = self.bytes.len().next_multiple_of(UNIT);
         self.bytes.resize(self.start + HEADER_BYTES, 0);
-        self.index.push((self.hash, ((self.spilled_bytes() + self.start) / UNIT) as u32));
+        self.index.push((hash, ((self.spilled_bytes() + self.start) / UNIT) as u32));
         self.key_written = false;
     }
 
@@ -138,6 +175,8 @@ impl<D: PackedDifference> RunWriter<D> {
         if !self.table.is_empty() {
             self.end_block();
         }
+        // To grow by a half, as a vector does by itself, is to copy all of it.
+        self.bytes.reserve_exact(self.index.len() * INDEX_ENTRY_BYTES);
         for (hash, unit) in &self.index {
             self.bytes.extend_from_slice(&hash.to_le_bytes());
             self.bytes.extend_from_slice(&unit.to_le_bytes());

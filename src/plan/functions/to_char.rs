@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::fmt::Write;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use datafusion_common::{Result, exec_err};
@@ -71,21 +70,67 @@ enum Piece {
     },
 }
 
+/// A pattern, taken apart, and what it last wrote.
+struct LastPattern {
+    pattern: String,
+    zoned: bool,
+    pieces: Vec<Piece>,
+    /// Of times in the same one of so many microseconds it writes the same.
+    unit: i64,
+    text: Option<(i64, String)>,
+}
+
+impl Piece {
+    /// Of times in the same one of so many microseconds it writes the same.
+    fn unit(&self) -> i64 {
+        let Piece::Word { word, .. } = self else { return MICROS_PER_DAY };
+        match *word {
+            "MS" | "US" | "FF1" | "FF2" | "FF3" | "FF4" | "FF5" | "FF6" => 1,
+            "SS" | "SSSS" | "SSSSS" => MICROS_PER_SECOND,
+            "MI" => MICROS_PER_MINUTE,
+            "HH24" | "HH12" | "HH" => MICROS_PER_HOUR,
+            "AM" | "PM" | "A.M." | "P.M." | "am" | "pm" | "a.m." | "p.m." => MICROS_PER_HOUR,
+            // What is written of a date.
+            _ => MICROS_PER_DAY,
+        }
+    }
+}
+
 thread_local! {
-    /// The last pattern: as a rule it is the same for all rows.
-    static LAST: RefCell<(String, Rc<[Piece]>)> = RefCell::new((String::new(), Rc::new([])));
+    /// The last pattern: as a rule it is the same for all rows, and so is mostly what it writes of times
+    /// that are beside each other.
+    static LAST: RefCell<LastPattern> = RefCell::new(LastPattern::new("", false));
+}
+
+impl LastPattern {
+    fn new(pattern: &str, zoned: bool) -> Self {
+        let pieces = pieces_of(pattern);
+        let unit = pieces.iter().map(Piece::unit).min().unwrap_or(MICROS_PER_DAY);
+        LastPattern { pattern: pattern.to_string(), zoned, pieces, unit, text: None }
+    }
 }
 
 fn written(micros: i64, pattern: &str, zoned: bool) -> Result<Value> {
-    let pieces = LAST.with_borrow_mut(|(last, pieces)| {
-        if last != pattern {
-            (*last, *pieces) = (pattern.to_string(), pieces_of(pattern).into());
+    LAST.with_borrow_mut(|last| {
+        if last.pattern != pattern || last.zoned != zoned {
+            *last = LastPattern::new(pattern, zoned);
         }
-        Rc::clone(pieces)
-    });
+        let moment = micros.div_euclid(last.unit);
+        if let Some((known, text)) = &last.text
+            && *known == moment
+        {
+            return Ok(Value::Text(text.clone()));
+        }
+        let text = text_of(micros, &last.pieces, zoned)?;
+        last.text = Some((moment, text.clone()));
+        Ok(Value::Text(text))
+    })
+}
+
+fn text_of(micros: i64, pieces: &[Piece], zoned: bool) -> Result<String> {
     let time = Time::of(micros);
-    let mut out = String::with_capacity(pattern.len() + NAME_WIDTH);
-    for piece in pieces.iter() {
+    let mut out = String::new();
+    for piece in pieces {
         match piece {
             Piece::Text(text) => out.push_str(text),
             Piece::Word { word, filled, ordinal: suffix } => {
@@ -103,7 +148,7 @@ fn written(micros: i64, pattern: &str, zoned: bool) -> Result<Value> {
             }
         }
     }
-    Ok(Value::Text(out))
+    Ok(out)
 }
 
 /// Takes a pattern apart.
