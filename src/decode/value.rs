@@ -15,7 +15,7 @@ use super::Violation;
 use super::builder::ColumnBuilder;
 use super::text;
 use crate::model::json;
-use crate::model::schema::{FieldNaming, SqlField};
+use crate::model::schema::{FieldNaming, SqlField, within_length};
 
 /// The most violations that are told of one event.
 const VIOLATIONS_MAX: usize = 16;
@@ -318,6 +318,10 @@ impl ValueSeed<'_> {
     fn text(self, value: &str) {
         match self.builder {
             ColumnBuilder::Text(v) => v.push(Some(value.as_bytes())),
+            ColumnBuilder::Varchar { length, values } => match within_length(value, *length) {
+                Ok(value) => values.push(Some(value.as_bytes())),
+                Err(found) => self.refuse(format_args!("a text of {found} characters")),
+            },
             ColumnBuilder::Bytea(v) => match STANDARD.decode(value) {
                 Ok(bytes) => v.push(Some(&bytes)),
                 Err(_) => self.refuse("text that is not base64"),

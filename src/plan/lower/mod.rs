@@ -371,7 +371,9 @@ impl Lowering {
         let ([(column, list)], []) =
             (unnest.list_type_columns.as_slice(), unnest.struct_type_columns.as_slice())
         else {
-            return refuse(format!("UNNEST in the SELECT list takes one array: {hint}"));
+            return refuse(format!(
+                "several UNNEST in a SELECT list take arrays of values: {hint}"
+            ));
         };
         let array_type = unnest.input.schema().field(*column).data_type().clone();
         let (DataType::List(item), 1) = (&array_type, list.depth) else {
