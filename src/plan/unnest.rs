@@ -262,15 +262,20 @@ fn side_by_side(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     if lists.len() < 2 || !unnest.struct_type_columns.is_empty() || !lists.iter().all(of_values) {
         return Ok(Transformed::no(plan));
     }
-    let columns = input.columns();
-    let arrays = lists.iter().map(|(at, _)| Expr::Column(columns[*at].clone())).collect();
-    let rows = UnnestRows::over(unnest.input.as_ref().clone(), in_lockstep(arrays), "")?;
+    // Under names of their own: those of the elements come beside them.
+    let name = |at: usize| Column::new_unqualified(format!("__beside{at}"));
+    let columns = input.columns().into_iter().enumerate();
+    let columns = columns.map(|(at, column)| Expr::Column(column).alias(name(at).name));
+    let columns: Vec<Expr> = columns.collect();
+    let beside = LogicalPlanBuilder::from(unnest.input.as_ref().clone()).project(columns)?;
+    let arrays = lists.iter().map(|(at, _)| Expr::Column(name(*at))).collect();
+    let rows = UnnestRows::over(beside.build()?, in_lockstep(arrays), "")?;
     let outputs = unnest.dependency_indices.iter().zip(unnest.schema.iter());
     let outputs = outputs.map(|(place, (relation, field))| {
         let list = lists.iter().position(|(at, _)| at == place);
         let column = match list {
             Some(n) => Column::new_unqualified(member(n)),
-            None => columns[*place].clone(),
+            None => name(*place),
         };
         Expr::Column(column).alias_qualified(relation.cloned(), field.name())
     });

@@ -51,7 +51,7 @@ const ALL: [Construct; 10] = [
 ];
 
 /// Those that are drawn. `HELIOSTAT_CONSTRUCTS=Using,Zones` draws others.
-const DRAWN: &[Construct] = &[Zones];
+const DRAWN: &[Construct] = &ALL;
 
 impl Construct {
     /// Whether programs may have it.
