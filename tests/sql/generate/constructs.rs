@@ -51,7 +51,8 @@ const ALL: [Construct; 10] = [
 ];
 
 /// Those that are drawn. `HELIOSTAT_CONSTRUCTS=Using,Zones` draws others.
-const DRAWN: &[Construct] = &ALL;
+const DRAWN: &[Construct] =
+    &[Using, Natural, DistinctFrom, Intervals, Zones, NamedWindows, Exclude, MergedTypes];
 
 impl Construct {
     /// Whether programs may have it.
