@@ -8,20 +8,17 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 use datafusion_common::tree_node::{Transformed, TreeNode};
-use datafusion_common::{
-    Column, DFSchema, DFSchemaRef, JoinType, Result, TableReference, plan_err,
-};
+use datafusion_common::{DFSchema, DFSchemaRef, JoinType, Result, TableReference, plan_err};
 use datafusion_expr::planner::{
     PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
 };
 use datafusion_expr::{
-    ColumnUnnestList, Expr, ExprSchemable, Extension, Filter, Join, LogicalPlan,
-    LogicalPlanBuilder, SubqueryAlias, UserDefinedLogicalNodeCore,
+    Expr, ExprSchemable, Extension, Filter, Join, LogicalPlan, LogicalPlanBuilder, SubqueryAlias,
+    UserDefinedLogicalNodeCore,
 };
 use datafusion_sql::sqlparser::ast::{TableAlias, TableFactor};
 
 use super::functions::json_elements;
-use super::functions::lockstep::{in_lockstep, member};
 
 /// The column that WITH ORDINALITY adds, unless it is given another name.
 const ORDINALITY: &str = "ordinality";
@@ -246,42 +243,7 @@ fn retyped(element: &DFSchemaRef, array: &DataType) -> Result<DFSchemaRef> {
 /// Attaches every unnested array to the row that it belongs to.
 pub fn attach(plan: LogicalPlan) -> Result<LogicalPlan> {
     let plan = plan.transform_up_with_subqueries(attach_one)?.data;
-    let plan = plan.transform_up_with_subqueries(side_by_side)?.data;
     Ok(plan.transform_up_with_subqueries(attach_to_nothing)?.data)
-}
-
-/// Several arrays in one SELECT list, of values, as one array of rows.
-fn side_by_side(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-    let LogicalPlan::Unnest(unnest) = &plan else { return Ok(Transformed::no(plan)) };
-    let input = unnest.input.schema();
-    let of_values = |(at, list): &(usize, ColumnUnnestList)| match input.field(*at).data_type() {
-        DataType::List(item) => list.depth == 1 && !item.data_type().is_nested(),
-        _ => false,
-    };
-    let lists = &unnest.list_type_columns;
-    if lists.len() < 2 || !unnest.struct_type_columns.is_empty() || !lists.iter().all(of_values) {
-        return Ok(Transformed::no(plan));
-    }
-    // Under names of their own: those of the elements come beside them.
-    let name = |at: usize| Column::new_unqualified(format!("__beside{at}"));
-    let columns = input.columns().into_iter().enumerate();
-    let columns = columns.map(|(at, column)| Expr::Column(column).alias(name(at).name));
-    let columns: Vec<Expr> = columns.collect();
-    let beside = LogicalPlanBuilder::from(unnest.input.as_ref().clone()).project(columns)?;
-    let arrays = lists.iter().map(|(at, _)| Expr::Column(name(*at))).collect();
-    let rows = UnnestRows::over(beside.build()?, in_lockstep(arrays), "")?;
-    let outputs = unnest.dependency_indices.iter().zip(unnest.schema.iter());
-    let outputs = outputs.map(|(place, (relation, field))| {
-        let list = lists.iter().position(|(at, _)| at == place);
-        let column = match list {
-            Some(n) => Column::new_unqualified(member(n)),
-            None => name(*place),
-        };
-        Expr::Column(column).alias_qualified(relation.cloned(), field.name())
-    });
-    let outputs: Vec<Expr> = outputs.collect();
-    let rows = LogicalPlan::Extension(Extension { node: Arc::new(rows) });
-    Ok(Transformed::yes(LogicalPlanBuilder::from(rows).project(outputs)?.build()?))
 }
 
 /// An array that refers to no row is unnested once.

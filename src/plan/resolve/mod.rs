@@ -861,9 +861,11 @@ impl VisitorMut for ColumnNames {
             // `t.c['a']`: neither part of `t.c` is a name by itself.
             Expr::CompoundFieldAccess { root, access_chain } => {
                 if let Expr::Identifier(relation) = root.as_ref()
-                    && let Some(AccessExpr::Dot(Expr::Identifier(column))) = access_chain.first()
+                    && let Some(AccessExpr::Dot(dotted)) = access_chain.first_mut()
+                    && let Expr::Identifier(column) = &*dotted
                 {
                     self.found.push(vec![relation.clone(), column.clone()]);
+                    *dotted = Expr::value(Value::Null);
                     **root = Expr::value(Value::Null);
                 }
             }

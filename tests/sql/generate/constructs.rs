@@ -51,8 +51,7 @@ const ALL: [Construct; 10] = [
 ];
 
 /// Those that are drawn. `HELIOSTAT_CONSTRUCTS=Using,Zones` draws others.
-const DRAWN: &[Construct] =
-    &[Using, Natural, DistinctFrom, Intervals, Zones, NamedWindows, Exclude, MergedTypes];
+const DRAWN: &[Construct] = &ALL;
 
 impl Construct {
     /// Whether programs may have it.
@@ -235,7 +234,11 @@ impl Writer<'_> {
             };
             items.add((elements, Type::Int));
         }
-        items.query(rest.to_string())
+        // Under names that no column has which the elements come from: those are refused.
+        let Query { sql, columns } = items.query(String::new());
+        let named = |(name, t): (String, Type)| (name.replacen('x', "y", 1), t);
+        let columns = columns.into_iter().map(named).collect();
+        Query { sql: format!("{}{rest}", sql.replace(" AS x", " AS y")), columns }
     }
 
     /// Groups whose items have sub-queries over what the groups come to.
