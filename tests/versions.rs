@@ -138,6 +138,31 @@ fn older_versions_of_state_are_replaced_by_newer_ones() {
 }
 
 #[test]
+fn a_text_that_is_longer_than_its_column_is_no_row() {
+    check(
+        "CREATE TABLE n2 (id BIGINT, code VARCHAR(3), tags ARRAY<VARCHAR(2)>)
+           WITH (event_type = 'N', version = 2, on_invalid = 'quarantine');
+         CREATE TABLE n1 (id BIGINT, name TEXT) WITH (event_type = 'N', on_invalid = 'quarantine');
+         INSERT INTO n2 (id, code) SELECT id, name FROM n1;
+         CREATE MATERIALIZED VIEW v AS SELECT code, id, tags FROM n2",
+        &[
+            ("N", 2, r#"{"id": 1, "code": "äöü", "tags": ["ab", "c  "]}"#),
+            ("N", 2, r#"{"id": 2, "code": "abc   "}"#),
+            ("N", 2, r#"{"id": 3, "code": "abcd"}"#),
+            ("N", 2, r#"{"id": 4, "tags": ["a", "abc"]}"#),
+            ("N", 1, r#"{"id": 5, "name": "ab "}"#),
+            ("N", 1, r#"{"id": 6, "name": "ab c"}"#),
+        ],
+        &["ab,5,", "abc,2,", "äöü,1,[ab, c ]"],
+        &[
+            "table n2: /code: expected VARCHAR(3), found a text of 4 characters [3]",
+            "table n2: /tags/1: expected VARCHAR(2), found a text of 3 characters [4]",
+            "varchar(n1.name): value too long for type character varying(3) [6]",
+        ],
+    );
+}
+
+#[test]
 fn change_events_insert_update_and_delete() {
     check(
         "CREATE TABLE c (id BIGINT, name TEXT NOT NULL, born DATE, at TIMESTAMP(3), paid DECIMAL(8,2), PRIMARY KEY (id))

@@ -3,13 +3,18 @@
 //! process with anything else.
 
 use std::ffi::{CStr, CString, NulError, OsStr, c_char, c_int};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::ptr;
 
 /// Opens the listeners and keeps the call from returning; SIGTERM ends it.
 const SERVE: &str = "--query=SYSTEM START LISTEN HTTP; SYSTEM START LISTEN TCP; \
     SELECT sleepEachRow(1) FROM system.numbers SETTINGS max_block_size = 1, \
     function_sleep_max_microseconds_per_block = 10000000 FORMAT Null";
+/// Only a library that talks to a person outlives an exception of a connection: a wrong password over the
+/// native protocol, or what is no message of it, ends one that runs a script.
+const INTERACTIVE: [&str; 2] = ["--interactive", "--progress=off"];
 
 /// The library's answer, as its header declares it.
 #[repr(C)]
@@ -32,6 +37,8 @@ pub enum ChildError {
     Path(#[from] NulError),
     #[error("{library}: {source}")]
     Library { library: String, source: libloading::Error },
+    #[error("ClickHouse needs a pseudo-terminal, and there is none: {0}")]
+    Terminal(io::Error),
     /// ClickHouse's own words.
     #[error("{0}")]
     Ended(String),
@@ -41,13 +48,14 @@ pub enum ChildError {
 pub fn run(library: &Path, config: &Path) -> Result<(), ChildError> {
     let mut config_file = b"--config-file=".to_vec();
     config_file.extend_from_slice(OsStr::as_bytes(config.as_os_str()));
-    let arguments =
-        [b"clickhouse".to_vec(), config_file, SERVE.as_bytes().to_vec()].map(CString::new);
+    let mut arguments = vec![b"clickhouse".to_vec(), config_file, SERVE.as_bytes().to_vec()];
+    arguments.extend(INTERACTIVE.map(|argument| argument.as_bytes().to_vec()));
     let mut pointers = Vec::with_capacity(arguments.len());
     for argument in arguments {
         // ClickHouse may keep and change them, so they live as long as the process.
-        pointers.push(argument?.into_raw());
+        pointers.push(CString::new(argument)?.into_raw());
     }
+    read_from_terminal().map_err(ChildError::Terminal)?;
     let failed = |source: libloading::Error| ChildError::Library {
         library: library.display().to_string(),
         source,
@@ -68,4 +76,19 @@ pub fn run(library: &Path, config: &Path) -> Result<(), ChildError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Makes a terminal standard input, at which nobody types: ClickHouse is interactive with one alone.
+fn read_from_terminal() -> io::Result<()> {
+    let (mut master, mut terminal) = (-1, -1);
+    // SAFETY: both descriptors are written by the call; name, modes and size may be null.
+    let opened = unsafe {
+        libc::openpty(&mut master, &mut terminal, ptr::null_mut(), ptr::null_mut(), ptr::null_mut())
+    };
+    // The other end stays open as long as the process.
+    // SAFETY: `terminal` is a descriptor of ours, and nothing in this process has read standard input.
+    if opened != 0 || unsafe { libc::dup2(terminal, libc::STDIN_FILENO) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

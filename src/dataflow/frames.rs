@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::kernels::numeric::add;
+use arrow::compute::partition;
 use datafusion_common::{Result, ScalarValue};
 use datafusion_expr::Accumulator;
 use datafusion_expr::window_state::WindowFrameContext;
 
-use crate::plan::ir::{FrameAggregate, Rank, WindowEvaluation, WindowFunction};
+use crate::plan::ir::{Exclusion, FrameAggregate, Rank, WindowEvaluation, WindowFunction};
 
 /// The state of the functions before some row of a partition, so that they can go on from there.
 #[derive(Clone, Debug, Default)]
@@ -139,23 +140,25 @@ impl PartitionPart<'_> {
         let inputs = Inputs::new(of, self.rows)?;
         let mut frames = Frames::new(of, self.rows)?;
         let mut results: Vec<ScalarValue> = Vec::with_capacity(self.wanted.len());
-        let mut last = None;
+        let mut last: Option<Vec<Range<usize>>> = None;
         // Frames are found one after the other, from the first row on.
         for row in 0..self.wanted.end {
-            let range = frames.of(row)?;
+            let ranges = frames.parts_of(row)?;
             if row < self.wanted.start {
                 continue;
             }
             if let (Some(before), Some(result)) = (&last, results.last())
-                && *before == range
+                && *before == ranges
             {
                 results.push(result.clone());
                 continue;
             }
             let mut accumulator = of.aggregate.create_accumulator()?;
-            inputs.add(accumulator.as_mut(), range.clone())?;
+            for range in &ranges {
+                inputs.add(accumulator.as_mut(), range.clone())?;
+            }
             results.push(accumulator.evaluate()?);
-            last = Some(range);
+            last = Some(ranges);
         }
         ScalarValue::iter_to_array(results)
     }
@@ -269,17 +272,31 @@ struct Frames {
     order: Vec<ArrayRef>,
     rows: usize,
     last: Range<usize>,
+    exclusion: Option<Exclusion>,
+    /// The sets of peers, where those matter, and the one that was met last.
+    peers: Vec<Range<usize>>,
+    met: usize,
 }
 
 impl Frames {
     fn new(of: &FrameAggregate, rows: &RecordBatch) -> Result<Self> {
         let sort = of.frame.order_by_columns(rows)?;
         let options = of.frame.order_by().iter().map(|o| o.options).collect();
+        let order: Vec<ArrayRef> = sort.iter().map(|s| Arc::clone(&s.values)).collect();
+        let by_peers = matches!(of.exclusion, Some(Exclusion::Group | Exclusion::Ties));
+        let peers = match by_peers && !order.is_empty() {
+            true => partition(&order)?.ranges(),
+            // Without an order all rows are peers.
+            false => vec![0..rows.num_rows()],
+        };
         Ok(Frames {
             context: WindowFrameContext::new(Arc::clone(of.frame.get_window_frame()), options),
-            order: sort.iter().map(|s| Arc::clone(&s.values)).collect(),
+            order,
             rows: rows.num_rows(),
             last: 0..0,
+            exclusion: of.exclusion,
+            peers,
+            met: 0,
         })
     }
 
@@ -287,5 +304,26 @@ impl Frames {
         let range = self.context.calculate_range(&self.order, &self.last, self.rows, row)?;
         self.last = range.clone();
         Ok(range)
+    }
+
+    /// The rows of the frame, without those that it leaves out. Rows are asked for in their order.
+    fn parts_of(&mut self, row: usize) -> Result<Vec<Range<usize>>> {
+        let Range { start, end } = self.of(row)?;
+        let left_out = match self.exclusion {
+            None => return Ok(vec![start..end]),
+            Some(Exclusion::CurrentRow) => row..row + 1,
+            Some(Exclusion::Group | Exclusion::Ties) => {
+                while self.peers[self.met].end <= row {
+                    self.met += 1;
+                }
+                self.peers[self.met].clone()
+            }
+        };
+        let itself = match self.exclusion {
+            Some(Exclusion::Ties) if (start..end).contains(&row) => row..row + 1,
+            _ => 0..0,
+        };
+        let parts = [start..end.min(left_out.start), itself, start.max(left_out.end)..end];
+        Ok(parts.into_iter().filter(|part| !part.is_empty()).collect())
     }
 }

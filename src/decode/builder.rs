@@ -157,6 +157,7 @@ pub enum ColumnBuilder {
     Decimal { precision: u8, scale: i8, values: Fixed<i128> },
     DecimalWide { precision: u8, scale: i8, values: Fixed<i256> },
     Text(Strings),
+    Varchar { length: u32, values: Strings },
     Bytea(Strings),
     Date(Fixed<i32>),
     Timestamp { precision: u8, unit: TimeUnit, zone: bool, values: Fixed<i64> },
@@ -190,6 +191,9 @@ impl ColumnBuilder {
                 values: Fixed::new(),
             },
             SqlType::Text => ColumnBuilder::Text(Strings::default()),
+            SqlType::Varchar(length) => {
+                ColumnBuilder::Varchar { length: *length, values: Strings::default() }
+            }
             SqlType::Bytea => ColumnBuilder::Bytea(Strings::default()),
             SqlType::Date => ColumnBuilder::Date(Fixed::new()),
             SqlType::Timestamp { precision, with_time_zone } => {
@@ -240,6 +244,7 @@ impl ColumnBuilder {
             ColumnBuilder::Decimal { values, .. } => values.values.len(),
             ColumnBuilder::DecimalWide { values, .. } => values.values.len(),
             ColumnBuilder::Text(v)
+            | ColumnBuilder::Varchar { values: v, .. }
             | ColumnBuilder::Bytea(v)
             | ColumnBuilder::Uuid(v)
             | ColumnBuilder::Json(v) => v.ends.len(),
@@ -265,6 +270,7 @@ impl ColumnBuilder {
             ColumnBuilder::Decimal { values, .. } => values.truncate(len),
             ColumnBuilder::DecimalWide { values, .. } => values.truncate(len),
             ColumnBuilder::Text(v)
+            | ColumnBuilder::Varchar { values: v, .. }
             | ColumnBuilder::Bytea(v)
             | ColumnBuilder::Uuid(v)
             | ColumnBuilder::Json(v) => v.truncate(len),
@@ -293,6 +299,7 @@ impl ColumnBuilder {
             ColumnBuilder::Decimal { values, .. } => values.push(None),
             ColumnBuilder::DecimalWide { values, .. } => values.push(None),
             ColumnBuilder::Text(v)
+            | ColumnBuilder::Varchar { values: v, .. }
             | ColumnBuilder::Bytea(v)
             | ColumnBuilder::Uuid(v)
             | ColumnBuilder::Json(v) => v.push(None),
@@ -371,7 +378,10 @@ impl ColumnBuilder {
                 let data_type = DataType::Decimal256(*precision, *scale);
                 Arc::new(Decimal256Array::new(values.into(), nulls).with_data_type(data_type))
             }
-            ColumnBuilder::Text(v) | ColumnBuilder::Uuid(v) | ColumnBuilder::Json(v) => {
+            ColumnBuilder::Text(v)
+            | ColumnBuilder::Varchar { values: v, .. }
+            | ColumnBuilder::Uuid(v)
+            | ColumnBuilder::Json(v) => {
                 let (offsets, bytes, nulls) = v.take();
                 // Only text that was checked on its way in is pushed, so this checks in debug only
                 // what `try_new` would check again for every batch.

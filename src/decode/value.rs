@@ -16,7 +16,7 @@ use super::builder::ColumnBuilder;
 use super::plain::{PlainCursor, PlainKind, PlainValue};
 use super::text;
 use crate::model::json;
-use crate::model::schema::{FieldNaming, SqlField};
+use crate::model::schema::{FieldNaming, SqlField, within_length};
 
 /// After an object that was not plain so many rows are not tried as plain ones: mostly those of a table
 /// are alike.
@@ -400,6 +400,10 @@ impl ValueSeed<'_> {
     fn text(self, value: &str) {
         match self.builder {
             ColumnBuilder::Text(v) => v.push(Some(value.as_bytes())),
+            ColumnBuilder::Varchar { length, values } => match within_length(value, *length) {
+                Ok(value) => values.push(Some(value.as_bytes())),
+                Err(found) => self.refuse(format_args!("a text of {found} characters")),
+            },
             ColumnBuilder::Bytea(v) => match STANDARD.decode(value) {
                 Ok(bytes) => v.push(Some(&bytes)),
                 Err(_) => self.refuse("text that is not base64"),

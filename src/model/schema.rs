@@ -40,6 +40,8 @@ pub enum SqlType {
     },
     /// `TEXT`
     Text,
+    /// `VARCHAR(n)` of a table: a text of so many characters at most. In expressions it is TEXT.
+    Varchar(u32),
     /// `BYTEA`
     Bytea,
     /// `DATE`
@@ -112,7 +114,7 @@ impl SqlType {
                 DataType::Decimal128(*precision, *scale)
             }
             SqlType::Decimal { precision, scale } => DataType::Decimal256(*precision, *scale),
-            SqlType::Text | SqlType::Uuid | SqlType::Json => DataType::Utf8,
+            SqlType::Text | SqlType::Varchar(_) | SqlType::Uuid | SqlType::Json => DataType::Utf8,
             SqlType::Bytea => DataType::Binary,
             SqlType::Date => DataType::Date32,
             SqlType::Timestamp { precision, with_time_zone } => {
@@ -128,6 +130,16 @@ impl SqlType {
             SqlType::Struct(fields) => {
                 DataType::Struct(fields.iter().map(SqlField::to_arrow).collect::<Fields>())
             }
+        }
+    }
+
+    /// Whether VARCHAR(n) is somewhere in it.
+    pub fn mentions_length(&self) -> bool {
+        match self {
+            SqlType::Varchar(_) => true,
+            SqlType::Array(item) => item.sql_type.mentions_length(),
+            SqlType::Struct(fields) => fields.iter().any(|field| field.sql_type.mentions_length()),
+            _ => false,
         }
     }
 
@@ -184,6 +196,16 @@ impl SqlType {
     }
 }
 
+/// A text as a value of VARCHAR(`length`): spaces at its end that have no room are cut off, as PostgreSQL does. Of one that
+/// does not fit, the number of characters.
+pub fn within_length(text: &str, length: u32) -> Result<&str, usize> {
+    match text.char_indices().nth(length as usize) {
+        None => Ok(text),
+        Some((end, _)) if text[end..].bytes().all(|b| b == b' ') => Ok(&text[..end]),
+        Some(_) => Err(text.chars().count()),
+    }
+}
+
 impl fmt::Display for SqlType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -198,6 +220,7 @@ impl fmt::Display for SqlType {
             SqlType::Double => f.write_str("DOUBLE"),
             SqlType::Decimal { precision, scale } => write!(f, "DECIMAL({precision},{scale})"),
             SqlType::Text => f.write_str("TEXT"),
+            SqlType::Varchar(length) => write!(f, "VARCHAR({length})"),
             SqlType::Bytea => f.write_str("BYTEA"),
             SqlType::Date => f.write_str("DATE"),
             SqlType::Timestamp { precision, with_time_zone } => {

@@ -9,7 +9,7 @@ use std::any::TypeId;
 
 use datafusion_sql::sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, Ident, ObjectName, UnaryOperator, Value,
+    FunctionArguments, Ident, ObjectName, UnaryOperator,
 };
 use datafusion_sql::sqlparser::dialect::{Dialect, GenericDialect, Precedence};
 use datafusion_sql::sqlparser::keywords::Keyword;
@@ -222,15 +222,7 @@ impl Dialect for PostgresLike {
             UnaryOperator::PGAbs => call("abs", at, operand),
             UnaryOperator::PGSquareRoot => call("sqrt", at, operand),
             UnaryOperator::PGCubeRoot => call("cbrt", at, operand),
-            // All bits the other way round.
-            UnaryOperator::BitwiseNot => Expr::Nested(Box::new(Expr::BinaryOp {
-                left: Box::new(Expr::Nested(Box::new(operand))),
-                op: BinaryOperator::PGBitwiseXor,
-                right: Box::new(Expr::UnaryOp {
-                    op: UnaryOperator::Minus,
-                    expr: Box::new(Expr::value(Value::Number("1".to_string(), false))),
-                }),
-            })),
+            UnaryOperator::BitwiseNot => call("bitwise_not", at, operand),
             op => Expr::UnaryOp { op, expr: Box::new(operand) },
         }))
     }

@@ -314,6 +314,27 @@ pub struct FrameAggregate {
     pub frame: Arc<dyn WindowExpr>,
     /// Only rows for which this is true.
     pub filter: Option<Scalar>,
+    pub exclusion: Option<Exclusion>,
+}
+
+/// The rows that a frame leaves out, though they are within its bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exclusion {
+    CurrentRow,
+    /// The row and its peers.
+    Group,
+    /// Its peers, without the row.
+    Ties,
+}
+
+impl fmt::Display for Exclusion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Exclusion::CurrentRow => "EXCLUDE CURRENT ROW",
+            Exclusion::Group => "EXCLUDE GROUP",
+            Exclusion::Ties => "EXCLUDE TIES",
+        })
+    }
 }
 
 /// Of which rows of its partition a function's value for a row depends.

@@ -10,6 +10,7 @@ mod delta_join;
 pub mod diagnostic;
 mod dialect;
 mod distinct_on;
+mod exclusion;
 pub mod explain;
 pub mod ir;
 pub mod functions;
@@ -39,6 +40,7 @@ mod top_rows;
 mod types;
 mod unnest;
 mod upcast;
+mod varchar;
 mod view;
 mod window_tables;
 mod windows;
@@ -277,6 +279,7 @@ impl<'a> Planning<'a> {
                 }
             } else if let Some(table) = self.catalog.tables.get(&name) {
                 parts.insert(table.canonical.clone());
+                parts.extend(semantics::of_table(&table.table).map(str::to_string));
                 types.insert(table.table.event_type.as_str());
                 for upcast in self.catalog.upcasts.iter().filter(|u| u.target == name) {
                     parts.insert(upcast.canonical.clone());

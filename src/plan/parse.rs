@@ -108,7 +108,9 @@ fn tokens_of(file: &Arc<SourceFile>) -> Result<Vec<TokenWithSpan>, Diagnostic> {
 }
 
 fn parse_statement(tokens: &[TokenWithSpan]) -> Result<Statement, ParserError> {
-    let tokens = with_plain_names(super::windows::tokens(super::sugar::tokens(tokens)));
+    let tokens = with_plain_names(super::windows::tokens(super::exclusion::tokens(
+        super::sugar::tokens(tokens),
+    )));
     let parser = Parser::new(&PostgresLike).with_recursion_limit(NESTING_MAX);
     let mut parser = parser.with_tokens_with_locations(tokens);
     let statement = parser.parse_statement()?;

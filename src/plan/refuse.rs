@@ -112,6 +112,11 @@ impl RefusalWalk {
                 function,
                 format!("{name} comes round again every day: compare with now() or current_date"),
             ),
+            "to_number" => self.refuse(
+                function,
+                "to_number is not supported: regexp_replace(x, '[^0-9.-]', '', 'g') leaves the digits \
+                 of a text, and CAST(… AS DECIMAL(p,s)) reads them",
+            ),
             "random" | "uuid" | "gen_random_uuid" | "current_user" => self.refuse(
                 function,
                 format!(

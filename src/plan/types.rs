@@ -13,6 +13,8 @@ use crate::model::schema::{SQL_TYPE_KEY, SqlField, SqlType};
 
 /// The precision of DECIMAL when none is written, as DataFusion has it.
 const DECIMAL_DEFAULT: (u8, i8) = (38, 10);
+/// The longest text that VARCHAR can be declared for, as in PostgreSQL.
+const VARCHAR_LENGTH_MAX: u64 = 10_485_760;
 /// The digits of a second that TIMESTAMP keeps when none are written.
 const TIMESTAMP_PRECISION_DEFAULT: u8 = 6;
 
@@ -21,12 +23,23 @@ const TIMESTAMP_PRECISION_DEFAULT: u8 = 6;
 pub enum TypeError {
     #[error("type {0} is not supported")]
     NotSupported(String),
+    #[error("type {0} is not supported for a column: TEXT is, and CAST(… AS INTERVAL) in views")]
+    Interval(String),
+    #[error(
+        "type {0} is not supported: TEXT is, or TIMESTAMP, whose time of day extract(…) and \
+         to_char(…, 'HH24:MI:SS') tell"
+    )]
+    Time(String),
     #[error(
         "DECIMAL({precision},{scale}) is out of range: precision 1 to 76, scale 0 to precision"
     )]
     Decimal { precision: u64, scale: i64 },
     #[error("TIMESTAMP({precision}) is out of range: 0 to 9 digits")]
     Timestamp { precision: u64 },
+    #[error("VARCHAR({0}) is out of range: 1 to {max} characters", max = VARCHAR_LENGTH_MAX)]
+    Varchar(u64),
+    #[error("CHAR(n), which ignores spaces at the end, is not supported: VARCHAR(n) or TEXT is")]
+    Char,
     #[error("a STRUCT member needs a name")]
     NamelessMember,
 }
@@ -50,12 +63,13 @@ pub fn sql_type(data_type: &DataType) -> Result<SqlType, TypeError> {
         | DataType::Float(_)
         | DataType::Float64 => SqlType::Double,
         DataType::Decimal(info) | DataType::Numeric(info) | DataType::Dec(info) => decimal(*info)?,
-        DataType::Text
-        | DataType::Varchar(_)
-        | DataType::CharacterVarying(_)
-        | DataType::Char(_)
-        | DataType::Character(_)
-        | DataType::String(_) => SqlType::Text,
+        DataType::Varchar(_) | DataType::CharacterVarying(_) => match length(data_type) {
+            None => SqlType::Text,
+            Some(length @ 1..=VARCHAR_LENGTH_MAX) => SqlType::Varchar(length as u32),
+            Some(length) => return Err(TypeError::Varchar(length)),
+        },
+        DataType::Char(_) | DataType::Character(_) => return Err(TypeError::Char),
+        DataType::Text | DataType::String(_) => SqlType::Text,
         DataType::Bytea | DataType::Blob(_) | DataType::Varbinary(_) => SqlType::Bytea,
         DataType::Date => SqlType::Date,
         DataType::Timestamp(precision, zone) => timestamp(*precision, zone)?,
@@ -69,6 +83,8 @@ pub fn sql_type(data_type: &DataType) -> Result<SqlType, TypeError> {
         DataType::Struct(fields, _) => {
             SqlType::Struct(fields.iter().map(struct_field).collect::<Result<_, _>>()?)
         }
+        DataType::Interval { .. } => return Err(TypeError::Interval(data_type.to_string())),
+        DataType::Time(..) => return Err(TypeError::Time(data_type.to_string())),
         other => return Err(TypeError::NotSupported(other.to_string())),
     })
 }
@@ -130,12 +146,12 @@ impl TypePlanner for CastTypes {
         if matches!(written, DataType::Interval { .. }) {
             return Ok(None);
         }
-        if let DataType::Char(_) | DataType::Character(_) = written {
-            let message =
-                "CHAR(n), which ignores spaces at the end, is not supported: VARCHAR(n) or TEXT is";
-            return Err(DataFusionError::Plan(message.to_string()));
-        }
         match sql_type(written) {
+            Ok(nested @ (SqlType::Array(_) | SqlType::Struct(_))) if nested.mentions_length() => {
+                let message =
+                    "a cast to an ARRAY or STRUCT with VARCHAR(n) is not supported: TEXT is";
+                Err(DataFusionError::Plan(message.to_string()))
+            }
             Ok(sql_type) => {
                 let field = SqlField::new("", sql_type, true).to_arrow();
                 let note = match written {

@@ -23,6 +23,7 @@ use super::context::{self, PlannedRelation, ScannedTable};
 use super::diagnostic::{Diagnostic, Refusal, SourceFile, Unplannable};
 use super::logical::{self, QueryPlanner};
 use super::step::{Stage, Steps};
+use super::varchar::within;
 use super::{names, refuse};
 use crate::model::schema::{EventTable, SqlField, SqlType};
 use crate::model::source::{SourceTable, SystemColumn};
@@ -389,6 +390,9 @@ impl Upcasting<'_> {
         if sql_type.as_ref() == Some(&column.sql_type) {
             return Ok(value);
         }
+        if let (Some(_), SqlType::Varchar(length)) = (&sql_type, &column.sql_type) {
+            return Ok(within(value, *length));
+        }
         Ok(Expr::Cast(Cast::new_from_field(Box::new(value), Arc::new(column.to_arrow()))))
     }
 }
@@ -480,11 +484,13 @@ fn assignable(from: &SqlType, to: &SqlType) -> bool {
         (from, to) if is_integer(from) => is_integer(to) || is_fractional(to),
         (from, to) if is_fractional(from) => is_fractional(to),
         (SqlType::Uuid | SqlType::Json, SqlType::Text) => true,
+        (SqlType::Text | SqlType::Uuid | SqlType::Json, SqlType::Varchar(_)) => true,
         (SqlType::Date, SqlType::Timestamp { .. }) => true,
         (
             SqlType::Timestamp { with_time_zone: a, .. },
             SqlType::Timestamp { with_time_zone: b, .. },
         ) => a == b,
+        (SqlType::Array(_) | SqlType::Struct(_), to) if to.mentions_length() => false,
         (SqlType::Array(from), SqlType::Array(to)) => assignable(&from.sql_type, &to.sql_type),
         (SqlType::Struct(from), SqlType::Struct(to)) => {
             from.len() == to.len()

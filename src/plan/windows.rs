@@ -20,6 +20,7 @@ use datafusion_sql::sqlparser::ast::{
 use datafusion_sql::sqlparser::keywords::Keyword;
 use datafusion_sql::sqlparser::tokenizer::{self, Token, TokenWithSpan};
 
+use super::exclusion;
 use super::names::fold;
 
 /// The window functions whose value comes from the frame; the value is their first argument.
@@ -140,6 +141,7 @@ fn find<'a>(windows: &'a Windows, name: &Ident) -> Result<&'a WindowSpec> {
 /// A window with what it takes over of the window that it names.
 fn copied(windows: &Windows, mut spec: WindowSpec) -> Result<WindowSpec> {
     let Some(name) = spec.window_name.take() else { return Ok(spec) };
+    let exclusion = exclusion::take(&mut spec.partition_by);
     let base = find(windows, &name)?;
     let refuse = |message: String| Err(refusal(name.span, message));
     if !spec.partition_by.is_empty() {
@@ -155,6 +157,7 @@ fn copied(windows: &Windows, mut spec: WindowSpec) -> Result<WindowSpec> {
         ));
     }
     spec.partition_by.clone_from(&base.partition_by);
+    spec.partition_by.extend(exclusion);
     if spec.order_by.is_empty() {
         spec.order_by.clone_from(&base.order_by);
     }
@@ -191,12 +194,17 @@ impl Calls<'_> {
             Some(WindowType::WindowSpec(spec)) => copied(&self.windows, spec)?,
         };
         let at = function.name.span();
-        let (spec, is_empty) = with_frame(spec, at)?;
+        let (mut spec, is_empty) = with_frame(spec, at)?;
+        let name = function.name.to_string().to_lowercase();
+        let of_frame = OF_FRAME.contains(&name.as_str()) || (self.is_aggregate)(&name);
+        if is_empty || !of_frame {
+            // There is nothing that a frame could leave out.
+            exclusion::take(&mut spec.partition_by);
+        }
         function.over = Some(WindowType::WindowSpec(spec));
         if !is_empty {
             return Ok(());
         }
-        let name = function.name.to_string().to_lowercase();
         if OF_FRAME.contains(&name.as_str()) {
             if let FunctionArguments::List(list) = &mut function.args
                 && let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(value))) =

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use heliostat::internals::http::client;
 use heliostat::internals::sink::{Login, Logins, read_login};
@@ -162,6 +163,7 @@ async fn clients_of_analysts_see_the_views_and_get_nothing_else_over_either_prot
     // The native client would write what comes to a file of its own, which is no matter of the server's.
     let attempts: Vec<_> = attempts.iter().filter(|sql| !sql.contains("OUTFILE")).collect();
     given["attempts"] = json!(attempts);
+    let tried = Instant::now();
     let told = tokio::task::spawn_blocking(move || analysts(&given)).await.unwrap();
 
     let tables = json!(["_heliostat_progress", "details", "orders", "salaries"]);
@@ -180,7 +182,12 @@ async fn clients_of_analysts_see_the_views_and_get_nothing_else_over_either_prot
     for (login, through) in told["through"].as_object().unwrap() {
         assert_eq!(*through, json!([]), "{login} got through");
     }
+    assert_eq!(told["noise"], 43);
     assert_eq!(server.clickhouse("SELECT count() FROM heliostat.orders").await, "1\n");
+    // None of it has ended ClickHouse.
+    let uptime = server.clickhouse("SELECT uptime() * 1000 FORMAT TSV").await;
+    let uptime: u128 = uptime.trim().parse().unwrap();
+    assert!(uptime + 1_000 >= tried.elapsed().as_millis(), "ClickHouse was started anew");
 
     // Another comment is there without the view being built anew.
     let generation = server.get("/v1/views/details").await["generation"].clone();

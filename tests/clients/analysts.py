@@ -2,12 +2,13 @@
 native protocol.
 
 analysts.py: reads from standard input {"url", "native", "user", "password", "attempts": [SQL]}, and prints
-what it saw, as JSON: for each client the tables and some rows, and which attempts got through as the user, as
-ClickHouse's own login. A wrong password over the native protocol ends a ClickHouse that is a library, as
-docs/secure.md says, so it is not tried.
+what it saw, as JSON: for each client the tables and some rows, which attempts got through as the user, as
+ClickHouse's own login, and with a wrong password, and what the native protocol answers after what is none.
 """
 
 import json
+import os
+import socket
 import sys
 from urllib.parse import urlparse
 
@@ -70,11 +71,27 @@ def through(name, secret, database):
     return passed
 
 
+def noise():
+    """What a stranger may send to the native port: nothing, HTTP, and bytes that mean nothing."""
+    for sent in [b"", b"GET / HTTP/1.0\r\n\r\n", b"\x00\x05hello"] + [os.urandom(200) for _ in range(20)]:
+        with socket.create_connection((native_host, int(native_port)), timeout=5) as stranger:
+            stranger.sendall(sent)
+            stranger.shutdown(socket.SHUT_WR)
+            try:
+                stranger.recv(1000)
+            except OSError:
+                pass
+    return native(user, password).execute("SELECT 43")[0][0]
+
+
 json.dump({
     "connect": connect(),
     "driver": driver(),
     "through": {
         "reader": through(user, password, "heliostat"),
         "boot": through("default", "", ""),
+        "wrong": through(user, "wrong", "heliostat"),
+        "unknown": through("nobody", password, "heliostat"),
     },
+    "noise": noise(),
 }, sys.stdout)

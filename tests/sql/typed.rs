@@ -358,7 +358,7 @@ fn same_type(ours: &SqlType, oid: u32) -> bool {
             SqlType::Real => "real".to_string(),
             SqlType::Double => "double precision".to_string(),
             SqlType::Decimal { .. } => "numeric".to_string(),
-            SqlType::Text => "text".to_string(),
+            SqlType::Text | SqlType::Varchar(_) => "text".to_string(),
             SqlType::Bytea => "bytea".to_string(),
             SqlType::Date => "date".to_string(),
             SqlType::Timestamp { with_time_zone: false, .. } => "timestamp".to_string(),

@@ -27,6 +27,7 @@ pub struct Begun {
     pub listener: TcpListener,
     /// Whether only this machine reaches it.
     pub loopback: bool,
+    pub access: Access,
     pub own_clickhouse: Option<OwnClickHouse>,
     pub clickhouse: Option<ClickHouseConfig>,
 }
@@ -49,7 +50,8 @@ impl Begun {
             }
         };
         let loopback = addresses.iter().all(|address| address.ip().to_canonical().is_loopback());
-        check_access(&settings, loopback)?;
+        let access = open_access(&settings, alarms)?;
+        check_access(&settings, &access, loopback)?;
         tls(&settings)?;
         let listener = match listen(&addresses).await {
             Ok(listener) => listener,
@@ -70,7 +72,7 @@ impl Begun {
             });
         }
         let (own_clickhouse, clickhouse) = start_clickhouse(&settings, alarms).await?;
-        Ok(Begun { settings, listener, loopback, own_clickhouse, clickhouse })
+        Ok(Begun { settings, listener, loopback, access, own_clickhouse, clickhouse })
     }
 }
 
@@ -120,16 +122,15 @@ pub fn tell(
 }
 
 /// The tokens, and the issuers of others; else the code to end with.
-fn open_access(settings: &Settings, alarms: Alarms) -> Result<Access, u8> {
-    Access::open(&settings.data_dir, &settings.issuers, alarms).map_err(|error| {
+pub fn open_access(settings: &Settings, alarms: &Alarms) -> Result<Access, u8> {
+    Access::open(&settings.data_dir, &settings.issuers, alarms.clone()).map_err(|error| {
         report(&error);
         ENVIRONMENT
     })
 }
 
 /// Refuses to let everybody in from beyond loopback: that takes tokens, or `--insecure`.
-fn check_access(settings: &Settings, loopback: bool) -> Result<(), u8> {
-    let access = open_access(settings, Alarms::default())?;
+fn check_access(settings: &Settings, access: &Access, loopback: bool) -> Result<(), u8> {
     let tokens = access.is_required();
     if !loopback && !tokens && !settings.insecure {
         let (listen, data_dir) = (&settings.listen, settings.data_dir.display());
@@ -150,24 +151,23 @@ fn check_access(settings: &Settings, loopback: bool) -> Result<(), u8> {
 pub fn write_side(
     settings: &Settings,
     loopback: bool,
-    alarms: &Alarms,
+    access: Access,
 ) -> Result<WriteSideConfig, u8> {
     Ok(WriteSideConfig {
         data_dir: settings.data_dir.clone(),
         limits: settings.limits.clone(),
-        gate: gate(settings, loopback, alarms)?,
+        gate: gate(settings, loopback, access),
         tls: tls(settings)?,
     })
 }
 
 /// Who is let in.
-fn gate(settings: &Settings, loopback: bool, alarms: &Alarms) -> Result<Gate, u8> {
-    let access = open_access(settings, alarms.clone())?;
+fn gate(settings: &Settings, loopback: bool, access: Access) -> Gate {
     // On loopback a page of another name must not pass for one of this machine. Elsewhere there are
     // tokens, or everybody is let in on purpose.
     let hosts = loopback.then(|| settings.hosts.clone());
     let record = AdminRecord::new(&settings.data_dir);
-    Ok(Gate::new(access, record, hosts, settings.allow_origins.clone()))
+    Gate::new(access, record, hosts, settings.allow_origins.clone())
 }
 
 /// Makes the data directory, or makes it the server's user's alone.

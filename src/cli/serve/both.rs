@@ -8,8 +8,8 @@ use crate::model::alarm::Alarms;
 /// Serves until SIGTERM or Ctrl-C; the code to end with.
 pub async fn serve(begun: Begun, alarms: Alarms) -> u8 {
     let addresses = begun.clickhouse_addresses();
-    let Begun { settings, listener, loopback, own_clickhouse, clickhouse } = begun;
-    let write = match begin::write_side(&settings, loopback, &alarms) {
+    let Begun { settings, listener, loopback, access, own_clickhouse, clickhouse } = begun;
+    let write = match begin::write_side(&settings, loopback, access) {
         Ok(write) => write,
         Err(code) => return code,
     };

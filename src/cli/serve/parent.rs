@@ -41,7 +41,7 @@ const SOCKET_PATH_MAX: usize = 100;
 /// Serves until SIGTERM or Ctrl-C; the code to end with.
 pub async fn serve(begun: Begun, alarms: Alarms) -> u8 {
     let addresses = begun.clickhouse_addresses();
-    let Begun { settings, listener, loopback, own_clickhouse, clickhouse } = begun;
+    let Begun { settings, listener, loopback, own_clickhouse, clickhouse, .. } = begun;
     let address = listener.local_addr();
     let socket = match Socket::new(&settings.data_dir) {
         Ok(socket) => socket,

@@ -17,7 +17,9 @@ pub const COMMAND: &str = "write-side";
 pub async fn serve(start: SideStart, parent: Parent) -> u8 {
     let SideStart { settings, loopback, socket, .. } = start;
     let alarms = Alarms::default();
-    let config = match begin::write_side(&settings, loopback, &alarms) {
+    let config = begin::open_access(&settings, &alarms)
+        .and_then(|access| begin::write_side(&settings, loopback, access));
+    let config = match config {
         Ok(config) => config,
         Err(code) => return code,
     };

@@ -427,6 +427,14 @@ impl Accumulator for Members {
             if !self.text.is_empty() {
                 self.text.push_str(", ");
             }
+            // As PostgreSQL lays out what has parts of its own.
+            if let (false, Aggregated::Array, [value]) =
+                (self.text.is_empty(), self.of, encoders.as_slice())
+                && matches!(value, Encoder::List(..) | Encoder::Struct(..))
+                && !value.is_null(row)
+            {
+                self.text.push_str("\n ");
+            }
             if let (Aggregated::Object, [name, _]) = (self.of, encoders.as_slice()) {
                 name.append_name(&mut self.text, row)?;
                 self.text.push_str(" : ");

@@ -1,14 +1,16 @@
 //! Types before DataFusion makes them agree. Numbers that are written in SQL are, without a point, INT where that has
 //! room, then BIGINT, then NUMERIC; and what DataFusion would make agree in a type without the room is cast here.
 
-use arrow::datatypes::{DataType, TimeUnit};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, FieldRef, TimeUnit};
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion_common::{DFSchema, Result, ScalarValue, plan_err};
+use datafusion_common::{DFSchema, Result, ScalarValue, TableReference, plan_err};
 use datafusion_expr::expr::Between;
 use datafusion_expr::expr_rewriter::NamePreserver;
 use datafusion_expr::utils::merge_schema;
 use datafusion_expr::{
-    Expr, ExprSchemable, LogicalPlan, WindowFunctionDefinition, cast, lit, when,
+    Expr, ExprSchemable, LogicalPlan, Values, WindowFunctionDefinition, cast, lit, when,
 };
 
 use super::decimal::Digits;
@@ -44,9 +46,13 @@ pub fn in_plan(plan: LogicalPlan) -> Result<LogicalPlan> {
             })
         },
         |plan| {
-            if matches!(plan, LogicalPlan::Limit(_) | LogicalPlan::Values(_)) {
-                return Ok(Transformed::no(plan));
-            }
+            let plan = match plan {
+                LogicalPlan::Limit(_) => return Ok(Transformed::no(plan)),
+                LogicalPlan::Values(values) => {
+                    return Ok(Transformed::yes(LogicalPlan::Values(in_values(values)?)));
+                }
+                plan => plan,
+            };
             let names = NamePreserver::new(&plan);
             let schema = merge_schema(&plan.inputs());
             let mended = plan.map_expressions(|expr| {
@@ -63,6 +69,39 @@ pub fn in_plan(plan: LogicalPlan) -> Result<LogicalPlan> {
         },
     )?;
     Ok(mended.data)
+}
+
+/// VALUES whose columns of whole numbers are as wide as the widest number in them.
+fn in_values(values: Values) -> Result<Values> {
+    let Values { schema, mut values } = values;
+    let mut fields: Vec<(Option<TableReference>, FieldRef)> =
+        schema.iter().map(|(relation, field)| (relation.cloned(), Arc::clone(field))).collect();
+    let nothing = DFSchema::empty();
+    for (column, (_, field)) in fields.iter_mut().enumerate() {
+        if *field.data_type() != DataType::Int64 {
+            continue;
+        }
+        let exprs = values.iter().map(|row| Ok(row[column].clone().transform_down(in_expr)?.data));
+        let exprs: Vec<Expr> = exprs.collect::<Result<_>>()?;
+        let is_narrow = |expr: &Expr| {
+            let data_type = expr.get_type(&nothing);
+            data_type.is_ok_and(|t| t.is_null() || matches!(t, DataType::Int32 | DataType::Int16))
+        };
+        let null = |expr: &Expr| matches!(expr, Expr::Literal(value, _) if value.is_null());
+        if !exprs.iter().all(|expr| null(expr) || is_narrow(expr)) || exprs.iter().all(null) {
+            continue;
+        }
+        for (row, expr) in values.iter_mut().zip(exprs) {
+            row[column] = match (null(&expr), expr.get_type(&nothing)?) {
+                (true, _) => lit(ScalarValue::Int32(None)),
+                (false, DataType::Int32) => expr,
+                (false, _) => cast(expr, DataType::Int32),
+            };
+        }
+        *field = Arc::new(field.as_ref().clone().with_data_type(DataType::Int32));
+    }
+    let schema = DFSchema::new_with_metadata(fields, schema.metadata().clone())?;
+    Ok(Values { schema: Arc::new(schema), values })
 }
 
 /// The type that values of these types agree in, where DataFusion takes another one: a day is the first instant of its

@@ -32,6 +32,7 @@ pub mod arithmetic;
 mod array_has;
 mod arrays;
 mod array_build;
+mod bitwise;
 mod calendar;
 pub mod cast;
 mod decimal;
@@ -46,6 +47,8 @@ mod jsonb_tree;
 mod like;
 pub mod limits;
 pub mod literals;
+pub mod lockstep;
+mod merged;
 mod numeric;
 mod ordered_set;
 mod parse_time;
@@ -75,6 +78,7 @@ use datafusion_sql::sqlparser::ast::VisitMut;
 pub use aggregates::pair;
 pub use interval::order as interval_order;
 pub use json::elements as json_elements;
+pub use merged::with as merged_with;
 
 /// Rewrites what has no function of its own name: comparisons with arrays, and aggregates under the names of window
 /// functions.
@@ -110,7 +114,7 @@ pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
         .chain(series::functions())
         .chain(regex_calls::functions())
         .chain(jsonb_change::functions())
-        .chain([parse_time::to_date()])
+        .chain([parse_time::to_date(), bitwise::not()])
     {
         learn(&mut aliases.scalar, udf.name(), udf.aliases());
         registry.register_udf(udf)?;
@@ -144,8 +148,9 @@ pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
 }
 
 /// What operators mean that DataFusion reads otherwise, tried before its own meanings.
-pub fn operators() -> [Arc<dyn ExprPlanner>; 6] {
+pub fn operators() -> [Arc<dyn ExprPlanner>; 7] {
     [
+        Arc::new(merged::MergedColumns),
         Arc::new(subscripts::Subscripts),
         Arc::new(json::JsonOperators),
         Arc::new(texts::Calls),

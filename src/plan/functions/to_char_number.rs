@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
-use datafusion_common::{Result, exec_err};
+use datafusion_common::{Result, exec_err, plan_err};
 use datafusion_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
@@ -48,6 +48,9 @@ impl ScalarUDFImpl for ToChar {
             {
                 Ok(vec![number.clone(), DataType::Utf8])
             }
+            [DataType::Interval(_) | DataType::Duration(_), _] => plan_err!(
+                "to_char of an interval is not supported: CAST(… AS TEXT) writes it, extract(… FROM …) takes it apart"
+            ),
             _ => self.inner.coerce_types(types),
         }
     }

@@ -30,6 +30,7 @@ use datafusion_expr::{Expr, LogicalPlan, TableScan, Values, lit};
 
 use super::context::{ScannedTable, WorkTableSource, plain_message};
 use super::delta_join::delta_joins;
+use super::functions::lockstep::{in_lockstep, member};
 use super::ir::{Node, NodeId, Op, Plan, Scalar};
 use super::nearest::Nearest;
 use super::share::shared_scans;
@@ -365,31 +366,44 @@ impl Lowering {
         self.add(Op::Reduce { input, key, aggregates: Vec::new() }, schema, keys, monotonic)
     }
 
-    /// UNNEST in the SELECT list.
+    /// UNNEST in the SELECT list. Several arrays go on side by side.
     fn unnest_column(&mut self, unnest: &datafusion_expr::Unnest) -> Result<NodeId> {
-        let hint = "FROM t, UNNEST(t.items) AS i does it";
-        let ([(column, list)], []) =
-            (unnest.list_type_columns.as_slice(), unnest.struct_type_columns.as_slice())
-        else {
-            return refuse(format!("UNNEST in the SELECT list takes one array: {hint}"));
-        };
-        let array_type = unnest.input.schema().field(*column).data_type().clone();
-        let (DataType::List(item), 1) = (&array_type, list.depth) else {
-            return refuse(format!("UNNEST in the SELECT list takes an array of values: {hint}"));
-        };
-        if item.data_type().is_nested() {
-            return refuse(format!("UNNEST in the SELECT list takes an array of values: {hint}"));
+        let names = unnest.input.schema();
+        let mut elements: Vec<Field> = Vec::new();
+        for (n, (column, list)) in unnest.list_type_columns.iter().enumerate() {
+            match names.field(*column).data_type() {
+                DataType::List(item) if list.depth == 1 && !item.data_type().is_nested() => {
+                    let element = item.as_ref().clone().with_nullable(true);
+                    elements.push(element.with_name(member(n)));
+                }
+                _ => elements.clear(),
+            }
+        }
+        let lists: Vec<usize> = unnest.list_type_columns.iter().map(|(at, _)| *at).collect();
+        if elements.len() != lists.len() || !unnest.struct_type_columns.is_empty() {
+            let hint = "FROM t, UNNEST(t.items) AS i does it";
+            return refuse(format!("UNNEST in the SELECT list takes arrays of values: {hint}"));
         }
         let input = self.plan(&unnest.input)?;
         let schema = Arc::clone(&self.nodes[input].schema);
         let width = self.width(input);
-        let array = expr::column(&schema, *column);
+        let array = match lists.as_slice() {
+            [column] => expr::column(&schema, *column),
+            several => {
+                let columns = names.columns();
+                let arrays = several.iter().map(|at| Expr::Column(columns[*at].clone()));
+                self.exprs.scalar(&in_lockstep(arrays.collect()), names)?
+            }
+        };
         let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();
-        fields.push(item.as_ref().clone().with_nullable(true));
+        fields.extend(elements);
         let monotonic = self.nodes[input].monotonic;
         let op = Op::Unnest { input, array, outer: false, ordinality: false, unread: Vec::new() };
         let node = self.add(op, Arc::new(Schema::new(fields)), Vec::new(), monotonic);
-        let place = |index: &usize| if index == column { width } else { *index };
+        let place = |index: &usize| match lists.iter().position(|list| list == index) {
+            Some(n) => width + n,
+            None => *index,
+        };
         let columns: Vec<usize> = unnest.dependency_indices.iter().map(place).collect();
         Ok(self.select(node, &columns))
     }

@@ -10,6 +10,8 @@ use datafusion_expr::{
     Expr, LimitEffect, PartitionEvaluator, Window, WindowFrameBound, WindowFrameUnits,
     WindowFunctionDefinition, WindowUDF,
 };
+use datafusion_functions_aggregate::first_last::{first_value_udaf, last_value_udaf};
+use datafusion_functions_aggregate::nth_value::nth_value_udaf;
 use datafusion_physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion_physical_expr::expressions::{Column, Literal};
 use datafusion_physical_expr::window::{
@@ -21,14 +23,17 @@ use datafusion_physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use super::rank::order_columns;
 use super::reach;
 use super::{Lowering, Result, refuse};
+use crate::plan::exclusion;
 use crate::plan::ir::{
-    FrameAggregate, NodeId, Op, OrderColumn, Reach, Scalar, WindowEvaluation, WindowFunction,
+    Exclusion, FrameAggregate, NodeId, Op, OrderColumn, Reach, Scalar, WindowEvaluation,
+    WindowFunction,
 };
 
 /// A window function of the SELECT, taken apart.
 struct WindowCall<'a> {
     function: &'a WindowFunctionDefinition,
-    params: &'a WindowFunctionParams,
+    params: WindowFunctionParams,
+    exclusion: Option<Exclusion>,
     output: Field,
     text: Arc<str>,
 }
@@ -46,7 +51,7 @@ impl Lowering {
         let mut prepared: Vec<Expr> =
             window.input.schema().columns().into_iter().map(Expr::Column).collect();
         for call in &calls {
-            let params = call.params;
+            let params = &call.params;
             let order = params.order_by.iter().map(|s| &s.expr);
             let args = params.args.iter().filter(|a| !matches!(a, Expr::Literal(..)));
             let filter = params.filter.as_deref();
@@ -63,7 +68,7 @@ impl Lowering {
         let mut rest: Vec<usize> = (0..calls.len()).collect();
         while let Some(first) = rest.first().copied() {
             let same = |i: &usize| {
-                let (a, b) = (calls[*i].params, calls[first].params);
+                let (a, b) = (&calls[*i].params, &calls[first].params);
                 a.partition_by == b.partition_by && a.order_by == b.order_by
             };
             let (together, others): (Vec<usize>, Vec<usize>) = rest.into_iter().partition(same);
@@ -85,7 +90,7 @@ impl Lowering {
         calls: &[WindowCall],
         together: &[usize],
     ) -> Result<NodeId> {
-        let params = calls[together[0]].params;
+        let params = &calls[together[0]].params;
         let place = |expr: &Expr| prepared.iter().position(|p| p == expr);
         let key: Vec<usize> = params.partition_by.iter().filter_map(place).collect();
         let mut order = order_columns(&params.order_by, 0);
@@ -107,12 +112,16 @@ impl Lowering {
 fn taken_apart(expr: &Expr, output: Field) -> Result<WindowCall<'_>> {
     match expr {
         Expr::Alias(alias) => taken_apart(&alias.expr, output),
-        Expr::WindowFunction(function) => Ok(WindowCall {
-            function: &function.fun,
-            params: &function.params,
-            output,
-            text: expr.human_display().to_string().into(),
-        }),
+        Expr::WindowFunction(function) => {
+            let mut shown = function.as_ref().clone();
+            let exclusion = exclusion::take_planned(&mut shown.params.partition_by);
+            let (function, params) = (&function.fun, shown.params.clone());
+            let mut text = Expr::from(shown).human_display().to_string();
+            if let Some(exclusion) = exclusion {
+                text.push_str(&format!(" {exclusion}"));
+            }
+            Ok(WindowCall { function, params, exclusion, output, text: text.into() })
+        }
         other => refuse(format!("{other} is not a window function")),
     }
 }
@@ -153,7 +162,9 @@ fn window_function(
     let ignore_nulls = call.params.null_treatment == Some(NullTreatment::IgnoreNulls);
     let frame = Arc::new(call.params.window_frame.clone());
     let filter = call.params.filter.as_deref().and_then(place).map(column);
-    let (evaluation, reach) = match call.function {
+    let excluding = call.exclusion.map(|_| excluding(call.function)).transpose()?;
+    let function = excluding.as_ref().unwrap_or(call.function);
+    let (evaluation, reach) = match function {
         WindowFunctionDefinition::WindowUDF(function) => {
             let reach = reach::of_function(function.name(), &args, ignore_nulls, &frame, &order);
             let function = Partitioned::new(function, args, schema, &call.text, ignore_nulls)?;
@@ -168,10 +179,47 @@ fn window_function(
                 .with_distinct(call.params.distinct);
             let reach = reach::of_aggregate(function.name(), call.params.distinct, &frame, &order);
             let aggregate = Arc::new(builder.build()?);
-            (aggregate_evaluation(aggregate, &order, frame, filter, &reach, &call.text), reach)
+            match call.exclusion {
+                Some(exclusion) => {
+                    let filter = filter.map(|expr| Scalar { expr, text: Arc::clone(&call.text) });
+                    let of = each_frame(aggregate, &order, frame, filter, Some(exclusion));
+                    let near = matches!(reach, Reach::Near { .. });
+                    let reach = if near { reach } else { Reach::Partition };
+                    (WindowEvaluation::EachFrame(of), reach)
+                }
+                None => {
+                    let text = &call.text;
+                    (aggregate_evaluation(aggregate, &order, frame, filter, &reach, text), reach)
+                }
+            }
         }
     };
     Ok(WindowFunction { evaluation, reach, text: Arc::clone(&call.text) })
+}
+
+/// The aggregate that gives what a function of the frame does, of frames that leave rows out.
+fn excluding(function: &WindowFunctionDefinition) -> Result<WindowFunctionDefinition> {
+    let WindowFunctionDefinition::WindowUDF(of_frame) = function else {
+        return Ok(function.clone());
+    };
+    Ok(WindowFunctionDefinition::AggregateUDF(match of_frame.name() {
+        "first_value" => first_value_udaf(),
+        "last_value" => last_value_udaf(),
+        "nth_value" => nth_value_udaf(),
+        other => return refuse(format!("EXCLUDE is not supported for {other}")),
+    }))
+}
+
+fn each_frame(
+    aggregate: Arc<AggregateFunctionExpr>,
+    order: &[PhysicalSortExpr],
+    frame: Arc<datafusion_expr::WindowFrame>,
+    filter: Option<Scalar>,
+    exclusion: Option<Exclusion>,
+) -> FrameAggregate {
+    let expr = filter.as_ref().map(|filter| Arc::clone(&filter.expr));
+    let sliding = SlidingAggregateWindowExpr::new(Arc::clone(&aggregate), &[], order, frame, expr);
+    FrameAggregate { aggregate, frame: Arc::new(sliding), filter, exclusion }
 }
 
 /// Distances are measured in numbers and times alone.
@@ -215,22 +263,15 @@ fn aggregate_evaluation(
         ));
         return match reach {
             Reach::Before { .. } => {
-                WindowEvaluation::Growing(FrameAggregate { aggregate, frame: expr, filter: kept })
+                let exclusion = None;
+                let of = FrameAggregate { aggregate, frame: expr, filter: kept, exclusion };
+                WindowEvaluation::Growing(of)
             }
             _ => WindowEvaluation::Whole(expr),
         };
     }
-    let whole: Arc<dyn WindowExpr> = Arc::new(SlidingAggregateWindowExpr::new(
-        Arc::clone(&aggregate),
-        &[],
-        order,
-        frame,
-        filter,
-    ));
-    if takes_out {
-        return WindowEvaluation::Whole(whole);
-    }
-    WindowEvaluation::EachFrame(FrameAggregate { aggregate, frame: whole, filter: kept })
+    let of = each_frame(aggregate, order, frame, kept, None);
+    if takes_out { WindowEvaluation::Whole(of.frame) } else { WindowEvaluation::EachFrame(of) }
 }
 
 /// A window function of DataFusion over its arguments.

@@ -12,6 +12,7 @@ use datafusion_sql::sqlparser::ast::{
 use datafusion_sql::sqlparser::tokenizer::Span;
 
 use super::{Names, Place, Resolver, Visible, fold, qualified, quoted, refusal};
+use crate::plan::functions::merged_with;
 use crate::plan::sugar::{call, skeleton};
 
 /// Which rows a join shows beside the pairs.
@@ -104,11 +105,12 @@ impl Resolver<'_> {
             let r = take(&mut right, key, "right")?;
             conditions.push(binary(l.clone(), BinaryOperator::Eq, r.clone()));
             let expr = match kind {
-                Shown::Pairs | Shown::Left => l,
-                Shown::Right => r,
+                Shown::Pairs | Shown::Left => merged_with(l, r),
+                Shown::Right => merged_with(r, l),
                 Shown::Both => {
                     let argument = |e| FunctionArg::Unnamed(FunctionArgExpr::Expr(e));
-                    call("coalesce", vec![argument(l), argument(r)])?
+                    let (left, right) = (merged_with(l.clone(), r.clone()), merged_with(r, l));
+                    call("coalesce", vec![argument(left), argument(right)])?
                 }
             };
             merged.push(Visible { name: fold(key), place: Place::Merged(Box::new(expr)) });

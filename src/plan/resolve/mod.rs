@@ -23,7 +23,7 @@ use datafusion_sql::sqlparser::ast::{
     AccessExpr, BinaryOperator, ExcludeSelectItem, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArguments, GroupByExpr, Ident, OneOrManyWithParens, OrderBy, OrderByKind, Query,
     Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Spanned, TableAlias,
-    TableAliasColumnDef, TableFactor, VisitMut, VisitorMut, WildcardAdditionalOptions,
+    TableAliasColumnDef, TableFactor, Value, VisitMut, VisitorMut, WildcardAdditionalOptions,
 };
 use datafusion_sql::sqlparser::tokenizer;
 
@@ -858,6 +858,17 @@ impl VisitorMut for ColumnNames {
         match expr {
             Expr::Identifier(name) => self.found.push(vec![name.clone()]),
             Expr::CompoundIdentifier(parts) => self.found.push(parts.clone()),
+            // `t.c['a']`: neither part of `t.c` is a name by itself.
+            Expr::CompoundFieldAccess { root, access_chain } => {
+                if let Expr::Identifier(relation) = root.as_ref()
+                    && let Some(AccessExpr::Dot(dotted)) = access_chain.first_mut()
+                    && let Expr::Identifier(column) = &*dotted
+                {
+                    self.found.push(vec![relation.clone(), column.clone()]);
+                    *dotted = Expr::value(Value::Null);
+                    **root = Expr::value(Value::Null);
+                }
+            }
             _ => {}
         }
         ControlFlow::Continue(())

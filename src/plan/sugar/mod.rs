@@ -147,7 +147,10 @@ fn limit(query: &mut Query) -> Result<()> {
             *number = inner;
         }
         if matches!(number, Expr::Subquery(_)) {
-            return plan_err!("LIMIT and OFFSET take constants, and {number} reads rows");
+            return plan_err!(
+                "LIMIT and OFFSET take constants, and {number} reads rows: number the rows by \
+                 row_number() OVER (ORDER BY …) AS n, and keep those WHERE n <= {number}"
+            );
         }
     }
     Ok(())

@@ -366,6 +366,7 @@ fn is_number(sql_type: &SqlType) -> bool {
         sql_type,
         SqlType::Boolean
             | SqlType::Text
+            | SqlType::Varchar(_)
             | SqlType::Bytea
             | SqlType::Date
             | SqlType::Timestamp { .. }

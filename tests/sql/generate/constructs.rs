@@ -26,17 +26,32 @@ pub enum Construct {
     OuterAggregates,
     /// Frames without the row itself, its peers, or both.
     Exclude,
+    /// Columns of two types that USING merges.
+    MergedTypes,
+    /// Several functions of one SELECT list that give rows.
+    SideBySide,
 }
 
 use Construct::{
-    DistinctFrom, Exclude, Intervals, NamedWindows, Natural, OuterAggregates, Using, Zones,
+    DistinctFrom, Exclude, Intervals, MergedTypes, NamedWindows, Natural, OuterAggregates,
+    SideBySide, Using, Zones,
 };
 
-const ALL: [Construct; 8] =
-    [Using, Natural, DistinctFrom, Intervals, Zones, NamedWindows, OuterAggregates, Exclude];
+const ALL: [Construct; 10] = [
+    Using,
+    Natural,
+    DistinctFrom,
+    Intervals,
+    Zones,
+    NamedWindows,
+    OuterAggregates,
+    Exclude,
+    MergedTypes,
+    SideBySide,
+];
 
 /// Those that are drawn. `HELIOSTAT_CONSTRUCTS=Using,Zones` draws others.
-const DRAWN: &[Construct] = &[Zones];
+const DRAWN: &[Construct] = &ALL;
 
 impl Construct {
     /// Whether programs may have it.
@@ -59,6 +74,19 @@ impl Construct {
     }
 }
 
+/// The type that USING gives to a column of these two.
+fn merged(one: Type, two: Type) -> Option<Type> {
+    match (one, two) {
+        (one, two) if one == two && one.is_comparable() => Some(one),
+        _ if !MergedTypes.is_drawn() => None,
+        (Type::Int, Type::Decimal) | (Type::Decimal, Type::Int) => Some(Type::Decimal),
+        (Type::Int | Type::Decimal, Type::Float) | (Type::Float, Type::Int | Type::Decimal) => {
+            Some(Type::Float)
+        }
+        _ => None,
+    }
+}
+
 /// A column's name without its relation's.
 fn bare(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(_, name)| name)
@@ -75,13 +103,12 @@ impl Writer<'_> {
         let same = |name: &str| second.columns.iter().find(|(other, _)| bare(other) == bare(name));
         let mut shared: Vec<(String, Type)> = Vec::new();
         for (name, t) in &first.columns {
-            match same(name) {
-                Some((_, other)) if other == t && t.is_comparable() => {
-                    shared.push((bare(name).to_string(), *t));
-                }
+            let Some((_, other)) = same(name) else { continue };
+            match merged(*t, *other) {
+                Some(both) => shared.push((bare(name).to_string(), both)),
                 // A natural join would compare them.
-                Some(_) if natural => return None,
-                _ => {}
+                None if natural => return None,
+                None => {}
             }
         }
         let has_fields = |r: &Relation| {
@@ -190,6 +217,28 @@ impl Writer<'_> {
         items.query(format!(
             "{rest} WINDOW w AS (PARTITION BY {partition}), v AS (w ORDER BY {order} DESC, {all})"
         ))
+    }
+
+    /// Rows beside the elements of lists and the numbers of series, which go on together.
+    pub fn side_by_side(&mut self, rows: &Relation, rest: &str) -> Query {
+        let mut items = self.some_columns(rows);
+        for _ in 0..2 + self.rng.below(2) {
+            let lists = rows.of(Type::Ints);
+            let (int, other) = (rows.int(self.rng), rows.int(self.rng));
+            let elements = match self.rng.below(4) {
+                0 | 1 if !lists.is_empty() => format!("unnest({})", self.rng.pick(&lists)),
+                0 => format!("unnest(ARRAY[{int}, NULL, {other}])"),
+                1 => format!("generate_series(1, {int})"),
+                2 => format!("generate_series({int}, {other}) + {other}"),
+                _ => format!("generate_series({int}, 0, -1)"),
+            };
+            items.add((elements, Type::Int));
+        }
+        // Under names that no column has which the elements come from: those are refused.
+        let Query { sql, columns } = items.query(String::new());
+        let named = |(name, t): (String, Type)| (name.replacen('x', "y", 1), t);
+        let columns = columns.into_iter().map(named).collect();
+        Query { sql: format!("{}{rest}", sql.replace(" AS x", " AS y")), columns }
     }
 
     /// Groups whose items have sub-queries over what the groups come to.

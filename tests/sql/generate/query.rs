@@ -70,6 +70,9 @@ impl Writer<'_> {
             9 => self.best(&rows, &rest),
             10 => self.set_operation(&rows, &rest),
             11 => self.lateral(&rows, &from),
+            12 | 13 if Construct::SideBySide.comes_up(self.rng, 4) => {
+                self.side_by_side(&rows, &rest)
+            }
             _ => {
                 let mut items = self.some_columns(&rows);
                 items.add(rows.any_at_all(self.rng));

@@ -25,6 +25,8 @@ pub(super) fn render(dir: &Path, http_port: u16, tcp_port: u16, is_reserved: boo
     <log>{dir}/clickhouse.log</log>
     <size>20M</size>
     <count>2</count>
+    <!-- else the library, at its terminal, tells everything twice, in a file that has no end -->
+    <console>0</console>
   </logger>
   <max_server_memory_usage_to_ram_ratio>0.5</max_server_memory_usage_to_ram_ratio>
   <mark_cache_size>134217728</mark_cache_size>
