@@ -7,7 +7,7 @@ use datafusion_common::Result as DataFusionResult;
 use datafusion_expr::expr::{NullTreatment, WindowFunctionParams};
 use datafusion_expr::function::{ExpressionArgs, PartitionEvaluatorArgs, WindowUDFFieldArgs};
 use datafusion_expr::{
-    Expr, LimitEffect, PartitionEvaluator, Window, WindowFrameBound, WindowFrameUnits,
+    Expr, LimitEffect, LogicalPlan, PartitionEvaluator, Window, WindowFrameBound, WindowFrameUnits,
     WindowFunctionDefinition, WindowUDF,
 };
 use datafusion_functions_aggregate::first_last::{first_value_udaf, last_value_udaf};
@@ -40,16 +40,30 @@ struct WindowCall<'a> {
 
 impl Lowering {
     pub(super) fn window(&mut self, window: &Window) -> Result<NodeId> {
-        let input = self.plan(&window.input)?;
+        // The planner takes windows apart that differ in nothing but what their frames leave out. Of equal rows
+        // each has the same place in all of them.
+        let (mut exprs, mut below) = (window.window_expr.clone(), &window.input);
+        while let LogicalPlan::Window(inner) = below.as_ref() {
+            let refers = |expr: &Expr| {
+                let columns = expr.column_refs();
+                columns.into_iter().any(|c| !inner.input.schema().has_column(c))
+            };
+            if exprs.iter().any(refers) {
+                break;
+            }
+            exprs.splice(0..0, inner.window_expr.iter().cloned());
+            below = &inner.input;
+        }
+        let input = self.plan(below)?;
         let width = self.width(input);
         let schema = window.schema.as_arrow();
         let mut calls = Vec::new();
-        for (index, expr) in window.window_expr.iter().enumerate() {
+        for (index, expr) in exprs.iter().enumerate() {
             calls.push(taken_apart(expr, schema.field(width + index).clone())?);
         }
         // Expressions that the functions need become columns behind the input's.
         let mut prepared: Vec<Expr> =
-            window.input.schema().columns().into_iter().map(Expr::Column).collect();
+            below.schema().columns().into_iter().map(Expr::Column).collect();
         for call in &calls {
             let params = &call.params;
             let order = params.order_by.iter().map(|s| &s.expr);
@@ -61,7 +75,7 @@ impl Lowering {
                 }
             }
         }
-        let mut node = self.with_columns(input, &prepared, &window.input)?;
+        let mut node = self.with_columns(input, &prepared, below)?;
         let prepared_width = prepared.len();
         // Functions over the same partitions in the same order share a node.
         let mut places = Vec::new();

@@ -249,7 +249,10 @@ impl Writer<'_> {
         let mut items = Items::default();
         items.add((key.clone(), t));
         let call = self.rng.pick(&["max", "min", "count"]);
+        // A merged column has a name that the sub-query may have, too.
+        let is_merged = bare(&outer) == outer;
         let text = match self.rng.below(3) {
+            _ if is_merged => format!("(SELECT {call}({outer}))"),
             0 => format!("(SELECT {call}({outer}))"),
             1 => format!(
                 "(SELECT max({value}) FROM {} WHERE {value} <= {call}({outer}))",
