@@ -5,6 +5,7 @@
 //! the view's operators call when they run. An operator works for a [`Slice`] at a time and is then
 //! scheduled again, so that other views, reads and commands have their turn.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -192,6 +193,7 @@ struct WorkerGuard {
     /// Of `held`, up to where the limits were looked at.
     checked: Cell<usize>,
     traces: RefCell<Vec<(Box<dyn HeldTrace>, bool)>>,
+    kept: RefCell<Vec<Rc<dyn Any>>>,
     /// How long it has worked at what it has not finished.
     worked: Cell<Duration>,
     has_worked: Cell<bool>,
@@ -212,6 +214,7 @@ impl Guard {
             arranged_output: Cell::new(0),
             checked: Cell::new(0),
             traces: RefCell::default(),
+            kept: RefCell::default(),
             worked: Cell::new(Duration::ZERO),
             has_worked: Cell::new(false),
             complete: Cell::new(0),
@@ -285,6 +288,11 @@ impl Guard {
     /// Counts an arrangement's bytes from now on; `output`: it holds the view's rows.
     pub fn watch(&self, trace: impl HeldTrace + 'static, output: bool) {
         self.0.traces.borrow_mut().push((Box::new(trace), output));
+    }
+
+    /// Holds on to something until the view is gone.
+    pub fn hold(&self, held: Rc<dyn Any>) {
+        self.0.kept.borrow_mut().push(held);
     }
 
     /// An account for what an operator holds; `output`: it is on its way to the view's rows.
@@ -361,6 +369,7 @@ impl Guard {
         for (trace, _) in self.0.traces.borrow_mut().drain(..) {
             trace.reclaim(to);
         }
+        self.0.kept.borrow_mut().clear();
         let guard = &*self.0;
         guard.control.state[guard.worker].store(0, Ordering::Relaxed);
         guard.control.output[guard.worker].store(0, Ordering::Relaxed);

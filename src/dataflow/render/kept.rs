@@ -2,12 +2,14 @@
 //! nobody keeps. Where such an operator takes up what was kept, it is given all of it once more, at the
 //! tick as of which it was kept; what it makes of that is known behind it.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use differential_dataflow::operators::arrange::Arranged;
 use differential_dataflow::trace::TraceReader;
+use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::core::Concatenate;
 use timely::dataflow::operators::generic::Operator;
@@ -102,27 +104,31 @@ impl RestoredRows {
     }
 }
 
-/// Keeps an arrangement that nobody in the dataflow reads, and lets its past be forgotten.
+/// Keeps an arrangement that nobody in the dataflow reads, as long as the view, and lets its past be
+/// forgotten.
 pub fn hold(arranged: Arranged<'_, RowTrace>, guard: &Guard) {
-    let Arranged { stream, mut trace } = arranged;
+    let Arranged { stream, trace } = arranged;
+    // An operator whose input has ended is gone; the rows are not.
+    let trace = Rc::new(RefCell::new(trace));
+    guard.hold(Rc::clone(&trace));
     let guard = guard.clone();
-    let held = stream
-        .unary_frontier::<timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _>(
-            Pipeline,
-            "Hold",
-            move |_, _| {
-                move |(input, frontier), _| {
-                    guard.enter();
-                    input.for_each(|_, spans| spans.clear());
-                    let frontier = frontier.frontier();
+    let held = stream.unary_frontier::<CapacityContainerBuilder<Vec<()>>, _, _, _>(
+        Pipeline,
+        "Hold",
+        move |_, _| {
+            move |(input, frontier), _| {
+                guard.enter();
+                input.for_each(|_, spans| spans.clear());
+                if let Some(next) = frontier.frontier().first() {
                     // What is up to a tick stays at that tick or before.
-                    let since = frontier.first().map(|tick| [tick.saturating_sub(1)]);
-                    let since = since.as_ref().map_or(&[][..], |since| &since[..]);
-                    trace.set_logical_compaction(AntichainRef::new(since));
-                    trace.set_physical_compaction(frontier);
+                    let since = [next.saturating_sub(1)];
+                    let mut trace = trace.borrow_mut();
+                    trace.set_logical_compaction(AntichainRef::new(&since));
+                    trace.set_physical_compaction(frontier.frontier());
                 }
-            },
-        );
+            }
+        },
+    );
     drop(held);
 }
 
