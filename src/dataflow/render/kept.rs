@@ -110,7 +110,7 @@ pub fn hold(arranged: Arranged<'_, RowTrace>, guard: &Guard) {
     let Arranged { stream, trace } = arranged;
     // An operator whose input has ended is gone; the rows are not.
     let trace = Rc::new(RefCell::new(trace));
-    guard.hold(Rc::clone(&trace));
+    guard.hold(Rc::<RefCell<RowTrace>>::clone(&trace));
     let guard = guard.clone();
     let held = stream.unary_frontier::<CapacityContainerBuilder<Vec<()>>, _, _, _>(
         Pipeline,
