@@ -25,7 +25,7 @@ const LOAD: u64 = 10_000;
 fn body(first: u64, keys: u64, rng: &mut Rng) -> Vec<u8> {
     let mut lines = String::new();
     for n in first..first + BATCH as u64 {
-        let (event_type, column) = if n % 2 == 0 { ("L", "v") } else { ("R", "w") };
+        let (event_type, column) = if n.is_multiple_of(2) { ("L", "v") } else { ("R", "w") };
         // Every key once, in no order, and then again.
         let key = (n / 2).wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys;
         let key = if n / 2 < keys { n / 2 } else { key };
@@ -115,7 +115,7 @@ pub async fn restart(keys: u64) {
         pace.tick().await;
         assert!(post(&client, &url, body(sent, keys, &mut rng).into()).await.unwrap());
         sent += BATCH as u64;
-        if until.is_none() && sent % (LOAD / 2) == 0 && is_saved(&server, first).await {
+        if until.is_none() && sent.is_multiple_of(LOAD / 2) && is_saved(&server, first).await {
             until = Some(Instant::now() + Duration::from_secs(20));
         }
     }

@@ -186,7 +186,7 @@ mod tests {
             (sum(1, 7), sum(-1, -6)),
             (sum(3, 1 << 70), nothing.clone()),
             (nothing.clone(), sum(1, 1)),
-            (nothing.clone(), nothing.clone()),
+            (nothing.clone(), nothing),
             (first(b"b"), first(b"a")),
             (first(b"b"), long.clone()),
             (long, first(b"")),

@@ -287,7 +287,7 @@ impl Frames {
         let peers = match by_peers && !order.is_empty() {
             true => partition(&order)?.ranges(),
             // Without an order all rows are peers.
-            false => vec![0..rows.num_rows()],
+            false => std::iter::once(0..rows.num_rows()).collect(),
         };
         Ok(Frames {
             context: WindowFrameContext::new(Arc::clone(of.frame.get_window_frame()), options),
@@ -310,7 +310,7 @@ impl Frames {
     fn parts_of(&mut self, row: usize) -> Result<Vec<Range<usize>>> {
         let Range { start, end } = self.of(row)?;
         let left_out = match self.exclusion {
-            None => return Ok(vec![start..end]),
+            None => return Ok(std::iter::once(start..end).collect()),
             Some(Exclusion::CurrentRow) => row..row + 1,
             Some(Exclusion::Group | Exclusion::Ties) => {
                 while self.peers[self.met].end <= row {

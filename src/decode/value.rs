@@ -684,7 +684,7 @@ mod tests {
         let members = |plain_pause| {
             let mut members = ObjectMembers { plain_pause, ..ObjectMembers::default() };
             for (index, sql_type) in types.iter().enumerate() {
-                let field = SqlField::new(&format!("c{index}"), sql_type.clone(), true);
+                let field = SqlField::new(format!("c{index}"), sql_type.clone(), true);
                 members.push(&field, FieldNaming::Same, index == 0);
             }
             members

@@ -105,7 +105,7 @@ fn runs_are_written_once_until_too_little_of_their_file_is_in_use() {
     let files = FaultyFiles::new();
     let store = open(&files);
     let (large, small) = (run(1, 100_000), run(2, 20_000));
-    let both = [large, small.clone()];
+    let both = [large, small];
     assert!(publish(&store, vec![view("a", 1, &both)]).unwrap() > 120_000);
     let third = run(2, 5_000);
     let bytes = publish(&store, vec![view("a", 2, &[&both[..], &[third]].concat())]).unwrap();

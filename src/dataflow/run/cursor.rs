@@ -109,7 +109,7 @@ impl<D: PackedDifference> RunCursor<D> {
     /// To the next value of the key; this one takes so many bytes.
     #[inline]
     pub fn pass_bytes(&mut self, run: &Run<D>, len: usize) {
-        self.to_value_at(run, self.value_start + len);
+        self.move_to_value(run, self.value_start + len);
     }
 
     #[inline]
@@ -150,12 +150,12 @@ impl<D: PackedDifference> RunCursor<D> {
     /// To the next value of the key, of whose updates none is left in `read`.
     #[inline]
     pub fn pass_value(&mut self, run: &Run<D>, read: &Updates<'_, D>) {
-        self.to_value_at(run, self.group_end - read.bytes.len());
+        self.move_to_value(run, self.group_end - read.bytes.len());
     }
 
     /// To the value that is written here, or, at the end of a group, where the key goes on.
     #[inline]
-    fn to_value_at(&mut self, run: &Run<D>, at: usize) {
+    fn move_to_value(&mut self, run: &Run<D>, at: usize) {
         if at < self.group_end {
             return self.load_value(run, at);
         }
