@@ -246,6 +246,15 @@ impl Guard {
         self.0.takeover.next(workers)
     }
 
+    /// All arrangements are built. Where they are not those that were kept, the view fails.
+    pub fn has_taken_up(&self) {
+        if !self.0.takeover.end() {
+            self.control().fail(
+                "its state in the snapshot does not fit it, which should be reported: rebuild it",
+            );
+        }
+    }
+
     /// The batches of all arrangements that are kept, in the order in which they were built. To be asked
     /// when everything that was fed has gone through.
     pub fn arrangements(&self) -> WorkerArrangements {

@@ -8,13 +8,14 @@
 //! same plan. What is kept of a worker is theirs; another number of workers takes the parts of it that
 //! are its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use super::run::PackedRun;
 use crate::model::Tick;
 
-/// The version of what the bytes of runs and accumulators mean. It is raised by hand.
+/// The version of what the bytes of runs and accumulators mean, and of which arrangements an operator
+/// has. It is raised by hand.
 pub const STATE_FORMAT: u32 = 2;
 
 /// Of each of a worker's arrangements the runs.
@@ -31,7 +32,9 @@ pub struct KeptView {
 
 /// What an installation takes up on one worker.
 pub struct Takeover {
-    view: Option<Arc<KeptView>>,
+    /// Until everything is taken up.
+    view: RefCell<Option<Arc<KeptView>>>,
+    from: Option<Tick>,
     tells_rows: bool,
     next: Cell<usize>,
     worker: usize,
@@ -49,7 +52,8 @@ impl Takeover {
     /// What this worker takes up of a view that was kept, if it was; `tells_rows`: its rows are told as
     /// changes.
     pub fn new(view: Option<Arc<KeptView>>, tells_rows: bool, worker: usize) -> Self {
-        Takeover { view, tells_rows, next: Cell::new(0), worker }
+        let from = view.as_ref().map(|view| view.tick);
+        Takeover { view: RefCell::new(view), from, tells_rows, next: Cell::new(0), worker }
     }
 
     /// Whether the rows that it takes up are told as changes.
@@ -59,17 +63,25 @@ impl Takeover {
 
     /// The tick that everything begins after, if anything was kept.
     pub fn from(&self) -> Option<Tick> {
-        self.view.as_ref().map(|view| view.tick)
+        self.from
     }
 
     /// The runs of the arrangement that is built next, on so many workers.
     pub fn next(&self, workers: usize) -> Option<TakenUp> {
-        let view = self.view.as_ref()?;
+        let view = self.view.borrow();
+        let view = view.as_ref()?;
         let index = self.next.replace(self.next.get() + 1);
         let of = |worker: &WorkerArrangements| worker.get(index).cloned().unwrap_or_default();
         if view.workers.len() == workers {
             return Some(TakenUp::Own(view.workers.get(self.worker).map(of).unwrap_or_default()));
         }
         Some(TakenUp::Others(view.workers.iter().map(of).collect()))
+    }
+
+    /// All arrangements are built: lets go of what nobody has taken up. False if they are not as many as
+    /// were kept, so that they are others.
+    pub fn end(&self) -> bool {
+        let view = self.view.take();
+        view.is_none_or(|view| view.workers.iter().all(|kept| kept.len() == self.next.get()))
     }
 }

@@ -291,6 +291,7 @@ impl<'a> WorkerState<'a> {
             let renderer = Renderer::new(scope, &plan.plan, failures.clone(), guard.clone());
             let rows = renderer.render(sources)?;
             let rows = output::finish(rows, layout, index, listener, failures.clone(), &guard);
+            guard.has_taken_up();
             Ok(Installation { feed_group, rows, inputs, plan: plan.clone(), failures, guard })
         })
     }

@@ -227,7 +227,10 @@ impl Feeder {
         let Some(queue) = &self.snapshots else { return };
         let end = Instant::now() + LAST_PAUSE_MAX;
         for group in &mut self.feed_groups {
-            if !group.snapshots.has_news(group.last.position) || !group.can_be_in_snapshot() {
+            if group.exact
+                || group.last.position == 0
+                || group.views.iter().all(|view| group.is_saved(view))
+            {
                 continue;
             }
             let is_behind =
@@ -434,6 +437,14 @@ impl GroupCursor {
     /// Whether a view is through with all that it was fed.
     fn is_through(&self, view: &ViewTracker) -> bool {
         view.is_over() || view.complete().tick >= self.last.tick
+    }
+
+    /// Whether a snapshot has all events of a view that it was fed, or can never have them.
+    fn is_saved(&self, view: &ViewTracker) -> bool {
+        let is_saved = |at: Head| at.position >= self.last.position;
+        view.is_over()
+            || !snapshots::can_hold(&view.plan)
+            || view.last_snapshot().is_some_and(|snapshot| is_saved(snapshot.head))
     }
 
     /// Whether a snapshot can hold some of its views.

@@ -290,11 +290,6 @@ impl GroupPace {
             && self.saved_at.elapsed() >= pace.interval_min
     }
 
-    /// Whether there is something that no snapshot has.
-    pub fn has_news(&self, at: Position) -> bool {
-        at > self.saved
-    }
-
     /// From now on nothing is fed.
     pub fn pause(&mut self) {
         self.pausing_since = Some(Instant::now());

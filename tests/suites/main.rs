@@ -79,12 +79,14 @@ impl Suite {
         Suite { directory, set, questions }
     }
 
-    /// Compares each view's plan with the file beside its SQL.
+    /// Compares each view's plan with the file beside its SQL, and what its state is known by: where that
+    /// changes, a release replays the view.
     fn check_plans(&self) {
         let mut changed = Vec::new();
         for view in &self.set.views {
             let path = self.directory.join("plans").join(format!("{}.txt", view.schema.name));
-            let plan = explain::explain(view);
+            let (generation, fingerprint) = (&view.schema.generation, view.fingerprint());
+            let plan = explain::explain(view) + &format!("state {generation}-{fingerprint}\n");
             if std::env::var_os("HELIOSTAT_BLESS").is_some() {
                 std::fs::create_dir_all(path.parent().unwrap()).unwrap();
                 std::fs::write(path, plan).unwrap();
