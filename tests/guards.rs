@@ -416,9 +416,9 @@ async fn largest_view_is_set_aside_when_memory_is_over_the_budget() {
     let mut next = 0;
     while status(&server, "harm").await != json!("failed") {
         assert!(next < 1_000_000, "{} MiB", resident(&server) >> 20);
-        if server.get("/v1/views/harm").await["lag_events"].as_u64().unwrap() < 10_000 {
-            post(&server, "A", &(next..next + 2_000).collect::<Vec<_>>()).await;
-            next += 2_000;
+        if server.get("/v1/views/harm").await["lag_events"].as_u64().unwrap() < 1_000 {
+            post(&server, "A", &(next..next + 400).collect::<Vec<_>>()).await;
+            next += 400;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
