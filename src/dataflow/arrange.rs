@@ -74,6 +74,13 @@ pub type RowTrace = TraceAgent<Spine<Rc<Run<Multiplicity>>>>;
 /// Groups by key.
 pub type GroupTrace = TraceAgent<Spine<Rc<Run<Accumulator>>>>;
 
+/// The runs that a trace has now.
+pub fn runs_of(trace: &RowTrace) -> Vec<Rc<Run<Multiplicity>>> {
+    let mut runs = Vec::new();
+    trace.map_spans(|span| runs.extend(span.inner.clone()));
+    runs
+}
+
 /// The worker to which a hash belongs: each of them owns a range of the hashes.
 #[inline]
 pub fn owner(hash: u64, workers: usize) -> u64 {

@@ -36,5 +36,5 @@ pub use kept::{KeptView, STATE_FORMAT, WorkerArrangements};
 pub use marker::{LastEnd, MarkedView, Marker};
 pub use output::{EncodedRow, read_order};
 pub use run::{PackedRun, RunShape, Spill};
-pub use runtime::{KeptByWorker, Runtime, RuntimeError, RuntimeOptions, ViewRead};
+pub use runtime::{KeptAnswers, Runtime, RuntimeError, RuntimeOptions, ViewRead};
 pub use worker::InstallRequest;

@@ -13,7 +13,7 @@ use timely::progress::Antichain;
 use timely::progress::frontier::AntichainRef;
 use timely::scheduling::Activator;
 
-use super::arrange::{HeldAs, Key, RowTrace, arrange_rows};
+use super::arrange::{HeldAs, Key, RowTrace, arrange_rows, runs_of};
 use super::failure::FailureStream;
 use super::guard::{Guard, Slice};
 use super::layout::RowLayout;
@@ -75,10 +75,7 @@ fn follow(
     guard: Guard,
 ) {
     let activations = arranged.stream.scope().activations();
-    let mut before = Vec::new();
-    if guard.tells_rows() {
-        arranged.trace.map_spans(|span| before.extend(span.inner.clone()));
-    }
+    let mut before = if guard.tells_rows() { runs_of(&arranged.trace) } else { Vec::new() };
     let sink = arranged
         .stream
         .unary_frontier::<timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _>(
@@ -205,9 +202,7 @@ impl ViewRows {
         let ReadRequest { tick, key, after, with_after, limit, .. } = request;
         let (key, after) = (key.as_deref(), after.as_deref());
         let mut rows = Vec::new();
-        let mut batches = Vec::new();
-        self.trace.map_spans(|span| batches.extend(span.inner.clone()));
-        let mut cursor = RunsCursor::new(batches);
+        let mut cursor = RunsCursor::new(runs_of(&self.trace));
         if let Some(bytes) = key.or(after) {
             cursor.seek_key(KeyRef::from(&Key::new(bytes)));
         }

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use differential_dataflow::trace::ExertionLogic;
 use timely::communication::WorkerGuards;
 
 use super::feed_group::FeedGroupId;
 use super::guard::{ViewControl, ViewLimits, mark_in};
+use super::kept::WorkerArrangements;
 use super::marker::Marker;
 use super::output::EncodedRow;
 use super::run::{Spill, spill_to};
@@ -93,10 +94,35 @@ impl RuntimeOptions {
     }
 }
 
-/// What is kept of some views on one worker; see [`Runtime::keep`].
-pub struct KeptByWorker {
-    pub worker: usize,
-    pub views: KeptViews,
+/// What the workers hand over of some views; see [`Runtime::keep`].
+pub struct KeptAnswers {
+    answers: Receiver<(usize, KeptViews)>,
+    workers: usize,
+    views: usize,
+}
+
+impl KeptAnswers {
+    /// Of each view that was asked for, in that order, what each worker has of it; `None` for a view that
+    /// is gone. `None` in all if a worker does not answer for so long, or is gone.
+    pub fn wait(self, time_max: Duration) -> Option<Vec<Option<Vec<WorkerArrangements>>>> {
+        let end = Instant::now() + time_max;
+        let mut workers: Vec<(usize, KeptViews)> = Vec::new();
+        while workers.len() < self.workers {
+            let left = end.saturating_duration_since(Instant::now());
+            workers.push(self.answers.recv_timeout(left).ok()?);
+        }
+        workers.sort_by_key(|(worker, _)| *worker);
+        let mut views = vec![Some(Vec::new()); self.views];
+        for (_, kept) in workers {
+            for (view, (_, arrangements)) in views.iter_mut().zip(kept) {
+                *view = view.take().zip(arrangements).map(|(mut view, arrangements)| {
+                    view.push(arrangements);
+                    view
+                });
+            }
+        }
+        Some(views)
+    }
 }
 
 struct WorkerHandle {
@@ -285,15 +311,17 @@ impl Runtime {
         feed_group.and_then(|feed_group| state.fed.get(feed_group)).copied().unwrap_or_default()
     }
 
-    /// Asks for the arrangements of views, which must be through with all that they were fed and be fed
-    /// nothing before the answer has come. `answer` is called once for each worker.
-    pub fn keep(&self, views: &[usize], answer: impl Fn(KeptByWorker) + Send + Sync + 'static) {
-        let answer = Arc::new(answer);
+    /// Asks for the arrangements of views, which must be through with all that they were fed. What they
+    /// are fed behind this call is not in them.
+    pub fn keep(&self, views: &[usize]) -> KeptAnswers {
+        let (sender, answers) = channel();
         lock(&self.state).broadcast(|worker| {
-            let answer = Arc::clone(&answer);
-            let answer = move |views| answer(KeptByWorker { worker, views });
+            let sender = sender.clone();
+            // Whoever asked may have given up.
+            let answer = move |views| drop(sender.send((worker, views)));
             WorkerCommand::Keep { views: views.to_vec(), answer: Box::new(answer) }
         });
+        KeptAnswers { answers, workers: self.workers, views: views.len() }
     }
 
     /// Asks for a view's rows as of everything that it was fed so far.

@@ -30,8 +30,8 @@ use crate::sink::clickhouse::NAME as CLICKHOUSE;
 use crate::status::{
     Away, Backend, ChangeFeed, ChangesError, ChangesRequest, ClickHouseStatus, DeadLetterFilter,
     DeadLetters, DismissError, NextGeneration, ReadStatus, RebuildError, Retried, RowsAnswer,
-    RowsError, RowsRequest, Selection, SinkStatus, SnapshotStatus, ViewPlace, ViewState,
-    ViewStatus, WaitRequest, WaitTarget, Waiting,
+    RowsError, RowsRequest, Selection, SinkStatus, ViewPlace, ViewState, ViewStatus, WaitRequest,
+    WaitTarget, Waiting,
 };
 
 /// How long the workers may take to answer a read, even where the client does not wait.
@@ -109,11 +109,7 @@ impl EngineBackend {
             state_file_bytes: self.runtime.file_bytes(view.id) as u64,
             start: Some(view.start()),
             live_after_ms: view.live_after_ms(),
-            snapshot: view.last_snapshot().map(|snapshot| SnapshotStatus {
-                position: snapshot.head.position,
-                tick: snapshot.head.tick,
-                taken_at_ms: snapshot.taken_at_ms,
-            }),
+            snapshot: view.last_snapshot(),
             errors,
             dead_letters: errors,
             position: complete.position,

@@ -441,10 +441,8 @@ impl GroupCursor {
 
     /// Whether a snapshot has all events of a view that it was fed, or can never have them.
     fn is_saved(&self, view: &ViewTracker) -> bool {
-        let is_saved = |at: Head| at.position >= self.last.position;
-        view.is_over()
-            || !snapshots::can_hold(&view.plan)
-            || view.last_snapshot().is_some_and(|snapshot| is_saved(snapshot.head))
+        let saved = view.last_snapshot().map(|snapshot| snapshot.position);
+        view.is_over() || !snapshots::can_hold(&view.plan) || saved >= Some(self.last.position)
     }
 
     /// Whether a snapshot can hold some of its views.

@@ -2,7 +2,6 @@
 //! everything that wants to know what a view would be.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,8 +10,7 @@ use arrow::error::ArrowError;
 use hashbrown::HashMap;
 
 use crate::dataflow::{
-    Failure, FailureMemory, Failures, FeedGroupId, InstallRequest, KeptByWorker, KeptView, Runtime,
-    RuntimeError, WorkerArrangements,
+    Failure, FailureMemory, Failures, FeedGroupId, InstallRequest, KeptView, Runtime, RuntimeError,
 };
 use crate::log::{Frame, FrameError, NumberedEvent};
 use crate::model::event::NewEvent;
@@ -28,6 +26,9 @@ use crate::plan::ViewPlan;
 const FEED_GROUP: FeedGroupId = 0;
 /// How often a wait looks whether the workers are all there.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long workers may take to hand over what they hold.
+const KEEP_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Why views cannot be run in process.
 #[derive(Debug, thiserror::Error)]
@@ -108,23 +109,14 @@ impl LocalRun {
         LocalRun::begin(views, workers, Some(kept))
     }
 
-    /// What is kept of the views as of the last feed; `None` if not all that fails is listed.
+    /// What is kept of the views as of the last feed; `None` if not all that fails is listed, or a
+    /// worker is gone.
     pub fn keep(&self) -> Option<LocalKept> {
         let ids: Vec<usize> = (0..self.views.len()).collect();
         ids.iter().for_each(|view| drop(self.wait(*view)));
-        let (sender, answers) = channel();
-        let sender = Mutex::new(sender);
-        self.runtime.keep(&ids, move |kept| {
-            let _ = lock(&sender).send(kept);
-        });
-        let mut workers: Vec<KeptByWorker> = answers.iter().take(self.runtime.workers()).collect();
-        workers.sort_by_key(|kept| kept.worker);
-        let mut views: Vec<Vec<WorkerArrangements>> = vec![Vec::new(); ids.len()];
-        for (view, arrangements) in workers.into_iter().flat_map(|kept| kept.views) {
-            views[view].push(arrangements?);
-        }
+        let views = self.runtime.keep(&ids).wait(KEEP_TIME_MAX)?;
         let views = views.into_iter().zip(&self.views).map(|(workers, local)| {
-            let view = Arc::new(KeptView { tick: self.tick, workers });
+            let view = Arc::new(KeptView { tick: self.tick, workers: workers? });
             Some(KeptLocalView { view, failures: local.state.failures.changes("", usize::MAX)? })
         });
         Some(LocalKept {

@@ -54,13 +54,13 @@ impl MemoryWatch {
                 () = tokio::time::sleep(INTERVAL) => {}
                 () = stopping.cancelled() => return,
             }
-            let Some(resident) = anonymous_bytes(None) else { continue };
-            self.spill.set_wanted(resident > self.bytes_max / SPILL_SHARE);
-            let is_over = resident > self.bytes_max;
+            let Some(taken) = anonymous_bytes(None) else { continue };
+            self.spill.set_wanted(taken > self.bytes_max / SPILL_SHARE);
+            let is_over = taken > self.bytes_max;
             // Not to and fro at the limit.
-            let is_high = is_over || self.pressure.is_high() && resident > self.bytes_max / 20 * 19;
+            let is_high = is_over || self.pressure.is_high() && taken > self.bytes_max / 20 * 19;
             if self.pressure.0.swap(is_high, Ordering::Relaxed) != is_high {
-                let (max, now) = (self.bytes_max, resident);
+                let (max, now) = (self.bytes_max, taken);
                 match is_high {
                     true => tracing::warn!(
                         max,
@@ -80,8 +80,8 @@ impl MemoryWatch {
             expected.retain(|(at, _)| at.elapsed() < FREE_TIME_MAX);
             let to_come: u64 = expected.iter().map(|(_, bytes)| bytes).sum();
             if since.elapsed() >= OVER_TIME_MAX
-                && resident.saturating_sub(to_come) > self.bytes_max
-                && let Some(bytes) = self.set_largest_aside(resident)
+                && taken.saturating_sub(to_come) > self.bytes_max
+                && let Some(bytes) = self.set_largest_aside(taken)
             {
                 expected.push((Instant::now(), bytes));
             }
@@ -89,7 +89,7 @@ impl MemoryWatch {
     }
 
     /// Fails the view with the most state; how much it had.
-    fn set_largest_aside(&self, resident: u64) -> Option<u64> {
+    fn set_largest_aside(&self, taken: u64) -> Option<u64> {
         let views = self.registry.views();
         let running = views.views.values().flat_map(View::running);
         let going = running.filter(|tracker| tracker.failed().is_none());
@@ -106,7 +106,7 @@ impl MemoryWatch {
         self.runtime.fail(
             largest.id,
             format!(
-                "set aside: the process takes {resident} bytes, more than --memory = {max} allows, \
+                "set aside: the process takes {taken} bytes, more than --memory = {max} allows, \
                  and of all views this one has the largest state, {bytes} bytes: let it keep less, \
                  or raise --memory; then rebuild it"
             ),

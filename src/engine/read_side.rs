@@ -1,7 +1,7 @@
 //! The read side: plans the query files, keeps the views, writes them to sinks. It follows a log that
 //! this process writes, or another one.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -18,21 +18,16 @@ use super::planner::Planner;
 use super::queries::{Queries, QueriesError};
 use super::registry::Registry;
 use super::set_aside::SetAside;
-use super::snapshots::SnapshotPace;
+use super::snapshots::{self, SnapshotPace};
 use super::supervisor::{self, Supervisor};
 use super::tasks::Tasks;
 use super::unread::Unread;
 use crate::dataflow::{FailureMemory, Runtime, RuntimeOptions, Spill, ViewLimits};
 use crate::decode::CatalogReceiver;
-use crate::log::{DiskFiles, LogFollower};
-use crate::model::alarm::{Alarms, Part};
+use crate::log::LogFollower;
 use crate::model::limits::Limits;
 use crate::sink::SinkConfig;
-use crate::snapshot::SnapshotStore;
 use crate::status::{Backend, ClickHouseStatus};
-
-/// The directory of snapshots in the data directory, and the subject of alarms about it.
-const SNAPSHOTS: &str = "snapshots";
 
 /// Options of a read side.
 pub struct ReadSideConfig {
@@ -117,7 +112,7 @@ impl ReadSide {
             Some(_) => ClickHouseStatus::Away { reason: "not connected yet".to_string() },
         }));
         let (requests_sender, requests) = mpsc::unbounded_channel();
-        let snapshots = open_snapshots(&config.data_dir, log.history(), tasks.alarms());
+        let snapshots = snapshots::open(&config.data_dir, log.history(), tasks.alarms());
         let dismissed = Arc::new(dismissed);
         let failure_memory = Arc::new(FailureMemory::new(config.limits.dead_letters_bytes_max));
         let letters = Letters {
@@ -171,29 +166,5 @@ impl ReadSide {
         tasks.spawn("memory", memory.run(tasks.stopping().clone()).map(Ok));
         tasks.spawn("views", supervisor.run());
         RunningReadSide { runtime, set_aside }
-    }
-}
-
-/// The snapshots in the data directory. Without them views are replayed from the log: slower, and right
-/// all the same.
-fn open_snapshots(data_dir: &Path, log: &str, alarms: &Alarms) -> Option<Arc<SnapshotStore>> {
-    let directory = data_dir.join(SNAPSHOTS);
-    let files = DiskFiles::open(&directory).map_err(|error| error.to_string());
-    let opened = files.and_then(|files| {
-        SnapshotStore::open(Arc::new(files), log).map_err(|error| error.to_string())
-    });
-    match opened {
-        Ok((store, unusable)) => {
-            for what in unusable {
-                tracing::error!(directory = %directory.display(), "a snapshot {what}");
-            }
-            Some(Arc::new(store))
-        }
-        Err(error) => {
-            let consequence = "views read the whole log at each start";
-            let message = format!("{}: {error}: {consequence}", directory.display());
-            alarms.raise(Part::ReadSide, SNAPSHOTS, message);
-            None
-        }
     }
 }

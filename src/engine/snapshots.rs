@@ -5,9 +5,10 @@
 //! file yet, waits until ClickHouse has recorded all of it, so that a start finds the table at the
 //! snapshot's tick or later, and publishes it.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -15,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::registry::{Registry, View};
 use super::tracker::ViewTracker;
-use crate::dataflow::{KeptByWorker, Runtime, WorkerArrangements};
+use crate::dataflow::{KeptAnswers, Runtime};
+use crate::log::DiskFiles;
 use crate::model::alarm::{Alarms, Part};
 use crate::model::failure::FailureChange;
 use crate::model::{Head, Position};
@@ -35,7 +37,7 @@ const RECORD_TIME_MAX: Duration = Duration::from_secs(10);
 /// The same while the server ends.
 const LAST_RECORD_TIME_MAX: Duration = Duration::from_millis(2_500);
 const RECORD_POLL: Duration = Duration::from_millis(10);
-/// Subject of alarms.
+/// The directory of snapshots in the data directory, and the subject of alarms about it.
 const SNAPSHOTS: &str = "snapshots";
 
 /// When a feed group's snapshot is due: `snapshot_events_min` and `snapshot_interval_ms_min`.
@@ -49,8 +51,7 @@ pub struct SnapshotPace {
 pub struct GroupSnapshot {
     head: Head,
     views: Vec<(Arc<ViewTracker>, u64, Vec<FailureChange>)>,
-    answers: Receiver<KeptByWorker>,
-    workers: usize,
+    answers: KeptAnswers,
 }
 
 /// Where the feeder hands over what is to be written.
@@ -71,6 +72,30 @@ pub struct SnapshotWriter {
     stopping: CancellationToken,
 }
 
+/// The snapshots in the data directory. Without them views are replayed from the log: slower, and right
+/// all the same.
+pub fn open(data_dir: &Path, log: &str, alarms: &Alarms) -> Option<Arc<SnapshotStore>> {
+    let directory = data_dir.join(SNAPSHOTS);
+    let files = DiskFiles::open(&directory).map_err(|error| error.to_string());
+    let opened = files.and_then(|files| {
+        SnapshotStore::open(Arc::new(files), log).map_err(|error| error.to_string())
+    });
+    match opened {
+        Ok((store, unusable)) => {
+            for what in unusable {
+                tracing::error!(directory = %directory.display(), "a snapshot {what}");
+            }
+            Some(Arc::new(store))
+        }
+        Err(error) => {
+            let consequence = "views read the whole log at each start";
+            let message = format!("{}: {error}: {consequence}", directory.display());
+            alarms.raise(Part::ReadSide, SNAPSHOTS, message);
+            None
+        }
+    }
+}
+
 /// Whether a view's state can be in a snapshot.
 pub fn can_hold(plan: &ViewPlan) -> bool {
     // What is written of a history needs all that was before.
@@ -89,40 +114,14 @@ impl GroupSnapshot {
             })
             .collect();
         let ids: Vec<usize> = views.iter().map(|(view, ..)| view.id).collect();
-        let (sender, answers) = channel();
-        let sender = Mutex::new(sender);
-        runtime.keep(&ids, move |kept| {
-            let sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
-            // Whoever asked may have given up.
-            let _ = sender.send(kept);
-        });
-        GroupSnapshot { head, views, answers, workers: runtime.workers() }
+        GroupSnapshot { head, views, answers: runtime.keep(&ids) }
     }
 
     /// The views whose state has come from all workers.
     fn collect(self) -> Vec<(Arc<ViewTracker>, ViewSnapshot)> {
-        let GroupSnapshot { head, views, answers, workers } = self;
-        let end = Instant::now() + ANSWER_TIME_MAX;
-        let mut kept: Vec<KeptByWorker> = Vec::new();
-        while kept.len() < workers {
-            match answers.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(answer) => kept.push(answer),
-                // A worker that is gone ends the process.
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    return Vec::new();
-                }
-            }
-        }
-        kept.sort_by_key(|kept| kept.worker);
-        let mut states: Vec<Option<Vec<WorkerArrangements>>> = vec![Some(Vec::new()); views.len()];
-        for of_worker in kept {
-            for (state, (_, arrangements)) in states.iter_mut().zip(of_worker.views) {
-                *state = state.take().zip(arrangements).map(|(mut state, arrangements)| {
-                    state.push(arrangements);
-                    state
-                });
-            }
-        }
+        let GroupSnapshot { head, views, answers } = self;
+        // A worker that is gone ends the process.
+        let states = answers.wait(ANSWER_TIME_MAX).unwrap_or_default();
         let views = views.into_iter().zip(states);
         let views = views.filter_map(|((tracker, rows, failures), workers)| {
             let identity = ViewIdentity::from(&tracker.plan);
@@ -217,12 +216,19 @@ impl SnapshotWriter {
     /// there. Waits for those that have not, for a while.
     fn recorded(&self, views: &[Arc<ViewTracker>], head: Head) -> Vec<Arc<ViewTracker>> {
         let started = Instant::now();
-        let mut waiting: Vec<_> = views.iter().collect();
+        let follow = |view: &Arc<ViewTracker>| {
+            let sink = view.sink.as_ref();
+            (
+                Arc::clone(view),
+                sink.map(|sink| (Arc::clone(sink), sink.watch_recorded(head.position))),
+            )
+        };
+        let mut waiting: Vec<_> = views.iter().map(follow).collect();
         let mut recorded = Vec::new();
         loop {
-            waiting.retain(|view| {
-                let is_there = view.sink.as_ref().is_none_or(|sink| {
-                    let at = *sink.watch_recorded(head.position).borrow();
+            waiting.retain(|(view, sink)| {
+                let is_there = sink.as_ref().is_none_or(|(sink, recorded)| {
+                    let at = *recorded.borrow();
                     // Of a table that is not begun all is written then.
                     is_recorded(&view.plan, at, head)
                         || at == Head::default() && !sink.is_published()

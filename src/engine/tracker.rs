@@ -14,7 +14,7 @@ use crate::model::view::{CompleteTicks, SinkMessage, ViewMessage};
 use crate::model::{Head, Tick};
 use crate::plan::ViewPlan;
 use crate::sink::ViewSinkStatus;
-use crate::status::ViewStart;
+use crate::status::{SnapshotStatus, ViewStart};
 
 /// State of an installation, shared by the feeder, change feeds, sinks and status.
 pub struct ViewTracker {
@@ -41,17 +41,9 @@ pub struct ViewTracker {
     began_at: Instant,
     /// How long it took to become live, once it has; in milliseconds.
     live_after: OnceLock<u64>,
-    snapshot: Mutex<Option<LastSnapshot>>,
+    snapshot: Mutex<Option<SnapshotStatus>>,
     /// Recent changes, kept for change-feed subscribers.
     pub changes: RecentChanges,
-}
-
-/// The last snapshot that a view is in.
-#[derive(Clone, Copy, Debug)]
-pub struct LastSnapshot {
-    pub head: Head,
-    /// In milliseconds since the Unix epoch.
-    pub taken_at_ms: u64,
 }
 
 /// The view is still catching up: not all events that were in the log when it was installed have
@@ -108,13 +100,13 @@ impl ViewTracker {
     }
 
     /// The view is in a snapshot as of this place.
-    pub fn snapshot_taken(&self, head: Head) {
-        let snapshot = LastSnapshot { head, taken_at_ms: now_ms() };
+    pub fn snapshot_taken(&self, Head { position, tick }: Head) {
+        let snapshot = SnapshotStatus { position, tick, taken_at_ms: now_ms() };
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
     }
 
     /// The last snapshot that it is in.
-    pub fn last_snapshot(&self) -> Option<LastSnapshot> {
+    pub fn last_snapshot(&self) -> Option<SnapshotStatus> {
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,11 +1,12 @@
 //! The manifest of a snapshot: a checksum in 16 hex digits, a blank, and JSON on one line.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::dataflow::{PackedRun, RunShape, STATE_FORMAT};
+use crate::dataflow::{RunShape, STATE_FORMAT};
 use crate::model::row::encoding_fingerprint;
 use crate::model::{Head, Position, Tick};
 use crate::plan::ViewPlan;
@@ -114,15 +115,23 @@ struct OfFormat {
 }
 
 /// What the bytes in runs mean: the format of runs and accumulators, and how rows are encoded.
-pub fn formats() -> String {
-    format!("{STATE_FORMAT}-{:016x}", encoding_fingerprint())
+pub fn formats() -> &'static str {
+    static FORMATS: LazyLock<String> =
+        LazyLock::new(|| format!("{STATE_FORMAT}-{:016x}", encoding_fingerprint()));
+    &FORMATS
 }
 
 impl Manifest {
     /// A manifest of nothing.
     pub fn new(log: &str) -> Self {
         let (files, views) = (BTreeMap::new(), Vec::new());
-        Manifest { format: FORMAT, log: log.to_string(), formats: formats(), files, views }
+        Manifest {
+            format: FORMAT,
+            log: log.to_string(),
+            formats: formats().to_string(),
+            files,
+            views,
+        }
     }
 
     /// Its name.
@@ -163,12 +172,5 @@ impl Manifest {
     /// The state of a view.
     pub fn view(&self, identity: &ViewIdentity) -> Option<&StoredView> {
         self.views.iter().find(|view| view.identity == *identity)
-    }
-}
-
-impl StoredRun {
-    /// A run that is in a part of a file.
-    pub fn new(run: &PackedRun, part: FilePart) -> Self {
-        StoredRun { part, shape: run.shape() }
     }
 }

@@ -317,7 +317,7 @@ fn write_views(
                         None => writer.write(run.bytes())?,
                     };
                     places.insert(id, part);
-                    stored.push(StoredRun::new(run, part));
+                    stored.push(StoredRun { part, shape: run.shape() });
                 }
                 worker.push(stored);
             }

@@ -214,7 +214,7 @@ fn manifests_that_are_damaged_or_of_others_are_refused_with_the_reason() {
     assert!(tick == Some(3) && why.contains(&name) && why.contains("format 2"), "{why}");
     files.replace(&name, &whole).unwrap();
     assert_eq!(reason(LOG), (Some(5), String::new()), "the version that wrote it reads it again");
-    change(&super::manifest::formats(), "0-0");
+    change(super::manifest::formats(), "0-0");
     let (tick, why) = reason(LOG);
     assert!(tick == Some(3) && why.contains("packs rows differently"), "{why}");
     let (tick, why) = reason("another log");

@@ -187,10 +187,15 @@ impl Server {
         child
     }
 
-    /// Ends the process in order, and starts it again.
-    pub fn end_and_run(&self) {
+    /// Ends the process in order.
+    pub fn end(&self) {
         let status = self.terminate().wait().unwrap();
         assert!(status.success(), "{status}");
+    }
+
+    /// Ends the process in order, and starts it again.
+    pub fn end_and_run(&self) {
+        self.end();
         self.run();
     }
 

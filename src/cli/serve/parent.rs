@@ -320,10 +320,10 @@ impl Side {
     /// Kills a side that takes so much memory that the kernel may soon choose what to end.
     fn end_if_large(&mut self, bytes_max: u64) {
         let Some(running) = &mut self.running else { return };
-        let resident = anonymous_bytes(Some(running.child.id())).unwrap_or(0);
-        if running.killed.is_none() && resident > bytes_max {
+        let taken = anonymous_bytes(Some(running.child.id())).unwrap_or(0);
+        if running.killed.is_none() && taken > bytes_max {
             running.killed = Some(format!(
-                "it was killed: it took {resident} bytes of memory, more than {bytes_max}, which is half way \
+                "it was killed: it took {taken} bytes of memory, more than {bytes_max}, which is half way \
                  from its budget (--memory) to all there is"
             ));
             let _ = running.child.kill();

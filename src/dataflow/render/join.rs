@@ -11,7 +11,7 @@ use timely::dataflow::operators::core::Concat;
 use timely::dataflow::operators::generic::Operator;
 
 use super::pairs::{self, JoinedPairs, PairsAt};
-use super::{Deltas, Renderer, expect_planned, map};
+use super::{Deltas, Renderer, encoded, expect_planned, map};
 use crate::dataflow::arrange::{Placement, RowTrace, arrange_placed};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::failure::FailureStream;
@@ -111,22 +111,7 @@ pub fn keyed<'scope>(
     skip_null_keys: bool,
     guard: &Guard,
 ) -> Stream<'scope, Tick, Vec<crate::dataflow::arrange::KeyedUpdate>> {
-    let guard = guard.clone();
-    stream.unary(Pipeline, "Encode", move |_, _| {
-        move |input, output| {
-            let stops = guard.enter();
-            input.for_each(|time, deltas| {
-                if stops {
-                    return deltas.clear();
-                }
-                let mut updates = Vec::new();
-                for delta in deltas.drain(..) {
-                    expect_planned(layout.encode(&delta, skip_null_keys, &mut updates));
-                }
-                output.session(&time).give_container(&mut updates);
-            });
-        }
-    })
+    encoded(stream, guard, move |delta, updates| layout.encode(delta, skip_null_keys, updates))
 }
 
 /// Turns pairs back into columns, one delta per tick.

@@ -17,13 +17,13 @@ use timely::dataflow::operators::generic::operator::source;
 use timely::progress::frontier::AntichainRef;
 use timely::scheduling::Activator;
 
-use super::{Deltas, Renderer, expect_planned, map};
-use crate::dataflow::arrange::{HeldAs, KeyedUpdate, RowTrace, arrange_rows};
+use super::{Deltas, Renderer, encoded, expect_planned, map};
+use crate::dataflow::arrange::{HeldAs, KeyedUpdate, RowTrace, arrange_rows, runs_of};
 use crate::dataflow::delta::Delta;
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::guard::Guard;
 use crate::dataflow::layout::RowLayout;
-use crate::dataflow::run::{Run, RunsCursor};
+use crate::dataflow::run::RunsCursor;
 use crate::model::multiplicity::Multiplicity;
 use crate::model::row::Row;
 use crate::model::{Position, Tick};
@@ -77,9 +77,7 @@ pub struct RestoredRows {
 impl RestoredRows {
     /// The rows that an arrangement has taken up.
     pub fn of(trace: &RowTrace, layout: PositionedRows, tick: Tick) -> Self {
-        let mut runs: Vec<Rc<Run<Multiplicity>>> = Vec::new();
-        trace.map_spans(|span| runs.extend(span.inner.clone()));
-        RestoredRows { rows: RunsCursor::new(runs), layout, tick }
+        RestoredRows { rows: RunsCursor::new(runs_of(trace)), layout, tick }
     }
 
     /// The next rows; `None` when there is none left.
@@ -137,21 +135,8 @@ impl<'scope> Renderer<'scope, '_> {
     pub(super) fn kept_input(&self, input: NodeId) -> Result<Deltas<'scope>, ArrowError> {
         let schema = self.schema(input);
         let (stream, layout) = (self.input(input), PositionedRows::new(&schema)?);
-        let guard = self.guard.clone();
-        let updates = stream.clone().unary(Pipeline, "Encode", move |_, _| {
-            move |input, output| {
-                let stops = guard.enter();
-                input.for_each(|time, deltas| {
-                    if stops {
-                        return deltas.clear();
-                    }
-                    let mut updates = Vec::new();
-                    for delta in deltas.drain(..) {
-                        expect_planned(layout.encode(&delta, &mut updates));
-                    }
-                    output.session(&time).give_container(&mut updates);
-                });
-            }
+        let updates = encoded(stream.clone(), &self.guard, move |delta, updates| {
+            layout.encode(delta, updates)
         });
         let arranged = arrange_rows(updates, "Input", &self.guard, HeldAs::State);
         let before = match self.guard.from() {

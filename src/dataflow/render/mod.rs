@@ -185,6 +185,30 @@ fn map<'scope>(
     })
 }
 
+/// The rows of deltas as `encode` appends them, for operators that keep them.
+fn encoded<'scope, U: Clone + 'static>(
+    stream: Deltas<'scope>,
+    guard: &Guard,
+    encode: impl Fn(&Delta, &mut Vec<U>) -> Result<(), ArrowError> + 'static,
+) -> Stream<'scope, Tick, Vec<U>> {
+    let guard = guard.clone();
+    stream.unary(Pipeline, "Encode", move |_, _| {
+        move |input, output| {
+            let stops = guard.enter();
+            input.for_each(|time, deltas| {
+                if stops {
+                    return deltas.clear();
+                }
+                let mut updates = Vec::new();
+                for delta in deltas.drain(..) {
+                    expect_planned(encode(&delta, &mut updates));
+                }
+                output.session(&time).give_container(&mut updates);
+            });
+        }
+    })
+}
+
 /// The value of a conversion between columns and rows. Values of the types that were planned always
 /// convert, so an error is a bug of this module.
 #[expect(clippy::panic, reason = "operators have no way to go on with rows that they cannot read")]

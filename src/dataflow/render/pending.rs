@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 
 use timely::dataflow::Stream;
-use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::Operator;
 
-use super::{Deltas, expect_planned};
+use super::{Deltas, encoded};
 use crate::dataflow::guard::Guard;
 use crate::dataflow::ordered::{Ordered, RowUpdate};
 use crate::model::Tick;
@@ -60,20 +58,5 @@ pub fn in_order<'scope>(
     ordered: Ordered,
     guard: &Guard,
 ) -> Stream<'scope, Tick, Vec<RowUpdate>> {
-    let guard = guard.clone();
-    stream.unary(Pipeline, "Encode", move |_, _| {
-        move |input, output| {
-            let stops = guard.enter();
-            input.for_each(|time, deltas| {
-                if stops {
-                    return deltas.clear();
-                }
-                let mut updates = Vec::new();
-                for delta in deltas.drain(..) {
-                    expect_planned(ordered.encode(&delta, &mut updates));
-                }
-                output.session(&time).give_container(&mut updates);
-            });
-        }
-    })
+    encoded(stream, guard, move |delta, updates| ordered.encode(delta, updates))
 }

@@ -50,11 +50,8 @@ const ALL: [Construct; 10] = [
     SideBySide,
 ];
 
-/// Those that are drawn. `HELIOSTAT_CONSTRUCTS=Using,Zones` draws others.
-const DRAWN: &[Construct] = &ALL;
-
 impl Construct {
-    /// Whether programs may have it.
+    /// Whether programs may have it: all of them, or those that `HELIOSTAT_CONSTRUCTS=Using,Zones` names.
     pub fn is_drawn(self) -> bool {
         static DRAWN_NOW: OnceLock<Vec<Construct>> = OnceLock::new();
         let drawn = DRAWN_NOW.get_or_init(|| match std::env::var("HELIOSTAT_CONSTRUCTS") {
@@ -63,7 +60,7 @@ impl Construct {
                 let names = names.split(',').filter(|name| !name.is_empty());
                 names.map(|name| known(name).unwrap_or_else(|| panic!("{name}: {ALL:?}"))).collect()
             }
-            Err(_) => DRAWN.to_vec(),
+            Err(_) => ALL.to_vec(),
         });
         drawn.contains(&self)
     }
