@@ -228,10 +228,9 @@ impl SnapshotWriter {
         loop {
             waiting.retain(|(view, sink)| {
                 let is_there = sink.as_ref().is_none_or(|(sink, recorded)| {
-                    let at = *recorded.borrow();
                     // Of a table that is not begun all is written then.
-                    is_recorded(&view.plan, at, head)
-                        || at == Head::default() && !sink.is_published()
+                    is_recorded(&view.plan, *recorded.borrow(), head)
+                        || sink.begins_after(head.tick)
                 });
                 if is_there {
                     recorded.push(Arc::clone(view));
