@@ -67,6 +67,7 @@ use collect::ChangeCollector;
 use encode::RowEncoder;
 use inspect::Inspector;
 use intent::FlushIntent;
+use pace::FlushSlots;
 use pending::Multiplicities;
 use progress::{ProgressStore, progress_view_sql};
 use reject::ValueLimits;
@@ -117,6 +118,7 @@ pub struct ClickHouseSink {
     catalog: Arc<TableCatalog>,
     rejects: RejectHandler,
     inspector: tokio::sync::Mutex<Inspector>,
+    slots: Arc<FlushSlots>,
 }
 
 impl ClickHouseSink {
@@ -136,7 +138,8 @@ impl ClickHouseSink {
         let catalog =
             TableCatalog::new(Arc::clone(&clickhouse), progress.clone(), retention, intents);
         let (catalog, inspector) = (Arc::new(catalog), Default::default());
-        let sink = ClickHouseSink { clickhouse, progress, catalog, rejects, inspector };
+        let slots = Arc::new(FlushSlots::new());
+        let sink = ClickHouseSink { clickhouse, progress, catalog, rejects, inspector, slots };
         sink.create_own().await?;
         Ok(sink)
     }
@@ -173,6 +176,7 @@ impl ClickHouseSink {
             intent,
             recovered,
             resumed: None,
+            slots: Arc::clone(&self.slots),
         })
     }
 
@@ -257,6 +261,7 @@ struct ViewTable {
     recovered: Recovered,
     /// Where the view goes on, and how many rows it has there that are not told.
     resumed: Option<(Head, u64)>,
+    slots: Arc<FlushSlots>,
 }
 
 #[async_trait]
@@ -281,7 +286,7 @@ impl ViewSink for ViewTable {
     ) -> Result<(), SinkError> {
         let ViewTable { clickhouse, progress, catalog, table, encoder, maker, .. } = *self;
         let (limits, intent, recovered) = (self.limits, self.intent, self.recovered);
-        let resumed = self.resumed;
+        let (resumed, slots) = (self.resumed, self.slots);
         let counts = Mutex::new(Multiplicities::default());
         let writer = ViewWriter {
             clickhouse,
@@ -293,6 +298,7 @@ impl ViewSink for ViewTable {
             counts,
             intent,
             status,
+            slots,
         };
         let writer = Arc::new(writer);
         let mut collector = ChangeCollector::new(Arc::clone(&writer), limits, &recovered);

@@ -61,7 +61,7 @@ impl Runner {
         Runner {
             writer,
             collector,
-            pace: Pace::new(),
+            pace: Pace::new(Instant::now()),
             in_flight: None,
             written,
             recorded: (written, 0, Instant::now()),
@@ -147,7 +147,7 @@ impl Runner {
         let publish = !self.published && self.is_live() && self.collector.is_clean();
         let flush = Flush { taken, errors: self.errors, publish };
         self.tell_bytes();
-        self.pace.started();
+        self.pace.started(Instant::now());
         self.in_flight = Some(tokio::spawn(Arc::clone(&self.writer).flush(flush)));
         Ok(())
     }
@@ -161,7 +161,7 @@ impl Runner {
         }
         if !self.collector.is_clean() {
             return match self.published {
-                true => self.pace.next_start() <= Instant::now(),
+                true => self.pace.is_due(Instant::now(), &self.writer.slots),
                 false => self.collector.pending_bytes() >= SNAPSHOT_BYTES,
             };
         }

@@ -20,6 +20,7 @@ use super::error::ClickHouseError;
 use super::history::Interval;
 use super::intent::FlushIntent;
 use super::options::NAME;
+use super::pace::FlushSlots;
 use super::pending::{Multiplicities, NetChanges};
 use super::progress::{GenerationProgress, ProgressStore};
 use super::retry::Pauses;
@@ -64,6 +65,8 @@ pub(super) struct ViewWriter {
     pub(super) counts: Mutex<Multiplicities>,
     pub(super) intent: FlushIntent,
     pub(super) status: Arc<ViewSinkStatus>,
+    /// Shared with the writers of all other views.
+    pub(super) slots: Arc<FlushSlots>,
 }
 
 impl ViewWriter {
