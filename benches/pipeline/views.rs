@@ -1,12 +1,15 @@
 //! Many small views over one table: what they cost while events come, and how fresh they are.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::rng::Rng;
 use super::{Protection, Server, Workplace, ms, percentile, post};
 
 const VIEWS: u64 = 100;
-const KEYS: u64 = 1_000;
+const KEYS: u64 = 100;
 /// Events a second, in requests of `BATCH`.
 const LOAD: u64 = 10_000;
 const BATCH: u64 = 200;
@@ -34,10 +37,10 @@ fn body(rng: &mut Rng) -> Vec<u8> {
 }
 
 /// The position up to which a view is in ClickHouse, as the table of progress there says.
-async fn shown(client: &reqwest::Client, server: &Server, view: u64) -> u64 {
+async fn shown(client: &reqwest::Client, url: &str, data: &Path, view: u64) -> u64 {
     let sql =
         format!("SELECT position FROM heliostat._heliostat_progress WHERE view = 'small_{view}'");
-    super::ask(client, &server.clickhouse, &server.data, &sql).await
+    super::ask(client, url, data, &sql).await
 }
 
 pub async fn views(seconds: u64) {
@@ -60,9 +63,27 @@ pub async fn views(seconds: u64) {
     );
     let url = format!("{}/v1/events", server.http);
     let mut rng = Rng::new(7);
+    // How many events are acknowledged.
+    let sent = Arc::new(AtomicU64::new(0));
+    let (is_over, watched) = (Arc::new(AtomicBool::new(false)), Arc::clone(&sent));
+    let watcher = {
+        let (client, url, data) = (client.clone(), server.clickhouse.clone(), server.data.clone());
+        let is_over = Arc::clone(&is_over);
+        tokio::spawn(async move {
+            let (mut rng, mut delays) = (Rng::new(8), Vec::new());
+            while !is_over.load(Ordering::Relaxed) {
+                let (view, at) = (rng.below(VIEWS), Instant::now());
+                let position = watched.load(Ordering::Relaxed);
+                while shown(&client, &url, &data, view).await < position {
+                    tokio::time::sleep(LOOK).await;
+                }
+                delays.push(at.elapsed().as_secs_f64());
+                tokio::time::sleep(LOOK).await;
+            }
+            delays
+        })
+    };
     let mut pace = tokio::time::interval(Duration::from_micros(1_000_000 * BATCH / LOAD));
-    let (mut sent, mut delays, mut looked) = (0, Vec::new(), None);
-    let mut waiting: Option<(u64, Instant, u64)> = None;
     let mut before = None;
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(seconds + 5) {
@@ -72,22 +93,16 @@ pub async fn views(seconds: u64) {
             before = Some((Instant::now(), server.cpu()));
         }
         assert!(post(&client, &url, body(&mut rng).into()).await.unwrap());
-        sent += BATCH;
-        let (position, at, view) = *waiting.get_or_insert((sent, Instant::now(), rng.below(VIEWS)));
-        if looked.is_none_or(|looked: Instant| looked.elapsed() >= LOOK) {
-            looked = Some(Instant::now());
-            if shown(&client, &server, view).await >= position {
-                delays.push(at.elapsed().as_secs_f64());
-                waiting = None;
-            }
-        }
+        sent.fetch_add(BATCH, Ordering::Relaxed);
     }
+    let rate = sent.load(Ordering::Relaxed) as f64 / begin.elapsed().as_secs_f64();
     let (since, before) = before.unwrap();
     let (after, wall) = (server.cpu(), since.elapsed().as_secs_f64());
+    is_over.store(true, Ordering::Relaxed);
+    let mut delays = watcher.await.unwrap();
     delays.sort_by(f64::total_cmp);
     println!(
-        "{:.0} events/s: {:.2} cores and ClickHouse {:.2}; POST → ClickHouse p50 {}, p99 {} ({} looks, one each {})",
-        sent as f64 / begin.elapsed().as_secs_f64(),
+        "{rate:.0} events/s: {:.2} cores and ClickHouse {:.2}; POST → ClickHouse p50 {}, p99 {} ({} looks, one each {})",
         (after.0 - before.0) / wall,
         (after.1 - before.1) / wall,
         ms(percentile(&delays, 0.5)),

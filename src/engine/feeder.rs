@@ -137,32 +137,42 @@ struct GroupCursor {
 }
 
 /// Pauses between small chunks, as long as the views took for the one before, times some.
-#[derive(Default)]
-struct FeedRest {
-    /// When a small chunk was fed that the views are not through with.
-    fed_at: Option<Instant>,
-    until: Option<Instant>,
+#[derive(Clone, Copy, Debug)]
+enum FeedRest {
+    Over,
+    /// A small chunk was fed then, and the views are not through with it.
+    Fed(Instant),
+    Until(Instant),
 }
 
 impl FeedRest {
-    /// A chunk of so many bytes is fed.
-    fn fed(&mut self, bytes: usize) {
-        self.fed_at = (bytes < SMALL_CHUNK_BYTES).then(Instant::now);
-        self.until = None;
+    /// After a chunk of so many bytes.
+    fn behind(bytes: usize) -> Self {
+        if bytes < SMALL_CHUNK_BYTES { FeedRest::Fed(Instant::now()) } else { FeedRest::Over }
     }
 
-    /// The views are through with everything.
-    fn through(&mut self) {
-        if let Some(fed_at) = self.fed_at.take() {
-            let now = Instant::now();
-            self.until = Some(now + (now - fed_at).saturating_mul(BUSY_SHARE - 1).min(REST_MAX));
+    /// Whether nothing is to be fed; `is_through`: the views are with everything.
+    fn goes_on(&mut self, is_through: impl FnOnce() -> bool) -> bool {
+        let now = Instant::now();
+        if let FeedRest::Fed(at) = *self
+            && is_through()
+        {
+            let rest = (now - at).saturating_mul(BUSY_SHARE - 1).min(REST_MAX);
+            *self = FeedRest::Until(now + rest);
         }
+        if self.end().is_some_and(|end| end <= now) {
+            *self = FeedRest::Over;
+        }
+        !matches!(self, FeedRest::Over)
     }
 
-    /// When the next chunk may be fed, if that is not now.
-    fn left(&mut self) -> Option<Instant> {
-        self.until.take_if(|until| *until <= Instant::now());
-        self.until
+    /// When it is over at the latest. Views that take long for a chunk get another one.
+    fn end(&self) -> Option<Instant> {
+        match self {
+            FeedRest::Over => None,
+            FeedRest::Fed(at) => Some(*at + REST_MAX),
+            FeedRest::Until(end) => Some(*end),
+        }
     }
 }
 
@@ -324,10 +334,10 @@ impl Feeder {
                 live: feed_group.live,
                 lagging: true,
                 waits_since: None,
-                rest: FeedRest::default(),
+                rest: FeedRest::Over,
                 before: feed_group.before,
                 last: feed_group.last,
-                snapshots: GroupPace::new(feed_group.last.position),
+                snapshots: feed_group.snapshots.split(),
                 progress: ReplayProgress::new(feed_group.last, feed_group.target),
             });
         }
@@ -352,7 +362,7 @@ impl Feeder {
                     live: false,
                     lagging: false,
                     waits_since: None,
-                    rest: FeedRest::default(),
+                    rest: FeedRest::Over,
                     before: from,
                     last: from,
                     snapshots: GroupPace::new(from.position),
@@ -406,7 +416,8 @@ impl Feeder {
             !group.has_room() || group.waits_since.is_some() || group.is_pausing()
         };
         let full = self.pressure.is_high() || self.feed_groups.iter().any(polls);
-        let rests = self.feed_groups.iter_mut().filter_map(|group| group.rest.left()).min();
+        let live = self.feed_groups.iter().filter(|group| group.live);
+        let rests = live.filter_map(|group| group.rest.end()).min();
         let rested = async {
             match rests {
                 Some(until) => tokio::time::sleep_until(until.into()).await,
@@ -465,7 +476,7 @@ impl GroupCursor {
         if let Some(chunk) = chunk {
             self.before = self.last;
             self.last = chunk.end;
-            self.rest.fed(chunk.bytes);
+            self.rest = FeedRest::behind(chunk.bytes);
             self.feed(log, runtime, chunk);
             self.progress.show(self.last);
         }
@@ -479,12 +490,12 @@ impl GroupCursor {
         Ok(fed)
     }
 
-    /// Whether nothing is fed, so that more comes together. One view is through before anybody notices.
+    /// Whether nothing is fed, so that more comes together.
     fn rests(&mut self) -> bool {
-        if self.live && self.views.iter().all(|view| self.is_through(view)) {
-            self.rest.through();
-        }
-        self.rest.left().is_some()
+        let mut rest = self.rest;
+        let goes_on = rest.goes_on(|| self.views.iter().all(|view| self.is_through(view)));
+        self.rest = rest;
+        self.live && goes_on
     }
 
     /// Whether nothing is fed, for a snapshot.

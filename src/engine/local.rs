@@ -56,6 +56,8 @@ pub struct LocalRun {
     tick: Tick,
     /// The version of each stream.
     streams: HashMap<String, u64>,
+    /// How many views have begun with rows of their tables.
+    filled: usize,
 }
 
 struct LocalView {
@@ -211,12 +213,18 @@ impl LocalRun {
         let (head, streams) = kept.map_or_else(Default::default, |kept| (kept.head, kept.streams));
         runtime.install(FEED_GROUP, &installations, head);
         let Head { position, tick } = head;
-        let run = LocalRun { runtime, views, position, tick, streams };
+        let filled = filled.iter().flatten().count();
+        let run = LocalRun { runtime, views, position, tick, streams, filled };
         run.mark();
         if tick > 0 {
             run.runtime.feed(FEED_GROUP, Vec::new(), tick, false);
         }
         Ok(run)
+    }
+
+    /// How many views have begun with rows of their tables; see [`fill`](Self::fill).
+    pub fn filled(&self) -> usize {
+        self.filled
     }
 
     /// Feeds groups of events, all of them at `tick`, which must be later than the one before.

@@ -311,6 +311,11 @@ impl GroupPace {
         *self = GroupPace::new(at);
     }
 
+    /// The pace of a group of some of its views.
+    pub fn split(&self) -> Self {
+        GroupPace { pausing_since: None, ..*self }
+    }
+
     /// The pace of a group that another one joins.
     pub fn join(&mut self, other: &GroupPace) {
         self.saved = self.saved.min(other.saved);

@@ -56,8 +56,9 @@ impl ScalarUDFImpl for HopStarts {
         let windows = *count as usize;
         check_series_of_batch(last.len().saturating_mul(windows))?;
         let mut starts = Vec::with_capacity(last.len() * windows);
-        for last in last.values() {
-            let first = last.checked_sub(slide * (count - 1));
+        for last in last.iter() {
+            // Nobody sees the windows of NULL.
+            let first = last.unwrap_or_default().checked_sub(slide * (count - 1));
             let first = first.ok_or_else(|| exec_datafusion_err!("timestamp out of range"))?;
             starts.extend((0..*count).map(|window| first + window * slide));
         }

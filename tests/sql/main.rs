@@ -96,7 +96,10 @@ fn kept() {
 
 #[test]
 fn filled() {
-    (1..=4).for_each(|seed| check(&Mode::filled(seed)));
+    (1..=3).for_each(|seed| check(&Mode::filled(seed)));
+    let filled = modes::FILLED.load(std::sync::atomic::Ordering::Relaxed);
+    let selected = std::env::var_os("HELIOSTAT_SLT").is_some();
+    assert!(selected || filled > 1_000, "only {filled} views have been filled");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::RecordBatch;
 use heliostat::internals::dataflow::LocalRun;
@@ -16,6 +17,9 @@ use super::cells;
 use super::oracle::{Oracle, Question};
 use super::rng::Rng;
 use super::script::{CLOCK_START, Script, TimedEvent, View};
+
+/// How many views have begun with the rows of their tables.
+pub static FILLED: AtomicUsize = AtomicUsize::new(0);
 
 /// A way to bring events to views. All of them end with the same rows.
 #[derive(Clone, Debug)]
@@ -252,6 +256,7 @@ fn straight(check: &mut Check<'_>, steps: Vec<Step>, mode: &Mode, rng: &mut Rng)
             let workers = 1 + rng.below(3) as usize;
             let begin = if mode.way == Way::Kept { LocalRun::resume } else { LocalRun::fill };
             run = begin(&check.set.views, workers, kept).unwrap();
+            FILLED.fetch_add(run.filled(), Ordering::Relaxed);
         }
         check.feed(&mut run, step);
         if n != last && (every || rng.below(8) == 0) {

@@ -28,7 +28,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::linear::Unnest;
 use super::pairs::{self, KeyRows, KeyedRows, PairsAt};
-use super::{Deltas, Renderer, expect_planned};
+use super::{Deltas, Renderer, encoded, expect_planned};
 use crate::dataflow::arrange::{HeldAs, Key, arrange_guarded, owner, watch};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::eval;
@@ -119,20 +119,13 @@ impl<'scope> Renderer<'scope, '_> {
         id: NodeId,
     ) -> Result<VecCollection<'scope, Tick, Row, Multiplicity>, ArrowError> {
         let codec = codec(&self.schema(id))?;
-        let stream = self.kept_input(id)?.unary(Pipeline, "Encode", move |_, _| {
-            move |input, output| {
-                input.for_each(|time, deltas| {
-                    let mut updates = Vec::new();
-                    for delta in deltas.drain(..) {
-                        let rows = expect_planned(codec.encode(delta.rows.columns(), delta.len()));
-                        updates.extend((0..delta.len()).map(|index| {
-                            let diff = Multiplicity::new(delta.diffs[index]);
-                            (Row::from_slice(rows.bytes(index)), delta.tick, diff)
-                        }));
-                    }
-                    output.session(&time).give_container(&mut updates);
-                });
-            }
+        let stream = encoded(self.kept_input(id)?, &self.guard, move |delta, updates| {
+            let rows = codec.encode(delta.rows.columns(), delta.len())?;
+            updates.extend((0..delta.len()).map(|index| {
+                let diff = Multiplicity::new(delta.diffs[index]);
+                (Row::from_slice(rows.bytes(index)), delta.tick, diff)
+            }));
+            Ok(())
         });
         Ok(stream.as_collection())
     }

@@ -162,6 +162,8 @@ impl ClickHouse {
             // Merging rows within the block is of no use: a block has one row per sorting key.
             .with_setting("optimize_on_insert", "0")
             .with_setting("max_partitions_per_insert_block", "0")
+            // It is one block: more threads would only hand it to each other.
+            .with_setting("max_threads", "1")
             .with_timeouts(Some(SEND_TIMEOUT), Some(INSERT_TIMEOUT));
         let run = async move {
             insert.send(stream).await?;

@@ -17,7 +17,7 @@ const BUSY_SHARE: u32 = 4;
 const PARTS_COMFORTABLE: u64 = 60;
 
 /// The time from one flush to the next, whichever views they are of, while there are many.
-const FLUSH_SPACING: Duration = Duration::from_millis(6);
+const FLUSH_SPACING: Duration = Duration::from_millis(8);
 /// So many flushes may start at once.
 const FLUSHES_AT_ONCE: u32 = 16;
 
