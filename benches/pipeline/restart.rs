@@ -15,7 +15,7 @@ CREATE TABLE changes (k BIGINT NOT NULL, v BIGINT NOT NULL) WITH (event_type = '
 CREATE MATERIALIZED VIEW sums AS SELECT k, count(*) AS n, sum(v) AS total FROM changes GROUP BY k;
 CREATE MATERIALIZED VIEW pairs AS SELECT l.k, l.v, r.w FROM l JOIN r ON l.k = r.k;
 CREATE MATERIALIZED VIEW firsts AS
-  SELECT k, v, place FROM (SELECT k, v, row_number() OVER (PARTITION BY k ORDER BY v) AS place FROM l) WHERE place <= 2;
+  SELECT k, v FROM (SELECT k, v, row_number() OVER (PARTITION BY k ORDER BY v) AS place FROM l) WHERE place <= 2;
 CREATE MATERIALIZED VIEW latest AS SELECT k, v FROM l;
 ";
 const VIEWS: [&str; 4] = ["sums", "pairs", "firsts", "latest"];

@@ -115,6 +115,7 @@ impl ViewTracker {
         match message {
             ViewMessage::Live { tick } => {
                 self.live_at.store(tick, Ordering::Release);
+                self.note_live();
                 return self.tell_sink(SinkMessage::Live { tick });
             }
             ViewMessage::Failed { reason } => {
@@ -158,10 +159,15 @@ impl ViewTracker {
         // than the sink's own work.
         self.tell_sink(SinkMessage::Complete(complete));
         self.complete.send_replace(head);
+        self.note_live();
+        self.wake.notify_one();
+    }
+
+    /// Notes how long it took, the first time that it is live.
+    fn note_live(&self) {
         if self.live_after.get().is_none() && self.is_live() {
             let _ = self.live_after.set(self.began_at.elapsed().as_millis() as u64);
         }
-        self.wake.notify_one();
     }
 
     /// Tells the sink how many rows fail, if that is news.
