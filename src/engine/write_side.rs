@@ -40,7 +40,7 @@ pub struct WriteSide {
 }
 
 /// The file in the data directory that keeps the catalog.
-const CATALOG_FILE: &str = "catalog.json";
+pub const CATALOG_FILE: &str = "catalog.json";
 
 /// The catalog of the write side, kept over its restarts.
 pub struct KeptCatalog {

@@ -14,11 +14,11 @@ use super::control::Control;
 use super::files::{Files, is_full};
 use super::format::Epoch;
 use super::list::{LIST_NAME, Listed, ReadList, SegmentList, Segments};
-use super::rewrite;
 use super::segment::{
     self, NextFrame, SEGMENT_HEADER_BYTES, SegmentFile, SegmentHeader, SegmentHeaderError,
     SegmentReader, find_frame,
 };
+use super::{rewrite, trim};
 use crate::model::Head;
 use crate::model::alarm::Alarms;
 
@@ -63,6 +63,9 @@ pub fn recover(files: &dyn Files, alarms: &Alarms) -> Result<RecoveredLog, LogEr
         }
     };
     remove_stub(files, &mut found, list.as_ref())?;
+    if let Some(list) = &list {
+        trim::remove_trimmed(files, list, &mut found)?;
+    }
     if list.is_none() {
         let Some(id) = first_id(files, &found)? else {
             return Ok(RecoveredLog::empty(SegmentList::new(Uuid::now_v7())));
@@ -211,7 +214,11 @@ fn sealed_damage(
 
 /// The segments of the directory that do not belong to the log.
 pub fn unlisted(list: &SegmentList, found: &[SegmentFile]) -> impl Iterator<Item = SegmentFile> {
-    found.iter().copied().filter(|file| list.segment(file.first).is_none())
+    // What a crash has left of trimmed ones is in nobody's way.
+    let trimmed = list.trimmed_through();
+    let is_other =
+        move |file: &SegmentFile| list.segment(file.first).is_none() && file.first > trimmed;
+    found.iter().copied().filter(is_other)
 }
 
 /// The segment that is written to, as it was recovered.

@@ -52,7 +52,10 @@ impl Repair {
             self.mend(finding, &mut list)?;
         }
         let is_loss = |finding: &Finding| {
-            !matches!(finding.remedy, Remedy::WriteList | Remedy::WriteHeader(_) | Remedy::Rename)
+            !matches!(
+                finding.remedy,
+                Remedy::WriteList | Remedy::WriteHeader(_) | Remedy::Rename | Remedy::None
+            )
         };
         if self.findings().iter().any(is_loss) {
             // Events that are lost are known no more, so that they can be sent again.
@@ -78,7 +81,7 @@ impl Repair {
         let (first, last) = finding.lost;
         let mut lose = |skip| list.gaps.push(Gap { first, last, skip });
         match finding.remedy {
-            Remedy::WriteList => {}
+            Remedy::WriteList | Remedy::None => {}
             Remedy::WriteHeader(first) => {
                 let header = match list.segment(first) {
                     Some(listed) if listed.format == LogFormat::One => {

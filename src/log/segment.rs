@@ -103,6 +103,14 @@ pub fn header(id: Uuid, first_position: Position, epoch: Epoch) -> [u8; SEGMENT_
     header
 }
 
+/// The header of a segment of any format, of this log.
+pub fn header_of(file: SegmentFile, id: Uuid, epoch: Epoch) -> [u8; SEGMENT_HEADER_BYTES] {
+    match file.format {
+        LogFormat::One => header_v1(id, file.first),
+        _ => header(id, file.first, epoch),
+    }
+}
+
 /// The header of a segment of format 1, for the repair of one.
 pub fn header_v1(id: Uuid, first_position: Position) -> [u8; SEGMENT_HEADER_BYTES] {
     let mut header = [0; SEGMENT_HEADER_BYTES];

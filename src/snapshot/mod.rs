@@ -15,10 +15,12 @@
 //! A view is found by its generation, which tells its SQL, all that it reads and the log, and by the
 //! fingerprint of its plan, which tells the order of its arrangements.
 
+mod copy;
 mod manifest;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use copy::SnapshotCopy;
 pub use manifest::ViewIdentity;
 pub use store::{FoundView, SnapshotStore, ViewSnapshot};
