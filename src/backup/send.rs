@@ -147,7 +147,7 @@ impl Sender<'_> {
             let file = self.send_file(&format!("{SNAPSHOTS}/{name}"), file, bytes);
             files.push(file.map_err(|error| error.of(&path))?);
         }
-        for segment in copy.segments() {
+        for segment in copy.segments()? {
             files.push(self.send_segment(&directory, &copy, segment)?);
         }
         let (name, list) = copy.list().map_err(named(&directory))?;
@@ -194,11 +194,7 @@ impl Sender<'_> {
             copy.check(&segment)?;
         }
         let source = directory.join(&segment.name);
-        let missing = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => LogError::Missing { segment: segment.name.clone() }.into(),
-            _ => named(&source)(error),
-        };
-        let file = File::open(&source).map_err(missing)?;
+        let file = copy.open(&segment.name)?;
         let sent = self.send_file(&path, &file, segment.bytes);
         let sent = sent.map_err(|error| error.of(&source))?;
         Ok(BackupFile { segment: Some(segment), ..sent })

@@ -40,7 +40,7 @@ pub use queries::files_in_use;
 pub use read_side::{ReadSide, ReadSideConfig};
 pub use tasks::{Tasks, blocking};
 pub use trim::{ViewFloor, view_floors};
-pub use write_side::{WriteSide, WriteSideConfig};
+pub use write_side::{ArchiveConfig, WriteSide, WriteSideConfig};
 
 /// The files of a data directory that the views' state is kept in beside the log and snapshots.
 pub const STATE_FILES: [&str; 4] =

@@ -11,10 +11,11 @@ use uuid::Uuid;
 
 use super::control::Control;
 use super::files::{DiskFiles, Files};
+use super::format::LogFormat;
 use super::frame::Frame;
 use super::list::{KnownEvents, LIST_NAME, Listed, ReadList, SegmentList};
 use super::recovery::{first_id, read_header};
-use super::segment::{self, NextFrame, SEGMENT_HEADER_BYTES, SegmentReader};
+use super::segment::{self, NextFrame, SEGMENT_HEADER_BYTES, SegmentFile, SegmentReader};
 use super::{LogError, inspect, known};
 use crate::model::{Head, Position, Tick};
 
@@ -105,28 +106,48 @@ impl LogCopy {
     }
 
     /// The segments, in order.
-    pub fn segments(&self) -> Vec<CopiedSegment> {
-        let copied = |listed: &Listed| CopiedSegment {
-            name: listed.file().name(),
-            bytes: listed.bytes,
-            sealed: listed.sealed,
-            last: listed.last,
-            tick: listed.tick,
+    pub fn segments(&self) -> Result<Vec<CopiedSegment>, LogError> {
+        let copied = |listed: &Listed| {
+            Ok(CopiedSegment {
+                name: listed.file().name(),
+                bytes: self.file_bytes(listed)?,
+                sealed: listed.sealed,
+                last: listed.last,
+                tick: listed.tick,
+            })
         };
-        let known = |file: &KnownEvents| CopiedSegment {
-            name: known::name(*file),
-            bytes: file.bytes,
-            sealed: true,
-            last: file.last,
-            tick: 0,
+        let known = |file: &KnownEvents| {
+            let (name, bytes, last) = (known::name(*file), file.bytes, file.last);
+            Ok(CopiedSegment { name, bytes, sealed: true, last, tick: 0 })
         };
         let trimmed = self.list.trimmed.iter().flat_map(|trimmed| &trimmed.known);
         trimmed.map(known).chain(self.list.segments.iter().map(copied)).collect()
     }
 
+    /// The length of a segment's file, which is another one than what is read of an archived one.
+    fn file_bytes(&self, listed: &Listed) -> Result<u64, LogError> {
+        match (listed.format, listed.remote) {
+            (_, Some(bytes)) => Ok(bytes),
+            (LogFormat::Three, None) => {
+                let file = self.open(&listed.file().name())?;
+                let found = file.metadata();
+                found.map(|found| found.len()).map_err(|e| LogError::of_file(LIST_NAME, e))
+            }
+            _ => Ok(listed.bytes),
+        }
+    }
+
+    /// Opens a file of the log; an archived segment is fetched if need be.
+    pub fn open(&self, name: &str) -> Result<std::fs::File, LogError> {
+        self.files.open_file(name).map_err(|source| LogError::of_file(name, source))
+    }
+
     /// The content of the list of segments in the copy, and its name.
     pub fn list(&self) -> std::io::Result<(&'static str, Vec<u8>)> {
-        Ok((LIST_NAME, self.list.to_bytes()?))
+        // In the copy every segment is where the list is.
+        let mut list = self.list.clone();
+        list.segments.iter_mut().for_each(|listed| listed.remote = None);
+        Ok((LIST_NAME, list.to_bytes()?))
     }
 
     /// Reads a segment through: whether its frames are whole and follow each other.
@@ -134,7 +155,8 @@ impl LogCopy {
         let listed = self.list.segments.iter().find(|l| l.file().name() == segment.name);
         let Some(listed) = listed else { return Ok(()) };
         let mut reader = self.list.reader(listed.first);
-        while reader.offset() < segment.bytes {
+        let bytes = listed.bytes;
+        while reader.offset() < bytes {
             match reader.next(&self.files)? {
                 NextFrame::Frame(_) => {}
                 NextFrame::End => break,
@@ -144,11 +166,11 @@ impl LogCopy {
             }
         }
         let (offset, next) = (reader.offset(), reader.next_position());
-        if offset != segment.bytes || next != segment.last + 1 {
+        if offset != bytes || next != segment.last + 1 {
             let what = format!(
                 "it ends at {offset} bytes behind position {}, expected {} and {}",
                 next - 1,
-                segment.bytes,
+                bytes,
                 segment.last
             );
             return Err(LogError::damaged(reader.name(), offset, what));
@@ -232,6 +254,11 @@ pub fn cut(directory: &Path, until: Tick) -> Result<CutLog, LogError> {
             _ => {}
         }
     }
+    // Nothing is cut off an archived segment: its beginning becomes one that is written to.
+    let mut bytes = bytes;
+    if list.segments[last].format == LogFormat::Three {
+        bytes = unpack(&files, &mut list, last, until)?;
+    }
     for (index, listed) in list.segments.iter().enumerate() {
         let file = listed.file();
         if index == last {
@@ -259,6 +286,33 @@ pub fn cut(directory: &Path, until: Tick) -> Result<CutLog, LogError> {
     list.write(&files).map_err(named)?;
     cut.new_id = Some(id);
     Ok(cut)
+}
+
+/// Makes a segment of the current format of what an archived one has up to a time; its length.
+fn unpack(
+    files: &DiskFiles,
+    list: &mut SegmentList,
+    index: usize,
+    until: Tick,
+) -> Result<u64, LogError> {
+    let listed = list.segments[index];
+    let (file, mut bytes) = (SegmentFile::new(listed.first), SEGMENT_HEADER_BYTES as u64);
+    let name = file.name();
+    let failed = |source| LogError::Io { path: name.clone(), source };
+    let mut out = files.append(&name).map_err(failed)?;
+    out.write(&segment::header_of(file, list.log, listed.epoch)).map_err(failed)?;
+    let mut reader = list.reader(listed.first);
+    while let NextFrame::Frame(frame) = reader.next(files)? {
+        if frame.tick() > until {
+            break;
+        }
+        out.write(frame.as_bytes()).map_err(failed)?;
+        bytes += frame.disk_bytes();
+    }
+    out.sync().map_err(failed)?;
+    files.remove(&listed.file().name()).map_err(failed)?;
+    list.segments[index].format = LogFormat::CURRENT;
+    Ok(bytes)
 }
 
 /// The set of query files that was in use last.

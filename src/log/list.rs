@@ -8,7 +8,8 @@
 //! two equal lines: if one is damaged, the other one counts
 //!   CRC-32 of the JSON in 8 hex digits, a blank, and the JSON on one line
 //! {
-//!   "format": 2,          1 in logs whose segments are all of format 1, 3 in trimmed ones
+//!   "format": 2,          1 in logs whose segments are all of format 1, 3 in those that were trimmed or
+//!                         have archived segments
 //!   "log": "0193…",       the log's id
 //!   "epoch": 3,           the highest one that was taken; 0 if it is left out
 //!   "queries": "fc52…",   the last set of query files that control frames before the last segment
@@ -50,8 +51,9 @@ pub const LIST_NAME: &str = "segments";
 const FORMAT: u32 = 2;
 /// The list of a log whose segments are all of format 1.
 const FORMAT_ONE: u32 = 1;
-/// The list of a log that was trimmed: to whoever does not know of that, its beginning is lost.
-const FORMAT_TRIMMED: u32 = 3;
+/// The list of a log that was trimmed or has archived segments: to whoever does not know of that, events
+/// are lost.
+const FORMAT_LATER: u32 = 3;
 /// So many positions are reserved at a time. If the last segment is lost, the next event gets the
 /// first position that is not reserved, since any before it may have been given to an event.
 const RESERVED_POSITIONS: u64 = 1 << 18;
@@ -110,8 +112,11 @@ pub struct Listed {
     pub last: Position,
     /// Its last tick; 0 where nobody knows.
     pub tick: Tick,
-    /// Its length.
+    /// Its length; of an archived one before compression.
     pub bytes: u64,
+    /// The length of its file, if that is in an object store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<u64>,
 }
 
 fn format_one() -> LogFormat {
@@ -260,17 +265,19 @@ impl SegmentList {
             return Err(ListError::Checksum);
         }
         let OfFormat { format } = serde_json::from_slice(json)?;
-        if ![FORMAT, FORMAT_ONE, FORMAT_TRIMMED].contains(&format) {
+        if ![FORMAT, FORMAT_ONE, FORMAT_LATER].contains(&format) {
             return Err(ListError::Version { format });
         }
         let list: SegmentList = serde_json::from_slice(json)?;
-        let format = if list.trimmed.is_some() { FORMAT_TRIMMED } else { FORMAT };
-        Ok(SegmentList { format, ..list })
+        Ok(SegmentList { format: FORMAT, ..list })
     }
 
     /// The content of the file.
     pub fn to_bytes(&self) -> std::io::Result<Vec<u8>> {
-        let json = serde_json::to_string(self)?;
+        let is_archived = |listed: &Listed| listed.format == LogFormat::Three;
+        let is_later = self.trimmed.is_some() || self.segments.iter().any(is_archived);
+        let format = if is_later { FORMAT_LATER } else { FORMAT };
+        let json = serde_json::to_string(&SegmentList { format, ..self.clone() })?;
         let crc = crc32fast::hash(json.as_bytes());
         Ok(format!("{crc:08x} {json}\n").repeat(2).into_bytes())
     }
@@ -305,7 +312,8 @@ impl SegmentList {
         assert!(self.segments.last().is_none_or(|last| last.first < first), "in order");
         let bytes = SEGMENT_HEADER_BYTES as u64;
         let (last, tick) = (first - 1, 0);
-        self.segments.push(Listed { first, format, epoch, sealed: false, last, tick, bytes });
+        let (sealed, remote) = (false, None);
+        self.segments.push(Listed { first, format, epoch, sealed, last, tick, bytes, remote });
     }
 
     /// The segment that begins with a position.
@@ -361,8 +369,7 @@ impl SegmentList {
         let gone: Vec<Listed> = self.segments.drain(..kept).collect();
         let mut all = self.trimmed.take().map(|trimmed| trimmed.known).unwrap_or_default();
         all.push(known);
-        (self.trimmed, self.format) =
-            (Some(Trimmed { position, tick, known: all }), FORMAT_TRIMMED);
+        self.trimmed = Some(Trimmed { position, tick, known: all });
         gone
     }
 
@@ -404,7 +411,8 @@ impl SegmentList {
             let SegmentFile { first, format } = SegmentFile::new(end);
             let (sealed, last, bytes) = (true, next - 1, SEGMENT_HEADER_BYTES as u64);
             let epoch = self.epoch;
-            self.segments.push(Listed { first, format, epoch, sealed, last, tick: 0, bytes });
+            let (tick, remote) = (0, None);
+            self.segments.push(Listed { first, format, epoch, sealed, last, tick, bytes, remote });
         }
         Ok(())
     }

@@ -13,6 +13,7 @@
 //! on. A full disk refuses appends until there is room; a failed sync ends the log.
 
 mod admit;
+mod archive;
 mod committer;
 mod control;
 mod copy;
@@ -28,6 +29,7 @@ mod known;
 mod list;
 mod reader;
 mod recovery;
+mod remote;
 mod repair;
 mod rewrite;
 mod rows;
@@ -76,6 +78,10 @@ pub struct LogOptions {
     pub request_life_ms: u64,
     /// How many bytes a second are read and written to rewrite segments of an earlier format.
     pub rewrite_bytes_per_s: u64,
+    /// Segments whose events are older than this, in milliseconds, are archived.
+    pub archive_after_ms: Option<u64>,
+    /// The object store that archived segments are moved to; `None`: they stay.
+    pub archive_to: Option<String>,
     /// Who is told of damage and of a full disk.
     pub alarms: Alarms,
 }
@@ -88,6 +94,8 @@ impl Default for LogOptions {
             group_bytes_max: 8 << 20,
             request_life_ms: 24 * 60 * 60 * 1000,
             rewrite_bytes_per_s: 16 << 20,
+            archive_after_ms: None,
+            archive_to: None,
             alarms: Alarms::default(),
         }
     }
@@ -188,6 +196,7 @@ impl LogError {
     fn of_file(name: &str, source: std::io::Error) -> LogError {
         match source.kind() {
             std::io::ErrorKind::NotFound => LogError::Missing { segment: name.to_string() },
+            std::io::ErrorKind::InvalidData => LogError::damaged(name, 0, source),
             _ => LogError::Io { path: name.to_string(), source },
         }
     }

@@ -142,7 +142,8 @@ impl Repair {
         let Some(mut last) = list.segments.last().copied() else { return Ok(()) };
         if last.format != LogFormat::CURRENT {
             // Only the current format is written.
-            let rewritten = rewrite::copy(&self.files, list, last, &mut |_| true)?;
+            let format = LogFormat::CURRENT;
+            let rewritten = rewrite::copy(&self.files, list, last, format, &mut |_| true)?;
             rewritten.note(list);
             last = rewritten.listed;
         }

@@ -122,7 +122,11 @@ impl Trim {
         written.map_err(|source| LogError::Io { path: LIST_NAME.to_string(), source })?;
         for listed in gone {
             let name = listed.file().name();
-            self.files.remove(&name).map_err(|source| LogError::of_file(&name, source))?;
+            let removed = match listed.remote {
+                Some(_) => self.files.remove_archived(&name),
+                None => self.files.remove(&name),
+            };
+            removed.map_err(|source| LogError::of_file(&name, source))?;
         }
         Ok(())
     }

@@ -166,6 +166,7 @@ pub fn write_side(
         limits: settings.limits.clone(),
         gate: gate(settings, loopback, access),
         tls: tls(settings)?,
+        archive: settings.archive.clone(),
     })
 }
 
