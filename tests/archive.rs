@@ -265,7 +265,7 @@ async fn segments_in_a_directory_are_read_from_there() {
             "log",
             "trim",
             "--before",
-            "500",
+            names[1].split('.').next().unwrap(),
             "--data-dir",
             server.data().to_str().unwrap(),
             "--queries",
