@@ -12,7 +12,7 @@ CHECKED := --release --locked --config .config/checked.toml --features failpoint
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 CLIENTS_DIR := $(HOME)/.cache/heliostat/clients
-CLIENTS_PYTHON := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5 duckdb==2.0.0 clickhouse-connect==1.12.0 clickhouse-driver==0.2.11
+CLIENTS_PYTHON := cloudevents==2.2.0 requests==2.32.5 schemathesis==4.32.5 duckdb==2.0.0 clickhouse-connect==1.12.0 clickhouse-driver==0.2.11 moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.5
 CLIENTS_NODE := cloudevents@10.0.0 puppeteer-core@24.31.0
 CLIENTS := $(CLIENTS_PYTHON) $(CLIENTS_NODE)
 

@@ -4,7 +4,7 @@
 //! a later module to an earlier one (`tests/architecture.rs` checks it):
 //!
 //! ```text
-//! model ◄─ access ◄─ log ◄─ decode ◄─ aggregate ◄─ plan ◄─ dataflow ◄─ snapshot ◄─ sink ◄─ status ◄─ link ◄─ http ◄─ engine ◄─ cli
+//! model ◄─ access ◄─ objects ◄─ log ◄─ decode ◄─ aggregate ◄─ plan ◄─ dataflow ◄─ snapshot ◄─ sink ◄─ status ◄─ link ◄─ http ◄─ engine ◄─ backup ◄─ cli
 //!
 //! POST /v1/events ─► http ─► log ─► decode ─► dataflow ─► sink ─► ClickHouse
 //!                           (fsync)  (Arrow)     ▲
@@ -16,6 +16,7 @@
 
 mod model;
 mod access;
+mod objects;
 mod log;
 mod decode;
 mod aggregate;
@@ -27,6 +28,7 @@ mod status;
 mod link;
 mod http;
 mod engine;
+mod backup;
 mod cli;
 
 pub use cli::run;

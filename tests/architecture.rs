@@ -8,6 +8,7 @@ use std::path::Path;
 const ORDER: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("access", &[]),
+    ("objects", &["access"]),
     ("log", &["access"]),
     ("decode", &["access"]),
     ("aggregate", &["access", "log", "decode"]),
@@ -19,6 +20,7 @@ const ORDER: &[(&str, &[&str])] = &[
     ("link", &["access", "aggregate", "plan", "dataflow", "snapshot", "sink"]),
     ("http", &["aggregate", "plan", "dataflow", "snapshot", "sink", "link"]),
     ("engine", &[]),
+    ("backup", &[]),
     ("cli", &[]),
 ];
 
@@ -27,6 +29,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("timely", &["dataflow"]),
     ("differential_dataflow", &["dataflow"]),
     ("axum", &["http"]),
+    ("object_store", &["objects"]),
     ("clickhouse", &["sink"]),
     ("datafusion_sql", &["plan", "sink"]),
 ];

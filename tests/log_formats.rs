@@ -558,13 +558,13 @@ async fn what_a_later_version_has_written_is_refused_and_left_as_it_is() {
     feature[48] = 4;
     let crc = crc32fast::hash(&[&feature[..12], &feature[16..64]].concat());
     feature[12..16].copy_from_slice(&crc.to_le_bytes());
-    let json = r#"{"format":3,"segments":"otherwise"}"#;
+    let json = r#"{"format":4,"segments":"otherwise"}"#;
     let list = format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).repeat(2);
     let cases: [(&str, &str, Vec<u8>, &str); 4] = [
         ("a frame", name, kind, "a frame of kind 9: Heliostat 1.2.3 or later reads it"),
         ("a segment", name, feature, "a segment with features 4: Heliostat 0.1.0 or later"),
-        ("a file", "00000000000000000003.log3", b"HELIOLOG".to_vec(), "format 3"),
-        ("a list", "segments", list.into_bytes(), "format 3"),
+        ("a file", "00000000000000000003.log4", b"HELIOLOG".to_vec(), "format 4"),
+        ("a list", "segments", list.into_bytes(), "format 4"),
     ];
     for (what, file, content, expected) in cases {
         let directory = tempfile::tempdir().unwrap();

@@ -9,6 +9,9 @@ mod record;
 mod store;
 mod token;
 
+/// The files of access in a data directory: tokens as hashes, and the record of administrative acts.
+pub const FILES: [&str; 2] = [store::FILE, record::FILE];
+
 pub use grant::{Action, Grant, Narrowing, Role};
 pub use issuer::{Issuer, IssuerConfig, IssuerConfigError};
 pub use record::{AdminAct, AdminRecord};

@@ -9,7 +9,7 @@ use chrono::{SecondsFormat, Utc};
 use serde::Serialize;
 
 /// The file in the data directory, a line of JSON an act.
-const FILE: &str = "admin.ndjson";
+pub const FILE: &str = "admin.ndjson";
 
 /// An administrative act.
 #[derive(Debug, Serialize)]

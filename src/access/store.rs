@@ -21,7 +21,7 @@ use super::token;
 use crate::model::alarm::{Alarms, Part};
 
 /// The file in the data directory.
-const FILE: &str = "tokens.json";
+pub const FILE: &str = "tokens.json";
 /// Held by whoever changes the file.
 const LOCK_FILE: &str = "tokens.lock";
 /// How long a change of the file may go unseen.

@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::serve::ServeArgs;
 use crate::access::{IssuerConfig, IssuerConfigError};
-use crate::engine::ReadSideConfig;
+use crate::engine::{ArchiveConfig, ReadSideConfig};
 use crate::http::TlsFiles;
 use crate::model::limits::Limits;
 use crate::model::memory::total_bytes;
+use crate::objects::{Objects, ObjectsError};
 use crate::sink::SinkConfig;
 use crate::sink::clickhouse::ClickHouseConfig;
 use crate::sink::clickhouse::server::Login;
@@ -42,6 +43,7 @@ struct FileConfig {
     hosts: Option<Vec<String>>,
     allow_origins: Option<Vec<String>>,
     issuers: Vec<IssuerConfig>,
+    archive: ArchiveConfig,
     limits: Limits,
 }
 
@@ -117,6 +119,8 @@ pub struct Settings {
     pub allow_origins: Vec<String>,
     /// Issuers whose tokens are accepted.
     pub issuers: Vec<IssuerConfig>,
+    /// What becomes of old segments of the log.
+    pub archive: ArchiveConfig,
     pub limits: Limits,
 }
 
@@ -166,6 +170,25 @@ fn check_origin(origin: &str) -> Result<(), ConfigError> {
             "allow-origin: expected https://shop.example, say, without a path, got {origin:?}"
         ))),
     }
+}
+
+/// Whether the store that segments are moved to is the name of one. It may be away for now.
+fn check_archive(mut archive: ArchiveConfig) -> Result<ArchiveConfig, ConfigError> {
+    let Some(to) = &archive.to else { return Ok(archive) };
+    if archive.after_ms.is_none() {
+        let message = "archive: `to` goes with `after_ms`, which is missing";
+        return Err(ConfigError::Wrong(message.to_string()));
+    }
+    if let Err(error @ ObjectsError::Place { .. }) = Objects::open(to) {
+        return Err(ConfigError::Wrong(format!("archive.to: {error}")));
+    }
+    if !to.contains("://") {
+        // Other commands read the log from other directories.
+        let absolute = std::path::absolute(to);
+        let absolute = absolute.map_err(|source| ConfigError::Read { path: to.into(), source })?;
+        archive.to = Some(absolute.to_string_lossy().into_owned());
+    }
+    Ok(archive)
 }
 
 fn check_issuers(issuers: Vec<IssuerConfig>) -> Result<Vec<IssuerConfig>, ConfigError> {
@@ -277,6 +300,7 @@ impl Settings {
             hosts: list(&args.host, file.hosts),
             allow_origins,
             issuers: check_issuers(file.issuers)?,
+            archive: check_archive(file.archive)?,
             limits: file.limits,
         })
     }

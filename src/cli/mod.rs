@@ -1,6 +1,7 @@
 //! The command line: flags over environment over file; one file per command.
 
 mod audit;
+mod backup;
 mod check;
 pub mod client;
 mod clickhouse_child;
@@ -56,6 +57,10 @@ enum Command {
     Sample(sample::SampleArgs),
     /// Look into a data directory without a server, or repair its log.
     Log(log::LogArgs),
+    /// Back up the data directory of a server, running or not: what is new since the last backup.
+    Backup(backup::BackupArgs),
+    /// Make a data directory from a backup.
+    Restore(backup::RestoreArgs),
     /// Ask the ClickHouse of a running server for its views.
     Sql(sql::SqlArgs),
     /// Create, list and revoke the tokens that give access to a server.
@@ -101,6 +106,8 @@ pub fn run() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Sample(args) => block_on(sample::run(&args)),
         Command::Log(args) => log::run(&args),
+        Command::Backup(args) => backup::back_up(&args),
+        Command::Restore(args) => backup::restore(&args),
         Command::Sql(args) => block_on(sql::run(&args)),
         Command::Token(args) => token::run(args),
         Command::WriteSide => serve::run_side(serve::write::serve),

@@ -42,16 +42,17 @@ enum OutputFormat {
     Json,
 }
 
-/// An error in the argument `--until`.
+/// Why a text is not a time.
 #[derive(Debug, thiserror::Error)]
-enum UntilError {
+pub enum UntilError {
     #[error("expected 2026-11-23T10:00:00Z or milliseconds since 1970")]
     NoInstant,
     #[error("it is before 1970")]
     Before1970,
 }
 
-fn tick(text: &str) -> Result<Tick, UntilError> {
+/// Reads a time of the command line.
+pub fn tick(text: &str) -> Result<Tick, UntilError> {
     if let Ok(tick) = text.parse() {
         return Ok(tick);
     }
@@ -107,6 +108,10 @@ impl ReplayError {
 }
 
 fn replay(args: &ReplayArgs, view: ViewPlan) -> Result<(), ReplayError> {
+    if let Some(trimmed) = log::trimmed(&log::directory(&args.data_dir))? {
+        // A view of what is left would be another one.
+        return Err(LogError::Trimmed { through: trimmed.position, stream_from: None }.into());
+    }
     let mut run = LocalRun::start(&[view], 1)?;
     let mut frames: Vec<Frame> = Vec::new();
     let (mut bytes, mut last) = (0, 0);

@@ -9,10 +9,11 @@ use serde::Deserialize;
 
 use super::files;
 use crate::dataflow::{Dismissal, Ranges, reason_hash};
+use crate::log::DismissedLetters;
 use crate::model::Position;
 
 /// The file in the data directory.
-const FILE: &str = "dismissed.json";
+pub const FILE: &str = "dismissed.json";
 
 /// Dismissed dead letters, by view. Each expression and event type has one dismissal, which holds
 /// all of them.
@@ -59,6 +60,18 @@ impl Dismissals {
         *views = next;
         Ok(())
     }
+}
+
+/// Writes the dismissals that control frames of a log tell of into a data directory without any.
+pub fn write_told(data_dir: &Path, letters: &[DismissedLetters]) -> io::Result<()> {
+    let dismissals = Dismissals::open(data_dir)?;
+    for DismissedLetters { view, dismissals: told } in letters {
+        // What another version tells in other words is not dismissed: too much is told, and not too little.
+        if let Ok(told) = serde_json::from_value::<Vec<Dismissal>>(told.clone()) {
+            dismissals.add(view, &told)?;
+        }
+    }
+    Ok(())
 }
 
 fn merge(all: &mut Vec<Dismissal>, dismissal: &Dismissal) {

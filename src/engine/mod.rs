@@ -21,6 +21,7 @@ mod supervisor;
 mod tasks;
 mod tracker;
 pub mod trial;
+mod trim;
 mod unread;
 mod write_side;
 
@@ -33,10 +34,17 @@ use tokio::net::TcpListener;
 use crate::dataflow::RuntimeError;
 use crate::log::LogError;
 use crate::sink::SinkError;
+pub use dismissed::write_told as write_dismissals;
 use queries::QueriesError;
+pub use queries::files_in_use;
 pub use read_side::{ReadSide, ReadSideConfig};
 pub use tasks::{Tasks, blocking};
-pub use write_side::{WriteSide, WriteSideConfig};
+pub use trim::{ViewFloor, view_floors};
+pub use write_side::{ArchiveConfig, WriteSide, WriteSideConfig};
+
+/// The files of a data directory that the views' state is kept in beside the log and snapshots.
+pub const STATE_FILES: [&str; 4] =
+    [queries::KEPT_FILE, dismissed::FILE, set_aside::FILE, write_side::CATALOG_FILE];
 
 /// Why a server does not run.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +55,10 @@ pub enum EngineError {
     Queries(#[from] QueriesError),
     #[error("dismissed.json in the data directory: {0}")]
     Dismissals(std::io::Error),
+    #[error("the query files have errors, and nobody can tell what their views need:\n{0}")]
+    QueryFile(String),
+    #[error("the snapshots: {0}")]
+    Snapshots(std::io::Error),
     #[error("what is set aside, in the data directory: {0}")]
     SetAside(std::io::Error),
     #[error(transparent)]

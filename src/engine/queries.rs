@@ -17,12 +17,19 @@ use crate::plan::diagnostic::{Diagnostic, SourceFile};
 use crate::plan::{QuerySet, ViewPlan};
 
 /// The file in the data directory that keeps sets of query files.
-const KEPT_FILE: &str = "queries-kept.json";
+pub const KEPT_FILE: &str = "queries-kept.json";
 
 #[derive(Clone, Serialize, Deserialize)]
 struct KeptFile {
     path: PathBuf,
     text: String,
+}
+
+impl KeptFile {
+    /// As the log tells of it.
+    fn told(&self) -> QueryFile {
+        QueryFile { path: self.path.to_string_lossy().into_owned(), text: self.text.clone() }
+    }
 }
 
 /// The part that is kept over restarts.
@@ -127,11 +134,7 @@ impl Queries {
     /// What the log tells of the files that are in use; `None` while there were none without errors.
     pub fn control(&self) -> Option<Control> {
         let set = self.kept.last_good.clone()?;
-        let file = |file: &KeptFile| QueryFile {
-            path: file.path.to_string_lossy().into_owned(),
-            text: file.text.clone(),
-        };
-        let files = self.kept.sets.get(&set)?.iter().map(file).collect();
+        let files = self.kept.sets.get(&set)?.iter().map(KeptFile::told).collect();
         Some(Control::Queries(QueriesInUse { set, files }))
     }
 
@@ -257,6 +260,20 @@ impl Queries {
         self.kept.passed.retain(|set, _| sets.contains_key(set));
         files::replace(&self.kept_path, &self.kept)
     }
+}
+
+/// The query files that the server of a data directory used last, if any of them had no errors.
+pub fn files_in_use(data_dir: &Path) -> io::Result<Option<Vec<QueryFile>>> {
+    let bytes = match std::fs::read(data_dir.join(KEPT_FILE)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let kept: KeptQueries = serde_json::from_slice(&bytes)?;
+    let Some(files) = kept.last_good.as_ref().and_then(|set| kept.sets.get(set)) else {
+        return Ok(None);
+    };
+    Ok(Some(files.iter().map(KeptFile::told).collect()))
 }
 
 fn name_of(files: &[KeptFile]) -> String {

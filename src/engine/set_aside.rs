@@ -20,7 +20,7 @@ use crate::model::Tick;
 
 /// The files in the data directory: what workers work on, and which views died.
 const MARKER_FILE: &str = "workers.marker";
-const FILE: &str = "set-aside.json";
+pub const FILE: &str = "set-aside.json";
 /// After how many deaths in a row a view is set aside.
 const DEATHS_MAX: u32 = 3;
 /// How often the watchdog looks.

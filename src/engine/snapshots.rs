@@ -38,7 +38,7 @@ const RECORD_TIME_MAX: Duration = Duration::from_secs(10);
 const LAST_RECORD_TIME_MAX: Duration = Duration::from_millis(2_500);
 const RECORD_POLL: Duration = Duration::from_millis(10);
 /// The directory of snapshots in the data directory, and the subject of alarms about it.
-const SNAPSHOTS: &str = "snapshots";
+pub const SNAPSHOTS: &str = "snapshots";
 
 /// When a feed group's snapshot is due: `snapshot_events_min` and `snapshot_interval_ms_min`.
 #[derive(Clone, Copy, Debug)]

@@ -460,13 +460,21 @@ impl RunningViews {
 
     async fn prepare(
         &mut self,
-        plan: ViewPlan,
+        mut plan: ViewPlan,
         boundaries: &mut BTreeSet<Tick>,
     ) -> Result<PreparedInstallation, SinkError> {
         let workers = self.supervisor.runtime.workers();
-        let mut opened = match &self.sink {
+        let mut opened = match self.sink.clone() {
             Some(sink) if plan.is_written_to(sink.name()) => {
-                Some(sink.open_view(Arc::clone(&plan.schema)).await?)
+                let mut view = sink.open_view(Arc::clone(&plan.schema)).await?;
+                // Later generations may be of then, too.
+                while self.is_ahead(view.recovered())
+                    && let Some(next) = self.beside_what_is_ahead(&plan)
+                {
+                    view = sink.open_view(Arc::clone(&next.schema)).await?;
+                    plan = next;
+                }
+                Some(view)
             }
             _ => None,
         };
@@ -527,6 +535,39 @@ impl RunningViews {
             self.supervisor.tasks.spawn("sink", writing.map(Ok));
         }
         Ok(PreparedInstallation { tracker, beginning, from })
+    }
+
+    /// Whether a table has more than the log: that of before a backup was restored.
+    fn is_ahead(&self, table: &Recovered) -> bool {
+        let end = self.supervisor.log.head();
+        table.progress.is_some_and(|at| at.position > end.position || at.tick > end.tick)
+            || table.unfinished.last().is_some_and(|tick| *tick > end.tick)
+    }
+
+    /// The next generation of a view whose table is ahead of the log; `None` if it cannot be written
+    /// down, or the table is of a generation that is not wanted any more.
+    fn beside_what_is_ahead(&mut self, plan: &ViewPlan) -> Option<ViewPlan> {
+        let name = &plan.schema.name;
+        let views = self.supervisor.registry.views();
+        let wanted = &views.views.get(name)?.wanted;
+        if wanted.schema.generation != plan.schema.generation {
+            return None;
+        }
+        let next = match self.supervisor.queries.rebuild(wanted) {
+            Ok(next) => next,
+            Err(error) => {
+                tracing::error!(view = name, %error, "the view cannot be written anew");
+                return None;
+            }
+        };
+        let message = "ClickHouse has more than the log, as after a backup was restored: the view is written anew from the log";
+        self.supervisor.tasks.alarms().raise(Part::View, name, message.to_string());
+        self.supervisor.registry.change(|views| {
+            if let Some(view) = views.views.get_mut(name) {
+                view.wanted = next.clone();
+            }
+        });
+        Some(next)
     }
 
     /// The state of a view that it can go on from, so that its table goes on, too.

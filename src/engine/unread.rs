@@ -65,6 +65,7 @@ impl UnreadState {
         }
         let mut validators: Vec<(&Arc<EventTable>, Validator)> =
             self.tables.iter().map(|table| (table, Validator::new(table))).collect();
+        self.after = self.after.max(log.trimmed_through());
         let mut reader = log.read(self.after)?;
         while let Some(frame) = reader.next_frame()? {
             let events = frame

@@ -26,6 +26,17 @@ pub struct WriteSideConfig {
     pub gate: Gate,
     /// `None`: plain HTTP.
     pub tls: Option<TlsAcceptor>,
+    pub archive: ArchiveConfig,
+}
+
+/// What becomes of old segments of the log.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ArchiveConfig {
+    /// Segments that are older, in milliseconds, are archived; `None`: none.
+    pub after_ms: Option<u64>,
+    /// The directory or the URL of the store that they are moved to; `None`: they stay.
+    pub to: Option<String>,
 }
 
 /// A write side with its log recovered.
@@ -40,7 +51,7 @@ pub struct WriteSide {
 }
 
 /// The file in the data directory that keeps the catalog.
-const CATALOG_FILE: &str = "catalog.json";
+pub const CATALOG_FILE: &str = "catalog.json";
 
 /// The catalog of the write side, kept over its restarts.
 pub struct KeptCatalog {
@@ -65,10 +76,12 @@ impl CatalogReceiver for KeptCatalog {
 impl WriteSide {
     /// Opens the log. Nothing is served yet. Blocking.
     pub fn open(config: WriteSideConfig, tasks: Tasks) -> Result<WriteSide, EngineError> {
-        let WriteSideConfig { data_dir, limits, gate, tls } = config;
+        let WriteSideConfig { data_dir, limits, gate, tls, archive } = config;
         let options = LogOptions {
             queue_bytes_max: limits.append_queue_bytes_max,
             request_life_ms: limits.idempotency_key_ms,
+            archive_after_ms: archive.after_ms,
+            archive_to: archive.to,
             alarms: tasks.alarms().clone(),
             ..LogOptions::default()
         };

@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::connections::{Connection, Follower};
 use super::gate::Client;
-use super::openapi::{BadRequest, TooBusy, Unreadable, YesOrNo};
+use super::openapi::{BadRequest, TooBusy, TrimmedAway, Unreadable, YesOrNo};
 use super::params::{Params, bad};
 use super::problem::Problem;
 use super::render::time_text;
@@ -82,6 +82,7 @@ const SCAN_BYTES: usize = 32 << 20;
             ))
         ),
         (status = 400, response = BadRequest),
+        (status = 410, response = TrimmedAway),
         (status = 429, response = TooBusy),
         (status = 500, response = Unreadable),
     )
@@ -144,6 +145,9 @@ pub async fn get_events(
 
 /// The problem of a log that cannot be read.
 pub fn unreadable(error: &LogError) -> Problem {
+    if let LogError::Trimmed { .. } = error {
+        return Problem::new(axum::http::StatusCode::GONE, "trimmed", error.to_string());
+    }
     tracing::error!(%error, "the log cannot be read");
     unreadable_because(error.is_damage(), &error.to_string())
 }

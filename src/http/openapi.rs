@@ -46,6 +46,7 @@ const SEVERAL_EVENTS: [&str; 2] = [
             TooBusy,
             Unauthorized,
             Unavailable,
+            TrimmedAway,
             Unreadable
         )
     )
@@ -148,6 +149,7 @@ shared_response! {
     NoView: problem("`view_not_found`: there is no such view.");
     TooBusy: later("More than the server can take now.");
     Unavailable: later("The server cannot do it now.");
+    TrimmedAway: problem("`trimmed`: events that are asked for were removed by `heliostat log trim`. The message says from where on there are events.");
     Unreadable: problem("`log_damaged`: events that are needed are damaged or missing in the log; `heliostat log verify` and `heliostat log repair` tell more. `log_unreadable`: the file system or the indexes fail.");
     Full: later("`insufficient_storage`: the disk of the log is full. Nothing was stored; appends work again by themselves when there is room.");
 }

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::events::{unreadable, write_event};
 use super::gate::{Client, forbidden};
-use super::openapi::{BadRequest, Stream, Unreadable};
+use super::openapi::{BadRequest, Stream, TrimmedAway, Unreadable};
 use super::params::{Name, Params};
 use super::problem::{Document, Problem};
 use super::{AppState, blocking};
@@ -63,6 +63,7 @@ const LIMIT_DEFAULT: usize = 1000;
             body = Document,
             content_type = "application/problem+json"
         ),
+        (status = 410, response = TrimmedAway),
         (status = 500, response = Unreadable),
     )
 )]

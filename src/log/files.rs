@@ -13,10 +13,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::LogError;
+use super::archive::{self, ArchivedSegment};
+use super::remote::{self, ArchivePlace, RemoteSegments};
 
 /// How long a log may still be held by a process that is ending: that of a server whose parent was killed
 /// just now.
 const LOCK_TIME_MAX: Duration = Duration::from_secs(1);
+/// So many archived segments are open at most, each with a few blocks in memory.
+const ARCHIVED_OPEN_MAX: usize = 16;
 /// How often it is looked whether it is.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -51,6 +55,19 @@ pub trait Files: Send + Sync {
     }
     /// Gives a file another name, durably.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Tells whoever reads these files where archived segments are from now on. Fails if there are some
+    /// `in_use` elsewhere.
+    fn tell_archive(&self, _place: &ArchivePlace, _in_use: bool) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Moves an archived segment to where they are: it is read from there afterwards. Its length there.
+    fn move_to_archive(&self, _name: &str) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Removes an archived segment from here and from where they are.
+    fn remove_archived(&self, name: &str) -> io::Result<()> {
+        self.remove(name)
+    }
     /// About how many bytes can still be written; as many as one likes where nobody knows.
     fn room(&self) -> u64 {
         u64::MAX
@@ -98,6 +115,9 @@ pub struct DiskFiles {
     open: Mutex<OpenFiles>,
     /// The files that were replaced last. They stay open, so that no other file becomes their inode.
     replaced: Mutex<HashMap<String, File>>,
+    /// Archived segments that are open.
+    archived: Mutex<HashMap<String, Arc<ArchivedSegment>>>,
+    remote: RemoteSegments,
 }
 
 /// Files that are open for reading, those that were read last.
@@ -191,7 +211,8 @@ impl DiskFiles {
 
     fn without_lock(directory: &Path) -> Self {
         let (open, replaced) = (Mutex::default(), Mutex::default());
-        DiskFiles { directory: directory.into(), _lock: None, open, replaced }
+        let (archived, remote) = (Mutex::default(), RemoteSegments::new(directory));
+        DiskFiles { directory: directory.into(), _lock: None, open, replaced, archived, remote }
     }
 
     /// A file to read from. One that was opened before counts only while it is the one of that name:
@@ -207,6 +228,30 @@ impl DiskFiles {
         let opened = file.metadata()?;
         lock(&self.open).insert(name, (opened.dev(), opened.ino()), Arc::clone(&file));
         Ok(file)
+    }
+
+    /// An archived segment, here or fetched. Its name is given to no other content.
+    fn archived(&self, name: &str) -> io::Result<Arc<ArchivedSegment>> {
+        if let Some(open) = lock(&self.archived).get(name) {
+            return Ok(Arc::clone(open));
+        }
+        let file = self.open_file(name)?;
+        let bytes = file.metadata()?.len();
+        let opened = Arc::new(ArchivedSegment::open(Box::new(file), bytes)?);
+        let mut archived = lock(&self.archived);
+        if archived.len() >= ARCHIVED_OPEN_MAX {
+            archived.clear();
+        }
+        archived.insert(name.to_string(), Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// A file as it is in the directory; an archived segment, fetched if need be.
+    pub fn open_file(&self, name: &str) -> io::Result<File> {
+        match archive::is_archived(name) {
+            true => remote::open(&self.directory, &self.remote, name),
+            false => File::open(self.directory.join(name)),
+        }
     }
 
     fn sync_directory(&self) -> io::Result<()> {
@@ -242,6 +287,9 @@ impl Files for DiskFiles {
     }
 
     fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        if archive::is_archived(name) {
+            return self.archived(name)?.read_at(offset, buffer);
+        }
         self.handle(name)?.read_at(buffer, offset)
     }
 
@@ -258,10 +306,14 @@ impl Files for DiskFiles {
     }
 
     fn len(&self, name: &str) -> io::Result<u64> {
+        if archive::is_archived(name) {
+            return Ok(self.archived(name)?.len());
+        }
         Ok(std::fs::metadata(self.directory.join(name))?.len())
     }
 
     fn rewrite(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        lock(&self.archived).remove(name);
         let file = OpenOptions::new().write(true).open(self.directory.join(name))?;
         file.write_all_at(bytes, offset)?;
         file.sync_all()
@@ -274,12 +326,35 @@ impl Files for DiskFiles {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        lock(&self.archived).remove(name);
         std::fs::remove_file(self.directory.join(name))?;
         lock(&self.open).files.remove(name);
         self.sync_directory()
     }
 
+    fn tell_archive(&self, place: &ArchivePlace, in_use: bool) -> io::Result<()> {
+        place.tell(self, in_use)
+    }
+
+    fn move_to_archive(&self, name: &str) -> io::Result<u64> {
+        let bytes = self.read_all(name)?;
+        self.remote.send(name, &bytes)?;
+        Ok(bytes.len() as u64)
+    }
+
+    fn remove_archived(&self, name: &str) -> io::Result<()> {
+        match self.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.remote.remove(name)
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut archived = lock(&self.archived);
+        archived.remove(from);
+        archived.remove(to);
+        drop(archived);
         std::fs::rename(self.directory.join(from), self.directory.join(to))?;
         self.sync_directory()
     }

@@ -70,6 +70,11 @@ impl LogFollower {
         *self.head.borrow()
     }
 
+    /// Up to here events were trimmed; 0 in a log that has all of them.
+    pub fn trimmed_through(&self) -> Position {
+        self.segments.ask(SegmentList::trimmed_through)
+    }
+
     /// Follows what is on disk.
     pub fn subscribe(&self) -> watch::Receiver<Head> {
         self.head.clone()

@@ -10,6 +10,8 @@ pub enum LogFormat {
     One,
     /// The one that is written.
     Two,
+    /// That of archived segments: frames as in format 2, in compressed blocks.
+    Three,
 }
 
 /// A format of a later version of Heliostat.
@@ -26,6 +28,7 @@ impl LogFormat {
         match self {
             LogFormat::One => 1,
             LogFormat::Two => 2,
+            LogFormat::Three => 3,
         }
     }
 
@@ -33,7 +36,7 @@ impl LogFormat {
     pub fn frame_header_bytes(self) -> usize {
         match self {
             LogFormat::One => 40,
-            LogFormat::Two => 64,
+            LogFormat::Two | LogFormat::Three => 64,
         }
     }
 }
@@ -45,6 +48,7 @@ impl TryFrom<u32> for LogFormat {
         match number {
             1 => Ok(LogFormat::One),
             2 => Ok(LogFormat::Two),
+            3 => Ok(LogFormat::Three),
             _ => Err(UnknownFormat(number)),
         }
     }

@@ -177,7 +177,7 @@ impl Header {
         }
         let header = match format {
             LogFormat::One => frame_v1::read_header(bytes)?,
-            LogFormat::Two => Header::read_two(bytes)?,
+            LogFormat::Two | LogFormat::Three => Header::read_two(bytes)?,
         };
         Ok(header)
     }
@@ -447,6 +447,32 @@ impl Frame {
         }
         frame.bytes = bytes.into();
         Ok(frame)
+    }
+
+    /// The same frame, its sections not compressed: it is compressed together with others. One with
+    /// sections that this version does not know stays as it is.
+    pub(super) fn plain(&self) -> Result<Frame, FrameError> {
+        let Body::Sections { count, .. } = self.header.body else {
+            return self.rewritten()?.plain();
+        };
+        let known = [
+            (SectionKind::Events, self.events),
+            (SectionKind::Requests, self.requests),
+            (SectionKind::Control, self.control),
+        ];
+        let mut sections = Vec::new();
+        for (kind, section) in known {
+            let Some(section) = section else { continue };
+            let mut raw = vec![0; section.raw_bytes as usize];
+            section.decompress(&self.bytes, &mut raw)?;
+            let (codec, raw_bytes) = (Codec::None, section.raw_bytes);
+            sections.push(NewSection { kind, codec, bytes: raw.into(), raw_bytes });
+        }
+        if sections.len() != usize::from(count) {
+            return Ok(self.clone());
+        }
+        let place = (self.first_position(), self.count());
+        Frame::assemble(self.kind(), (self.epoch(), self.tick()), place, &sections)
     }
 
     fn place(&mut self, kind: SectionKind) -> &mut Option<Section> {

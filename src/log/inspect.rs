@@ -4,17 +4,17 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use super::LogError;
 use super::files::{DiskFiles, Files};
 use super::format::Epoch;
 use super::frame::FrameKind;
 use super::frame::{Frame, FrameError};
-use super::list::{Gap, GapBytes, LIST_NAME, Listed, ReadList, SegmentList};
+use super::list::{Gap, GapBytes, LIST_NAME, Listed, ReadList, SegmentList, Trimmed};
 use super::recovery::{first_id, read_header, unlisted};
 use super::segment::{
     self, NextFrame, SEGMENT_HEADER_BYTES, SegmentFile, SegmentHeader, SegmentHeaderError,
     SegmentReader, find_frame,
 };
+use super::{LogError, known};
 use crate::model::{Head, Position, Tick};
 
 /// A log in numbers.
@@ -27,6 +27,8 @@ pub struct LogInfo {
     pub segments: Vec<SegmentInfo>,
     /// Losses that were accepted.
     pub gaps: Vec<Gap>,
+    /// The beginning that was removed on purpose.
+    pub trimmed: Option<Trimmed>,
 }
 
 /// A segment in numbers.
@@ -97,6 +99,8 @@ pub(super) enum Remedy {
     SetAside(Position),
     /// Give a file that does not belong to the log another name.
     Rename,
+    /// Nothing can be done but to put the file back.
+    None,
     /// End the last segment here and go on behind the positions that are reserved.
     EndHere { segment: Position, offset: u64 },
 }
@@ -135,7 +139,7 @@ pub fn examine(
 }
 
 /// A segment that is just being made is none yet.
-fn drop_stub(
+pub fn drop_stub(
     files: &dyn Files,
     found: &mut Vec<SegmentFile>,
     list: &SegmentList,
@@ -212,7 +216,8 @@ impl<'a> Examiner<'a> {
         list.adopt(&files, &present)?;
         let (id, gaps) = (list.log, list.gaps.clone());
         let (head, epoch) = (Head::default(), list.epoch);
-        let info = LogInfo { id, head, epoch, segments: Vec::new(), gaps };
+        let trimmed = list.trimmed.clone();
+        let info = LogInfo { id, head, epoch, segments: Vec::new(), gaps, trimmed };
         let (first_only, again_until) = (false, 0);
         Ok(Examiner { files, present, list, info, findings, first_only, again_until, visit })
     }
@@ -226,6 +231,7 @@ impl<'a> Examiner<'a> {
             }
             self.segment(*listed, last)?;
         }
+        self.known()?;
         let unlisted: Vec<SegmentFile> = unlisted(&self.list, &self.present).collect();
         for file in unlisted {
             let what = "it is not in the list of segments".to_string();
@@ -234,6 +240,24 @@ impl<'a> Examiner<'a> {
         // A list that was made anew does not know it.
         self.list.epoch = self.list.epoch.max(self.info.epoch);
         Ok(Examination { info: self.info, findings: self.findings, list: self.list })
+    }
+
+    /// The files with what the indexes need of events that were trimmed.
+    fn known(&mut self) -> Result<(), LogError> {
+        let Some(trimmed) = self.list.trimmed.clone() else { return Ok(()) };
+        for file in &trimmed.known {
+            match known::read(&self.files, *file, |_| Ok(())) {
+                Ok(()) => {}
+                Err(LogError::Missing { segment }) => {
+                    self.found(&segment, 0, "it is missing".to_string(), Remedy::None);
+                }
+                Err(LogError::Damaged { segment, offset, what }) => {
+                    self.found(&segment, offset, what, Remedy::None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// The end of a segment, as far as it is known.

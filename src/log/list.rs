@@ -8,7 +8,8 @@
 //! two equal lines: if one is damaged, the other one counts
 //!   CRC-32 of the JSON in 8 hex digits, a blank, and the JSON on one line
 //! {
-//!   "format": 2,          1 in logs whose segments are all of format 1
+//!   "format": 2,          1 in logs whose segments are all of format 1, 3 in those that were trimmed or
+//!                         have archived segments
 //!   "log": "0193…",       the log's id
 //!   "epoch": 3,           the highest one that was taken; 0 if it is left out
 //!   "queries": "fc52…",   the last set of query files that control frames before the last segment
@@ -21,8 +22,13 @@
 //!                         of a segment that is not sealed last, tick and bytes are a lower bound
 //!   "gaps": [             positions whose loss was accepted
 //!     {"first": 501, "last": 620, "skip": {"segment": 501, "from": 64, "to": 9000}}
-//!   ]                     skip: the bytes to pass over, none in a segment that was rewritten
-//! }                       (from = to); null where a whole segment is lost
+//!                         skip: the bytes to pass over, none in a segment that was rewritten
+//!   ],                    (from = to); null where a whole segment is lost
+//!   "trimmed": {          left out of a log that has all its events
+//!     "position": 1000, "tick": 1795401808000,     up to there events are gone
+//!     "known": [{"last": 1000, "bytes": 48000}]    files with what the indexes need of them
+//!   }
+//! }
 //! ```
 //!
 //! Readers pass over members that they do not know, and refuse another format.
@@ -45,6 +51,9 @@ pub const LIST_NAME: &str = "segments";
 const FORMAT: u32 = 2;
 /// The list of a log whose segments are all of format 1.
 const FORMAT_ONE: u32 = 1;
+/// The list of a log that was trimmed or has archived segments: to whoever does not know of that, events
+/// are lost.
+const FORMAT_LATER: u32 = 3;
 /// So many positions are reserved at a time. If the last segment is lost, the next event gets the
 /// first position that is not reserved, since any before it may have been given to an event.
 const RESERVED_POSITIONS: u64 = 1 << 18;
@@ -63,6 +72,27 @@ pub struct SegmentList {
     pub reserved: Position,
     pub segments: Vec<Listed>,
     pub gaps: Vec<Gap>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trimmed: Option<Trimmed>,
+}
+
+/// The beginning of a log, which was removed on purpose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trimmed {
+    /// Up to here events are gone.
+    pub position: Position,
+    /// When the last of them was appended.
+    pub tick: Tick,
+    /// Files with what the indexes need of them, in order.
+    pub known: Vec<KnownEvents>,
+}
+
+/// A file with what the indexes need of events that are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownEvents {
+    /// The last position in it.
+    pub last: Position,
+    pub bytes: u64,
 }
 
 /// A segment in the list.
@@ -82,8 +112,11 @@ pub struct Listed {
     pub last: Position,
     /// Its last tick; 0 where nobody knows.
     pub tick: Tick,
-    /// Its length.
+    /// Its length; of an archived one before compression.
     pub bytes: u64,
+    /// The length of its file, if that is in an object store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<u64>,
 }
 
 fn format_one() -> LogFormat {
@@ -163,6 +196,28 @@ impl SegmentList {
             reserved: 0,
             segments: Vec::new(),
             gaps: Vec::new(),
+            trimmed: None,
+        }
+    }
+
+    /// Up to here events were removed on purpose; 0 in a log that has all of them.
+    pub fn trimmed_through(&self) -> Position {
+        self.trimmed.as_ref().map_or(0, |trimmed| trimmed.position)
+    }
+
+    /// Fails if what comes behind a position is not all there, since the log was trimmed.
+    pub fn expect_untrimmed(&self, after: Position) -> Result<(), LogError> {
+        match self.trimmed_through() {
+            through if after < through => Err(LogError::Trimmed { through, stream_from: None }),
+            _ => Ok(()),
+        }
+    }
+
+    /// See [`super::Log::history`].
+    pub fn history(&self) -> String {
+        match self.gaps.len() {
+            0 => self.log.to_string(),
+            losses => format!("{} without {losses}", self.log),
         }
     }
 
@@ -184,7 +239,8 @@ impl SegmentList {
         }
     }
 
-    fn parse(bytes: &[u8]) -> ReadList {
+    /// Reads the content of the file.
+    pub fn parse(bytes: &[u8]) -> ReadList {
         let (first, second) = bytes.split_at(bytes.len() / 2);
         let first_line = bytes.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
         let whole = first == second;
@@ -209,15 +265,19 @@ impl SegmentList {
             return Err(ListError::Checksum);
         }
         let OfFormat { format } = serde_json::from_slice(json)?;
-        if format != FORMAT && format != FORMAT_ONE {
+        if ![FORMAT, FORMAT_ONE, FORMAT_LATER].contains(&format) {
             return Err(ListError::Version { format });
         }
         let list: SegmentList = serde_json::from_slice(json)?;
         Ok(SegmentList { format: FORMAT, ..list })
     }
 
-    fn to_bytes(&self) -> std::io::Result<Vec<u8>> {
-        let json = serde_json::to_string(self)?;
+    /// The content of the file.
+    pub fn to_bytes(&self) -> std::io::Result<Vec<u8>> {
+        let is_archived = |listed: &Listed| listed.format == LogFormat::Three;
+        let is_later = self.trimmed.is_some() || self.segments.iter().any(is_archived);
+        let format = if is_later { FORMAT_LATER } else { FORMAT };
+        let json = serde_json::to_string(&SegmentList { format, ..self.clone() })?;
         let crc = crc32fast::hash(json.as_bytes());
         Ok(format!("{crc:08x} {json}\n").repeat(2).into_bytes())
     }
@@ -252,7 +312,8 @@ impl SegmentList {
         assert!(self.segments.last().is_none_or(|last| last.first < first), "in order");
         let bytes = SEGMENT_HEADER_BYTES as u64;
         let (last, tick) = (first - 1, 0);
-        self.segments.push(Listed { first, format, epoch, sealed: false, last, tick, bytes });
+        let (sealed, remote) = (false, None);
+        self.segments.push(Listed { first, format, epoch, sealed, last, tick, bytes, remote });
     }
 
     /// The segment that begins with a position.
@@ -297,7 +358,19 @@ impl SegmentList {
 
     /// The highest tick that is known.
     pub fn last_tick(&self) -> Tick {
-        self.segments.iter().map(|listed| listed.tick).max().unwrap_or(0)
+        let trimmed = self.trimmed.as_ref().map(|trimmed| trimmed.tick);
+        self.segments.iter().map(|listed| listed.tick).chain(trimmed).max().unwrap_or(0)
+    }
+
+    /// Takes the segments before a position from the list; those that are taken. `known` tells what
+    /// the indexes need of them.
+    pub fn trim(&mut self, position: Position, tick: Tick, known: KnownEvents) -> Vec<Listed> {
+        let kept = self.segments.partition_point(|listed| listed.first <= position);
+        let gone: Vec<Listed> = self.segments.drain(..kept).collect();
+        let mut all = self.trimmed.take().map(|trimmed| trimmed.known).unwrap_or_default();
+        all.push(known);
+        self.trimmed = Some(Trimmed { position, tick, known: all });
+        gone
     }
 
     /// Takes in the segments of a directory that are not listed and begin behind all that are.
@@ -325,7 +398,8 @@ impl SegmentList {
     /// Seals the last segment, whose end is read from it, since another one begins at `next`.
     /// Positions that lie between become a segment that is missing.
     fn seal_last(&mut self, files: &dyn Files, next: Position) -> Result<(), LogError> {
-        let mut end = self.behind_gap(1).unwrap_or(1);
+        let begin = self.trimmed_through() + 1;
+        let mut end = self.behind_gap(begin).unwrap_or(begin);
         if let Some(last) = self.segments.last().copied() {
             end = next;
             let sealed = self.read_end(files, last, &mut end)?;
@@ -337,7 +411,8 @@ impl SegmentList {
             let SegmentFile { first, format } = SegmentFile::new(end);
             let (sealed, last, bytes) = (true, next - 1, SEGMENT_HEADER_BYTES as u64);
             let epoch = self.epoch;
-            self.segments.push(Listed { first, format, epoch, sealed, last, tick: 0, bytes });
+            let (tick, remote) = (0, None);
+            self.segments.push(Listed { first, format, epoch, sealed, last, tick, bytes, remote });
         }
         Ok(())
     }
@@ -520,7 +595,7 @@ mod tests {
         assert!(matches!(read, ReadList::Found { list: read, .. } if read == list));
 
         let files = crate::log::FaultyFiles::new();
-        for later in [r#"{"format":3}"#, r#"{"format":9,"segments":{}}"#] {
+        for later in [r#"{"format":4}"#, r#"{"format":9,"segments":{}}"#] {
             files.replace(LIST_NAME, &line(later)).unwrap();
             let error = SegmentList::read(&files).unwrap_err();
             assert!(matches!(error, LogError::Newer { .. }), "{error}");

@@ -13,8 +13,10 @@
 //! on. A full disk refuses appends until there is room; a failed sync ends the log.
 
 mod admit;
+mod archive;
 mod committer;
 mod control;
+mod copy;
 mod fetch;
 mod files;
 mod follower;
@@ -23,13 +25,16 @@ mod frame;
 mod frame_v1;
 mod index;
 mod inspect;
+mod known;
 mod list;
 mod reader;
 mod recovery;
+mod remote;
 mod repair;
 mod rewrite;
 mod rows;
 mod segment;
+mod trim;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -46,16 +51,18 @@ use admit::Hashed;
 pub use committer::LogStats;
 use committer::{Answer, AppendRequest, Committer};
 pub use control::{Control, DismissedLetters, QueriesInUse, QueryFile};
+pub use copy::{CopiedSegment, CutLog, LogCopy, cut, first_tick, segments_until};
 pub use files::{DiskFiles, Fault, FaultyFiles, FileHandle, Files};
 pub use follower::{LogFollower, LogWriterRequests};
 pub use frame::{Frame, FrameError, FrameKind, NumberedEvent};
 use index::{Digester, Index, IndexError};
 pub use inspect::{Examination, Finding, LogInfo, examine, info, verify};
 pub use list::Gap;
-use list::Segments;
+use list::{SegmentList, Segments};
 pub use reader::LogReader;
 pub use repair::Repair;
 use rewrite::Rewriter;
+pub use trim::{Trim, TrimBefore, trimmed};
 
 /// How a log is kept.
 #[derive(Clone, Debug)]
@@ -71,6 +78,10 @@ pub struct LogOptions {
     pub request_life_ms: u64,
     /// How many bytes a second are read and written to rewrite segments of an earlier format.
     pub rewrite_bytes_per_s: u64,
+    /// Segments whose events are older than this, in milliseconds, are archived.
+    pub archive_after_ms: Option<u64>,
+    /// The object store that archived segments are moved to; `None`: they stay.
+    pub archive_to: Option<String>,
     /// Who is told of damage and of a full disk.
     pub alarms: Alarms,
 }
@@ -83,6 +94,8 @@ impl Default for LogOptions {
             group_bytes_max: 8 << 20,
             request_life_ms: 24 * 60 * 60 * 1000,
             rewrite_bytes_per_s: 16 << 20,
+            archive_after_ms: None,
+            archive_to: None,
             alarms: Alarms::default(),
         }
     }
@@ -131,6 +144,14 @@ pub enum LogError {
         /// The name of the file.
         segment: String,
     },
+    /// Events that are asked for were removed on purpose.
+    #[error("events up to position {through} were trimmed from the log{}", trimmed_hint(*.stream_from))]
+    Trimmed {
+        /// The last position that is gone.
+        through: Position,
+        /// The first version of the stream in question that is there.
+        stream_from: Option<u64>,
+    },
     /// The directory holds something else.
     #[error("{path} is not a log: {what}")]
     NotALog {
@@ -146,6 +167,14 @@ pub enum LogError {
 
 /// Advice to the operator about damage.
 const REMEDY: &str = "run `heliostat log verify`, which lists all damage, and, once the server is stopped, `heliostat log repair`, which says what would be lost";
+
+/// Advice to whoever asks for events that were trimmed.
+fn trimmed_hint(stream_from: Option<u64>) -> String {
+    match stream_from {
+        Some(version) => format!(": this stream can be read from version {version} on"),
+        None => ": a backup of before has them".to_string(),
+    }
+}
 
 impl LogError {
     /// Damage at an offset of a segment.
@@ -167,6 +196,7 @@ impl LogError {
     fn of_file(name: &str, source: std::io::Error) -> LogError {
         match source.kind() {
             std::io::ErrorKind::NotFound => LogError::Missing { segment: name.to_string() },
+            std::io::ErrorKind::InvalidData => LogError::damaged(name, 0, source),
             _ => LogError::Io { path: name.to_string(), source },
         }
     }
@@ -184,7 +214,7 @@ impl LogError {
             | LogError::Newer { segment, .. } => segment,
             LogError::Io { path, .. } => path,
             LogError::Index(_) => "index",
-            LogError::Locked { .. } | LogError::NotALog { .. } => return,
+            LogError::Locked { .. } | LogError::NotALog { .. } | LogError::Trimmed { .. } => return,
         };
         alarms.raise(Part::Log, subject, self.to_string());
     }
@@ -317,10 +347,7 @@ impl Log {
     /// The log's identity, and another one each time that a loss of events was accepted: what was
     /// computed of another history is not what this one says.
     pub fn history(&self) -> String {
-        match self.segments.ask(|list| list.gaps.len()) {
-            0 => self.id.to_string(),
-            losses => format!("{} without {losses}", self.id),
-        }
+        self.segments.ask(SegmentList::history)
     }
 
     /// The part of the log that is on disk.
@@ -363,6 +390,15 @@ impl Log {
         mut places: Vec<(usize, Position)>,
     ) -> Result<Hashed, AppendError> {
         places.sort_unstable_by_key(|(_, position)| *position);
+        // Their bytes differ, and nobody can tell any more whether their meaning does.
+        let trimmed = self.segments.ask(SegmentList::trimmed_through);
+        let conflict = |(index, position)| Conflict::Id { index, position };
+        if let Some((_, first)) = places.first()
+            && *first <= trimmed
+        {
+            let gone = places.into_iter().filter(|(_, position)| *position <= trimmed);
+            return Err(AppendError::Conflicts(gone.map(conflict).collect()));
+        }
         let positions: Vec<Position> = places.iter().map(|(_, position)| *position).collect();
         let mut next = places.iter();
         self.visit_events(&positions, |stored| {
@@ -384,7 +420,6 @@ impl Log {
             return Ok(request);
         }
         conflicts.sort_unstable();
-        let conflict = |(index, position)| Conflict::Id { index, position };
         Err(AppendError::Conflicts(conflicts.into_iter().map(conflict).collect()))
     }
 
@@ -395,6 +430,9 @@ impl Log {
         positions: &[Position],
         visit: impl FnMut(&EventRef<'_>) -> bool,
     ) -> Result<(), LogError> {
+        if let Some(first) = positions.first() {
+            self.segments.ask(|list| list.expect_untrimmed(first.saturating_sub(1)))?;
+        }
         let log = (&*self.segments, &*self.index);
         let visited = fetch::visit_events(self.files.as_ref(), log, positions, visit);
         visited.inspect_err(|error| error.raise(&self.alarms))
@@ -413,12 +451,36 @@ impl Log {
         let version = self.index.stream_version(hash)?;
         if from_version <= version {
             let positions = self.index.stream_positions(hash, from_version, limit)?;
+            let through = self.segments.ask(SegmentList::trimmed_through);
+            if positions.first().is_some_and(|first| *first <= through) {
+                let stream_from =
+                    Some(self.first_untrimmed(hash, (from_version, version), through)?);
+                return Err(LogError::Trimmed { through, stream_from });
+            }
             self.visit_events(&positions, visit)?;
         }
         Ok(version)
     }
 
-    /// Reads from behind a position: 0 reads everything.
+    /// The first version of a stream whose event is behind a position; one of `from` is not, and that
+    /// behind `to` is none.
+    fn first_untrimmed(
+        &self,
+        stream: u128,
+        (mut from, mut to): (u64, u64),
+        through: Position,
+    ) -> Result<u64, LogError> {
+        to += 1;
+        while from + 1 < to {
+            let middle = from + (to - from) / 2;
+            let at = self.index.stream_positions(stream, middle, 1)?.first().copied();
+            if at.is_some_and(|at| at <= through) { from = middle } else { to = middle }
+        }
+        Ok(to)
+    }
+
+    /// Reads from behind a position: 0 reads everything. Fails with [`LogError::Trimmed`] if not all of
+    /// it is there any more.
     pub fn read(&self, after: Position) -> Result<LogReader, LogError> {
         let (files, segments) = (Arc::clone(&self.files), Arc::clone(&self.segments));
         let reader = LogReader::open(files, segments, self.subscribe(), after);

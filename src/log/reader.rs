@@ -44,6 +44,7 @@ impl LogReader {
     ) -> Result<Self, LogError> {
         // Behind the last possible position there is nothing to come.
         let after = after.min(Position::MAX - 1);
+        segments.ask(|list| list.expect_untrimmed(after))?;
         let (next, segment) = segments.ask(|list| {
             let begun = list.segments.partition_point(|listed| listed.first <= after + 1);
             let last = begun.checked_sub(1).map(|at| list.segments[at]);

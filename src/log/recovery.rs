@@ -14,11 +14,11 @@ use super::control::Control;
 use super::files::{Files, is_full};
 use super::format::Epoch;
 use super::list::{LIST_NAME, Listed, ReadList, SegmentList, Segments};
-use super::rewrite;
 use super::segment::{
     self, NextFrame, SEGMENT_HEADER_BYTES, SegmentFile, SegmentHeader, SegmentHeaderError,
     SegmentReader, find_frame,
 };
+use super::{rewrite, trim};
 use crate::model::Head;
 use crate::model::alarm::Alarms;
 
@@ -63,6 +63,9 @@ pub fn recover(files: &dyn Files, alarms: &Alarms) -> Result<RecoveredLog, LogEr
         }
     };
     remove_stub(files, &mut found, list.as_ref())?;
+    if let Some(list) = &list {
+        trim::remove_trimmed(files, list, &mut found)?;
+    }
     if list.is_none() {
         let Some(id) = first_id(files, &found)? else {
             return Ok(RecoveredLog::empty(SegmentList::new(Uuid::now_v7())));
@@ -91,6 +94,7 @@ pub fn recover(files: &dyn Files, alarms: &Alarms) -> Result<RecoveredLog, LogEr
         }
     }
     remove_superseded(files, &list, &found)?;
+    remove_moved(files, &list, &found)?;
     let (id, epoch) = (list.log, epoch.max(list.epoch));
     let queries = queries.or_else(|| list.queries.clone());
     let segments = Arc::new(Segments::new(list));
@@ -107,10 +111,28 @@ fn remove_superseded(
 ) -> Result<(), LogError> {
     for file in superseded(list, found) {
         let name = file.name();
-        if found.binary_search(&list.file(file.first)).is_ok() {
+        let is_remote = list.segment(file.first).is_some_and(|listed| listed.remote.is_some());
+        if is_remote || found.binary_search(&list.file(file.first)).is_ok() {
             tracing::info!(segment = name, "removing the other file of a rewritten segment");
             files.remove(&name).map_err(|source| LogError::of_file(&name, source))?;
         }
+    }
+    Ok(())
+}
+
+/// Removes the files of segments that were moved to an object store, and are still here after a crash.
+fn remove_moved(
+    files: &dyn Files,
+    list: &SegmentList,
+    found: &[SegmentFile],
+) -> Result<(), LogError> {
+    let is_moved = |file: &&SegmentFile| {
+        let listed = list.segment(file.first).filter(|listed| listed.remote.is_some());
+        listed.is_some_and(|listed| listed.file() == **file)
+    };
+    for name in found.iter().filter(is_moved).map(|file| file.name()) {
+        tracing::info!(segment = name, "removing the file of a segment that was moved");
+        files.remove(&name).map_err(|source| LogError::of_file(&name, source))?;
     }
     Ok(())
 }
@@ -185,7 +207,9 @@ fn sealed_damage(
     found: &[SegmentFile],
 ) -> Result<Vec<LogError>, LogError> {
     let mut damage = Vec::new();
-    for listed in list.segments.iter().filter(|listed| listed.sealed) {
+    // Those that are elsewhere are looked at when they are needed.
+    let is_here = |listed: &&Listed| listed.sealed && listed.remote.is_none();
+    for listed in list.segments.iter().filter(is_here) {
         let name = listed.file().name();
         if found.binary_search(&listed.file()).is_err() {
             damage.push(LogError::Missing { segment: name });
@@ -211,7 +235,11 @@ fn sealed_damage(
 
 /// The segments of the directory that do not belong to the log.
 pub fn unlisted(list: &SegmentList, found: &[SegmentFile]) -> impl Iterator<Item = SegmentFile> {
-    found.iter().copied().filter(|file| list.segment(file.first).is_none())
+    // What a crash has left of trimmed ones is in nobody's way.
+    let trimmed = list.trimmed_through();
+    let is_other =
+        move |file: &SegmentFile| list.segment(file.first).is_none() && file.first > trimmed;
+    found.iter().copied().filter(is_other)
 }
 
 /// The segment that is written to, as it was recovered.

@@ -52,7 +52,10 @@ impl Repair {
             self.mend(finding, &mut list)?;
         }
         let is_loss = |finding: &Finding| {
-            !matches!(finding.remedy, Remedy::WriteList | Remedy::WriteHeader(_) | Remedy::Rename)
+            !matches!(
+                finding.remedy,
+                Remedy::WriteList | Remedy::WriteHeader(_) | Remedy::Rename | Remedy::None
+            )
         };
         if self.findings().iter().any(is_loss) {
             // Events that are lost are known no more, so that they can be sent again.
@@ -78,7 +81,7 @@ impl Repair {
         let (first, last) = finding.lost;
         let mut lose = |skip| list.gaps.push(Gap { first, last, skip });
         match finding.remedy {
-            Remedy::WriteList => {}
+            Remedy::WriteList | Remedy::None => {}
             Remedy::WriteHeader(first) => {
                 let header = match list.segment(first) {
                     Some(listed) if listed.format == LogFormat::One => {
@@ -139,7 +142,8 @@ impl Repair {
         let Some(mut last) = list.segments.last().copied() else { return Ok(()) };
         if last.format != LogFormat::CURRENT {
             // Only the current format is written.
-            let rewritten = rewrite::copy(&self.files, list, last, &mut |_| true)?;
+            let format = LogFormat::CURRENT;
+            let rewritten = rewrite::copy(&self.files, list, last, format, &mut |_| true)?;
             rewritten.note(list);
             last = rewritten.listed;
         }

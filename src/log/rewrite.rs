@@ -1,4 +1,5 @@
-//! Rewriting the segments of an earlier format, one at a time, while the log is in use.
+//! Rewriting segments in another format, one at a time, while the log is in use: those of an earlier
+//! format in the current one, and those that are old as archived ones, which may move to an object store.
 //!
 //! A segment that is sealed is copied, frame by frame, to a temporary file, which is synced, read
 //! back and compared, and then gets the name of the segment in the current format. Then the list is
@@ -14,22 +15,29 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::files::{Files, is_full};
+use super::archive::ArchiveWriter;
+use super::files::{FileHandle, Files, is_full};
 use super::format::LogFormat;
 use super::index::{FrameEntry, Index};
 use super::list::{GapBytes, Listed, SegmentList, Segments};
+use super::remote::ArchivePlace;
 use super::segment::{self, NextFrame, SEGMENT_HEADER_BYTES, SegmentFile, SegmentReader};
 use super::{LogError, LogOptions};
 use crate::model::Position;
+use crate::model::alarm::{Alarms, Part};
+use crate::model::clock::now_ms;
 
 /// What the name of a file ends with that is being written.
-const UNFINISHED: &str = ".rewriting";
+pub const UNFINISHED: &str = ".rewriting";
 /// How much is written to a file at once.
 const WRITE_BYTES: usize = 1 << 20;
 /// How long to wait after a segment could not be rewritten: the disk may be full.
 const RETRY_PAUSE: Duration = Duration::from_secs(30);
 /// So much room must there be beside a copy, so that appends do not meet a full disk because of it.
 const ROOM_BYTES_MIN: u64 = 256 << 20;
+/// How often it is looked whether a segment is old enough to be archived.
+const ARCHIVE_PAUSE_MIN: Duration = Duration::from_millis(50);
+const ARCHIVE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long to wait for the end of a segment that is written to.
 const SEAL_PAUSE: Duration = Duration::from_secs(1);
 
@@ -68,17 +76,18 @@ pub fn remove_unfinished(files: &dyn Files) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Copies a segment to a file of the current format, which is durable under its name afterwards, and
+/// Copies a segment to a file of another format, which is durable under its name afterwards, and
 /// not listed yet. `pace` is told of bytes that were read or written, and stops the copy with false.
 pub fn copy(
     files: &dyn Files,
     list: &SegmentList,
     listed: Listed,
+    format: LogFormat,
     pace: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Rewritten, LogError> {
-    let to = SegmentFile::new(listed.first);
+    let to = SegmentFile { first: listed.first, format };
     let unfinished = format!("{}{UNFINISHED}", to.name());
-    let copied = copy_to(files, list, listed, &unfinished, pace).and_then(|rewritten| {
+    let copied = copy_to(files, list, listed, (to, &unfinished), pace).and_then(|rewritten| {
         compare(files, list, &rewritten, &unfinished, pace)?;
         let renamed = files.rename(&unfinished, &to.name());
         renamed.map_err(|source| LogError::of_file(&unfinished, source))?;
@@ -99,16 +108,20 @@ fn copy_to(
     files: &dyn Files,
     list: &SegmentList,
     listed: Listed,
-    name: &str,
+    (to, name): (SegmentFile, &str),
     pace: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Rewritten, LogError> {
     let failed = |source| LogError::of_file(name, source);
     if files.list().map_err(failed)?.iter().any(|there| there == name) {
         files.remove(name).map_err(failed)?;
     }
-    let mut out = files.append(name).map_err(failed)?;
-    let mut buffer = segment::header(list.log, listed.first, 0).to_vec();
-    let mut bytes = buffer.len() as u64;
+    let out = files.append(name).map_err(failed)?;
+    // The frames of format 1 have no epochs.
+    let epoch = if listed.format == LogFormat::One { 0 } else { listed.epoch };
+    let header = segment::header_of(to, list.log, epoch);
+    let mut out = CopyWriter::new(out, to.format, &header).map_err(failed)?;
+    let mut buffer = Vec::new();
+    let mut bytes = header.len() as u64;
     let mut reader = list.reader(listed.first);
     let mut skips = list.skips(listed.first).into_iter().peekable();
     let (mut moved, mut frames) = (Vec::new(), Vec::new());
@@ -127,14 +140,18 @@ fn copy_to(
         {
             moved.push((skip, GapBytes { from: bytes, to: bytes, ..skip }));
         }
-        let frame = frame.rewritten().map_err(|error| {
+        let rewritten = match to.format {
+            LogFormat::Three => frame.plain(),
+            _ => frame.rewritten(),
+        };
+        let frame = rewritten.map_err(|error| {
             LogError::damaged(reader.name(), reader.offset() - old_bytes, error)
         })?;
         if frame.count() > 0 {
             frames.push(FrameEntry {
                 first_position: frame.first_position(),
                 segment: listed.first,
-                format: LogFormat::CURRENT,
+                format: to.format,
                 offset: bytes,
                 tick: frame.tick(),
             });
@@ -151,9 +168,44 @@ fn copy_to(
     }
     moved.extend(skips.map(|skip| (skip, GapBytes { from: bytes, to: bytes, ..skip })));
     out.write(&buffer).map_err(failed)?;
-    out.sync().map_err(failed)?;
-    let listed = Listed { format: LogFormat::CURRENT, epoch: 0, bytes, ..listed };
+    out.end().map_err(failed)?;
+    let listed = Listed { format: to.format, epoch, bytes, ..listed };
     Ok(Rewritten { listed, skips: moved, frames })
+}
+
+/// Writes the copy of a segment.
+enum CopyWriter {
+    Plain(Box<dyn FileHandle>),
+    Archived(ArchiveWriter),
+}
+
+impl CopyWriter {
+    fn new(
+        mut out: Box<dyn FileHandle>,
+        format: LogFormat,
+        header: &[u8],
+    ) -> io::Result<CopyWriter> {
+        if format == LogFormat::Three {
+            return Ok(CopyWriter::Archived(ArchiveWriter::new(out, header)?));
+        }
+        out.write(header)?;
+        Ok(CopyWriter::Plain(out))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            CopyWriter::Plain(out) => out.write(bytes),
+            CopyWriter::Archived(out) => out.write(bytes),
+        }
+    }
+
+    /// Everything is on disk when this returns.
+    fn end(self) -> io::Result<()> {
+        match self {
+            CopyWriter::Plain(mut out) => out.sync(),
+            CopyWriter::Archived(out) => out.end().map(drop),
+        }
+    }
 }
 
 /// Reads the copy of a segment beside the segment: both must hold the same.
@@ -201,16 +253,16 @@ fn compare(
     }
 }
 
-/// Puts a segment in the current format in place of what is listed.
+/// Puts a segment in another format in place of what is listed.
 pub fn replace(
     files: &dyn Files,
     segments: &Segments,
     index: &Index,
-    listed: Listed,
+    (listed, format): (Listed, LogFormat),
     pace: &mut dyn FnMut(usize) -> bool,
 ) -> Result<(), LogError> {
     let list = segments.ask(SegmentList::clone);
-    let mut rewritten = copy(files, &list, listed, pace)?;
+    let mut rewritten = copy(files, &list, listed, format, pace)?;
     fail::fail_point!("log_rewrite_copied", |_| std::process::abort());
     let new = rewritten.listed.file().name();
     let frames = std::mem::take(&mut rewritten.frames);
@@ -264,8 +316,12 @@ impl Rewriter {
     ) -> Result<Rewriter, LogError> {
         let stop = Arc::new(Stop::default());
         let mut thread = None;
-        if segments.ask(|list| next(list, 0)) != Next::None {
-            let work = Work { files, segments, index, stop: Arc::clone(&stop) };
+        let archive = options.archive_after_ms.map(|after_ms| {
+            let (to, told) = (options.archive_to.clone(), false);
+            Archiving { after_ms, to, told }
+        });
+        if archive.is_some() || segments.ask(|list| next(list, 0)) != Next::None {
+            let work = Work { files, segments, index, stop: Arc::clone(&stop), archive };
             let (alarms, rate) = (options.alarms.clone(), options.rewrite_bytes_per_s.max(1));
             let run = move || work.run(&alarms, rate);
             let named = std::thread::Builder::new().name("log-rewrite".to_string());
@@ -305,7 +361,7 @@ enum Next {
 
 /// The next segment behind those that begin before a position.
 fn next(list: &SegmentList, from: Position) -> Next {
-    let old = |listed: &&Listed| listed.format != LogFormat::CURRENT && listed.first >= from;
+    let old = |listed: &&Listed| listed.format < LogFormat::CURRENT && listed.first >= from;
     match list.segments.iter().find(old) {
         None => Next::None,
         Some(listed) if listed.sealed => Next::Segment(*listed),
@@ -318,10 +374,113 @@ struct Work {
     segments: Arc<Segments>,
     index: Arc<Index>,
     stop: Arc<Stop>,
+    archive: Option<Archiving>,
 }
 
+/// What is to be done with old segments.
+struct Archiving {
+    after_ms: u64,
+    to: Option<String>,
+    /// Readers know where archived segments are.
+    told: bool,
+}
+
+/// The subject of the alarm while segments cannot be archived.
+const ARCHIVE: &str = "archive";
+
 impl Work {
-    fn run(self, alarms: &crate::model::alarm::Alarms, rate: u64) {
+    /// Archives segments as they get old, until it is time to stop.
+    fn archive(&mut self, alarms: &Alarms, rate: u64) {
+        let Some(mut archiving) = self.archive.take() else { return };
+        let pause = Duration::from_millis(archiving.after_ms / 4);
+        let pause = pause.clamp(ARCHIVE_PAUSE_MIN, ARCHIVE_PAUSE_MAX);
+        let mut from = 0;
+        loop {
+            match self.archive_next(&mut archiving, from, rate) {
+                Ok(true) => continue,
+                Ok(false) => alarms.clear(Part::Log, ARCHIVE),
+                Err((first, error)) if error.is_damage() => {
+                    // Whoever reads it will find it, too. It stays as it is.
+                    error.raise(alarms);
+                    from = first + 1;
+                    continue;
+                }
+                Err((_, error)) => {
+                    let consequence = "segments stay as they are; it is tried again";
+                    alarms.raise(Part::Log, ARCHIVE, format!("{error}: {consequence}"));
+                    if !self.stop.wait(RETRY_PAUSE) {
+                        return;
+                    }
+                }
+            }
+            if !self.stop.wait(pause) {
+                return;
+            }
+        }
+    }
+
+    /// Archives or moves the next segment that is old enough; false if there is none.
+    fn archive_next(
+        &self,
+        archiving: &mut Archiving,
+        from: Position,
+        rate: u64,
+    ) -> Result<bool, (Position, LogError)> {
+        let files = self.files.as_ref();
+        let before = now_ms().saturating_sub(archiving.after_ms);
+        let moves = archiving.to.is_some();
+        let next = self.segments.ask(|list| {
+            let waits = |listed: &&Listed| {
+                let is_old = listed.sealed && listed.tick > 0 && listed.tick < before;
+                let is_packed = listed.format == LogFormat::Three;
+                is_old
+                    && listed.first >= from
+                    && !(is_packed && (!moves || listed.remote.is_some()))
+            };
+            list.segments.iter().find(waits).copied()
+        });
+        let Some(listed) = next else { return Ok(false) };
+        let first = listed.first;
+        let name = listed.file().name();
+        let of_file = |source| (first, LogError::Io { path: name.clone(), source });
+        if listed.format == LogFormat::Three {
+            if !archiving.told
+                && let Some(to) = &archiving.to
+            {
+                let is_remote = |listed: &Listed| listed.remote.is_some();
+                let (prefix, in_use) = self
+                    .segments
+                    .ask(|list| (list.log.to_string(), list.segments.iter().any(is_remote)));
+                let place = ArchivePlace { to: to.clone(), prefix };
+                files.tell_archive(&place, in_use).map_err(of_file)?;
+                archiving.told = true;
+            }
+            let bytes = files.move_to_archive(&name).map_err(of_file)?;
+            let changed = self.segments.change(files, |list| {
+                if let Some(moved) = list.segments.iter_mut().find(|moved| moved.first == first) {
+                    moved.remote = Some(bytes);
+                }
+            });
+            changed.map_err(of_file)?;
+            fail::fail_point!("log_archive_moved", |_| std::process::abort());
+            files.remove(&name).map_err(of_file)?;
+            tracing::info!(segment = name, bytes, "moved an archived segment to the store");
+            return Ok(true);
+        }
+        if files.room() < listed.bytes.saturating_mul(2) + ROOM_BYTES_MIN {
+            let source = io::Error::new(io::ErrorKind::StorageFull, "no room for a copy");
+            return Err(of_file(source));
+        }
+        let mut pace =
+            |bytes: usize| self.stop.wait(Duration::from_secs_f64(bytes as f64 / rate as f64));
+        let wanted = (listed, LogFormat::Three);
+        replace(files, &self.segments, &self.index, wanted, &mut pace)
+            .map_err(|error| (first, error))?;
+        tracing::info!(segment = name, "archived a segment");
+        Ok(true)
+    }
+
+    fn run(mut self, alarms: &Alarms, rate: u64) {
         be_nice();
         let (started, mut from, mut count) = (Instant::now(), 0, 0_u64);
         loop {
@@ -340,7 +499,8 @@ impl Work {
             let mut pace =
                 |bytes: usize| self.stop.wait(Duration::from_secs_f64(bytes as f64 / rate as f64));
             let (files, segments) = (self.files.as_ref(), &self.segments);
-            match replace(files, segments, &self.index, listed, &mut pace) {
+            let wanted = (listed, LogFormat::CURRENT);
+            match replace(files, segments, &self.index, wanted, &mut pace) {
                 Ok(()) => count += 1,
                 Err(error) if error.is_damage() => {
                     // Whoever reads it will find it, too. It stays as it is.
@@ -368,6 +528,7 @@ impl Work {
             let seconds = started.elapsed().as_secs();
             tracing::info!(segments = count, seconds, "rewrote the segments of an earlier format");
         }
+        self.archive(alarms, rate);
     }
 }
 

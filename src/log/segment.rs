@@ -1,7 +1,8 @@
 //! A segment: a file of frames, named by the position that it begins with, and by its format.
 //!
 //! ```text
-//! name: the position in 20 decimal digits, and ".log" for format 1, ".log2" for format 2
+//! name: the position in 20 decimal digits, and ".log" for format 1, ".log2" for format 2; ".log3" is an
+//!   archived one (`archive.rs`)
 //! header, 64 bytes, little endian
 //!   0  [u8; 8]   "HELIOLOG"
 //!   8  u32       format, 2
@@ -91,9 +92,19 @@ pub fn list(files: &dyn Files) -> Result<Vec<SegmentFile>, LogError> {
 
 /// The header of a segment of the format that is written.
 pub fn header(id: Uuid, first_position: Position, epoch: Epoch) -> [u8; SEGMENT_HEADER_BYTES] {
+    header_as(LogFormat::CURRENT, id, first_position, epoch)
+}
+
+/// The header of a segment of format 2 or later.
+fn header_as(
+    format: LogFormat,
+    id: Uuid,
+    first_position: Position,
+    epoch: Epoch,
+) -> [u8; SEGMENT_HEADER_BYTES] {
     let mut header = [0; SEGMENT_HEADER_BYTES];
     header[0..8].copy_from_slice(MAGIC);
-    header[8..12].copy_from_slice(&LogFormat::CURRENT.number().to_le_bytes());
+    header[8..12].copy_from_slice(&format.number().to_le_bytes());
     header[16..32].copy_from_slice(id.as_bytes());
     header[32..40].copy_from_slice(&first_position.to_le_bytes());
     header[40..48].copy_from_slice(&epoch.to_le_bytes());
@@ -101,6 +112,14 @@ pub fn header(id: Uuid, first_position: Position, epoch: Epoch) -> [u8; SEGMENT_
     let crc = checksum(&header);
     header[12..16].copy_from_slice(&crc.to_le_bytes());
     header
+}
+
+/// The header of a segment of any format, of this log.
+pub fn header_of(file: SegmentFile, id: Uuid, epoch: Epoch) -> [u8; SEGMENT_HEADER_BYTES] {
+    match file.format {
+        LogFormat::One => header_v1(id, file.first),
+        format => header_as(format, id, file.first, epoch),
+    }
 }
 
 /// The header of a segment of format 1, for the repair of one.

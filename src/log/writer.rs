@@ -329,7 +329,8 @@ impl LogWriter {
             error => WriteError::Fatal(std::io::Error::other(error)),
         };
         let files = self.files.as_ref();
-        rewrite::replace(files, &self.segments, &self.index, listed, &mut |_| true)
+        let wanted = (listed, LogFormat::CURRENT);
+        rewrite::replace(files, &self.segments, &self.index, wanted, &mut |_| true)
             .map_err(failed)?;
         let file = self.segments.ask(|list| list.file(first));
         let len = files.len(&file.name()).map_err(WriteError::Fatal)?;

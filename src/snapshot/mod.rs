@@ -17,10 +17,12 @@
 //! latest row of each key, is found by what the table is: a view that reads nothing but such tables is
 //! filled from what others have kept of them.
 
+mod copy;
 mod manifest;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use copy::SnapshotCopy;
 pub use manifest::ViewIdentity;
 pub use store::{DamagedSnapshot, FoundTables, FoundView, SnapshotStore, ViewSnapshot};

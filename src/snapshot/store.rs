@@ -97,7 +97,8 @@ struct StoreState {
     next: u64,
 }
 
-fn file_name(number: u64) -> String {
+/// The name of a file of runs.
+pub fn file_name(number: u64) -> String {
     format!("runs-{number}")
 }
 

@@ -129,6 +129,11 @@ impl Server {
         Server::prepared(files, false, toml)
     }
 
+    /// The same of a server with a ClickHouse of its own.
+    pub fn laid_out_with_clickhouse(files: &[(&str, &str)], toml: &str) -> Server {
+        Server::prepared(files, true, toml)
+    }
+
     /// Writes the files, and starts nothing.
     fn prepared(files: &[(&str, &str)], with_clickhouse: bool, toml: &str) -> Server {
         let directory = tempfile::tempdir().unwrap();

@@ -13,6 +13,7 @@ use super::super::config::{ClickHouseChoice, Settings};
 use super::super::serving::ServingFile;
 use super::super::{ENVIRONMENT, WRONG_INPUT, report};
 use crate::access::{Access, AdminRecord};
+use crate::backup;
 use crate::engine::WriteSideConfig;
 use crate::http::{Gate, acceptor};
 use crate::model::alarm::Alarms;
@@ -49,6 +50,13 @@ impl Begun {
                 return Err(ENVIRONMENT);
             }
         };
+        if backup::is_unfinished(&settings.data_dir) {
+            let data_dir = settings.data_dir.display();
+            eprintln!(
+                "error: {data_dir} is being restored, or a restore was cut off: run `heliostat restore` again"
+            );
+            return Err(WRONG_INPUT);
+        }
         let loopback = addresses.iter().all(|address| address.ip().to_canonical().is_loopback());
         let access = open_access(&settings, alarms)?;
         check_access(&settings, &access, loopback)?;
@@ -158,6 +166,7 @@ pub fn write_side(
         limits: settings.limits.clone(),
         gate: gate(settings, loopback, access),
         tls: tls(settings)?,
+        archive: settings.archive.clone(),
     })
 }
 

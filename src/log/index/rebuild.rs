@@ -10,13 +10,15 @@ use super::digest::Digester;
 use super::frames::FrameEntry;
 use super::store::Store;
 use crate::log::files::Files;
+use crate::log::format::LogFormat;
 use crate::log::frame::Frame;
+use crate::log::known::{self, KnownFrame};
 use crate::log::list::Segments;
 use crate::log::reader::LogReader;
 use crate::log::recovery::RecoveredLog;
 use crate::log::segment::SegmentFile;
 use crate::log::{LogError, fetch};
-use crate::model::Head;
+use crate::model::{Head, Position};
 
 /// How many events may be read between two notes of the progress.
 const NOTE_EVENTS: u64 = 5_000_000;
@@ -75,10 +77,11 @@ pub fn apply_tail(
         return Ok(());
     }
     let (digester, mut scratch) = (Digester::new(recovered.id), Vec::new());
-    let mut noted = through.position;
+    let after = apply_trimmed(index, files.as_ref(), recovered, through)?;
+    let mut noted = after;
     let (_, fixed) = watch::channel(head);
     let segments = Arc::clone(&recovered.segments);
-    let mut reader = LogReader::open(Arc::clone(files), segments, fixed, through.position)?;
+    let mut reader = LogReader::open(Arc::clone(files), segments, fixed, after)?;
     while let Some(frame) = reader.next_frame()? {
         let Some(place) = reader.place() else { continue };
         apply(index, &frame, place, (&digester, &mut scratch))?;
@@ -88,6 +91,37 @@ pub fn apply_tail(
         }
     }
     Ok(())
+}
+
+/// Takes in what was kept of events that were trimmed; the position behind which the log is read.
+fn apply_trimmed(
+    index: &Index,
+    files: &dyn Files,
+    recovered: &RecoveredLog,
+    through: Head,
+) -> Result<Position, LogError> {
+    let trimmed = recovered.segments.ask(|list| list.trimmed.clone());
+    let Some(trimmed) = trimmed.filter(|trimmed| through.position < trimmed.position) else {
+        return Ok(through.position);
+    };
+    for file in trimmed.known.iter().filter(|file| file.last > through.position) {
+        known::read(files, *file, |frame| {
+            let last = frame.last_position();
+            if last <= through.position {
+                return Ok(());
+            }
+            let KnownFrame { first_position, tick, events } = frame;
+            let digests = (first_position..).zip(events);
+            let digests = digests.map(|(position, (digest, version))| (digest, position, version));
+            // Nobody asks for the place of what is gone.
+            let (segment, format, offset) = (first_position, LogFormat::CURRENT, 0);
+            let entry = FrameEntry { first_position, segment, format, offset, tick };
+            index.wait_for_room()?;
+            index.apply(digests, entry, Head { position: last, tick }, Vec::new());
+            Ok(())
+        })?;
+    }
+    Ok(trimmed.position)
 }
 
 fn apply(

@@ -1,9 +1,12 @@
 //! `heliostat log`: a look into a data directory, without a server or beside one, and its repair.
 
+mod trim;
+
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::{DONE, ENVIRONMENT, WRONG_INPUT, report};
+use super::{DONE, ENVIRONMENT, QueriesArg, WRONG_INPUT, report};
+use crate::backup::rfc3339;
 use crate::http::write_event_line;
 use crate::log::{self, Examination, Finding, Frame, FrameError, Gap, LogError, LogInfo, Repair};
 
@@ -41,6 +44,28 @@ enum LogCommand {
         #[command(flatten)]
         place: DataDirectory,
     },
+    /// Remove the oldest segments, as far as all views have snapshots behind them. No server may have
+    /// the log open.
+    ///
+    /// Says first what the server then refuses: views that change, are new or are rebuilt cannot be
+    /// filled from the beginning any more, and events before that position cannot be read. Positions go
+    /// on, events that are sent again are known, and streams keep their versions.
+    Trim {
+        /// Remove events before this position, or that were appended before this time, as
+        /// 2026-11-23T10:00:00Z. Only whole segments go.
+        #[arg(long, value_name = "POSITION|TIME")]
+        before: String,
+        /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        queries: QueriesArg,
+        /// The configuration file [default: heliostat.toml, if there is one]
+        #[arg(long, env = "HELIOSTAT_CONFIG")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        place: DataDirectory,
+    },
     /// Say which events would be lost if the log went on without what is damaged, and do so only
     /// with --accept-loss. No server may have the log open.
     ///
@@ -70,9 +95,14 @@ pub fn run(args: &LogArgs) -> u8 {
         LogCommand::Info { place }
         | LogCommand::Dump { place, .. }
         | LogCommand::Verify { place }
+        | LogCommand::Trim { place, .. }
         | LogCommand::Repair { place, .. } => place,
     };
-    let directory = log::directory(place.directory.as_ref().unwrap_or(&args.data_dir));
+    let data_dir = place.directory.as_ref().unwrap_or(&args.data_dir);
+    let directory = log::directory(data_dir);
+    if let LogCommand::Trim { before, dry_run, queries, config, .. } = &args.command {
+        return trim::run(data_dir, before, *dry_run, &queries.queries, config.as_deref());
+    }
     let result = match &args.command {
         LogCommand::Info { .. } => log::info(&directory).map(|info| {
             print_info(&info);
@@ -80,6 +110,7 @@ pub fn run(args: &LogArgs) -> u8 {
         }),
         LogCommand::Verify { .. } => log::examine(&directory, readable).map(|e| print_verified(&e)),
         LogCommand::Repair { accept_loss, .. } => repair(&directory, *accept_loss),
+        LogCommand::Trim { .. } => unreachable!("it has run"),
         LogCommand::Dump { after, limit, .. } => {
             let mut dump = Dump {
                 out: BufWriter::new(std::io::stdout().lock()),
@@ -94,11 +125,16 @@ pub fn run(args: &LogArgs) -> u8 {
     };
     result.unwrap_or_else(|error| {
         report(&error);
-        match error {
-            LogError::Io { .. } | LogError::Locked { .. } => ENVIRONMENT,
-            _ => WRONG_INPUT,
-        }
+        code_of(&error)
     })
+}
+
+/// The code to end with after an error.
+pub fn code_of(error: &LogError) -> u8 {
+    match error {
+        LogError::Io { .. } | LogError::Locked { .. } => ENVIRONMENT,
+        _ => WRONG_INPUT,
+    }
 }
 
 fn readable(frame: &Frame) -> Result<(), FrameError> {
@@ -111,6 +147,7 @@ fn print_info(info: &LogInfo) {
     println!("position {}", info.head.position);
     println!("tick     {}", info.head.tick);
     println!("epoch    {}", info.epoch);
+    print_trimmed(info);
     println!(
         "segment                   format  epoch     events      frames    control         bytes   torn"
     );
@@ -121,6 +158,13 @@ fn print_info(info: &LogInfo) {
         );
     }
     print_gaps(&info.gaps);
+}
+
+fn print_trimmed(info: &LogInfo) {
+    if let Some(trimmed) = &info.trimmed {
+        let last = rfc3339(trimmed.tick);
+        println!("trimmed  up to position {}, appended by {last}", trimmed.position);
+    }
 }
 
 fn print_gaps(gaps: &[Gap]) {
@@ -139,6 +183,7 @@ fn print_verified(examination: &Examination) -> u8 {
     }
     let state = if findings.is_empty() { "ok" } else { "damaged" };
     println!("{state}: {events} events in {} segments", info.segments.len());
+    print_trimmed(info);
     print_gaps(&info.gaps);
     if torn > 0 {
         println!("{torn} bytes at the end are of a write that was not completed or goes on");
