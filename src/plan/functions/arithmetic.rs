@@ -117,6 +117,17 @@ impl ExprPlanner for Operands {
             ) => {
                 return Ok(PlannerResult::Planned(interval::since(expr.left, expr.right)));
             }
+            (DataType::Date32, Plus, DataType::Time64(_))
+            | (DataType::Time64(_), Plus, DataType::Interval(_)) => {
+                return Ok(PlannerResult::Planned(times::time_plus(expr.left, expr.right)));
+            }
+            (DataType::Time64(_), Plus, DataType::Date32)
+            | (DataType::Interval(_), Plus, DataType::Time64(_)) => {
+                return Ok(PlannerResult::Planned(times::time_plus(expr.right, expr.left)));
+            }
+            (DataType::Time64(_), Minus, DataType::Time64(_) | DataType::Interval(_)) => {
+                return Ok(PlannerResult::Planned(times::time_minus(expr.left, expr.right)));
+            }
             // With a span of time a day is its first instant.
             (DataType::Date32, Plus | Minus, DataType::Interval(_)) => {
                 let RawBinaryExpr { op, left, right } = expr;

@@ -30,14 +30,16 @@ pub enum Construct {
     MergedTypes,
     /// Several functions of one SELECT list that give rows.
     SideBySide,
+    /// Operators and functions over columns of types that they may not be for.
+    Unlike,
 }
 
 use Construct::{
     DistinctFrom, Exclude, Intervals, MergedTypes, NamedWindows, Natural, OuterAggregates,
-    SideBySide, Using, Zones,
+    SideBySide, Unlike, Using, Zones,
 };
 
-const ALL: [Construct; 10] = [
+const ALL: [Construct; 11] = [
     Using,
     Natural,
     DistinctFrom,
@@ -48,6 +50,7 @@ const ALL: [Construct; 10] = [
     Exclude,
     MergedTypes,
     SideBySide,
+    Unlike,
 ];
 
 impl Construct {
@@ -231,11 +234,24 @@ impl Writer<'_> {
             };
             items.add((elements, Type::Int));
         }
-        // Under names that no column has which the elements come from: those are refused.
-        let Query { sql, columns } = items.query(String::new());
-        let named = |(name, t): (String, Type)| (name.replacen('x', "y", 1), t);
-        let columns = columns.into_iter().map(named).collect();
-        Query { sql: format!("{}{rest}", sql.replace(" AS x", " AS y")), columns }
+        items.query(rest.to_string())
+    }
+
+    /// A condition that has a type of its own in few cases only.
+    pub fn unlike(&mut self, rows: &Relation) -> String {
+        let (one, other) = (rows.any(self.rng).0, rows.any(self.rng).0);
+        match self.rng.below(8) {
+            0 => format!("{one} || {other} = 'ab'"),
+            1 => format!("upper({one}) = 'A'"),
+            2 => format!("abs({one}) = 1"),
+            3 => format!("{one} + {other} = {one}"),
+            4 => format!("{one} IN ({other})"),
+            5 => format!("coalesce({one}, {other}) IS NULL"),
+            6 => format!("({one} AND {other})"),
+            _ => {
+                format!("{one} {} {other}", self.rng.pick(&["=", "<", "IS DISTINCT FROM", "LIKE"]))
+            }
+        }
     }
 
     /// Groups whose items have sub-queries over what the groups come to.

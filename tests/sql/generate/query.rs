@@ -117,6 +117,9 @@ impl Writer<'_> {
         if Construct::DistinctFrom.comes_up(self.rng, 8) {
             return self.distinct_from(rows);
         }
+        if Construct::Unlike.comes_up(self.rng, 40) {
+            return self.unlike(rows);
+        }
         if Construct::Intervals.comes_up(self.rng, 6)
             && let Some(condition) = self.interval_comparison(rows)
         {
