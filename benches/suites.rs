@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use heliostat::internals::dataflow::{InstallRequest, Runtime};
+use heliostat::internals::dataflow::{Beginning, InstallRequest, Runtime};
 use heliostat::internals::log::Frame;
 use heliostat::internals::model::Head;
 use heliostat::internals::model::NewEvent;
@@ -113,8 +113,7 @@ impl Run {
         };
         let installation = InstallRequest {
             view: 0,
-            kept: None,
-            tells_rows: true,
+            beginning: Beginning::Empty,
             plan: view.clone(),
             listener: Arc::new(follower),
         };

@@ -38,7 +38,11 @@ fn events(from: u64, to: u64) -> Value {
 }
 
 async fn live(server: &Server) {
-    for view in VIEWS {
+    live_of(server, &VIEWS).await;
+}
+
+async fn live_of(server: &Server, views: &[&str]) {
+    for view in views {
         let status = || async { server.get(&format!("/v1/views/{view}")).await["status"].clone() };
         server.until_within(Duration::from_secs(60), json!("live"), status).await;
     }
@@ -70,8 +74,12 @@ async fn saved(server: &Server, position: u64) {
 
 /// The rows and dead letters of all views, over HTTP, and their rows in ClickHouse, in order.
 async fn contents(server: &Server, position: u64) -> Vec<String> {
+    contents_of(server, &VIEWS, position).await
+}
+
+async fn contents_of(server: &Server, views: &[&str], position: u64) -> Vec<String> {
     let mut all = Vec::new();
-    for view in VIEWS {
+    for view in views {
         let path = format!("/v1/views/{view}/rows?limit=10000&min_position={position}&timeout=30s");
         let mut rows: Vec<String> = server.get(&path).await["rows"]
             .as_array()
@@ -92,7 +100,7 @@ async fn contents(server: &Server, position: u64) -> Vec<String> {
             .collect();
         letters.sort();
         all.push(format!("{view} fails: {}", letters.join("\n")));
-        if view != "unread" {
+        if *view != "unread" {
             let written = || async {
                 let at = &server.get(&format!("/v1/views/{view}")).await["sinks"]["clickhouse"];
                 json!(at["position"].as_u64().unwrap_or(0) >= position)
@@ -188,6 +196,101 @@ async fn changed_view_is_replayed_and_the_others_go_on() {
     live(&other).await;
     let (shown, expected) = (contents(&server, 300).await, contents(&other, 300).await);
     assert_eq!(differences(&shown, &expected), "");
+}
+
+/// Views that come later; `joined` reads an append table, too.
+const LATER: &str = "
+CREATE MATERIALIZED VIEW by_value AS SELECT v, count(*) AS n, sum(k) AS keys FROM items GROUP BY v;
+CREATE MATERIALIZED VIEW parts AS SELECT k, 60 / v AS part FROM items WHERE k > 10;
+CREATE MATERIALIZED VIEW keys WITH (clickhouse = false) AS SELECT k FROM items;
+CREATE MATERIALIZED VIEW joined AS SELECT i.k, i.v AS latest, c.v FROM items i JOIN changes c ON c.k = i.k;
+";
+const FILLED: [&str; 3] = ["by_value", "parts", "keys"];
+const LATER_VIEWS: [&str; 4] = ["by_value", "parts", "keys", "joined"];
+
+/// What a server shows of the later views that has had them from the beginning.
+async fn expected_later(end: u64) -> Vec<String> {
+    let server = Server::with_clickhouse(&[("q.sql", SQL), ("later.sql", LATER)]);
+    server.append(&events(0, end)).await;
+    live_of(&server, &LATER_VIEWS).await;
+    contents_of(&server, &LATER_VIEWS, end).await
+}
+
+#[tokio::test]
+async fn later_views_begin_with_what_others_keep_of_their_tables() {
+    let server = Server::configured_with_clickhouse(&[("q.sql", SQL)], EAGER);
+    server.append(&events(0, 400)).await;
+    saved(&server, 400).await;
+    server.append(&events(400, 500)).await;
+    server.write("later.sql", LATER);
+    let is_there = || async { server.get("/v1/views/joined").await["status"].clone() };
+    server.until_within(Duration::from_secs(60), json!("live"), is_there).await;
+    live_of(&server, &LATER_VIEWS).await;
+    for view in FILLED {
+        assert_eq!(start(&server, view).await, "filled", "{view}");
+    }
+    assert_eq!(start(&server, "joined").await, "replayed");
+    let from = &server.get("/v1/views/parts").await["start"]["position"];
+    assert!(from.as_u64() >= Some(400), "{from}");
+    let shown = contents_of(&server, &LATER_VIEWS, 500).await;
+    assert_eq!(differences(&shown, &expected_later(500).await), "");
+    // They go on, and so they do after an end without warning.
+    let mut end = 500;
+    for _ in 0..3 {
+        server.append(&events(end, end + 100)).await;
+        end += 100;
+        server.restart();
+        live_of(&server, &LATER_VIEWS).await;
+    }
+    let shown = contents_of(&server, &LATER_VIEWS, end).await;
+    assert_eq!(differences(&shown, &expected_later(end).await), "");
+    // Who asks for it has all events read.
+    let (rebuilt, _) = server.post("/v1/views/by_value/rebuild", &json!({})).await;
+    assert_eq!(rebuilt, 202);
+    let next = || async { server.get("/v1/views/by_value").await["start"]["how"].clone() };
+    server.until_within(Duration::from_secs(30), json!("replayed"), next).await;
+    let shown = contents_of(&server, &LATER_VIEWS, end).await;
+    assert_eq!(differences(&shown, &expected_later(end).await), "");
+}
+
+#[tokio::test]
+async fn changed_views_are_filled_at_a_start_on_any_number_of_workers() {
+    let toml = |workers: u32| format!("workers = {workers}\n{LAST_ONLY}");
+    let server = Server::configured_with_clickhouse(&[("q.sql", SQL)], &toml(2));
+    server.append(&events(0, 500)).await;
+    live(&server).await;
+    server.end();
+    server.configure(&toml(3));
+    server.write("later.sql", LATER);
+    server.run();
+    live_of(&server, &LATER_VIEWS).await;
+    for view in FILLED {
+        assert_eq!(start(&server, view).await, "filled", "{view}");
+    }
+    let shown = contents_of(&server, &LATER_VIEWS, 500).await;
+    assert_eq!(differences(&shown, &expected_later(500).await), "");
+}
+
+/// An event that does not fit what one view reads may fit what another one reads.
+#[tokio::test]
+async fn views_are_not_filled_from_others_for_which_events_are_no_rows() {
+    let table = "CREATE TABLE notes (k BIGINT, v BIGINT, w BIGINT, PRIMARY KEY (k))
+        WITH (event_type = 'Note', mode = 'upsert', on_invalid = 'quarantine');\n";
+    let sql = format!("{table}CREATE MATERIALIZED VIEW all_of_it AS SELECT k, v, w FROM notes;");
+    let server = Server::configured_with_clickhouse(&[("q.sql", &sql)], LAST_ONLY);
+    let note = |k: u64, w: Value| json!({"type": "Note", "data": {"k": k, "v": k, "w": w}});
+    let notes: Value =
+        (0..20).map(|k| note(k, if k == 7 { json!("x") } else { json!(k) })).collect();
+    server.append(&notes).await;
+    live_of(&server, &["all_of_it"]).await;
+    server.end();
+    server.write("later.sql", "CREATE MATERIALIZED VIEW part AS SELECT k, v FROM notes;");
+    server.run();
+    live_of(&server, &["all_of_it", "part"]).await;
+    assert_eq!(start(&server, "part").await, "replayed");
+    let counts = ["all_of_it", "part"].map(|view| format!("/v1/views/{view}"));
+    assert_eq!(server.get(&counts[0]).await["rows"], 19);
+    assert_eq!(server.get(&counts[1]).await["rows"], 20);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The whole path, measured: stored log → view, HTTP → disk → view → ClickHouse, freshness,
 //! acknowledgements. `cargo bench --bench pipeline [-- SECTION…]` with the sections `machine`,
-//! `replay`, `ingest`, `secured`, `identities`, `fresh`, `acks`, `outage`, `restart`; all of them by
-//! default. `HELIOSTAT_BENCH_IDS` sets how many events `identities` stores, `HELIOSTAT_BENCH_KEYS` how many
+//! `replay`, `ingest`, `secured`, `identities`, `fresh`, `acks`, `outage`, `restart`, `views`; all of them
+//! by default. `HELIOSTAT_BENCH_IDS` sets how many events `identities` stores, `HELIOSTAT_BENCH_KEYS` how many
 //! keys `restart` has.
 //!
 //! The events are bids as in Nexmark: about 250 bytes, half of them on a few hot auctions, the rest
@@ -11,6 +11,7 @@
 #[allow(dead_code, reason = "the tests use the rest")]
 mod rng;
 mod restart;
+mod views;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -188,9 +189,38 @@ impl Server {
         pids
     }
 
+    /// The processes of the server itself, and that of its ClickHouse.
+    fn processes(&self) -> (Vec<i32>, Vec<i32>) {
+        let is_clickhouse = |pid: &i32| {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.contains("clickhouse")
+        };
+        let (clickhouse, mut own): (Vec<_>, Vec<_>) =
+            self.children().into_iter().partition(is_clickhouse);
+        own.push(self.child.id() as i32);
+        (own, clickhouse)
+    }
+
     fn resident_bytes(&self) -> u64 {
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap();
-        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+        let bytes = |pid: &i32| {
+            let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+            statm.split(' ').nth(1).map_or(0, |pages| pages.parse::<u64>().unwrap() * 4096)
+        };
+        self.processes().0.iter().map(bytes).sum()
+    }
+
+    /// Seconds of processors that the server has taken, and its ClickHouse.
+    fn cpu(&self) -> (f64, f64) {
+        let seconds = |pid: &i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let fields: Vec<&str> =
+                stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+            // User and system time, in hundredths.
+            let ticks = |at: usize| fields.get(at).map_or(0.0, |n| n.parse::<f64>().unwrap());
+            (ticks(11) + ticks(12)) / 100.0
+        };
+        let (own, clickhouse) = self.processes();
+        (own.iter().map(seconds).sum(), clickhouse.iter().map(seconds).sum())
     }
 
     fn stop(mut self) {
@@ -389,8 +419,13 @@ async fn count_in_clickhouse(client: &reqwest::Client, server: &Server) -> u64 {
 
 /// The bids that the view shows in the ClickHouse at `url`; 0 while there is none.
 async fn count_at(client: &reqwest::Client, url: &str, data: &Path) -> u64 {
+    ask(client, url, data, "SELECT sum(bids) FROM heliostat.by_auction").await
+}
+
+/// A number that the ClickHouse at `url` answers; 0 while it does not.
+async fn ask(client: &reqwest::Client, url: &str, data: &Path, sql: &str) -> u64 {
     let Ok(Login { user, password }) = read_login(&Logins::own_file(data)) else { return 0 };
-    let sql = "SELECT sum(bids) FROM heliostat.by_auction";
+    let sql = sql.to_string();
     let text = match client.post(url).basic_auth(user, Some(password)).body(sql).send().await {
         Ok(response) => response.text().await.unwrap_or_default(),
         Err(_) => String::new(),
@@ -770,6 +805,9 @@ fn main() {
         if wants("restart") {
             let keys = std::env::var("HELIOSTAT_BENCH_KEYS").ok().and_then(|n| n.parse().ok());
             restart::restart(keys.unwrap_or(1_000_000)).await;
+        }
+        if wants("views") {
+            views::views(60).await;
         }
     });
 }

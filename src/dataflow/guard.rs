@@ -15,13 +15,14 @@ use std::time::{Duration, Instant};
 
 use timely::scheduling::Activator;
 
-use super::kept::{TakenUp, Takeover, WorkerArrangements};
+use super::kept::{FilledShare, KeptShare, TakenUp, Takeover, WorkerArrangements};
 use super::marker::WorkerMarker;
 use super::reclaim::Reclaimed;
 use super::run::PackedRun;
 use crate::model::Tick;
 use crate::model::limits::Limits;
 use crate::model::view::ViewMessage;
+use crate::plan::ir::NodeId;
 
 /// How long a view's operators work in one step of the worker, before others have their turn.
 const SLICE: Duration = Duration::from_millis(10);
@@ -194,6 +195,8 @@ struct WorkerGuard {
     checked: Cell<usize>,
     traces: RefCell<Vec<(Box<dyn HeldTrace>, bool)>>,
     kept: RefCell<Vec<Rc<dyn Any>>>,
+    /// Of each node the number of its first arrangement, if it has one.
+    first_of: RefCell<Vec<(NodeId, usize)>>,
     /// How long it has worked at what it has not finished.
     worked: Cell<Duration>,
     has_worked: Cell<bool>,
@@ -215,6 +218,7 @@ impl Guard {
             checked: Cell::new(0),
             traces: RefCell::default(),
             kept: RefCell::default(),
+            first_of: RefCell::default(),
             worked: Cell::new(Duration::ZERO),
             has_worked: Cell::new(false),
             complete: Cell::new(0),
@@ -257,8 +261,25 @@ impl Guard {
 
     /// The batches of all arrangements that are kept, in the order in which they were built. To be asked
     /// when everything that was fed has gone through.
-    pub fn arrangements(&self) -> WorkerArrangements {
+    fn arrangements(&self) -> WorkerArrangements {
         self.0.traces.borrow().iter().filter_map(|(trace, _)| trace.runs()).collect()
+    }
+
+    /// The arrangements that are built next are those of this node.
+    pub fn begin_node(&self, node: NodeId) {
+        let first = self.arrangements().len();
+        self.0.first_of.borrow_mut().push((node, first));
+    }
+
+    /// What this worker hands over.
+    pub fn share(&self) -> KeptShare {
+        let first_of = self.0.first_of.borrow().clone();
+        KeptShare { arrangements: self.arrangements(), first_of }
+    }
+
+    /// What this worker begins with of the table that a node reads.
+    pub fn filled(&self, source: NodeId, workers: usize) -> Option<FilledShare> {
+        self.0.takeover.filled(source, workers)
     }
 
     /// Called by an operator of the view when it runs; true if it has to stop.

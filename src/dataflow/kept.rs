@@ -11,8 +11,12 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::run::PackedRun;
 use crate::model::Tick;
+use crate::plan::ir::{NodeId, Plan};
+use crate::plan::scan::Scan;
 
 /// The version of what the bytes of runs and accumulators mean, and of which arrangements an operator
 /// has. It is raised by hand.
@@ -30,14 +34,103 @@ pub struct KeptView {
     pub workers: Vec<WorkerArrangements>,
 }
 
+/// What a worker hands over of a view.
+pub struct KeptShare {
+    pub arrangements: WorkerArrangements,
+    /// The first arrangement of each node that has some. The same on every worker.
+    pub first_of: Vec<(NodeId, usize)>,
+}
+
+/// What all workers hand over of a view.
+#[derive(Default)]
+pub struct KeptShares {
+    pub workers: Vec<WorkerArrangements>,
+    /// The first arrangement of each node that has some.
+    pub first_of: Vec<(NodeId, usize)>,
+}
+
+impl KeptShares {
+    /// Which arrangements have the rows of which tables.
+    pub fn tables(&self, plan: &Plan) -> Vec<KeptTableRows> {
+        let of = |scan: Scan| {
+            let (_, arrangement) = self.first_of.iter().find(|(node, _)| *node == scan.id)?;
+            let (fingerprint, columns) = (scan.kept.fingerprint(), scan.columns);
+            Some(KeptTableRows { fingerprint, columns, arrangement: *arrangement })
+        };
+        plan.scans().filter_map(of).collect()
+    }
+}
+
+/// An arrangement that has the latest rows of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptTableRows {
+    /// Which rows of which table: see [`KeptTable::fingerprint`](crate::plan::scan::KeptTable::fingerprint).
+    pub fingerprint: String,
+    /// The columns that are kept, as the table numbers them.
+    pub columns: Vec<usize>,
+    /// The number of the arrangement.
+    pub arrangement: usize,
+}
+
+impl KeptTableRows {
+    /// Whether they have all that a scan reads.
+    pub fn have(&self, scan: &Scan) -> bool {
+        self.fingerprint == scan.kept.fingerprint()
+            && scan.columns.iter().all(|column| self.columns.contains(column))
+    }
+}
+
+/// What other views have kept of the tables that a view reads.
+pub struct FilledTables {
+    /// Everything up to this tick is in it, and nothing later.
+    pub tick: Tick,
+    pub tables: Vec<FilledTable>,
+}
+
+/// The kept rows of one table.
+pub struct FilledTable {
+    /// The node of the table's events.
+    pub source: NodeId,
+    /// The columns that are kept, as the table numbers them: all that the node reads, and others.
+    pub columns: Vec<usize>,
+    /// The runs of each worker that there was.
+    pub workers: Vec<Vec<PackedRun>>,
+}
+
+/// What an installation begins with.
+#[derive(Clone)]
+pub enum Beginning {
+    /// With nothing, before the first event.
+    Empty,
+    /// With what was kept of it.
+    Kept {
+        /// What was kept.
+        view: Arc<KeptView>,
+        /// Its rows are told as changes at its tick.
+        tells_rows: bool,
+    },
+    /// With the rows of its tables. All that follows from them is told as changes.
+    Filled(Arc<FilledTables>),
+}
+
 /// What an installation takes up on one worker.
 pub struct Takeover {
     /// Until everything is taken up.
     view: RefCell<Option<Arc<KeptView>>>,
     from: Option<Tick>,
     tells_rows: bool,
+    filled: Option<Arc<FilledTables>>,
     next: Cell<usize>,
     worker: usize,
+}
+
+/// What a worker begins with of a table.
+pub struct FilledShare {
+    /// The columns that are kept, as the table numbers them.
+    pub columns: Vec<usize>,
+    pub runs: Vec<PackedRun>,
+    /// All of it is as of this tick.
+    pub tick: Tick,
 }
 
 /// The runs of one arrangement.
@@ -49,11 +142,25 @@ pub enum TakenUp {
 }
 
 impl Takeover {
-    /// What this worker takes up of a view that was kept, if it was; `tells_rows`: its rows are told as
-    /// changes.
-    pub fn new(view: Option<Arc<KeptView>>, tells_rows: bool, worker: usize) -> Self {
+    pub fn new(beginning: Beginning, worker: usize) -> Self {
+        let (view, tells_rows, filled) = match beginning {
+            Beginning::Empty => (None, true, None),
+            Beginning::Kept { view, tells_rows } => (Some(view), tells_rows, None),
+            Beginning::Filled(tables) => (None, true, Some(tables)),
+        };
         let from = view.as_ref().map(|view| view.tick);
-        Takeover { view: RefCell::new(view), from, tells_rows, next: Cell::new(0), worker }
+        Takeover { view: RefCell::new(view), from, tells_rows, filled, next: Cell::new(0), worker }
+    }
+
+    /// The runs of a table whose rows are there already, as far as this worker begins with them, the
+    /// columns in them, and the tick.
+    pub fn filled(&self, source: NodeId, workers: usize) -> Option<FilledShare> {
+        let filled = self.filled.as_ref()?;
+        let table = filled.tables.iter().find(|table| table.source == source)?;
+        // Rows go to where they belong: it does not matter who begins with which.
+        let runs = table.workers.iter().skip(self.worker).step_by(workers).flatten();
+        let (columns, runs) = (table.columns.clone(), runs.cloned().collect());
+        Some(FilledShare { columns, runs, tick: filled.tick })
     }
 
     /// Whether the rows that it takes up are told as changes.

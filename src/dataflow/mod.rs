@@ -27,12 +27,14 @@ mod worker;
 
 pub use eval::is_evaluating;
 pub use failure::{
-    Dismissal, Failure, FailureFilter, FailureMemory, Failures, Ranges, misfit, reason_hash,
-    undeclared,
+    Dismissal, Failure, FailureFilter, FailureMemory, Failures, Ranges, is_unread, misfit,
+    reason_hash, undeclared,
 };
 pub use feed_group::FeedGroupId;
 pub use guard::ViewLimits;
-pub use kept::{KeptView, STATE_FORMAT, WorkerArrangements};
+pub use kept::{
+    Beginning, FilledTable, FilledTables, KeptTableRows, KeptView, STATE_FORMAT, WorkerArrangements,
+};
 pub use marker::{LastEnd, MarkedView, Marker};
 pub use output::{EncodedRow, read_order};
 pub use run::{PackedRun, RunShape, Spill};

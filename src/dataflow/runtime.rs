@@ -12,7 +12,7 @@ use timely::communication::WorkerGuards;
 
 use super::feed_group::FeedGroupId;
 use super::guard::{ViewControl, ViewLimits, mark_in};
-use super::kept::WorkerArrangements;
+use super::kept::{KeptShare, KeptShares};
 use super::marker::Marker;
 use super::output::EncodedRow;
 use super::run::{Spill, spill_to};
@@ -104,7 +104,7 @@ pub struct KeptAnswers {
 impl KeptAnswers {
     /// Of each view that was asked for, in that order, what each worker has of it; `None` for a view that
     /// is gone. `None` in all if a worker does not answer for so long, or is gone.
-    pub fn wait(self, time_max: Duration) -> Option<Vec<Option<Vec<WorkerArrangements>>>> {
+    pub fn wait(self, time_max: Duration) -> Option<Vec<Option<KeptShares>>> {
         let end = Instant::now() + time_max;
         let mut workers: Vec<(usize, KeptViews)> = Vec::new();
         while workers.len() < self.workers {
@@ -112,11 +112,13 @@ impl KeptAnswers {
             workers.push(self.answers.recv_timeout(left).ok()?);
         }
         workers.sort_by_key(|(worker, _)| *worker);
-        let mut views = vec![Some(Vec::new()); self.views];
+        let mut views: Vec<_> = (0..self.views).map(|_| Some(KeptShares::default())).collect();
         for (_, kept) in workers {
-            for (view, (_, arrangements)) in views.iter_mut().zip(kept) {
-                *view = view.take().zip(arrangements).map(|(mut view, arrangements)| {
-                    view.push(arrangements);
+            for (view, (_, share)) in views.iter_mut().zip(kept) {
+                *view = view.take().zip(share).map(|(mut view, share)| {
+                    let KeptShare { arrangements, first_of } = share;
+                    view.workers.push(arrangements);
+                    view.first_of = first_of;
                     view
                 });
             }

@@ -14,7 +14,7 @@ use timely::worker::Worker;
 use super::failure::FailureStream;
 use super::feed_group::{FeedGroup, FeedGroupId, SourceInput};
 use super::guard::{Guard, ViewControl, end_step};
-use super::kept::{KeptView, Takeover, WorkerArrangements};
+use super::kept::{Beginning, KeptShare, Takeover};
 use super::memory::MemoryReturn;
 use super::output::{self, EncodedRow, ViewRows};
 use super::reclaim::ReclaimQueue;
@@ -75,7 +75,7 @@ pub enum WorkerCommand {
 }
 
 /// Of each view what is kept of this worker; `None` where it is gone.
-pub type KeptViews = Vec<(usize, Option<WorkerArrangements>)>;
+pub type KeptViews = Vec<(usize, Option<KeptShare>)>;
 
 /// Is told what is kept of this worker.
 pub type KeepAnswer = Box<dyn FnOnce(KeptViews) + Send>;
@@ -85,10 +85,8 @@ pub type KeepAnswer = Box<dyn FnOnce(KeptViews) + Send>;
 pub struct InstallRequest {
     /// The name of the view.
     pub view: usize,
-    /// What it takes up; `None`: it begins before the first event.
-    pub kept: Option<Arc<KeptView>>,
-    /// The rows that it takes up are told as changes at its tick.
-    pub tells_rows: bool,
+    /// What it begins with.
+    pub beginning: Beginning,
     /// The plan of the dataflow.
     pub plan: ViewPlan,
     /// Is told what the view does, on the workers' threads.
@@ -242,7 +240,7 @@ impl<'a> WorkerState<'a> {
                 let kept = |view: usize| {
                     let running = self.views.get(&view)?;
                     let goes_on = !running.guard.control().is_stopped();
-                    goes_on.then(|| running.guard.arrangements())
+                    goes_on.then(|| running.guard.share())
                 };
                 answer(views.into_iter().map(|view| (view, kept(view))).collect());
             }
@@ -267,8 +265,8 @@ impl<'a> WorkerState<'a> {
         control: Arc<ViewControl>,
     ) -> Result<Installation, ArrowError> {
         let index = self.worker.index();
-        let InstallRequest { plan, listener, kept, tells_rows, .. } = view;
-        let takeover = Takeover::new(kept, tells_rows, index);
+        let InstallRequest { plan, listener, beginning, .. } = view;
+        let takeover = Takeover::new(beginning, index);
         let failures = FailureStream::new(&plan.event_types, takeover.from());
         let guard = Guard::new(control, index, takeover);
         let schema = crate::plan::relaxed(&plan.plan.root().schema);

@@ -10,7 +10,8 @@ use arrow::error::ArrowError;
 use hashbrown::HashMap;
 
 use crate::dataflow::{
-    Failure, FailureMemory, Failures, FeedGroupId, InstallRequest, KeptView, Runtime, RuntimeError,
+    Beginning, Failure, FailureMemory, Failures, FeedGroupId, FilledTable, FilledTables,
+    InstallRequest, KeptTableRows, KeptView, Runtime, RuntimeError, is_unread,
 };
 use crate::log::{Frame, FrameError, NumberedEvent};
 use crate::model::event::NewEvent;
@@ -91,13 +92,30 @@ pub struct LocalKept {
 
 struct KeptLocalView {
     view: Arc<KeptView>,
+    tables: Vec<KeptTableRows>,
     failures: Vec<FailureChange>,
+}
+
+impl LocalKept {
+    /// What view number `view` can be filled from: the tables that any view has kept, the others first.
+    fn filled(&self, view: usize, plan: &ViewPlan) -> Option<FilledTables> {
+        let others = self.views.iter().cycle().skip(view + 1).take(self.views.len());
+        let tables = plan.plan.scans_only()?.into_iter().map(|scan| {
+            others.clone().find_map(|other| {
+                let rows = other.tables.iter().find(|rows| rows.have(&scan))?;
+                let KeptTableRows { columns, arrangement, .. } = rows.clone();
+                let runs = other.view.workers.iter().map(|worker| worker[arrangement].clone());
+                Some(FilledTable { source: scan.source, columns, workers: runs.collect() })
+            })
+        });
+        Some(FilledTables { tick: self.head.tick, tables: tables.collect::<Option<_>>()? })
+    }
 }
 
 impl LocalRun {
     /// Begins these views on `workers` workers.
     pub fn start(views: &[ViewPlan], workers: usize) -> Result<Self, LocalRunError> {
-        LocalRun::begin(views, workers, None)
+        LocalRun::begin(views, workers, None, false)
     }
 
     /// Goes on from what was kept of a run of the same views, on any number of workers.
@@ -106,7 +124,17 @@ impl LocalRun {
         workers: usize,
         kept: LocalKept,
     ) -> Result<Self, LocalRunError> {
-        LocalRun::begin(views, workers, Some(kept))
+        LocalRun::begin(views, workers, Some(kept), false)
+    }
+
+    /// As [`resume`](Self::resume), but views that read nothing but tables of which some view has kept the
+    /// latest rows begin with those rows, and keep nothing else.
+    pub fn fill(
+        views: &[ViewPlan],
+        workers: usize,
+        kept: LocalKept,
+    ) -> Result<Self, LocalRunError> {
+        LocalRun::begin(views, workers, Some(kept), true)
     }
 
     /// What is kept of the views as of the last feed; `None` if not all that fails is listed, or a
@@ -115,9 +143,14 @@ impl LocalRun {
         let ids: Vec<usize> = (0..self.views.len()).collect();
         ids.iter().for_each(|view| drop(self.wait(*view)));
         let views = self.runtime.keep(&ids).wait(KEEP_TIME_MAX)?;
-        let views = views.into_iter().zip(&self.views).map(|(workers, local)| {
-            let view = Arc::new(KeptView { tick: self.tick, workers: workers? });
-            Some(KeptLocalView { view, failures: local.state.failures.changes("", usize::MAX)? })
+        let views = views.into_iter().zip(&self.views).map(|(shares, local)| {
+            let (shares, failures) = (shares?, local.state.failures.changes("", usize::MAX)?);
+            let tables = match failures.iter().any(is_unread) {
+                true => Vec::new(),
+                false => shares.tables(&local.plan.plan),
+            };
+            let view = Arc::new(KeptView { tick: self.tick, workers: shares.workers });
+            Some(KeptLocalView { view, tables, failures })
         });
         Some(LocalKept {
             head: Head { position: self.position, tick: self.tick },
@@ -130,10 +163,16 @@ impl LocalRun {
         views: &[ViewPlan],
         workers: usize,
         kept: Option<LocalKept>,
+        fills: bool,
     ) -> Result<Self, LocalRunError> {
         let runtime = Runtime::start(workers)?;
         let memory = Arc::new(FailureMemory::new(Limits::default().dead_letters_bytes_max));
         let kept_views = kept.as_ref().map_or(&[][..], |kept| &kept.views);
+        let filled = |(view, plan): (usize, &ViewPlan)| match &kept {
+            Some(kept) if fills => kept.filled(view, plan).map(Arc::new),
+            _ => None,
+        };
+        let filled: Vec<Option<Arc<FilledTables>>> = views.iter().enumerate().map(filled).collect();
         let views: Vec<LocalView> = views
             .iter()
             .enumerate()
@@ -143,7 +182,8 @@ impl LocalRun {
                     LocalContents { rows: BTreeMap::new(), reorder, complete: None, failed: None };
                 let (contents, advanced) = (Mutex::new(contents), Condvar::new());
                 let failures = Failures::new(&plan.event_types, &[], &memory);
-                let kept = kept_views.get(index).into_iter().flat_map(|kept| &kept.failures);
+                let kept = kept_views.get(index).filter(|_| filled[index].is_none());
+                let kept = kept.into_iter().flat_map(|kept| &kept.failures);
                 kept.for_each(|change| failures.record(change));
                 let state = Arc::new(LocalState { contents, failures, advanced });
                 LocalView { plan: plan.clone(), state }
@@ -156,8 +196,13 @@ impl LocalRun {
                 let state = Arc::clone(&local.state);
                 InstallRequest {
                     view,
-                    kept: kept_views.get(view).map(|kept| Arc::clone(&kept.view)),
-                    tells_rows: true,
+                    beginning: match (&filled[view], kept_views.get(view)) {
+                        (Some(tables), _) => Beginning::Filled(Arc::clone(tables)),
+                        (None, Some(kept)) => {
+                            Beginning::Kept { view: Arc::clone(&kept.view), tells_rows: true }
+                        }
+                        (None, None) => Beginning::Empty,
+                    },
                     plan: local.plan.clone(),
                     listener: Arc::new(move |message| state.take(message)),
                 }

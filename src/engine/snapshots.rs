@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::registry::{Registry, View};
 use super::tracker::ViewTracker;
-use crate::dataflow::{KeptAnswers, Runtime};
+use crate::dataflow::{KeptAnswers, Runtime, is_unread};
 use crate::log::DiskFiles;
 use crate::model::alarm::{Alarms, Part};
 use crate::model::failure::FailureChange;
@@ -123,9 +123,15 @@ impl GroupSnapshot {
         // A worker that is gone ends the process.
         let states = answers.wait(ANSWER_TIME_MAX).unwrap_or_default();
         let views = views.into_iter().zip(states);
-        let views = views.filter_map(|((tracker, rows, failures), workers)| {
-            let identity = ViewIdentity::from(&tracker.plan);
-            let snapshot = ViewSnapshot { identity, head, rows, failures, workers: workers? };
+        let views = views.filter_map(|((tracker, rows, failures), shares)| {
+            let (identity, shares) = (ViewIdentity::from(&tracker.plan), shares?);
+            // Of an event that is not a row here, another view may read columns that fit.
+            let tables = match failures.iter().any(is_unread) {
+                true => Vec::new(),
+                false => shares.tables(&tracker.plan.plan),
+            };
+            let workers = shares.workers;
+            let snapshot = ViewSnapshot { identity, head, rows, failures, workers, tables };
             Some((tracker, snapshot))
         });
         views.collect()
@@ -228,10 +234,9 @@ impl SnapshotWriter {
         loop {
             waiting.retain(|(view, sink)| {
                 let is_there = sink.as_ref().is_none_or(|(sink, recorded)| {
-                    let at = *recorded.borrow();
                     // Of a table that is not begun all is written then.
-                    is_recorded(&view.plan, at, head)
-                        || at == Head::default() && !sink.is_published()
+                    is_recorded(&view.plan, *recorded.borrow(), head)
+                        || sink.begins_after(head.tick)
                 });
                 if is_there {
                     recorded.push(Arc::clone(view));

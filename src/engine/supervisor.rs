@@ -26,7 +26,7 @@ use super::set_aside::SetAside;
 use super::snapshots::{self, SnapshotPace, SnapshotWriter};
 use super::tasks::{Tasks, blocking};
 use super::tracker::ViewTracker;
-use crate::dataflow::{FailureMemory, Failures, FeedGroupId, InstallRequest, KeptView, Runtime};
+use crate::dataflow::{Beginning, FailureMemory, Failures, FeedGroupId, InstallRequest, Runtime};
 use crate::decode::{CatalogReceiver, EventCatalog};
 use crate::log::LogFollower;
 use crate::model::alarm::Part;
@@ -39,7 +39,7 @@ use crate::sink::{
     ErrorKind, Recovered, RejectHandler, Sink, SinkConfig, SinkError, SinkReject, Tampering,
     ViewSink, ViewSinkStatus,
 };
-use crate::snapshot::{FoundView, SnapshotStore, ViewIdentity};
+use crate::snapshot::{DamagedSnapshot, FoundTables, FoundView, SnapshotStore, ViewIdentity};
 use crate::status::{ClickHouseStatus, FileError, RebuildError, ViewStart};
 
 /// How often time is written down while nothing else is, if some view depends on it.
@@ -157,6 +157,7 @@ impl Supervisor {
             fed_all,
             next_id: 0,
             next_feed_group: 0,
+            rebuilding: BTreeSet::new(),
             supervisor: self,
         };
         tokio::select! {
@@ -244,6 +245,8 @@ struct RunningViews {
     fed_all: CancellationToken,
     next_id: usize,
     next_feed_group: FeedGroupId,
+    /// Generations that somebody wants built from the log, whatever else there is.
+    rebuilding: BTreeSet<String>,
 }
 
 /// A view that is to begin, and whether it answers from the first moment.
@@ -255,8 +258,7 @@ struct PlannedInstallation {
 /// An installation that is about to begin.
 struct PreparedInstallation {
     tracker: Arc<ViewTracker>,
-    /// What it goes on from, and whether its rows are told.
-    kept: Option<(Arc<KeptView>, bool)>,
+    beginning: Beginning,
     /// Where it begins.
     from: Head,
 }
@@ -469,7 +471,11 @@ impl RunningViews {
             _ => None,
         };
         let recovered = opened.as_ref().map(|view| view.recovered().clone());
-        let found = self.snapshot(&plan, recovered).await;
+        let found = self.snapshot(&plan, recovered.as_ref()).await;
+        let filled = match found {
+            Some(_) => None,
+            None => self.filled(&plan, recovered.as_ref()).await,
+        };
         let channel = opened.as_ref().map(|view| {
             let Recovered { progress, unfinished, .. } = view.recovered();
             boundaries.extend(progress.map(|head| head.tick));
@@ -487,51 +493,84 @@ impl RunningViews {
         let id = self.next_id;
         self.next_id += 1;
         let wake = Arc::clone(&self.feeder.wake);
-        let start = match &found {
-            Some(found) => ViewStart::Resumed { position: found.head.position },
-            None => ViewStart::Replayed,
+        let (start, from) = match (&found, &filled) {
+            (Some(FoundView { head, .. }), _) => {
+                (ViewStart::Resumed { position: head.position }, *head)
+            }
+            (None, Some(FoundTables { head, .. })) => {
+                (ViewStart::Filled { position: head.position }, *head)
+            }
+            (None, None) => (ViewStart::Replayed, Head::default()),
         };
         let tracker = ViewTracker::new(id, plan, failures, workers, to_sink, wake, start);
         let tracker = Arc::new(tracker);
-        let from = found.as_ref().map(|found| found.head).unwrap_or_default();
-        let kept = found.map(|found| {
-            found.failures.iter().for_each(|change| tracker.failures.record(change));
-            let tells_rows =
-                opened.as_mut().is_some_and(|view| view.resume(found.head, found.rows));
-            if !tells_rows {
-                tracker.begin_with(found.rows);
+        let beginning = match (found, filled) {
+            (Some(found), _) => {
+                found.failures.iter().for_each(|change| tracker.failures.record(change));
+                let tells_rows =
+                    opened.as_mut().is_some_and(|view| view.resume(found.head, found.rows));
+                if !tells_rows {
+                    tracker.begin_with(found.rows);
+                }
+                tracker.snapshot_taken(found.head);
+                Beginning::Kept { view: found.kept, tells_rows }
             }
-            tracker.snapshot_taken(found.head);
-            (found.kept, tells_rows)
-        });
+            (None, Some(found)) => {
+                // All rows are told, whatever it needs.
+                let _ = opened.as_mut().map(|view| view.resume(found.head, 0));
+                Beginning::Filled(found.tables)
+            }
+            (None, None) => Beginning::Empty,
+        };
         if let (Some(view), Some(receiver)) = (opened, receiver) {
             let writing = write(Arc::downgrade(&tracker), view, receiver, self.fed_all.clone());
             self.supervisor.tasks.spawn("sink", writing.map(Ok));
         }
-        Ok(PreparedInstallation { tracker, kept, from })
+        Ok(PreparedInstallation { tracker, beginning, from })
     }
 
     /// The state of a view that it can go on from, so that its table goes on, too.
-    async fn snapshot(&self, plan: &ViewPlan, recovered: Option<Recovered>) -> Option<FoundView> {
+    async fn snapshot(&self, plan: &ViewPlan, recovered: Option<&Recovered>) -> Option<FoundView> {
         let store = Arc::clone(self.supervisor.snapshots.as_ref()?);
         if !snapshots::can_hold(plan) {
             return None;
         }
-        let (identity, end) = (ViewIdentity::from(plan), self.supervisor.log.head());
-        let of = plan.clone();
-        let is_usable = move |at: Head| {
+        let (identity, is_usable) = (ViewIdentity::from(plan), self.is_usable(plan, recovered));
+        let found = blocking(move || store.find(&identity, is_usable)).await;
+        found.unwrap_or_else(|damaged| self.is_damaged(plan, &damaged))
+    }
+
+    /// What others have kept of the tables of a view that has nothing of its own.
+    async fn filled(&self, plan: &ViewPlan, recovered: Option<&Recovered>) -> Option<FoundTables> {
+        let store = Arc::clone(self.supervisor.snapshots.as_ref()?);
+        if self.rebuilding.contains(&plan.schema.generation) || !snapshots::can_hold(plan) {
+            return None;
+        }
+        let scans = plan.plan.scans_only()?;
+        let is_usable = self.is_usable(plan, recovered);
+        let found = blocking(move || store.find_tables(&scans, is_usable)).await;
+        found.unwrap_or_else(|damaged| self.is_damaged(plan, &damaged))
+    }
+
+    /// Tells whether a view can go on from a place in the log.
+    fn is_usable(
+        &self,
+        plan: &ViewPlan,
+        recovered: Option<&Recovered>,
+    ) -> impl Fn(Head) -> bool + Send + 'static {
+        let (of, end, recovered) = (plan.clone(), self.supervisor.log.head(), recovered.cloned());
+        move |at: Head| {
             let is_in_log = at.position <= end.position && at.tick <= end.tick;
             let table = recovered.as_ref();
             is_in_log && table.is_none_or(|table| snapshots::can_resume(&of, table, at))
-        };
-        match blocking(move || store.find(&identity, is_usable)).await {
-            Ok(found) => found,
-            Err(damaged) => {
-                let message = format!("its snapshot: {damaged}");
-                self.supervisor.tasks.alarms().raise(Part::View, &plan.schema.name, message);
-                None
-            }
         }
+    }
+
+    /// Tells that the view is replayed, since what it could have gone on from is damaged.
+    fn is_damaged<T>(&self, plan: &ViewPlan, damaged: &DamagedSnapshot) -> Option<T> {
+        let message = format!("its snapshot: {damaged}");
+        self.supervisor.tasks.alarms().raise(Part::View, &plan.schema.name, message);
+        None
     }
 
     /// Lets generations that are ready answer in place of those before them.
@@ -583,6 +622,7 @@ impl RunningViews {
 
     async fn rebuild(&mut self, name: &str) -> Result<String, RebuildError> {
         let generation = self.next_generation(name)?;
+        self.rebuilding.insert(generation.clone());
         self.begin_missing(false).await;
         Ok(generation)
     }
@@ -747,12 +787,11 @@ async fn write(
 }
 
 fn installation(prepared: &PreparedInstallation) -> InstallRequest {
-    let PreparedInstallation { tracker, kept, .. } = prepared;
+    let PreparedInstallation { tracker, beginning, .. } = prepared;
     let listener = Arc::clone(tracker);
     InstallRequest {
         view: tracker.id,
-        kept: kept.as_ref().map(|(kept, _)| Arc::clone(kept)),
-        tells_rows: kept.as_ref().is_none_or(|(_, tells_rows)| *tells_rows),
+        beginning: beginning.clone(),
         plan: tracker.plan.clone(),
         listener: Arc::new(move |message| listener.take(message)),
     }

@@ -17,7 +17,7 @@ use super::problem::{Document, Problem};
 use super::render::time_text;
 use crate::model::schema::SqlField;
 use crate::model::{Position, Tick};
-use crate::status::{ReadStatus, RebuildError, SinkStatus, ViewStart, ViewState, ViewStatus};
+use crate::status::{ReadStatus, RebuildError, SinkStatus, ViewState, ViewStatus};
 
 /// The answer of `/v1/views`.
 #[derive(Serialize, ToSchema)]
@@ -101,8 +101,9 @@ pub struct ViewAnswer {
 #[derive(Serialize, ToSchema)]
 #[schema(as = ViewStart)]
 struct StartAnswer {
-    /// `resumed`: from a snapshot; `replayed`: from all events of the log.
-    #[schema(pattern = "^(resumed|replayed)$")]
+    /// `resumed`: from its snapshot; `filled`: from what the snapshots of other views have of its tables;
+    /// `replayed`: from all events of the log.
+    #[schema(pattern = "^(resumed|filled|replayed)$")]
     how: &'static str,
     /// The position in the log that it began behind.
     #[schema(value_type = u64)]
@@ -308,10 +309,7 @@ impl From<&ViewStatus> for ViewAnswer {
             state_file_bytes: status.state_file_bytes,
             start: status.start.map(|start| StartAnswer {
                 how: start.as_str(),
-                position: match start {
-                    ViewStart::Resumed { position } => position,
-                    ViewStart::Replayed => 0,
-                },
+                position: start.position(),
                 live_after_ms: status.live_after_ms,
             }),
             snapshot: status.snapshot.map(|snapshot| SnapshotAnswer {

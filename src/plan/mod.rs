@@ -30,6 +30,7 @@ mod refuse;
 mod required;
 mod resolve;
 mod row_values;
+pub mod scan;
 mod semantics;
 mod session;
 mod set_operation;

@@ -8,31 +8,13 @@ use arrow::datatypes::{Field, Schema};
 
 use super::ir::{Node, NodeId, Op, OrderColumn, Plan};
 use super::lower::column;
-use crate::model::source::{SourceColumn, SourceTable, SystemColumn};
-
-/// The first rows of each group of a table's events.
-struct Scan {
-    /// The node that keeps them.
-    id: NodeId,
-    /// The columns that are read, as the table numbers them.
-    columns: Vec<usize>,
-    schema: Arc<Schema>,
-    kept: KeptTable,
-}
-
-/// Which rows are kept; columns are numbers of the table's.
-#[derive(PartialEq)]
-struct KeptTable {
-    table: SourceTable,
-    key: Vec<usize>,
-    order: Vec<OrderColumn>,
-    limit: u64,
-}
+use super::scan::{KeptTable, Scan, places};
+use crate::model::source::{SourceColumn, SystemColumn};
 
 /// The plan with the scans of each table replaced by one, from which each takes its columns.
 pub fn shared_scans(plan: Plan) -> Plan {
     let mut groups: Vec<Vec<Scan>> = Vec::new();
-    for scan in (0..plan.nodes.len()).filter_map(|id| scan(&plan, id)) {
+    for scan in plan.scans() {
         match groups.iter_mut().find(|group| group[0].kept == scan.kept) {
             Some(group) => group.push(scan),
             None => groups.push(vec![scan]),
@@ -66,29 +48,6 @@ pub fn shared_scans(plan: Plan) -> Plan {
         }
     }
     Plan { root: plan.root + shift, nodes }
-}
-
-/// Where columns are among others.
-fn places(all: &[usize], columns: &[usize]) -> Vec<usize> {
-    columns.iter().filter_map(|column| all.iter().position(|c| c == column)).collect()
-}
-
-fn scan(plan: &Plan, id: NodeId) -> Option<Scan> {
-    let Op::First { input, key, order, limit } = &plan.nodes[id].op else { return None };
-    let Op::Source { table, columns } = &plan.nodes[*input].op else { return None };
-    // Otherwise rows may tie, and which of them comes first depends on the columns that are read.
-    let position = SourceColumn::System(SystemColumn::Position);
-    if order.iter().all(|by| columns[by.column] != position) {
-        return None;
-    }
-    let all = table.columns();
-    let columns: Vec<usize> =
-        columns.iter().filter_map(|column| all.iter().position(|c| c == column)).collect();
-    let key = key.iter().map(|column| columns[*column]).collect();
-    let by = |by: &OrderColumn| OrderColumn { column: columns[by.column], ..*by };
-    let order = order.iter().map(by).collect();
-    let kept = KeptTable { table: table.clone(), key, order, limit: *limit };
-    Some(Scan { id, columns, schema: Arc::clone(&plan.nodes[*input].schema), kept })
 }
 
 /// The columns that any of these scans reads.

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::dataflow::{RunShape, STATE_FORMAT};
+use crate::dataflow::{KeptTableRows, RunShape, STATE_FORMAT};
 use crate::model::row::encoding_fingerprint;
 use crate::model::{Head, Position, Tick};
 use crate::plan::ViewPlan;
@@ -57,6 +57,9 @@ pub struct StoredView {
     pub rows: u64,
     /// Of each worker, of each of its arrangements, the runs.
     pub workers: Vec<Vec<Vec<StoredRun>>>,
+    /// The arrangements that other views can be filled from.
+    #[serde(default)]
+    pub tables: Vec<KeptTableRows>,
     /// What fails; `None` if nothing does.
     pub failures: Option<FilePart>,
 }

@@ -13,7 +13,9 @@
 //! it had. Everything that is read has a checksum.
 //!
 //! A view is found by its generation, which tells its SQL, all that it reads and the log, and by the
-//! fingerprint of its plan, which tells the order of its arrangements.
+//! fingerprint of its plan, which tells the order of its arrangements. What a view keeps of a table, the
+//! latest row of each key, is found by what the table is: a view that reads nothing but such tables is
+//! filled from what others have kept of them.
 
 mod manifest;
 mod store;
@@ -21,4 +23,4 @@ mod store;
 mod tests;
 
 pub use manifest::ViewIdentity;
-pub use store::{FoundView, SnapshotStore, ViewSnapshot};
+pub use store::{DamagedSnapshot, FoundTables, FoundView, SnapshotStore, ViewSnapshot};

@@ -8,10 +8,13 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::manifest::{FilePart, Manifest, StoredRun, StoredView, ViewIdentity};
-use crate::dataflow::{KeptView, PackedRun, WorkerArrangements};
+use crate::dataflow::{
+    FilledTable, FilledTables, KeptTableRows, KeptView, PackedRun, WorkerArrangements,
+};
 use crate::log::{FileHandle, Files};
 use crate::model::Head;
 use crate::model::failure::FailureChange;
+use crate::plan::scan::Scan;
 
 /// Parts of files begin at multiples of this many bytes.
 const ALIGNMENT: usize = 4096;
@@ -35,6 +38,8 @@ pub struct ViewSnapshot {
     pub failures: Vec<FailureChange>,
     /// Of each worker the arrangements.
     pub workers: Vec<WorkerArrangements>,
+    /// Those of them that other views can be filled from.
+    pub tables: Vec<KeptTableRows>,
 }
 
 /// The state of one view, as it was found.
@@ -43,6 +48,18 @@ pub struct FoundView {
     pub rows: u64,
     pub failures: Vec<FailureChange>,
     pub kept: Arc<KeptView>,
+}
+
+/// What views have kept of the tables that another one reads.
+pub struct FoundTables {
+    pub head: Head,
+    pub tables: Arc<FilledTables>,
+}
+
+/// Runs, and other parts of files.
+struct ReadRuns {
+    workers: Vec<WorkerArrangements>,
+    others: Vec<Bytes>,
 }
 
 /// A part of a file that is not what was written.
@@ -136,6 +153,44 @@ impl SnapshotStore {
         damaged.map_or(Ok(None), Err)
     }
 
+    /// The newest rows of all these tables as of one place in the log that is `usable`. Reads all of them.
+    pub fn find_tables(
+        &self,
+        scans: &[Scan],
+        usable: impl Fn(Head) -> bool,
+    ) -> Result<Option<FoundTables>, DamagedSnapshot> {
+        let views: Vec<StoredView> = {
+            let state = self.lock();
+            state.manifests.iter().flat_map(|(_, manifest)| manifest.views.clone()).collect()
+        };
+        let mut heads: Vec<Head> = views.iter().map(StoredView::head).collect();
+        heads.sort_unstable_by_key(|head| std::cmp::Reverse(head.tick));
+        heads.dedup();
+        for head in heads.into_iter().filter(|head| usable(*head)) {
+            let found = |scan: &Scan| {
+                let of = |view: &'_ StoredView| {
+                    let rows = view.tables.iter().find(|table| table.have(scan))?;
+                    Some((scan.source, view.clone(), rows.clone()))
+                };
+                views.iter().filter(|view| view.head() == head).find_map(of)
+            };
+            if let Some(found) = scans.iter().map(found).collect::<Option<Vec<_>>>() {
+                let tables = found.iter().map(|(source, view, rows)| {
+                    let KeptTableRows { columns, arrangement, .. } = rows.clone();
+                    let runs = |worker: &Vec<Vec<StoredRun>>| worker.get(arrangement).cloned();
+                    let workers = view.workers.iter().filter_map(runs).map(|runs| vec![runs]);
+                    let read = self.read_runs(&workers.collect::<Vec<_>>(), &[])?;
+                    let workers = read.workers.into_iter().flatten().collect();
+                    Ok(FilledTable { source: *source, columns, workers })
+                });
+                let tables = tables.collect::<Result<_, DamagedSnapshot>>()?;
+                let tables = Arc::new(FilledTables { tick: head.tick, tables });
+                return Ok(Some(FoundTables { head, tables }));
+            }
+        }
+        Ok(None)
+    }
+
     /// What the manifests have of a view, the newest first.
     fn views(&self, identity: &ViewIdentity) -> Vec<StoredView> {
         let state = self.lock();
@@ -146,7 +201,27 @@ impl SnapshotStore {
     }
 
     fn read(&self, view: &StoredView) -> Result<FoundView, DamagedSnapshot> {
-        let numbers: BTreeSet<u64> = view.parts().map(|part| part.file).collect();
+        let others: Vec<FilePart> = view.failures.into_iter().collect();
+        let ReadRuns { workers, others } = self.read_runs(&view.workers, &others)?;
+        let failures = match (&view.failures, others.first()) {
+            (Some(part), Some(bytes)) => serde_json::from_slice(bytes).map_err(|error| {
+                DamagedSnapshot { file: file_name(part.file), what: error.to_string() }
+            })?,
+            _ => Vec::new(),
+        };
+        let kept = Arc::new(KeptView { tick: view.tick, workers });
+        Ok(FoundView { head: view.head(), rows: view.rows, failures, kept })
+    }
+
+    /// Maps runs, and `others`, and compares their checksums.
+    fn read_runs(
+        &self,
+        stored: &[Vec<Vec<StoredRun>>],
+        others: &[FilePart],
+    ) -> Result<ReadRuns, DamagedSnapshot> {
+        let runs = stored.iter().flatten().flatten().map(|run| run.part);
+        let parts: Vec<FilePart> = runs.chain(others.iter().copied()).collect();
+        let numbers: BTreeSet<u64> = parts.iter().map(|part| part.file).collect();
         let mut files = BTreeMap::new();
         for number in numbers {
             let file = file_name(number);
@@ -155,12 +230,11 @@ impl SnapshotStore {
                 mapped.map_err(|error| DamagedSnapshot { file, what: error.to_string() })?;
             files.insert(number, bytes);
         }
-        let parts: Vec<FilePart> = view.parts().collect();
         verify(&files, &parts)?;
         let bytes = |part: &FilePart| part_of(&files, part);
         let mut places = HashMap::new();
         let mut workers: Vec<WorkerArrangements> = Vec::new();
-        for arrangements in &view.workers {
+        for arrangements in stored {
             let mut worker = Vec::new();
             for runs in arrangements {
                 let mut kept = Vec::new();
@@ -173,15 +247,9 @@ impl SnapshotStore {
             }
             workers.push(worker);
         }
-        let failures = match &view.failures {
-            None => Vec::new(),
-            Some(part) => serde_json::from_slice(&bytes(part)?).map_err(|error| {
-                DamagedSnapshot { file: file_name(part.file), what: error.to_string() }
-            })?,
-        };
+        let others = others.iter().map(bytes).collect::<Result<_, _>>()?;
         self.lock().places.extend(places);
-        let kept = Arc::new(KeptView { tick: view.tick, workers });
-        Ok(FoundView { head: view.head(), rows: view.rows, failures, kept })
+        Ok(ReadRuns { workers, others })
     }
 
     /// Writes what is in no file yet. Nothing refers to it before it is published.
@@ -304,7 +372,7 @@ fn write_views(
     let mut places: HashMap<u64, FilePart> = HashMap::new();
     let mut views = Vec::new();
     for snapshot in snapshots {
-        let ViewSnapshot { identity, head: Head { position, tick }, rows, .. } = snapshot;
+        let ViewSnapshot { identity, head: Head { position, tick }, rows, tables, .. } = snapshot;
         let mut workers = Vec::new();
         for arrangements in &snapshot.workers {
             let mut worker = Vec::new();
@@ -327,7 +395,7 @@ fn write_views(
             true => None,
             false => Some(writer.write(&serde_json::to_vec(&snapshot.failures)?)?),
         };
-        views.push(StoredView { identity, tick, position, rows, workers, failures });
+        views.push(StoredView { identity, tick, position, rows, workers, tables, failures });
     }
     Ok((views, places))
 }

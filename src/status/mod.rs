@@ -135,16 +135,31 @@ pub enum ViewStart {
         /// The position.
         position: Position,
     },
+    /// From what other views have kept of its tables up to this position of the log, in a snapshot, and
+    /// the events behind it.
+    Filled {
+        /// The position.
+        position: Position,
+    },
     /// From all events of the log.
     Replayed,
 }
 
 impl ViewStart {
-    /// The word of the wire: `resumed` or `replayed`.
+    /// The word of the wire: `resumed`, `filled` or `replayed`.
     pub fn as_str(&self) -> &'static str {
         match self {
             ViewStart::Resumed { .. } => "resumed",
+            ViewStart::Filled { .. } => "filled",
             ViewStart::Replayed => "replayed",
+        }
+    }
+
+    /// The position in the log that the view began behind.
+    pub fn position(&self) -> Position {
+        match self {
+            ViewStart::Resumed { position } | ViewStart::Filled { position } => *position,
+            ViewStart::Replayed => 0,
         }
     }
 }

@@ -95,6 +95,11 @@ fn kept() {
 }
 
 #[test]
+fn filled() {
+    (1..=4).for_each(|seed| check(&Mode::filled(seed)));
+}
+
+#[test]
 fn mixed() {
     (1..=6).for_each(|seed| check(&Mode::mixed(seed)));
 }

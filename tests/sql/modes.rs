@@ -44,6 +44,9 @@ enum Way {
     /// As with churn; and every now and then all workers end, and others, more or fewer of them, go on
     /// from the arrangements that were kept. Only views whose state can be kept.
     Kept,
+    /// The same, but what reads nothing but upsert tables begins with the rows that some view has kept of
+    /// them.
+    Filled,
     /// A durable log, a crash after half of the events, and the log read anew.
     Restart,
 }
@@ -69,6 +72,10 @@ impl Mode {
         Mode { way: Way::Kept, workers: 1 + seed as usize % 3, seed }
     }
 
+    pub fn filled(seed: u64) -> Mode {
+        Mode { way: Way::Filled, workers: 1 + seed as usize % 3, seed }
+    }
+
     pub fn mixed(seed: u64) -> Mode {
         Mode { way: Way::Mixed, workers: 1 + seed as usize % 3, seed }
     }
@@ -85,7 +92,7 @@ impl Mode {
         let without = |mode: &str| script.without.iter().any(|m| m == mode);
         match self.way {
             Way::AnyOrder => without("order"),
-            Way::Churn | Way::Kept => without("churn"),
+            Way::Churn | Way::Kept | Way::Filled => without("churn"),
             Way::Mixed => without("mixed"),
             _ => false,
         }
@@ -118,7 +125,7 @@ pub fn run(script: &Script, mode: &Mode) -> Vec<String> {
     };
     let mut rng = Rng::new(mode.seed);
     let (tables, set, steps) = match mode.way {
-        Way::Churn | Way::Kept => {
+        Way::Churn | Way::Kept | Way::Filled => {
             let tables = churned_tables(script, &plain);
             let set = match script.plan(&tables) {
                 Ok(set) => set,
@@ -240,10 +247,11 @@ fn straight(check: &mut Check<'_>, steps: Vec<Step>, mode: &Mode, rng: &mut Rng)
     let last = steps.len() - 1;
     for (n, step) in steps.into_iter().enumerate() {
         tick = step.tick;
-        if mode.way == Way::Kept && rng.below(2) == 0 {
+        if matches!(mode.way, Way::Kept | Way::Filled) && rng.below(2) == 0 {
             let kept = run.keep().unwrap();
             let workers = 1 + rng.below(3) as usize;
-            run = LocalRun::resume(&check.set.views, workers, kept).unwrap();
+            let begin = if mode.way == Way::Kept { LocalRun::resume } else { LocalRun::fill };
+            run = begin(&check.set.views, workers, kept).unwrap();
         }
         check.feed(&mut run, step);
         if n != last && (every || rng.below(8) == 0) {

@@ -21,7 +21,7 @@ use entry::{Entry, Origin, TypeId, UNKNOWN_TYPE};
 pub use page::{Failure, FailureFilter};
 use reason::{ReasonValue, Template, split};
 pub use recent::ChunkTypes;
-pub use stream::{FailureStream, misfit, undeclared};
+pub use stream::{FailureStream, is_unread, misfit, undeclared};
 
 /// The reason under which failures are counted that there was no room for.
 pub const FURTHER_REASONS: &str =

@@ -11,6 +11,10 @@ use crate::model::failure::FailureChange;
 use crate::model::multiplicity::Multiplicity;
 use crate::model::{Position, Tick};
 
+/// What stands for an expression where an event was not read.
+const UNDECLARED: &str = "event type ";
+const MISFIT: &str = "table ";
+
 /// Collects the failures of one view on one worker. Its clones are one collection.
 ///
 /// An operator records a failure at a tick while it has an input of that tick, so before the
@@ -121,12 +125,17 @@ pub(super) fn only_type(event_types: &[String]) -> Option<Arc<str>> {
 /// The failure of an event in a version that nothing declares.
 pub fn undeclared(event: &EventRef<'_>) -> FailureChange {
     FailureChange {
-        expression: format!("event type {}", event.event_type).into(),
+        expression: format!("{UNDECLARED}{}", event.event_type).into(),
         reason: format!("version {} is not declared", event.version),
         position: Some(event.position),
         event_type: Some(event.event_type.into()),
         diff: 1,
     }
+}
+
+/// Whether a failure is of an event that was not read as a row of its table.
+pub fn is_unread(failure: &FailureChange) -> bool {
+    [UNDECLARED, MISFIT].iter().any(|what| failure.expression.starts_with(what))
 }
 
 /// The failure of an event that does not fit its table.
@@ -137,7 +146,7 @@ pub fn misfit(
     position: Position,
 ) -> FailureChange {
     FailureChange {
-        expression: format!("table {table}").into(),
+        expression: format!("{MISFIT}{table}").into(),
         reason: format!("{}: {}", violation.pointer, violation.message),
         position: Some(position),
         event_type: event_type.map(Arc::from),

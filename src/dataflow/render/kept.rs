@@ -142,30 +142,38 @@ impl<'scope> Renderer<'scope, '_> {
         let before = match self.guard.from() {
             None => None,
             Some(tick) => {
-                Some((RestoredRows::of(&arranged.trace, PositionedRows::new(&schema)?, tick), tick))
+                let layout = PositionedRows::new(&schema)?;
+                let mut rows = RestoredRows::of(&arranged.trace, layout, tick);
+                let failures = self.failures.clone();
+                Some(self.once_more(move || rows.next(&failures), tick))
             }
         };
         hold(arranged, &self.guard);
         Ok(match before {
             None => stream,
-            Some((rows, tick)) => self.scope.concatenate([self.once_more(rows, tick), stream]),
+            Some(rows) => self.scope.concatenate([rows, stream]),
         })
     }
 
-    fn once_more(&self, rows: RestoredRows, tick: Tick) -> Deltas<'scope> {
-        let (guard, failures) = (self.guard.clone(), self.failures.clone());
+    /// What `next` gives until there is no more, as of a tick.
+    pub(super) fn once_more(
+        &self,
+        next: impl FnMut() -> Option<Delta> + 'static,
+        tick: Tick,
+    ) -> Deltas<'scope> {
+        let guard = self.guard.clone();
         let activations = self.scope.activations();
         source(self.scope, "Kept", move |capability, info| {
             let activator = Activator::new(info.address, activations);
-            let mut left = Some((rows, capability.delayed(&tick)));
+            let mut left = Some((next, capability.delayed(&tick)));
             drop(capability);
             move |output| {
                 if guard.enter() {
                     left = None;
                 }
                 let slice = guard.slice();
-                while let Some((rows, capability)) = &mut left {
-                    match rows.next(&failures) {
+                while let Some((next, capability)) = &mut left {
+                    match next() {
                         None => left = None,
                         Some(delta) => {
                             slice.made(delta.len());

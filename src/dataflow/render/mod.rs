@@ -2,6 +2,7 @@
 
 mod changes;
 mod delta_join;
+mod filled;
 mod first;
 mod join;
 mod kept;
@@ -77,8 +78,11 @@ impl<'scope, 'a> Renderer<'scope, 'a> {
         for id in 0..self.plan.nodes.len() {
             let source = sources.iter().position(|(node, _)| *node == id);
             let output = match source {
-                Some(index) => sources.swap_remove(index).1,
-                None => self.node(id)?,
+                Some(index) => self.filled(id, sources.swap_remove(index).1)?,
+                None => {
+                    self.guard.begin_node(id);
+                    self.node(id)?
+                }
             };
             self.outputs[id] = Some(output);
         }

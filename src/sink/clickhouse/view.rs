@@ -116,7 +116,15 @@ impl Runner {
             }
         }
         self.tell_bytes();
+        self.tell_first_end();
         Ok(())
+    }
+
+    /// A flush that is under way ends where everything that was taken in did when it began.
+    fn tell_first_end(&self) {
+        if self.in_flight.is_none() && self.recorded.0 == Head::default() {
+            self.writer.status.set_first_end(self.collector.closed().tick);
+        }
     }
 
     fn tell_bytes(&self) {

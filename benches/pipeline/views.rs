@@ -1,0 +1,99 @@
+//! Many small views over one table: what they cost while events come, and how fresh they are.
+
+use std::time::{Duration, Instant};
+
+use super::rng::Rng;
+use super::{Protection, Server, Workplace, ms, percentile, post};
+
+const VIEWS: u64 = 100;
+const KEYS: u64 = 1_000;
+/// Events a second, in requests of `BATCH`.
+const LOAD: u64 = 10_000;
+const BATCH: u64 = 200;
+/// How often one view is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+fn queries() -> String {
+    let mut text =
+        "CREATE TABLE t (k BIGINT NOT NULL, v BIGINT NOT NULL) WITH (event_type = 'T');\n"
+            .to_string();
+    for n in 0..VIEWS {
+        text += &format!(
+            "CREATE MATERIALIZED VIEW small_{n} AS SELECT k, count(*) AS n, sum(v + {n}) AS total FROM t GROUP BY k;\n"
+        );
+    }
+    text
+}
+
+fn body(rng: &mut Rng) -> Vec<u8> {
+    let event = |_| {
+        let (key, value) = (rng.below(KEYS), rng.below(1_000_000));
+        format!("{{\"type\":\"T\",\"data\":{{\"k\":{key},\"v\":{value}}}}}\n")
+    };
+    (0..BATCH).map(event).collect::<String>().into_bytes()
+}
+
+/// The position up to which a view is in ClickHouse, as the table of progress there says.
+async fn shown(client: &reqwest::Client, server: &Server, view: u64) -> u64 {
+    let sql =
+        format!("SELECT position FROM heliostat._heliostat_progress WHERE view = 'small_{view}'");
+    super::ask(client, &server.clickhouse, &server.data, &sql).await
+}
+
+pub async fn views(seconds: u64) {
+    let place = Workplace::new();
+    std::fs::write(place.path("queries/bids.sql"), queries()).unwrap();
+    let (arguments, client) = Protection::Nothing.set_up(&place);
+    let server = Server::start_with(&place, true, &arguments);
+    let started = Instant::now();
+    let is_live = || async {
+        let answer = client.get(format!("{}/readyz?views=all", server.http)).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
+    };
+    while !is_live().await {
+        assert!(started.elapsed() < Duration::from_secs(300), "the views do not become live");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!(
+        "{VIEWS} views over one table, {KEYS} rows each: live after {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
+    let url = format!("{}/v1/events", server.http);
+    let mut rng = Rng::new(7);
+    let mut pace = tokio::time::interval(Duration::from_micros(1_000_000 * BATCH / LOAD));
+    let (mut sent, mut delays, mut looked) = (0, Vec::new(), None);
+    let mut waiting: Option<(u64, Instant, u64)> = None;
+    let mut before = None;
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(seconds + 5) {
+        pace.tick().await;
+        // The first seconds are a start's.
+        if before.is_none() && begin.elapsed() >= Duration::from_secs(5) {
+            before = Some((Instant::now(), server.cpu()));
+        }
+        assert!(post(&client, &url, body(&mut rng).into()).await.unwrap());
+        sent += BATCH;
+        let (position, at, view) = *waiting.get_or_insert((sent, Instant::now(), rng.below(VIEWS)));
+        if looked.is_none_or(|looked: Instant| looked.elapsed() >= LOOK) {
+            looked = Some(Instant::now());
+            if shown(&client, &server, view).await >= position {
+                delays.push(at.elapsed().as_secs_f64());
+                waiting = None;
+            }
+        }
+    }
+    let (since, before) = before.unwrap();
+    let (after, wall) = (server.cpu(), since.elapsed().as_secs_f64());
+    delays.sort_by(f64::total_cmp);
+    println!(
+        "{:.0} events/s: {:.2} cores and ClickHouse {:.2}; POST → ClickHouse p50 {}, p99 {} ({} looks, one each {})",
+        sent as f64 / begin.elapsed().as_secs_f64(),
+        (after.0 - before.0) / wall,
+        (after.1 - before.1) / wall,
+        ms(percentile(&delays, 0.5)),
+        ms(percentile(&delays, 0.99)),
+        delays.len(),
+        ms(LOOK.as_secs_f64()),
+    );
+    server.stop();
+}
