@@ -140,6 +140,10 @@ impl Class {
         match (self, other) {
             (a, b) if a.is_open() || b.is_open() || a == b => true,
             (Class::Array(a), Class::Array(b)) => a.compares_with(b),
+            // That a text is a UUID or JSON is forgotten on its way through CASE and the like.
+            (Class::Text, Class::Uuid | Class::Json) | (Class::Uuid | Class::Json, Class::Text) => {
+                true
+            }
             (a, b) => (a.is_number() && b.is_number()) || (a.is_time() && b.is_time()),
         }
     }
@@ -159,7 +163,7 @@ impl Class {
                 Class::Timestamp => one_of(&times[1..]),
                 Class::TimestampTz => one_of(&times[2..]),
                 Class::Boolean => argument == "boolean",
-                Class::Text => argument == "text",
+                Class::Text => one_of(&["text", "uuid", "json"]),
                 Class::Bytea => argument == "bytea",
                 Class::Interval => argument == "interval",
                 Class::Time => argument == "time",
@@ -335,6 +339,15 @@ fn check_expr(expr: &Expr, schema: &DFSchema) -> Result<()> {
                 [one, other] => compared("=", &of(one), &of(other), expr),
                 _ => Ok(()),
             },
+            name if name.ends_with(" any") || name.ends_with(" all") => {
+                match call.args.iter().map(of).collect::<Vec<_>>().as_slice() {
+                    [one, Operand { class: Class::Array(item), name: array }] => {
+                        let item = Operand { class: (**item).clone(), name: array.clone() };
+                        compared(name, one, &item, expr)
+                    }
+                    _ => Ok(()),
+                }
+            }
             name => called(name, &call.args, schema, expr),
         },
         Expr::AggregateFunction(call) => called(call.func.name(), &call.params.args, schema, expr),
