@@ -30,16 +30,18 @@ pub enum Construct {
     MergedTypes,
     /// Several functions of one SELECT list that give rows.
     SideBySide,
+    /// Quotients of decimals, and sums of them.
+    Quotients,
     /// Operators and functions over columns of types that they may not be for.
     Unlike,
 }
 
 use Construct::{
     DistinctFrom, Exclude, Intervals, MergedTypes, NamedWindows, Natural, OuterAggregates,
-    SideBySide, Unlike, Using, Zones,
+    Quotients, SideBySide, Unlike, Using, Zones,
 };
 
-const ALL: [Construct; 11] = [
+const ALL: [Construct; 12] = [
     Using,
     Natural,
     DistinctFrom,
@@ -51,6 +53,7 @@ const ALL: [Construct; 11] = [
     MergedTypes,
     SideBySide,
     Unlike,
+    Quotients,
 ];
 
 impl Construct {
@@ -235,6 +238,21 @@ impl Writer<'_> {
             items.add((elements, Type::Int));
         }
         items.query(rest.to_string())
+    }
+
+    /// A quotient, of which some are rounded.
+    pub fn quotient(&mut self, rows: &Relation) -> String {
+        let decimals = rows.of(Type::Decimal);
+        let dividend = match decimals.is_empty() {
+            true => format!("CAST({} AS DECIMAL(12,2))", rows.int(self.rng)),
+            false => self.rng.pick(&decimals).to_string(),
+        };
+        let divisor = match self.rng.below(3) {
+            0 => self.rng.pick(&["3", "7.0", "0.37", "977787", "12345678.9"]).to_string(),
+            1 => format!("nullif({}, 0)", rows.int(self.rng)),
+            _ => format!("nullif({} * 1.5, 0)", rows.int(self.rng)),
+        };
+        format!("{dividend} / {divisor}")
     }
 
     /// A condition that has a type of its own in few cases only.

@@ -194,6 +194,9 @@ impl Writer<'_> {
         {
             return value;
         }
+        if Construct::Quotients.comes_up(self.rng, 8) {
+            return (self.quotient(rows), Type::Rounded);
+        }
         let (name, t) = rows.any(self.rng);
         match self.rng.below(13) {
             10 | 11 => self.collected(rows),
@@ -353,6 +356,10 @@ impl Writer<'_> {
     }
 
     fn aggregate(&mut self, rows: &Relation) -> (String, Type) {
+        if Construct::Quotients.comes_up(self.rng, 10) {
+            let call = self.rng.pick(&["sum", "sum", "avg", "max"]);
+            return (format!("{call}({})", self.quotient(rows)), Type::Rounded);
+        }
         let (name, t) = rows.any(self.rng);
         let distinct = self.rng.pick(&["", "", "DISTINCT "]);
         let (call, t) = match (self.rng.below(8), t) {
