@@ -26,8 +26,8 @@ use std::ops::ControlFlow;
 
 use datafusion_common::{Result, plan_err};
 use datafusion_sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArguments, GroupByExpr, LimitClause, Query, Select, SelectItem,
-    SetExpr, SetOperator, SetQuantifier, TableFactor, Value, VisitMut, VisitorMut,
+    Expr, FunctionArg, FunctionArguments, GroupByExpr, LimitClause, Query, Select, SetExpr,
+    SetOperator, SetQuantifier, TableFactor, Value, VisitMut, VisitorMut,
 };
 use datafusion_sql::sqlparser::parser::Parser;
 use datafusion_sql::sqlparser::tokenizer::{Token, TokenWithSpan};

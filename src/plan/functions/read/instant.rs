@@ -4,9 +4,7 @@ use datafusion_common::{Result, exec_datafusion_err, exec_err};
 
 use super::{invalid, is_space};
 use crate::model::interval::clock;
-use crate::plan::functions::calendar::{
-    self, MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_MINUTE, MICROS_PER_SECOND,
-};
+use crate::plan::functions::calendar::{self, MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND};
 use crate::plan::functions::zone;
 
 /// A date and a time, and the offset or the zone that was written beside them.
