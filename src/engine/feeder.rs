@@ -39,6 +39,13 @@ const PAUSE_MAX_BESIDE: Duration = Duration::from_secs(5);
 /// The same for all groups together while the server ends.
 const LAST_PAUSE_MAX: Duration = Duration::from_secs(1);
 const LAST_PAUSE_POLL: Duration = Duration::from_millis(2);
+/// A live feed group may take up to one part in this many of the time with small chunks: each of them costs
+/// every view something, however little is in it.
+const BUSY_SHARE: u32 = 4;
+/// A chunk of more bytes is not small: what it costs is the work on its events.
+const SMALL_CHUNK_BYTES: usize = 256 << 10;
+/// The longest that events wait for more of them.
+const REST_MAX: Duration = Duration::from_millis(100);
 /// How often a long replay shows how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -121,6 +128,7 @@ struct GroupCursor {
     lagging: bool,
     /// Since when views wait for others of the feed group.
     waits_since: Option<Instant>,
+    rest: FeedRest,
     /// The ends of the last two chunks.
     before: Head,
     last: Head,
@@ -128,9 +136,40 @@ struct GroupCursor {
     progress: ReplayProgress,
 }
 
+/// Pauses between small chunks, as long as the views took for the one before, times some.
+#[derive(Default)]
+struct FeedRest {
+    /// When a small chunk was fed that the views are not through with.
+    fed_at: Option<Instant>,
+    until: Option<Instant>,
+}
+
+impl FeedRest {
+    /// A chunk of so many bytes is fed.
+    fn fed(&mut self, bytes: usize) {
+        self.fed_at = (bytes < SMALL_CHUNK_BYTES).then(Instant::now);
+        self.until = None;
+    }
+
+    /// The views are through with everything.
+    fn through(&mut self) {
+        if let Some(fed_at) = self.fed_at.take() {
+            let now = Instant::now();
+            self.until = Some(now + (now - fed_at).saturating_mul(BUSY_SHARE - 1).min(REST_MAX));
+        }
+    }
+
+    /// When the next chunk may be fed, if that is not now.
+    fn left(&mut self) -> Option<Instant> {
+        self.until.take_if(|until| *until <= Instant::now());
+        self.until
+    }
+}
+
 /// A chunk of the log: frames whose events enter together.
 struct LogChunk {
     frames: Vec<Frame>,
+    bytes: usize,
     end: Head,
 }
 
@@ -285,6 +324,7 @@ impl Feeder {
                 live: feed_group.live,
                 lagging: true,
                 waits_since: None,
+                rest: FeedRest::default(),
                 before: feed_group.before,
                 last: feed_group.last,
                 snapshots: GroupPace::new(feed_group.last.position),
@@ -312,13 +352,14 @@ impl Feeder {
                     live: false,
                     lagging: false,
                     waits_since: None,
+                    rest: FeedRest::default(),
                     before: from,
                     last: from,
                     snapshots: GroupPace::new(from.position),
                     progress: ReplayProgress::new(from, target),
                 };
                 // Views without any event have their rows too (a count of nothing).
-                let nothing = LogChunk { frames: Vec::new(), end: from };
+                let nothing = LogChunk { frames: Vec::new(), bytes: 0, end: from };
                 feed_group.feed(&self.log, &self.runtime, nothing);
                 self.feed_groups.push(feed_group);
             }
@@ -365,6 +406,13 @@ impl Feeder {
             !group.has_room() || group.waits_since.is_some() || group.is_pausing()
         };
         let full = self.pressure.is_high() || self.feed_groups.iter().any(polls);
+        let rests = self.feed_groups.iter_mut().filter_map(|group| group.rest.left()).min();
+        let rested = async {
+            match rests {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => std::future::pending().await,
+            }
+        };
         let (stop, wake) = (&self.stop, &self.wake);
         self.tokio.block_on(async {
             tokio::select! {
@@ -373,6 +421,7 @@ impl Feeder {
                 () = wake.notified() => {}
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(ROOM_POLL), if full => {}
+                () = rested => {}
             }
         });
     }
@@ -406,7 +455,7 @@ impl GroupCursor {
             return Ok(false);
         }
         self.waits_since = None;
-        if !self.has_room() {
+        if !self.has_room() || self.rests() {
             return Ok(false);
         }
         let is_beside = self.lagging || beside && !self.live;
@@ -416,6 +465,7 @@ impl GroupCursor {
         if let Some(chunk) = chunk {
             self.before = self.last;
             self.last = chunk.end;
+            self.rest.fed(chunk.bytes);
             self.feed(log, runtime, chunk);
             self.progress.show(self.last);
         }
@@ -427,6 +477,14 @@ impl GroupCursor {
             self.progress.done();
         }
         Ok(fed)
+    }
+
+    /// Whether nothing is fed, so that more comes together. One view is through before anybody notices.
+    fn rests(&mut self) -> bool {
+        if self.live && self.views.iter().all(|view| self.is_through(view)) {
+            self.rest.through();
+        }
+        self.rest.left().is_some()
     }
 
     /// Whether nothing is fed, for a snapshot.
@@ -498,7 +556,7 @@ impl GroupCursor {
                 break;
             }
         }
-        Ok((!frames.is_empty()).then_some(LogChunk { frames, end }))
+        Ok((!frames.is_empty()).then_some(LogChunk { frames, bytes, end }))
     }
 
     fn feed(&mut self, log: &LogFollower, runtime: &Runtime, chunk: LogChunk) {

@@ -39,6 +39,7 @@ fn view(name: &str, tick: u64, runs: &[PackedRun]) -> ViewSnapshot {
         rows: tick,
         failures: vec![failure],
         workers: vec![vec![runs.to_vec(), Vec::new()], vec![Vec::new(), Vec::new()]],
+        tables: Vec::new(),
     }
 }
 

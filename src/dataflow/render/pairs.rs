@@ -548,7 +548,7 @@ mod tests {
 
     use super::*;
     use crate::dataflow::guard::{ViewControl, ViewLimits};
-    use crate::dataflow::kept::Takeover;
+    use crate::dataflow::kept::{Beginning, Takeover};
 
     fn guard() -> Guard {
         let limits = ViewLimits {
@@ -558,7 +558,7 @@ mod tests {
             time_max: Duration::MAX,
         };
         let control = ViewControl::new(0, ("v", "0"), limits, 1, Arc::new(|_| {}));
-        Guard::new(Arc::new(control), 0, Takeover::new(None, true, 0))
+        Guard::new(Arc::new(control), 0, Takeover::new(Beginning::Empty, 0))
     }
 
     /// Some rows that come and go at some ticks.
