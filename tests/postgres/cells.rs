@@ -62,7 +62,7 @@ pub fn texts(column: &ArrayRef, sql_type: &SqlType) -> Vec<Cell> {
         .collect()
 }
 
-fn text(column: &ArrayRef, row: usize, sql_type: &SqlType) -> String {
+pub fn text(column: &ArrayRef, row: usize, sql_type: &SqlType) -> String {
     match sql_type {
         SqlType::Array(item) => {
             let items = column.as_list::<i32>().value(row);

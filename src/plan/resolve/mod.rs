@@ -18,6 +18,8 @@ mod whole;
 
 use std::ops::ControlFlow;
 
+pub use label::of as column_name;
+
 use datafusion_common::{DataFusionError, Diagnostic, Result, Span, plan_datafusion_err};
 use datafusion_sql::sqlparser::ast::{
     AccessExpr, BinaryOperator, ExcludeSelectItem, Expr, Function, FunctionArg, FunctionArgExpr,

@@ -16,6 +16,7 @@ use datafusion_sql::sqlparser::ast::{
 use super::from::is_set_returning;
 use super::skeleton;
 use crate::plan::names::fold;
+use crate::plan::resolve::column_name;
 
 /// The relation that the SELECT around reads.
 const INNER: &str = "__beside";
@@ -66,15 +67,17 @@ fn hide(select: &mut Select, order_by: Option<&mut OrderBy>) -> Option<Vec<Named
     if !select.projection.iter().any(is_hidden) {
         return None;
     }
-    let mut names = Vec::new();
+    let mut names: Vec<Named> = Vec::new();
     for (at, item) in select.projection.iter().enumerate() {
+        let hidden = || Ident::with_quote('"', format!("__beside{at}"));
         names.push(match item {
-            SelectItem::ExprWithAlias { alias, .. } if hides(alias) => {
-                (Ident::with_quote('"', format!("__beside{at}")), alias.clone())
-            }
+            SelectItem::ExprWithAlias { alias, .. } if hides(alias) => (hidden(), alias.clone()),
             SelectItem::ExprWithAlias { alias, .. } => (alias.clone(), alias.clone()),
-            // Without a name of its own, the item cannot be asked for.
-            SelectItem::UnnamedExpr(expr) => own_name(expr).map(|name| (name.clone(), name))?,
+            SelectItem::UnnamedExpr(expr) => match own_name(expr) {
+                Some(name) => (name.clone(), name),
+                None => (hidden(), Ident::with_quote('"', column_name(expr))),
+            },
+            // Its columns are not known here.
             _ => return None,
         });
     }
@@ -82,11 +85,11 @@ fn hide(select: &mut Select, order_by: Option<&mut OrderBy>) -> Option<Vec<Named
     if distinct.len() != names.len() {
         return None;
     }
-    for (item, (inside, outside)) in select.projection.iter_mut().zip(&names) {
+    for (item, (inside, _)) in select.projection.iter_mut().zip(&names) {
         match item {
             SelectItem::ExprWithAlias { alias, .. } => *alias = inside.clone(),
-            SelectItem::UnnamedExpr(expr) if is_call(expr) => {
-                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: outside.clone() };
+            SelectItem::UnnamedExpr(expr) if own_name(expr).is_none() => {
+                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: inside.clone() };
             }
             _ => {}
         }
@@ -124,18 +127,11 @@ fn around(inner: Query, names: &[Named]) -> Result<Query> {
     Ok(outer)
 }
 
-fn is_call(expr: &Expr) -> bool {
-    matches!(expr, Expr::Function(_))
-}
-
-/// What a column or a call is named by itself.
+/// What a column is named by itself.
 fn own_name(expr: &Expr) -> Option<Ident> {
     match expr {
         Expr::Identifier(name) => Some(name.clone()),
         Expr::CompoundIdentifier(parts) => parts.last().cloned(),
-        Expr::Function(function) => {
-            function.name.0.last().and_then(|part| part.as_ident()).cloned()
-        }
         _ => None,
     }
 }
