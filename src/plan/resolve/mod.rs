@@ -18,8 +18,6 @@ mod whole;
 
 use std::ops::ControlFlow;
 
-pub use label::of as column_name;
-
 use datafusion_common::{DataFusionError, Diagnostic, Result, Span, plan_datafusion_err};
 use datafusion_sql::sqlparser::ast::{
     AccessExpr, BinaryOperator, ExcludeSelectItem, Expr, Function, FunctionArg, FunctionArgExpr,
@@ -33,6 +31,8 @@ use super::names::fold;
 use super::row_values::{MOVED, ROW};
 use super::sugar::skeleton;
 use super::window_tables;
+
+pub use label::of as column_name;
 
 /// What is known beyond the query.
 pub struct Known<'a> {
