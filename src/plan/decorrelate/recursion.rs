@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, Schema};
 use datafusion_common::tree_node::Transformed;
-use datafusion_common::{Column, DFSchema, Result};
+use datafusion_common::{Column, DFSchema, ExprSchema, Result};
 use datafusion_expr::{
     Expr, LogicalPlan, LogicalPlanBuilder, Operator, RecursiveQuery, TableScan, binary_expr,
 };
