@@ -10,14 +10,16 @@ use datafusion_expr::{
     Expr, LogicalPlan, LogicalPlanBuilder, Operator, RecursiveQuery, TableScan, binary_expr,
 };
 
-use super::apply::{Apply, Domain, project};
+use super::apply::{Apply, Domain};
 use crate::plan::context::WorkTableSource;
 
 impl Apply<'_> {
     /// The recursion's rows for each value of the domain.
     pub(super) fn recursion(&self, query: &RecursiveQuery, domain: &Domain) -> Result<LogicalPlan> {
-        let first = self.apply(&query.static_term, domain, false)?;
         let width = domain.renaming.len();
+        // The domain stands beside them in the term, under its own names.
+        let values: Vec<Column> = (0..width).map(|_| self.names.column("value")).collect();
+        let first = named(self.apply(&query.static_term, domain, false)?, &values)?;
         let begins = first.schema().iter().take(width);
         let all = begins.chain(query.schema.iter());
         let all = all.map(|(relation, field)| (relation.cloned(), Arc::clone(field)));
@@ -36,7 +38,7 @@ impl Apply<'_> {
                     _ => Ok(Transformed::no(node)),
                 },
             )?;
-        let term = self.apply(&term.data, domain, false)?;
+        let term = named(self.apply(&term.data, domain, false)?, &values)?;
         let schema = Arc::new(schema);
         let own: Vec<Column> = schema.columns().into_iter().skip(width).collect();
         let recursion = LogicalPlan::RecursiveQuery(RecursiveQuery {
@@ -46,8 +48,22 @@ impl Apply<'_> {
             is_distinct: query.is_distinct,
             schema,
         });
-        project(recursion, domain, own.into_iter().map(Expr::Column).collect())
+        let values = values.into_iter().zip(domain.columns());
+        let values = values.map(|(value, column)| Expr::Column(value).alias(column.name));
+        let columns = values.chain(own.into_iter().map(Expr::Column));
+        LogicalPlanBuilder::from(recursion).project(columns.collect::<Vec<_>>())?.build()
     }
+}
+
+/// The plan with these names for its first columns.
+fn named(plan: LogicalPlan, names: &[Column]) -> Result<LogicalPlan> {
+    let columns = plan.schema().columns().into_iter().enumerate();
+    let columns = columns.map(|(at, column)| match names.get(at) {
+        Some(name) => Expr::Column(column).alias(&name.name),
+        None => Expr::Column(column),
+    });
+    let columns: Vec<Expr> = columns.collect();
+    LogicalPlanBuilder::from(plan).project(columns)?.build()
 }
 
 fn is_work_table(scan: &TableScan, name: &str) -> bool {
