@@ -144,17 +144,14 @@ fn names_of_keys(group_by: &GroupByExpr) -> BTreeSet<String> {
     names.found
 }
 
-/// The names of the columns in items that give rows.
+/// The names of the columns in all items, if one of them gives rows.
 fn names_beside_rows(items: &[SelectItem]) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for item in items {
-        let mut names = Names::default();
-        let _ = item.visit(&mut names);
-        if names.gives_rows {
-            found.extend(names.found);
-        }
-    }
-    found
+    let mut names = Names::default();
+    let _ = items.iter().try_for_each(|item| match item.visit(&mut names) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(()),
+    });
+    if names.gives_rows { names.found } else { BTreeSet::new() }
 }
 
 /// The names of columns in an expression.

@@ -248,7 +248,7 @@ impl Writer<'_> {
             false => self.rng.pick(&decimals).to_string(),
         };
         let divisor = match self.rng.below(3) {
-            0 => self.rng.pick(&["3", "7.0", "0.37", "977787", "12345678.9"]).to_string(),
+            0 => self.rng.pick(&["3", "7.0", "0.37", "97", "12.9"]).to_string(),
             1 => format!("nullif({}, 0)", rows.int(self.rng)),
             _ => format!("nullif({} * 1.5, 0)", rows.int(self.rng)),
         };
