@@ -429,24 +429,22 @@ impl Cast {
             }
             (DataType::Timestamp(..), DataType::Time64(_)) => {
                 let micros = written::micros_of(array)?;
-                let micros = micros.as_primitive::<Int64Type>();
-                let times: Time64MicrosecondArray = micros.unary(|v| v.rem_euclid(MICROS_PER_DAY));
-                Ok(Arc::new(times))
+                let of = |micros: i64| Ok(micros.rem_euclid(MICROS_PER_DAY));
+                let times = each(micros.as_primitive::<Int64Type>().iter(), of);
+                Ok(Arc::new(times.collect::<Result<Time64MicrosecondArray>>()?))
             }
             (DataType::Interval(_), DataType::Time64(_)) => {
                 let spans = cast(array, &DataType::Interval(IntervalUnit::MonthDayNano))?;
                 let of =
-                    |v: IntervalMonthDayNano| (v.nanoseconds / 1000).rem_euclid(MICROS_PER_DAY);
-                let times: Time64MicrosecondArray =
-                    spans.as_primitive::<IntervalMonthDayNanoType>().unary(of);
-                Ok(Arc::new(times))
+                    |v: IntervalMonthDayNano| Ok((v.nanoseconds / 1000).rem_euclid(MICROS_PER_DAY));
+                let times = each(spans.as_primitive::<IntervalMonthDayNanoType>().iter(), of);
+                Ok(Arc::new(times.collect::<Result<Time64MicrosecondArray>>()?))
             }
             (DataType::Time64(_), DataType::Interval(_)) => {
                 let micros = cast(array, &DataType::Time64(TimeUnit::Microsecond))?;
-                let of = |v: i64| IntervalMonthDayNano::new(0, 0, v * 1000);
-                let spans: IntervalMonthDayNanoArray =
-                    micros.as_primitive::<Time64MicrosecondType>().unary(of);
-                Ok(Arc::new(spans))
+                let of = |micros: i64| Ok(IntervalMonthDayNano::new(0, 0, micros * 1000));
+                let spans = each(micros.as_primitive::<Time64MicrosecondType>().iter(), of);
+                Ok(Arc::new(spans.collect::<Result<IntervalMonthDayNanoArray>>()?))
             }
             _ => Ok(cast_with_options(array, to, &STRICT)?),
         }
