@@ -20,7 +20,11 @@ CLIENTS := $(CLIENTS_PYTHON) $(CLIENTS_NODE)
 TPCDS_DIR := $(HOME)/.cache/heliostat/tpcds
 TPCDS_PYTHON := duckdb==1.5.5 duckdb-extension-tpcds==1.5.5
 
-.PHONY: run test env fresh bless bless-postgres tpcds tpcds-data chaos fuzz-sql fuzz-files fuzz-input lint advisories check-compose bench clickhouse clients postgres nextest deny system
+# Superset, with what its package lacks or has too new.
+SUPERSET_DIR := $(HOME)/.cache/heliostat/superset
+SUPERSET_PYTHON := apache-superset==6.1.0 clickhouse-connect==1.12.0 flask-caching==2.3.1 cachetools==8.0.2 rich==15.0.0
+
+.PHONY: run test env fresh bless bless-postgres superset superset-client tpcds tpcds-data chaos fuzz-sql fuzz-files fuzz-input lint advisories check-compose bench clickhouse clients postgres nextest deny system
 
 ## Build, and run the server with its own ClickHouse and a light stream of sample orders.
 run: system clickhouse
@@ -51,6 +55,17 @@ bless-postgres: postgres nextest
 ## All 99 queries of TPC-DS against PostgreSQL; `make test` runs every fourth.
 tpcds: postgres tpcds-data nextest
 	cargo nextest run $(CHECKED) --test suites --no-capture --run-ignored only -E 'test(tpcds_all)'
+
+## Superset as an analyst's client of the own ClickHouse; its installation takes 800 MB.
+superset: clickhouse superset-client nextest
+	cargo nextest run $(CHECKED) --test access --no-capture --run-ignored only -E 'test(superset)'
+
+superset-client: clients
+	if [ "$$(cat "$(SUPERSET_DIR)/installed" 2>/dev/null)" != "$(SUPERSET_PYTHON)" ]; then \
+	  rm -rf "$(SUPERSET_DIR)"; mkdir -p "$(SUPERSET_DIR)"; \
+	  python3 -m venv "$(SUPERSET_DIR)/python"; \
+	  "$(SUPERSET_DIR)/python/bin/pip" install --quiet --disable-pip-version-check $(SUPERSET_PYTHON); \
+	  echo "$(SUPERSET_PYTHON)" > "$(SUPERSET_DIR)/installed"; fi
 
 ## A server under load whose processes, disk, query files and events go wrong, for CHAOS_SECONDS (an hour).
 chaos: system clickhouse nextest

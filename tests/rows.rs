@@ -123,3 +123,28 @@ async fn a_view_fails_whose_rows_pass_64_bits() {
     let view = server.get("/v1/views/plain").await;
     assert_eq!(view["status"], "live");
 }
+
+/// INTERVAL and TIME go in and out as texts; an event whose text is none is refused, and so is an array with a
+/// text that is longer than its VARCHAR.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn intervals_and_times_are_texts_and_long_texts_in_arrays_do_not_fit() {
+    let file = "CREATE TABLE shift (id INT, opens TIME, pause INTERVAL, tags VARCHAR(3)[]) WITH (event_type = 'shift');\n\
+        CREATE MATERIALIZED VIEW shifts WITH (clickhouse = false) AS \
+        SELECT id, opens, pause * 2 AS twice, ARRAY[pause] AS pauses, tags FROM shift;\n";
+    let server = Server::start(&[("shift.sql", file)]);
+    let shift = |data: Value| json!([{"type": "shift", "data": data}]);
+    let fits = json!({"id": 1, "opens": "08:30", "pause": "1 day 00:45:00", "tags": ["abc ", "d"]});
+    server.append(&shift(fits)).await;
+    for (data, told) in [
+        (json!({"opens": "25:00"}), "a time is written 10:30:00.5"),
+        (json!({"pause": "soon"}), "an interval is written P1DT2H30M"),
+        (json!({"tags": ["abc", "abcd"]}), "expected VARCHAR(3), found a text of 4 characters"),
+    ] {
+        let (status, answer) = server.post("/v1/events", &shift(data)).await;
+        assert_eq!(status, 422, "{answer}");
+        assert!(answer.to_string().contains(told), "{answer}");
+    }
+    let page = server.get("/v1/views/shifts/rows?min_position=1&timeout=30s").await;
+    let row = json!({"id": 1, "opens": "08:30:00", "twice": "P2DT1H30M", "pauses": ["P1DT45M"], "tags": ["abc", "d"]});
+    assert_eq!(page["rows"], json!([row]));
+}

@@ -142,8 +142,8 @@ fn a_text_that_is_longer_than_its_column_is_no_row() {
     check(
         "CREATE TABLE n2 (id BIGINT, code VARCHAR(3), tags ARRAY<VARCHAR(2)>)
            WITH (event_type = 'N', version = 2, on_invalid = 'quarantine');
-         CREATE TABLE n1 (id BIGINT, name TEXT) WITH (event_type = 'N', on_invalid = 'quarantine');
-         INSERT INTO n2 (id, code) SELECT id, name FROM n1;
+         CREATE TABLE n1 (id BIGINT, name TEXT, words ARRAY<TEXT>) WITH (event_type = 'N', on_invalid = 'quarantine');
+         INSERT INTO n2 (id, code, tags) SELECT id, name, words FROM n1;
          CREATE MATERIALIZED VIEW v AS SELECT code, id, tags FROM n2",
         &[
             ("N", 2, r#"{"id": 1, "code": "äöü", "tags": ["ab", "c  "]}"#),
@@ -152,12 +152,15 @@ fn a_text_that_is_longer_than_its_column_is_no_row() {
             ("N", 2, r#"{"id": 4, "tags": ["a", "abc"]}"#),
             ("N", 1, r#"{"id": 5, "name": "ab "}"#),
             ("N", 1, r#"{"id": 6, "name": "ab c"}"#),
+            ("N", 1, r#"{"id": 7, "words": ["a ", null, "b   "]}"#),
+            ("N", 1, r#"{"id": 8, "words": ["ab", "abc"]}"#),
         ],
-        &["ab,5,", "abc,2,", "äöü,1,[ab, c ]"],
+        &[",7,[a , , b ]", "ab,5,", "abc,2,", "äöü,1,[ab, c ]"],
         &[
             "table n2: /code: expected VARCHAR(3), found a text of 4 characters [3]",
             "table n2: /tags/1: expected VARCHAR(2), found a text of 3 characters [4]",
             "varchar(n1.name): value too long for type character varying(3) [6]",
+            "varchar(n1.words): value too long for type character varying(2) [8]",
         ],
     );
 }

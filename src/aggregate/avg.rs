@@ -9,6 +9,7 @@ use arrow::error::ArrowError;
 use num_bigint::BigInt;
 
 use super::interval::OfIntervals;
+use super::quotient::{FirstGroup, quotient_scale};
 use super::total::{
     ExactType, FloatTotal, IntegerSum, IntegerTotal, Kept, Total, WideTotal, rounded_quotient,
 };
@@ -41,22 +42,33 @@ fn scale(data_type: &DataType) -> Option<i8> {
     }
 }
 
-/// A decimal, with more digits behind the point than its values, rounded half away from zero.
+/// A decimal, with more digits behind the point than its values, rounded half away from zero where PostgreSQL
+/// rounds it.
 struct DecimalAverage<T> {
     output: ExactType,
-    /// 1 at the scale of the values is this at the scale of the result.
-    factor: BigInt,
+    input_scale: i32,
+    output_scale: i32,
     kept: PhantomData<T>,
 }
 
 impl<T> DecimalAverage<T> {
     fn new(input: &DataType, output: &DataType) -> Result<Self, ArrowError> {
-        let further = scale(output).unwrap_or(0) - scale(input).unwrap_or(0);
         Ok(DecimalAverage {
             output: ExactType::of(output)?,
-            factor: BigInt::from(10).pow(further.max(0) as u32),
+            input_scale: scale(input).unwrap_or(0).into(),
+            output_scale: scale(output).unwrap_or(0).into(),
             kept: PhantomData,
         })
+    }
+
+    /// The unscaled average of values with this unscaled sum.
+    fn value(&self, sum: &BigInt, count: i64) -> BigInt {
+        let first = FirstGroup::of_big(sum, self.input_scale);
+        let second = FirstGroup::of(count.unsigned_abs().into(), 0);
+        let kept = quotient_scale(first, second, self.input_scale).min(self.output_scale);
+        let ten = |by: i32| BigInt::from(10).pow(by.max(0) as u32);
+        let by = kept - self.input_scale;
+        rounded_quotient(&(sum * ten(by)), &(ten(-by) * count)) * ten(self.output_scale - kept)
     }
 }
 
@@ -70,7 +82,7 @@ impl<T: IntegerSum> FoldedAggregate for DecimalAverage<T> {
     fn finish(&self, totals: &[&T], overflows: &mut Overflows) -> Result<ArrayRef, ArrowError> {
         let average = |total: &&T| {
             let count = total.count();
-            (count != 0).then(|| rounded_quotient(&(total.sum() * &self.factor), &count.into()))
+            (count != 0).then(|| self.value(&total.sum(), count))
         };
         self.output.column(totals.iter().map(average), overflows)
     }

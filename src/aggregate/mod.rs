@@ -13,6 +13,7 @@ mod exact;
 mod first_rows;
 mod interval;
 mod min_max;
+mod quotient;
 mod regression;
 mod slot;
 mod sum;
@@ -28,6 +29,7 @@ use arrow::error::ArrowError;
 pub use accumulator::{Accumulator, BatchGroups, States};
 pub use first_rows::{FirstRow, FirstRows, KeptRows};
 pub use interval::scaled as scaled_interval;
+pub use quotient::{FirstGroup, quotient_scale};
 pub use slot::{Slot, State, Stored};
 pub use total::{rounded_quotient, wide};
 

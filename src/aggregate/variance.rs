@@ -11,6 +11,7 @@ use num_bigint::{BigInt, Sign};
 use serde::{Deserialize, Serialize};
 
 use super::exact::{FloatSum, variance};
+use super::quotient::{FirstGroup, quotient_scale};
 use super::total::{ExactInteger, ExactType, each_integer, rounded_quotient};
 use super::{AggregateFunction, AnyAggregate, FoldedAggregate, Overflows, State, States};
 use crate::model::packed::{put_signed, take_signed};
@@ -206,16 +207,20 @@ impl ExactVariance {
         let numerator = moments.squares.get() * count - &sum * &sum;
         let denominator = BigInt::from(count) * divisor;
         let ten = |by: u32| BigInt::from(10).pow(by);
+        let input_scale = 2 * self.input_scale;
+        let dividend = FirstGroup::of_big(&numerator, input_scale as i32);
+        let divisor = FirstGroup::of_big(&denominator, 0);
+        let digits = quotient_scale(dividend, divisor, input_scale as i32).unsigned_abs();
         if !self.root {
-            let up = numerator * ten(self.output_scale.saturating_sub(2 * self.input_scale));
-            let down = ten((2 * self.input_scale).saturating_sub(self.output_scale));
-            return Some(rounded_quotient(&up, &(denominator * down)));
+            let kept = digits.min(self.output_scale);
+            let up = numerator * ten(kept.saturating_sub(input_scale));
+            let down = ten(input_scale.saturating_sub(kept));
+            let rounded = rounded_quotient(&up, &(denominator * down));
+            return Some(rounded * ten(self.output_scale - kept));
         }
         if numerator.sign() == Sign::Minus {
             return None;
         }
-        let input_scale = 2 * self.input_scale;
-        let digits = quotient_scale(&numerator, input_scale, &denominator);
         // PostgreSQL rounds the variance before it takes the root, where it has no more digits than are kept here.
         let (numerator, input_scale, denominator) = match digits < self.output_scale {
             true => {
@@ -235,33 +240,12 @@ impl ExactVariance {
     }
 }
 
-/// The digits behind the point that PostgreSQL gives a quotient: 16 significant ones in groups of four, and no fewer
-/// than its operands have (`select_div_scale`).
-fn quotient_scale(numerator: &BigInt, scale: u32, denominator: &BigInt) -> u32 {
-    // The power of ten thousand of the first group, and the group.
-    let first = |value: &BigInt, scale: u32| -> (i64, i64) {
-        let digits = value.magnitude().to_string();
-        if digits == "0" {
-            return (0, 0);
-        }
-        let before_point = digits.len() as i64 - i64::from(scale) - 1;
-        let (weight, len) = (before_point.div_euclid(4), before_point.rem_euclid(4) as usize + 1);
-        let mut group = digits[..digits.len().min(len)].to_string();
-        group.extend(std::iter::repeat_n('0', len - group.len()));
-        (weight, group.parse().unwrap_or(0))
-    };
-    let ((weight, group), (other_weight, other_group)) =
-        (first(numerator, scale), first(denominator, 0));
-    let weight = weight - other_weight - i64::from(group <= other_group);
-    (16 - weight * 4).max(scale.into()).clamp(0, 1000) as u32
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn variances_of_decimals_are_rounded_once() {
+    fn variances_of_decimals_are_rounded_where_postgresql_rounds() {
         let of = |root: bool, values: &[i64]| {
             let mut moments = ExactMoments::default();
             for value in values {
@@ -275,7 +259,7 @@ mod tests {
                 .value(&moments)
         };
         // 1.00, 2.00, 4.00
-        assert_eq!(of(false, &[100, 200, 400]), Some(BigInt::from(2_333_333_333_333_333_333_i64)));
+        assert_eq!(of(false, &[100, 200, 400]), Some(BigInt::from(2_333_333_333_333_333_300_i64)));
         assert_eq!(of(true, &[100, 200, 400]), Some(BigInt::from(1_527_525_231_651_946_700_i64)));
         assert_eq!(of(false, &[100]), None);
     }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Decimal256Array,
-    Float32Array, Float64Array, GenericByteArray, Int16Array, Int32Array, Int64Array, ListArray,
-    StructArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    Float32Array, Float64Array, GenericByteArray, Int16Array, Int32Array, Int64Array,
+    IntervalMonthDayNanoArray, ListArray, StructArray, Time64MicrosecondArray,
+    TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
     TimestampSecondArray, UInt16Array, UInt32Array, UInt64Array,
 };
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Fields, TimeUnit, Utf8Type, i256};
+use arrow::datatypes::{DataType, Fields, IntervalMonthDayNano, TimeUnit, Utf8Type, i256};
 
 use super::value::ObjectMembers;
 use crate::model::schema::{FieldNaming, SqlType};
@@ -161,6 +162,8 @@ pub enum ColumnBuilder {
     Bytea(Strings),
     Date(Fixed<i32>),
     Timestamp { precision: u8, unit: TimeUnit, zone: bool, values: Fixed<i64> },
+    Interval(Fixed<IntervalMonthDayNano>),
+    Time(Fixed<i64>),
     Uuid(Strings),
     Json(Strings),
     Array(Box<Lists>),
@@ -207,6 +210,8 @@ impl ColumnBuilder {
                     values: Fixed::new(),
                 }
             }
+            SqlType::Interval => ColumnBuilder::Interval(Fixed::new()),
+            SqlType::Time => ColumnBuilder::Time(Fixed::new()),
             SqlType::Uuid => ColumnBuilder::Uuid(Strings::default()),
             SqlType::Json => ColumnBuilder::Json(Strings::default()),
             SqlType::Array(item) => ColumnBuilder::Array(Box::new(Lists {
@@ -249,6 +254,8 @@ impl ColumnBuilder {
             | ColumnBuilder::Uuid(v)
             | ColumnBuilder::Json(v) => v.ends.len(),
             ColumnBuilder::Date(v) => v.values.len(),
+            ColumnBuilder::Interval(v) => v.values.len(),
+            ColumnBuilder::Time(v) => v.values.len(),
             ColumnBuilder::Timestamp { values, .. } => values.values.len(),
             ColumnBuilder::Array(lists) => lists.ends.len(),
             ColumnBuilder::Struct(structs) => structs.valid.valid.len(),
@@ -275,6 +282,8 @@ impl ColumnBuilder {
             | ColumnBuilder::Uuid(v)
             | ColumnBuilder::Json(v) => v.truncate(len),
             ColumnBuilder::Date(v) => v.truncate(len),
+            ColumnBuilder::Interval(v) => v.truncate(len),
+            ColumnBuilder::Time(v) => v.truncate(len),
             ColumnBuilder::Timestamp { values, .. } => values.truncate(len),
             ColumnBuilder::Array(lists) => lists.truncate(len),
             ColumnBuilder::Struct(structs) => {
@@ -304,6 +313,8 @@ impl ColumnBuilder {
             | ColumnBuilder::Uuid(v)
             | ColumnBuilder::Json(v) => v.push(None),
             ColumnBuilder::Date(v) => v.push(None),
+            ColumnBuilder::Interval(v) => v.push(None),
+            ColumnBuilder::Time(v) => v.push(None),
             ColumnBuilder::Timestamp { values, .. } => values.push(None),
             ColumnBuilder::Array(lists) => lists.close(false),
             ColumnBuilder::Struct(structs) => {
@@ -368,6 +379,8 @@ impl ColumnBuilder {
             ColumnBuilder::Real(v) => primitive!(Float32Array, v),
             ColumnBuilder::Double(v) => primitive!(Float64Array, v),
             ColumnBuilder::Date(v) => primitive!(Date32Array, v),
+            ColumnBuilder::Time(v) => primitive!(Time64MicrosecondArray, v),
+            ColumnBuilder::Interval(v) => primitive!(IntervalMonthDayNanoArray, v),
             ColumnBuilder::Decimal { precision, scale, values } => {
                 let (values, nulls) = values.take();
                 let data_type = DataType::Decimal128(*precision, *scale);

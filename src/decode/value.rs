@@ -15,8 +15,8 @@ use super::Violation;
 use super::builder::ColumnBuilder;
 use super::plain::{PlainCursor, PlainKind, PlainValue};
 use super::text;
-use crate::model::json;
 use crate::model::schema::{FieldNaming, SqlField, within_length};
+use crate::model::{interval, json};
 
 /// After an object that was not plain so many rows are not tried as plain ones: mostly those of a table
 /// are alike.
@@ -415,6 +415,14 @@ impl ValueSeed<'_> {
             ColumnBuilder::Date(v) => match text::date(value) {
                 Some(days) => v.push(Some(days)),
                 None => self.refuse(format_args!("{value:?}: a date is written 2026-11-23")),
+            },
+            ColumnBuilder::Time(v) => match interval::clock(value) {
+                Some(time) => v.push(Some(time)),
+                None => self.refuse(format_args!("{value:?}: a time is written 10:30:00.5")),
+            },
+            ColumnBuilder::Interval(v) => match interval::read(value) {
+                Some(interval) => v.push(Some(interval)),
+                None => self.refuse(format_args!("{value:?}: an interval is written P1DT2H30M")),
             },
             ColumnBuilder::Timestamp { precision, unit, values, .. } => {
                 match text::timestamp(value, *precision, *unit) {

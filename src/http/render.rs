@@ -5,9 +5,9 @@ use std::io::Write;
 use arrow::array::{Array, ArrowPrimitiveType, AsArray, RecordBatch, StructArray};
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Decimal256Type, DecimalType, Field, Float32Type,
-    Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type,
-    UInt32Type, UInt64Type,
+    Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNanoType, IntervalUnit,
+    Time64MicrosecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use base64::Engine;
@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{DateTime, Duration, NaiveDate, SecondsFormat, Utc};
 use serde_json::value::RawValue;
 
+use crate::model::interval;
 use crate::model::schema::{SqlField, SqlType};
 
 /// How values are written where JSON leaves a choice.
@@ -103,6 +104,12 @@ fn write_value(
         DataType::Date32 => write_date(value::<Date32Type>(array, row), out),
         DataType::Timestamp(unit, _) => {
             write_timestamp(field, timestamp(array, *unit, row), out);
+        }
+        DataType::Time64(TimeUnit::Microsecond) => {
+            write_text(&interval::clock_text(value::<Time64MicrosecondType>(array, row)), out);
+        }
+        DataType::Interval(IntervalUnit::MonthDayNano) => {
+            write_text(&interval::iso(value::<IntervalMonthDayNanoType>(array, row)), out);
         }
         DataType::List(item) => {
             let items = array.as_list::<i32>().value(row);

@@ -6,6 +6,7 @@ pub mod alarm;
 pub mod clock;
 pub mod event;
 pub mod failure;
+pub mod interval;
 pub mod json;
 pub mod limits;
 pub mod memory;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field as ArrowField, Fields, TimeUnit};
+use arrow::datatypes::{DataType, Field as ArrowField, Fields, IntervalUnit, TimeUnit};
 use serde::{Deserialize, Serialize};
 
 /// The metadata key under which an Arrow field remembers what Arrow has no type for.
@@ -53,6 +53,10 @@ pub enum SqlType {
         /// Whether it is an instant, and not a local time.
         with_time_zone: bool,
     },
+    /// `TIME`: microseconds since midnight, 24:00 at most.
+    Time,
+    /// `INTERVAL`: months, days and time, each by itself.
+    Interval,
     /// `UUID`
     Uuid,
     /// `JSON`
@@ -126,6 +130,8 @@ impl SqlType {
                 };
                 DataType::Timestamp(unit, with_time_zone.then(|| Arc::from("UTC")))
             }
+            SqlType::Time => DataType::Time64(TimeUnit::Microsecond),
+            SqlType::Interval => DataType::Interval(IntervalUnit::MonthDayNano),
             SqlType::Array(item) => DataType::List(Arc::new(item.to_arrow())),
             SqlType::Struct(fields) => {
                 DataType::Struct(fields.iter().map(SqlField::to_arrow).collect::<Fields>())
@@ -187,6 +193,8 @@ impl SqlType {
                 });
                 SqlType::Timestamp { precision, with_time_zone: zone.is_some() }
             }
+            DataType::Interval(_) => SqlType::Interval,
+            DataType::Time32(_) | DataType::Time64(_) => SqlType::Time,
             DataType::List(item) => SqlType::Array(Box::new(SqlField::from_arrow(item)?)),
             DataType::Struct(fields) => SqlType::Struct(
                 fields.iter().map(|f| SqlField::from_arrow(f)).collect::<Result<_, _>>()?,
@@ -227,6 +235,8 @@ impl fmt::Display for SqlType {
                 write!(f, "TIMESTAMP({precision})")?;
                 if *with_time_zone { f.write_str(" WITH TIME ZONE") } else { Ok(()) }
             }
+            SqlType::Time => f.write_str("TIME"),
+            SqlType::Interval => f.write_str("INTERVAL"),
             SqlType::Uuid => f.write_str("UUID"),
             SqlType::Json => f.write_str("JSON"),
             SqlType::Array(item) => write!(f, "ARRAY<{}>", item.sql_type),

@@ -16,7 +16,7 @@ use super::parse::ParsedStatement;
 use super::types;
 use super::upcast::UpcastDef;
 use crate::model::schema::{
-    EventTable, FieldNaming, Format, OnInvalid, SqlField, TableColumn, TableMode,
+    EventTable, FieldNaming, Format, OnInvalid, SqlField, SqlType, TableColumn, TableMode,
 };
 use crate::model::sink::{SinkKinds, SinkOptions};
 
@@ -366,7 +366,15 @@ fn primary_key(create: &CreateTable, columns: &[TableColumn]) -> Result<Vec<usiz
             }
         }
     }
-    Ok(key)
+    match key.iter().map(|index| &columns[*index].field).find(|f| f.sql_type == SqlType::Interval) {
+        None => Ok(key),
+        Some(field) => {
+            let message =
+                format!("{} is an INTERVAL, of which equal ones differ: no key", field.name);
+            Err(Refusal::new(create.name.span(), message)
+                .with_hint("TEXT tells them apart, CAST(… AS INTERVAL) in views compares them"))
+        }
+    }
 }
 
 /// A key's columns are never NULL.

@@ -177,6 +177,13 @@ pub struct WorkTableSource {
     schema: SchemaRef,
 }
 
+impl WorkTableSource {
+    /// The rows of the recursion of this name.
+    pub fn new(name: &str, schema: SchemaRef) -> Self {
+        WorkTableSource { name: name.to_string(), schema }
+    }
+}
+
 impl TableSource for WorkTableSource {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)

@@ -38,8 +38,8 @@ use super::required::required;
 use super::resolve::{self, Known};
 use super::top_rows::{RowNumberLimit, TopRows, sink_limits};
 use super::{
-    array_literal, at_time_zone, distinct_on, group_keys, row_values, sugar, unnest, window_tables,
-    windows,
+    applicable, array_literal, at_time_zone, distinct_on, group_keys, row_values, sugar, unnest,
+    window_tables, windows,
 };
 use crate::model::schema::{EventTable, TableMode};
 use crate::model::source::{SYSTEM_COLUMNS, SourceTable, SystemColumn};
@@ -85,6 +85,7 @@ impl QueryPlanner {
         let query = array_literal::as_calls(query)?;
         let plan = planner.sql_statement_to_plan(Statement::Query(Box::new(query)))?;
         let plan = distinct_on::as_top_rows(unnest::attach(group_keys::once(plan)?)?)?;
+        applicable::check(&plan)?;
         decorrelate(sink_limits(plan)?)
     }
 

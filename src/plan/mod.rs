@@ -1,5 +1,6 @@
 //! SQL files → catalog → logical plan → [`ir`]. Pure: no I/O but reading files, no timely.
 
+mod applicable;
 mod array_literal;
 mod at_time_zone;
 mod balance;

@@ -18,7 +18,22 @@ pub const ENGINE: u32 = 8;
 /// Functions and constructs that have changed since [`ENGINE`] was raised, with how often. A function
 /// is known by its name, an operator by its spelling (`operator ||`), a cast by the type that it
 /// gives (`cast date`), any other construct by the words of [`Uses`].
-const CHANGED: &[(&str, u32)] = &[("json_agg", 1), ("using", 1), ("natural", 1), ("values", 1)];
+const CHANGED: &[(&str, u32)] = &[
+    ("json_agg", 1),
+    ("using", 1),
+    ("natural", 1),
+    ("values", 1),
+    // Quotients are rounded where PostgreSQL rounds them.
+    ("operator /", 1),
+    ("avg", 1),
+    ("mean", 1),
+    ("var", 1),
+    ("var_samp", 1),
+    ("var_sample", 1),
+    ("var_pop", 1),
+    ("var_population", 1),
+    ("variance", 1),
+];
 
 /// How often what a table's declaration means has changed since [`ENGINE`] was raised.
 pub fn of_table(table: &EventTable) -> Option<&'static str> {

@@ -23,12 +23,9 @@ const TIMESTAMP_PRECISION_DEFAULT: u8 = 6;
 pub enum TypeError {
     #[error("type {0} is not supported")]
     NotSupported(String),
-    #[error("type {0} is not supported for a column: TEXT is, and CAST(… AS INTERVAL) in views")]
+    #[error("type {0} is not supported: INTERVAL is, of any units")]
     Interval(String),
-    #[error(
-        "type {0} is not supported: TEXT is, or TIMESTAMP, whose time of day extract(…) and \
-         to_char(…, 'HH24:MI:SS') tell"
-    )]
+    #[error("type {0} is not supported: TIME is, which has no zone and six digits of a second")]
     Time(String),
     #[error(
         "DECIMAL({precision},{scale}) is out of range: precision 1 to 76, scale 0 to precision"
@@ -83,7 +80,11 @@ pub fn sql_type(data_type: &DataType) -> Result<SqlType, TypeError> {
         DataType::Struct(fields, _) => {
             SqlType::Struct(fields.iter().map(struct_field).collect::<Result<_, _>>()?)
         }
+        DataType::Interval { fields: None, precision: None } => SqlType::Interval,
         DataType::Interval { .. } => return Err(TypeError::Interval(data_type.to_string())),
+        DataType::Time(None | Some(6), TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => {
+            SqlType::Time
+        }
         DataType::Time(..) => return Err(TypeError::Time(data_type.to_string())),
         other => return Err(TypeError::NotSupported(other.to_string())),
     })
@@ -142,7 +143,7 @@ pub struct CastTypes;
 
 impl TypePlanner for CastTypes {
     fn plan_type_field(&self, written: &DataType) -> DataFusionResult<Option<FieldRef>> {
-        // Intervals stay DataFusion's: they are no column type.
+        // Those with units or digits are DataFusion's.
         if matches!(written, DataType::Interval { .. }) {
             return Ok(None);
         }

@@ -390,8 +390,8 @@ impl Upcasting<'_> {
         if sql_type.as_ref() == Some(&column.sql_type) {
             return Ok(value);
         }
-        if let (Some(_), SqlType::Varchar(length)) = (&sql_type, &column.sql_type) {
-            return Ok(within(value, *length));
+        if sql_type.is_some() && column.sql_type.mentions_length() {
+            return Ok(within(value, column));
         }
         Ok(Expr::Cast(Cast::new_from_field(Box::new(value), Arc::new(column.to_arrow()))))
     }
@@ -490,7 +490,6 @@ fn assignable(from: &SqlType, to: &SqlType) -> bool {
             SqlType::Timestamp { with_time_zone: a, .. },
             SqlType::Timestamp { with_time_zone: b, .. },
         ) => a == b,
-        (SqlType::Array(_) | SqlType::Struct(_), to) if to.mentions_length() => false,
         (SqlType::Array(from), SqlType::Array(to)) => assignable(&from.sql_type, &to.sql_type),
         (SqlType::Struct(from), SqlType::Struct(to)) => {
             from.len() == to.len()

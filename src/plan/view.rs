@@ -13,7 +13,7 @@ use super::diagnostic::Unplannable;
 use super::ir::{Node, Op, Plan, Scalar};
 use super::lower::assert_key;
 use super::names;
-use crate::model::schema::{EventTable, SqlField};
+use crate::model::schema::{EventTable, SqlField, SqlType};
 use crate::model::sink::SinkKinds;
 use crate::model::source::SourceTable;
 use crate::model::view::{ViewRef, ViewSchema};
@@ -69,6 +69,13 @@ impl Shape<'_> {
         };
         let declared: Option<Vec<usize>> =
             def.options.key.as_ref().map(|k| k.iter().map(index_of).collect()).transpose()?;
+        let mut key_columns = declared.iter().flatten().map(|index| &columns[*index]);
+        if let Some(column) = key_columns.find(|column| column.sql_type == SqlType::Interval) {
+            let name = &column.name;
+            let message =
+                format!("option key names {name}, an INTERVAL, of which equal ones differ");
+            return Err(Unplannable(message));
+        }
         let (plan, key) = match declared {
             Some(key) => (assert_key(plan, &key), Some(key)),
             None => {
@@ -110,13 +117,7 @@ fn output_columns(def: &ViewDef, output: &DFSchema) -> Result<Vec<SqlField>, Unp
         let text = field.as_ref().clone().with_data_type(DataType::Utf8);
         let field = if field.data_type() == &DataType::Null { &text } else { field.as_ref() };
         let mut column = SqlField::from_arrow(field).map_err(|t| {
-            let instead = match t {
-                DataType::Duration(_) | DataType::Interval(_) => {
-                    format!("extract(epoch FROM …) AS {name} gives its seconds")
-                }
-                _ => "CAST it".to_string(),
-            };
-            Unplannable(format!("column {name} has type {t}, which a view cannot have: {instead}"))
+            Unplannable(format!("column {name} has type {t}, which a view cannot have: CAST it"))
         })?;
         if columns.iter().any(|c| c.name == name) {
             return refuse(format!("two columns are named {name}: give one another name with AS"));

@@ -1,6 +1,7 @@
 //! The own ClickHouse: what its readers and strangers may do.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -199,16 +200,52 @@ async fn clients_of_analysts_see_the_views_and_get_nothing_else_over_either_prot
     assert_eq!(server.get("/v1/views/details").await["generation"], generation);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes 800 MB and a minute: make superset"]
+async fn superset_lists_the_views_and_reads_them() {
+    let server = Server::with_clickhouse(&[("views.sql", QUERIES), ("details.sql", DETAILS)]);
+    server.until(200, || async { server.try_get("/readyz?views=all").await.0 }).await;
+    let events = json!([
+        {"type": "OrderPaid", "data": {"id": "a", "amount": 7}},
+        {"type": "Detail", "data": {"id": "a", "at": "2026-01-01T00:00:00Z", "note": {"k": "x"}}},
+    ]);
+    let (status, answer) = server.post("/v1/events?wait=clickhouse&timeout=60s", &events).await;
+    assert_eq!(status, 200, "{answer}");
+    let data = server.data();
+    let output = server.command(&["sql", "--print", "--data-dir", data.to_str().unwrap()]);
+    let mut given: Value = serde_json::from_slice(&output.stdout).unwrap();
+    given["sql"] = json!("SELECT id, toUnixTimestamp(at) AS at, note FROM details");
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let python = home.join(".cache/heliostat/superset/python/bin/python");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/analysts_superset.py");
+    let told = tokio::task::spawn_blocking(move || ask_python(&python, script, &given));
+    let told = told.await.unwrap();
+
+    println!("Superset {}", told["version"]);
+    assert_eq!(told["schemas"], json!(["heliostat"]));
+    assert_eq!(told["tables"], json!(["_heliostat_progress", "details", "orders", "salaries"]));
+    let columns = &told["columns"]["details"];
+    assert_eq!(columns["id"], "STRING");
+    assert_eq!(columns["at"], "NULLABLE(DATETIME64(3, 'UTC'))");
+    let row = json!({"id": "a", "at": 1_767_225_600, "note": "{\"k\": \"x\"}"});
+    assert_eq!(told["rows"], json!([row]));
+}
+
 /// Runs the clients.
 fn analysts(given: &Value) -> Value {
-    let python = clients().join("python/bin/python");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/analysts.py");
+    ask_python(&clients().join("python/bin/python"), script, given)
+}
+
+/// What a script prints that is given this.
+fn ask_python(python: &Path, script: &str, given: &Value) -> Value {
     let mut child = Command::new(python)
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/analysts.py"))
+        .arg(script)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("python: `make clients` installs it");
+        .expect("python: `make clients` or `make superset` installs it");
     child.stdin.take().unwrap().write_all(given.to_string().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);

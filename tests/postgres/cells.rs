@@ -13,7 +13,10 @@
 
 use super::ulps::ulps;
 use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::{DataType, Date32Type, Float32Type, Float64Type, Int64Type, TimeUnit};
+use arrow::datatypes::{
+    DataType, Date32Type, Float32Type, Float64Type, Int64Type, IntervalMonthDayNano,
+    IntervalMonthDayNanoType, Time64MicrosecondType, TimeUnit,
+};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use chrono::Datelike;
 use heliostat::internals::model::SqlType;
@@ -59,7 +62,7 @@ pub fn texts(column: &ArrayRef, sql_type: &SqlType) -> Vec<Cell> {
         .collect()
 }
 
-fn text(column: &ArrayRef, row: usize, sql_type: &SqlType) -> String {
+pub fn text(column: &ArrayRef, row: usize, sql_type: &SqlType) -> String {
     match sql_type {
         SqlType::Array(item) => {
             let items = column.as_list::<i32>().value(row);
@@ -109,6 +112,8 @@ fn text(column: &ArrayRef, row: usize, sql_type: &SqlType) -> String {
             let (day, before_christ) = day(date, cycles * 400);
             day + before_christ
         }
+        SqlType::Time => clock(column.as_primitive::<Time64MicrosecondType>().value(row)),
+        SqlType::Interval => interval(column.as_primitive::<IntervalMonthDayNanoType>().value(row)),
         SqlType::Real => format!("{:?}", column.as_primitive::<Float32Type>().value(row)),
         SqlType::Double => format!("{:?}", column.as_primitive::<Float64Type>().value(row)),
         _ => {
@@ -116,6 +121,34 @@ fn text(column: &ArrayRef, row: usize, sql_type: &SqlType) -> String {
             ArrayFormatter::try_new(column, &options).unwrap().value(row).to_string()
         }
     }
+}
+
+fn clock(micros: i64) -> String {
+    let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
+    let fraction = if micros == 0 { String::new() } else { format!(".{micros:06}") };
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02}{}", seconds % 60, fraction.trim_end_matches('0'))
+}
+
+fn interval(value: IntervalMonthDayNano) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let mut negative = false;
+    for (count, unit) in
+        [(value.months / 12, "year"), (value.months % 12, "mon"), (value.days, "day")]
+    {
+        if count != 0 {
+            let sign = if negative && count > 0 { "+" } else { "" };
+            parts.push(format!("{sign}{count} {unit}{}", if count == 1 { "" } else { "s" }));
+            negative = count < 0;
+        }
+    }
+    let micros = value.nanoseconds / 1000;
+    if micros != 0 || parts.is_empty() {
+        let positive = if negative { "+" } else { "" };
+        let sign = if micros < 0 { "-" } else { positive };
+        parts.push(format!("{sign}{}", clock(micros.abs())));
+    }
+    parts.join(" ")
 }
 
 /// An array's element, in quotes where PostgreSQL needs them.

@@ -95,11 +95,7 @@ fn questions(entries: &[Entry], needed: &mut Needed) -> Vec<Question> {
         for template in forms::expressions(entry) {
             let (expression, highest) = filled(&template, needed);
             let rows = if highest > 1 { ROWS } else { grid::VALUES };
-            let is_column = !matches!(entry.result.as_str(), "interval" | "time without time zone");
-            let value = match is_column {
-                true => expression.clone(),
-                false => format!("CAST({expression} AS TEXT)"),
-            };
+            let value = expression.clone();
             let (from, v) = match (entry.kind.is_aggregate(), entry.returns_set) {
                 (true, _) => ("FROM bags GROUP BY bag".to_string(), "bag AS i, 0 AS o"),
                 (_, true) if entry.result == "record" => (
@@ -424,9 +420,8 @@ fn is_of_type(ours: &str, theirs: &str) -> bool {
         "timestamp with time zone" => {
             return ours.starts_with("TIMESTAMP") && ours.ends_with("ZONE");
         }
-        "interval" | "time without time zone" | "record" | "character varying" | "character" => {
-            "TEXT"
-        }
+        "time without time zone" => "TIME",
+        "record" | "character varying" | "character" => "TEXT",
         "jsonb" => "JSON",
         other => match other.strip_suffix("[]") {
             Some(item) => {

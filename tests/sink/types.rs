@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Decimal256Array,
-    Float32Array, Float64Array, Int16Array, Int32Array, Int32Builder, Int64Array, ListArray,
-    ListBuilder, StringArray, StringBuilder, StructArray, TimestampMicrosecondArray,
-    TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray, UInt16Array,
-    UInt32Array, UInt64Array,
+    Float32Array, Float64Array, Int16Array, Int32Array, Int32Builder, Int64Array,
+    IntervalMonthDayNanoArray, ListArray, ListBuilder, StringArray, StringBuilder, StructArray,
+    Time64MicrosecondArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    TimestampNanosecondArray, TimestampSecondArray, UInt16Array, UInt32Array, UInt64Array,
 };
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, i256};
+use arrow::datatypes::{DataType, IntervalMonthDayNano, i256};
 use heliostat::internals::model::{SqlField, SqlType};
 use heliostat::internals::sink::Retention;
 
@@ -171,7 +171,22 @@ fn times() -> Vec<Column> {
     let milli = TimestampMillisecondArray::from(vec![Some(0), Some(-1), None]);
     let (first_us, last_us) = (first * 1_000_000, last * 1_000_000 + 999_999);
     let micro = TimestampMicrosecondArray::from(vec![Some(first_us), Some(last_us), None]);
+    let span = IntervalMonthDayNano::new;
+    let spans = vec![Some(span(14, -3, 5_400_500_000_000)), Some(span(0, 0, 0)), None];
+    let clocks = vec![Some(86_400_000_000), Some(37_800_500_000), None];
     vec![
+        column(
+            "iv",
+            SqlType::Interval,
+            Arc::new(IntervalMonthDayNanoArray::from(spans)),
+            ["Nullable(String)", "P1Y2M-3DT1H30M0.5S", "PT0S", "\\N"],
+        ),
+        column(
+            "ti",
+            SqlType::Time,
+            Arc::new(Time64MicrosecondArray::from(clocks)),
+            ["Nullable(String)", "24:00:00", "10:30:00.5", "\\N"],
+        ),
         column(
             "da",
             SqlType::Date,

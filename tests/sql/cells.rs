@@ -2,10 +2,12 @@
 
 use std::cmp::Ordering;
 
+use super::postgres_cells as written;
 use super::ulps::ulps;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use heliostat::internals::model::SqlType;
 
 /// How far floats of two engines may be apart, in units in the last place of a double: their sums
 /// round after every addition, in an order of their own, and ours only once. About 1e-9.
@@ -41,6 +43,11 @@ pub fn rows(batch: &RecordBatch) -> Rows {
                     _ if column.is_null(row) => Cell::Null,
                     DataType::Float64 => {
                         Cell::Float(column.as_primitive::<Float64Type>().value(row))
+                    }
+                    // As PostgreSQL writes them: Arrow has no 24:00, and other words.
+                    DataType::Time64(_) => Cell::Text(written::text(column, row, &SqlType::Time)),
+                    DataType::Interval(_) => {
+                        Cell::Text(written::text(column, row, &SqlType::Interval))
                     }
                     DataType::Float32 => {
                         Cell::Real(column.as_primitive::<Float32Type>().value(row))

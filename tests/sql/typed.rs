@@ -363,6 +363,8 @@ fn same_type(ours: &SqlType, oid: u32) -> bool {
             SqlType::Date => "date".to_string(),
             SqlType::Timestamp { with_time_zone: false, .. } => "timestamp".to_string(),
             SqlType::Timestamp { .. } => "timestamp with time zone".to_string(),
+            SqlType::Interval => "interval".to_string(),
+            SqlType::Time => "time".to_string(),
             SqlType::Uuid => "uuid".to_string(),
             SqlType::Json => "json".to_string(),
             // PostgreSQL's arrays do not tell how deep they are.

@@ -117,6 +117,7 @@ impl Apply<'_> {
                 union_of(inputs.collect::<Result<_>>()?, domain, names)
             }
             LogicalPlan::Values(values) => self.values(values, domain),
+            LogicalPlan::RecursiveQuery(query) => self.recursion(query, domain),
             LogicalPlan::Unnest(unnest) => {
                 let input = self.apply(&unnest.input, domain, false)?;
                 let (columns, options) = (unnest.exec_columns.clone(), unnest.options.clone());

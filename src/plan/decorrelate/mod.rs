@@ -11,6 +11,7 @@ mod nearest;
 mod on;
 mod one_row;
 mod outer;
+mod recursion;
 
 use std::cell::Cell;
 use std::sync::Arc;

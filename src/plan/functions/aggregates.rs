@@ -18,7 +18,7 @@ use datafusion_expr::{
     ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
-use super::decimal::{Digits, NARROW_MAX, quotient};
+use super::decimal::{Digits, NARROW_MAX, average};
 use crate::aggregate::{self, AggregateFunction, BatchGroups, Computation, Slot};
 
 /// The digits that a sum has more than its numbers: that of ten thousand million of them.
@@ -83,14 +83,14 @@ fn result(name: &str, of: &DataType) -> Result<DataType> {
         ("sum", of) if of.is_integer() => DataType::UInt64,
         ("sum", _) => Digits { whole: digits.whole.saturating_add(SUM_DIGITS), ..digits }
             .data_type(digits.scale),
-        ("avg", _) => quotient(digits.whole, digits.scale),
+        ("avg", _) => average(digits.whole, digits.scale),
         // Of two numbers at the ends of their range a sample's is greater than the range.
         ("stddev" | "stddev_pop", _) => {
-            quotient(digits.whole.saturating_add(1), digits.scale.saturating_mul(2))
+            average(digits.whole.saturating_add(1), digits.scale.saturating_mul(2))
         }
         _ => {
             let whole = digits.whole.saturating_mul(2).saturating_add(1);
-            quotient(whole, digits.scale.saturating_mul(2))
+            average(whole, digits.scale.saturating_mul(2))
         }
     })
 }

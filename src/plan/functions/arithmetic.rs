@@ -17,7 +17,7 @@ use datafusion_expr::{
 };
 use datafusion_sql::sqlparser::ast::BinaryOperator;
 
-use super::literals::narrowed;
+use super::literals::{is_quoted, narrowed, settled};
 use super::{arrays, decimal, format, interval, jsonb_change, times};
 use crate::model::schema::{SqlField, SqlType};
 
@@ -39,7 +39,8 @@ impl ExprPlanner for Operands {
             return plan_err!("^ is not supported: power(a, b) is");
         }
         let RawBinaryExpr { op, left, right } = expr;
-        let expr = RawBinaryExpr { op, left: narrowed(left), right: narrowed(right) };
+        let (left, right) = (settled(narrowed(left), schema)?, settled(narrowed(right), schema)?);
+        let expr = RawBinaryExpr { op, left, right };
         let small = |expr: &Expr| expr.get_type(schema).is_ok_and(|t| t == DataType::Int16);
         if matches!(expr.op, PGBitwiseShiftLeft | PGBitwiseShiftRight) && small(&expr.left) {
             return plan_err!("{} of a SMALLINT is not supported: CAST it to INT", expr.op);
@@ -85,6 +86,20 @@ impl ExprPlanner for Operands {
             return Ok(PlannerResult::Original(expr));
         };
         let compares = matches!(expr.op, Eq | NotEq | Lt | LtEq | Gt | GtEq);
+        // A literal in quotes is of the type that it stands beside.
+        match (&left, &right) {
+            (DataType::Interval(_), _) if compares && is_quoted(&expr.right) => {
+                let RawBinaryExpr { op, left: span, right } = expr;
+                let right = cast_expr(right, left);
+                return Ok(PlannerResult::Original(RawBinaryExpr { op, left: span, right }));
+            }
+            (_, DataType::Interval(_)) if compares && is_quoted(&expr.left) => {
+                let RawBinaryExpr { op, left, right: span } = expr;
+                let left = cast_expr(left, right);
+                return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right: span }));
+            }
+            _ => {}
+        }
         let cast_to = |expr: Expr, to: &DataType| cast_expr(expr, to.clone());
         // A day is its first instant, in the unit of what it is compared with.
         match (&left, &right) {
@@ -116,6 +131,17 @@ impl ExprPlanner for Operands {
                 DataType::Timestamp(..) | DataType::Date32,
             ) => {
                 return Ok(PlannerResult::Planned(interval::since(expr.left, expr.right)));
+            }
+            (DataType::Date32, Plus, DataType::Time64(_))
+            | (DataType::Time64(_), Plus, DataType::Interval(_)) => {
+                return Ok(PlannerResult::Planned(times::time_plus(expr.left, expr.right)));
+            }
+            (DataType::Time64(_), Plus, DataType::Date32)
+            | (DataType::Interval(_), Plus, DataType::Time64(_)) => {
+                return Ok(PlannerResult::Planned(times::time_plus(expr.right, expr.left)));
+            }
+            (DataType::Time64(_), Minus, DataType::Time64(_) | DataType::Interval(_)) => {
+                return Ok(PlannerResult::Planned(times::time_minus(expr.left, expr.right)));
             }
             // With a span of time a day is its first instant.
             (DataType::Date32, Plus | Minus, DataType::Interval(_)) => {
@@ -184,6 +210,12 @@ pub fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Divide
             ) =>
         {
+            if let (Ok(one), Ok(other)) = (left.get_type(schema), right.get_type(schema))
+                && let Some(operation) = decimal::operation(op, &one, &other)
+            {
+                // Columns of a set operation have become decimals since their names were read.
+                return Ok(Transformed::yes(operation.call(vec![*left, *right])));
+            }
             let is_float = |expr: &Expr| expr.get_type(schema).is_ok_and(|t| t.is_floating());
             if !is_float(&left) && !is_float(&right) {
                 return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })));

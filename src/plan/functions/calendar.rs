@@ -3,10 +3,9 @@
 use arrow::datatypes::IntervalMonthDayNano;
 use datafusion_common::{Result, exec_err};
 
-pub const MICROS_PER_SECOND: i64 = 1_000_000;
-pub const MICROS_PER_MINUTE: i64 = 60 * MICROS_PER_SECOND;
-pub const MICROS_PER_HOUR: i64 = 60 * MICROS_PER_MINUTE;
-pub const MICROS_PER_DAY: i64 = 24 * MICROS_PER_HOUR;
+pub use crate::model::interval::{
+    MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_MINUTE, MICROS_PER_SECOND,
+};
 
 /// The Julian day of 1970-01-01.
 pub const JULIAN_EPOCH: i64 = 2_440_588;

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array,
     Decimal256Array, Float32Array, Float64Array, Int16Array, Int32Array, Int64Array,
-    IntervalMonthDayNanoArray, ListBuilder, StringArray, StringBuilder,
+    IntervalMonthDayNanoArray, ListBuilder, StringArray, StringBuilder, Time64MicrosecondArray,
 };
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{
     DataType, Date32Type, Decimal256Type, Field, FieldRef, Float32Type, Float64Type, Int64Type,
-    TimeUnit, i256,
+    IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit, Time64MicrosecondType, TimeUnit,
+    i256,
 };
 use arrow::util::display::FormatOptions;
 use datafusion_common::tree_node::{Transformed, TreeNode};
@@ -23,6 +24,7 @@ use datafusion_expr::{
     ScalarUDF, ScalarUDFImpl, Signature, Volatility, expr_rewriter::NamePreserver,
 };
 
+use super::calendar::MICROS_PER_DAY;
 use super::{arithmetic, interval, jsonb, like, read, regex, written};
 use crate::model::schema::{SqlField, SqlType};
 
@@ -117,6 +119,7 @@ fn differs(from: &Field, to: &Field) -> bool {
                         | DataType::Date32
                         | DataType::Timestamp(..)
                         | DataType::Interval(_)
+                        | DataType::Time64(_)
                         | DataType::Binary
                         | DataType::List(_)
                 )
@@ -129,10 +132,13 @@ fn differs(from: &Field, to: &Field) -> bool {
                     DataType::Date32
                         | DataType::Timestamp(..)
                         | DataType::Interval(_)
+                        | DataType::Time64(_)
                         | DataType::Binary
                         | DataType::List(_)
                 )
         }
+        (DataType::Timestamp(..) | DataType::Interval(_), DataType::Time64(_))
+        | (DataType::Time64(_), DataType::Interval(_)) => true,
         (s, t) if s.is_floating() || is_decimal(s) => {
             t.is_integer()
                 || (s.is_floating() && is_decimal(t))
@@ -275,6 +281,9 @@ impl Cast {
                 let micros = each(values, of).collect::<Result<Int64Array>>()?;
                 self.timestamps(&micros)?
             }
+            DataType::Time64(_) => {
+                Arc::new(each(values, read::time).collect::<Result<Time64MicrosecondArray>>()?)
+            }
             DataType::Interval(_) => {
                 let values = each(values, read::interval);
                 Arc::new(values.collect::<Result<IntervalMonthDayNanoArray>>()?)
@@ -411,12 +420,31 @@ impl Cast {
             }
             (DataType::Date32, DataType::Timestamp(..)) => {
                 let days = array.as_primitive::<Date32Type>();
-                let micros = |days: i32| Ok(i64::from(days) * super::calendar::MICROS_PER_DAY);
+                let micros = |days: i32| Ok(i64::from(days) * MICROS_PER_DAY);
                 self.timestamps(&each(days.iter(), micros).collect::<Result<Int64Array>>()?)
             }
             (DataType::Timestamp(..), DataType::Timestamp(..)) => {
                 let micros = written::micros_of(array)?;
                 self.timestamps(micros.as_primitive::<Int64Type>())
+            }
+            (DataType::Timestamp(..), DataType::Time64(_)) => {
+                let micros = written::micros_of(array)?;
+                let of = |micros: i64| Ok(micros.rem_euclid(MICROS_PER_DAY));
+                let times = each(micros.as_primitive::<Int64Type>().iter(), of);
+                Ok(Arc::new(times.collect::<Result<Time64MicrosecondArray>>()?))
+            }
+            (DataType::Interval(_), DataType::Time64(_)) => {
+                let spans = cast(array, &DataType::Interval(IntervalUnit::MonthDayNano))?;
+                let of =
+                    |v: IntervalMonthDayNano| Ok((v.nanoseconds / 1000).rem_euclid(MICROS_PER_DAY));
+                let times = each(spans.as_primitive::<IntervalMonthDayNanoType>().iter(), of);
+                Ok(Arc::new(times.collect::<Result<Time64MicrosecondArray>>()?))
+            }
+            (DataType::Time64(_), DataType::Interval(_)) => {
+                let micros = cast(array, &DataType::Time64(TimeUnit::Microsecond))?;
+                let of = |micros: i64| Ok(IntervalMonthDayNano::new(0, 0, micros * 1000));
+                let spans = each(micros.as_primitive::<Time64MicrosecondType>().iter(), of);
+                Ok(Arc::new(spans.collect::<Result<IntervalMonthDayNanoArray>>()?))
             }
             _ => Ok(cast_with_options(array, to, &STRICT)?),
         }

@@ -16,13 +16,14 @@ use datafusion_expr::{
 };
 use num_bigint::{BigInt, Sign};
 
-use crate::aggregate::{rounded_quotient, wide};
+use crate::aggregate::{FirstGroup, quotient_scale, rounded_quotient, wide};
 
 /// The digits of a decimal in 128 bits, and in 256.
 pub const NARROW_MAX: u8 = 38;
 pub const PRECISION_MAX: u8 = 76;
 
-/// The digits behind the point that a quotient has: at least so many, and up to so many while 38 are enough.
+/// The digits behind the point that a quotient has, and how many it has at least where 76 are not enough. An average,
+/// which every row of a group changes, has so few already where 38 are not enough.
 const QUOTIENT_SCALE_MIN: u8 = 16;
 const QUOTIENT_SCALE_MAX: u8 = 20;
 
@@ -70,9 +71,18 @@ impl Digits {
 
 /// The type of a quotient with so many digits before the point, of numbers whose scale is at most `scale`.
 pub fn quotient(whole: u8, scale: u8) -> DataType {
+    let least = scale.max(QUOTIENT_SCALE_MIN);
+    Digits { whole, scale: scale.max(QUOTIENT_SCALE_MAX) }.data_type(least)
+}
+
+/// The type of an average, with fewer digits behind the point where that makes 38 enough.
+pub fn average(whole: u8, scale: u8) -> DataType {
     let free = NARROW_MAX.saturating_sub(whole);
     let least = scale.max(QUOTIENT_SCALE_MIN);
-    Digits { whole, scale: least.max(free.min(QUOTIENT_SCALE_MAX)) }.data_type(least)
+    match free >= least {
+        true => Digits { whole, scale: least.max(free.min(QUOTIENT_SCALE_MAX)) }.data_type(least),
+        false => quotient(whole, scale),
+    }
 }
 
 /// The type that both compare as, where 38 digits do not hold the two.
@@ -225,6 +235,14 @@ struct Scales {
     output: i32,
 }
 
+impl Scales {
+    /// How many digits behind the point of a quotient PostgreSQL keeps, as far as they are kept here.
+    #[inline]
+    fn of_quotient(&self, dividend: FirstGroup, divisor: FirstGroup) -> i32 {
+        quotient_scale(dividend, divisor, self.left.max(self.right)).min(self.output)
+    }
+}
+
 impl DecimalOperator {
     /// In 128 bits; `None` where they are not enough, or where dividing by zero.
     #[inline]
@@ -246,7 +264,12 @@ impl DecimalOperator {
                     down => divided(exact, 10_i128.checked_pow(u32::try_from(down).ok()?)?),
                 }
             }
-            Operator::Divide => divided(up(a, scales.output - scales.left + scales.right)?, b),
+            Operator::Divide => {
+                let of = |value: i128, scale| FirstGroup::of(value.unsigned_abs(), scale);
+                let kept = scales.of_quotient(of(a, scales.left), of(b, scales.right));
+                let quotient = divided(up(a, kept - scales.left + scales.right)?, b)?;
+                up(quotient, scales.output - kept)
+            }
             _ => up(a, scales.output - scales.left)?
                 .checked_rem(up(b, scales.output - scales.right)?),
         }
@@ -267,8 +290,12 @@ impl DecimalOperator {
                 rounded_quotient(&(a * b), &up(&BigInt::from(1), down))
             }
             Operator::Divide => {
-                let by = left + scales.right;
-                rounded_quotient(&up(a, by), &up(b, -by))
+                let (first, second) =
+                    (FirstGroup::of_big(a, scales.left), FirstGroup::of_big(b, scales.right));
+                let kept = scales.of_quotient(first, second);
+                let by = kept - scales.left + scales.right;
+                let quotient = rounded_quotient(&up(a, by), &up(b, -by));
+                up(&quotient, scales.output - kept)
             }
             _ => up(a, left) % up(b, right),
         })
@@ -341,7 +368,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn types_widen_to_76_digits_and_quotients_keep_16() {
+    fn types_widen_to_76_digits_and_quotients_keep_20() {
         let of = |op, left: (u8, i8), right: (u8, i8)| {
             let types =
                 [DataType::Decimal256(left.0, left.1), DataType::Decimal256(right.0, right.1)];
@@ -354,8 +381,9 @@ mod tests {
         assert_eq!(of(Operator::Multiply, (28, 8), (29, 8)), Decimal256(57, 16));
         assert_eq!(of(Operator::Multiply, (76, 20), (38, 10)), Decimal256(76, 20));
         assert_eq!(of(Operator::Divide, (15, 2), (15, 2)), Decimal128(35, 20));
-        assert_eq!(of(Operator::Divide, (20, 4), (20, 4)), Decimal128(38, 18));
-        assert_eq!(of(Operator::Divide, (38, 10), (38, 10)), Decimal256(54, 16));
+        assert_eq!(of(Operator::Divide, (20, 4), (20, 4)), Decimal256(40, 20));
+        assert_eq!(of(Operator::Divide, (38, 10), (38, 10)), Decimal256(58, 20));
+        assert_eq!(of(Operator::Divide, (76, 10), (38, 10)), Decimal256(76, 16));
         assert_eq!(of(Operator::Modulo, (15, 2), (10, 4)), Decimal128(10, 4));
     }
 

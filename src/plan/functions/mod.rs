@@ -56,6 +56,7 @@ mod read;
 mod regex;
 mod regex_calls;
 mod row;
+mod row_limit;
 mod series;
 mod signed;
 mod string_agg;
@@ -79,6 +80,7 @@ pub use aggregates::pair;
 pub use interval::order as interval_order;
 pub use json::elements as json_elements;
 pub use merged::with as merged_with;
+pub use row_limit::ROW_LIMIT;
 
 /// Rewrites what has no function of its own name: comparisons with arrays, and aggregates under the names of window
 /// functions.
@@ -114,7 +116,7 @@ pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
         .chain(series::functions())
         .chain(regex_calls::functions())
         .chain(jsonb_change::functions())
-        .chain([parse_time::to_date(), bitwise::not()])
+        .chain([parse_time::to_date(), bitwise::not(), row_limit::row_limit()])
     {
         learn(&mut aliases.scalar, udf.name(), udf.aliases());
         registry.register_udf(udf)?;

@@ -12,7 +12,7 @@ use datafusion_expr::{
 };
 use num_bigint::{BigInt, Sign};
 
-use super::decimal::{Digits, Numbers, PRECISION_MAX, quotient};
+use super::decimal::{Digits, Numbers, PRECISION_MAX, average};
 use crate::aggregate::{rounded_quotient, wide};
 
 /// The digits behind the point of logarithms, powers and the like.
@@ -121,7 +121,7 @@ impl NumericFunction {
                 Digits { whole: of.whole.saturating_add(1), scale }.data_type(scale)
             }
             Kind::Sign => Digits { whole: 1, scale: 0 }.data_type(0),
-            Kind::Sqrt => quotient(of.whole.div_ceil(2), of.scale),
+            Kind::Sqrt => average(of.whole.div_ceil(2), of.scale),
             Kind::Exp | Kind::Ln | Kind::Log10 | Kind::Log | Kind::Power => {
                 Digits { whole: WHOLE, scale: SCALE }.data_type(SCALE)
             }

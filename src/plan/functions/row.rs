@@ -44,6 +44,8 @@ pub enum Type {
     Timestamp,
     TimestampTz,
     Interval,
+    /// A time of day.
+    Time,
     /// JSON as text; a result is of the type JSON.
     Json,
     /// An array of texts.
@@ -57,7 +59,7 @@ pub enum Value {
     Text(String),
     Bytes(Vec<u8>),
     Boolean(bool),
-    /// Integers, days, microseconds since the epoch, unscaled decimals.
+    /// Integers, days, microseconds since the epoch or midnight, unscaled decimals.
     Int(i64),
     Double(f64),
     Interval(IntervalMonthDayNano),
@@ -116,6 +118,7 @@ impl Type {
             Type::Timestamp => micros(None),
             Type::TimestampTz => micros(Some("UTC".into())),
             Type::Interval => DataType::Interval(IntervalUnit::MonthDayNano),
+            Type::Time => DataType::Time64(TimeUnit::Microsecond),
         }
     }
 
@@ -156,6 +159,7 @@ impl Type {
                     || (!exactly && *given == DataType::Date32)
             }
             Type::TimestampTz => matches!(given, DataType::Timestamp(_, Some(_))),
+            Type::Time => matches!(given, DataType::Time32(_) | DataType::Time64(_)),
             Type::Interval => {
                 matches!(given, DataType::Interval(_))
                     || (!exactly && matches!(given, DataType::Duration(_)))
@@ -268,6 +272,7 @@ impl Column {
             Type::Timestamp | Type::TimestampTz => {
                 Column::Int(written::micros_of(array)?.as_primitive::<Int64Type>().clone())
             }
+            Type::Time => Column::Int(cast(array, &DataType::Int64)?.as_primitive().clone()),
             Type::Interval => {
                 Column::Interval(array.as_primitive::<IntervalMonthDayNanoType>().clone())
             }
@@ -474,7 +479,7 @@ fn array(values: Vec<Value>, of: Type) -> Result<ArrayRef> {
             };
             Arc::new(ints(values).iter().map(narrow).collect::<Result<Date32Array>>()?)
         }
-        Type::Timestamp | Type::TimestampTz => cast(&ints(values), &of.arrow())?,
+        Type::Timestamp | Type::TimestampTz | Type::Time => cast(&ints(values), &of.arrow())?,
         Type::Decimal(_) => {
             let unscaled = ints(values)
                 .iter()

@@ -13,7 +13,7 @@ use super::calendar::{
 use super::row::{CallRow, Overload, Type, Value, function, overload};
 use super::{parse_time, zone};
 
-use Type::{BigInt, Date, Double, Int, Interval, Text, Timestamp, TimestampTz};
+use Type::{BigInt, Date, Double, Int, Interval, Text, Time, Timestamp, TimestampTz};
 
 const DATE_PART: &[Overload] = &[
     overload(&[Text, Timestamp], Double, |row| of_time(&field(row, false)?, row.int(1))),
@@ -28,6 +28,7 @@ const DATE_PART: &[Overload] = &[
     overload(&[Text, Interval], Double, |row| {
         of_interval(&field(row, false)?, row.interval(1), row.text(0))
     }),
+    overload(&[Text, Time], Double, |row| of_clock(row)),
 ];
 
 const DATE_TRUNC: &[Overload] = &[
@@ -68,6 +69,39 @@ pub fn date_plus(date: Expr, days: Expr) -> Expr {
 pub fn date_minus(date: Expr, other: Expr) -> Expr {
     function("date_minus", &[], DATE_MINUS, None).call(vec![date, other])
 }
+
+const TIME_PLUS: &[Overload] = &[
+    overload(&[Date, Time], Timestamp, |row| {
+        Ok(Value::Int(row.int(0).saturating_mul(MICROS_PER_DAY).saturating_add(row.int(1))))
+    }),
+    overload(&[Time, Interval], Time, |row| Ok(moved(row.int(0), row.interval(1).nanoseconds))),
+];
+const TIME_MINUS: &[Overload] = &[
+    overload(&[Time, Interval], Time, |row| {
+        Ok(moved(row.int(0), row.interval(1).nanoseconds.saturating_neg()))
+    }),
+    overload(&[Time, Time], Interval, |row| {
+        Ok(Value::Interval(IntervalMonthDayNano::new(0, 0, (row.int(0) - row.int(1)) * 1000)))
+    }),
+];
+
+/// A time of day on a date, or later by an interval, over midnight as well.
+pub fn time_plus(one: Expr, other: Expr) -> Expr {
+    function("time_plus", &[], TIME_PLUS, None).call(vec![one, other])
+}
+
+/// A time of day earlier by an interval, or the interval since another one.
+pub fn time_minus(time: Expr, other: Expr) -> Expr {
+    function("time_minus", &[], TIME_MINUS, None).call(vec![time, other])
+}
+
+fn moved(time: i64, nanoseconds: i64) -> Value {
+    Value::Int((time + nanoseconds / 1000).rem_euclid(MICROS_PER_DAY))
+}
+
+const MAKE_TIME: &[Overload] = &[overload(&[Int, Int, Double], Time, |row| {
+    Ok(Value::Int(clock(row.int(0), row.int(1), row.double(2))?))
+})];
 
 const DATE_BIN: &[Overload] = &[
     overload(&[Interval, Timestamp, Timestamp], Timestamp, date_bin),
@@ -148,7 +182,7 @@ const EXTRACT_WHOLE: &[Overload] = &extract::<0>();
 const EXTRACT_MILLIS: &[Overload] = &extract::<3>();
 const EXTRACT_MICROS: &[Overload] = &extract::<6>();
 
-const fn extract<const SCALE: i8>() -> [Overload; 4] {
+const fn extract<const SCALE: i8>() -> [Overload; 5] {
     [
         overload(&[Text, Timestamp], Type::Decimal(SCALE), |row| {
             exact(&field(row, false)?, row.int(1), SCALE)
@@ -166,6 +200,7 @@ const fn extract<const SCALE: i8>() -> [Overload; 4] {
         overload(&[Text, Interval], Type::Decimal(SCALE), |row| {
             unscaled(of_interval(&field(row, false)?, row.interval(1), row.text(0))?, SCALE)
         }),
+        overload(&[Text, Time], Type::Decimal(SCALE), |row| unscaled(of_clock(row)?, SCALE)),
     ]
 }
 
@@ -224,6 +259,7 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
         function("date_bin", &[], DATE_BIN, None),
         function("timezone", &[], TIMEZONE, None),
         function("make_date", &[], MAKE_DATE, None),
+        function("make_time", &[], MAKE_TIME, None),
         function("make_timestamp", &[], MAKE_TIMESTAMP, None),
         function("make_timestamptz", &[], MAKE_TIMESTAMPTZ, None),
         function("to_timestamp", &[], TO_TIMESTAMP, None),
@@ -337,6 +373,18 @@ fn of_time(field: &Field, micros: i64) -> Result<Value> {
         Field::Zone => 0,
     };
     Ok(Value::Double(whole as f64))
+}
+
+/// A part of a time of day, the second argument.
+fn of_clock(row: &CallRow<'_>) -> Result<Value> {
+    let (field, time) = (field(row, false)?, row.int(1));
+    match field {
+        // The end of the day is 24:00.
+        Field::Hour => Ok(Value::Double((time / MICROS_PER_HOUR) as f64)),
+        Field::Epoch => Ok(Value::Double(time as f64 / 1e6)),
+        field if is_of_day(&field) => of_time(&field, time),
+        _ => unknown(row.text(0)),
+    }
 }
 
 fn of_interval(field: &Field, value: IntervalMonthDayNano, word: &str) -> Result<Value> {
@@ -455,16 +503,19 @@ fn date(year: i64, month: i64, day: i64) -> Result<i64> {
 
 fn instant(row: &CallRow<'_>) -> Result<i64> {
     let days = date(row.int(0), row.int(1), row.int(2))?;
-    let (hour, minute, second) = (row.int(3), row.int(4), row.double(5));
+    Ok(days * MICROS_PER_DAY + clock(row.int(3), row.int(4), row.double(5))?)
+}
+
+fn clock(hour: i64, minute: i64, second: f64) -> Result<i64> {
     // The end of the day is 24:00:00, and a minute may end with 60 seconds.
     let micros = (second * 1e6).round_ties_even();
-    let time = hour * MICROS_PER_HOUR + minute * MICROS_PER_MINUTE;
+    let time = hour.saturating_mul(MICROS_PER_HOUR).saturating_add(minute * MICROS_PER_MINUTE);
     let valid = (0..=24).contains(&hour)
         && (0..60).contains(&minute)
         && (0.0..=60e6).contains(&micros)
         && time + micros as i64 <= MICROS_PER_DAY;
     match valid {
-        true => Ok(days * MICROS_PER_DAY + time + micros as i64),
+        true => Ok(time + micros as i64),
         false => exec_err!("time field value out of range: {hour}:{minute:02}:{second}"),
     }
 }

@@ -6,12 +6,13 @@ use arrow::array::{Array, ArrayRef, AsArray, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Date32Type, Float32Type, Float64Type, Int64Type, IntervalMonthDayNano,
-    IntervalMonthDayNanoType, IntervalUnit, TimeUnit,
+    IntervalMonthDayNanoType, IntervalUnit, Time64MicrosecondType, TimeUnit,
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion_common::Result;
 
 use super::calendar::{self, MICROS_PER_DAY, MICROS_PER_SECOND};
+use crate::model::interval::clock_text;
 
 /// The exponent from which a float is written with one: as many digits as it surely has.
 const DOUBLE_EXPONENT_MIN: i32 = 15;
@@ -35,6 +36,7 @@ enum Form {
         zone: bool,
     },
     Interval,
+    Time,
     Bytes,
     Array(Box<Writer>),
     Null,
@@ -61,6 +63,9 @@ impl Writer {
             DataType::Timestamp(_, zone) => micros(zone.is_some())?,
             DataType::Interval(_) => {
                 (as_type(DataType::Interval(IntervalUnit::MonthDayNano))?, Form::Interval)
+            }
+            DataType::Time32(_) | DataType::Time64(_) => {
+                (as_type(DataType::Time64(TimeUnit::Microsecond))?, Form::Time)
             }
             DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
                 (as_type(DataType::Binary)?, Form::Bytes)
@@ -97,6 +102,7 @@ impl Writer {
             Form::Interval => {
                 interval(values.as_primitive::<IntervalMonthDayNanoType>().value(row))
             }
+            Form::Time => clock_text(values.as_primitive::<Time64MicrosecondType>().value(row)),
             Form::Bytes => bytes(values.as_binary::<i32>().value(row)),
             Form::Array(items) => {
                 let offsets = values.as_list::<i32>().value_offsets();

@@ -32,6 +32,8 @@ use super::row_values::{MOVED, ROW};
 use super::sugar::skeleton;
 use super::window_tables;
 
+pub use label::of as column_name;
+
 /// What is known beyond the query.
 pub struct Known<'a> {
     /// The columns of a table or view.

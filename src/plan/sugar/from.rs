@@ -125,6 +125,11 @@ fn is_unnest(expr: &Expr) -> bool {
     matches!(expr, Expr::Function(f) if f.name.to_string().eq_ignore_ascii_case("unnest"))
 }
 
+/// Whether an expression gives rows in a SELECT list.
+pub(super) fn is_set_returning(expr: &Expr) -> bool {
+    is_unnest(expr) || matches!(expr, Expr::Function(function) if gives_rows(function))
+}
+
 impl VisitorMut for SetReturning {
     type Break = DataFusionError;
 

@@ -6,7 +6,9 @@
 //! * `… INTERSECT ALL …` and `… EXCEPT ALL …` become a relation that [`super::set_operation`] plans;
 //! * `json_array_elements(…)`, `generate_series(…)` and the like in FROM are UNNEST of the array that
 //!   they give, and so they are in the SELECT list;
-//! * `FULL JOIN unnest(…)` is a join with a sub-query; `LIMIT (SELECT 3)` is LIMIT 3;
+//! * an item beside them that is named like a column which they read gets that name in a SELECT around;
+//! * `FULL JOIN unnest(…)` is a join with a sub-query; `LIMIT (SELECT 3)` is LIMIT 3, and
+//!   `LIMIT (SELECT n FROM s)` a condition on the rows' numbers;
 //! * `ARRAY(SELECT …)` is a scalar sub-query over array_agg;
 //! * `BETWEEN SYMMETRIC a AND b` is either order of the bounds;
 //! * `a && b` of arrays is array_overlaps, `GROUP BY ()` the one empty grouping set;
@@ -15,15 +17,17 @@
 //! * `TABLE t` is `SELECT * FROM t`, `FETCH FIRST n ROWS ONLY` is LIMIT n, `mod(a, b)` is `a % b`.
 
 mod asof;
+mod beside;
 mod expression;
 mod from;
+mod limit;
 
 use std::ops::ControlFlow;
 
 use datafusion_common::{Result, plan_err};
 use datafusion_sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArguments, GroupByExpr, LimitClause, Query, Select, SelectItem,
-    SetExpr, SetOperator, SetQuantifier, TableFactor, Value, VisitMut, VisitorMut,
+    Expr, FunctionArg, FunctionArguments, GroupByExpr, LimitClause, Query, Select, SetExpr,
+    SetOperator, SetQuantifier, TableFactor, Value, VisitMut, VisitorMut,
 };
 use datafusion_sql::sqlparser::parser::Parser;
 use datafusion_sql::sqlparser::tokenizer::{Token, TokenWithSpan};
@@ -87,7 +91,11 @@ impl VisitorMut for Desugar {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
-        match fetch(query).and_then(|()| limit(query)).and_then(|()| body(&mut query.body)) {
+        let spelled_out = beside::apart(query)
+            .and_then(|()| fetch(query))
+            .and_then(|()| limit::spelled_out(query))
+            .and_then(|()| body(&mut query.body));
+        match spelled_out {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 self.error = Some(error);
@@ -131,53 +139,6 @@ fn fetch(query: &mut Query) -> Result<()> {
         Some(_) => return plan_err!("there is a LIMIT beside FETCH: one of them is enough"),
     }
     Ok(())
-}
-
-/// `LIMIT (SELECT 3)` is LIMIT 3.
-fn limit(query: &mut Query) -> Result<()> {
-    let numbers: Vec<&mut Expr> = match &mut query.limit_clause {
-        Some(LimitClause::LimitOffset { limit, offset, .. }) => {
-            limit.iter_mut().chain(offset.iter_mut().map(|offset| &mut offset.value)).collect()
-        }
-        Some(LimitClause::OffsetCommaLimit { offset, limit }) => vec![offset, limit],
-        None => Vec::new(),
-    };
-    for number in numbers {
-        while let Some(inner) = constant_of(number) {
-            *number = inner;
-        }
-        if matches!(number, Expr::Subquery(_)) {
-            return plan_err!(
-                "LIMIT and OFFSET take constants, and {number} reads rows: number the rows by \
-                 row_number() OVER (ORDER BY …) AS n, and keep those WHERE n <= {number}"
-            );
-        }
-    }
-    Ok(())
-}
-
-/// What is in parentheses, or selected from nothing.
-fn constant_of(expr: &Expr) -> Option<Expr> {
-    match expr {
-        Expr::Nested(inner) => Some(inner.as_ref().clone()),
-        Expr::Subquery(query) if query.with.is_none() && query.limit_clause.is_none() => {
-            match query.body.as_ref() {
-                SetExpr::Select(select)
-                    if select.from.is_empty()
-                        && select.selection.is_none()
-                        && select.having.is_none() =>
-                {
-                    match select.projection.as_slice() {
-                        [SelectItem::UnnamedExpr(expr)]
-                        | [SelectItem::ExprWithAlias { expr, .. }] => Some(expr.clone()),
-                        _ => None,
-                    }
-                }
-                _ => None,
-            }
-        }
-        _ => None,
-    }
 }
 
 fn body(set: &mut SetExpr) -> Result<()> {

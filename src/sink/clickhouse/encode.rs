@@ -8,7 +8,10 @@ use arrow::array::{
     make_array,
 };
 use arrow::buffer::{NullBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{
+    DataType, Field, IntervalMonthDayNanoType, IntervalUnit, Schema, Time64MicrosecondType,
+    TimeUnit,
+};
 use arrow::downcast_primitive_array;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
@@ -18,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::model::row::{Row, RowCodec};
 use crate::model::schema::SqlType;
 use crate::model::view::ViewSchema;
-use crate::model::{Tick, json};
+use crate::model::{Tick, interval, json};
 
 use super::history::Interval;
 use super::table::{
@@ -169,8 +172,8 @@ fn write_stream(columns: Vec<(&str, ArrayRef)>) -> Result<Bytes, ArrowError> {
     Ok(Bytes::from(writer.into_inner()?))
 }
 
-/// The column with every NULL array made an empty one, and every NULL struct one whose members are all
-/// NULL.
+/// The column with every NULL array made an empty one, every NULL struct one whose members are all NULL,
+/// and intervals and times of day as texts.
 fn storable(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     match column.data_type() {
         DataType::List(item) => {
@@ -197,6 +200,14 @@ fn storable(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
                 Arc::new(field.with_data_type(member.data_type().clone()))
             });
             Ok(Arc::new(StructArray::try_new(fields.collect(), stored, None)?))
+        }
+        DataType::Interval(IntervalUnit::MonthDayNano) => {
+            let intervals = column.as_primitive::<IntervalMonthDayNanoType>().iter();
+            Ok(Arc::new(intervals.map(|value| value.map(interval::iso)).collect::<StringArray>()))
+        }
+        DataType::Time64(TimeUnit::Microsecond) => {
+            let times = column.as_primitive::<Time64MicrosecondType>().iter();
+            Ok(Arc::new(times.map(|v| v.map(interval::clock_text)).collect::<StringArray>()))
         }
         _ => {
             let array = column.as_ref();

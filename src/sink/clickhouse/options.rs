@@ -370,6 +370,8 @@ fn is_number(sql_type: &SqlType) -> bool {
             | SqlType::Bytea
             | SqlType::Date
             | SqlType::Timestamp { .. }
+            | SqlType::Interval
+            | SqlType::Time
             | SqlType::Uuid
             | SqlType::Json
             | SqlType::Array(_)

@@ -64,6 +64,7 @@ fn column_comment(column: &SqlField) -> String {
     comment += match sql_type {
         SqlType::Timestamp { with_time_zone: true, .. } => ": an instant, shown in UTC",
         SqlType::Timestamp { .. } => ": a time of no zone; UTC stands for none",
+        SqlType::Interval => ": ISO 8601",
         SqlType::Bytea => ": bytes; hex() shows them",
         SqlType::Array(_) if *nullable => ": NULL is []",
         SqlType::Struct(_) if *nullable => ": NULL is all members NULL",

@@ -31,7 +31,12 @@ fn plain_type(sql_type: &SqlType, nullable: bool) -> Result<String, SqlType> {
         SqlType::Decimal { precision, scale } if (0..=*precision as i8).contains(scale) => {
             format!("Decimal({precision}, {scale})")
         }
-        SqlType::Text | SqlType::Varchar(_) | SqlType::Bytea | SqlType::Json => "String".into(),
+        SqlType::Text
+        | SqlType::Varchar(_)
+        | SqlType::Bytea
+        | SqlType::Json
+        | SqlType::Interval
+        | SqlType::Time => "String".into(),
         SqlType::Date => "Date32".into(),
         SqlType::Timestamp { precision, .. } => format!("DateTime64({precision}, 'UTC')"),
         SqlType::Uuid => "UUID".into(),

@@ -30,14 +30,18 @@ pub enum Construct {
     MergedTypes,
     /// Several functions of one SELECT list that give rows.
     SideBySide,
+    /// Quotients of decimals, and sums of them.
+    Quotients,
+    /// Operators and functions over columns of types that they may not be for.
+    Unlike,
 }
 
 use Construct::{
     DistinctFrom, Exclude, Intervals, MergedTypes, NamedWindows, Natural, OuterAggregates,
-    SideBySide, Using, Zones,
+    Quotients, SideBySide, Unlike, Using, Zones,
 };
 
-const ALL: [Construct; 10] = [
+const ALL: [Construct; 12] = [
     Using,
     Natural,
     DistinctFrom,
@@ -48,6 +52,8 @@ const ALL: [Construct; 10] = [
     Exclude,
     MergedTypes,
     SideBySide,
+    Unlike,
+    Quotients,
 ];
 
 impl Construct {
@@ -231,11 +237,39 @@ impl Writer<'_> {
             };
             items.add((elements, Type::Int));
         }
-        // Under names that no column has which the elements come from: those are refused.
-        let Query { sql, columns } = items.query(String::new());
-        let named = |(name, t): (String, Type)| (name.replacen('x', "y", 1), t);
-        let columns = columns.into_iter().map(named).collect();
-        Query { sql: format!("{}{rest}", sql.replace(" AS x", " AS y")), columns }
+        items.query(rest.to_string())
+    }
+
+    /// A quotient, of which some are rounded.
+    pub fn quotient(&mut self, rows: &Relation) -> String {
+        let decimals = rows.of(Type::Decimal);
+        let dividend = match decimals.is_empty() {
+            true => format!("CAST({} AS DECIMAL(12,2))", rows.int(self.rng)),
+            false => self.rng.pick(&decimals).to_string(),
+        };
+        let divisor = match self.rng.below(3) {
+            0 => self.rng.pick(&["3", "7.0", "0.37", "97", "12.9"]).to_string(),
+            1 => format!("nullif({}, 0)", rows.int(self.rng)),
+            _ => format!("nullif({} * 1.5, 0)", rows.int(self.rng)),
+        };
+        format!("{dividend} / {divisor}")
+    }
+
+    /// A condition that has a type of its own in few cases only.
+    pub fn unlike(&mut self, rows: &Relation) -> String {
+        let (one, other) = (rows.any(self.rng).0, rows.any(self.rng).0);
+        match self.rng.below(8) {
+            0 => format!("{one} || {other} = 'ab'"),
+            1 => format!("upper({one}) = 'A'"),
+            2 => format!("abs({one}) = 1"),
+            3 => format!("{one} + {other} = {one}"),
+            4 => format!("{one} IN ({other})"),
+            5 => format!("coalesce({one}, {other}) IS NULL"),
+            6 => format!("({one} AND {other})"),
+            _ => {
+                format!("{one} {} {other}", self.rng.pick(&["=", "<", "IS DISTINCT FROM", "LIKE"]))
+            }
+        }
     }
 
     /// Groups whose items have sub-queries over what the groups come to.

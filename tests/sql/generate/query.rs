@@ -117,6 +117,9 @@ impl Writer<'_> {
         if Construct::DistinctFrom.comes_up(self.rng, 8) {
             return self.distinct_from(rows);
         }
+        if Construct::Unlike.comes_up(self.rng, 40) {
+            return self.unlike(rows);
+        }
         if Construct::Intervals.comes_up(self.rng, 6)
             && let Some(condition) = self.interval_comparison(rows)
         {
@@ -190,6 +193,9 @@ impl Writer<'_> {
             && let Some(value) = self.zoned(rows)
         {
             return value;
+        }
+        if Construct::Quotients.comes_up(self.rng, 8) {
+            return (self.quotient(rows), Type::Rounded);
         }
         let (name, t) = rows.any(self.rng);
         match self.rng.below(13) {
@@ -350,6 +356,10 @@ impl Writer<'_> {
     }
 
     fn aggregate(&mut self, rows: &Relation) -> (String, Type) {
+        if Construct::Quotients.comes_up(self.rng, 10) {
+            let call = self.rng.pick(&["sum", "sum", "avg", "max"]);
+            return (format!("{call}({})", self.quotient(rows)), Type::Rounded);
+        }
         let (name, t) = rows.any(self.rng);
         let distinct = self.rng.pick(&["", "", "DISTINCT "]);
         let (call, t) = match (self.rng.below(8), t) {

@@ -3,9 +3,8 @@
 use datafusion_common::{Result, exec_datafusion_err, exec_err};
 
 use super::{invalid, is_space};
-use crate::plan::functions::calendar::{
-    self, MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_MINUTE, MICROS_PER_SECOND,
-};
+use crate::model::interval::clock;
+use crate::plan::functions::calendar::{self, MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND};
 use crate::plan::functions::zone;
 
 /// A date and a time, and the offset or the zone that was written beside them.
@@ -13,6 +12,8 @@ struct Instant {
     days: i64,
     /// Microseconds since midnight; a day's length at most.
     time: i64,
+    /// Whether a time was written.
+    timed: bool,
     zone: Option<Zone>,
 }
 
@@ -25,6 +26,28 @@ enum Zone {
 pub fn date(text: &str) -> Result<i32> {
     let instant = instant(text, "date")?;
     i32::try_from(instant.days).or_else(|_| exec_err!("date out of range: \"{text}\""))
+}
+
+/// Microseconds since midnight; a date before it and an offset behind it are ignored.
+pub fn time(text: &str) -> Result<i64> {
+    let lower = text.trim_matches(is_space).to_ascii_lowercase();
+    if lower == "allballs" {
+        return Ok(0);
+    }
+    let after = lower.trim_start_matches(|c: char| c.is_ascii_digit());
+    let dated = after.starts_with(['-', '/']) && after.len() < lower.len();
+    let on_a_day = if dated { lower } else { format!("2000-01-01 {lower}") };
+    match instant(&on_a_day, "time") {
+        Ok(Instant { time, timed: true, zone, .. })
+            if dated || !matches!(zone, Some(Zone::Named(_))) =>
+        {
+            Ok(time)
+        }
+        Err(error) if error.message().contains("out of range") => {
+            exec_err!("date/time field value out of range: \"{text}\"")
+        }
+        _ => invalid("time", text),
+    }
 }
 
 /// Microseconds since the epoch; what is written of a zone is ignored.
@@ -115,7 +138,7 @@ fn instant(text: &str, type_name: &str) -> Result<Instant> {
     let out_of_range = || exec_err!("date/time field value out of range: \"{text}\"");
     let lower = text.trim_matches(is_space).to_ascii_lowercase();
     if lower == "epoch" {
-        return Ok(Instant { days: 0, time: 0, zone: None });
+        return Ok(Instant { days: 0, time: 0, timed: false, zone: None });
     }
     let mut parts = Parts::default();
     let mut rest = lower.as_str();
@@ -294,7 +317,7 @@ fn instant(text: &str, type_name: &str) -> Result<Instant> {
         }
         (None, Some(_)) => return bad(),
     };
-    Ok(Instant { days, time, zone: parts.zone })
+    Ok(Instant { days, time, timed: parts.time.is_some(), zone: parts.zone })
 }
 
 fn two_digit_year(year: i64) -> i64 {
@@ -335,33 +358,6 @@ fn days_of(parts: &Parts) -> Option<i64> {
     let valid =
         (1..=12).contains(&month) && (1..=calendar::days_of_month(year, month)).contains(&day);
     valid.then(|| calendar::days(year, month, day))
-}
-
-/// Microseconds since midnight of `h:mm[:ss[.fff]]`.
-fn clock(text: &str) -> Option<i64> {
-    let mut fields = text.split(':');
-    let hour: i64 = fields.next()?.parse().ok()?;
-    let minute: i64 = fields.next()?.parse().ok()?;
-    let seconds = fields.next().unwrap_or("0");
-    if fields.next().is_some() {
-        return None;
-    }
-    let second = seconds_of(seconds)?;
-    let time = hour * MICROS_PER_HOUR + minute * MICROS_PER_MINUTE + second;
-    // A leap second is the next minute's first, and 24:00 the end of the day.
-    let valid = hour <= 24 && minute < 60 && second <= MICROS_PER_MINUTE;
-    (valid && time <= MICROS_PER_DAY).then_some(time)
-}
-
-/// Microseconds of seconds with a fraction, which is rounded.
-pub(super) fn seconds_of(text: &str) -> Option<i64> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    let fraction: f64 = format!("0.{fraction}0").parse().ok()?;
-    Some(whole * MICROS_PER_SECOND + (fraction * 1e6).round_ties_even() as i64)
 }
 
 /// Seconds east of Greenwich of `+hh[[:]mm[:ss]]`.

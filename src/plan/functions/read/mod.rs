@@ -2,20 +2,20 @@
 //! time zone UTC. The errors are its messages.
 
 mod instant;
-mod interval;
 
-use arrow::datatypes::i256;
+use arrow::datatypes::{IntervalMonthDayNano, i256};
 use datafusion_common::{Result, exec_datafusion_err, exec_err};
 
-pub use instant::{date, offset, timestamp, timestamptz};
-pub use interval::interval;
+pub use instant::{date, offset, time, timestamp, timestamptz};
+
+use crate::model::interval::{self, is_space};
 
 fn invalid<T>(type_name: &str, text: &str) -> Result<T> {
     exec_err!("invalid input syntax for type {type_name}: \"{text}\"")
 }
 
-fn is_space(c: char) -> bool {
-    matches!(c, ' ' | '\t' | '\n' | '\r' | '\u{b}' | '\u{c}')
+pub fn interval(text: &str) -> Result<IntervalMonthDayNano> {
+    interval::read(text).map_or_else(|| invalid("interval", text), Ok)
 }
 
 /// The unscaled number of a decimal, rounded half away from zero to `scale` digits behind the point.

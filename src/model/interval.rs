@@ -1,13 +1,58 @@
-//! Intervals, in PostgreSQL's words, as SQL has them and as ISO 8601 has them.
+//! Intervals and times of day as text: read in PostgreSQL's words, as SQL has them and as ISO 8601 has them; written as ISO 8601
+//! has them.
+
+use std::fmt::Write;
 
 use arrow::datatypes::IntervalMonthDayNano;
-use datafusion_common::Result;
 
-use super::instant::seconds_of;
-use super::{invalid, is_space};
-use crate::plan::functions::calendar::{
-    MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_MINUTE, MICROS_PER_SECOND,
-};
+/// Microseconds.
+pub const MICROS_PER_SECOND: i64 = 1_000_000;
+/// Microseconds.
+pub const MICROS_PER_MINUTE: i64 = 60 * MICROS_PER_SECOND;
+/// Microseconds.
+pub const MICROS_PER_HOUR: i64 = 60 * MICROS_PER_MINUTE;
+/// Microseconds of a day without a change of clocks.
+pub const MICROS_PER_DAY: i64 = 24 * MICROS_PER_HOUR;
+
+/// What PostgreSQL takes for space.
+pub fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\r' | '\u{b}' | '\u{c}')
+}
+
+/// Microseconds of seconds with a fraction, which is rounded.
+pub fn seconds_of(text: &str) -> Option<i64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let fraction: f64 = format!("0.{fraction}0").parse().ok()?;
+    Some(whole * MICROS_PER_SECOND + (fraction * 1e6).round_ties_even() as i64)
+}
+
+/// Microseconds since midnight of `h:mm[:ss[.fff]]`.
+pub fn clock(text: &str) -> Option<i64> {
+    let mut fields = text.split(':');
+    let hour: i64 = fields.next()?.parse().ok()?;
+    let minute: i64 = fields.next()?.parse().ok()?;
+    let seconds = fields.next().unwrap_or("0");
+    if fields.next().is_some() {
+        return None;
+    }
+    let second = seconds_of(seconds)?;
+    let time = hour * MICROS_PER_HOUR + minute * MICROS_PER_MINUTE + second;
+    // A leap second is the next minute's first, and 24:00 the end of the day.
+    let valid = hour <= 24 && minute < 60 && second <= MICROS_PER_MINUTE;
+    (valid && time <= MICROS_PER_DAY).then_some(time)
+}
+
+/// A time of day, in microseconds since midnight, as PostgreSQL writes it: `04:05:06.7`.
+pub fn clock_text(micros: i64) -> String {
+    let (seconds, fraction) = (micros / MICROS_PER_SECOND, micros % MICROS_PER_SECOND);
+    let fraction = format!(".{fraction:06}");
+    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
+    format!("{:02}:{:02}:{:02}{fraction}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
 
 /// What an interval is made of while it is read.
 #[derive(Default)]
@@ -91,16 +136,48 @@ fn unit(word: &str) -> Option<&'static str> {
     })
 }
 
-pub fn interval(text: &str) -> Result<IntervalMonthDayNano> {
+/// The interval that a text stands for; `None` where it is none.
+pub fn read(text: &str) -> Option<IntervalMonthDayNano> {
     let lower = text.trim_matches(is_space).to_ascii_lowercase();
-    let read = match lower.strip_prefix('p') {
+    match lower.strip_prefix('p') {
         Some(iso) => iso_interval(iso),
         None => verbose_interval(&lower),
-    };
-    match read {
-        Some(value) => Ok(value),
-        None => invalid("interval", text),
     }
+}
+
+/// As ISO 8601 has it, and PostgreSQL where IntervalStyle is iso_8601: `P1Y2M3DT4H5M6.7S`.
+pub fn iso(value: IntervalMonthDayNano) -> String {
+    let micros = value.nanoseconds / 1000;
+    let mut text = "P".to_string();
+    let mut part = |count: i64, unit: &str| {
+        if count != 0 {
+            let _ = write!(text, "{count}{unit}");
+        }
+    };
+    part((value.months / 12).into(), "Y");
+    part((value.months % 12).into(), "M");
+    part(value.days.into(), "D");
+    let (hours, minutes) = (micros / MICROS_PER_HOUR, micros / MICROS_PER_MINUTE % 60);
+    let seconds = micros % MICROS_PER_MINUTE;
+    if micros != 0 {
+        text.push('T');
+    }
+    let mut part = |count: i64, unit: &str| {
+        if count != 0 {
+            let _ = write!(text, "{count}{unit}");
+        }
+    };
+    part(hours, "H");
+    part(minutes, "M");
+    if seconds != 0 {
+        let sign = if seconds < 0 { "-" } else { "" };
+        let (whole, fraction) =
+            (seconds.abs() / MICROS_PER_SECOND, seconds.abs() % MICROS_PER_SECOND);
+        let fraction = format!(".{fraction:06}");
+        let _ =
+            write!(text, "{sign}{whole}{}S", fraction.trim_end_matches('0').trim_end_matches('.'));
+    }
+    if text == "P" { "PT0S".to_string() } else { text }
 }
 
 /// A number with its fraction, and what follows it.
@@ -234,4 +311,32 @@ fn iso_interval(text: &str) -> Option<IntervalMonthDayNano> {
         any = true;
     }
     if any { span.finish(false) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_read_and_written_as_postgresql_does() {
+        for (text, written) in [
+            ("1 year 2 mons 3 days 04:05:06.7", "P1Y2M3DT4H5M6.7S"),
+            ("0 seconds", "PT0S"),
+            ("-1 day +02:00", "P-1DT2H"),
+            ("-00:00:01.5", "PT-1.5S"),
+            ("-14 months", "P-1Y-2M"),
+            ("36 hours", "PT36H"),
+            ("P1DT2H", "P1DT2H"),
+            ("-00:01:01", "PT-1M-1S"),
+        ] {
+            assert_eq!(read(text).map(iso).as_deref(), Some(written), "{text}");
+            assert_eq!(read(written), read(text), "{written}");
+        }
+        for text in ["00:00:00", "23:59:59.000001", "24:00:00", "04:05:06.7"] {
+            assert_eq!(clock(text).map(clock_text).as_deref(), Some(text));
+        }
+        assert_eq!(clock("24:00:01"), None);
+        assert_eq!(read("1 fortnight"), None);
+        assert_eq!(read(""), None);
+    }
 }
