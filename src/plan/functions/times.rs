@@ -28,7 +28,7 @@ const DATE_PART: &[Overload] = &[
     overload(&[Text, Interval], Double, |row| {
         of_interval(&field(row, false)?, row.interval(1), row.text(0))
     }),
-    overload(&[Text, Time], Double, |row| of_clock(row)),
+    overload(&[Text, Time], Double, of_clock),
 ];
 
 const DATE_TRUNC: &[Overload] = &[
