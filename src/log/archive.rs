@@ -274,7 +274,7 @@ mod tests {
             assert_eq!(files.len(&name).unwrap(), all.len() as u64);
             for at in [0, 3, 63, 64, 65, BLOCK_BYTES + 60, BLOCK_BYTES + 64, all.len() - 1] {
                 let at = at.min(all.len());
-                let mut buffer = vec![0; 100];
+                let mut buffer = [0; 100];
                 let mut read = 0;
                 while read < buffer.len() {
                     let more = files.read_at(&name, (at + read) as u64, &mut buffer[read..]);
