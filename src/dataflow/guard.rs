@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use timely::scheduling::Activator;
 
-use super::kept::{FilledShare, KeptShare, TakenUp, Takeover, WorkerArrangements};
+use super::kept::{FilledShare, KeptShare, TakenUp, Takeover};
 use super::marker::WorkerMarker;
 use super::reclaim::Reclaimed;
 use super::run::PackedRun;
@@ -259,22 +259,17 @@ impl Guard {
         }
     }
 
-    /// The batches of all arrangements that are kept, in the order in which they were built. To be asked
-    /// when everything that was fed has gone through.
-    fn arrangements(&self) -> WorkerArrangements {
-        self.0.traces.borrow().iter().filter_map(|(trace, _)| trace.runs()).collect()
-    }
-
     /// The arrangements that are built next are those of this node.
     pub fn begin_node(&self, node: NodeId) {
-        let first = self.arrangements().len();
-        self.0.first_of.borrow_mut().push((node, first));
+        self.0.first_of.borrow_mut().push((node, self.0.takeover.built()));
     }
 
-    /// What this worker hands over.
+    /// What this worker hands over: the batches of all arrangements that are kept, in the order in which they
+    /// were built. To be asked when everything that was fed has gone through.
     pub fn share(&self) -> KeptShare {
-        let first_of = self.0.first_of.borrow().clone();
-        KeptShare { arrangements: self.arrangements(), first_of }
+        let traces = self.0.traces.borrow();
+        let arrangements = traces.iter().filter_map(|(trace, _)| trace.runs()).collect();
+        KeptShare { arrangements, first_of: self.0.first_of.borrow().clone() }
     }
 
     /// What this worker begins with of the table that a node reads.

@@ -13,8 +13,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::failure::is_unread;
 use super::run::PackedRun;
 use crate::model::Tick;
+use crate::model::failure::FailureChange;
 use crate::plan::ir::{NodeId, Plan};
 use crate::plan::scan::Scan;
 
@@ -50,8 +52,12 @@ pub struct KeptShares {
 }
 
 impl KeptShares {
-    /// Which arrangements have the rows of which tables.
-    pub fn tables(&self, plan: &Plan) -> Vec<KeptTableRows> {
+    /// Which arrangements have the rows of which tables, that others can be filled from. None of a view of
+    /// which this fails: of an event that is not a row here, another view may read columns that fit.
+    pub fn tables(&self, plan: &Plan, failures: &[FailureChange]) -> Vec<KeptTableRows> {
+        if failures.iter().any(is_unread) {
+            return Vec::new();
+        }
         let of = |scan: Scan| {
             let (_, arrangement) = self.first_of.iter().find(|(node, _)| *node == scan.id)?;
             let (fingerprint, columns) = (scan.kept.fingerprint(), scan.columns);
@@ -120,7 +126,8 @@ pub struct Takeover {
     from: Option<Tick>,
     tells_rows: bool,
     filled: Option<Arc<FilledTables>>,
-    next: Cell<usize>,
+    /// How many arrangements are built.
+    built: Cell<usize>,
     worker: usize,
 }
 
@@ -149,7 +156,7 @@ impl Takeover {
             Beginning::Filled(tables) => (None, true, Some(tables)),
         };
         let from = view.as_ref().map(|view| view.tick);
-        Takeover { view: RefCell::new(view), from, tells_rows, filled, next: Cell::new(0), worker }
+        Takeover { view: RefCell::new(view), from, tells_rows, filled, built: Cell::new(0), worker }
     }
 
     /// The runs of a table whose rows are there already, as far as this worker begins with them, the
@@ -173,11 +180,16 @@ impl Takeover {
         self.from
     }
 
+    /// How many arrangements are built.
+    pub fn built(&self) -> usize {
+        self.built.get()
+    }
+
     /// The runs of the arrangement that is built next, on so many workers.
     pub fn next(&self, workers: usize) -> Option<TakenUp> {
+        let index = self.built.replace(self.built.get() + 1);
         let view = self.view.borrow();
         let view = view.as_ref()?;
-        let index = self.next.replace(self.next.get() + 1);
         let of = |worker: &WorkerArrangements| worker.get(index).cloned().unwrap_or_default();
         if view.workers.len() == workers {
             return Some(TakenUp::Own(view.workers.get(self.worker).map(of).unwrap_or_default()));
@@ -189,6 +201,6 @@ impl Takeover {
     /// were kept, so that they are others.
     pub fn end(&self) -> bool {
         let view = self.view.take();
-        view.is_none_or(|view| view.workers.iter().all(|kept| kept.len() == self.next.get()))
+        view.is_none_or(|view| view.workers.iter().all(|kept| kept.len() == self.built.get()))
     }
 }

@@ -27,8 +27,8 @@ mod worker;
 
 pub use eval::is_evaluating;
 pub use failure::{
-    Dismissal, Failure, FailureFilter, FailureMemory, Failures, Ranges, is_unread, misfit,
-    reason_hash, undeclared,
+    Dismissal, Failure, FailureFilter, FailureMemory, Failures, Ranges, misfit, reason_hash,
+    undeclared,
 };
 pub use feed_group::FeedGroupId;
 pub use guard::ViewLimits;

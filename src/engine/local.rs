@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 
 use crate::dataflow::{
     Beginning, Failure, FailureMemory, Failures, FeedGroupId, FilledTable, FilledTables,
-    InstallRequest, KeptTableRows, KeptView, Runtime, RuntimeError, is_unread,
+    InstallRequest, KeptTableRows, KeptView, Runtime, RuntimeError,
 };
 use crate::log::{Frame, FrameError, NumberedEvent};
 use crate::model::event::NewEvent;
@@ -147,10 +147,7 @@ impl LocalRun {
         let views = self.runtime.keep(&ids).wait(KEEP_TIME_MAX)?;
         let views = views.into_iter().zip(&self.views).map(|(shares, local)| {
             let (shares, failures) = (shares?, local.state.failures.changes("", usize::MAX)?);
-            let tables = match failures.iter().any(is_unread) {
-                true => Vec::new(),
-                false => shares.tables(&local.plan.plan),
-            };
+            let tables = shares.tables(&local.plan.plan, &failures);
             let view = Arc::new(KeptView { tick: self.tick, workers: shares.workers });
             Some(KeptLocalView { view, tables, failures })
         });

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::registry::{Registry, View};
 use super::tracker::ViewTracker;
-use crate::dataflow::{KeptAnswers, Runtime, is_unread};
+use crate::dataflow::{KeptAnswers, Runtime};
 use crate::log::DiskFiles;
 use crate::model::alarm::{Alarms, Part};
 use crate::model::failure::FailureChange;
@@ -125,11 +125,7 @@ impl GroupSnapshot {
         let views = views.into_iter().zip(states);
         let views = views.filter_map(|((tracker, rows, failures), shares)| {
             let (identity, shares) = (ViewIdentity::from(&tracker.plan), shares?);
-            // Of an event that is not a row here, another view may read columns that fit.
-            let tables = match failures.iter().any(is_unread) {
-                true => Vec::new(),
-                false => shares.tables(&tracker.plan.plan),
-            };
+            let tables = shares.tables(&tracker.plan.plan, &failures);
             let workers = shares.workers;
             let snapshot = ViewSnapshot { identity, head, rows, failures, workers, tables };
             Some((tracker, snapshot))
