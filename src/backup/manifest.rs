@@ -1,12 +1,12 @@
-//! The manifest of a backup: a checksum in 16 hex digits, a blank, and JSON on one line.
+//! The manifest of a backup: JSON behind its checksum (`model/sealed.rs`).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::BackupError;
 use crate::log::CopiedSegment;
-use crate::model::{Position, Tick};
+use crate::model::{Position, Tick, sealed};
 use crate::objects::{Objects, ObjectsError};
 
 /// The version of the manifest. Readers refuse another one.
@@ -97,12 +97,6 @@ pub enum BackupManifestError {
     Format(u32),
 }
 
-/// What every manifest has, whatever else it has.
-#[derive(Deserialize)]
-struct OfFormat {
-    format: u32,
-}
-
 impl BackupManifest {
     /// A manifest of a log, without files.
     pub fn new(taken: String, log: String) -> Self {
@@ -119,12 +113,8 @@ impl BackupManifest {
     }
 
     pub fn parse(bytes: &[u8]) -> Result<BackupManifest, BackupManifestError> {
-        let (checksum, rest) = bytes.split_at_checked(17).ok_or(BackupManifestError::Checksum)?;
-        let json = rest.strip_suffix(b"\n").ok_or(BackupManifestError::Checksum)?;
-        if checksum != format!("{:016x} ", xxh3_64(json)).as_bytes() {
-            return Err(BackupManifestError::Checksum);
-        }
-        let OfFormat { format } = serde_json::from_slice(json)?;
+        let json = sealed::open(bytes).ok_or(BackupManifestError::Checksum)?;
+        let format = sealed::format(json)?;
         if format != FORMAT {
             return Err(BackupManifestError::Format(format));
         }
@@ -132,8 +122,7 @@ impl BackupManifest {
     }
 
     pub fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
-        let json = serde_json::to_string(self)?;
-        Ok(format!("{:016x} {json}\n", xxh3_64(json.as_bytes())).into_bytes())
+        sealed::seal(self)
     }
 
     /// The file of a path.

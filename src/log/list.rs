@@ -44,7 +44,7 @@ use super::format::{Epoch, LogFormat};
 use super::segment::{
     NextFrame, SEGMENT_HEADER_BYTES, SegmentFile, SegmentHeader, SegmentReader, Skip,
 };
-use crate::model::{Head, Position, Tick};
+use crate::model::{Head, Position, Tick, sealed};
 
 /// The name of the list's file.
 pub const LIST_NAME: &str = "segments";
@@ -168,12 +168,6 @@ pub enum ListError {
     Version { format: u32 },
 }
 
-/// What every list has, whatever else it has.
-#[derive(Deserialize)]
-struct OfFormat {
-    format: u32,
-}
-
 /// The list as it was read.
 #[derive(Debug)]
 pub enum ReadList {
@@ -264,7 +258,7 @@ impl SegmentList {
         if crc != format!("{:08x} ", crc32fast::hash(json)).as_bytes() {
             return Err(ListError::Checksum);
         }
-        let OfFormat { format } = serde_json::from_slice(json)?;
+        let format = sealed::format(json)?;
         if ![FORMAT, FORMAT_ONE, FORMAT_LATER].contains(&format) {
             return Err(ListError::Version { format });
         }

@@ -15,6 +15,7 @@ pub mod packed;
 pub mod reorder;
 pub mod row;
 pub mod schema;
+pub mod sealed;
 pub mod sink;
 pub mod source;
 pub mod view;

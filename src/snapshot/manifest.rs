@@ -1,14 +1,13 @@
-//! The manifest of a snapshot: a checksum in 16 hex digits, a blank, and JSON on one line.
+//! The manifest of a snapshot: JSON behind its checksum (`model/sealed.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::dataflow::{KeptTableRows, RunShape, STATE_FORMAT};
 use crate::model::row::encoding_fingerprint;
-use crate::model::{Head, Position, Tick};
+use crate::model::{Head, Position, Tick, sealed};
 use crate::plan::ViewPlan;
 
 /// The version of the manifest. Readers refuse another one.
@@ -111,12 +110,6 @@ pub enum ManifestError {
     OtherLog,
 }
 
-/// What every manifest has, whatever else it has.
-#[derive(Deserialize)]
-struct OfFormat {
-    format: u32,
-}
-
 /// What the bytes in runs mean: the format of runs and accumulators, and how rows are encoded.
 pub fn formats() -> &'static str {
     static FORMATS: LazyLock<String> =
@@ -148,12 +141,8 @@ impl Manifest {
     }
 
     pub fn parse(bytes: &[u8], log: &str) -> Result<Manifest, ManifestError> {
-        let (checksum, rest) = bytes.split_at_checked(17).ok_or(ManifestError::Checksum)?;
-        let json = rest.strip_suffix(b"\n").ok_or(ManifestError::Checksum)?;
-        if checksum != format!("{:016x} ", xxh3_64(json)).as_bytes() {
-            return Err(ManifestError::Checksum);
-        }
-        let OfFormat { format } = serde_json::from_slice(json)?;
+        let json = sealed::open(bytes).ok_or(ManifestError::Checksum)?;
+        let format = sealed::format(json)?;
         if format != FORMAT {
             return Err(ManifestError::Format(format));
         }
@@ -168,8 +157,7 @@ impl Manifest {
     }
 
     pub fn to_bytes(&self) -> std::io::Result<Vec<u8>> {
-        let json = serde_json::to_string(self)?;
-        Ok(format!("{:016x} {json}\n", xxh3_64(json.as_bytes())).into_bytes())
+        Ok(sealed::seal(self)?)
     }
 
     /// The state of a view.
