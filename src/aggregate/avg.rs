@@ -9,7 +9,7 @@ use arrow::error::ArrowError;
 use num_bigint::BigInt;
 
 use super::interval::OfIntervals;
-use super::quotient::{FirstGroup, quotient_scale};
+use super::quotient::{FirstGroup, quotient_scale, ten};
 use super::total::{
     ExactType, FloatTotal, IntegerSum, IntegerTotal, Kept, Total, WideTotal, rounded_quotient,
 };
@@ -66,9 +66,10 @@ impl<T> DecimalAverage<T> {
         let first = FirstGroup::of_big(sum, self.input_scale);
         let second = FirstGroup::of(count.unsigned_abs().into(), 0);
         let kept = quotient_scale(first, second, self.input_scale).min(self.output_scale);
-        let ten = |by: i32| BigInt::from(10).pow(by.max(0) as u32);
+        let ten = |by: i32| ten(by.max(0) as u32);
         let by = kept - self.input_scale;
-        rounded_quotient(&(sum * ten(by)), &(ten(-by) * count)) * ten(self.output_scale - kept)
+        let rounded = rounded_quotient(&(sum * &*ten(by)), &(&*ten(-by) * count));
+        rounded * &*ten(self.output_scale - kept)
     }
 }
 

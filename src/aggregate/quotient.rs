@@ -1,6 +1,9 @@
 //! To how many digits PostgreSQL rounds a quotient of decimals: at least 16 that say something
 //! (`select_div_scale` in its `numeric.c`), a number that depends on the two values.
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
 use num_bigint::BigInt;
 
 /// The digits that a quotient has at least, from the first one that is not zero.
@@ -9,6 +12,19 @@ const SIGNIFICANT_DIGITS_MIN: i32 = 16;
 const GROUP: i32 = 4;
 /// So many digits of a number tell where it begins.
 const LEADING_DIGITS: usize = 30;
+
+/// Powers of ten that quotients are scaled by; there are few greater ones.
+static TENS: LazyLock<Vec<BigInt>> =
+    LazyLock::new(|| (0..TENS_KEPT).map(|power| BigInt::from(10).pow(power)).collect());
+const TENS_KEPT: u32 = 128;
+
+/// A power of ten, to multiply by.
+pub fn ten(power: u32) -> Cow<'static, BigInt> {
+    match TENS.get(power as usize) {
+        Some(ten) => Cow::Borrowed(ten),
+        None => Cow::Owned(BigInt::from(10).pow(power)),
+    }
+}
 
 /// The first group of digits of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use num_bigint::{BigInt, Sign};
 use serde::{Deserialize, Serialize};
 
 use super::exact::{FloatSum, variance};
-use super::quotient::{FirstGroup, quotient_scale};
+use super::quotient::{FirstGroup, quotient_scale, ten};
 use super::total::{ExactInteger, ExactType, each_integer, rounded_quotient};
 use super::{AggregateFunction, AnyAggregate, FoldedAggregate, Overflows, State, States};
 use crate::model::packed::{put_signed, take_signed};
@@ -206,17 +206,16 @@ impl ExactVariance {
         let sum = moments.sum.get();
         let numerator = moments.squares.get() * count - &sum * &sum;
         let denominator = BigInt::from(count) * divisor;
-        let ten = |by: u32| BigInt::from(10).pow(by);
         let input_scale = 2 * self.input_scale;
         let dividend = FirstGroup::of_big(&numerator, input_scale as i32);
         let divisor = FirstGroup::of_big(&denominator, 0);
         let digits = quotient_scale(dividend, divisor, input_scale as i32).unsigned_abs();
         if !self.root {
             let kept = digits.min(self.output_scale);
-            let up = numerator * ten(kept.saturating_sub(input_scale));
+            let up = numerator * &*ten(kept.saturating_sub(input_scale));
             let down = ten(input_scale.saturating_sub(kept));
-            let rounded = rounded_quotient(&up, &(denominator * down));
-            return Some(rounded * ten(self.output_scale - kept));
+            let rounded = rounded_quotient(&up, &(denominator * &*down));
+            return Some(rounded * &*ten(self.output_scale - kept));
         }
         if numerator.sign() == Sign::Minus {
             return None;
@@ -224,19 +223,19 @@ impl ExactVariance {
         // PostgreSQL rounds the variance before it takes the root, where it has no more digits than are kept here.
         let (numerator, input_scale, denominator) = match digits < self.output_scale {
             true => {
-                let up = numerator * ten(digits.saturating_sub(input_scale));
+                let up = numerator * &*ten(digits.saturating_sub(input_scale));
                 let down = ten(input_scale.saturating_sub(digits));
-                (rounded_quotient(&up, &(denominator * down)), digits, BigInt::from(1))
+                (rounded_quotient(&up, &(denominator * &*down)), digits, BigInt::from(1))
             }
             false => (numerator, input_scale, denominator),
         };
         let scale = digits.min(self.output_scale);
         // Twice the root, cut off; half of it, rounded.
-        let up = numerator * ten((2 * scale).saturating_sub(input_scale)) * 4;
-        let down = denominator * ten(input_scale.saturating_sub(2 * scale));
+        let up = numerator * &*ten((2 * scale).saturating_sub(input_scale)) * 4;
+        let down = denominator * &*ten(input_scale.saturating_sub(2 * scale));
         let twice: BigInt = up / down;
         let root = (twice.sqrt() + 1) / 2;
-        Some(root * ten(self.output_scale - scale))
+        Some(root * &*ten(self.output_scale - scale))
     }
 }
 
