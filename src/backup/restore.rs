@@ -14,7 +14,7 @@ use chrono::{DateTime, SecondsFormat};
 use super::manifest::{BackupFile, BackupManifest};
 use super::{BackupError, SNAPSHOTS, UNFINISHED, named};
 use crate::log::QueryFile;
-use crate::log::{self, Control, CutLog, DiskFiles, DismissedLetters, Files, Frame, FrameError};
+use crate::log::{self, Control, CutLog, DiskFiles, DismissedLetters, Files};
 use crate::model::{Head, Tick};
 use crate::objects::Objects;
 use crate::{access, engine};
@@ -140,7 +140,7 @@ impl Restorer<'_> {
             }
         }
         // Also that what was backed up is a log.
-        log::verify(&directory, readable)?;
+        log::verify(&directory, log::readable)?;
         let is_whole = cut.dropped == 0;
         for file in &self.manifest.files {
             let path = file.path.as_str();
@@ -211,9 +211,8 @@ impl Restorer<'_> {
     /// Writes a file, on disk when this returns; where it is.
     fn restore_file(&self, file: &BackupFile) -> Result<PathBuf, BackupError> {
         let relative = Path::new(&file.path);
-        let is_plain = |component: Component<'_>| matches!(component, Component::Normal(_));
         let path = self.staging.join(relative);
-        if !relative.components().all(is_plain) {
+        if !stays_within(relative) {
             let source =
                 io::Error::new(io::ErrorKind::InvalidInput, "it leads out of the directory");
             return Err(BackupError::Io { path: relative.to_path_buf(), source });
@@ -239,23 +238,19 @@ impl Restorer<'_> {
         if let Some(files) = kept {
             return Ok(files);
         }
-        let told = cut.controls.iter().rev().find_map(|control| match control {
-            Control::Queries(in_use) => Some(in_use.files.clone()),
-            Control::Dismissal(_) => None,
-        });
-        Ok(told.unwrap_or_default())
+        Ok(cut.queries().map(|in_use| in_use.files.clone()).unwrap_or_default())
     }
-}
-
-fn readable(frame: &Frame) -> Result<(), FrameError> {
-    frame.control()?;
-    frame.decompress().map(drop)
 }
 
 /// A tick as people write it.
 pub fn rfc3339(tick: Tick) -> String {
     let time = i64::try_from(tick).ok().and_then(DateTime::from_timestamp_millis);
     time.map_or(tick.to_string(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
+/// Whether a path leads to something in the directory that it is relative to.
+fn stays_within(relative: &Path) -> bool {
+    relative.components().all(|component| matches!(component, Component::Normal(_)))
 }
 
 /// The directory that all of these files are in.
@@ -285,8 +280,7 @@ fn write_query_files(
     let parent = common_parent(&files);
     for file in &files {
         let relative = Path::new(&file.path).strip_prefix(&parent).unwrap_or(Path::new(&file.path));
-        let is_plain = |component: Component<'_>| matches!(component, Component::Normal(_));
-        if !relative.components().all(is_plain) {
+        if !stays_within(relative) {
             continue;
         }
         let path = directory.join(relative);

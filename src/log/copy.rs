@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::control::Control;
+use super::control::{Control, QueriesInUse};
 use super::files::{DiskFiles, Files};
 use super::format::LogFormat;
 use super::frame::Frame;
@@ -208,6 +208,16 @@ pub struct CutLog {
     pub controls: Vec<Control>,
 }
 
+impl CutLog {
+    /// The query files that were in use last, up to the cut.
+    pub fn queries(&self) -> Option<&QueriesInUse> {
+        self.controls.iter().rev().find_map(|control| match control {
+            Control::Queries(in_use) => Some(in_use),
+            Control::Dismissal(_) => None,
+        })
+    }
+}
+
 /// Drops what was appended to a log after a time. No process may have it open, and the segments after
 /// the first one that reaches beyond the time may be missing.
 ///
@@ -282,7 +292,7 @@ pub fn cut(directory: &Path, until: Tick) -> Result<CutLog, LogError> {
     // Positions behind the cut belong to nobody in a log of another id.
     list.reserved = 0;
     list.reserve(position + 1);
-    list.queries = queries(&cut.controls).or(list.queries);
+    list.queries = cut.queries().map(|in_use| in_use.set.clone()).or(list.queries);
     list.write(&files).map_err(named)?;
     cut.new_id = Some(id);
     Ok(cut)
@@ -313,14 +323,6 @@ fn unpack(
     files.remove(&listed.file().name()).map_err(failed)?;
     list.segments[index].format = LogFormat::CURRENT;
     Ok(bytes)
-}
-
-/// The set of query files that was in use last.
-fn queries(controls: &[Control]) -> Option<String> {
-    controls.iter().rev().find_map(|control| match control {
-        Control::Queries(in_use) => Some(in_use.set.clone()),
-        Control::Dismissal(_) => None,
-    })
 }
 
 /// What cannot be read is none of the log's business.

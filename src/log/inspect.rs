@@ -138,6 +138,12 @@ pub fn examine(
     Examiner::new(directory, &mut visit)?.run()
 }
 
+/// Whether all that is in a frame can be read, for those who examine a log.
+pub fn readable(frame: &Frame) -> Result<(), FrameError> {
+    frame.control()?;
+    frame.decompress().map(drop)
+}
+
 /// A segment that is just being made is none yet.
 pub fn drop_stub(
     files: &dyn Files,

@@ -56,7 +56,7 @@ pub use files::{DiskFiles, Fault, FaultyFiles, FileHandle, Files};
 pub use follower::{LogFollower, LogWriterRequests};
 pub use frame::{Frame, FrameError, FrameKind, NumberedEvent};
 use index::{Digester, Index, IndexError};
-pub use inspect::{Examination, Finding, LogInfo, examine, info, verify};
+pub use inspect::{Examination, Finding, LogInfo, examine, info, readable, verify};
 pub use list::Gap;
 use list::{SegmentList, Segments};
 pub use reader::LogReader;

@@ -467,17 +467,25 @@ impl Work {
             tracing::info!(segment = name, bytes, "moved an archived segment to the store");
             return Ok(true);
         }
-        if files.room() < listed.bytes.saturating_mul(2) + ROOM_BYTES_MIN {
+        if !self.has_room_for(listed) {
             let source = io::Error::new(io::ErrorKind::StorageFull, "no room for a copy");
             return Err(of_file(source));
         }
-        let mut pace =
-            |bytes: usize| self.stop.wait(Duration::from_secs_f64(bytes as f64 / rate as f64));
-        let wanted = (listed, LogFormat::Three);
-        replace(files, &self.segments, &self.index, wanted, &mut pace)
-            .map_err(|error| (first, error))?;
+        self.replace((listed, LogFormat::Three), rate).map_err(|error| (first, error))?;
         tracing::info!(segment = name, "archived a segment");
         Ok(true)
+    }
+
+    /// Whether a copy of a segment leaves enough room to others.
+    fn has_room_for(&self, listed: Listed) -> bool {
+        self.files.room() >= listed.bytes.saturating_mul(2) + ROOM_BYTES_MIN
+    }
+
+    /// Puts a segment in another format in place of what is listed, at so many bytes a second.
+    fn replace(&self, wanted: (Listed, LogFormat), rate: u64) -> Result<(), LogError> {
+        let mut pace =
+            |bytes: usize| self.stop.wait(Duration::from_secs_f64(bytes as f64 / rate as f64));
+        replace(self.files.as_ref(), &self.segments, &self.index, wanted, &mut pace)
     }
 
     fn run(mut self, alarms: &Alarms, rate: u64) {
@@ -490,17 +498,13 @@ impl Work {
                 Next::Later => return,
                 Next::Segment(listed) => listed,
             };
-            if self.files.room() < listed.bytes.saturating_mul(2) + ROOM_BYTES_MIN {
+            if !self.has_room_for(listed) {
                 if self.stop.wait(RETRY_PAUSE) {
                     continue;
                 }
                 return;
             }
-            let mut pace =
-                |bytes: usize| self.stop.wait(Duration::from_secs_f64(bytes as f64 / rate as f64));
-            let (files, segments) = (self.files.as_ref(), &self.segments);
-            let wanted = (listed, LogFormat::CURRENT);
-            match replace(files, segments, &self.index, wanted, &mut pace) {
+            match self.replace((listed, LogFormat::CURRENT), rate) {
                 Ok(()) => count += 1,
                 Err(error) if error.is_damage() => {
                     // Whoever reads it will find it, too. It stays as it is.

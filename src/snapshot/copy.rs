@@ -7,7 +7,6 @@ use std::path::Path;
 
 use super::manifest::{Manifest, ManifestError};
 use super::store::file_name;
-use crate::model::Head;
 
 /// How often it is tried to open a snapshot whose files are removed meanwhile.
 const ATTEMPTS: usize = 5;
@@ -17,8 +16,6 @@ const ATTEMPTS: usize = 5;
 pub struct SnapshotCopy {
     /// By name, the manifest last in order.
     pub files: Vec<(String, File)>,
-    /// The latest place in the log that one of its views is at.
-    pub head: Head,
     /// Why there is none, where there could be one.
     pub unusable: Option<String>,
 }
@@ -66,11 +63,6 @@ impl SnapshotCopy {
                 let name = file_name(*number);
                 let file = File::open(directory.join(&name))?;
                 copy.files.push((name, file));
-            }
-            for view in &manifest.views {
-                let at = view.head();
-                copy.head.position = copy.head.position.max(at.position);
-                copy.head.tick = copy.head.tick.max(at.tick);
             }
             copy.files.push((name, File::open(path)?));
             return Ok(copy);

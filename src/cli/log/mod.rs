@@ -108,7 +108,9 @@ pub fn run(args: &LogArgs) -> u8 {
             print_info(&info);
             DONE
         }),
-        LogCommand::Verify { .. } => log::examine(&directory, readable).map(|e| print_verified(&e)),
+        LogCommand::Verify { .. } => {
+            log::examine(&directory, log::readable).map(|e| print_verified(&e))
+        }
         LogCommand::Repair { accept_loss, .. } => repair(&directory, *accept_loss),
         LogCommand::Trim { .. } => unreachable!("it has run"),
         LogCommand::Dump { after, limit, .. } => {
@@ -135,11 +137,6 @@ pub fn code_of(error: &LogError) -> u8 {
         LogError::Io { .. } | LogError::Locked { .. } => ENVIRONMENT,
         _ => WRONG_INPUT,
     }
-}
-
-fn readable(frame: &Frame) -> Result<(), FrameError> {
-    frame.control()?;
-    frame.decompress().map(drop)
 }
 
 fn print_info(info: &LogInfo) {
@@ -196,7 +193,7 @@ fn print_verified(examination: &Examination) -> u8 {
 }
 
 fn repair(directory: &Path, accept_loss: bool) -> Result<u8, LogError> {
-    let repair = Repair::plan(directory, readable)?;
+    let repair = Repair::plan(directory, log::readable)?;
     let findings = repair.findings();
     if findings.is_empty() {
         println!("nothing is to be repaired");
@@ -214,7 +211,7 @@ fn repair(directory: &Path, accept_loss: bool) -> Result<u8, LogError> {
         return Ok(WRONG_INPUT);
     }
     repair.accept_loss()?;
-    let after = log::examine(directory, readable)?;
+    let after = log::examine(directory, log::readable)?;
     println!("{problems} repaired, {most}{lost} events lost");
     Ok(print_verified(&after))
 }
