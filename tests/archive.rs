@@ -6,10 +6,9 @@ mod common;
 mod s3;
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
 use std::time::Duration;
 
-use common::{Server, clients};
+use common::{Server, clients, heliostat, text};
 use heliostat::internals::log::{Log, LogOptions};
 use heliostat::internals::model::NewEvent;
 use s3::S3Server;
@@ -57,19 +56,6 @@ fn files(directory: &Path, end: &str) -> (Vec<String>, u64) {
     }
     found.sort();
     (found, bytes)
-}
-
-fn text(output: &Output) -> String {
-    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-    format!("{out}{err}")
-}
-
-fn heliostat(arguments: &[&str], environment: &[(String, String)]) -> Output {
-    std::process::Command::new(env!("CARGO_BIN_EXE_heliostat"))
-        .args(arguments)
-        .envs(environment.iter().cloned())
-        .output()
-        .unwrap()
 }
 
 /// A server over a log of many segments, which has not begun yet.

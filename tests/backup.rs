@@ -7,11 +7,11 @@ mod s3;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Server, clients};
+use common::{Server, clients, heliostat, text};
 use s3::S3Server;
 use serde_json::{Value, json};
 
@@ -33,17 +33,6 @@ fn events(from: u64, to: u64) -> Value {
         json!({"type": "Item", "id": format!("e{n}"), "stream": format!("s{}", n % 5), "data": data})
     };
     (from..to).map(event).collect()
-}
-
-/// Runs a command of the program in this environment.
-fn run(arguments: &[&str], environment: &[(String, String)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_heliostat"));
-    command.args(arguments).envs(environment.iter().cloned()).output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-    format!("{out}{err}")
 }
 
 /// Where backups are kept, and how to get there.
@@ -68,7 +57,7 @@ impl Place {
 
     fn back_up(&self, data: &Path, more: &[&str]) -> Output {
         let arguments = ["backup", "--to", &self.name, "--data-dir", data.to_str().unwrap()];
-        run(&[&arguments, more].concat(), &self.environment)
+        heliostat(&[&arguments, more].concat(), &self.environment)
     }
 
     /// Backs up, and tells what was sent.
@@ -96,7 +85,7 @@ impl Place {
             "--queries",
             queries.to_str().unwrap(),
         ];
-        run(&[&arguments, more].concat(), &self.environment)
+        heliostat(&[&arguments, more].concat(), &self.environment)
     }
 
     #[track_caller]
@@ -105,32 +94,6 @@ impl Place {
         let text = text(&output);
         assert!(output.status.success(), "{text}");
         text
-    }
-}
-
-async fn live(server: &Server) {
-    for view in VIEWS {
-        let status = || async { server.get(&format!("/v1/views/{view}")).await["status"].clone() };
-        server.until_within(Duration::from_secs(60), json!("live"), status).await;
-    }
-}
-
-async fn starts(server: &Server) -> Vec<Value> {
-    let mut starts = Vec::new();
-    for view in VIEWS {
-        starts.push(server.get(&format!("/v1/views/{view}")).await["start"]["how"].clone());
-    }
-    starts
-}
-
-/// Waits until all views are in a snapshot as of this position or later.
-async fn saved(server: &Server, position: u64) {
-    for view in VIEWS {
-        let is_saved = || async {
-            let snapshot = &server.get(&format!("/v1/views/{view}")).await["snapshot"];
-            snapshot["position"].as_u64().unwrap_or(0) >= position
-        };
-        server.until_within(Duration::from_secs(60), true, is_saved).await;
     }
 }
 
@@ -153,12 +116,7 @@ async fn ids(server: &Server) -> Vec<String> {
 async fn contents(server: &Server, position: u64, with_clickhouse: bool) -> Vec<String> {
     let mut all = Vec::new();
     for view in VIEWS {
-        let path = format!("/v1/views/{view}/rows?limit=10000&min_position={position}&timeout=30s");
-        let answer = server.get(&path).await;
-        let rows = answer["rows"].as_array().unwrap_or_else(|| panic!("{view}: {answer}"));
-        let mut rows: Vec<String> = rows.iter().map(Value::to_string).collect();
-        rows.sort();
-        all.push(format!("{view}: {}", rows.join("\n")));
+        all.push(format!("{view}: {}", server.row_lines(view, position).await));
         let letters = server.get(&format!("/v1/dead-letters?view={view}&limit=1000")).await;
         let letters = letters["dead_letters"].as_array().unwrap_or_else(|| panic!("{letters}"));
         let mut letters: Vec<String> = letters
@@ -214,7 +172,7 @@ async fn expected(end: u64, with_clickhouse: bool) -> Vec<String> {
         false => Server::start(&[("q.sql", SQL)]),
     };
     server.append(&events(0, end)).await;
-    live(&server).await;
+    server.live(&VIEWS).await;
     contents(&server, end, with_clickhouse).await
 }
 
@@ -226,8 +184,8 @@ async fn backup_under_appends(place: &Place, with_clickhouse: bool) {
         false => Server::configured(&files, EAGER),
     };
     server.append(&events(0, 300)).await;
-    live(&server).await;
-    saved(&server, 300).await;
+    server.live(&VIEWS).await;
+    server.saved(&VIEWS, 300).await;
     let stop = AtomicBool::new(false);
     let data = server.data();
     let (posted, ()) = tokio::join!(
@@ -255,8 +213,8 @@ async fn backup_under_appends(place: &Place, with_clickhouse: bool) {
     place.restored(&restored, &[]);
     server.end();
     restored.run();
-    live(&restored).await;
-    assert_eq!(starts(&restored).await, vec![json!("resumed"); VIEWS.len()]);
+    restored.live(&VIEWS).await;
+    assert_eq!(restored.starts(&VIEWS).await, vec![json!("resumed"); VIEWS.len()]);
     let end = head(&restored).await;
     assert!((300..=posted).contains(&end), "{end} of {posted}");
     assert_eq!((end - 300) % 7, 0, "requests are in it as a whole");
@@ -316,10 +274,10 @@ fn objects(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 async fn second_backup_sends_only_what_is_new() {
     let server = Server::start(&[("q.sql", SQL)]);
     server.append(&events(0, 2000)).await;
-    live(&server).await;
+    server.live(&VIEWS).await;
     // What a first start notes in the log is there, and the second one notes nothing.
     server.end_and_run();
-    live(&server).await;
+    server.live(&VIEWS).await;
     let directory = tempfile::tempdir().unwrap();
     let place = Place::directory(directory.path());
     let first = place.backed_up(&server.data(), &[]);
@@ -359,8 +317,8 @@ async fn second_backup_sends_only_what_is_new() {
 async fn damaged_or_missing_object_is_named_and_sent_again() {
     let server = Server::configured(&[("q.sql", SQL)], EAGER);
     server.append(&events(0, 500)).await;
-    live(&server).await;
-    saved(&server, 500).await;
+    server.live(&VIEWS).await;
+    server.saved(&VIEWS, 500).await;
     server.end();
     let directory = tempfile::tempdir().unwrap();
     let place = Place::directory(directory.path());
@@ -416,7 +374,7 @@ async fn moment() -> String {
 
 /// The log's id, as `log info` tells it.
 fn log_id(data: &Path) -> String {
-    let output = run(&["log", "info", data.to_str().unwrap()], &[]);
+    let output = heliostat(&["log", "info", data.to_str().unwrap()], &[]);
     let text = text(&output);
     let line =
         text.lines().find(|line| line.starts_with("log ")).unwrap_or_else(|| panic!("{text}"));
@@ -428,7 +386,7 @@ async fn restore_until_a_time_drops_what_came_later_and_is_another_log() {
     let server = Server::configured_with_clickhouse(&[("q.sql", SQL)], EAGER);
     let before = moment().await;
     server.append(&events(0, 200)).await;
-    live(&server).await;
+    server.live(&VIEWS).await;
     // Dead letters that were dismissed by then, and others later.
     let (status, answer) =
         server.post("/v1/dead-letters/dismiss", &json!({"view": "failing"})).await;
@@ -438,7 +396,7 @@ async fn restore_until_a_time_drops_what_came_later_and_is_another_log() {
     server.append(&events(200, 350)).await;
     let (status, _) = server.post("/v1/dead-letters/dismiss", &json!({"view": "failing"})).await;
     assert_eq!(status, 200);
-    saved(&server, 350).await;
+    server.saved(&VIEWS, 350).await;
     let later = moment().await;
     let directory = tempfile::tempdir().unwrap();
     let place = Place::directory(directory.path());
@@ -449,13 +407,13 @@ async fn restore_until_a_time_drops_what_came_later_and_is_another_log() {
     let told = place.restored(&restored, &["--until", &until]);
     assert!(told.contains("dropped 150 events"), "{told}");
     assert_ne!(log_id(&restored.data()), log_id(&server.data()));
-    let verified = run(&["log", "verify", restored.data().to_str().unwrap()], &[]);
+    let verified = heliostat(&["log", "verify", restored.data().to_str().unwrap()], &[]);
     assert!(verified.status.success(), "{}", text(&verified));
     // Even a ClickHouse that has what is dropped is written anew.
     std::fs::rename(server.data().join("clickhouse"), restored.data().join("clickhouse")).unwrap();
     restored.run();
-    live(&restored).await;
-    assert_eq!(starts(&restored).await, vec![json!("replayed"); VIEWS.len()]);
+    restored.live(&VIEWS).await;
+    assert_eq!(restored.starts(&VIEWS).await, vec![json!("replayed"); VIEWS.len()]);
     assert_eq!(head(&restored).await, 200);
     become_same(&restored, 200, &shown).await;
     // What fails at the same positions is told: its like was dismissed in the other log alone.
@@ -500,8 +458,8 @@ async fn restore_until_a_time_drops_what_came_later_and_is_another_log() {
 async fn clickhouse_that_is_ahead_of_a_restored_log_is_written_anew() {
     let server = Server::configured_with_clickhouse(&[("q.sql", SQL)], EAGER);
     server.append(&events(0, 200)).await;
-    live(&server).await;
-    saved(&server, 200).await;
+    server.live(&VIEWS).await;
+    server.saved(&VIEWS, 200).await;
     let directory = tempfile::tempdir().unwrap();
     let place = Place::directory(directory.path());
     place.backed_up(&server.data(), &[]);
@@ -512,13 +470,13 @@ async fn clickhouse_that_is_ahead_of_a_restored_log_is_written_anew() {
     place.restored(&restored, &[]);
     std::fs::rename(server.data().join("clickhouse"), restored.data().join("clickhouse")).unwrap();
     restored.run();
-    live(&restored).await;
+    restored.live(&VIEWS).await;
     become_same(&restored, 200, &expected(200, true).await).await;
     restored.append(&events(500, 550)).await;
     let other = Server::with_clickhouse(&[("q.sql", SQL)]);
     other.append(&events(0, 200)).await;
     other.append(&events(500, 550)).await;
-    live(&other).await;
+    other.live(&VIEWS).await;
     assert_same(&contents(&restored, 250, true).await, &contents(&other, 250, true).await);
 }
 
@@ -549,7 +507,7 @@ async fn tokens_are_restored_with_the_server_and_no_secret_is_in_a_backup() {
     server.append(&events(0, 50)).await;
     server.end();
     let data = server.data();
-    let made = run(
+    let made = heliostat(
         &[
             "token",
             "create",

@@ -37,39 +37,9 @@ fn events(from: u64, to: u64) -> Value {
     (from..to).map(event).collect()
 }
 
-async fn live(server: &Server) {
-    live_of(server, &VIEWS).await;
-}
-
-async fn live_of(server: &Server, views: &[&str]) {
-    for view in views {
-        let status = || async { server.get(&format!("/v1/views/{view}")).await["status"].clone() };
-        server.until_within(Duration::from_secs(60), json!("live"), status).await;
-    }
-}
-
 /// How a view began.
 async fn start(server: &Server, view: &str) -> Value {
     server.get(&format!("/v1/views/{view}")).await["start"]["how"].clone()
-}
-
-async fn starts(server: &Server) -> Vec<Value> {
-    let mut starts = Vec::new();
-    for view in VIEWS {
-        starts.push(start(server, view).await);
-    }
-    starts
-}
-
-/// Waits until all views are in a snapshot as of this position or later.
-async fn saved(server: &Server, position: u64) {
-    for view in VIEWS {
-        let is_saved = || async {
-            let snapshot = &server.get(&format!("/v1/views/{view}")).await["snapshot"];
-            json!(snapshot["position"].as_u64().unwrap_or(0) >= position)
-        };
-        server.until_within(Duration::from_secs(60), json!(true), is_saved).await;
-    }
 }
 
 /// The rows and dead letters of all views, over HTTP, and their rows in ClickHouse, in order.
@@ -80,15 +50,7 @@ async fn contents(server: &Server, position: u64) -> Vec<String> {
 async fn contents_of(server: &Server, views: &[&str], position: u64) -> Vec<String> {
     let mut all = Vec::new();
     for view in views {
-        let path = format!("/v1/views/{view}/rows?limit=10000&min_position={position}&timeout=30s");
-        let mut rows: Vec<String> = server.get(&path).await["rows"]
-            .as_array()
-            .unwrap_or_else(|| panic!("{view} has rows"))
-            .iter()
-            .map(Value::to_string)
-            .collect();
-        rows.sort();
-        all.push(format!("{view} over HTTP: {}", rows.join("\n")));
+        all.push(format!("{view} over HTTP: {}", server.row_lines(view, position).await));
         let letters = server.get(&format!("/v1/dead-letters?view={view}&limit=1000")).await;
         let mut letters: Vec<String> = letters["dead_letters"]
             .as_array()
@@ -123,7 +85,7 @@ async fn contents_of(server: &Server, views: &[&str], position: u64) -> Vec<Stri
 async fn expected(end: u64) -> Vec<String> {
     let server = Server::with_clickhouse(&[("q.sql", SQL)]);
     server.append(&events(0, end)).await;
-    live(&server).await;
+    server.live(&VIEWS).await;
     contents(&server, end).await
 }
 
@@ -141,14 +103,14 @@ async fn views_go_on_from_the_snapshot_of_a_clean_end_on_any_number_of_workers()
     let toml = |workers: u32| format!("workers = {workers}\n{LAST_ONLY}");
     let server = Server::configured_with_clickhouse(&[("q.sql", SQL)], &toml(2));
     server.append(&events(0, 500)).await;
-    live(&server).await;
-    assert_eq!(starts(&server).await, vec![json!("replayed"); VIEWS.len()]);
+    server.live(&VIEWS).await;
+    assert_eq!(server.starts(&VIEWS).await, vec![json!("replayed"); VIEWS.len()]);
     let mut end = 500;
     for workers in [2, 1, 3] {
         server.configure(&toml(workers));
         server.end_and_run();
-        live(&server).await;
-        assert_eq!(starts(&server).await, vec![json!("resumed"); VIEWS.len()]);
+        server.live(&VIEWS).await;
+        assert_eq!(server.starts(&VIEWS).await, vec![json!("resumed"); VIEWS.len()]);
         let shown = contents(&server, end).await;
         assert_eq!(differences(&shown, &expected(end).await), "", "on {workers} workers");
         // And they go on.
@@ -163,14 +125,14 @@ async fn views_go_on_from_the_snapshot_of_a_clean_end_on_any_number_of_workers()
 async fn killed_server_goes_on_from_its_last_snapshot() {
     let server = Server::configured_with_clickhouse(&[("q.sql", SQL)], EAGER);
     server.append(&events(0, 500)).await;
-    saved(&server, 500).await;
+    server.saved(&VIEWS, 500).await;
     let mut end = 500;
     for _ in 0..3 {
         server.append(&events(end, end + 150)).await;
         end += 150;
         server.restart();
-        live(&server).await;
-        assert_eq!(starts(&server).await, vec![json!("resumed"); VIEWS.len()]);
+        server.live(&VIEWS).await;
+        assert_eq!(server.starts(&VIEWS).await, vec![json!("resumed"); VIEWS.len()]);
     }
     let shown = contents(&server, end).await;
     assert_eq!(differences(&shown, &expected(end).await), "");
@@ -180,12 +142,12 @@ async fn killed_server_goes_on_from_its_last_snapshot() {
 async fn changed_view_is_replayed_and_the_others_go_on() {
     let server = Server::configured_with_clickhouse(&[("q.sql", SQL)], LAST_ONLY);
     server.append(&events(0, 300)).await;
-    live(&server).await;
+    server.live(&VIEWS).await;
     server.end();
     let changed = SQL.replace("v % 3 = 0", "v % 3 = 1");
     server.write("q.sql", &changed);
     server.run();
-    live(&server).await;
+    server.live(&VIEWS).await;
     let next = || async { server.get("/v1/views/plain").await["start"]["how"].clone() };
     server.until_within(Duration::from_secs(30), json!("replayed"), next).await;
     for view in VIEWS.into_iter().filter(|view| *view != "plain") {
@@ -193,7 +155,7 @@ async fn changed_view_is_replayed_and_the_others_go_on() {
     }
     let other = Server::with_clickhouse(&[("q.sql", &changed)]);
     other.append(&events(0, 300)).await;
-    live(&other).await;
+    other.live(&VIEWS).await;
     let (shown, expected) = (contents(&server, 300).await, contents(&other, 300).await);
     assert_eq!(differences(&shown, &expected), "");
 }
@@ -212,7 +174,7 @@ const LATER_VIEWS: [&str; 4] = ["by_value", "parts", "keys", "joined"];
 async fn expected_later(end: u64) -> Vec<String> {
     let server = Server::with_clickhouse(&[("q.sql", SQL), ("later.sql", LATER)]);
     server.append(&events(0, end)).await;
-    live_of(&server, &LATER_VIEWS).await;
+    server.live(&LATER_VIEWS).await;
     contents_of(&server, &LATER_VIEWS, end).await
 }
 
@@ -220,12 +182,12 @@ async fn expected_later(end: u64) -> Vec<String> {
 async fn later_views_begin_with_what_others_keep_of_their_tables() {
     let server = Server::configured_with_clickhouse(&[("q.sql", SQL)], EAGER);
     server.append(&events(0, 400)).await;
-    saved(&server, 400).await;
+    server.saved(&VIEWS, 400).await;
     server.append(&events(400, 500)).await;
     server.write("later.sql", LATER);
     let is_there = || async { server.get("/v1/views/joined").await["status"].clone() };
     server.until_within(Duration::from_secs(60), json!("live"), is_there).await;
-    live_of(&server, &LATER_VIEWS).await;
+    server.live(&LATER_VIEWS).await;
     for view in FILLED {
         assert_eq!(start(&server, view).await, "filled", "{view}");
     }
@@ -240,7 +202,7 @@ async fn later_views_begin_with_what_others_keep_of_their_tables() {
         server.append(&events(end, end + 100)).await;
         end += 100;
         server.restart();
-        live_of(&server, &LATER_VIEWS).await;
+        server.live(&LATER_VIEWS).await;
     }
     let shown = contents_of(&server, &LATER_VIEWS, end).await;
     assert_eq!(differences(&shown, &expected_later(end).await), "");
@@ -258,12 +220,12 @@ async fn changed_views_are_filled_at_a_start_on_any_number_of_workers() {
     let toml = |workers: u32| format!("workers = {workers}\n{LAST_ONLY}");
     let server = Server::configured_with_clickhouse(&[("q.sql", SQL)], &toml(2));
     server.append(&events(0, 500)).await;
-    live(&server).await;
+    server.live(&VIEWS).await;
     server.end();
     server.configure(&toml(3));
     server.write("later.sql", LATER);
     server.run();
-    live_of(&server, &LATER_VIEWS).await;
+    server.live(&LATER_VIEWS).await;
     for view in FILLED {
         assert_eq!(start(&server, view).await, "filled", "{view}");
     }
@@ -282,11 +244,11 @@ async fn views_are_not_filled_from_others_for_which_events_are_no_rows() {
     let notes: Value =
         (0..20).map(|k| note(k, if k == 7 { json!("x") } else { json!(k) })).collect();
     server.append(&notes).await;
-    live_of(&server, &["all_of_it"]).await;
+    server.live(&["all_of_it"]).await;
     server.end();
     server.write("later.sql", "CREATE MATERIALIZED VIEW part AS SELECT k, v FROM notes;");
     server.run();
-    live_of(&server, &["all_of_it", "part"]).await;
+    server.live(&["all_of_it", "part"]).await;
     assert_eq!(start(&server, "part").await, "replayed");
     let counts = ["all_of_it", "part"].map(|view| format!("/v1/views/{view}"));
     assert_eq!(server.get(&counts[0]).await["rows"], 19);
@@ -297,7 +259,7 @@ async fn views_are_not_filled_from_others_for_which_events_are_no_rows() {
 async fn damaged_snapshot_is_told_and_its_views_are_replayed() {
     let server = Server::configured_with_clickhouse(&[("q.sql", SQL)], LAST_ONLY);
     server.append(&events(0, 300)).await;
-    live(&server).await;
+    server.live(&VIEWS).await;
     server.end();
     for file in std::fs::read_dir(server.data().join("snapshots")).unwrap() {
         let path = file.unwrap().path();
@@ -308,26 +270,26 @@ async fn damaged_snapshot_is_told_and_its_views_are_replayed() {
         }
     }
     server.run();
-    live(&server).await;
-    assert_eq!(starts(&server).await, vec![json!("replayed"); VIEWS.len()]);
+    server.live(&VIEWS).await;
+    assert_eq!(server.starts(&VIEWS).await, vec![json!("replayed"); VIEWS.len()]);
     let shown = contents(&server, 300).await;
     assert_eq!(differences(&shown, &expected(300).await), "");
     // The next one is whole.
     server.end_and_run();
-    live(&server).await;
-    assert_eq!(starts(&server).await, vec![json!("resumed"); VIEWS.len()]);
+    server.live(&VIEWS).await;
+    assert_eq!(server.starts(&VIEWS).await, vec![json!("resumed"); VIEWS.len()]);
 }
 
 #[tokio::test]
 async fn tables_that_are_gone_are_written_from_the_snapshot() {
     let server = Server::configured_with_clickhouse(&[("q.sql", SQL)], LAST_ONLY);
     server.append(&events(0, 300)).await;
-    live(&server).await;
+    server.live(&VIEWS).await;
     server.end();
     std::fs::remove_dir_all(server.data().join("clickhouse")).unwrap();
     server.run();
-    live(&server).await;
-    assert_eq!(starts(&server).await, vec![json!("resumed"); VIEWS.len()]);
+    server.live(&VIEWS).await;
+    assert_eq!(server.starts(&VIEWS).await, vec![json!("resumed"); VIEWS.len()]);
     let shown = contents(&server, 300).await;
     assert_eq!(differences(&shown, &expected(300).await), "");
 }
@@ -341,7 +303,7 @@ async fn data_directory_without_room_for_snapshots_serves_all_the_same() {
     std::fs::write(server.data().join("snapshots"), "").unwrap();
     server.run();
     server.append(&events(0, 300)).await;
-    live(&server).await;
+    server.live(&VIEWS).await;
     let wrong = server.get("/readyz").await["wrong"].to_string();
     assert!(wrong.contains("snapshots") && wrong.contains("whole log"), "{wrong}");
     let shown = contents(&server, 300).await;

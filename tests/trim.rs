@@ -4,9 +4,8 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Duration;
 
-use common::Server;
+use common::{Server, heliostat, text};
 use heliostat::internals::log::{Log, LogOptions};
 use heliostat::internals::model::NewEvent;
 use serde_json::{Value, json};
@@ -69,38 +68,17 @@ fn first(segment: &str) -> u64 {
     segment.split('.').next().unwrap().parse().unwrap()
 }
 
-async fn live(server: &Server, views: &[&str]) {
-    for view in views {
-        let status = || async { server.get(&format!("/v1/views/{view}")).await["status"].clone() };
-        server.until_within(Duration::from_secs(60), json!("live"), status).await;
-    }
-}
-
 async fn rows(server: &Server, position: u64) -> Vec<String> {
     let mut all = Vec::new();
     for view in VIEWS {
-        let path = format!("/v1/views/{view}/rows?limit=10000&min_position={position}&timeout=30s");
-        let answer = server.get(&path).await;
-        let rows = answer["rows"].as_array().unwrap_or_else(|| panic!("{view}: {answer}"));
-        let mut rows: Vec<String> = rows.iter().map(Value::to_string).collect();
-        rows.sort();
-        all.push(format!("{view}: {}", rows.join("\n")));
+        all.push(format!("{view}: {}", server.row_lines(view, position).await));
     }
     all
 }
 
-fn text(output: &Output) -> String {
-    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-    format!("{out}{err}")
-}
-
 fn log_command(data: &Path, arguments: &[&str]) -> Output {
-    std::process::Command::new(env!("CARGO_BIN_EXE_heliostat"))
-        .args([&["log"], arguments].concat())
-        .arg("--data-dir")
-        .arg(data)
-        .output()
-        .unwrap()
+    let place = ["--data-dir", data.to_str().unwrap()];
+    heliostat(&[&["log"], arguments, &place].concat(), &[])
 }
 
 fn trim(server: &Server, before: &str, more: &[&str]) -> Output {
@@ -127,7 +105,7 @@ async fn ended_server(sql: &str, views: &[&str]) -> (Server, Vec<String>) {
     log.close();
     drop(log);
     server.run();
-    live(&server, views).await;
+    server.live(views).await;
     let shown = if views == VIEWS { rows(&server, EVENTS).await } else { Vec::new() };
     server.end();
     assert!(segments(&server).len() >= 8, "{:?}", segments(&server));
@@ -159,11 +137,11 @@ async fn trimmed_log_goes_on_and_refuses_what_it_has_not() {
         }
     }
     assert!(verified(&server).contains(&format!("trimmed  up to position {through}")));
-    let replay = std::process::Command::new(env!("CARGO_BIN_EXE_heliostat"))
-        .args(["replay", "--view", "totals", "--data-dir", server.data().to_str().unwrap()])
-        .args(["--until", "1", "--queries", server.queries().to_str().unwrap()])
-        .output()
-        .unwrap();
+    let (data, queries) = (server.data(), server.queries());
+    let [data, queries] = [&data, &queries].map(|path| path.to_str().unwrap());
+    let replay =
+        ["replay", "--view", "totals", "--data-dir", data, "--until", "1", "--queries", queries];
+    let replay = heliostat(&replay, &[]);
     assert!(text(&replay).contains("trimmed"), "{}", text(&replay));
 
     // Also where the indexes are made anew.
@@ -172,7 +150,7 @@ async fn trimmed_log_goes_on_and_refuses_what_it_has_not() {
             std::fs::remove_dir_all(log_directory(&server).join("index")).unwrap();
         }
         server.run();
-        live(&server, &VIEWS).await;
+        server.live(&VIEWS).await;
         for view in VIEWS {
             let start = server.get(&format!("/v1/views/{view}")).await["start"]["how"].clone();
             assert_eq!(start, "resumed", "{view}");
@@ -237,7 +215,7 @@ async fn trimmed_log_goes_on_and_refuses_what_it_has_not() {
     all.append(&posted_from(EVENTS + 71, EVENTS + 80)).await;
     assert_eq!(rows(&server, EVENTS + 80).await, rows(&all, EVENTS + 80).await);
     server.remove("new.sql");
-    live(&server, &VIEWS).await;
+    server.live(&VIEWS).await;
     let gone = || async { server.try_get("/v1/views/late").await.0 };
     server.until(404, gone).await;
     server.end();
@@ -272,7 +250,7 @@ async fn trimmed_log_goes_on_and_refuses_what_it_has_not() {
     ]);
     assert!(output.status.success(), "{}", text(&output));
     restored.run();
-    live(&restored, &VIEWS).await;
+    restored.live(&VIEWS).await;
     assert_eq!(rows(&restored, EVENTS + 80).await, shown);
     let answer = restored.append(&posted_from(1, EVENTS + 81)).await;
     assert_eq!(answer["accepted"], 1, "{answer}");
@@ -291,7 +269,7 @@ async fn lost_first_segment_of_a_trimmed_log_is_damage() {
     std::fs::write(log_directory(&server).join(&before[1]), leftover).unwrap();
     verified(&server);
     server.run();
-    live(&server, &VIEWS).await;
+    server.live(&VIEWS).await;
     assert_eq!(segments(&server), after);
     assert_eq!(rows(&server, EVENTS).await, shown);
     server.end();

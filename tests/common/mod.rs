@@ -5,12 +5,12 @@
 pub mod rng;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use heliostat::internals::sink::{Login, Logins, read_login};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// How long anything may take that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,6 +21,18 @@ pub fn clients() -> PathBuf {
         PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/heliostat/clients");
     assert!(directory.join("installed").exists(), "run `make clients` first");
     directory
+}
+
+/// Runs a command of the program, without a server, in this environment.
+pub fn heliostat(arguments: &[&str], environment: &[(String, String)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_heliostat"));
+    command.args(arguments).envs(environment.iter().cloned()).output().unwrap()
+}
+
+/// All that a command said.
+pub fn text(output: &Output) -> String {
+    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    format!("{out}{err}")
 }
 
 /// Where a server listens.
@@ -301,7 +313,7 @@ impl Server {
     }
 
     /// Runs a command of the program.
-    pub fn command(&self, arguments: &[&str]) -> std::process::Output {
+    pub fn command(&self, arguments: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_heliostat"))
             .args(arguments)
             .env("HELIOSTAT_URL", self.url(""))
@@ -362,6 +374,45 @@ impl Server {
             Ok(response) => response.text().await.unwrap_or_default(),
             Err(error) => error.to_string(),
         }
+    }
+
+    /// Waits until these views are live.
+    pub async fn live(&self, views: &[&str]) {
+        for view in views {
+            let status =
+                || async { self.get(&format!("/v1/views/{view}")).await["status"].clone() };
+            self.until(json!("live"), status).await;
+        }
+    }
+
+    /// Waits until these views are in a snapshot as of this position or later.
+    pub async fn saved(&self, views: &[&str], position: u64) {
+        for view in views {
+            let is_saved = || async {
+                let snapshot = &self.get(&format!("/v1/views/{view}")).await["snapshot"];
+                snapshot["position"].as_u64().unwrap_or(0) >= position
+            };
+            self.until(true, is_saved).await;
+        }
+    }
+
+    /// How these views began.
+    pub async fn starts(&self, views: &[&str]) -> Vec<Value> {
+        let mut starts = Vec::new();
+        for view in views {
+            starts.push(self.get(&format!("/v1/views/{view}")).await["start"]["how"].clone());
+        }
+        starts
+    }
+
+    /// A view's rows over HTTP as of this position or later, in order, one a line.
+    pub async fn row_lines(&self, view: &str, position: u64) -> String {
+        let path = format!("/v1/views/{view}/rows?limit=10000&min_position={position}&timeout=30s");
+        let answer = self.get(&path).await;
+        let rows = answer["rows"].as_array().unwrap_or_else(|| panic!("{view}: {answer}"));
+        let mut rows: Vec<String> = rows.iter().map(Value::to_string).collect();
+        rows.sort();
+        rows.join("\n")
     }
 
     /// Asks until the answer is the expected one.
