@@ -259,6 +259,26 @@ async fn trimmed_log_goes_on_and_refuses_what_it_has_not() {
 }
 
 #[tokio::test]
+async fn later_view_over_upsert_tables_is_filled_without_what_was_trimmed() {
+    let table = "CREATE TABLE items (k BIGINT, v BIGINT NOT NULL, PRIMARY KEY (k)) WITH (event_type = 'Item', mode = 'upsert');";
+    let latest = format!("{table} CREATE MATERIALIZED VIEW latest AS SELECT k, v FROM items;");
+    let later =
+        "CREATE MATERIALIZED VIEW by_value AS SELECT v, count(*) AS n FROM items GROUP BY v;";
+    let (all, _) = ended_server(&format!("{latest}{later}"), &["latest", "by_value"]).await;
+    all.run();
+    let (server, _) = ended_server(&latest, &["latest"]).await;
+    let trimmed = trim(&server, "430", &[]);
+    assert!(trimmed.status.success(), "{}", text(&trimmed));
+    assert!(first(&segments(&server)[0]) > 1, "{}", text(&trimmed));
+    server.write("later.sql", later);
+    server.run();
+    server.live(&["latest", "by_value"]).await;
+    assert_eq!(server.starts(&["latest", "by_value"]).await, [json!("resumed"), json!("filled")]);
+    let shown = server.row_lines("by_value", EVENTS).await;
+    assert_eq!(shown, all.row_lines("by_value", EVENTS).await);
+}
+
+#[tokio::test]
 async fn lost_first_segment_of_a_trimmed_log_is_damage() {
     let (server, shown) = ended_server(SQL, &VIEWS).await;
     let before = segments(&server);

@@ -48,7 +48,7 @@ enum LogCommand {
     /// the log open.
     ///
     /// Says first what the server then refuses: views that change, are new or are rebuilt cannot be
-    /// filled from the beginning any more, and events before that position cannot be read. Positions go
+    /// computed from the beginning any more, and events before that position cannot be read. Positions go
     /// on, events that are sent again are known, and streams keep their versions.
     Trim {
         /// Remove events before this position, or that were appended before this time, as

@@ -82,7 +82,8 @@ pub fn run(
     say_floor(&floors, asked, most);
     println!("without them:");
     println!(
-        "- a view that is new, changes or is rebuilt cannot be filled from the beginning: it fails"
+        "- a view that is new, changes or is rebuilt cannot be computed from the beginning: it fails, \
+         unless others keep the latest rows of all of its tables, and it is not rebuilt"
     );
     println!(
         "- so does a view whose snapshot is lost, or that another version of Heliostat computes otherwise"
