@@ -46,12 +46,26 @@ pub fn clock(text: &str) -> Option<i64> {
     (valid && time <= MICROS_PER_DAY).then_some(time)
 }
 
-/// A time of day, in microseconds since midnight, as PostgreSQL writes it: `04:05:06.7`.
+/// Appends a time of day, in microseconds since midnight, as PostgreSQL writes it: `04:05:06.7`.
+pub fn push_clock(text: &mut String, micros: i64) {
+    let seconds = micros / MICROS_PER_SECOND;
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    let _ = write!(text, "{hours:02}:{minutes:02}:{:02}", seconds % 60);
+    push_fraction(text, micros % MICROS_PER_SECOND);
+}
+
+/// Appends the microseconds of a second, the point included, as far as there are some.
+fn push_fraction(text: &mut String, micros: i64) {
+    if micros != 0 {
+        text.push_str(format!(".{micros:06}").trim_end_matches('0'));
+    }
+}
+
+/// A time of day by itself.
 pub fn clock_text(micros: i64) -> String {
-    let (seconds, fraction) = (micros / MICROS_PER_SECOND, micros % MICROS_PER_SECOND);
-    let fraction = format!(".{fraction:06}");
-    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
-    format!("{:02}:{:02}:{:02}{fraction}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    let mut text = String::new();
+    push_clock(&mut text, micros);
+    text
 }
 
 /// What an interval is made of while it is read.
@@ -147,35 +161,28 @@ pub fn read(text: &str) -> Option<IntervalMonthDayNano> {
 
 /// As ISO 8601 has it, and PostgreSQL where IntervalStyle is iso_8601: `P1Y2M3DT4H5M6.7S`.
 pub fn iso(value: IntervalMonthDayNano) -> String {
-    let micros = value.nanoseconds / 1000;
     let mut text = "P".to_string();
-    let mut part = |count: i64, unit: &str| {
-        if count != 0 {
+    let put = |text: &mut String, parts: &[(i64, &str)]| {
+        for (count, unit) in parts.iter().filter(|(count, _)| *count != 0) {
             let _ = write!(text, "{count}{unit}");
         }
     };
-    part((value.months / 12).into(), "Y");
-    part((value.months % 12).into(), "M");
-    part(value.days.into(), "D");
-    let (hours, minutes) = (micros / MICROS_PER_HOUR, micros / MICROS_PER_MINUTE % 60);
-    let seconds = micros % MICROS_PER_MINUTE;
+    let (years, months) = (value.months / 12, value.months % 12);
+    put(&mut text, &[(years.into(), "Y"), (months.into(), "M"), (value.days.into(), "D")]);
+    let micros = value.nanoseconds / 1000;
     if micros != 0 {
         text.push('T');
     }
-    let mut part = |count: i64, unit: &str| {
-        if count != 0 {
-            let _ = write!(text, "{count}{unit}");
-        }
-    };
-    part(hours, "H");
-    part(minutes, "M");
+    let (hours, minutes) = (micros / MICROS_PER_HOUR, micros / MICROS_PER_MINUTE % 60);
+    put(&mut text, &[(hours, "H"), (minutes, "M")]);
+    let seconds = micros % MICROS_PER_MINUTE;
     if seconds != 0 {
         let sign = if seconds < 0 { "-" } else { "" };
         let (whole, fraction) =
             (seconds.abs() / MICROS_PER_SECOND, seconds.abs() % MICROS_PER_SECOND);
-        let fraction = format!(".{fraction:06}");
-        let _ =
-            write!(text, "{sign}{whole}{}S", fraction.trim_end_matches('0').trim_end_matches('.'));
+        let _ = write!(text, "{sign}{whole}");
+        push_fraction(&mut text, fraction);
+        text.push('S');
     }
     if text == "P" { "PT0S".to_string() } else { text }
 }

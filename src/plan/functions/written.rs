@@ -11,8 +11,8 @@ use arrow::datatypes::{
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion_common::Result;
 
-use super::calendar::{self, MICROS_PER_DAY, MICROS_PER_SECOND};
-use crate::model::interval::clock_text;
+use super::calendar::{self, MICROS_PER_DAY};
+use crate::model::interval::{clock_text, push_clock};
 
 /// The exponent from which a float is written with one: as many digits as it surely has.
 const DOUBLE_EXPONENT_MIN: i32 = 15;
@@ -216,7 +216,7 @@ pub fn timestamp(micros: i64, zone: bool) -> String {
     let (days, time) = (micros.div_euclid(MICROS_PER_DAY), micros.rem_euclid(MICROS_PER_DAY));
     let (year, month, day) = calendar::civil(days);
     let mut text = format!("{:04}-{month:02}-{day:02} ", calendar::year_of_era(year));
-    push_time(&mut text, time);
+    push_clock(&mut text, time);
     if zone {
         text.push_str("+00");
     }
@@ -224,19 +224,6 @@ pub fn timestamp(micros: i64, zone: bool) -> String {
         text.push_str(" BC");
     }
     text
-}
-
-fn push_time(text: &mut String, micros: i64) {
-    let seconds = micros / MICROS_PER_SECOND;
-    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
-    let _ = write!(text, "{hours:02}:{minutes:02}:{:02}", seconds % 60);
-    push_fraction(text, micros % MICROS_PER_SECOND);
-}
-
-fn push_fraction(text: &mut String, micros: i64) {
-    if micros != 0 {
-        text.push_str(format!(".{micros:06}").trim_end_matches('0'));
-    }
 }
 
 pub fn interval(value: IntervalMonthDayNano) -> String {
@@ -264,7 +251,7 @@ pub fn interval(value: IntervalMonthDayNano) -> String {
             false => "",
         });
         let micros = micros.unsigned_abs() as i64;
-        push_time(&mut text, micros);
+        push_clock(&mut text, micros);
     }
     text
 }
