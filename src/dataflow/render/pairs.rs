@@ -35,6 +35,8 @@ const PAIR_BYTES_AT_ONCE: usize = 1 << 28;
 const FEW_UPDATES: usize = 10;
 /// After how many pairs the time is looked at.
 const PAIRS_PER_LOOK: usize = 256;
+/// After how many rows that are loaded the time is looked at.
+pub const ROWS_PER_LOOK: usize = 4096;
 /// More records than the operator takes of an input before it ends for now.
 const END_FOR_NOW: i64 = 1 << 20;
 
@@ -220,8 +222,9 @@ pub trait KeyedRows<T>: Sized + 'static {
     /// To the first key that is not less.
     fn seek_key(&mut self, key: KeyRef<'_>);
 
-    /// Adds the rows of the key and passes them. Updates that were there before `meet` are as of then.
-    fn load(&mut self, meet: Option<&T>, to: &mut KeyRows<T>);
+    /// Adds rows of the key, and passes them, until it is time to look at the time; true when all are added.
+    /// Updates that were there before `meet` are as of then.
+    fn load(&mut self, meet: Option<&T>, to: &mut KeyRows<T>) -> bool;
 }
 
 impl KeyedRows<Tick> for RunsCursor<Multiplicity> {
@@ -243,12 +246,14 @@ impl KeyedRows<Tick> for RunsCursor<Multiplicity> {
         RunsCursor::seek_key(self, key);
     }
 
-    fn load(&mut self, meet: Option<&Tick>, to: &mut KeyRows<Tick>) {
+    fn load(&mut self, meet: Option<&Tick>, to: &mut KeyRows<Tick>) -> bool {
         let meet = meet.copied().unwrap_or(Tick::MIN);
-        while let Some(value) = self.value() {
+        for _ in 0..ROWS_PER_LOOK {
+            let Some(value) = self.value() else { return true };
             to.push(value, self.updates().map(|(tick, diff)| (tick.max(meet), diff)));
             self.next_value();
         }
+        false
     }
 }
 
@@ -310,6 +315,7 @@ where
             right: of(right, !is_left),
             meet,
             loaded: Default::default(),
+            loading: false,
             key: None,
             out: JoinedPairs::default(),
             done: false,
@@ -331,8 +337,10 @@ struct Matching<T: Timestamp + Lattice, R> {
     left: JoinSide<R>,
     right: JoinSide<R>,
     meet: T,
-    /// Room for the rows of a key.
+    /// The rows of a key, or room for them.
     loaded: (KeyRows<T>, KeyRows<T>),
+    /// Some of the rows of the key that both sides are at are loaded.
+    loading: bool,
     /// The key whose rows are being matched, if they are many.
     key: Option<KeyMatching<T>>,
     out: JoinedPairs<T>,
@@ -360,7 +368,7 @@ impl<T: Timestamp + Lattice, R: KeyedRows<T>> Iterator for Matching<T, R> {
 impl<T: Timestamp + Lattice, R: KeyedRows<T>> Matching<T, R> {
     /// Goes on until there are some pairs, the time is over, or it is done.
     fn run(&mut self, slice: &Slice) {
-        let Matching { guard, left, right, meet, loaded, key, out, done, .. } = self;
+        let Matching { guard, left, right, meet, loaded, loading, key, out, done, .. } = self;
         let mut keys = 0;
         while !out.is_full() {
             keys += 1;
@@ -382,17 +390,26 @@ impl<T: Timestamp + Lattice, R: KeyedRows<T>> Matching<T, R> {
                 std::cmp::Ordering::Less => left.cursor.seek_key(right_key),
                 std::cmp::Ordering::Greater => right.cursor.seek_key(left_key),
                 std::cmp::Ordering::Equal => {
-                    let matched = out.row(left_key.bytes);
                     // What was there before is as of `meet`: nobody can tell apart what was before it.
                     let (left_meet, right_meet) = match left.is_fresh {
                         true => (None, Some(&*meet)),
                         false => (Some(&*meet), None),
                     };
                     let (lefts, rights) = loaded;
-                    lefts.clear();
-                    rights.clear();
-                    left.cursor.load(left_meet, lefts);
-                    right.cursor.load(right_meet, rights);
+                    if !std::mem::replace(loading, true) {
+                        lefts.clear();
+                        rights.clear();
+                    }
+                    while !left.cursor.load(left_meet, lefts)
+                        || !right.cursor.load(right_meet, rights)
+                    {
+                        if slice.is_over() {
+                            return;
+                        }
+                    }
+                    *loading = false;
+                    let Some(matched) = left.cursor.key() else { unreachable!("it is at a key") };
+                    let matched = out.row(matched.bytes);
                     let counts = (lefts.updates.len(), rights.updates.len());
                     let (new, old) = if left.is_fresh { counts } else { (counts.1, counts.0) };
                     if new > 0 {

@@ -1,18 +1,19 @@
 //! Aggregates that are computed anew from all of their group's rows, in order, whenever one changes.
 //!
-//! The rows of a group before and after each change are evaluated once, all groups of an activation
-//! in one batch of columns; what stays the same is not sent on.
+//! The rows of a group before and after each change are evaluated once, a chunk of rows at a time: small
+//! groups together, a large one bit by bit. What stays the same is not sent on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
-use datafusion_common::ScalarValue;
+use datafusion_expr::Accumulator;
 
 use super::changes::{ChangeWork, on_changes};
 use super::join::keyed;
@@ -20,9 +21,9 @@ use super::{Deltas, Renderer, expect_planned};
 use crate::dataflow::arrange::{HeldAs, arrange_rows};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::difference::{Difference, Replacement};
-use crate::dataflow::eval::{FailedExpression, guarded};
+use crate::dataflow::eval::{EvaluationError, FailedExpression, guarded};
 use crate::dataflow::failure::FailureStream;
-use crate::dataflow::guard::Slice;
+use crate::dataflow::guard::{Account, Slice};
 use crate::dataflow::layout::RowLayout;
 use crate::dataflow::run::RunsCursor;
 use crate::model::Tick;
@@ -53,92 +54,219 @@ impl<'scope> Renderer<'scope, '_> {
             difference: Difference::new(self.schema(id))?,
             failures: self.failures.clone(),
         });
+        let guard = self.guard.clone();
         Ok(on_changes(rows, "Recompute", &self.guard, move |batches, history| RecomputedChanges {
             new: RunsCursor::new(batches),
             old: RunsCursor::new(history),
-            groups: Rc::clone(&groups),
+            open: None,
+            versions: Versions::new(Rc::clone(&groups)),
+            account: guard.account(false),
         }))
     }
 }
 
-/// How many rows of groups are computed together, but for what one group has.
-const ROWS_TOGETHER: usize = 1 << 14;
+/// How many rows are computed together.
+const CHUNK_ROWS: usize = 1 << 14;
 
-/// Groups that change, from the one on that is next.
+/// Groups that change: the one that is being computed, and those from the one on that is next.
 struct RecomputedChanges {
     new: RunsCursor<Multiplicity>,
     old: RunsCursor<Multiplicity>,
-    groups: Rc<RecomputedGroups>,
+    open: Option<OpenGroup>,
+    versions: Versions,
+    account: Account,
 }
 
 impl ChangeWork for RecomputedChanges {
     fn run(&mut self, slice: &Slice) -> (Vec<Delta>, bool) {
-        let (new, old) = (&mut self.new, &mut self.old);
-        let groups = &self.groups;
-        let mut versions = GroupVersions::default();
-        while let Some(key) = new.key() {
-            let mut before: HashMap<Row, i64> = HashMap::new();
-            old.seek_key(key);
-            if old.key() == Some(key) {
-                while let Some(row) = old.value() {
-                    let count = old.updates().map(|(_, diff)| diff).sum();
-                    before.insert(Row::from_slice(row), groups.failures.known(count));
-                    old.next_value();
+        let mut deltas = Vec::new();
+        loop {
+            let mut chunk = Chunk::default();
+            while !chunk.is_full()
+                && let Some(mut group) = self.open.take().or_else(|| self.next_group())
+            {
+                if !self.gather(&mut group, &mut chunk) || !group.push(&mut chunk) {
+                    self.open = Some(group);
+                } else {
+                    self.account.set(0);
                 }
             }
-            let key = Row::from_slice(key.bytes);
-            let mut changes: Vec<(Tick, Row, i64)> = Vec::new();
-            while let Some(row) = new.value() {
-                let row = Row::from_slice(row);
-                let times = new.updates().map(|(tick, diff)| (tick, groups.failures.known(diff)));
-                changes.extend(times.map(|(tick, diff)| (tick, row.clone(), diff)));
-                new.next_value();
+            deltas.extend(self.versions.computed(&chunk));
+            let done = self.open.is_none() && self.new.key().is_none();
+            if done || slice.is_over() {
+                return (deltas, done);
             }
-            versions.group(&key, before, changes);
-            new.next_key();
-            if versions.rows.len() >= ROWS_TOGETHER || slice.is_over() {
+        }
+    }
+}
+
+impl RecomputedChanges {
+    fn next_group(&mut self) -> Option<OpenGroup> {
+        let key = self.new.key()?;
+        self.old.seek_key(key);
+        let there = self.old.key() == Some(key);
+        Some(OpenGroup {
+            key: Row::from_slice(key.bytes),
+            gathered: if there { Gathered::Nothing } else { Gathered::Before },
+            rows: BTreeMap::new(),
+            changes: Vec::new(),
+            applied: 0,
+            tick: None,
+            at: None,
+        })
+    }
+
+    /// Reads the rows that the group had, and its changes, as far as the chunk's work goes; true once
+    /// all are read.
+    fn gather(&mut self, group: &mut OpenGroup, chunk: &mut Chunk) -> bool {
+        let failures = &self.versions.groups.failures;
+        let mut bytes = 0;
+        while group.gathered == Gathered::Nothing && !chunk.is_full() {
+            let Some(row) = self.old.value() else {
+                group.gathered = Gathered::Before;
                 break;
-            }
+            };
+            let row = Row::from_slice(row);
+            let count = failures.known(self.old.updates().map(|(_, diff)| diff).sum());
+            bytes += size_of::<(Row, i64)>() + row.heap_bytes();
+            group.rows.insert(row, count);
+            self.old.next_value();
+            chunk.gathered += 1;
         }
-        (groups.deltas(&versions), new.key().is_none())
+        while group.gathered == Gathered::Before && !chunk.is_full() {
+            let Some(row) = self.new.value() else {
+                group.changes.sort_by_key(|(tick, _, _)| *tick);
+                group.gathered = Gathered::All;
+                self.new.next_key();
+                break;
+            };
+            let row = Row::from_slice(row);
+            for (tick, diff) in self.new.updates() {
+                bytes += size_of::<(Tick, Row, i64)>() + row.heap_bytes();
+                group.changes.push((tick, row.clone(), failures.known(diff)));
+            }
+            self.new.next_value();
+            chunk.gathered += 1;
+        }
+        self.account.add(bytes as isize);
+        group.gathered == Gathered::All
     }
 }
 
-/// The contents of groups before and after their changes, rows side by side.
+/// What of a group was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gathered {
+    Nothing,
+    /// The rows that it had.
+    Before,
+    All,
+}
+
+/// A group that is being computed: its rows before its changes, then after those of each tick.
+struct OpenGroup {
+    key: Row,
+    gathered: Gathered,
+    rows: BTreeMap<Row, i64>,
+    /// By tick.
+    changes: Vec<(Tick, Row, i64)>,
+    /// How many of the changes are in the rows.
+    applied: usize,
+    /// Of the last change that is in the rows; `None`: the rows are those that were there before.
+    tick: Option<Tick>,
+    /// Up to where the rows are handed on: a row, and how often.
+    at: Option<(Row, i64)>,
+}
+
+impl OpenGroup {
+    /// Hands on the rows of the group's versions while there is room; true when those of the last one are.
+    fn push(&mut self, chunk: &mut Chunk) -> bool {
+        loop {
+            if !self.push_version(chunk) {
+                return false;
+            }
+            let Some((tick, _, _)) = self.changes.get(self.applied) else { return true };
+            let tick = *tick;
+            for (_, row, diff) in self.changes[self.applied..].iter().take_while(|c| c.0 == tick) {
+                let count = self.rows.entry(row.clone()).or_default();
+                *count += diff;
+                if *count == 0 {
+                    self.rows.remove(row);
+                }
+                self.applied += 1;
+            }
+            self.tick = Some(tick);
+        }
+    }
+
+    /// Hands on the rows as they are now; true when all are.
+    fn push_version(&mut self, chunk: &mut Chunk) -> bool {
+        let from = chunk.rows.len();
+        if let Some((row, handed)) = self.at.take() {
+            let count = self.rows.get(&row).copied().unwrap_or(0);
+            self.at = Some((row.clone(), handed + chunk.push(&self.key, &row, count - handed)));
+            if self.at.as_ref().is_some_and(|(_, handed)| *handed < count) {
+                chunk.end_part(from, None);
+                return false;
+            }
+        }
+        let start = match &self.at {
+            Some((row, _)) => Excluded(row),
+            None => Unbounded,
+        };
+        let mut at = None;
+        let mut rows = self.rows.range((start, Unbounded)).filter(|(_, count)| **count > 0);
+        while !chunk.is_full()
+            && let Some((row, count)) = rows.next()
+        {
+            at = Some((row.clone(), chunk.push(&self.key, row, *count)));
+        }
+        let all = rows.next().is_none() && at.as_ref().is_none_or(|(row, n)| self.rows[row] == *n);
+        if all {
+            self.at = None;
+        } else if at.is_some() {
+            self.at = at;
+        }
+        chunk.end_part(from, all.then_some(VersionEnd { tick: self.tick }));
+        all
+    }
+}
+
+/// Rows of versions of groups, side by side.
 #[derive(Default)]
-struct GroupVersions {
+struct Chunk {
     rows: Vec<(Row, Row)>,
-    /// Of each version: its rows; and the tick at which it came to be, unless it was there before.
-    versions: Vec<(Range<usize>, Option<Tick>)>,
+    /// How many rows were read for it.
+    gathered: usize,
+    parts: Vec<VersionPart>,
 }
 
-impl GroupVersions {
-    fn group(
-        &mut self,
-        key: &Row,
-        mut rows: HashMap<Row, i64>,
-        mut changes: Vec<(Tick, Row, i64)>,
-    ) {
-        changes.sort_by_key(|(tick, _, _)| *tick);
-        self.version(key, &rows, None);
-        for step in changes.chunk_by(|a, b| a.0 == b.0) {
-            for (_, row, diff) in step {
-                *rows.entry(row.clone()).or_default() += diff;
-            }
-            self.version(key, &rows, Some(step[0].0));
-        }
+/// A part of the rows of a version.
+struct VersionPart {
+    rows: Range<usize>,
+    /// If it is the last one.
+    end: Option<VersionEnd>,
+}
+
+/// The end of the rows of a version.
+struct VersionEnd {
+    /// When it came to be, unless it was there before.
+    tick: Option<Tick>,
+}
+
+impl Chunk {
+    fn is_full(&self) -> bool {
+        self.rows.len().max(self.gathered) >= CHUNK_ROWS
     }
 
-    fn version(&mut self, key: &Row, rows: &HashMap<Row, i64>, tick: Option<Tick>) {
-        let from = self.rows.len();
-        let mut present: Vec<(&Row, i64)> =
-            rows.iter().filter(|(_, n)| **n > 0).map(|(row, n)| (row, *n)).collect();
-        present.sort_unstable();
-        for (row, count) in present {
-            let copies = std::iter::repeat_n((key.clone(), row.clone()), count as usize);
-            self.rows.extend(copies);
-        }
-        self.versions.push((from..self.rows.len(), tick));
+    /// Adds a row so many times, if there is room; returns how many times.
+    fn push(&mut self, key: &Row, row: &Row, copies: i64) -> i64 {
+        let copies = copies.min((CHUNK_ROWS.saturating_sub(self.rows.len())) as i64);
+        self.rows.extend(std::iter::repeat_n((key.clone(), row.clone()), copies.max(0) as usize));
+        copies.max(0)
+    }
+
+    fn end_part(&mut self, from: usize, end: Option<VersionEnd>) {
+        self.parts.push(VersionPart { rows: from..self.rows.len(), end });
     }
 }
 
@@ -150,110 +278,194 @@ struct RecomputedGroups {
     failures: FailureStream,
 }
 
-impl RecomputedGroups {
-    fn deltas(&self, versions: &GroupVersions) -> Vec<Delta> {
-        let bytes = versions.rows.iter().map(|(key, value)| (&key[..], &value[..]));
-        let columns = expect_planned(self.layout.columns(bytes));
-        let schema = Arc::clone(self.layout.schema());
-        let rows = expect_planned(batch(schema, columns, versions.rows.len()));
-        let output = self.difference.schema();
-        let mut results = Vec::new();
-        let mut failed = Vec::new();
-        for (range, _) in &versions.versions {
-            let part = rows.slice(range.start, range.len());
-            let outcome = if part.num_rows() == 0 {
-                Ok(RecordBatch::new_empty(Arc::clone(output)))
-            } else {
-                aggregated(output, &self.key, &self.aggregates, &part)
-            };
-            failed.push(outcome.as_ref().err().map(|error| (error.clone(), range.len() as i64)));
-            results.push(outcome.unwrap_or_else(|_| RecordBatch::new_empty(Arc::clone(output))));
-        }
-        self.record(versions, &failed);
-        self.differences(versions, &results)
+/// The versions of groups, one after the other.
+struct Versions {
+    groups: Rc<RecomputedGroups>,
+    /// The version whose rows are coming.
+    current: GroupEvaluation,
+    /// What came of the one before.
+    before: VersionResult,
+}
+
+/// What came of a version: its row, if it has one; and why not, for how many rows.
+struct VersionResult {
+    row: RecordBatch,
+    failed: Option<(FailedExpression, i64)>,
+}
+
+impl Versions {
+    fn new(groups: Rc<RecomputedGroups>) -> Self {
+        let row = RecordBatch::new_empty(Arc::clone(groups.difference.schema()));
+        let before = VersionResult { row, failed: None };
+        Versions { groups, current: GroupEvaluation::default(), before }
     }
 
-    fn record(&self, versions: &GroupVersions, failed: &[Option<(FailedExpression, i64)>]) {
-        let tell = |failure: &Option<(FailedExpression, i64)>, tick: Tick, sign: i64| {
-            if let Some(((text, reason), rows)) = failure {
-                self.failures.record(text, reason.clone(), None, (tick, sign * rows));
-            }
-        };
-        for (index, (_, tick)) in versions.versions.iter().enumerate() {
-            if let Some(tick) = *tick {
-                tell(&failed[index - 1], tick, -1);
-                tell(&failed[index], tick, 1);
-            }
-        }
-    }
-
-    /// The difference of each version from the one before it.
-    fn differences(&self, versions: &GroupVersions, results: &[RecordBatch]) -> Vec<Delta> {
-        let all = expect_planned(concat_batches(self.difference.schema(), results));
+    /// The differences of the versions that end in a chunk from those before them.
+    fn computed(&mut self, chunk: &Chunk) -> Vec<Delta> {
+        let groups = Rc::clone(&self.groups);
+        let bytes = chunk.rows.iter().map(|(key, value)| (&key[..], &value[..]));
+        let columns = expect_planned(groups.layout.columns(bytes));
+        let schema = Arc::clone(groups.layout.schema());
+        let rows = expect_planned(batch(schema, columns, chunk.rows.len()));
+        let mut results = vec![self.before.row.clone()];
+        let mut before = 0..self.before.row.num_rows();
         let mut replacements = Vec::new();
-        let (mut at, mut before) = (0, 0..0);
-        for (result, (_, tick)) in results.iter().zip(&versions.versions) {
-            let range = at..at + result.num_rows();
-            at = range.end;
-            if let Some(tick) = *tick {
-                let (before, after) = (vec![before], vec![range.clone()]);
+        for part in &chunk.parts {
+            self.current.update(&groups, &rows.slice(part.rows.start, part.rows.len()));
+            let Some(end) = &part.end else { continue };
+            let result = std::mem::take(&mut self.current).finish(&groups);
+            let after = before.end..before.end + result.row.num_rows();
+            results.push(result.row.clone());
+            if let Some(tick) = end.tick {
+                groups.record(&self.before, tick, -1);
+                groups.record(&result, tick, 1);
+                let (before, after) = (vec![before], vec![after.clone()]);
                 replacements.push(Replacement { tick, before, after });
             }
-            before = range;
+            before = after;
+            self.before = result;
         }
-        expect_planned(self.difference.deltas(&all, &replacements))
+        let all = expect_planned(concat_batches(groups.difference.schema(), &results));
+        expect_planned(groups.difference.deltas(&all, &replacements))
     }
 }
 
-/// One row: the key's columns and the aggregates.
-fn aggregated(
-    schema: &SchemaRef,
-    key: &[usize],
-    aggregates: &[GeneralAggregate],
-    rows: &RecordBatch,
-) -> GroupResult {
-    let mut columns: Vec<ArrayRef> = key.iter().map(|c| rows.column(*c).slice(0, 1)).collect();
-    for (index, aggregate) in aggregates.iter().enumerate() {
-        let data_type = schema.field(key.len() + index).data_type();
-        let value = guarded(|| {
-            let value = accumulated(aggregate, rows)?;
-            Ok(arrow::compute::cast(&value.to_array()?, data_type)?)
-        });
-        columns.push(value.map_err(|reason| (Arc::clone(&aggregate.text), reason))?);
+impl RecomputedGroups {
+    fn record(&self, result: &VersionResult, tick: Tick, sign: i64) {
+        if let Some(((text, reason), rows)) = &result.failed {
+            self.failures.record(text, reason.clone(), None, (tick, sign * rows));
+        }
     }
-    Ok(expect_planned(batch(Arc::clone(schema), columns, 1)))
 }
 
-fn accumulated(
-    aggregate: &GeneralAggregate,
-    rows: &RecordBatch,
-) -> datafusion_common::Result<ScalarValue> {
-    let mut rows = rows.clone();
-    if let Some(filter) = aggregate.filter {
-        rows = filter_record_batch(&rows, rows.column(filter).as_boolean())?;
-    }
-    let args = |rows: &RecordBatch| -> datafusion_common::Result<Vec<ArrayRef>> {
-        let exprs = aggregate.function.expressions();
-        exprs.iter().map(|e| e.evaluate(rows)?.into_array(rows.num_rows())).collect()
-    };
-    let mut values = args(&rows)?;
-    if aggregate.distinct {
-        rows = filter_record_batch(&rows, &first_of_each(&values)?)?;
-        values = args(&rows)?;
-    }
-    let mut accumulator = aggregate.function.create_accumulator()?;
-    if rows.num_rows() > 0 {
-        accumulator.update_batch(&values)?;
-    }
-    accumulator.evaluate()
+/// The aggregates of a group, of which some rows were seen.
+#[derive(Default)]
+struct GroupEvaluation {
+    /// The key's columns of the first row.
+    key: Vec<ArrayRef>,
+    rows: i64,
+    aggregates: Vec<AggregateEvaluation>,
 }
 
-/// True for the first of each set of equal rows.
-fn first_of_each(columns: &[ArrayRef]) -> Result<BooleanArray, ArrowError> {
-    let types: Vec<DataType> = columns.iter().map(|c| c.data_type().clone()).collect();
-    let len = columns.first().map_or(0, |c| c.len());
-    let codec = RowCodec::new(&types)?;
-    let rows = codec.encode(columns, len)?;
-    let mut seen = std::collections::HashSet::new();
-    Ok((0..len).map(|row| Some(seen.insert(rows.bytes(row).to_vec()))).collect())
+impl GroupEvaluation {
+    fn update(&mut self, groups: &RecomputedGroups, rows: &RecordBatch) {
+        if rows.num_rows() == 0 {
+            return;
+        }
+        if self.rows == 0 {
+            self.key = groups.key.iter().map(|c| rows.column(*c).slice(0, 1)).collect();
+            self.aggregates.resize_with(groups.aggregates.len(), AggregateEvaluation::default);
+        }
+        self.rows += rows.num_rows() as i64;
+        for (state, aggregate) in self.aggregates.iter_mut().zip(&groups.aggregates) {
+            if state.failed.is_none() {
+                state.failed = guarded(|| state.update(aggregate, rows)).err();
+            }
+        }
+    }
+
+    fn finish(mut self, groups: &RecomputedGroups) -> VersionResult {
+        let schema = groups.difference.schema();
+        let row = if self.rows == 0 {
+            Ok(RecordBatch::new_empty(Arc::clone(schema)))
+        } else {
+            self.row(groups)
+        };
+        match row {
+            Ok(row) => VersionResult { row, failed: None },
+            Err(error) => VersionResult {
+                row: RecordBatch::new_empty(Arc::clone(schema)),
+                failed: Some((error, self.rows)),
+            },
+        }
+    }
+
+    /// One row: the key's columns and the aggregates.
+    fn row(&mut self, groups: &RecomputedGroups) -> GroupResult {
+        let schema = groups.difference.schema();
+        let mut columns = self.key.clone();
+        for (state, aggregate) in self.aggregates.iter_mut().zip(&groups.aggregates) {
+            let data_type = schema.field(columns.len()).data_type();
+            let value = match state.failed.take() {
+                Some(reason) => Err(reason),
+                None => guarded(|| state.value(data_type)),
+            };
+            columns.push(value.map_err(|reason| (Arc::clone(&aggregate.text), reason))?);
+        }
+        Ok(expect_planned(batch(Arc::clone(schema), columns, 1)))
+    }
+}
+
+/// One aggregate of a group, of which some rows were seen.
+#[derive(Default)]
+struct AggregateEvaluation {
+    accumulator: Option<Box<dyn Accumulator>>,
+    /// The arguments that were seen, if each counts once.
+    seen: Option<SeenArguments>,
+    failed: Option<EvaluationError>,
+}
+
+impl AggregateEvaluation {
+    fn update(
+        &mut self,
+        aggregate: &GeneralAggregate,
+        rows: &RecordBatch,
+    ) -> datafusion_common::Result<()> {
+        let accumulator = match &mut self.accumulator {
+            Some(accumulator) => accumulator,
+            none => none.insert(aggregate.function.create_accumulator()?),
+        };
+        let mut rows = rows.clone();
+        if let Some(filter) = aggregate.filter {
+            rows = filter_record_batch(&rows, rows.column(filter).as_boolean())?;
+        }
+        let args = |rows: &RecordBatch| -> datafusion_common::Result<Vec<ArrayRef>> {
+            let exprs = aggregate.function.expressions();
+            exprs.iter().map(|e| e.evaluate(rows)?.into_array(rows.num_rows())).collect()
+        };
+        let mut values = args(&rows)?;
+        if aggregate.distinct {
+            let seen = match &mut self.seen {
+                Some(seen) => seen,
+                none => none.insert(SeenArguments::new(&values)?),
+            };
+            rows = filter_record_batch(&rows, &seen.first_of_each(&values, rows.num_rows())?)?;
+            values = args(&rows)?;
+        }
+        match rows.num_rows() {
+            0 => Ok(()),
+            _ => accumulator.update_batch(&values),
+        }
+    }
+
+    fn value(&mut self, data_type: &DataType) -> datafusion_common::Result<ArrayRef> {
+        let Some(accumulator) = &mut self.accumulator else {
+            unreachable!("an aggregate is evaluated of groups with rows")
+        };
+        Ok(arrow::compute::cast(&accumulator.evaluate()?.to_array()?, data_type)?)
+    }
+}
+
+/// Arguments that were seen.
+struct SeenArguments {
+    codec: RowCodec,
+    rows: HashSet<Row>,
+}
+
+impl SeenArguments {
+    fn new(columns: &[ArrayRef]) -> Result<Self, ArrowError> {
+        let types: Vec<DataType> = columns.iter().map(|c| c.data_type().clone()).collect();
+        Ok(SeenArguments { codec: RowCodec::new(&types)?, rows: HashSet::new() })
+    }
+
+    /// True for the first of each set of equal arguments, and only if they were not seen before.
+    fn first_of_each(
+        &mut self,
+        columns: &[ArrayRef],
+        len: usize,
+    ) -> Result<BooleanArray, ArrowError> {
+        let encoded = self.codec.encode(columns, len)?;
+        let is_first = |row| Some(self.rows.insert(Row::from_slice(encoded.bytes(row))));
+        Ok((0..len).map(is_first).collect())
+    }
 }

@@ -27,7 +27,7 @@ use timely::scheduling::Activator;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::linear::Unnest;
-use super::pairs::{self, KeyRows, KeyedRows, PairsAt};
+use super::pairs::{self, KeyRows, KeyedRows, PairsAt, ROWS_PER_LOOK};
 use super::{Deltas, Renderer, encoded, expect_planned};
 use crate::dataflow::arrange::{HeldAs, Key, arrange_guarded, owner, watch};
 use crate::dataflow::delta::{Delta, batch};
@@ -526,9 +526,10 @@ impl KeyedRows<IterationTime> for IterationRows {
         self.cursor.seek_key(&self.batches, &Key::with_hash(key.hash, key.bytes));
     }
 
-    fn load(&mut self, meet: Option<&IterationTime>, to: &mut KeyRows<IterationTime>) {
+    fn load(&mut self, meet: Option<&IterationTime>, to: &mut KeyRows<IterationTime>) -> bool {
         let IterationRows { cursor, batches } = self;
-        while let Some(row) = cursor.get_val(batches) {
+        for _ in 0..ROWS_PER_LOOK {
+            let Some(row) = cursor.get_val(batches) else { return true };
             let mut times = Vec::new();
             cursor.map_times(batches, |time, diff| {
                 times.push((meet.map_or(*time, |meet| time.join(meet)), *diff));
@@ -536,6 +537,7 @@ impl KeyedRows<IterationTime> for IterationRows {
             to.push(row, times.into_iter());
             cursor.step_val(batches);
         }
+        false
     }
 }
 

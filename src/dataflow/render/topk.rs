@@ -144,6 +144,7 @@ fn ranked<'scope>(
     on_changes(rows, "TopK", guard, move |batches, history| RankedGroups {
         new: RunsCursor::new(batches),
         old: RunsCursor::new(history),
+        open: None,
         ranking: Rc::clone(&ranking),
     })
 }
@@ -155,44 +156,61 @@ struct Ranking<P> {
     failures: FailureStream,
 }
 
-/// Groups that change, from the one on that is next.
+/// Groups that change: the one that is being ranked, and those from the one on that is next.
 struct RankedGroups<P> {
     new: RunsCursor<Multiplicity>,
     old: RunsCursor<Multiplicity>,
+    open: Option<Group>,
     ranking: Rc<Ranking<P>>,
 }
 
 impl<P: Pick> ChangeWork for RankedGroups<P> {
     fn run(&mut self, slice: &Slice) -> (Vec<Delta>, bool) {
-        let (new, old) = (&mut self.new, &mut self.old);
-        let Ranking { layout, pick, failures } = &*self.ranking;
+        let ranking = Rc::clone(&self.ranking);
         let mut updates = Vec::new();
-        while let Some(key) = new.key() {
-            old.seek_key(key);
-            let found = old.key() == Some(key);
-            let key = Row::from_slice(key.bytes);
-            let mut changes: Vec<RowChanges> = Vec::new();
-            while let Some(row) = new.value() {
-                let row = Row::from_slice(row);
-                let times = new.updates().map(|(tick, diff)| (tick, failures.known(diff)));
-                changes.push((row, times.collect()));
-                new.next_value();
-            }
-            let mut history = GroupHistory { ahead: Vec::new(), done: !found };
+        let mut left = true;
+        while left && !slice.is_over() {
+            let Some(mut group) = self.open.take().or_else(|| self.next_group()) else {
+                left = false;
+                break;
+            };
+            let failures = &ranking.failures;
+            let old = &mut self.old;
             let mut next = || {
                 let row = Row::from_slice(old.value()?);
                 let count = old.updates().map(|(_, diff)| diff).sum();
                 old.next_value();
                 Some((row, failures.known(count)))
             };
-            let mut group = Group { changes: &changes, history: &mut history };
-            group.run(&key, pick, &mut next, &mut updates);
-            new.next_key();
-            if slice.is_over() {
-                break;
+            if !group.run(&ranking.pick, &mut next, &mut updates, slice) {
+                self.open = Some(group);
             }
         }
-        (expect_planned(layout.decode(&mut updates)), new.key().is_none())
+        (expect_planned(ranking.layout.decode(&mut updates)), !left)
+    }
+}
+
+impl<P> RankedGroups<P> {
+    fn next_group(&mut self) -> Option<Group> {
+        let (new, old, failures) = (&mut self.new, &mut self.old, &self.ranking.failures);
+        let key = new.key()?;
+        old.seek_key(key);
+        let done = old.key() != Some(key);
+        let key = Row::from_slice(key.bytes);
+        let mut changes: Vec<RowChanges> = Vec::new();
+        while let Some(row) = new.value() {
+            let row = Row::from_slice(row);
+            let times = new.updates().map(|(tick, diff)| (tick, failures.known(diff)));
+            changes.push((row, times.collect()));
+            new.next_value();
+        }
+        new.next_key();
+        let times = changes.iter().flat_map(|(_, times)| times);
+        let mut ticks: Vec<Tick> = times.map(|(tick, _)| *tick).collect();
+        ticks.sort_unstable();
+        ticks.dedup();
+        let history = GroupHistory { ahead: Vec::new(), done };
+        Some(Group { key, changes, ticks: ticks.into_iter(), before: None, history })
     }
 }
 
@@ -203,36 +221,44 @@ struct GroupHistory {
 }
 
 /// A group that changes.
-struct Group<'a> {
-    changes: &'a [RowChanges],
-    history: &'a mut GroupHistory,
+struct Group {
+    key: Row,
+    changes: Vec<RowChanges>,
+    /// When it changes, from the tick on that is next.
+    ticks: std::vec::IntoIter<Tick>,
+    /// The rows in front before that tick, once they are known.
+    before: Option<Vec<(Row, i64)>>,
+    history: GroupHistory,
 }
 
-impl Group<'_> {
+impl Group {
+    /// Goes on from tick to tick until the slice is over; true when it is through.
     fn run(
         &mut self,
-        key: &Row,
         pick: &impl Pick,
         next: &mut impl FnMut() -> Option<(Row, i64)>,
         updates: &mut Vec<(Row, Row, Tick, i64)>,
-    ) {
-        let mut ticks: Vec<Tick> = self
-            .changes
-            .iter()
-            .flat_map(|(_, times)| times.iter().map(|(tick, _)| *tick))
-            .collect();
-        ticks.sort_unstable();
-        ticks.dedup();
-        let mut before = self.front(None, pick.depth(), next);
-        for tick in ticks {
+        slice: &Slice,
+    ) -> bool {
+        let mut before = match self.before.take() {
+            Some(before) => before,
+            None => self.front(None, pick.depth(), next),
+        };
+        while let Some(tick) = self.ticks.next() {
             let after = self.front(Some(tick), pick.depth(), next);
             pick.observe(tick, &before, &after);
             let gone = pick.pick(&before).into_iter().map(|(row, count)| (row, -count));
             let mut change: Vec<(Row, i64)> = gone.chain(pick.pick(&after)).collect();
             differential_dataflow::consolidation::consolidate(&mut change);
+            let key = &self.key;
             updates.extend(change.into_iter().map(|(row, diff)| (key.clone(), row, tick, diff)));
             before = after;
+            if slice.is_over() && self.ticks.len() > 0 {
+                self.before = Some(before);
+                return false;
+            }
         }
+        true
     }
 
     /// The rows in front as of `tick` (`None`: before all changes), enough to count `depth` of them.
