@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::kernels::numeric::add;
 use arrow::compute::partition;
-use datafusion_common::{Result, ScalarValue};
+use datafusion_common::{DataFusionError, Result, ScalarValue};
 use datafusion_expr::Accumulator;
 use datafusion_expr::window_state::WindowFrameContext;
 
@@ -52,6 +52,8 @@ pub struct PartitionPart<'a> {
     /// Rows before which it is to be told what functions have come to; ends of sets of peers, if
     /// those matter. With each, what is before it but for the functions.
     pub boundaries: &'a [(usize, Prior)],
+    /// When this is true, evaluation ends with an error that nobody looks at.
+    pub stop: &'a dyn Fn() -> bool,
 }
 
 /// The values that functions have for the rows that are asked for, a column each, and what there is
@@ -63,7 +65,7 @@ impl PartitionPart<'_> {
     pub fn evaluate(
         &self,
         functions: &[WindowFunction],
-    ) -> std::result::Result<FrameValues, (usize, datafusion_common::DataFusionError)> {
+    ) -> std::result::Result<FrameValues, (usize, DataFusionError)> {
         let mut columns = Vec::with_capacity(functions.len());
         let mut priors: Vec<Prior> = self.boundaries.iter().map(|(_, p)| p.clone()).collect();
         for (index, function) in functions.iter().enumerate() {
@@ -125,6 +127,13 @@ impl PartitionPart<'_> {
         Ok(column)
     }
 
+    fn go_on(&self) -> Result<()> {
+        if (self.stop)() {
+            return Err(DataFusionError::Execution("stopped".to_string()));
+        }
+        Ok(())
+    }
+
     /// The rows that are not known by what functions had come to.
     fn unknown(&self) -> RecordBatch {
         self.rows.slice(self.known, self.rows.num_rows() - self.known)
@@ -147,6 +156,7 @@ impl PartitionPart<'_> {
             if row < self.wanted.start {
                 continue;
             }
+            self.go_on()?;
             if let (Some(before), Some(result)) = (&last, results.last())
                 && *before == ranges
             {
@@ -192,6 +202,7 @@ impl PartitionPart<'_> {
             if range.end > end {
                 value = None;
             }
+            self.go_on()?;
             while end < range.end {
                 let next = match &mut peers {
                     None => end + 1,

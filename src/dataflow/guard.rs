@@ -120,6 +120,19 @@ impl ViewControl {
         }
     }
 
+    /// Fails the view if it has worked for too long on one set of events.
+    fn check_time(&self, worked: Duration) {
+        let max = self.limits.time_max;
+        if worked > max && !self.is_stopped() {
+            self.fail(format!(
+                "it has worked for more than view_time_ms_max = {} ms on one set of events: let it \
+                 compute less for each event (join on keys, not without), or raise the limit; then \
+                 rebuild it",
+                max.as_millis()
+            ));
+        }
+    }
+
     /// Bytes of its arrangements and accumulators, its rows included, on all workers; about.
     pub fn state_bytes(&self) -> usize {
         self.state.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
@@ -310,6 +323,16 @@ impl Guard {
         }
     }
 
+    /// What work on another thread asks again and again: true when it has to end, since the view is
+    /// stopped, or since the work takes longer than the view may, which stops it.
+    pub fn stop_elsewhere(&self) -> impl Fn() -> bool + Send + use<> {
+        let (control, begun) = (Arc::clone(&self.0.control), Instant::now());
+        move || {
+            control.check_time(begun.elapsed());
+            control.is_stopped()
+        }
+    }
+
     /// Counts an arrangement's bytes from now on; `output`: it holds the view's rows.
     pub fn watch(&self, trace: impl HeldTrace + 'static, output: bool) {
         self.0.traces.borrow_mut().push((Box::new(trace), output));
@@ -352,15 +375,7 @@ impl Guard {
         if guard.complete.replace(complete) != complete {
             guard.worked.set(Duration::ZERO);
         }
-        let limits = &guard.control.limits;
-        if guard.worked.get() > limits.time_max && !guard.control.is_stopped() {
-            guard.control.fail(format!(
-                "it has worked for more than view_time_ms_max = {} ms on one set of events: let it \
-                 compute less for each event (join on keys, not without), or raise the limit; then \
-                 rebuild it",
-                limits.time_max.as_millis()
-            ));
-        }
+        guard.control.check_time(guard.worked.get());
     }
 
     /// Asks the arrangements for their bytes.

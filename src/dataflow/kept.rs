@@ -22,7 +22,7 @@ use crate::plan::scan::Scan;
 
 /// The version of what the bytes of runs and accumulators mean, and of which arrangements an operator
 /// has. It is raised by hand.
-pub const STATE_FORMAT: u32 = 2;
+pub const STATE_FORMAT: u32 = 3;
 
 /// Of each of a worker's arrangements the runs.
 pub type WorkerArrangements = Vec<Vec<PackedRun>>;

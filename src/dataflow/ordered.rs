@@ -1,22 +1,19 @@
-//! Rows on their way to operators that hold them in order.
+//! Rows by a key, in order: how operators that need their partitions in order have them arranged.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, ArrayRef, new_null_array};
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion_common::ScalarValue;
 
-use super::arrange::Key;
+use super::arrange::KeyedUpdate;
 use super::delta::Delta;
 use super::layout::{RowLayout, sorted, types};
 use super::partition::HeldRow;
-use crate::model::Tick;
+use crate::model::multiplicity::Multiplicity;
 use crate::model::row::{Row, RowCodec};
 use crate::plan::ir::OrderColumn;
-
-/// A change of a row of a partition.
-pub type RowUpdate = (Key, HeldRow, Tick);
 
 /// Rows by a key, in order, and what they are ordered by.
 pub struct Ordered {
@@ -53,17 +50,48 @@ impl Ordered {
         &self.order
     }
 
-    /// Appends a delta's rows.
-    pub fn encode(&self, delta: &Delta, out: &mut Vec<RowUpdate>) -> Result<(), ArrowError> {
+    /// Appends a delta's rows. [`Ordered::held`] reads their values.
+    pub fn encode(&self, delta: &Delta, out: &mut Vec<KeyedUpdate>) -> Result<(), ArrowError> {
         let columns = self.order.of(delta);
-        let orders = self.order.codec.encode(&columns, delta.len())?;
+        let orders = match self.order.width {
+            Some(_) => None,
+            None => Some(self.order.codec.encode(&columns, delta.len())?),
+        };
         self.layout.encode_each(delta, self.skip_nulls, |index, key, row| {
             if self.skip_nulls && columns.iter().any(|column| column.is_null(index)) {
                 return;
             }
-            let held = HeldRow::new(row, orders.bytes(index).len(), delta.diffs[index]);
-            out.push((key, held, delta.tick));
+            let value = match &orders {
+                None => row,
+                Some(orders) => with_width(&row, orders.bytes(index).len()),
+            };
+            out.push(((key, value), delta.tick, Multiplicity::new(delta.diffs[index])));
         })
+    }
+
+    /// The row of a value that [`Ordered::encode`] wrote, which is there so often.
+    pub fn held(&self, value: &[u8], copies: i64) -> HeldRow {
+        let (row, width) = match self.order.width {
+            Some(width) => (value, width),
+            None => without_width(value),
+        };
+        HeldRow::new(Row::from_slice(row), width, copies)
+    }
+}
+
+/// A row, and behind it how many of its bytes are what it is ordered by. Rows of one layout have an end
+/// of their own, so that what is behind it does not change how they compare.
+fn with_width(row: &Row, width: usize) -> Row {
+    // Rows are far below 4 GiB: an event has a few megabytes at most.
+    let mut bytes = row.to_vec();
+    bytes.extend_from_slice(&(width as u32).to_be_bytes());
+    Row::from_slice(&bytes)
+}
+
+fn without_width(value: &[u8]) -> (&[u8], usize) {
+    match value.split_last_chunk() {
+        Some((row, width)) => (row, u32::from_be_bytes(*width) as usize),
+        None => (value, 0),
     }
 }
 
@@ -72,13 +100,17 @@ pub struct RowOrder {
     codec: RowCodec,
     columns: Vec<usize>,
     first: Option<OrderColumn>,
+    /// How many bytes their values have, if all have the same number.
+    width: Option<usize>,
 }
 
 impl RowOrder {
     fn new(schema: &SchemaRef, order: &[OrderColumn]) -> Result<Self, ArrowError> {
         let (columns, fields) = sorted(schema, order);
-        let codec = RowCodec::with_fields(&types(schema, &columns), fields)?;
-        Ok(RowOrder { codec, columns, first: order.first().copied() })
+        let types = types(schema, &columns);
+        let codec = RowCodec::with_fields(&types, fields)?;
+        let width = width(&codec, &types)?;
+        Ok(RowOrder { codec, columns, first: order.first().copied(), width })
     }
 
     fn of(&self, delta: &Delta) -> Vec<ArrayRef> {
@@ -102,22 +134,11 @@ impl RowOrder {
     }
 }
 
-/// Changes by key, those of one row as one, in order.
-pub fn by_key(mut updates: Vec<(Row, HeldRow)>) -> Vec<(Row, Vec<HeldRow>)> {
-    updates.sort_unstable_by(|a, b| (&a.0, &a.1.row).cmp(&(&b.0, &b.1.row)));
-    let mut keys: Vec<(Row, Vec<HeldRow>)> = Vec::new();
-    for (key, held) in updates {
-        match keys.last_mut() {
-            Some((last, rows)) if *last == key => match rows.last_mut() {
-                Some(row) if row.row == held.row => row.copies += held.copies,
-                _ => rows.push(held),
-            },
-            _ => keys.push((key, vec![held])),
-        }
+/// How many bytes each row of these types has; `None` if that depends on the values.
+fn width(codec: &RowCodec, types: &[DataType]) -> Result<Option<usize>, ArrowError> {
+    if !types.iter().all(|t| t.is_primitive() || matches!(t, DataType::Boolean)) {
+        return Ok(None);
     }
-    for (_, rows) in &mut keys {
-        rows.retain(|row| row.copies != 0);
-    }
-    keys.retain(|(_, rows)| !rows.is_empty());
-    keys
+    let nulls: Vec<ArrayRef> = types.iter().map(|t| new_null_array(t, 1)).collect();
+    Ok(Some(codec.encode(&nulls, 1)?.bytes(0).len()))
 }

@@ -24,10 +24,15 @@ pub struct HeldRow {
 }
 
 impl HeldRow {
-    /// A row that is there `copies` times; its first bytes are what it is ordered by.
+    /// A row that is there `copies` times; its first `order_bytes` bytes are what it is ordered by.
     pub fn new(row: Row, order_bytes: usize, copies: i64) -> Self {
         // Rows are far below 4 GiB: an event has a few megabytes at most.
         HeldRow { row, copies, order_bytes: order_bytes as u32 }
+    }
+
+    /// The bytes that it takes in a partition.
+    pub fn bytes(&self) -> usize {
+        size_of::<HeldRow>() + self.row.heap_bytes()
     }
 
     /// The change that undoes this one.
@@ -54,6 +59,7 @@ pub struct Partition<P> {
     chunks: Vec<PartitionChunk<P>>,
     /// How many of the first chunks have a `prior` that still holds.
     known: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -64,14 +70,26 @@ struct PartitionChunk<P> {
 
 impl<P> Default for Partition<P> {
     fn default() -> Self {
-        Partition { chunks: Vec::new(), known: 0 }
+        Partition { chunks: Vec::new(), known: 0, bytes: 0 }
     }
 }
 
 impl<P> Partition<P> {
-    /// True when there is no row.
-    pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
+    /// A partition of these rows, which are in order, each once.
+    pub fn in_order(rows: Vec<HeldRow>) -> Self {
+        let bytes = rows.iter().map(HeldRow::bytes).sum();
+        let mut rows = rows.into_iter().peekable();
+        let mut chunks = Vec::new();
+        while rows.peek().is_some() {
+            let rows = rows.by_ref().take(CHUNK_ROWS_MAX).collect();
+            chunks.push(PartitionChunk { rows, prior: None });
+        }
+        Partition { chunks, known: 0, bytes }
+    }
+
+    /// The bytes that its rows take.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// True when there are so few rows that nothing is gained by looking at some of them alone.
@@ -150,32 +168,35 @@ impl<P> Partition<P> {
 
     /// About how many different rows there are.
     pub fn size(&self) -> usize {
-        self.chunks.len() * (CHUNK_ROWS_MAX / 2)
+        self.size_between(self.start(), self.end())
     }
 
-    /// Adds to, or takes from, how often a row is there. Returns how many bytes more, or fewer, are
-    /// held for that.
-    pub fn add(&mut self, change: &HeldRow) -> isize {
+    /// About how many different rows there are between two places.
+    pub fn size_between(&self, from: RowPlace, to: RowPlace) -> usize {
+        to.chunk.saturating_sub(from.chunk) * (CHUNK_ROWS_MAX / 2)
+    }
+
+    /// Adds to, or takes from, how often a row is there.
+    pub fn add(&mut self, change: &HeldRow) {
         let place = self.seek(&change.row);
-        let bytes = (size_of::<HeldRow>() + change.row.heap_bytes()) as isize;
         if self.get(place).is_some_and(|held| held.row == change.row) {
-            return if self.count(place, change.copies) { 0 } else { -bytes };
+            self.count(place, change.copies);
+        } else {
+            self.bytes += change.bytes();
+            self.insert(place, change.clone());
         }
-        self.insert(place, change.clone());
-        bytes
     }
 
-    /// Changes how often a row is there; false if it is there no more.
-    fn count(&mut self, place: RowPlace, copies: i64) -> bool {
+    /// Changes how often a row is there.
+    fn count(&mut self, place: RowPlace, copies: i64) {
         self.known = self.known.min(place.chunk + 1);
         let rows = &mut self.chunks[place.chunk].rows;
         rows[place.index].copies += copies;
-        let stays = rows[place.index].copies != 0;
-        if !stays {
-            rows.remove(place.index);
+        if rows[place.index].copies == 0 {
+            let gone = rows.remove(place.index);
+            self.bytes -= gone.bytes();
             self.shrink(place.chunk);
         }
-        stays
     }
 
     fn shrink(&mut self, chunk: usize) {
@@ -279,17 +300,23 @@ mod tests {
             let value = if step % 3 == 0 { step } else { (state >> 40) as u32 % 5_000 };
             let take = step > 10_000 && expected.contains_key(&value);
             let diff = if take { -expected[&value] } else { 1 };
-            let _ = partition.add(&held(value, diff));
+            partition.add(&held(value, diff));
             *expected.entry(value).or_insert(0) += diff;
             expected.retain(|key, count| *key != value || *count != 0);
         }
         assert_eq!(values(&partition), expected.into_iter().collect::<Vec<_>>());
+        assert_eq!(partition.bytes(), values(&partition).len() * held(0, 1).bytes());
+        let rows = partition.rows(partition.start(), partition.end());
+        let again: Partition<u32> =
+            Partition::in_order(rows.map(|(_, held)| held.clone()).collect());
+        assert_eq!(values(&again), values(&partition));
+        assert_eq!(again.bytes(), partition.bytes());
     }
 
     #[test]
     fn what_was_before_a_chunk_is_forgotten_when_it_changes() {
         let mut partition: Partition<u32> = Partition::default();
-        let _: isize = (0..1_000).map(|value| partition.add(&held(value, 1))).sum();
+        (0..1_000).for_each(|value| partition.add(&held(value, 1)));
         partition.forget();
         let boundaries: Vec<RowPlace> = partition
             .rows(partition.start(), partition.end())

@@ -111,6 +111,17 @@ pub struct ReachedParts<'a> {
 impl ReachedParts<'_> {
     /// The rows whose values a change can reach, in a partition without or with the change.
     pub fn span(&self, rows: &Partition<Prior>, change: &HeldRow) -> ReachedSpan {
+        let (from, to) = self.places(rows, change);
+        let from = match rows.get(from) {
+            _ if from == rows.start() => None,
+            Some(held) if held.row < change.row => Some(held.row.clone()),
+            _ => Some(change.row.clone()),
+        };
+        ReachedSpan { from, to: rows.get(to).map(|held| held.row.clone()) }
+    }
+
+    /// The first row that a change can reach, and the one behind the last.
+    pub fn places(&self, rows: &Partition<Prior>, change: &HeldRow) -> (RowPlace, RowPlace) {
         let (first, order) = (rows.seek(&change.row), change.order());
         let there = rows.get(first).is_some_and(|held| held.row == change.row);
         let behind = if there { rows.next(first) } else { first };
@@ -128,12 +139,7 @@ impl ReachedParts<'_> {
                 }
             }
         }
-        let from = match rows.get(from) {
-            _ if from == rows.start() => None,
-            Some(held) if held.row < change.row => Some(held.row.clone()),
-            _ => Some(change.row.clone()),
-        };
-        ReachedSpan { from, to: rows.get(to).map(|held| held.row.clone()) }
+        (from, to)
     }
 
     pub fn segments(

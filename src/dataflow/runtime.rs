@@ -15,6 +15,7 @@ use super::guard::{ViewControl, ViewLimits, mark_in};
 use super::kept::{KeptShare, KeptShares};
 use super::marker::Marker;
 use super::output::EncodedRow;
+use super::partition_cache::hold_up_to;
 use super::run::{Spill, spill_to};
 use super::worker::{
     InstallRequest, KeptViews, Load, ReadRequest, WorkerCommand, WorkerState, load,
@@ -84,13 +85,20 @@ pub struct RuntimeOptions {
     pub marker: Option<Arc<Marker>>,
     /// Where large parts of the state go when memory is short.
     pub spill: Option<Arc<Spill>>,
+    /// How many bytes of partitions all operators hold together, beside the arrangements that they
+    /// read others from.
+    pub partition_bytes_max: usize,
 }
+
+/// What operators hold of partitions where nothing else is said.
+const PARTITION_BYTES: usize = 256 << 20;
 
 impl RuntimeOptions {
     /// So many workers, the usual limits but for that of time, no notes.
     pub fn new(workers: usize) -> Self {
         let limits = ViewLimits { time_max: Duration::MAX, ..ViewLimits::from(&Limits::default()) };
-        RuntimeOptions { workers, limits, marker: None, spill: None }
+        let partition_bytes_max = PARTITION_BYTES;
+        RuntimeOptions { workers, limits, marker: None, spill: None, partition_bytes_max }
     }
 }
 
@@ -175,7 +183,7 @@ impl Runtime {
 
     /// Starts the worker threads.
     pub fn with(options: RuntimeOptions) -> Result<Self, RuntimeError> {
-        let RuntimeOptions { workers, limits, marker, spill } = options;
+        let RuntimeOptions { workers, limits, marker, spill, partition_bytes_max } = options;
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| channel()).unzip();
         let receivers: Vec<Mutex<Option<Receiver<WorkerCommand>>>> =
             receivers.into_iter().map(|r| Mutex::new(Some(r))).collect();
@@ -190,6 +198,7 @@ impl Runtime {
             let index = worker.index();
             let _ = lock(&started).send((index, std::thread::current()));
             spill_to(spill.clone());
+            hold_up_to(partition_bytes_max / workers);
             mark_in(marker.as_ref().and_then(|marker| marker.worker(index)));
             if let Some(commands) = lock(&receivers[index]).take() {
                 WorkerState::new(worker, commands).run();

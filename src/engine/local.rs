@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 
 use crate::dataflow::{
     Beginning, Failure, FailureMemory, Failures, FeedGroupId, FilledTable, FilledTables,
-    InstallRequest, KeptTableRows, KeptView, Runtime, RuntimeError,
+    InstallRequest, KeptTableRows, KeptView, Runtime, RuntimeError, RuntimeOptions,
 };
 use crate::log::{Frame, FrameError, NumberedEvent};
 use crate::model::event::NewEvent;
@@ -164,7 +164,12 @@ impl LocalRun {
         kept: Option<LocalKept>,
         fills: bool,
     ) -> Result<Self, LocalRunError> {
-        let runtime = Runtime::start(workers)?;
+        // Where state is taken up, nothing is held beside it, so that all of it is read from there.
+        let usual = RuntimeOptions::new(workers);
+        let runtime = Runtime::with(match kept {
+            Some(_) => RuntimeOptions { partition_bytes_max: 0, ..usual },
+            None => usual,
+        })?;
         let memory = Arc::new(FailureMemory::new(Limits::default().dead_letters_bytes_max));
         let kept_views = kept.as_ref().map_or(&[][..], |kept| &kept.views);
         let filled = |(view, plan): (usize, &ViewPlan)| match &kept {

@@ -29,6 +29,9 @@ use crate::model::limits::Limits;
 use crate::sink::SinkConfig;
 use crate::status::{Backend, ClickHouseStatus};
 
+/// One part in so many of the budget of memory is for partitions that operators hold in order.
+const PARTITION_SHARE: u64 = 8;
+
 /// Options of a read side.
 pub struct ReadSideConfig {
     pub data_dir: PathBuf,
@@ -99,6 +102,7 @@ impl ReadSide {
             limits: ViewLimits::from(&config.limits),
             marker: Some(set_aside.marker()),
             spill: Some(Arc::clone(&spill)),
+            partition_bytes_max: (config.memory_bytes_max / PARTITION_SHARE) as usize,
         })?);
         let memory = MemoryWatch {
             bytes_max: config.memory_bytes_max,

@@ -17,7 +17,7 @@ use timely::dataflow::operators::generic::operator::source;
 use timely::progress::frontier::AntichainRef;
 use timely::scheduling::Activator;
 
-use super::{Deltas, Renderer, encoded, expect_planned, map};
+use super::{Deltas, Renderer, encoded, expect_planned};
 use crate::dataflow::arrange::{HeldAs, KeyedUpdate, RowTrace, arrange_rows, runs_of};
 use crate::dataflow::delta::Delta;
 use crate::dataflow::failure::FailureStream;
@@ -186,21 +186,5 @@ impl<'scope> Renderer<'scope, '_> {
                 }
             }
         })
-    }
-
-    /// What an operator makes of its inputs, but for what it makes of those that were kept.
-    pub(super) fn behind_kept(&self, stream: Deltas<'scope>) -> Deltas<'scope> {
-        match self.guard.from() {
-            None => stream,
-            Some(tick) => {
-                map(
-                    stream,
-                    "Behind",
-                    move |delta| {
-                        if delta.tick > tick { vec![delta] } else { Vec::new() }
-                    },
-                )
-            }
-        }
     }
 }

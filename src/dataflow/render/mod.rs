@@ -8,7 +8,9 @@ mod join;
 mod kept;
 mod linear;
 mod nearest;
+mod ordered_input;
 mod pairs;
+mod partitioned;
 mod pending;
 mod recompute;
 mod recursion;
@@ -216,6 +218,6 @@ fn encoded<'scope, U: Clone + 'static>(
 /// The value of a conversion between columns and rows. Values of the types that were planned always
 /// convert, so an error is a bug of this module.
 #[expect(clippy::panic, reason = "operators have no way to go on with rows that they cannot read")]
-fn expect_planned<T>(result: Result<T, ArrowError>) -> T {
+pub fn expect_planned<T>(result: Result<T, ArrowError>) -> T {
     result.unwrap_or_else(|error| panic!("rows could not be encoded or decoded: {error}"))
 }

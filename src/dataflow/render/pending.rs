@@ -2,12 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use timely::dataflow::Stream;
 use timely::dataflow::operators::Capability;
 
-use super::{Deltas, encoded};
-use crate::dataflow::guard::Guard;
-use crate::dataflow::ordered::{Ordered, RowUpdate};
 use crate::model::Tick;
 
 /// Changes that wait for their tick to be complete, and the right to answer them.
@@ -50,13 +46,4 @@ impl<T: Default> PendingTicks<T> {
         }
         next
     }
-}
-
-/// Encodes rows for operators that hold them in order.
-pub fn in_order<'scope>(
-    stream: Deltas<'scope>,
-    ordered: Ordered,
-    guard: &Guard,
-) -> Stream<'scope, Tick, Vec<RowUpdate>> {
-    encoded(stream, guard, move |delta, updates| ordered.encode(delta, updates))
 }
