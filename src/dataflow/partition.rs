@@ -35,6 +35,11 @@ impl HeldRow {
         size_of::<HeldRow>() + self.row.heap_bytes()
     }
 
+    /// How many rows of the partition it is: none if it is there less often than never.
+    pub fn present(&self) -> u64 {
+        self.copies.max(0) as u64
+    }
+
     /// The change that undoes this one.
     pub fn negated(&self) -> Self {
         HeldRow { copies: -self.copies, ..self.clone() }
@@ -65,7 +70,21 @@ pub struct Partition<P> {
 #[derive(Debug)]
 struct PartitionChunk<P> {
     rows: Vec<HeldRow>,
+    /// How many rows they are, each as often as it is there.
+    present: u64,
     prior: Option<Arc<P>>,
+}
+
+impl<P> PartitionChunk<P> {
+    fn new(rows: Vec<HeldRow>) -> Self {
+        let present = rows.iter().map(HeldRow::present).sum();
+        PartitionChunk { rows, present, prior: None }
+    }
+
+    fn insert(&mut self, index: usize, held: HeldRow) {
+        self.present += held.present();
+        self.rows.insert(index, held);
+    }
 }
 
 impl<P> Default for Partition<P> {
@@ -82,7 +101,7 @@ impl<P> Partition<P> {
         let mut chunks = Vec::new();
         while rows.peek().is_some() {
             let rows = rows.by_ref().take(CHUNK_ROWS_MAX).collect();
-            chunks.push(PartitionChunk { rows, prior: None });
+            chunks.push(PartitionChunk::new(rows));
         }
         Partition { chunks, known: 0, bytes }
     }
@@ -155,6 +174,43 @@ impl<P> Partition<P> {
         Some(RowPlace { chunk, index: self.chunks[chunk].rows.len() - 1 })
     }
 
+    /// The place so many rows further back, or the start.
+    pub fn back(&self, from: RowPlace, count: u64) -> RowPlace {
+        let (mut at, mut passed) = (from, 0);
+        while passed < count
+            && let Some(previous) = self.previous(at)
+        {
+            let chunk = &self.chunks[previous.chunk];
+            let is_last = previous.index + 1 == chunk.rows.len();
+            // All of a chunk at once, if more than it is to be passed.
+            if is_last && passed + chunk.present < count {
+                at = RowPlace { index: 0, ..previous };
+                passed += chunk.present;
+            } else {
+                at = previous;
+                passed += chunk.rows[previous.index].present();
+            }
+        }
+        at
+    }
+
+    /// The place behind so many rows, or the end.
+    pub fn on(&self, from: RowPlace, count: u64) -> RowPlace {
+        let (mut at, mut passed) = (from, 0);
+        while passed < count
+            && let Some(chunk) = self.chunks.get(at.chunk)
+        {
+            if at.index == 0 && passed + chunk.present < count {
+                at = RowPlace { chunk: at.chunk + 1, index: 0 };
+                passed += chunk.present;
+            } else {
+                passed += chunk.rows[at.index].present();
+                at = self.next(at);
+            }
+        }
+        at
+    }
+
     /// The rows between two places.
     pub fn rows(&self, from: RowPlace, to: RowPlace) -> impl Iterator<Item = (RowPlace, &HeldRow)> {
         let mut at = from;
@@ -190,10 +246,13 @@ impl<P> Partition<P> {
     /// Changes how often a row is there.
     fn count(&mut self, place: RowPlace, copies: i64) {
         self.known = self.known.min(place.chunk + 1);
-        let rows = &mut self.chunks[place.chunk].rows;
-        rows[place.index].copies += copies;
-        if rows[place.index].copies == 0 {
-            let gone = rows.remove(place.index);
+        let chunk = &mut self.chunks[place.chunk];
+        let held = &mut chunk.rows[place.index];
+        chunk.present -= held.present();
+        held.copies += copies;
+        chunk.present += held.present();
+        if held.copies == 0 {
+            let gone = chunk.rows.remove(place.index);
             self.bytes -= gone.bytes();
             self.shrink(place.chunk);
         }
@@ -207,6 +266,7 @@ impl<P> Partition<P> {
         } else if self.chunks.get(chunk + 1).is_some_and(|n| rows + n.rows.len() <= CHUNK_ROWS_JOIN)
         {
             let next = self.chunks.remove(chunk + 1);
+            self.chunks[chunk].present += next.present;
             self.chunks[chunk].rows.extend(next.rows);
         }
     }
@@ -219,22 +279,23 @@ impl<P> Partition<P> {
         }
         self.known = self.known.min(place.chunk + 1);
         let Some(chunk) = self.chunks.get_mut(place.chunk) else {
-            self.chunks.push(PartitionChunk { rows: vec![held], prior: None });
+            self.chunks.push(PartitionChunk::new(vec![held]));
             return;
         };
         if chunk.rows.len() < CHUNK_ROWS_MAX {
-            chunk.rows.insert(place.index, held);
+            chunk.insert(place.index, held);
             return;
         }
         // Rows that come in order leave full chunks behind.
         let at = if place.index == chunk.rows.len() { place.index } else { chunk.rows.len() / 2 };
-        let mut rest = chunk.rows.split_off(at);
+        let mut rest = PartitionChunk::new(chunk.rows.split_off(at));
+        chunk.present -= rest.present;
         if place.index < at {
-            chunk.rows.insert(place.index, held);
+            chunk.insert(place.index, held);
         } else {
             rest.insert(place.index - at, held);
         }
-        self.chunks.insert(place.chunk + 1, PartitionChunk { rows: rest, prior: None });
+        self.chunks.insert(place.chunk + 1, rest);
     }
 
     /// The last beginning of a chunk, at or before a place, of which it is known what was before it
@@ -311,6 +372,36 @@ mod tests {
             Partition::in_order(rows.map(|(_, held)| held.clone()).collect());
         assert_eq!(values(&again), values(&partition));
         assert_eq!(again.bytes(), partition.bytes());
+    }
+
+    #[test]
+    fn places_some_rows_back_or_on_are_those_that_counting_finds() {
+        let mut partition: Partition<u32> = Partition::default();
+        for value in 0..2_000 {
+            partition.add(&held(value, [1, 3, -1, 2][value as usize % 4]));
+        }
+        let (mut places, mut at) = (vec![partition.start()], partition.start());
+        while at != partition.end() {
+            at = partition.next(at);
+            places.push(at);
+        }
+        let present = |index: usize| partition.get(places[index]).map_or(0, HeldRow::present);
+        for index in (0..places.len()).step_by(97) {
+            for count in [0, 1, 2, 255, 256, 300, 1_000, 5_000] {
+                let (mut back, mut passed) = (index, 0);
+                while passed < count && back > 0 {
+                    back -= 1;
+                    passed += present(back);
+                }
+                assert_eq!(partition.back(places[index], count), places[back], "{index} {count}");
+                let (mut on, mut passed) = (index, 0);
+                while passed < count && on + 1 < places.len() {
+                    passed += present(on);
+                    on += 1;
+                }
+                assert_eq!(partition.on(places[index], count), places[on], "{index} {count}");
+            }
+        }
     }
 
     #[test]

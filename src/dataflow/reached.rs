@@ -19,6 +19,8 @@ pub struct WindowScope {
     pub by_peers: bool,
     /// How many rows there must be before a row from which they can go on.
     pub head: u64,
+    /// How many rows there are at most in the frames that are computed by themselves.
+    pub frame_rows: u64,
 }
 
 impl WindowScope {
@@ -29,7 +31,16 @@ impl WindowScope {
             WindowEvaluation::Nth { n, .. } => *n,
             _ => 0,
         });
+        let frame_rows = functions.iter().map(|f| match (&f.evaluation, &f.reach) {
+            (
+                WindowEvaluation::EachFrame(_),
+                Reach::Near { before: Extent::Rows(before), after: Extent::Rows(after) },
+            ) => before.saturating_add(*after),
+            (WindowEvaluation::EachFrame(_), _) => u64::MAX,
+            _ => 0,
+        });
         WindowScope {
+            frame_rows: frame_rows.max().unwrap_or(0),
             local: !functions.iter().any(|f| matches!(f.reach, Reach::Partition)),
             growing: functions.iter().any(before),
             by_peers: functions.iter().any(by_peers),
@@ -231,9 +242,9 @@ impl ReachedParts<'_> {
             if place == at.from {
                 segment.wanted.start = row;
             }
-            (0..held.copies.max(0)).for_each(|_| out.push(key, &held.row));
+            (0..held.present()).for_each(|_| out.push(key, &held.row));
             if place >= at.known {
-                counts.0 += held.copies.max(0) as u64;
+                counts.0 += held.present();
                 counts.1 += u64::from(place == at.known || !is_peer);
             }
             if place < at.to {
@@ -263,17 +274,7 @@ pub struct Reaching<'a>(pub &'a RowOrder);
 impl Reaching<'_> {
     fn back<P>(&self, rows: &Partition<P>, from: RowPlace, order: &[u8], by: &Extent) -> RowPlace {
         match by {
-            Extent::Rows(count) => {
-                let mut at = from;
-                let mut passed = 0;
-                while passed < *count
-                    && let Some(previous) = rows.previous(at)
-                {
-                    at = previous;
-                    passed += rows.get(at).map_or(0, |held| held.copies.max(0) as u64);
-                }
-                at
-            }
+            Extent::Rows(count) => rows.back(from, *count),
             Extent::Peers(count) => {
                 let mut at = rows.first_peer(order);
                 for _ in 0..*count {
@@ -293,17 +294,7 @@ impl Reaching<'_> {
 
     fn on<P>(&self, rows: &Partition<P>, from: RowPlace, order: &[u8], by: &Extent) -> RowPlace {
         match by {
-            Extent::Rows(count) => {
-                let mut at = from;
-                let mut passed = 0;
-                while passed < *count
-                    && let Some(held) = rows.get(at)
-                {
-                    passed += held.copies.max(0) as u64;
-                    at = rows.next(at);
-                }
-                at
-            }
+            Extent::Rows(count) => rows.on(from, *count),
             Extent::Peers(count) => {
                 let mut at = rows.behind_peers(order);
                 for _ in 0..*count {

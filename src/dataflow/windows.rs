@@ -54,6 +54,8 @@ type SegmentValues = Result<(RecordBatch, Vec<Prior>), FailedExpression>;
 
 /// How many changes of one partition are looked at one by one to know how far they reach.
 const LOOKED_AT: usize = 64;
+/// So many rows of a frame that is computed by itself take about as long as one row elsewhere.
+const FRAME_ROWS_AS_ONE: usize = 64;
 
 impl PartitionLogic<1> for Windows {
     type Partition = WindowPartition;
@@ -72,15 +74,20 @@ impl PartitionLogic<1> for Windows {
 
     fn work(&self, partition: &WindowPartition, [changes]: &[Vec<HeldRow>; 1]) -> usize {
         let rows = &partition.rows;
-        if !self.scope.local || partition.whole || rows.is_small() || changes.len() > LOOKED_AT {
-            return rows.size() + changes.len();
-        }
-        let part = self.reached();
-        let reached = changes.iter().map(|change| {
-            let (from, to) = part.places(rows, change);
-            rows.size_between(from, to)
-        });
-        reached.sum::<usize>() + changes.len()
+        let size = rows.size() + changes.len();
+        let whole = !self.scope.local || partition.whole || rows.is_small();
+        let reached = if whole || changes.len() > LOOKED_AT {
+            size
+        } else {
+            let part = self.reached();
+            let reached = changes.iter().map(|change| {
+                let (from, to) = part.places(rows, change);
+                rows.size_between(from, to)
+            });
+            size.min(reached.sum::<usize>() + changes.len())
+        };
+        let frame = self.scope.frame_rows.min(size as u64) as usize;
+        reached.saturating_mul(1 + frame / FRAME_ROWS_AS_ONE)
     }
 
     fn change(
