@@ -14,6 +14,12 @@ use common::Server;
 use serde_json::{Value, json};
 
 const TABLE: &str = "CREATE TABLE t (k BIGINT NOT NULL, v BIGINT) WITH (event_type = 'T');\n";
+/// How long 99 of 100 answers of `/healthz` may take at most while query files are planned.
+const HEALTH_P99_MAX: Duration = Duration::from_millis(20);
+/// So many answers must there be, so that the p99 says something.
+const HEALTH_ANSWERS_MIN: usize = 1_000;
+/// How long a hundred changed views may take from the write of their file until they are planned.
+const RELOAD_TIME_MAX: Duration = Duration::from_secs(1);
 const GOOD: &str = "CREATE MATERIALIZED VIEW good AS SELECT k, count(*) AS n FROM t GROUP BY k;\n";
 
 fn view(sql: &str) -> String {
@@ -122,7 +128,9 @@ fn watch_health(server: &Server) -> (Arc<AtomicBool>, tokio::task::JoinHandle<Ve
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_too_much_is_refused_with_its_place_and_the_server_goes_on() {
+async fn oversized_query_files_are_planned_or_refused_with_their_place_while_the_server_answers() {
+    // Over all constructs: a single one may be refused before `/healthz` was asked often enough.
+    let mut health_times = Vec::new();
     let server = Server::start(&[("t.sql", TABLE), ("good.sql", GOOD)]);
     server.append(&json!([{"type": "T", "data": {"k": 1, "v": 2}}])).await;
     let mut sent = 1;
@@ -146,6 +154,7 @@ async fn what_is_too_much_is_refused_with_its_place_and_the_server_goes_on() {
         let told =
             failed.first().map_or("planned", |message| message.lines().next().unwrap_or_default());
         println!("{name}: {:?}, p99 {p99:?} of {}: {told}", begun.elapsed(), times.len());
+        health_times.extend(times);
         assert!(refused.is_none_or(|refused| refused != failed.is_empty()), "{name}");
         assert!(failed.iter().all(|message| has_place(message)), "{name}: {failed:?}");
         // Both check and the server say the same.
@@ -167,6 +176,11 @@ async fn what_is_too_much_is_refused_with_its_place_and_the_server_goes_on() {
         server.until(true, || async { failed_files(&server).await.is_empty() }).await;
         server.until(404, || async { server_view(&server, "heavy").await.0 }).await;
     }
+    health_times.sort_unstable();
+    let p99 = health_times[health_times.len() * 99 / 100];
+    println!("p99 of {} answers of /healthz: {p99:?}", health_times.len());
+    assert!(health_times.len() >= HEALTH_ANSWERS_MIN, "{} answers", health_times.len());
+    assert!(p99 < HEALTH_P99_MAX, "the p99 of /healthz is {p99:?} while query files are planned");
 }
 
 async fn server_view(server: &Server, name: &str) -> (u16, Value) {
@@ -404,7 +418,7 @@ async fn mutated_files_are_refused_or_planned_and_the_last_good_set_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_views_are_planned_anew_soon_after_a_file_has_changed() {
+async fn a_hundred_changed_views_are_planned_within_a_second() {
     let server = Server::start(&[("t.sql", TABLE)]);
     let views = |add: usize| -> String {
         (0..100)
@@ -417,6 +431,9 @@ async fn a_hundred_views_are_planned_anew_soon_after_a_file_has_changed() {
             })
             .collect()
     };
+    // The best of three, since other work of the machine only ever adds time. Each reload counts from
+    // the write of the file until the server shows the last view of the new set.
+    let mut best = Duration::MAX;
     for add in [0, 1, 2] {
         let generation = || async { server_view(&server, "r99").await.1["generation"].clone() };
         let next = || async {
@@ -428,6 +445,9 @@ async fn a_hundred_views_are_planned_anew_soon_after_a_file_has_changed() {
         server.write("views.sql", &views(add));
         let changed = || async { generation().await != before || next().await.is_some() };
         server.until(true, changed).await;
-        println!("100 views planned {:?} after the write", begun.elapsed());
+        let elapsed = begun.elapsed();
+        println!("100 views planned {elapsed:?} after the write");
+        best = best.min(elapsed);
     }
+    assert!(best < RELOAD_TIME_MAX, "100 views are planned {best:?} after the write, at best");
 }

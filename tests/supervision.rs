@@ -35,9 +35,13 @@ async fn wait_for(server: &Server, part: &str) {
     server.until(true, || async { wrong(server).await.contains(part) }).await;
 }
 
-/// Runs `serve` on a data directory that has not served yet, until it ends by itself.
+/// How long a start may take that is refused.
+const REFUSAL_TIME_MAX: Duration = Duration::from_secs(3);
+
+/// Runs `serve` on a data directory that has not served yet. It must end by itself, in under 3 s.
 fn refused(arguments: &[&str]) -> Output {
     let directory = tempfile::tempdir().unwrap();
+    let begun = Instant::now();
     let child = Command::new(env!("CARGO_BIN_EXE_heliostat"))
         .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(directory.path().join("data"))
@@ -46,7 +50,10 @@ fn refused(arguments: &[&str]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    ended(child, Duration::from_secs(30))
+    let output = ended(child, Duration::from_secs(30));
+    let elapsed = begun.elapsed();
+    assert!(elapsed < REFUSAL_TIME_MAX, "{arguments:?}: refused after {elapsed:?}");
+    output
 }
 
 /// The output of a process that must end in time.
