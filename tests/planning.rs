@@ -193,6 +193,38 @@ async fn server_view(server: &Server, name: &str) -> (u16, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+async fn panic_of_the_optimizer_is_an_error_at_its_place_and_the_last_good_set_answers() {
+    const FAILPOINT: (&str, &str) = ("FAILPOINTS", "optimizing view heavy=panic");
+    let files = [("t.sql", TABLE), ("good.sql", GOOD)];
+    let server = Server::with_arguments(&files, &["--no-clickhouse"], &[FAILPOINT]);
+    server.append(&json!([{"type": "T", "data": {"k": 1, "v": 2}}])).await;
+    let processes = ["write-side", "read-side"].map(|side| server.pid_of(side));
+
+    // The changed view of the same set is as good as it was, since a set is taken as a whole.
+    server.write("good.sql", &GOOD.replace("count(*)", "count(*) + 10"));
+    server.write("heavy.sql", &view("SELECT k + 1 AS k FROM t WHERE v > 2"));
+    server.until(1, || async { failed_files(&server).await.len() }).await;
+    let failed = failed_files(&server).await;
+    assert!(failed[0].contains("heavy.sql:1:26"), "{failed:?}");
+    assert!(failed[0].contains("the planner panicked on this"), "{failed:?}");
+    let checked = common::heliostat(
+        &["check", server.queries().to_str().unwrap()],
+        &[(FAILPOINT.0.to_string(), FAILPOINT.1.to_string())],
+    );
+    assert_eq!(checked.status.code(), Some(1), "{checked:?}");
+    let said = common::text(&checked);
+    assert!(said.contains(failed[0].trim_end()), "{said}");
+
+    server.append(&json!([{"type": "T", "data": {"k": 1, "v": 2}}])).await;
+    server.until(json!([{"k": 1, "n": 2}]), || counts(&server)).await;
+    assert_eq!(server_view(&server, "heavy").await.0, 404);
+    assert_eq!(["write-side", "read-side"].map(|side| server.pid_of(side)), processes);
+    server.remove("heavy.sql");
+    server.until(json!([{"k": 1, "n": 12}]), || counts(&server)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_that_takes_too_long_is_refused_by_its_limit() {
     let slow = joined(900, " UNION ALL ", |i| format!("SELECT k + {i} AS k FROM t"));
     let toml = "[limits]\nplan_time_ms_max = 500\n";
