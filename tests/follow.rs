@@ -211,7 +211,7 @@ async fn dead_letters_go_with_their_cause_or_are_dismissed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_accepted_once_is_known_whatever_is_declared_later() {
+async fn repeated_events_and_requests_are_known_after_their_table_changes() {
     let server = Server::start(&[]);
     let client = heliostat::internals::http::client();
     let send = |key: Option<&'static str>, body: Value| {

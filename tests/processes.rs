@@ -393,7 +393,7 @@ async fn one_process_is_enough_where_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn what_kills_the_views_process_again_and_again_is_set_aside_and_ingest_never_feels_it() {
+async fn view_that_kills_its_process_is_set_aside_while_appends_go_on() {
     let poison = &[("FAILPOINTS", "in view sums=return")];
     let server = Server::with_arguments(&[("paid.sql", PAID)], &["--no-clickhouse"], poison);
     let load = Load::start(&server);

@@ -267,7 +267,7 @@ async fn rotated_password_fails_the_sinks_and_not_ingest_until_it_is_right_again
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_others_change_in_clickhouse_is_noticed_and_made_anew() {
+async fn foreign_changes_in_clickhouse_are_noticed_and_repaired() {
     let server = Server::with_clickhouse(&[("paid.sql", PAID)]);
     server.append(&json!([paid("a", 1), paid("b", 2), paid("c", 3)])).await;
     let sums = "\"a\",1\n\"b\",2\n\"c\",3\n".to_string();
