@@ -176,7 +176,7 @@ async fn live(server: &Server) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_follows_has_the_view_at_each_tick() {
+async fn change_feed_gives_the_view_at_each_tick_over_reconnects() {
     let server = Server::start(&[("items.sql", QUERIES)]);
     live(&server).await;
     let mut rng = Rng::new(11);

@@ -1,7 +1,8 @@
 //! A million events that fail in two views, each for a reason of its own or all for one: every reason
 //! is found, page by page and by filters, and counts are right before and after dismissals.
 //!
-//! How long the pages take is printed: `cargo nextest run --release --test dead_letters --no-capture`.
+//! A page of up to 1,000 letters takes under 100 ms. The times are printed:
+//! `cargo nextest run --release --test dead_letters --no-capture`.
 
 mod common;
 
@@ -44,13 +45,23 @@ fn body(positions: std::ops::Range<u64>) -> String {
     body
 }
 
-/// One page; how long it took is printed.
+/// How long a page may take.
+const PAGE_TIME_MAX: Duration = Duration::from_millis(100);
+/// How often a page is asked for; the fastest answer counts, since other work only ever adds time.
+const PAGE_TRIES: usize = 3;
+
+/// One page, which must be fast; how long it took is printed.
 async fn page(server: &Server, query: &str) -> Value {
-    let started = Instant::now();
-    let page = server.get(&format!("/v1/dead-letters?{query}")).await;
+    let (mut best, mut page) = (Duration::MAX, Value::Null);
+    for _ in 0..PAGE_TRIES {
+        let started = Instant::now();
+        page = server.get(&format!("/v1/dead-letters?{query}")).await;
+        best = best.min(started.elapsed());
+    }
     let letters = page["dead_letters"].as_array().unwrap().len();
     let shown: String = query.chars().take(60).collect();
-    println!("{:6.1} ms for {letters} letters: ?{shown}", started.elapsed().as_secs_f64() * 1e3);
+    println!("{:6.1} ms for {letters} letters: ?{shown}", best.as_secs_f64() * 1e3);
+    assert!(best < PAGE_TIME_MAX, "{best:?} for {letters} letters: ?{shown}");
     page
 }
 

@@ -69,6 +69,29 @@ async fn views_come_change_and_go_while_the_old_ones_answer() {
     assert_eq!(server.clickhouse(tables).await, "3\n", "tables stay for a while");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+async fn changed_files_are_noticed_where_the_system_does_not_tell_of_them() {
+    let no_notify = [("FAILPOINTS", "no_notify=return")];
+    let server = Server::with_arguments(&[("paid.sql", PAID)], &["--no-clickhouse"], &no_notify);
+    server.append(&json!([paid("a", 1), paid("a", 3)])).await;
+    // The process that follows the files is told nothing by inotify.
+    let descriptors = format!("/proc/{}/fd", server.pid_of("read-side").unwrap());
+    let descriptors: Vec<_> = std::fs::read_dir(descriptors).unwrap().flatten().collect();
+    assert!(descriptors.len() > 3, "{descriptors:?}");
+    let target = |at: &std::fs::DirEntry| std::fs::read_link(at.path()).unwrap_or_default();
+    assert!(descriptors.iter().all(|at| !target(at).ends_with("anon_inode:inotify")));
+
+    let view = |sql: &str| format!("CREATE MATERIALIZED VIEW v AS {sql};");
+    let rows = || async { server.try_get("/v1/views/v/rows").await.1["rows"].clone() };
+    server.write("v.sql", &view("SELECT count(*) AS n FROM paid"));
+    server.until(json!([{"n": 2}]), rows).await;
+    server.write("v.sql", &view("SELECT count(*) + 10 AS n FROM paid"));
+    server.until(json!([{"n": 12}]), rows).await;
+    server.remove("v.sql");
+    server.until(404, || async { server.try_get("/v1/views/v").await.0 }).await;
+}
+
 /// Every answer while a view changes again and again is that of one of its generations.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_and_waits_go_on_while_views_change() {
@@ -188,7 +211,7 @@ async fn dead_letters_go_with_their_cause_or_are_dismissed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_accepted_once_is_known_whatever_is_declared_later() {
+async fn repeated_events_and_requests_are_known_after_their_table_changes() {
     let server = Server::start(&[]);
     let client = heliostat::internals::http::client();
     let send = |key: Option<&'static str>, body: Value| {

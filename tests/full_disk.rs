@@ -1,11 +1,14 @@
 //! A disk that is full: a small tmpfs where mounting is allowed (as root), a limit of file sizes
 //! everywhere. What was acknowledged stays, reads go on, and appends resume when there is room.
 
+mod common;
+
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::addresses;
 use serde_json::{Value, json};
 
 const DISK_BYTES: usize = 24 << 20;
@@ -54,14 +57,11 @@ impl Drop for Server {
 
 impl Server {
     async fn start(directory: &Path, file_bytes_max: Option<u64>) -> Server {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
         std::fs::create_dir_all(directory.join("queries")).unwrap();
         std::fs::write(directory.join("queries/q.sql"), QUERIES).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_heliostat"));
         command
-            .args(["serve", "--no-clickhouse", "--listen", &format!("127.0.0.1:{port}")])
+            .args(["serve", "--no-clickhouse", "--listen", "127.0.0.1:0"])
             .args([Path::new("--data-dir"), &directory.join("data")])
             .args([Path::new("--queries"), &directory.join("queries")])
             .env("HELIOSTAT_LOG", "off")
@@ -78,8 +78,8 @@ impl Server {
                 });
             }
         }
-        let child = command.spawn().unwrap();
-        let url = format!("http://127.0.0.1:{port}");
+        let mut child = command.spawn().unwrap();
+        let url = addresses(&mut child, &directory.join("data")).http;
         let server = Server { child, url, client: heliostat::internals::http::client() };
         server.until("/readyz", 200).await;
         server

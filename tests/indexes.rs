@@ -74,7 +74,7 @@ fn stream_len(stream: u64, count: u64) -> u64 {
 }
 
 #[tokio::test]
-async fn what_is_known_survives_restarts_and_the_loss_of_the_indexes() {
+async fn identities_survive_restarts_and_the_loss_of_the_indexes() {
     let directory = tempfile::tempdir().unwrap();
     let index = directory.path().join("index");
     let log = open(directory.path());

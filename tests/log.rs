@@ -263,7 +263,7 @@ async fn damage_before_the_tail_is_an_error_that_names_the_place() {
 }
 
 #[tokio::test]
-async fn what_a_restart_has_shown_stays_after_a_power_loss() {
+async fn unsynced_events_shown_after_a_restart_survive_a_power_loss() {
     let (files, _) = small_log().await;
     let log = open(&files).unwrap();
     files.inject(Fault::SyncFails { n: 0 });

@@ -283,7 +283,7 @@ fn old_files(files: &FaultyFiles) -> usize {
 }
 
 #[tokio::test]
-async fn wherever_a_crash_stops_the_rewriting_the_log_is_whole() {
+async fn log_is_whole_after_a_crash_at_any_operation_of_a_rewrite() {
     for kept in [0, 100, usize::MAX] {
         for n in 0.. {
             let files = faulty_log();
@@ -398,7 +398,7 @@ async fn a_last_segment_of_format_1_without_events_is_replaced_under_its_readers
 }
 
 #[tokio::test]
-async fn what_was_given_up_stays_given_up_in_a_rewritten_segment() {
+async fn positions_given_up_by_a_repair_stay_lost_in_a_rewritten_segment() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     write_log(path);
@@ -539,7 +539,7 @@ fn seal_frame(bytes: &mut [u8]) {
 }
 
 #[tokio::test]
-async fn what_a_later_version_has_written_is_refused_and_left_as_it_is() {
+async fn log_of_a_later_version_is_refused_and_left_unchanged() {
     let sound = tempfile::tempdir().unwrap();
     let log = Log::open(sound.path(), LogOptions::default()).unwrap();
     append(&log, 1).await;

@@ -74,7 +74,7 @@ async fn the_document_describes_every_operation() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_document_describes_is_served() {
+async fn described_operations_are_served() {
     let server = Server::start(&[]);
     let client = heliostat::internals::http::client();
     for operation in OPERATIONS {

@@ -14,6 +14,12 @@ use common::Server;
 use serde_json::{Value, json};
 
 const TABLE: &str = "CREATE TABLE t (k BIGINT NOT NULL, v BIGINT) WITH (event_type = 'T');\n";
+/// How long 99 of 100 answers of `/healthz` may take at most while query files are planned.
+const HEALTH_P99_MAX: Duration = Duration::from_millis(20);
+/// So many answers must there be, so that the p99 says something.
+const HEALTH_ANSWERS_MIN: usize = 1_000;
+/// How long a hundred changed views may take from the write of their file until they are planned.
+const RELOAD_TIME_MAX: Duration = Duration::from_secs(1);
 const GOOD: &str = "CREATE MATERIALIZED VIEW good AS SELECT k, count(*) AS n FROM t GROUP BY k;\n";
 
 fn view(sql: &str) -> String {
@@ -122,7 +128,9 @@ fn watch_health(server: &Server) -> (Arc<AtomicBool>, tokio::task::JoinHandle<Ve
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_too_much_is_refused_with_its_place_and_the_server_goes_on() {
+async fn oversized_query_files_are_planned_or_refused_with_their_place_while_the_server_answers() {
+    // Over all constructs: a single one may be refused before `/healthz` was asked often enough.
+    let mut health_times = Vec::new();
     let server = Server::start(&[("t.sql", TABLE), ("good.sql", GOOD)]);
     server.append(&json!([{"type": "T", "data": {"k": 1, "v": 2}}])).await;
     let mut sent = 1;
@@ -146,6 +154,7 @@ async fn what_is_too_much_is_refused_with_its_place_and_the_server_goes_on() {
         let told =
             failed.first().map_or("planned", |message| message.lines().next().unwrap_or_default());
         println!("{name}: {:?}, p99 {p99:?} of {}: {told}", begun.elapsed(), times.len());
+        health_times.extend(times);
         assert!(refused.is_none_or(|refused| refused != failed.is_empty()), "{name}");
         assert!(failed.iter().all(|message| has_place(message)), "{name}: {failed:?}");
         // Both check and the server say the same.
@@ -167,6 +176,11 @@ async fn what_is_too_much_is_refused_with_its_place_and_the_server_goes_on() {
         server.until(true, || async { failed_files(&server).await.is_empty() }).await;
         server.until(404, || async { server_view(&server, "heavy").await.0 }).await;
     }
+    health_times.sort_unstable();
+    let p99 = health_times[health_times.len() * 99 / 100];
+    println!("p99 of {} answers of /healthz: {p99:?}", health_times.len());
+    assert!(health_times.len() >= HEALTH_ANSWERS_MIN, "{} answers", health_times.len());
+    assert!(p99 < HEALTH_P99_MAX, "the p99 of /healthz is {p99:?} while query files are planned");
 }
 
 async fn server_view(server: &Server, name: &str) -> (u16, Value) {
@@ -176,6 +190,38 @@ async fn server_view(server: &Server, name: &str) -> (u16, Value) {
         .await
         .unwrap();
     (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+async fn panic_of_the_optimizer_is_an_error_at_its_place_and_the_last_good_set_answers() {
+    const FAILPOINT: (&str, &str) = ("FAILPOINTS", "optimizing view heavy=panic");
+    let files = [("t.sql", TABLE), ("good.sql", GOOD)];
+    let server = Server::with_arguments(&files, &["--no-clickhouse"], &[FAILPOINT]);
+    server.append(&json!([{"type": "T", "data": {"k": 1, "v": 2}}])).await;
+    let processes = ["write-side", "read-side"].map(|side| server.pid_of(side));
+
+    // The changed view of the same set is as good as it was, since a set is taken as a whole.
+    server.write("good.sql", &GOOD.replace("count(*)", "count(*) + 10"));
+    server.write("heavy.sql", &view("SELECT k + 1 AS k FROM t WHERE v > 2"));
+    server.until(1, || async { failed_files(&server).await.len() }).await;
+    let failed = failed_files(&server).await;
+    assert!(failed[0].contains("heavy.sql:1:26"), "{failed:?}");
+    assert!(failed[0].contains("the planner panicked on this"), "{failed:?}");
+    let checked = common::heliostat(
+        &["check", server.queries().to_str().unwrap()],
+        &[(FAILPOINT.0.to_string(), FAILPOINT.1.to_string())],
+    );
+    assert_eq!(checked.status.code(), Some(1), "{checked:?}");
+    let said = common::text(&checked);
+    assert!(said.contains(failed[0].trim_end()), "{said}");
+
+    server.append(&json!([{"type": "T", "data": {"k": 1, "v": 2}}])).await;
+    server.until(json!([{"k": 1, "n": 2}]), || counts(&server)).await;
+    assert_eq!(server_view(&server, "heavy").await.0, 404);
+    assert_eq!(["write-side", "read-side"].map(|side| server.pid_of(side)), processes);
+    server.remove("heavy.sql");
+    server.until(json!([{"k": 1, "n": 12}]), || counts(&server)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -365,38 +411,56 @@ fn mutated(text: &[u8], numbers: &mut Numbers) -> Vec<u8> {
     bytes
 }
 
+/// The query files of a directory of the repository, with their names, in order.
+fn samples(directory: &str) -> Vec<(String, String)> {
+    let paths = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<_> =
+        paths.filter(|path| path.extension().is_some_and(|end| end == "sql")).collect();
+    paths.sort();
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_string();
+    paths.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+/// Writes a query file and has the server look at it: errors have a place, and the last good set
+/// answers. Whether there are errors.
+async fn try_file(server: &Server, name: &str, text: &[u8]) -> bool {
+    std::fs::write(server.queries().join(name), text).unwrap();
+    let retried = server.post("/v1/dead-letters/retry", &json!({})).await;
+    assert_eq!(retried.0, 200);
+    let failed = failed_files(server).await;
+    assert!(
+        failed.iter().all(|message| message.contains(".sql:")),
+        "{failed:?}\n{}",
+        String::from_utf8_lossy(text)
+    );
+    assert_eq!(counts(server).await, json!([{"k": 1, "n": 1}]));
+    !failed.is_empty()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mutated_files_are_refused_or_planned_and_the_last_good_set_answers() {
     let count = std::env::var("HELIOSTAT_MUTATIONS").map_or(MUTATIONS, |n| n.parse().unwrap());
-    let samples: Vec<(String, String)> = std::fs::read_dir("queries/orders")
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "sql"))
-        .map(|path| {
-            let name = path.file_name().unwrap().to_str().unwrap().to_string();
-            (name, std::fs::read_to_string(path).unwrap())
-        })
-        .collect();
+    let (orders, found) = (samples("queries/orders"), samples("tests/fuzz/corpus/queries"));
     let server = Server::start(&[("t.sql", TABLE), ("good.sql", GOOD)]);
-    samples.iter().for_each(|(name, text)| server.write(name, text));
+    orders.iter().for_each(|(name, text)| server.write(name, text));
     server.append(&json!([{"type": "T", "data": {"k": 1, "v": 2}}])).await;
+    // What once was trouble comes first, as it is.
+    for (name, text) in &found {
+        try_file(&server, name, text.as_bytes()).await;
+        server.remove(name);
+    }
     let mut numbers = Numbers(0x5eed);
     let mut refused = 0;
     for _ in 0..count {
-        let (name, sample) = &samples[numbers.below(samples.len())];
+        let at = numbers.below(orders.len() + found.len());
+        let (name, sample) = orders.iter().chain(&found).nth(at).unwrap();
         let text = mutated(sample.as_bytes(), &mut numbers);
-        std::fs::write(server.queries().join(name), &text).unwrap();
-        let retried = server.post("/v1/dead-letters/retry", &json!({})).await;
-        assert_eq!(retried.0, 200);
-        let failed = failed_files(&server).await;
-        assert!(
-            failed.iter().all(|message| message.contains(".sql:")),
-            "{failed:?}\n{}",
-            String::from_utf8_lossy(&text)
-        );
-        refused += usize::from(!failed.is_empty());
-        assert_eq!(counts(&server).await, json!([{"k": 1, "n": 1}]));
-        server.write(name, sample);
+        refused += usize::from(try_file(&server, name, &text).await);
+        // The others are there only while they are tried: not all of them can be planned.
+        match at < orders.len() {
+            true => server.write(name, sample),
+            false => server.remove(name),
+        }
     }
     println!("{refused} of {count} mutated files were refused");
     server.restart();
@@ -404,7 +468,7 @@ async fn mutated_files_are_refused_or_planned_and_the_last_good_set_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_views_are_planned_anew_soon_after_a_file_has_changed() {
+async fn a_hundred_changed_views_are_planned_within_a_second() {
     let server = Server::start(&[("t.sql", TABLE)]);
     let views = |add: usize| -> String {
         (0..100)
@@ -417,6 +481,9 @@ async fn a_hundred_views_are_planned_anew_soon_after_a_file_has_changed() {
             })
             .collect()
     };
+    // The best of three, since other work of the machine only ever adds time. Each reload counts from
+    // the write of the file until the server shows the last view of the new set.
+    let mut best = Duration::MAX;
     for add in [0, 1, 2] {
         let generation = || async { server_view(&server, "r99").await.1["generation"].clone() };
         let next = || async {
@@ -428,6 +495,9 @@ async fn a_hundred_views_are_planned_anew_soon_after_a_file_has_changed() {
         server.write("views.sql", &views(add));
         let changed = || async { generation().await != before || next().await.is_some() };
         server.until(true, changed).await;
-        println!("100 views planned {:?} after the write", begun.elapsed());
+        let elapsed = begun.elapsed();
+        println!("100 views planned {elapsed:?} after the write");
+        best = best.min(elapsed);
     }
+    assert!(best < RELOAD_TIME_MAX, "100 views are planned {best:?} after the write, at best");
 }

@@ -229,6 +229,82 @@ async fn a_killed_write_side_is_back_within_two_seconds_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn after_a_failed_sync_nothing_is_acknowledged_before_a_restart() {
+    let server = Server::start(&[("paid.sql", PAID)]);
+    let event = |id: &str| {
+        let mut event = paid("a", 1);
+        event["id"] = json!(id);
+        event
+    };
+    server.append(&json!([event("first"), event("second")])).await;
+    server.until(true, || is_live(&server)).await;
+    server.end();
+    // From now on no write side gets a frame to the disk.
+    server.set_environment("FAILPOINTS", "frame_sync=return");
+    server.run();
+    server.until(true, || is_live(&server)).await;
+    let [writer, reader] = ["write-side", "read-side"].map(|side| server.pid_of(side).unwrap());
+
+    let client = heliostat::internals::http::client();
+    let append = async |id: &str| {
+        let request = client.post(server.url("/v1/events")).json(&event(id));
+        let answer = request.send().await.ok()?;
+        Some((answer.status().as_u16(), answer.json::<Value>().await.unwrap_or_default()))
+    };
+    // The first one fails, those that come with it are refused, or find nobody who takes them.
+    let ids: Vec<String> = (0..20).map(|n| format!("lost{n}")).collect();
+    let answers = futures::future::join_all(ids.iter().map(|id| append(id))).await;
+    let refused = |(status, answer): &(u16, Value)| {
+        (*status, &answer["errors"][0]["code"]) == (503, &json!("stopped"))
+    };
+    let answered: Vec<_> = answers.into_iter().flatten().collect();
+    assert!(!answered.is_empty(), "nobody was answered");
+    assert!(answered.iter().all(refused), "{answered:?}");
+    // The next write side can no more than the one before, and never says that it could.
+    let is_another = || async { server.pid_of("write-side").is_some_and(|pid| pid != writer) };
+    server.until(true, is_another).await;
+    // A connection to a write side that ends may be cut off.
+    let told = || async {
+        let Ok(answer) = client.get(server.url("/readyz")).send().await else { return false };
+        let ready: Value = answer.json().await.unwrap_or_default();
+        ready["wrong"].to_string().contains("writing failed: syncing failed")
+    };
+    server.until(true, told).await;
+    for id in ["later0", "later1"] {
+        if let Some(answer) = append(id).await {
+            assert!(refused(&answer), "{answer:?}");
+        }
+        server.until(true, told).await;
+    }
+    // Reads go on.
+    let log = server.get_text("/v1/events?limit=2").await;
+    assert!(log.contains("first") && log.contains("second"), "{log}");
+    let rows = server.get("/v1/views/sums/rows").await;
+    assert!(rows["rows"][0]["n"].as_u64() >= Some(2), "{rows}");
+    assert_eq!(server.pid_of("read-side"), Some(reader));
+
+    server.end();
+    server.without_environment();
+    server.run();
+    // Each event is there once, whether it was acknowledged before or is sent again now.
+    let known = ["first", "second", "later0", "later1", "new"].map(str::to_string);
+    let all: Vec<String> = known.into_iter().chain(ids).collect();
+    for id in &all {
+        server.append(&event(id)).await;
+    }
+    let log = server.get_text("/v1/events").await;
+    let event_of = |line: &str| serde_json::from_str::<Value>(line).unwrap();
+    let stored: Vec<Value> = log.lines().map(event_of).collect();
+    let mut stored_ids: Vec<&str> = stored.iter().filter_map(|e| e["id"].as_str()).collect();
+    assert_eq!(stored_ids[..2], ["first", "second"]);
+    stored_ids.sort_unstable();
+    let mut expected: Vec<&str> = all.iter().map(String::as_str).collect();
+    expected.sort_unstable();
+    assert_eq!(stored_ids, expected);
+    assert_eq!(server.get("/readyz").await["wrong"], json!([]));
+}
+
+#[tokio::test]
 async fn a_read_side_that_does_not_move_is_replaced() {
     let server = Server::start(&[("paid.sql", PAID)]);
     let load = Load::start(&server);
@@ -317,7 +393,7 @@ async fn one_process_is_enough_where_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn what_kills_the_views_process_again_and_again_is_set_aside_and_ingest_never_feels_it() {
+async fn view_that_kills_its_process_is_set_aside_while_appends_go_on() {
     let poison = &[("FAILPOINTS", "in view sums=return")];
     let server = Server::with_arguments(&[("paid.sql", PAID)], &["--no-clickhouse"], poison);
     let load = Load::start(&server);

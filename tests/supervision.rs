@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::Server;
+use common::{Server, child_of};
 use heliostat::internals::model::Alarms;
 use heliostat::internals::sink::{ClickHouseProgram, Logins, OwnClickHouse, ServerConfig, locate};
 use serde_json::{Value, json};
@@ -35,9 +35,13 @@ async fn wait_for(server: &Server, part: &str) {
     server.until(true, || async { wrong(server).await.contains(part) }).await;
 }
 
-/// Runs `serve` on a data directory that has not served yet, until it ends by itself.
+/// How long a start may take that is refused.
+const REFUSAL_TIME_MAX: Duration = Duration::from_secs(3);
+
+/// Runs `serve` on a data directory that has not served yet. It must end by itself, in under 3 s.
 fn refused(arguments: &[&str]) -> Output {
     let directory = tempfile::tempdir().unwrap();
+    let begun = Instant::now();
     let child = Command::new(env!("CARGO_BIN_EXE_heliostat"))
         .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(directory.path().join("data"))
@@ -46,7 +50,10 @@ fn refused(arguments: &[&str]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    ended(child, Duration::from_secs(30))
+    let output = ended(child, Duration::from_secs(30));
+    let elapsed = begun.elapsed();
+    assert!(elapsed < REFUSAL_TIME_MAX, "{arguments:?}: refused after {elapsed:?}");
+    output
 }
 
 /// The output of a process that must end in time.
@@ -260,7 +267,7 @@ async fn rotated_password_fails_the_sinks_and_not_ingest_until_it_is_right_again
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_others_change_in_clickhouse_is_noticed_and_made_anew() {
+async fn foreign_changes_in_clickhouse_are_noticed_and_repaired() {
     let server = Server::with_clickhouse(&[("paid.sql", PAID)]);
     server.append(&json!([paid("a", 1), paid("b", 2), paid("c", 3)])).await;
     let sums = "\"a\",1\n\"b\",2\n\"c\",3\n".to_string();
@@ -337,21 +344,89 @@ async fn clock_that_jumped_and_came_back_is_told() {
     server.append(&paid("a", 2)).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sigterm_ends_a_server_whose_workers_are_busy_within_ten_seconds() {
-    let pairs = "
-        CREATE TABLE n (x BIGINT) WITH (event_type = 'N');
-        CREATE MATERIALIZED VIEW pairs AS SELECT count(*) AS n FROM n a JOIN n b ON a.x <> b.x;
-    ";
-    let server = Server::with_clickhouse(&[("paid.sql", PAID), ("pairs.sql", pairs)]);
-    let events: Vec<Value> = (0..40_000).map(|x| json!({"type": "N", "data": {"x": x}})).collect();
-    server.append(&json!(events)).await;
+/// Sends SIGTERM to a server, which must end in order and in time.
+fn assert_ends_within_ten_seconds(server: &Server) {
     let told = Instant::now();
     let output = ended(server.terminate(), Duration::from_secs(30));
     assert_eq!(output.status.code(), Some(0));
     assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
+}
+
+/// Whether there is a process with this number, and it is no zombie.
+fn is_alive(pid: libc::pid_t) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
+    state.is_some_and(|state| state != 'Z')
+}
+
+const NUMBERS: &str = "CREATE TABLE n (x BIGINT) WITH (event_type = 'N');";
+/// A view with as many pairs as keep a worker busy for minutes, where there are many numbers.
+const PAIRS: &str =
+    "CREATE MATERIALIZED VIEW pairs AS SELECT count(*) AS n FROM n a JOIN n b ON a.x <> b.x;";
+
+/// So many events, each with another number.
+fn numbers(count: u64) -> Value {
+    (0..count).map(|x| json!({"type": "N", "data": {"x": x}})).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_ends_a_server_whose_workers_are_busy_within_ten_seconds() {
+    let files = [("paid.sql", PAID), ("n.sql", NUMBERS), ("pairs.sql", PAIRS)];
+    let server = Server::with_clickhouse(&files);
+    server.append(&numbers(40_000)).await;
+    assert_ends_within_ten_seconds(&server);
     server.run();
     assert_eq!(server.get("/v1/events?after=39999&limit=2").await["position"], 40_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_ends_a_server_with_a_view_that_is_catching_up_within_ten_seconds() {
+    let server = Server::start(&[("n.sql", NUMBERS)]);
+    server.append(&numbers(40_000)).await;
+    server.write("pairs.sql", PAIRS);
+    let status = || async { server.try_get("/v1/views/pairs").await.1["status"].clone() };
+    server.until(json!("catching_up"), status).await;
+    assert_ends_within_ten_seconds(&server);
+    server.run();
+    server.until(json!("catching_up"), status).await;
+    assert_eq!(server.get("/v1/events?after=39999&limit=2").await["position"], 40_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_ends_a_server_whose_clickhouse_does_not_move_within_ten_seconds() {
+    let server = Server::with_clickhouse(&[("paid.sql", PAID)]);
+    server.append(&paid("a", 1)).await;
+    server.until("\"a\",1\n".to_string(), || server.clickhouse(SUMS)).await;
+    // The library runs in a child of ours, the program by itself.
+    let pid = server.pid_of("clickhouse-child").or_else(|| server.pid_of("--config-file"));
+    let pid = pid.expect("ClickHouse runs");
+    // SAFETY: a signal to a child of the server that this test has started.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
+    // The views are ahead of ClickHouse: their sinks wait for it.
+    let (status, answer) = server.post("/v1/events?wait=views", &paid("a", 2)).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_ends_within_ten_seconds(&server);
+    assert!(!is_alive(pid), "ClickHouse is still there");
+    server.run();
+    server.until("\"a\",3\n".to_string(), || server.clickhouse(SUMS)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+async fn sigterm_ends_a_server_that_tries_query_files_within_ten_seconds() {
+    let slow = [("FAILPOINTS", "optimizing view slow=sleep(600000)")];
+    let server = Server::with_arguments(&[("paid.sql", PAID)], &["--no-clickhouse"], &slow);
+    server.append(&paid("a", 1)).await;
+    server.write("slow.sql", "CREATE MATERIALIZED VIEW slow AS SELECT k FROM paid;");
+    let read_side = server.pid_of("read-side").unwrap() as u32;
+    let trial = || async { child_of(read_side, "plan-child") };
+    server.until(true, || async { trial().await.is_some() }).await;
+    let trial = trial().await.unwrap();
+    assert_ends_within_ten_seconds(&server);
+    server.until(false, || async { is_alive(trial) }).await;
+    server.without_environment();
+    server.run();
+    server.live(&["sums", "slow"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -185,7 +185,7 @@ fn change_events_insert_update_and_delete() {
 }
 
 #[test]
-fn what_is_no_upcast_is_refused_with_the_reason() {
+fn invalid_upcasts_are_refused_with_the_reason() {
     let tables = "CREATE TABLE t2 (a BIGINT NOT NULL, b TEXT) WITH (event_type = 'T', version = 2);
       CREATE TABLE t1 (a BIGINT, b TEXT, c ARRAY<INT>) WITH (event_type = 'T');
       CREATE TABLE u (a BIGINT) WITH (event_type = 'U');\n";

@@ -7,9 +7,8 @@
 //! The events are bids as in Nexmark: about 250 bytes, half of them on a few hot auctions, the rest
 //! spread, about one auction in fifteen bids.
 
-#[path = "../../tests/common/rng.rs"]
-#[allow(dead_code, reason = "the tests use the rest")]
-mod rng;
+#[path = "../../tests/common/mod.rs"]
+mod common;
 mod restart;
 mod views;
 
@@ -18,12 +17,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::rng::Rng;
+use common::{Addresses, addresses};
 use heliostat::internals::decode::TableDecoder;
 use heliostat::internals::log::{Frame, Log, LogOptions};
 use heliostat::internals::model::NewEvent;
 use heliostat::internals::model::{SourceColumn, SourceTable};
 use heliostat::internals::sink::{Login, Logins, read_login};
-use rng::Rng;
 
 const QUERIES: &str = "
 CREATE TABLE bids (auction BIGINT NOT NULL, bidder BIGINT NOT NULL, price BIGINT NOT NULL, channel TEXT, url TEXT,
@@ -97,12 +97,9 @@ impl Workplace {
 struct Server {
     child: Child,
     http: String,
+    /// Empty without ClickHouse.
     clickhouse: String,
     data: PathBuf,
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// What stands between clients and the server.
@@ -147,16 +144,15 @@ impl Protection {
 }
 
 impl Server {
+    /// Starts it, and waits until it listens.
     fn start(place: &Workplace, clickhouse: bool) -> Server {
         Server::start_with(place, clickhouse, &[])
     }
 
     fn start_with(place: &Workplace, clickhouse: bool, arguments: &[String]) -> Server {
-        let (port, clickhouse_port) = (free_port(), free_port());
         let mut command = Command::new(env!("CARGO_BIN_EXE_heliostat"));
         command
-            .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
-            .args(["--clickhouse-http-port", &clickhouse_port.to_string()])
+            .args(["serve", "--listen", "127.0.0.1:0", "--clickhouse-http-port", "0"])
             .arg("--data-dir")
             .arg(place.path("data"))
             .arg("--queries")
@@ -167,15 +163,9 @@ impl Server {
         if !clickhouse {
             command.arg("--no-clickhouse");
         }
-        Server {
-            child: command.spawn().unwrap(),
-            http: match arguments.is_empty() {
-                true => format!("http://127.0.0.1:{port}"),
-                false => format!("https://127.0.0.1:{port}"),
-            },
-            clickhouse: format!("http://127.0.0.1:{clickhouse_port}"),
-            data: place.path("data"),
-        }
+        let (mut child, data) = (command.spawn().unwrap(), place.path("data"));
+        let Addresses { http, clickhouse } = addresses(&mut child, &data);
+        Server { child, http, clickhouse: clickhouse.unwrap_or_default(), data }
     }
 
     /// The processes that the server has started: its ClickHouse.

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::rng::Rng;
+use super::common::rng::Rng;
 use super::{BATCH, Server, Workplace, get, post};
 
 const QUERIES: &str = "

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::rng::Rng;
+use super::common::rng::Rng;
 use super::{Protection, Server, Workplace, ms, percentile, post};
 
 const VIEWS: u64 = 100;
@@ -47,8 +47,8 @@ pub async fn views(seconds: u64) {
     let place = Workplace::new();
     std::fs::write(place.path("queries/bids.sql"), queries()).unwrap();
     let (arguments, client) = Protection::Nothing.set_up(&place);
-    let server = Server::start_with(&place, true, &arguments);
     let started = Instant::now();
+    let server = Server::start_with(&place, true, &arguments);
     let is_live = || async {
         let answer = client.get(format!("{}/readyz?views=all", server.http)).send().await;
         answer.is_ok_and(|answer| answer.status().is_success())

@@ -312,7 +312,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_taken_back_leaves_no_trace(
+        fn retracted_floats_leave_the_sum_as_if_never_added(
             kept in prop::collection::vec(any::<f64>(), 0..20),
             gone in prop::collection::vec(any::<f64>(), 0..20),
         ) {

@@ -12,7 +12,7 @@ use super::exact::{FloatSum, co_moment};
 use super::{AggregateFunction, FoldedAggregate, Overflows, State, States};
 use crate::model::packed::{put_signed, take_signed};
 
-/// How many pairs there are, their sums, and those of their products.
+/// The number of pairs, the sums of both columns, and the sums of their products.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CoMoments {
     count: i64,
@@ -89,7 +89,8 @@ struct Around {
     xy: f64,
 }
 
-/// What is computed of the pairs, of which there is one at least. An infinity stands for what no float has.
+/// Computes an aggregate of the moments and the number of pairs, which is not zero. An infinity stands for a
+/// finite result beyond the largest float.
 type Of = fn(&CoMoments, f64) -> Option<f64>;
 
 struct OfPairs(Of);
@@ -125,7 +126,7 @@ of_pairs! {
 }
 
 impl Around {
-    /// What is computed of both columns, unless the sums are beyond floats.
+    /// Applies `of`, unless the sums are beyond the largest float. NULL where x does not vary.
     fn of_both(&self, of: fn(&Around) -> Option<f64>) -> Option<f64> {
         match (self.xx, self.yy) {
             (0.0, _) => None,

@@ -1,4 +1,4 @@
-//! What `sum` and `avg` keep of a group: how many numbers there are, and their exact sum.
+//! The state of `sum` and `avg` for a group: the number of its numbers, and their exact sum.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ use crate::model::packed::{
     put, put_bytes, put_signed, put_wide, take, take_bytes, take_signed, take_wide,
 };
 
-/// Decimals of this many digits can be summed in 128 bits: 10^10 of them.
+/// 128 bits hold the sum of 10^10 decimals of so many digits.
 const NARROW_DECIMAL_DIGITS_MAX: u8 = 28;
 
-/// What is kept of the numbers of a column.
+/// The type of state for the numbers of a column.
 pub enum Kept {
     /// An [`IntegerTotal`].
     Integers,
@@ -34,7 +34,7 @@ pub enum Kept {
 }
 
 impl Kept {
-    /// What is kept of numbers of this type.
+    /// The type of state for numbers of this type.
     pub fn of(input: &DataType) -> Self {
         match input {
             DataType::Float64 | DataType::Float32 => Kept::Floats,
@@ -47,12 +47,12 @@ impl Kept {
     }
 }
 
-/// The exact sum of some numbers.
+/// A number of numbers and their exact sum.
 pub trait Total: State + Default + 'static {
     /// Adds a batch's column to the totals of the rows' groups.
     fn add_column(column: &ArrayRef, totals: States<'_, Self>) -> Result<(), ArrowError>;
 
-    /// How many numbers there are.
+    /// The number of numbers, NULLs not counted.
     fn count(&self) -> i64;
 }
 
@@ -75,12 +75,12 @@ pub struct WideTotal {
     sum: ExactInteger,
 }
 
-/// An integer of any size: in 128 bits while they are enough.
+/// An integer of any size. Equal integers have the same variant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ExactInteger {
-    /// Of 128 bits.
+    /// An integer that fits 128 bits.
     Small(i128),
-    /// Of more.
+    /// An integer that needs more.
     Big(BigInt),
 }
 
@@ -105,12 +105,12 @@ impl ExactInteger {
         }
     }
 
-    /// Whether it is zero.
+    /// True if it is zero.
     pub fn is_zero(&self) -> bool {
         *self == ExactInteger::Small(0)
     }
 
-    /// Appends it in the form in which it is kept.
+    /// Appends it in its packed form.
     pub fn pack(&self, out: &mut Vec<u8>) {
         match self {
             ExactInteger::Small(value) => {
@@ -124,7 +124,7 @@ impl ExactInteger {
         }
     }
 
-    /// Takes one in that form off the front.
+    /// Reads a packed integer, and removes it from the front.
     pub fn unpack(from: &mut &[u8]) -> Self {
         match take(from) {
             0 => ExactInteger::Small(take_wide(from)),
@@ -298,7 +298,7 @@ impl State for Box<FloatTotal> {
 }
 
 impl IntegerTotal {
-    /// The sum as it is kept.
+    /// The sum, which always fits.
     pub fn sum_i128(&self) -> i128 {
         self.sum.get()
     }
@@ -395,7 +395,7 @@ impl FloatTotal {
         self.sum.value()
     }
 
-    /// Whether the sum is finite though no float has it.
+    /// True if the exact sum is finite but beyond the largest float.
     pub fn overflows(&self) -> bool {
         self.sum.overflows()
     }

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::changes::{Gone, Subscriber};
 use super::dead_letters::Letters;
@@ -21,10 +21,10 @@ use super::tasks::blocking;
 use super::tracker::ViewTracker;
 use crate::dataflow::{EncodedRow, Runtime, ViewRead, read_order};
 use crate::log::LogFollower;
-use crate::model::Head;
 use crate::model::clock::now_ms;
 use crate::model::schema::SqlType;
 use crate::model::view::{ViewCodec, ViewSchema};
+use crate::model::{Head, Position};
 use crate::plan::ViewPlan;
 use crate::sink::clickhouse::NAME as CLICKHOUSE;
 use crate::status::{
@@ -179,30 +179,57 @@ impl EngineBackend {
     }
 
     async fn read_rows(&self, request: RowsRequest) -> Result<RowsAnswer, RowsError> {
-        let views = self.registry.views();
-        let Some(view) = views.views.get(&request.view) else {
-            return Err(RowsError::NotFound { view: request.view });
-        };
-        let state = Self::state(view);
-        let Some(view) = view.shown().filter(|_| state == ViewState::Live) else {
-            return Err(RowsError::NotLive { view: request.view, state });
-        };
-        let query = RowsQuery::new(&view.plan.schema, &request)?;
         let deadline = tokio::time::Instant::now() + request.timeout;
-        let mut complete = view.watch_complete();
-        let reached = complete.wait_for(|head| head.position >= request.min_position);
-        if !matches!(tokio::time::timeout_at(deadline, reached).await, Ok(Ok(_))) {
-            let (position, reached) = (request.min_position, view.complete().position);
-            return Err(RowsError::Timeout { position, reached });
-        }
-        // The client's time is for the position; reading what is there takes a moment of its own.
-        let deadline = deadline.max(tokio::time::Instant::now() + READ_TIME);
-        let (position, tick, rows) =
-            self.collect(view.id, &query, deadline).await.ok_or_else(|| {
+        loop {
+            let views = self.registry.views();
+            let Some(view) = views.views.get(&request.view) else {
+                return Err(RowsError::NotFound { view: request.view });
+            };
+            let state = Self::state(view);
+            let Some(view) = view.shown().filter(|_| state == ViewState::Live) else {
+                return Err(RowsError::NotLive { view: request.view, state });
+            };
+            let query = RowsQuery::new(&view.plan.schema, &request)?;
+            let late = || {
                 let (position, reached) = (request.min_position, view.complete().position);
                 RowsError::Timeout { position, reached }
-            })?;
-        query.answer(position, tick, rows, request.limit)
+            };
+            match reach(view, view.watch_complete(), request.min_position, deadline).await {
+                Reach::Reached => {}
+                Reach::Late => return Err(late()),
+                Reach::Ended => continue,
+            }
+            // The client's time is for the position; reading what is there takes a moment of its own.
+            let deadline = deadline.max(tokio::time::Instant::now() + READ_TIME);
+            return match self.collect(view.id, &query, deadline).await {
+                Some((position, tick, rows)) => query.answer(position, tick, rows, request.limit),
+                None if view.has_ended() => continue,
+                None => Err(late()),
+            };
+        }
+    }
+
+    /// Waits until the generation that answers requests about a view shows a position; false if it
+    /// does not until the deadline, or the view is gone.
+    async fn reaches(
+        &self,
+        view: &str,
+        request: &WaitRequest,
+        deadline: tokio::time::Instant,
+    ) -> bool {
+        loop {
+            let views = self.registry.views();
+            let Some(tracker) = views.views.get(view).and_then(View::shown) else { return false };
+            let head = match (&tracker.sink, request.target) {
+                (Some(sink), WaitTarget::ClickHouse) => sink.watch_recorded(request.position),
+                _ => tracker.watch_complete(),
+            };
+            match reach(tracker, head, request.position, deadline).await {
+                Reach::Reached => return true,
+                Reach::Late => return false,
+                Reach::Ended => {}
+            }
+        }
     }
 
     /// All workers' rows for a query, in reading order, as of one tick.
@@ -230,6 +257,33 @@ impl EngineBackend {
         }
         all.sort_by_cached_key(|(key, _, _)| read_order(key));
         Some((end.position, end.tick, all))
+    }
+}
+
+/// How waiting for a position of one generation ended.
+enum Reach {
+    Reached,
+    /// The deadline has come.
+    Late,
+    /// The generation is fed no more: another one answers.
+    Ended,
+}
+
+/// Waits until `head`, which is one of the generation's, is at a position.
+async fn reach(
+    generation: &ViewTracker,
+    mut head: watch::Receiver<Head>,
+    position: Position,
+    deadline: tokio::time::Instant,
+) -> Reach {
+    let reached = head.wait_for(|head| head.position >= position);
+    tokio::select! {
+        biased;
+        reached = tokio::time::timeout_at(deadline, reached) => match reached {
+            Ok(Ok(_)) => Reach::Reached,
+            _ => Reach::Late,
+        },
+        () = generation.ended() => Reach::Ended,
     }
 }
 
@@ -469,13 +523,7 @@ impl Backend for EngineBackend {
             let deadline = tokio::time::Instant::now() + request.timeout;
             let mut late = Vec::new();
             for view in wanted {
-                let Some(tracker) = view.shown() else { continue };
-                let mut head = match (&tracker.sink, request.target) {
-                    (Some(sink), WaitTarget::ClickHouse) => sink.watch_recorded(request.position),
-                    _ => tracker.watch_complete(),
-                };
-                let shown = head.wait_for(|head| head.position >= request.position);
-                if !matches!(tokio::time::timeout_at(deadline, shown).await, Ok(Ok(_))) {
+                if !self.reaches(&view.wanted.schema.name, &request, deadline).await {
                     late.push(waiting(view));
                 }
             }

@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_goes_and_is_missed_by_who_needs_it() {
+    fn changes_beyond_the_budget_are_dropped_and_end_slow_feeds() {
         let recent = RecentChanges::default();
         let complete = |tick| CompleteTicks {
             head: Head { tick, position: tick },

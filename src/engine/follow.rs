@@ -134,6 +134,8 @@ impl Following {
             return;
         }
         self.watcher = None;
+        // Where tests let the system tell nothing.
+        fail::fail_point!("no_notify", |_| ());
         let changed = self.changed.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if event.is_ok_and(|event| !is_change(event.kind)) {

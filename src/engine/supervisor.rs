@@ -648,7 +648,7 @@ impl RunningViews {
 
     /// Stops a generation.
     fn end(&self, view: &Arc<ViewTracker>) {
-        view.changes.end("the view is gone, or was built anew");
+        view.end("the view is gone, or was built anew");
         self.feeder.remove(view.id);
         self.keep_time();
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::changes::RecentChanges;
 use crate::dataflow::Failures;
@@ -37,6 +38,8 @@ pub struct ViewTracker {
     /// Woken when the watermark has moved.
     wake: Arc<Notify>,
     complete: watch::Sender<Head>,
+    /// Cancelled once the installation is fed no more, since another one answers or the view is gone.
+    ended: CancellationToken,
     start: ViewStart,
     began_at: Instant,
     /// How long it took to become live, once it has; in milliseconds.
@@ -76,6 +79,7 @@ impl ViewTracker {
             over: AtomicBool::new(false),
             wake,
             complete: watch::Sender::new(Head::default()),
+            ended: CancellationToken::new(),
             start,
             began_at: Instant::now(),
             live_after: OnceLock::new(),
@@ -211,6 +215,23 @@ impl ViewTracker {
         // The first reason is the one that counts.
         self.changes.end(&reason);
         let _ = self.failed.set(reason);
+    }
+
+    /// The installation is fed no more. The registry has another one in its place already, or none.
+    pub fn end(&self, reason: &str) {
+        self.changes.end(reason);
+        self.ended.cancel();
+    }
+
+    /// Resolves once the installation is fed no more: whoever waits for it goes on with the one that
+    /// answers then.
+    pub fn ended(&self) -> WaitForCancellationFuture<'_> {
+        self.ended.cancelled()
+    }
+
+    /// True once the installation is fed no more.
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
     }
 
     /// Why the view has stopped, if it has.

@@ -335,6 +335,7 @@ fn reason(
 
 /// The command `plan-child`: plans the request on standard input, and answers on standard output.
 pub fn child() -> io::Result<()> {
+    let _failpoints = fail::FailScenario::setup();
     yield_to_others();
     let request: TrialRequest = serde_json::from_reader(io::stdin().lock())?;
     let TrialRequest { files, excluded, time_ms_max, memory_bytes_max } = request;

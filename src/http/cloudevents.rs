@@ -3,10 +3,12 @@
 //! `subject` is the stream, the extensions `dataversion` and `expectedversion` are what their names
 //! say, and attributes that the envelope has no member for go to the metadata.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
+use percent_encoding::percent_decode;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -237,36 +239,23 @@ fn quoted(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
 }
 
-/// A header's value: the quotes of a quoted string taken off, and percent-decoded.
+/// A header's value: the quotes of a quoted string are taken off with its escapes, then it is
+/// percent-decoded once. `None` if that is not UTF-8.
 fn header_text(value: &[u8]) -> Option<String> {
     let inner = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\""));
-    let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = inner.unwrap_or(value);
-    while let Some((byte, behind)) = rest.split_first() {
-        rest = behind;
-        match (byte, rest) {
-            (b'\\', [escaped, behind @ ..]) if inner.is_some() => {
-                bytes.push(*escaped);
-                rest = behind;
-            }
-            (b'%', [high, low, behind @ ..])
-                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
-            {
-                bytes.push(hex(*high) << 4 | hex(*low));
-                rest = behind;
-            }
-            _ => bytes.push(*byte),
-        }
-    }
-    String::from_utf8(bytes).ok()
+    let unquoted = inner.map_or(Cow::Borrowed(value), |inner| Cow::Owned(unescaped(inner)));
+    percent_decode(&unquoted).decode_utf8().ok().map(Cow::into_owned)
 }
 
-/// The value of a hexadecimal digit.
-fn hex(digit: u8) -> u8 {
-    match digit {
-        b'0'..=b'9' => digit - b'0',
-        _ => (digit | 0x20) - b'a' + 10,
+/// The inside of a quoted string, where a backslash stands before what is meant as it is.
+fn unescaped(inner: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(inner.len());
+    let mut rest = inner.iter();
+    while let Some(byte) = rest.next() {
+        let escaped = if *byte == b'\\' { rest.next() } else { None };
+        bytes.push(*escaped.unwrap_or(byte));
     }
+    bytes
 }
 
 #[cfg(test)]
@@ -281,6 +270,8 @@ mod tests {
             ("100%", "100%"),
             ("%2x", "%2x"),
             ("\"a \\\"b\\\" %41\"", "a \"b\" A"),
+            ("\"a\\\\b\\%41\"", "a\\bA"),
+            ("%2541", "%41"),
         ] {
             assert_eq!(header_text(value.as_bytes()).as_deref(), Some(text), "{value}");
         }

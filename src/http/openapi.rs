@@ -191,8 +191,9 @@ mod documented {
 
     /// An event to append.
     #[derive(ToSchema)]
+    #[schema(as = NewEvent)]
     #[serde(deny_unknown_fields)]
-    pub struct NewEvent {
+    pub struct NewEventSchema {
         #[schema(min_length = 1, max_length = 255)]
         r#type: String,
         /// The payload.
@@ -220,8 +221,8 @@ mod documented {
     #[derive(ToSchema)]
     #[serde(untagged)]
     pub enum NewEvents {
-        One(NewEvent),
-        Several(Vec<NewEvent>),
+        One(NewEventSchema),
+        Several(Vec<NewEventSchema>),
     }
 
     /// CloudEvents 1.0; further members are extensions.

@@ -32,7 +32,7 @@ pub struct LogCopy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopiedSegment {
     pub name: String,
-    /// How many of its bytes are copied.
+    /// The number of its bytes that are copied.
     pub bytes: u64,
     /// Nothing more is written to it.
     pub sealed: bool,
@@ -183,7 +183,7 @@ impl LogCopy {
 /// the list cannot be read.
 pub fn segments_until(list: &[u8], until: Tick) -> Option<Vec<String>> {
     let ReadList::Found { list, .. } = SegmentList::parse(list) else { return None };
-    // Of some nobody knows the last tick.
+    // A segment whose last tick is unknown has 0.
     let reaches = |listed: &Listed| listed.tick > until;
     let first = list.segments.iter().position(reaches).unwrap_or(list.segments.len());
     let is_needed = |(index, listed): &(usize, &Listed)| {
@@ -196,15 +196,15 @@ pub fn segments_until(list: &[u8], until: Tick) -> Option<Vec<String>> {
     Some(known.chain(needed.map(|(_, listed)| listed.file().name())).collect())
 }
 
-/// What became of a log that was cut.
+/// The result of cutting a log.
 #[derive(Debug)]
 pub struct CutLog {
     pub head: Head,
-    /// How many events were dropped; without any the log is as it was.
+    /// The number of dropped events; with 0 the log is unchanged.
     pub dropped: u64,
     /// The new id, if events were dropped.
     pub new_id: Option<Uuid>,
-    /// What control frames up to the cut say, in order.
+    /// The control frames up to the cut, in order.
     pub controls: Vec<Control>,
 }
 
@@ -325,7 +325,7 @@ fn unpack(
     Ok(bytes)
 }
 
-/// What cannot be read is none of the log's business.
+/// The control in a frame; `None` if there is none, or if a later version wrote one that is unknown here.
 fn control(frame: &Frame) -> Option<Control> {
     frame.control().ok().flatten()
 }

@@ -16,12 +16,11 @@ use super::LogError;
 use super::archive::{self, ArchivedSegment};
 use super::remote::{self, ArchivePlace, RemoteSegments};
 
-/// How long a log may still be held by a process that is ending: that of a server whose parent was killed
-/// just now.
+/// How long to wait for the lock of a log, which a server whose parent was killed just now may still hold.
 const LOCK_TIME_MAX: Duration = Duration::from_secs(1);
-/// So many archived segments are open at most, each with a few blocks in memory.
+/// The most archived segments that are open at once, each with a few blocks in memory.
 const ARCHIVED_OPEN_MAX: usize = 16;
-/// How often it is looked whether it is.
+/// The pause between two attempts to lock it.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A directory of append-only files.
@@ -74,7 +73,7 @@ pub trait Files: Send + Sync {
     }
 }
 
-/// How many files the process may have open.
+/// The number of files that the process may have open.
 fn descriptors_max() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the call writes to the given structure alone.
@@ -82,7 +81,7 @@ fn descriptors_max() -> usize {
     if result == 0 { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { 1024 }
 }
 
-/// How many files a part of the log keeps open at most, so that connections have most descriptors.
+/// The number of files that a part of the log keeps open at most: most descriptors are for connections.
 pub fn open_files_max() -> usize {
     (descriptors_max() / 8).clamp(16, 128)
 }
@@ -394,7 +393,7 @@ impl Files for DiskFiles {
             Ok(())
         });
         if let Err(error) = written {
-            // What is half written is in the way of nobody, but takes room.
+            // The half-written file does no harm, but takes room.
             let _ = std::fs::remove_file(&next);
             return Err(error);
         }
@@ -601,7 +600,7 @@ impl Disk {
         if self.dead { Err(input_output_error()) } else { Ok(()) }
     }
 
-    /// How many of `len` bytes can be written, and what the write ends with.
+    /// The number of bytes, of `len`, that can be written, and the result of the write.
     fn write(&mut self, len: usize) -> (usize, io::Result<()>) {
         if let Err(error) = self.operation() {
             return (0, Err(error));

@@ -685,7 +685,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(events in prop::collection::vec(any_event(), 1..20), tick: u64, epoch: u64, first in 1_u64..1 << 60) {
+        fn frames_are_read_back_as_written(events in prop::collection::vec(any_event(), 1..20), tick: u64, epoch: u64, first in 1_u64..1 << 60) {
             let written = Frame::of_events((epoch, tick), first, events.iter(), &[]).unwrap();
             let frame = read(&bytes_of(&written)).unwrap();
             prop_assert_eq!((frame.tick(), frame.first_position(), frame.count() as usize), (tick, first, events.len()));

@@ -1,8 +1,8 @@
 //! The list of a log's segments: which there are, where each ends, and which positions are lost.
 //!
 //! It is the file `segments` beside them, replaced as a whole, and synced, when a segment begins, when
-//! one was rewritten, and when a writer takes the log over. A segment that is gone from the directory
-//! is missed because of it, and a file of a segment that is not in it is not of the log.
+//! one was rewritten, and when a writer takes the log over. The list tells of a segment that is missing in the
+//! directory, and of a file there that is not of this log.
 //!
 //! ```text
 //! two equal lines: if one is damaged, the other one counts
@@ -54,8 +54,8 @@ const FORMAT_ONE: u32 = 1;
 /// The list of a log that was trimmed or has archived segments: to whoever does not know of that, events
 /// are lost.
 const FORMAT_LATER: u32 = 3;
-/// So many positions are reserved at a time. If the last segment is lost, the next event gets the
-/// first position that is not reserved, since any before it may have been given to an event.
+/// The number of positions that are reserved at a time. If the last segment is lost, the next event gets
+/// the first position that is not reserved: any before it may belong to a lost event.
 const RESERVED_POSITIONS: u64 = 1 << 18;
 
 /// The content of the list.
@@ -149,7 +149,7 @@ pub struct GapBytes {
 }
 
 impl Gap {
-    /// How many positions are lost.
+    /// The number of lost positions.
     pub fn positions(&self) -> u64 {
         (self.last + 1).saturating_sub(self.first)
     }
@@ -225,7 +225,7 @@ impl SegmentList {
             Err(source) => return Err(LogError::Io { path: LIST_NAME.to_string(), source }),
         };
         match SegmentList::parse(&bytes) {
-            // It is whole: nobody may take it for damage.
+            // A list of a later version is whole: it is not damage.
             ReadList::Damaged(error @ ListError::Version { .. }) => {
                 Err(LogError::newer(LIST_NAME, 0, error))
             }
@@ -238,7 +238,7 @@ impl SegmentList {
         let (first, second) = bytes.split_at(bytes.len() / 2);
         let first_line = bytes.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
         let whole = first == second;
-        // Of a file that is cut short the first line may be whole.
+        // Where the file is cut short, its first line may still be whole.
         let copies = [first, second, first_line].map(SegmentList::copy);
         let mut reason = ListError::TooShort;
         for copy in copies {
@@ -376,7 +376,7 @@ impl SegmentList {
         let listed = self.segments.last().map_or(0, |last| last.first);
         let mut new: Vec<SegmentFile> =
             found.iter().copied().filter(|file| file.first > listed).collect();
-        // Of two files of a segment the later format is the one that was rewritten, and whole.
+        // Where a segment has two files, the one of the later format is its finished rewrite.
         new.sort_unstable_by_key(|file| (file.first, std::cmp::Reverse(file.format)));
         new.dedup_by_key(|file| file.first);
         for file in &new {
@@ -447,7 +447,7 @@ pub struct Segments {
     list: RwLock<SegmentList>,
     /// Held while the list is changed.
     changing: Mutex<()>,
-    /// Where the list is read again, if another process writes it.
+    /// The files to read the list from again; `None` where this process writes it.
     source: Option<Arc<dyn Files>>,
 }
 

@@ -1,9 +1,8 @@
 //! Reads a log's files when it is opened.
 //!
-//! A torn tail is cut. Damage in a segment that is sealed is an alarm: appends go on, since the list
-//! knows which position comes next. Damage in the segment that is written to is an error, and so is
-//! its loss: positions could be given away twice. What a crash has left of rewriting a segment is
-//! removed.
+//! A torn tail is cut. Damage in a sealed segment raises an alarm: appends go on, since the list knows
+//! the next position. Damage or loss of the segment that is written to is an error: positions could be
+//! given away twice. Unfinished rewrites that a crash has left are removed.
 
 use std::sync::Arc;
 
@@ -88,7 +87,7 @@ pub fn recover(files: &dyn Files, alarms: &Alarms) -> Result<RecoveredLog, LogEr
         next.reserve(head.position + 1);
         match next.write(files) {
             Ok(()) => list = next,
-            // It is written with the next segment.
+            // The next segment writes the list again.
             Err(error) if is_full(&error) => tracing::warn!(%error, "the list is not written"),
             Err(source) => return Err(LogError::Io { path: LIST_NAME.to_string(), source }),
         }
@@ -207,7 +206,7 @@ fn sealed_damage(
     found: &[SegmentFile],
 ) -> Result<Vec<LogError>, LogError> {
     let mut damage = Vec::new();
-    // Those that are elsewhere are looked at when they are needed.
+    // Segments in an object store are checked when they are read.
     let is_here = |listed: &&Listed| listed.sealed && listed.remote.is_none();
     for listed in list.segments.iter().filter(is_here) {
         let name = listed.file().name();
@@ -235,7 +234,7 @@ fn sealed_damage(
 
 /// The segments of the directory that do not belong to the log.
 pub fn unlisted(list: &SegmentList, found: &[SegmentFile]) -> impl Iterator<Item = SegmentFile> {
-    // What a crash has left of trimmed ones is in nobody's way.
+    // A crash may have left files of trimmed segments: they are not unlisted.
     let trimmed = list.trimmed_through();
     let is_other =
         move |file: &SegmentFile| list.segment(file.first).is_none() && file.first > trimmed;
@@ -267,7 +266,7 @@ fn recover_last(
             NextFrame::Frame(frame) => {
                 head = Head { position: frame.last_position(), tick: frame.tick() };
                 epoch = epoch.max(frame.epoch());
-                // What cannot be read is none of the log's business.
+                // A control that is unknown here does not matter to the log itself.
                 if let Ok(Some(Control::Queries(in_use))) = frame.control() {
                     queries = Some(in_use.set);
                 }
@@ -297,7 +296,7 @@ fn recover_last(
         }
     }
     if let Some((offset, frame)) = last_frame {
-        // It may have been written and not synced: what is shown from now on has to stay.
+        // The frame may be in the page cache only. Readers see it from now on, so it is synced again.
         files
             .rewrite(reader.name(), offset, frame.as_bytes())
             .map_err(|source| LogError::of_file(reader.name(), source))?;

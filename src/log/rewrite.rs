@@ -27,15 +27,15 @@ use crate::model::Position;
 use crate::model::alarm::{Alarms, Part};
 use crate::model::clock::now_ms;
 
-/// What the name of a file ends with that is being written.
+/// The suffix of a file that is not complete yet.
 pub const UNFINISHED: &str = ".rewriting";
-/// How much is written to a file at once.
+/// The bytes that are written to a file at once.
 const WRITE_BYTES: usize = 1 << 20;
 /// How long to wait after a segment could not be rewritten: the disk may be full.
 const RETRY_PAUSE: Duration = Duration::from_secs(30);
-/// So much room must there be beside a copy, so that appends do not meet a full disk because of it.
+/// The bytes that must stay free beside a copy, so that it does not make appends meet a full disk.
 const ROOM_BYTES_MIN: u64 = 256 << 20;
-/// How often it is looked whether a segment is old enough to be archived.
+/// The shortest and the longest pause between two looks for segments that are old enough to be archived.
 const ARCHIVE_PAUSE_MIN: Duration = Duration::from_millis(50);
 const ARCHIVE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long to wait for the end of a segment that is written to.
@@ -94,7 +94,7 @@ pub fn copy(
         Ok(rewritten)
     });
     if copied.is_err() {
-        // It takes room, and the next start removes it, too.
+        // The unfinished file takes room. If it cannot be removed now, the next start removes it.
         let _ = files.remove(&unfinished);
     }
     copied
@@ -279,7 +279,7 @@ pub fn replace(
     fail::fail_point!("log_rewrite_listed", |_| std::process::abort());
     let old = listed.file().name();
     if let Err(error) = files.remove(&old) {
-        // It is in the way of nobody, and the next start removes it.
+        // Nobody reads the old file any more, and the next start removes it.
         tracing::warn!(%error, segment = old, "the file of before is still there");
     }
     Ok(())
@@ -349,12 +349,12 @@ impl Drop for Rewriter {
     }
 }
 
-/// What there is to rewrite.
+/// The rewriter's next step.
 #[derive(Debug, PartialEq)]
 enum Next {
-    /// Everything is of the current format, or cannot be read.
+    /// Nothing: all segments have the current format, or cannot be read.
     None,
-    /// The segment that is written to is of an earlier format.
+    /// Wait: only the segment that is written to has an earlier format.
     Later,
     Segment(Listed),
 }
@@ -377,7 +377,7 @@ struct Work {
     archive: Option<Archiving>,
 }
 
-/// What is to be done with old segments.
+/// Which segments are archived, and where they go.
 struct Archiving {
     after_ms: u64,
     to: Option<String>,
@@ -400,7 +400,7 @@ impl Work {
                 Ok(true) => continue,
                 Ok(false) => alarms.clear(Part::Log, ARCHIVE),
                 Err((first, error)) if error.is_damage() => {
-                    // Whoever reads it will find it, too. It stays as it is.
+                    // The damaged segment stays as it is; readers report it as well.
                     error.raise(alarms);
                     from = first + 1;
                     continue;
@@ -507,7 +507,7 @@ impl Work {
             match self.replace((listed, LogFormat::CURRENT), rate) {
                 Ok(()) => count += 1,
                 Err(error) if error.is_damage() => {
-                    // Whoever reads it will find it, too. It stays as it is.
+                    // The damaged segment stays as it is; readers report it as well.
                     error.raise(alarms);
                     from = listed.first + 1;
                 }

@@ -14,12 +14,12 @@ use super::list::{KnownEvents, LIST_NAME, Listed, ReadList, SegmentList, Trimmed
 use super::segment::{NextFrame, SegmentFile};
 use crate::model::{Position, Tick};
 
-/// Which events are to go.
+/// The end of a trim: segments go that have only events before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrimBefore {
-    /// Those before this position.
+    /// Events before this position.
     Position(Position),
-    /// Those that were appended before this time.
+    /// Events that were appended before this time.
     Time(Tick),
 }
 
@@ -60,7 +60,7 @@ impl Trim {
         let goes = |listed: &&Listed| {
             let is_before = match before {
                 TrimBefore::Position(position) => listed.last < position,
-                // Of some nobody knows the last tick.
+                // A segment whose last tick is unknown has 0, and stays.
                 TrimBefore::Time(time) => listed.tick > 0 && listed.tick < time,
             };
             listed.sealed && is_before
@@ -80,7 +80,7 @@ impl Trim {
         self.list.history()
     }
 
-    /// How many segments go, and their bytes.
+    /// The number of segments that go, and their bytes.
     pub fn size(&self) -> (usize, u64) {
         (self.gone.len(), self.gone.iter().map(|listed| listed.bytes).sum())
     }

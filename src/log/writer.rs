@@ -308,6 +308,9 @@ impl LogWriter {
         let cut = || cut_segment(self.files.as_ref(), &self.segments, &segment.name, segment.len);
         let written = segment.file.write(frame.as_bytes()).map_err(WriteError::of_write);
         written.map_err(|error| error.after(cut))?;
+        fail::fail_point!("frame_sync", |_| Err(WriteError::Fatal(std::io::Error::other(
+            "syncing failed: a failpoint"
+        ))));
         segment.file.sync().map_err(WriteError::Fatal)?;
         // Whoever has taken the log over since may not know of the frame: nobody is told that it is there.
         self.segments.expect_own(self.files.as_ref()).map_err(WriteError::Fatal)?;

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passes_64_bits_stays_an_overflow() {
+    fn counts_beyond_64_bits_stay_an_overflow() {
         let (most, one) = (Multiplicity::new(i64::MAX), Multiplicity::new(1));
         assert_eq!(most.plus(one.negated()).known(), Some(i64::MAX - 1));
         let overflow = most.plus(one);

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_put_is_taken_and_nothing_is_left() {
+    fn packed_values_are_read_back_and_use_all_bytes() {
         let numbers = [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX];
         let signed = [0, -1, 63, -64, 64, i64::MIN, i64::MAX];
         let least = i128::from(i64::MIN);

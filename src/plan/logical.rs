@@ -158,15 +158,21 @@ impl QueryPlanner {
         ParserOptions::from(&self.functions.options.sql_parser)
     }
 
-    /// Types made to agree, joins ordered, unread columns dropped.
-    pub fn optimize(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+    /// The plan of the view `name`: types made to agree, joins ordered, unread columns dropped.
+    #[cfg_attr(not(feature = "failpoints"), expect(unused_variables, reason = "for failpoints"))]
+    pub fn optimize(&self, name: &str, plan: LogicalPlan) -> Result<LogicalPlan> {
         let config =
             PlannerConfig { functions: &self.functions, aliases: Arc::new(AliasGenerator::new()) };
         let plan = literals::in_plan(plan)?;
         let plan = ResolveGroupingFunction::new().analyze(plan, &self.functions.options)?;
         let plan = TypeCoercion::new().analyze(plan, &self.functions.options)?;
         let plan = cast::in_plan(plan)?;
-        let plan = Optimizer::with_rules(rules()).optimize(plan, &config, |_, _| {})?;
+        // Called by the optimizer after each rule: where tests let it panic.
+        let after_rule = |_: &LogicalPlan, _: &dyn OptimizerRule| {
+            #[cfg(feature = "failpoints")]
+            fail::fail_point!(&format!("optimizing view {name}"));
+        };
+        let plan = Optimizer::with_rules(rules()).optimize(plan, &config, after_rule)?;
         // Dropping columns has put projections between LIMITs and their ORDER BY.
         sink_limits(plan)
     }
@@ -237,8 +243,8 @@ impl OptimizerConfig for PlannerConfig<'_> {
 
 /// The relations that a query names, CTEs of its own included.
 pub fn relations_of(query: &Query) -> BTreeSet<String> {
-    struct Names(BTreeSet<String>);
-    impl Names {
+    struct NamedRelations(BTreeSet<String>);
+    impl NamedRelations {
         /// `TABLE t` is a query that names a relation without FROM.
         fn body(&mut self, body: &SetExpr) {
             match body {
@@ -254,7 +260,7 @@ pub fn relations_of(query: &Query) -> BTreeSet<String> {
             }
         }
     }
-    impl Visitor for Names {
+    impl Visitor for NamedRelations {
         type Break = ();
         fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
             self.body(&query.body);
@@ -273,21 +279,21 @@ pub fn relations_of(query: &Query) -> BTreeSet<String> {
             ControlFlow::Continue(())
         }
     }
-    let mut names = Names(BTreeSet::new());
+    let mut names = NamedRelations(BTreeSet::new());
     let _ = query.visit(&mut names);
     names.0
 }
 
 /// The system columns that a query names.
 pub fn system_columns_of(query: &Query) -> BTreeSet<SystemColumn> {
-    struct Names(BTreeSet<SystemColumn>);
-    impl Names {
+    struct NamedSystemColumns(BTreeSet<SystemColumn>);
+    impl NamedSystemColumns {
         fn see(&mut self, ident: &Ident) {
             let name = super::names::fold(ident);
             self.0.extend(SYSTEM_COLUMNS.iter().filter(|c| c.field().name == name));
         }
     }
-    impl Visitor for Names {
+    impl Visitor for NamedSystemColumns {
         type Break = ();
         fn pre_visit_expr(&mut self, expr: &SqlExpr) -> ControlFlow<()> {
             match expr {
@@ -298,7 +304,7 @@ pub fn system_columns_of(query: &Query) -> BTreeSet<SystemColumn> {
             ControlFlow::Continue(())
         }
     }
-    let mut names = Names(BTreeSet::new());
+    let mut names = NamedSystemColumns(BTreeSet::new());
     let _ = query.visit(&mut names);
     names.0
 }

@@ -183,8 +183,8 @@ impl<'a> Planning<'a> {
     }
 
     fn materialize(&self, def: &ViewDef, plan: LogicalPlan) -> Result<ViewPlan, Unplannable> {
-        let plan =
-            self.queries.optimize(plan).map_err(|e| Unplannable(context::plain_message(&e)))?;
+        let optimized = self.queries.optimize(&def.name, plan);
+        let plan = optimized.map_err(|e| Unplannable(context::plain_message(&e)))?;
         size::check_constants(&plan)?;
         let iterations_max = def.options.max_iterations.unwrap_or(ITERATIONS_MAX_DEFAULT);
         let lowered = lower::lower(&plan, self.queries.options(), iterations_max)

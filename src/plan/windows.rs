@@ -30,7 +30,7 @@ const NANOSECONDS_PER_DAY: i128 = 86_400_000_000_000;
 
 /// The query with all windows written out.
 pub fn written_out(mut query: Query, is_aggregate: &dyn Fn(&str) -> bool) -> Result<Query> {
-    let mut walk = Queries { is_aggregate };
+    let mut walk = NamedWindows { is_aggregate };
     match query.visit(&mut walk) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(query),
@@ -66,11 +66,12 @@ pub fn tokens(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     out
 }
 
-struct Queries<'a> {
+/// Replaces the names of windows, query by query.
+struct NamedWindows<'a> {
     is_aggregate: &'a dyn Fn(&str) -> bool,
 }
 
-impl VisitorMut for Queries<'_> {
+impl VisitorMut for NamedWindows<'_> {
     type Break = DataFusionError;
 
     /// Sub-queries come before the query around them, so that theirs are written out by then.

@@ -128,7 +128,7 @@ fn runs_are_written_once_until_too_little_of_their_file_is_in_use() {
 }
 
 #[test]
-fn whatever_goes_wrong_while_publishing_the_snapshot_before_or_the_new_one_is_found() {
+fn failed_publication_leaves_the_old_snapshot_or_the_new_one() {
     let faults = (0..12)
         .flat_map(|n| [Fault::StopsAt { n }, Fault::SyncFails { n }])
         .chain((0..40).map(|n| Fault::TornWrite { at: n * 700 }))

@@ -35,6 +35,24 @@ pub fn text(output: &Output) -> String {
     format!("{out}{err}")
 }
 
+/// The process that this one runs with this command, one of the words on its command line.
+pub fn child_of(parent: u32, command: &str) -> Option<libc::pid_t> {
+    let parent = parent.to_string();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        // Behind the name in parentheses come the state and the parent.
+        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let lives = fields.next().is_some_and(|state| state != "Z");
+        let is_child = fields.next() == Some(&parent);
+        let named = arguments.split(|byte| *byte == 0).any(|word| word == command.as_bytes());
+        if lives && is_child && named {
+            return entry.file_name().to_str().unwrap().parse().ok();
+        }
+    }
+    None
+}
+
 /// Where a server listens.
 #[derive(Clone)]
 pub struct Addresses {
@@ -223,20 +241,7 @@ impl Server {
 
     /// The process that the server runs with this command: `read-side`, say.
     pub fn pid_of(&self, command: &str) -> Option<libc::pid_t> {
-        let parent = self.pid().to_string();
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            // Behind the name in parentheses come the state and the parent.
-            let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-            let lives = fields.next().is_some_and(|state| state != "Z");
-            let is_child = fields.next() == Some(&parent);
-            let named = arguments.split(|byte| *byte == 0).any(|word| word == command.as_bytes());
-            if lives && is_child && named {
-                return entry.file_name().to_str().unwrap().parse().ok();
-            }
-        }
-        None
+        child_of(self.pid(), command)
     }
 
     pub fn queries(&self) -> PathBuf {

@@ -75,7 +75,7 @@ async fn attributes_become_members_and_the_rest_metadata() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_cloudevent_is_refused_with_its_attribute() {
+async fn invalid_cloudevents_are_refused_with_their_attribute() {
     let server = Server::start().await;
     let with = |name: &str, value: Value| {
         let mut event = event("x");

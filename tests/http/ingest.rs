@@ -82,7 +82,7 @@ async fn an_event_comes_back_as_it_was_sent_and_can_be_sent_again() {
 }
 
 #[tokio::test]
-async fn what_is_left_out_has_defaults() {
+async fn omitted_members_have_defaults() {
     let server = Server::start().await;
     let before = chrono::Utc::now();
     let body = r#"[{"type":"A","data":{}},{"type":"B","data":{},"id":"mine","stream":null},

@@ -38,7 +38,7 @@ const BAD_EVENTS: &[(&str, &[(&str, &str)])] = &[
 ];
 
 #[tokio::test]
-async fn what_is_not_an_event_is_named_with_its_pointer() {
+async fn invalid_events_are_refused_with_their_pointers() {
     let server = Server::start().await;
     for (text, expected) in BAD_EVENTS {
         let found = server.post(JSON, *text).await.problem(400);

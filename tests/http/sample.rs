@@ -119,7 +119,7 @@ async fn a_server_takes_them_and_they_fit_the_sample_views() {
 }
 
 #[tokio::test]
-async fn it_waits_for_a_server_that_is_not_there_yet() {
+async fn sample_waits_for_a_server_that_starts_later() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("http://{}", socket.local_addr().unwrap());
@@ -138,7 +138,7 @@ async fn it_waits_for_a_server_that_is_not_there_yet() {
 }
 
 #[tokio::test]
-async fn it_ends_with_the_reason_when_it_is_refused() {
+async fn refused_sample_ends_with_the_reason() {
     let server = Server::start().await;
     // The server's own `OrderPlaced` wants a total.
     let error = send(&args(server.url(""), 1000.0, 1000), pending()).await.unwrap_err();

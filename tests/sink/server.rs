@@ -13,7 +13,7 @@ use crate::support::{eventually, query, start_own};
 const HOST_DIR: &str = "HELIOSTAT_TEST_HOST_DIR";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_keeps_its_data_over_kills_and_ends_when_told() {
+async fn own_clickhouse_keeps_its_data_over_kills_and_stops_on_request() {
     let dir = tempfile::tempdir().unwrap();
     let own = start_own(dir.path(), 0).await.unwrap();
     let url = own.url();
@@ -50,7 +50,7 @@ async fn a_taken_port_is_told() {
 }
 
 #[test]
-fn it_goes_when_its_parent_is_killed() {
+fn own_clickhouse_ends_with_its_killed_parent() {
     let dir = tempfile::tempdir().unwrap();
     let mut host = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "server::host_of_a_clickhouse", "--ignored"])
@@ -83,7 +83,7 @@ fn is_running(process: &str) -> bool {
     status.is_ok_and(|s| !s.contains("State:\tZ") && !s.contains("State:\tX"))
 }
 
-/// Not a test: the process that [`it_goes_when_its_parent_is_killed`] kills.
+/// Not a test: the process that [`own_clickhouse_ends_with_its_killed_parent`] kills.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "run by another test"]
 async fn host_of_a_clickhouse() {

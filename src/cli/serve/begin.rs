@@ -1,4 +1,4 @@
-//! What comes before a server serves, however many processes it has: its address, its directory,
+//! The preparations of a server, in one process or in several: its address, its directory,
 //! ClickHouse.
 
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ use crate::sink::clickhouse::{ClickHouseConfig, ClickHouseError, probe};
 pub struct Begun {
     pub settings: Settings,
     pub listener: TcpListener,
-    /// Whether only this machine reaches it.
+    /// True if it listens on a loopback address, so that only this machine reaches it.
     pub loopback: bool,
     pub access: Access,
     pub own_clickhouse: Option<OwnClickHouse>,
@@ -34,7 +34,7 @@ pub struct Begun {
 }
 
 impl Begun {
-    /// Where ClickHouse answers: over HTTP, and, the own one, over its native protocol.
+    /// ClickHouse's HTTP address, and the native one of our own ClickHouse.
     pub fn clickhouse_addresses(&self) -> (Option<String>, Option<String>) {
         let native = |own: &OwnClickHouse| format!("127.0.0.1:{}", own.tcp_port());
         let http = self.clickhouse.as_ref().map(|clickhouse| clickhouse.url.clone());
@@ -84,9 +84,9 @@ impl Begun {
     }
 }
 
-/// How long a process of a server that was killed may hold its address.
+/// How long to wait for the address, which a process of a killed server may still hold.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
-/// How often it is tried.
+/// The pause between two attempts to listen there.
 const ADDRESS_POLL: Duration = Duration::from_millis(20);
 
 async fn listen(addresses: &[SocketAddr]) -> std::io::Result<TcpListener> {
@@ -170,7 +170,7 @@ pub fn write_side(
     })
 }
 
-/// Who is let in.
+/// The gate that decides which requests are let in.
 fn gate(settings: &Settings, loopback: bool, access: Access) -> Gate {
     // On loopback a page of another name must not pass for one of this machine. Elsewhere there are
     // tokens, or everybody is let in on purpose.
@@ -199,7 +199,7 @@ async fn may_begin(settings: &Settings) -> Result<(), ClickHouseError> {
         return Ok(());
     }
     match probe(&config).await {
-        // It may be starting, too.
+        // A server that does not answer may be starting: views begin once it does.
         Err(ClickHouseError::Unreachable { .. }) => Ok(()),
         answered => answered,
     }

@@ -25,9 +25,9 @@ use crate::model::alarm::Alarms;
 use begin::Begun;
 use side::{Parent, SideStart};
 
-/// How long the process lives after it was told to end.
+/// The longest time between the signal to end and the end of the process.
 const END_TIME_MAX: Duration = Duration::from_secs(9);
-/// How long threads may take that work for the runtime when all else has ended.
+/// How long to wait for the runtime's threads when all else has ended.
 const RUNTIME_END_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Arguments of `heliostat serve`.
@@ -136,7 +136,7 @@ fn run_process(process: impl Future<Output = u8>) -> u8 {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
             let code = runtime.block_on(process);
-            // What still computes or waits for somebody else ends with the process.
+            // Threads that still compute or wait end with the process.
             runtime.shutdown_timeout(RUNTIME_END_TIME_MAX);
             code
         }

@@ -21,17 +21,21 @@ use crate::link::{LinkError, read_message, write_message};
 use crate::model::alarm::{Alarm, Alarms, Part};
 use crate::model::memory::{anonymous_bytes, total_bytes};
 
-/// How often the sides are looked after.
+/// The pause between two looks at the sides.
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);
-/// How often the memory of the read side is looked at.
+/// The pause between two looks at the memory of the read side.
 const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
-/// How long nothing may be heard from a side.
+/// The longest silence of a side; after it the parent kills the side.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// The pauses before a side is started again: the first after one that came at once, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A side that has served for so long is started again at once.
 const PAUSE_FORGOTTEN: Duration = Duration::from_secs(30);
+/// How long an alarm tells that a side has failed, once the side serves again.
+const FAILURE_TOLD: Duration = Duration::from_secs(10);
+/// How long to wait for the last messages of a side that has ended.
+const LAST_MESSAGES_TIME_MAX: Duration = Duration::from_millis(500);
 /// How long the write side may take to end, and both together: the read side writes a snapshot.
 const WRITE_SIDE_END_TIME_MAX: Duration = Duration::from_secs(3);
 const SIDES_END_TIME_MAX: Duration = Duration::from_millis(8_400);
@@ -95,7 +99,7 @@ impl Socket {
         const NAME: &str = "read-side.sock";
         let path = data_dir.join(NAME);
         if path.as_os_str().len() <= SOCKET_PATH_MAX {
-            // What is left of a server before.
+            // A killed server leaves its socket behind.
             let _ = std::fs::remove_file(&path);
             if UnixListener::bind(&path).is_ok() {
                 return Ok(Socket { path, _directory: None });
@@ -115,7 +119,7 @@ struct Sides {
     alarms: Alarms,
     watched: Instant,
     measured: Instant,
-    /// How much memory the read side may take.
+    /// The most bytes that the read side may take.
     memory_max: u64,
 }
 
@@ -131,19 +135,20 @@ impl Sides {
         Sides { write, read, listener, start, alarms, watched: now, measured: now, memory_max }
     }
 
-    /// Whether both do what they are for.
+    /// True while both sides serve.
     fn serve(&self) -> bool {
         self.write.is_serving() && self.read.is_serving()
     }
 
-    /// Looks after both sides; the code to end with where that has no sense.
+    /// Looks at both sides, and starts those that are due. The error is the code to end with, where starting
+    /// again would not help.
     async fn watch(&mut self) -> Result<(), u8> {
         // A process that was stopped for a while, or a machine that slept, has heard nothing.
         let slept = self.watched.elapsed() > SILENCE_MAX / 2;
         self.watched = Instant::now();
         for side in [&mut self.write, &mut self.read] {
             side.hear(slept);
-            side.look(&self.alarms)?;
+            side.look(&self.alarms).await?;
         }
         for side in [&mut self.write, &mut self.read] {
             side.end_if_silent();
@@ -155,7 +160,7 @@ impl Sides {
         if self.write.is_due() {
             self.write.start(&self.start, Some(&self.listener)).await?;
         }
-        // What it follows has to be there first.
+        // It follows the log of the write side.
         if self.read.is_due() && self.write.has_served {
             self.read.start(&self.start, None).await?;
         }
@@ -163,7 +168,7 @@ impl Sides {
         Ok(())
     }
 
-    /// Ends the sides: first the one that takes requests, then the one that answers them.
+    /// Ends the write side, which takes requests, and then the read side, which answers them.
     async fn end(&mut self) {
         let now = Instant::now();
         self.write.end(now + WRITE_SIDE_END_TIME_MAX).await;
@@ -175,10 +180,12 @@ impl Sides {
 struct Side {
     name: &'static str,
     command: &'static str,
-    /// What an alarm about it is about.
+    /// The part that alarms about this side name.
     part: Part,
     running: Option<RunningSide>,
     has_served: bool,
+    /// The error with which it ended by itself last, as long as that is told.
+    failed: Option<String>,
     /// When it is started next.
     due: Instant,
     pause: Duration,
@@ -193,12 +200,15 @@ struct RunningSide {
     /// The alarms that it was told last.
     alarms: Vec<Alarm>,
     killed: Option<String>,
+    /// The error with which it ends, as it says.
+    failed: Option<String>,
 }
 
 impl Side {
     fn new(name: &'static str, command: &'static str, part: Part) -> Self {
         let (due, pause) = (Instant::now(), Duration::ZERO);
-        Side { name, command, part, running: None, has_served: false, due, pause }
+        let (running, has_served, failed) = (None, false, None);
+        Side { name, command, part, running, has_served, failed, due, pause }
     }
 
     fn is_serving(&self) -> bool {
@@ -239,6 +249,7 @@ impl Side {
             heard: Instant::now(),
             alarms: Vec::new(),
             killed: None,
+            failed: None,
         };
         // One that ends at once is noticed by its end.
         let _ = running.tell(&FromParent::Start(Box::new(start.clone()))).await;
@@ -253,19 +264,23 @@ impl Side {
             running.heard = Instant::now();
         }
         while let Ok(message) = running.said.try_recv() {
-            running.heard = Instant::now();
-            if matches!(message, FromSide::Serving) {
-                running.serving_since = Some(Instant::now());
-                self.has_served = true;
-            }
+            running.hear(message);
         }
+        self.has_served |= running.serving_since.is_some();
     }
 
     /// Looks whether the side has ended; the code to end with if it never served.
-    fn look(&mut self, alarms: &Alarms) -> Result<(), u8> {
+    async fn look(&mut self, alarms: &Alarms) -> Result<(), u8> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        if running.serving_since.is_some() {
-            alarms.clear(self.part, self.name);
+        if let Some(since) = running.serving_since {
+            self.failed.take_if(|_| since.elapsed() >= FAILURE_TOLD);
+            match &self.failed {
+                None => alarms.clear(self.part, self.name),
+                Some(why) => {
+                    let message = format!("the {} has failed and serves again: {why}", self.name);
+                    alarms.raise(self.part, self.name, message);
+                }
+            }
         }
         let status = match running.child.try_wait() {
             Ok(None) => return Ok(()),
@@ -282,7 +297,16 @@ impl Side {
         if running.serving_since.is_some_and(long) {
             self.pause = Duration::ZERO;
         }
-        let why = running.killed.take().unwrap_or_else(|| told(status));
+        // Its last messages may still be in the socket.
+        let _ = tokio::time::timeout(LAST_MESSAGES_TIME_MAX, async {
+            while let Some(message) = running.said.recv().await {
+                running.hear(message);
+            }
+        })
+        .await;
+        self.failed = running.failed.take();
+        let failed = self.failed.clone();
+        let why = running.killed.take().or(failed).unwrap_or_else(|| told(status));
         self.running = None;
         let pause = self.wait();
         let consequence = match self.part {
@@ -357,7 +381,16 @@ impl Side {
 }
 
 impl RunningSide {
-    /// How long a side may take to read a message.
+    fn hear(&mut self, message: FromSide) {
+        self.heard = Instant::now();
+        match message {
+            FromSide::Serving => self.serving_since = Some(self.heard),
+            FromSide::Failed(why) => self.failed = Some(why),
+            FromSide::Beat => {}
+        }
+    }
+
+    /// How long to wait until a side reads a message.
     const TELL_TIME: Duration = Duration::from_secs(1);
 
     async fn tell(&mut self, message: &FromParent) -> Result<(), LinkError> {
@@ -382,7 +415,7 @@ async fn forward(mut from: OwnedReadHalf, said: mpsc::UnboundedSender<FromSide>)
     }
 }
 
-/// How a process ended.
+/// The exit code or signal of a process, in words.
 fn told(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {

@@ -14,7 +14,7 @@ use crate::model::alarm::Alarms;
 /// The hidden command.
 pub const COMMAND: &str = "read-side";
 
-/// Where memory runs out, the kernel ends this process before any other.
+/// The kernel kills this process first when memory runs out.
 const OOM_SCORE_ADJ: &str = "1000";
 
 /// Keeps the views until the parent tells to stop; the code to end with.
@@ -24,7 +24,7 @@ pub async fn serve(start: SideStart, parent: Parent) -> u8 {
     let tasks = Tasks::new(Alarms::default());
     let prepared = tokio::select! {
         prepared = prepare(start, &tasks) => prepared,
-        // Nothing is kept yet.
+        // No view has begun yet.
         () = parent.stopped() => return DONE,
     };
     let Prepared { link, history, read } = match prepared {
@@ -45,7 +45,11 @@ pub async fn serve(start: SideStart, parent: Parent) -> u8 {
         () = tasks.stopping().cancelled() => {}
     }
     running.end_in_order();
-    code_of(engine::end(&tasks, move || running.close()).await)
+    let served = engine::end(&tasks, move || running.close()).await;
+    if let Err(error) = &served {
+        parent.has_failed(error).await;
+    }
+    code_of(served)
 }
 
 /// A read side that may begin.

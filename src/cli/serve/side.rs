@@ -1,4 +1,4 @@
-//! What the parent and a side tell each other, on a socket that the side has as its standard input.
+//! The messages between the parent and a side, on a socket that is the side's standard input.
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as BlockingStream;
@@ -10,48 +10,53 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::ENVIRONMENT;
 use super::super::config::Settings;
+use crate::engine::EngineError;
 use crate::link::{read_message, write_message};
 use crate::model::alarm::Alarm;
 use crate::sink::clickhouse::ClickHouseConfig;
 
-/// How often a side says that it lives.
+/// The pause between two messages of a side that it lives.
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a side waits for its last message to be sent.
+const SAY_TIME_MAX: Duration = Duration::from_millis(500);
 /// The descriptor under which the write side has the socket that is listened on.
 const LISTENER_FD: RawFd = 19;
 
-/// What the parent tells.
+/// A message of the parent to a side.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromParent {
     /// The first message: what to serve.
     Start(Box<SideStart>),
-    /// What is wrong in the parent.
+    /// The alarms of the parent, all that there are.
     Alarms(Vec<Alarm>),
     /// End in good order.
     Stop,
 }
 
-/// What a side begins with.
+/// The first message to a side: all that it needs to begin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SideStart {
     pub settings: Settings,
-    /// Whether only this machine reaches the server.
+    /// True if the server listens on a loopback address, so that only this machine reaches it.
     pub loopback: bool,
-    /// Where ClickHouse answers.
+    /// The address and login of ClickHouse; `None` without one.
     pub clickhouse: Option<ClickHouseConfig>,
     /// The socket of the read side.
     pub socket: PathBuf,
 }
 
-/// What a side tells.
+/// A message of a side to the parent.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromSide {
-    /// It does what it is for.
+    /// The side serves.
     Serving,
-    /// It lives.
+    /// The side ends, since a part of it has failed with this error.
+    Failed(String),
+    /// The side lives.
     Beat,
 }
 
@@ -110,10 +115,16 @@ pub fn listener() -> std::io::Result<tokio::net::TcpListener> {
 
 /// A side's connection to its parent.
 pub struct Parent {
-    /// What the parent says is wrong with it.
+    /// The alarms that the parent told last.
     pub alarms: watch::Receiver<Vec<Alarm>>,
     stop: watch::Receiver<bool>,
-    say: mpsc::UnboundedSender<FromSide>,
+    say: mpsc::UnboundedSender<Said>,
+}
+
+/// A message to the parent, and who is told once it is sent.
+struct Said {
+    message: FromSide,
+    sent: Option<oneshot::Sender<()>>,
 }
 
 impl Parent {
@@ -131,17 +142,21 @@ impl Parent {
         };
         let (alarms_sender, alarms) = watch::channel(Vec::new());
         let (stop_sender, stop) = watch::channel(false);
-        let (say, mut said) = mpsc::unbounded_channel();
+        let (say, mut said) = mpsc::unbounded_channel::<Said>();
         tokio::spawn(hear(from, alarms_sender, stop_sender));
         tokio::spawn(async move {
             let mut beat = tokio::time::interval(BEAT_INTERVAL);
             loop {
-                let message = tokio::select! {
-                    message = said.recv() => message.unwrap_or(FromSide::Beat),
-                    _ = beat.tick() => FromSide::Beat,
+                let beats = Said { message: FromSide::Beat, sent: None };
+                let Said { message, sent } = tokio::select! {
+                    said = said.recv() => said.unwrap_or(beats),
+                    _ = beat.tick() => beats,
                 };
                 if write_message(&mut to, &message, &[]).await.is_err() {
                     return;
+                }
+                if let Some(sent) = sent {
+                    let _ = sent.send(());
                 }
             }
         });
@@ -151,7 +166,16 @@ impl Parent {
     /// Says that this side does what it is for.
     pub fn is_served(&self) {
         // Without a parent the process ends anyway.
-        let _ = self.say.send(FromSide::Serving);
+        let _ = self.say.send(Said { message: FromSide::Serving, sent: None });
+    }
+
+    /// Says why this side is about to end, and waits until that is sent.
+    pub async fn has_failed(&self, error: &EngineError) {
+        let (sent, is_sent) = oneshot::channel();
+        let message = FromSide::Failed(error.to_string());
+        let _ = self.say.send(Said { message, sent: Some(sent) });
+        // Without a parent, or with one that does not read, the exit code has to do.
+        let _ = tokio::time::timeout(SAY_TIME_MAX, is_sent).await;
     }
 
     /// Resolves when the side is to end.

@@ -54,5 +54,9 @@ pub async fn serve(start: SideStart, parent: Parent) -> u8 {
     });
     parent.is_served();
     write.serve(listener, backend, parent.stopped()).await;
-    code_of(engine::end(&tasks, move || log.close()).await)
+    let served = engine::end(&tasks, move || log.close()).await;
+    if let Err(error) = &served {
+        parent.has_failed(error).await;
+    }
+    code_of(served)
 }

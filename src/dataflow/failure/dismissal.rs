@@ -1,4 +1,4 @@
-//! Failures that were accepted as lost.
+//! Dismissals: failures that an operator has accepted as lost.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub struct Dismissal {
     pub event_type: Option<String>,
     /// The failing events in question.
     pub events: Ranges,
-    /// Of rows that belong to no event, how many, by [`reason_hash`].
+    /// The number of rows without an event, by the [`reason_hash`] of their reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rows: BTreeMap<u64, i64>,
 }
@@ -33,13 +33,13 @@ impl Dismissal {
         }
     }
 
-    /// Whether another one is about the same expression and type.
+    /// True if the other dismissal has the same expression and type.
     pub fn is_like(&self, other: &Dismissal) -> bool {
         (&self.expression, &self.event_type) == (&other.expression, &other.event_type)
     }
 }
 
-/// What stands for a reason in a dismissal.
+/// The hash under which a dismissal keeps a reason.
 pub fn reason_hash(reason: &str) -> u64 {
     let (template, value) = split(reason);
     xxh3_64(template.with(&value).as_bytes())
@@ -67,7 +67,7 @@ impl Ranges {
         self.0.insert(from, to);
     }
 
-    /// Whether a position is in one of them.
+    /// True if a range has this position.
     pub fn contains(&self, position: Position) -> bool {
         self.0.range(..=position).next_back().is_some_and(|(_, last)| position <= *last)
     }
@@ -78,10 +78,10 @@ impl Ranges {
     }
 }
 
-/// All that was accepted as lost of one expression.
+/// The dismissals of one expression, combined.
 #[derive(Debug, Default)]
 pub struct AcceptedLoss {
-    /// Events of whatever type.
+    /// Dismissed events of all types.
     any: Ranges,
     of_type: BTreeMap<TypeId, Ranges>,
     rows: BTreeMap<u64, i64>,
@@ -100,13 +100,13 @@ impl AcceptedLoss {
         }
     }
 
-    /// Whether an event was accepted as lost.
+    /// True if the event was dismissed.
     pub fn covers(&self, position: Position, event_type: TypeId) -> bool {
         self.any.contains(position)
             || self.of_type.get(&event_type).is_some_and(|ranges| ranges.contains(position))
     }
 
-    /// How many rows that belong to no event were accepted as lost for a reason.
+    /// The number of dismissed rows without an event that fail for this reason.
     pub fn rows(&self, reason: &str) -> i64 {
         if self.rows.is_empty() {
             return 0;

@@ -8,15 +8,15 @@ use crate::model::Position;
 /// Numbers the event types of a view's failures.
 pub type TypeId = u32;
 
-/// Stands for a type that is not known.
+/// The number of an unknown type.
 pub const UNKNOWN_TYPE: TypeId = 0;
 
-/// Bytes for the rows beside one event.
+/// Bytes of [`EntryRows`] on the heap, without positions.
 const ROWS_BYTES: usize = 160;
-/// Bytes for a position.
+/// Bytes of a position, or of the number of its rows.
 const POSITION_BYTES: usize = 16;
 
-/// Which rows of an entry are meant.
+/// A selection of an entry's rows.
 #[derive(Clone, Debug, Default)]
 pub struct EntryPart {
     pub event_type: Option<TypeId>,
@@ -24,7 +24,7 @@ pub struct EntryPart {
 }
 
 impl EntryPart {
-    /// Whether all rows are meant, those that belong to no event included.
+    /// True if it selects all rows, also those without an event.
     pub fn is_all(&self) -> bool {
         self.event_type.is_none() && self.range.is_none()
     }
@@ -58,9 +58,9 @@ pub enum Entry {
 
 #[derive(Debug, Default)]
 pub struct EntryRows {
-    /// Rows that belong to no event. Below zero while a row's end is known before its beginning.
+    /// Rows without an event. Below zero while a removal has arrived before its insertion.
     plain: i64,
-    /// How many of the plain rows were dismissed.
+    /// The number of dismissed rows among `plain`.
     dismissed: i64,
     /// Rows of events whose positions are not kept, since there was no room.
     unlisted: i64,
@@ -68,7 +68,7 @@ pub struct EntryRows {
     listed: i64,
     /// The events with failing rows, by their types.
     events: Vec<(TypeId, BTreeSet<Position>)>,
-    /// How many rows of an event fail, where that is not one.
+    /// The number of failing rows of an event, where it is not one.
     times: BTreeMap<Position, i64>,
 }
 
@@ -79,12 +79,12 @@ impl Default for Entry {
 }
 
 impl Entry {
-    /// An entry without rows, of whose plain rows so many to come were dismissed.
+    /// An entry without rows. So many of the rows without an event that it gets are dismissed already.
     pub fn with_dismissed(dismissed: i64) -> Self {
         Entry::Many(Box::new(EntryRows { dismissed, ..EntryRows::default() }))
     }
 
-    /// Bytes of the entry beside its place in the map.
+    /// Bytes of the entry on the heap, without its place in the map.
     pub fn bytes(&self) -> usize {
         match self {
             Entry::One(_) => 0,
@@ -95,7 +95,7 @@ impl Entry {
         }
     }
 
-    /// Whether a row that ends, of this event or of none, can be one of these.
+    /// True if a row that fails no longer, of this event or of none, may be counted in this entry.
     pub fn has(&self, origin: Option<Origin>) -> bool {
         match (self, origin) {
             (Entry::One(own), Some(origin)) => own.position == origin.position,
@@ -125,7 +125,7 @@ impl Entry {
         }
     }
 
-    /// Whether nothing fails for this reason.
+    /// True if no row fails for this reason.
     pub fn is_empty(&self) -> bool {
         match self {
             Entry::One(_) => false,
@@ -133,7 +133,7 @@ impl Entry {
         }
     }
 
-    /// How many rows fail and were not dismissed.
+    /// The number of failing rows that were not dismissed.
     pub fn visible(&self) -> i64 {
         match self {
             Entry::One(_) => 1,
@@ -143,7 +143,7 @@ impl Entry {
         }
     }
 
-    /// How many rows of a part fail and were not dismissed.
+    /// The number of failing rows of a selection that were not dismissed.
     pub fn count(&self, part: &EntryPart) -> i64 {
         match self {
             _ if part.is_all() => self.visible(),
@@ -160,7 +160,7 @@ impl Entry {
         }
     }
 
-    /// The first events of a part.
+    /// The first events of a selection.
     pub fn origins(&self, part: &EntryPart, max: usize) -> Vec<Origin> {
         match self {
             Entry::One(own) => {
@@ -180,7 +180,7 @@ impl Entry {
         }
     }
 
-    /// The last event of a part.
+    /// The last event of a selection.
     pub fn last(&self, part: &EntryPart) -> Option<Position> {
         match self {
             Entry::One(own) => part.has(own.event_type, own.position).then_some(own.position),
@@ -188,7 +188,7 @@ impl Entry {
         }
     }
 
-    /// How many plain rows fail and were not dismissed.
+    /// The number of failing rows without an event that were not dismissed.
     pub fn plain(&self) -> i64 {
         match self {
             Entry::One(_) => 0,
@@ -196,7 +196,7 @@ impl Entry {
         }
     }
 
-    /// Whether there are events whose positions are not kept.
+    /// True if some events' positions are not kept.
     pub fn has_unlisted(&self) -> bool {
         matches!(self, Entry::Many(rows) if rows.unlisted > 0)
     }
@@ -218,7 +218,7 @@ impl Entry {
         Some(plain.into_iter().chain(events).collect())
     }
 
-    /// Takes out the events of a part: their rows are dismissed.
+    /// Removes the events of a selection, whose rows are dismissed.
     pub fn dismiss_events(&mut self, part: &EntryPart) {
         match self {
             Entry::One(own) if part.has(own.event_type, own.position) => *self = Entry::default(),
@@ -247,7 +247,7 @@ impl Entry {
         }
     }
 
-    /// Counts so many plain rows as dismissed.
+    /// Counts so many rows without an event as dismissed.
     pub fn dismiss_plain(&mut self, count: i64) {
         self.as_rows().dismissed += count;
     }
@@ -260,7 +260,7 @@ impl EntryRows {
             return;
         };
         let known = self.events.iter().position(|(_, events)| events.contains(&position));
-        // A row's end may be known before its beginning; it then has a place of its own, too.
+        // A removal may arrive before its insertion: it is counted as -1 until then.
         if known.is_none() && (diff > 0 && !has_room || diff < 0 && self.unlisted > 0) {
             self.unlisted += diff;
             return;
@@ -289,7 +289,7 @@ impl EntryRows {
         }
     }
 
-    /// The events of a part, type by type.
+    /// The events of a selection, type by type.
     fn parts<'a>(
         &'a self,
         part: &'a EntryPart,
@@ -298,7 +298,7 @@ impl EntryRows {
         wanted.map(|(_, events)| events.range(part.range()))
     }
 
-    /// The plain rows that were not dismissed; `None` when there are less than none.
+    /// The rows without an event that were not dismissed; `None` when that is less than zero.
     fn visible_plain(&self) -> Option<i64> {
         (self.plain >= 0).then(|| (self.plain - self.dismissed).max(0))
     }

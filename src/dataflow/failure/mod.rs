@@ -1,7 +1,7 @@
 //! Rows that failed: counted per expression and reason, with the events that they come from.
 //!
-//! Each reason is kept and can be found, also where a million values give a million of them, until
-//! the memory is used up that all views share. What fails after that is counted under its expression.
+//! Each reason is kept and can be found, even a million of them, until the memory that all views share is
+//! used up. Rows that fail after that are counted per expression only.
 
 mod dismissal;
 mod entry;
@@ -23,7 +23,7 @@ use reason::{ReasonValue, Template, split};
 pub use recent::ChunkTypes;
 pub use stream::{FailureStream, is_unread, misfit, undeclared};
 
-/// The reason under which failures are counted that there was no room for.
+/// The reason of failures that are counted only, for lack of memory.
 pub const FURTHER_REASONS: &str =
     "further reasons, not kept one by one: dead_letters_bytes_max is reached";
 
@@ -54,7 +54,7 @@ pub struct Failures(Arc<FailuresShared>);
 #[derive(Debug)]
 struct FailuresShared {
     state: Mutex<FailuresState>,
-    /// How many rows fail now and were not dismissed.
+    /// The number of failing rows that were not dismissed.
     visible: AtomicI64,
     /// The type of all events that the view reads, if there is only one.
     only_type: Option<Arc<str>>,
@@ -69,14 +69,14 @@ struct FailuresState {
     accepted: HashMap<String, AcceptedLoss>,
     /// Bytes that the expressions have reserved.
     bytes: usize,
-    /// Whether it was told that there is no room.
+    /// True once the lack of memory was logged.
     is_full_told: bool,
 }
 
 #[derive(Debug, Default)]
 struct Expression {
     reasons: BTreeMap<Template, BTreeMap<ReasonValue, Entry>>,
-    /// Failures for which there was no room.
+    /// Failures that are counted only, for lack of memory.
     further: Entry,
 }
 
@@ -113,7 +113,7 @@ impl Failures {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether another handle is one of these failures.
+    /// True if the other handle shares these failures.
     pub fn is(&self, other: &Failures) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -137,7 +137,7 @@ impl Failures {
         }
     }
 
-    /// Notes what a change takes of the memory.
+    /// Books the bytes that a change takes.
     fn settle(&self, before: usize, after: usize) {
         let bytes = &self.0.memory.bytes;
         if after >= before {
@@ -147,8 +147,8 @@ impl Failures {
         }
     }
 
-    /// The changes that make these failures of none, but for those of one expression; `None` if they are
-    /// more than `max`, or not all of them are listed.
+    /// The changes that lead from no failure to these, without those of one expression. `None` if there are
+    /// more than `max` changes, or if some failing rows are counted only.
     pub fn changes(&self, except: &str, max: usize) -> Option<Vec<FailureChange>> {
         let state = self.lock();
         let mut changes = Vec::new();
@@ -180,12 +180,12 @@ impl Failures {
         Some(changes)
     }
 
-    /// How many rows fail now and were not dismissed.
+    /// The number of failing rows that were not dismissed.
     pub fn count(&self) -> i64 {
         self.0.visible.load(Ordering::Relaxed).max(0)
     }
 
-    /// Tells no more of these failures.
+    /// Dismisses these failures: they are listed and counted no more.
     pub fn dismiss(&self, dismissals: &[Dismissal]) {
         let mut state = self.lock();
         let before = state.bytes;
@@ -248,7 +248,7 @@ impl FailuresState {
         let (template, value) = split(reason);
         let values = reasons.get_mut(&template);
         let known = values.and_then(|values| values.get_mut(&value));
-        // A row that ends may be one of those that there was no room for.
+        // A row that fails no longer may be one that was counted only.
         let is_further = match &known {
             Some(entry) if diff < 0 => !entry.has(origin) && further.has(origin),
             Some(entry) => !has_room && matches!(entry, Entry::One(_)),

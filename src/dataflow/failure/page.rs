@@ -8,7 +8,7 @@ use super::reason::{ReasonSearch, ReasonValue, Template, split};
 use super::{Dismissal, Expression, FURTHER_REASONS, Failures, FailuresState, reason_hash};
 use crate::model::Position;
 
-/// How many reasons are looked at before workers that fail rows get their turn.
+/// The number of reasons that a search looks at before it releases the lock, so that workers can record failures.
 const SLICE: usize = 20_000;
 
 /// Rows that fail for one reason.
@@ -17,7 +17,7 @@ pub struct Failure {
     /// The expression, as SQL or near to it.
     pub expression: String,
     pub reason: String,
-    /// How many rows fail now. Between two ticks it may pass through other numbers.
+    /// The number of failing rows. While a tick is recorded it may be a number of neither tick.
     pub count: i64,
     /// The rows' events in order, where rows were still events and as far as they are known.
     pub positions: Vec<Position>,
@@ -25,7 +25,7 @@ pub struct Failure {
     pub event_type: Option<Arc<str>>,
 }
 
-/// Which failures are meant; nothing given means all.
+/// A selection of failures; the default selects all.
 #[derive(Clone, Debug, Default)]
 pub struct FailureFilter {
     pub event_type: Option<String>,
@@ -37,7 +37,7 @@ pub struct FailureFilter {
     pub text: Option<String>,
 }
 
-/// A place in the order of expressions and reasons: behind what it names.
+/// A place in the order of expressions and reasons: just behind the named one.
 struct PageStart {
     expression: Arc<str>,
     /// `None`: behind all reasons of the expression.
@@ -94,7 +94,7 @@ impl Failures {
         page
     }
 
-    /// How many rows a filter wants.
+    /// The number of rows that a filter selects.
     pub fn count_of(&self, filter: &FailureFilter) -> i64 {
         let mut sum = 0;
         self.visit(filter, None, |_, _, _, count| {
@@ -104,8 +104,8 @@ impl Failures {
         sum
     }
 
-    /// What it takes to dismiss the failures that a filter wants, and how many rows that are. `head`
-    /// is the last position of the log: what comes later was not seen by whoever dismisses.
+    /// The dismissals of the failures that a filter selects, and the number of their rows. `head` is the
+    /// last position of the log: the operator has not seen later events, which stay.
     pub fn dismissals(&self, filter: &FailureFilter, head: Position) -> (i64, Vec<Dismissal>) {
         let mut sum = 0;
         let mut dismissals: Vec<Dismissal> = Vec::new();
@@ -140,8 +140,8 @@ impl Failures {
         (sum, dismissals)
     }
 
-    /// Hands what a filter wants to `visit`, with how many rows of it are meant, until it says false.
-    /// Others wait for a slice at most.
+    /// Calls `visit` with each entry that a filter selects and the number of selected rows, until it returns
+    /// false. Releases the lock after each slice.
     fn visit(
         &self,
         filter: &FailureFilter,
@@ -162,7 +162,7 @@ impl Failures {
         }
     }
 
-    /// Which rows a filter means; `None` when the view has none of that type.
+    /// The selection of rows that a filter stands for; `None` when the view has no rows of its type.
     fn part(&self, state: &FailuresState, filter: &FailureFilter) -> Option<EntryPart> {
         let event_type: Option<TypeId> = match (&filter.event_type, &self.0.only_type) {
             (None, _) => None,
@@ -177,8 +177,8 @@ impl Failures {
 }
 
 impl FailuresState {
-    /// Hands the entries behind a place whose expression or reason contains `text` to `visit`, until it
-    /// says false. Returns where to go on when a slice is through.
+    /// Calls `visit` with the entries behind a place whose expression or reason contains `text`, until it
+    /// returns false. Returns where to continue when the slice is used up.
     fn scan(
         &self,
         after: Option<PageStart>,
@@ -228,7 +228,7 @@ impl FailuresState {
 }
 
 impl Dismissal {
-    /// Takes out of an entry what is dismissed. `event_type` is the number of this dismissal's type.
+    /// Removes the dismissed rows from an entry. `event_type` is the number of the dismissal's type.
     pub(super) fn take_from(
         &self,
         entry: &mut Entry,
@@ -237,7 +237,7 @@ impl Dismissal {
     ) {
         for (from, to) in self.events.iter() {
             entry.dismiss_events(&EntryPart { event_type, range: Some(from..=to) });
-            // No range was asked for, so events whose positions are not kept are meant, too.
+            // Without a range the filter also selects events whose positions are not kept.
             if from == 0 && event_type.is_none() {
                 entry.dismiss_unlisted();
             }

@@ -57,18 +57,18 @@ impl Template {
         format!("{head}{}{tail}", String::from_utf8_lossy(value))
     }
 
-    /// How many bytes its text takes.
+    /// The length of its text in bytes.
     pub fn bytes(&self) -> usize {
         self.text.len()
     }
 
-    /// What is to be looked for where reasons of this template are to contain `text`.
+    /// How to find the reasons of this template that contain `text`.
     pub fn search<'a>(&'a self, text: &'a str) -> ReasonSearch<'a> {
         let (head, tail) = self.text.split_at(self.at);
         if head.contains(text) || tail.contains(text) {
             return ReasonSearch::Matches;
         }
-        // Where `text` begins in `head` and ends behind it, and where it ends in `tail`.
+        // The starts of `text` in `head` that reach beyond it, and the ends of `text` in `tail`.
         let inner = || text.char_indices().map(|(at, _)| at).skip(1).chain([text.len()]);
         let behind_head =
             inner().filter(|at| head.ends_with(&text[..*at])).map(|at| &text.as_bytes()[at..]);
@@ -88,22 +88,22 @@ impl Template {
 
 /// How the reasons of one template are searched for a text.
 pub enum ReasonSearch<'a> {
-    /// All of them contain it.
+    /// All reasons of the template contain the text.
     Matches,
-    /// It can only be in the value, or reach out of it.
+    /// The text is in the value, or overlaps its edges.
     ReasonValue {
         text: &'a [u8],
         head: &'a [u8],
         tail: &'a [u8],
-        /// What of the text must follow the head where it begins in it.
+        /// The rests of the text that must follow the head, one for each start within it.
         behind_head: Vec<&'a [u8]>,
-        /// What of the text must come before the tail where it ends in it.
+        /// The beginnings of the text that must precede the tail, one for each end within it.
         before_tail: Vec<&'a [u8]>,
     },
 }
 
 impl ReasonSearch<'_> {
-    /// Whether the reason with this value contains the text.
+    /// True if the reason with this value contains the text.
     pub fn finds(&self, value: &[u8]) -> bool {
         let ReasonSearch::ReasonValue { text, head, tail, behind_head, before_tail } = self else {
             return true;

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use crate::model::{Position, Tick};
 
-/// How many runs, and chunks, are kept beside those that some view has yet to take in.
+/// The number of runs, and of chunks, that are kept beside those that some view has yet to process.
 const RUNS_MAX: usize = 1 << 18;
 const CHUNKS_MAX: usize = 64;
-/// How many are kept at all. A type that is not found any more counts as unknown.
+/// The number of runs, and of chunks, that are kept at all. The type of an older event is unknown.
 const ALL_RUNS_MAX: usize = 1 << 21;
 const ALL_CHUNKS_MAX: usize = 4096;
 
@@ -22,7 +22,7 @@ thread_local! {
 
 /// Successive events of one type.
 #[derive(Debug)]
-struct Run {
+struct TypeRun {
     first: Position,
     last: Position,
     event_type: Arc<str>,
@@ -31,13 +31,13 @@ struct Run {
 #[derive(Debug, Default)]
 struct RecentPosition {
     /// Each chunk's tick and runs, in the order in which they were decoded.
-    chunks: VecDeque<(Tick, Vec<Run>)>,
+    chunks: VecDeque<(Tick, Vec<TypeRun>)>,
     runs: usize,
 }
 
 /// The types of the events of a chunk.
 #[derive(Debug, Default)]
-pub struct ChunkTypes(Vec<Run>);
+pub struct ChunkTypes(Vec<TypeRun>);
 
 impl ChunkTypes {
     /// Adds the event behind those added before.
@@ -48,13 +48,13 @@ impl ChunkTypes {
             }
             _ => {
                 let event_type = Arc::clone(event_type);
-                self.0.push(Run { first: position, last: position, event_type });
+                self.0.push(TypeRun { first: position, last: position, event_type });
             }
         }
     }
 
-    /// Keeps them, whose events enter at `tick`, for the rows that fail on this thread. `through` says
-    /// with what all views are through: with what is before that tick.
+    /// Keeps the types of a chunk, whose events enter at `tick`, for the rows that fail on this thread. All
+    /// views have processed the ticks before `through`.
     pub fn keep(self, tick: Tick, through: impl FnOnce() -> Tick) {
         if self.0.is_empty() {
             return;
@@ -82,7 +82,7 @@ impl RecentPosition {
         self.has_many().then(|| self.chunks.iter().position(|(tick, _)| *tick < through))?
     }
 
-    /// More than are kept beside those that some view has yet to take in.
+    /// True if there are more than are kept beside those that some view has yet to process.
     fn has_many(&self) -> bool {
         self.runs > RUNS_MAX || self.chunks.len() > CHUNKS_MAX
     }

@@ -11,15 +11,15 @@ use crate::model::failure::FailureChange;
 use crate::model::multiplicity::Multiplicity;
 use crate::model::{Position, Tick};
 
-/// What stands for an expression where an event was not read.
+/// The expression of failures of events that could not be decoded.
 const UNDECLARED: &str = "event type ";
 const MISFIT: &str = "table ";
 
 /// Collects the failures of one view on one worker. Its clones are one collection.
 ///
 /// An operator records a failure at a tick while it has an input of that tick, so before the
-/// output's frontier passes the tick. The output takes what was collected each time that it tells a
-/// frontier, so whoever follows the view has a tick's failures before the tick is complete.
+/// output's frontier passes the tick. The output sends the collected failures before each frontier, so a
+/// reader of the view has a tick's failures before the tick is complete.
 #[derive(Clone, Debug)]
 pub struct FailureStream(Rc<Inner>);
 
@@ -34,7 +34,8 @@ struct Inner {
 }
 
 impl FailureStream {
-    /// For a view that reads these event types (none: all). What fails up to the tick `known` is known.
+    /// A collection for a view that reads these event types (none: all). Failures up to the tick `known` are
+    /// recorded already, and left out.
     pub fn new(event_types: &[String], known: Option<Tick>) -> Self {
         let only_type = only_type(event_types);
         FailureStream(Rc::new(Inner {
@@ -45,8 +46,7 @@ impl FailureStream {
         }))
     }
 
-    /// Whether the view reads events of several types, so that
-    /// [`ChunkTypes`](super::ChunkTypes) are needed.
+    /// True if the view reads events of several types, so that it needs [`ChunkTypes`](super::ChunkTypes).
     pub fn needs_types(&self) -> bool {
         self.0.only_type.is_none()
     }
@@ -94,7 +94,7 @@ impl FailureStream {
         self.0.fatal.borrow_mut().get_or_insert_with(|| reason.into());
     }
 
-    /// How often a row is there. More than 64 bits can hold is the end of the view; 0 stands for it.
+    /// The multiplicity of a row. One beyond 64 bits ends the view, and becomes 0.
     #[inline]
     pub fn known(&self, count: Multiplicity) -> i64 {
         count.known().unwrap_or_else(|| {
@@ -133,7 +133,7 @@ pub fn undeclared(event: &EventRef<'_>) -> FailureChange {
     }
 }
 
-/// Whether a failure is of an event that was not read as a row of its table.
+/// True if the failure is of an event that could not be decoded as a row of its table.
 pub fn is_unread(failure: &FailureChange) -> bool {
     [UNDECLARED, MISFIT].iter().any(|what| failure.expression.starts_with(what))
 }

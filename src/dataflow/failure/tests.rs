@@ -45,7 +45,7 @@ fn dismiss(
 }
 
 #[test]
-fn what_is_dismissed_is_not_told_of_again_and_what_comes_later_is() {
+fn dismissed_failures_stay_hidden_and_later_ones_are_shown() {
     let failures = Failures::default();
     let record = |failures: &Failures, at, diff| failures.record(&change(ZERO, at, diff));
     for position in [3, 5, 9] {

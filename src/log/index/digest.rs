@@ -18,12 +18,12 @@ pub struct Digester {
 /// The facts about an event that the indexes keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest {
-    /// Of source and id.
+    /// The hash of source and id.
     pub identity: u128,
-    /// Of everything that makes its content, byte for byte: equal hashes mean equal content, other
-    /// hashes may be the same JSON value in another spelling.
+    /// The hash of type, version, stream and the bytes of `data`. Equal hashes mean equal content; two
+    /// spellings of one JSON value have different hashes.
     pub content: u64,
-    /// Of the stream's name; `None` for an event without a stream.
+    /// The hash of the stream's name; `None` for an event without a stream.
     pub stream: Option<u128>,
 }
 
@@ -34,19 +34,19 @@ impl Digester {
         Digester { seed: id.as_u64_pair().1 }
     }
 
-    /// Of a stream's name, or of the key of a request.
+    /// The hash of a stream's name or of a request's key.
     pub fn name(&self, name: &str) -> u128 {
         xxh3_128_with_seed(name.as_bytes(), self.seed)
     }
 
-    /// Of an event that is to be appended.
+    /// The hashes of an event that is to be appended.
     pub fn event(&self, event: &NewEvent, scratch: &mut Vec<u8>) -> Digest {
         let stream = event.stream.as_deref();
         let content = (event.event_type.as_str(), event.version, stream, event.data.as_slice());
         self.digest(&event.source, &event.id, content, scratch)
     }
 
-    /// Of an event in the log.
+    /// The hashes of an event in the log.
     pub fn stored(&self, event: &EventRef<'_>, scratch: &mut Vec<u8>) -> Digest {
         let content = (event.event_type, event.version, event.stream, event.data);
         self.digest(event.source, event.id, content, scratch)

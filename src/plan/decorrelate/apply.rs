@@ -21,7 +21,7 @@ use datafusion_expr::{
 use datafusion_functions::expr_fn::coalesce;
 
 use super::outer::{self, Renaming};
-use super::{Names, null_safe_join};
+use super::{FreshColumns, null_safe_join};
 use crate::plan::functions;
 use crate::plan::group_keys;
 use crate::plan::top_rows::TopRows;
@@ -43,7 +43,7 @@ impl Domain {
     }
 
     /// The same values under new names.
-    fn renamed(&self, names: &Names) -> Result<Domain> {
+    fn renamed(&self, names: &FreshColumns) -> Result<Domain> {
         let fresh: Vec<Column> = self.renaming.iter().map(|_| names.column("d")).collect();
         let exprs = self.columns().into_iter().zip(&fresh);
         let exprs: Vec<Expr> = exprs.map(|(c, n)| Expr::Column(c).alias(&n.name)).collect();
@@ -55,7 +55,7 @@ impl Domain {
 
 /// Pushes a domain through a plan.
 pub struct Apply<'a> {
-    pub names: &'a Names,
+    pub names: &'a FreshColumns,
 }
 
 impl Apply<'_> {
@@ -570,7 +570,7 @@ fn cross(left: LogicalPlan, right: LogicalPlan) -> Result<LogicalPlan> {
 }
 
 /// The distinct values of some columns of a plan.
-pub fn domain_of(plan: &LogicalPlan, columns: &[Column], names: &Names) -> Result<Domain> {
+pub fn domain_of(plan: &LogicalPlan, columns: &[Column], names: &FreshColumns) -> Result<Domain> {
     let renaming: Renaming = columns.iter().map(|c| (c.clone(), names.column("d"))).collect();
     if columns.is_empty() {
         let plan = LogicalPlanBuilder::empty(true).build()?;

@@ -33,7 +33,7 @@ use outer::subquery_of;
 /// The plan without sub-queries.
 pub fn decorrelate(plan: LogicalPlan) -> Result<LogicalPlan> {
     let plan = plan.transform_up_with_subqueries(marked_lateral)?.data;
-    Decorrelation { names: Names::default() }.plan(plan)
+    Decorrelation { names: FreshColumns::default() }.plan(plan)
 }
 
 /// The planner takes a LATERAL relation for an ordinary one where only sub-queries in it refer to the
@@ -65,9 +65,9 @@ fn marked_lateral(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 
 /// Makes names for columns that no query can have written.
 #[derive(Default)]
-struct Names(Cell<usize>);
+struct FreshColumns(Cell<usize>);
 
-impl Names {
+impl FreshColumns {
     fn column(&self, kind: &str) -> Column {
         let number = self.0.get();
         self.0.set(number + 1);
@@ -76,7 +76,7 @@ impl Names {
 }
 
 struct Decorrelation {
-    names: Names,
+    names: FreshColumns,
 }
 
 impl Decorrelation {

@@ -129,8 +129,8 @@ fn walk(json: &str, steps: impl Iterator<Item = Option<String>>) -> Result<Optio
     for step in steps {
         let Some(step) = step else { return Ok(None) };
         let found = match (first_of(&at), step.parse::<i64>()) {
-            (Some('['), Ok(index)) => find(&at, Step::Index(index))?,
-            _ => find(&at, Step::Name(&step))?,
+            (Some('['), Ok(index)) => find(&at, PathStep::Index(index))?,
+            _ => find(&at, PathStep::Name(&step))?,
         };
         match found {
             Some(found) => at = found.to_string(),
@@ -328,7 +328,7 @@ impl JsonFunction {
                     {
                         Some(text)
                     }
-                    (Some(text), Some(key)) => find(text, Step::Index(key))?,
+                    (Some(text), Some(key)) => find(text, PathStep::Index(key))?,
                     _ => None,
                 };
                 self.append(&mut out, found)?;
@@ -337,7 +337,7 @@ impl JsonFunction {
             let keys = cast(keys, &DataType::Utf8)?;
             for (text, key) in json.iter().zip(keys.as_string::<i32>().iter()) {
                 let found = match (text, key) {
-                    (Some(text), Some(key)) => find(text, Step::Name(key))?,
+                    (Some(text), Some(key)) => find(text, PathStep::Name(key))?,
                     _ => None,
                 };
                 self.append(&mut out, found)?;
@@ -455,8 +455,8 @@ fn items(json: &str) -> Result<Vec<&RawValue>> {
 
 /// The members of a JSON object, in their order; of those with the same name each.
 pub fn members(json: &str) -> Result<Vec<(String, &RawValue)>> {
-    struct Members;
-    impl<'de> Visitor<'de> for Members {
+    struct MembersVisitor;
+    impl<'de> Visitor<'de> for MembersVisitor {
         type Value = Vec<(String, &'de RawValue)>;
 
         fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -474,7 +474,7 @@ pub fn members(json: &str) -> Result<Vec<(String, &RawValue)>> {
     match first_of(json) {
         Some('{') => {
             let mut deserializer = serde_json::Deserializer::from_str(json);
-            let members = deserializer.deserialize_map(Members).map_err(not_json)?;
+            let members = deserializer.deserialize_map(MembersVisitor).map_err(not_json)?;
             deserializer.end().map_err(not_json)?;
             Ok(members)
         }
@@ -496,20 +496,20 @@ fn type_of(json: &str) -> Result<&'static str> {
 
 /// Where to go from a JSON value.
 #[derive(Clone, Copy)]
-enum Step<'a> {
+enum PathStep<'a> {
     Name(&'a str),
     Index(i64),
 }
 
 /// The value one step further, if it is there.
-fn find<'j>(json: &'j str, step: Step) -> Result<Option<&'j str>> {
+fn find<'j>(json: &'j str, step: PathStep) -> Result<Option<&'j str>> {
     let step = match (step, first_of(json)) {
-        (Step::Index(index), Some('[')) if index < 0 => {
+        (PathStep::Index(index), Some('[')) if index < 0 => {
             let items = items(json)?;
             let index = items.len() as i64 + index;
             return Ok(usize::try_from(index).ok().and_then(|i| items.get(i)).map(|i| i.get()));
         }
-        (step @ Step::Name(_), Some('{')) | (step @ Step::Index(_), Some('[')) => step,
+        (step @ PathStep::Name(_), Some('{')) | (step @ PathStep::Index(_), Some('[')) => step,
         _ => {
             type_of(json)?;
             return Ok(None);
@@ -521,7 +521,7 @@ fn find<'j>(json: &'j str, step: Step) -> Result<Option<&'j str>> {
     Ok(found.map(RawValue::get))
 }
 
-impl<'de> DeserializeSeed<'de> for Step<'_> {
+impl<'de> DeserializeSeed<'de> for PathStep<'_> {
     type Value = Option<&'de RawValue>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -529,7 +529,7 @@ impl<'de> DeserializeSeed<'de> for Step<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Step<'_> {
+impl<'de> Visitor<'de> for PathStep<'_> {
     type Value = Option<&'de RawValue>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -541,7 +541,7 @@ impl<'de> Visitor<'de> for Step<'_> {
         while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
             match self {
                 // Of members with the same name the last one counts.
-                Step::Name(name) if name == key => found = Some(map.next_value()?),
+                PathStep::Name(name) if name == key => found = Some(map.next_value()?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -552,7 +552,7 @@ impl<'de> Visitor<'de> for Step<'_> {
         let mut found = None;
         let mut at = 0;
         loop {
-            if matches!(self, Step::Index(index) if index == at) {
+            if matches!(self, PathStep::Index(index) if index == at) {
                 match seq.next_element()? {
                     Some(item) => found = Some(item),
                     None => return Ok(found),
@@ -572,8 +572,8 @@ mod tests {
     #[test]
     fn steps_go_where_postgres_goes() {
         let json = r#"{"a": {"b": [1, "x", null]}, "a b": 2, "é": "\u00e9"}"#;
-        let name = |json, name| find(json, Step::Name(name)).unwrap();
-        let index = |json, index| find(json, Step::Index(index)).unwrap();
+        let name = |json, name| find(json, PathStep::Name(name)).unwrap();
+        let index = |json, index| find(json, PathStep::Index(index)).unwrap();
         assert_eq!(name(json, "a b"), Some("2"));
         assert_eq!(name(json, "é"), Some(r#""\u00e9""#));
         assert_eq!(name(json, "none"), None);
@@ -581,7 +581,7 @@ mod tests {
         assert_eq!((index(list, 0), index(list, -1)), (Some("1"), Some("null")));
         assert_eq!((index(list, 3), index(list, -4)), (None, None));
         assert_eq!((index(json, 0), name("3", "a")), (None, None));
-        assert!(find("{", Step::Name("a")).is_err());
-        assert!(find(r#"{"a":1} x"#, Step::Name("a")).is_err());
+        assert!(find("{", PathStep::Name("a")).is_err());
+        assert!(find(r#"{"a":1} x"#, PathStep::Name("a")).is_err());
     }
 }

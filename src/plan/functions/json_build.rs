@@ -403,20 +403,25 @@ impl AggregateUDFImpl for BuildAggregate {
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         let fields = args.expr_fields.to_vec();
-        Ok(Box::new(Members { of: self.of, jsonb: self.jsonb, fields, text: String::new() }))
+        Ok(Box::new(JsonAggregateText {
+            of: self.of,
+            jsonb: self.jsonb,
+            fields,
+            text: String::new(),
+        }))
     }
 }
 
 /// The text so far, without its end.
 #[derive(Debug)]
-struct Members {
+struct JsonAggregateText {
     of: Aggregated,
     jsonb: bool,
     fields: Vec<FieldRef>,
     text: String,
 }
 
-impl Accumulator for Members {
+impl Accumulator for JsonAggregateText {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         let encoders: Vec<Encoder> = values
             .iter()

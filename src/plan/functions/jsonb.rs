@@ -23,7 +23,7 @@ fn push(out: &mut String, value: &RawValue) -> Option<()> {
     let text = value.get().trim();
     match text.as_bytes().first()? {
         b'{' => {
-            let Members(members) = serde_json::from_str(text).ok()?;
+            let MembersInOrder(members) = serde_json::from_str(text).ok()?;
             out.push('{');
             for (n, ((_, name), value)) in members.iter().enumerate() {
                 if n > 0 {
@@ -101,14 +101,14 @@ pub fn number(text: &str) -> Option<String> {
 
 /// The members of an object in the order of jsonb.
 pub fn members(text: &str) -> Option<Vec<(String, &RawValue)>> {
-    let Members(members) = serde_json::from_str(text).ok()?;
+    let MembersInOrder(members) = serde_json::from_str(text).ok()?;
     Some(members.into_iter().map(|((_, name), value)| (name, value)).collect())
 }
 
 /// Members by the length of their names, then by the names.
-struct Members<'a>(BTreeMap<(usize, String), &'a RawValue>);
+struct MembersInOrder<'a>(BTreeMap<(usize, String), &'a RawValue>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for MembersInOrder<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
         impl<'de> serde::de::Visitor<'de> for Visitor {
@@ -129,7 +129,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                 Ok(members)
             }
         }
-        deserializer.deserialize_map(Visitor).map(Members)
+        deserializer.deserialize_map(Visitor).map(MembersInOrder)
     }
 }
 

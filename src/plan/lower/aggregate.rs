@@ -23,7 +23,7 @@ use crate::plan::group_keys;
 use crate::plan::ir::{Aggregate, GeneralAggregate, JoinKeys, NodeId, Op, OrderColumn};
 
 /// Some of the aggregates, computed: key columns first, then these calls' results in order.
-struct Part {
+struct ComputedCalls {
     node: NodeId,
     calls: Vec<usize>,
 }
@@ -88,7 +88,7 @@ impl Lowering {
         Ok(self.union(vec![row, node], schema))
     }
 
-    fn parts(&mut self, input: NodeId, width: usize, calls: &[Call]) -> Result<Vec<Part>> {
+    fn parts(&mut self, input: NodeId, width: usize, calls: &[Call]) -> Result<Vec<ComputedCalls>> {
         let monotonic = self.nodes[input].monotonic;
         let classes = classes(calls, monotonic);
         let mut parts = Vec::new();
@@ -97,15 +97,15 @@ impl Lowering {
         } else if !classes.folded.is_empty() || calls.is_empty() {
             let column = |index: usize| calls[index].folded_input();
             let node = self.reduce(input, width, calls, &classes.folded, &column)?;
-            parts.push(Part { node, calls: classes.folded });
+            parts.push(ComputedCalls { node, calls: classes.folded });
         }
         for (index, value, order) in classes.first {
             let node = self.first_value(input, width, value, &order);
-            parts.push(Part { node, calls: vec![index] });
+            parts.push(ComputedCalls { node, calls: vec![index] });
         }
         for (order, indexes) in classes.general {
             let node = self.general(input, width, calls, &indexes, &order)?;
-            parts.push(Part { node, calls: indexes });
+            parts.push(ComputedCalls { node, calls: indexes });
         }
         Ok(parts)
     }
@@ -120,7 +120,7 @@ impl Lowering {
         width: usize,
         calls: &[Call],
         classes: &Classes,
-    ) -> Result<Part> {
+    ) -> Result<ComputedCalls> {
         let schema = relaxed(&self.nodes[input].schema);
         let distinct: Vec<usize> = classes.distinct.keys().copied().collect();
         let mut plain: Vec<usize> =
@@ -175,7 +175,7 @@ impl Lowering {
             },
         };
         let node = self.reduce(all, width, calls, &indexes, &place)?;
-        Ok(Part { node, calls: indexes })
+        Ok(ComputedCalls { node, calls: indexes })
     }
 
     /// The key and the value in each group's first row.
@@ -278,7 +278,12 @@ impl Lowering {
     }
 
     /// Joins the parts on the group and puts the columns in the order of the SELECT.
-    fn combine(&mut self, parts: Vec<Part>, width: usize, calls: &[Call]) -> Result<NodeId> {
+    fn combine(
+        &mut self,
+        parts: Vec<ComputedCalls>,
+        width: usize,
+        calls: &[Call],
+    ) -> Result<NodeId> {
         let key: Vec<usize> = (0..width).collect();
         let mut parts = parts.into_iter();
         let Some(first) = parts.next() else { return refuse("an aggregate of nothing") };

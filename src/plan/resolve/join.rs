@@ -11,7 +11,7 @@ use datafusion_sql::sqlparser::ast::{
 };
 use datafusion_sql::sqlparser::tokenizer::Span;
 
-use super::{Names, Place, Resolver, Visible, fold, qualified, quoted, refusal};
+use super::{KnownColumns, Place, Resolver, Visible, fold, qualified, quoted, refusal};
 use crate::plan::functions::merged_with;
 use crate::plan::sugar::{call, skeleton};
 
@@ -136,7 +136,7 @@ impl Resolver<'_> {
         };
         self.top().relations.truncate(before);
         let known = shown.iter().all(|v| !matches!(v.place, Place::All(..)));
-        let names: Names = known.then(|| shown.iter().map(|v| v.name.clone()).collect());
+        let names: KnownColumns = known.then(|| shown.iter().map(|v| v.name.clone()).collect());
         let columns = super::renamed(names, &alias);
         let name = fold(&alias.name);
         if shown.iter().any(|v| matches!(v.place, Place::Merged(_))) {

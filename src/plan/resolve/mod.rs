@@ -69,13 +69,13 @@ enum Use {
 }
 
 /// The names of a query's columns; `None` where they are not all known.
-type Names = Option<Vec<String>>;
+type KnownColumns = Option<Vec<String>>;
 
 /// A relation in FROM.
 #[derive(Clone, Debug)]
 struct Relation {
     name: String,
-    columns: Names,
+    columns: KnownColumns,
     /// An outer join may show NULLs in its place.
     padded: bool,
 }
@@ -138,7 +138,7 @@ struct Resolver<'a> {
     nothing: Query,
     /// The SELECTs around, the innermost last.
     levels: Vec<Level>,
-    ctes: Vec<(String, Names)>,
+    ctes: Vec<(String, KnownColumns)>,
     /// The next level's number.
     next: usize,
     /// The level whose aggregate was found in a sub-query.
@@ -160,7 +160,7 @@ fn refusal(at: tokenizer::Span, message: String) -> DataFusionError {
 }
 
 impl Resolver<'_> {
-    fn query(&mut self, query: &mut Query, purpose: Use) -> Result<Names> {
+    fn query(&mut self, query: &mut Query, purpose: Use) -> Result<KnownColumns> {
         let known_ctes = self.ctes.len();
         if let Some(with) = &mut query.with {
             let recursive = with.recursive;
@@ -184,7 +184,7 @@ impl Resolver<'_> {
     }
 
     /// The names of a recursive query's columns, which its first term gives.
-    fn first_names(&mut self, query: &Query) -> Result<Names> {
+    fn first_names(&mut self, query: &Query) -> Result<KnownColumns> {
         let mut body = query.body.as_ref();
         while let SetExpr::SetOperation { left, .. } = body {
             body = left;
@@ -197,7 +197,7 @@ impl Resolver<'_> {
         names
     }
 
-    fn set_expr(&mut self, body: &mut SetExpr, purpose: Use) -> Result<Names> {
+    fn set_expr(&mut self, body: &mut SetExpr, purpose: Use) -> Result<KnownColumns> {
         match body {
             SetExpr::Select(select) => self.select(select, None, purpose),
             SetExpr::Query(query) => self.query(query, purpose),
@@ -220,7 +220,7 @@ impl Resolver<'_> {
         select: &mut Select,
         mut order_by: Option<&mut Option<OrderBy>>,
         purpose: Use,
-    ) -> Result<Names> {
+    ) -> Result<KnownColumns> {
         let before = (select.clone(), order_by.as_deref().cloned());
         let around = self.outer_aggregate.take();
         let (names, level) = self.select_once(select, order_by.as_deref_mut(), purpose, false)?;
@@ -252,7 +252,7 @@ impl Resolver<'_> {
         mut order_by: Option<&mut Option<OrderBy>>,
         purpose: Use,
         groups: bool,
-    ) -> Result<(Names, Level)> {
+    ) -> Result<(KnownColumns, Level)> {
         let id = self.next;
         self.next += 1;
         let (relations, visible) = (Vec::new(), Vec::new());
@@ -340,7 +340,7 @@ impl Resolver<'_> {
         Ok(())
     }
 
-    fn item_names(&mut self, items: &[SelectItem]) -> Names {
+    fn item_names(&mut self, items: &[SelectItem]) -> KnownColumns {
         let mut names = Vec::new();
         for item in items {
             match item {
@@ -426,14 +426,14 @@ impl Resolver<'_> {
         }
     }
 
-    fn relation_columns(&self, name: &str) -> Names {
+    fn relation_columns(&self, name: &str) -> KnownColumns {
         match self.ctes.iter().rev().find(|(cte, _)| cte == name) {
             Some((_, names)) => names.clone(),
             None => (self.known.columns)(name),
         }
     }
 
-    fn add(&mut self, name: String, columns: Names) -> Vec<Visible> {
+    fn add(&mut self, name: String, columns: KnownColumns) -> Vec<Visible> {
         let shown = match &columns {
             Some(columns) => {
                 let column = |column: &String| Visible {
@@ -782,7 +782,7 @@ fn excluded(options: &WildcardAdditionalOptions) -> Option<Vec<String>> {
 }
 
 /// The columns under the names that an alias lists, which may be fewer.
-fn renamed(columns: Names, alias: &TableAlias) -> Names {
+fn renamed(columns: KnownColumns, alias: &TableAlias) -> KnownColumns {
     let given = alias.columns.iter().map(|column| fold(&column.name));
     let columns = columns?;
     let rest = columns.into_iter().skip(alias.columns.len());
@@ -790,7 +790,7 @@ fn renamed(columns: Names, alias: &TableAlias) -> Names {
 }
 
 /// The same, with names for all columns where the alias has names for the first ones.
-fn all_renamed(columns: Names, alias: &mut TableAlias) -> Names {
+fn all_renamed(columns: KnownColumns, alias: &mut TableAlias) -> KnownColumns {
     let columns = renamed(columns, alias)?;
     // As many columns as a row has are compared with it, no more.
     if !alias.columns.is_empty() && alias.name.value != ROW {
@@ -801,7 +801,7 @@ fn all_renamed(columns: Names, alias: &mut TableAlias) -> Names {
     Some(columns)
 }
 
-fn listed(alias: &TableAlias) -> Names {
+fn listed(alias: &TableAlias) -> KnownColumns {
     let names: Vec<String> = alias.columns.iter().map(|column| fold(&column.name)).collect();
     (!names.is_empty()).then_some(names)
 }

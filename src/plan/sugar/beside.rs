@@ -137,7 +137,7 @@ fn own_name(expr: &Expr) -> Option<Ident> {
 }
 
 fn names_of_keys(group_by: &GroupByExpr) -> BTreeSet<String> {
-    let mut names = Names::default();
+    let mut names = NamedColumns::default();
     if let GroupByExpr::Expressions(keys, _) = group_by {
         let _ = keys.visit(&mut names);
     }
@@ -146,7 +146,7 @@ fn names_of_keys(group_by: &GroupByExpr) -> BTreeSet<String> {
 
 /// The names of the columns in all items, if one of them gives rows.
 fn names_beside_rows(items: &[SelectItem]) -> BTreeSet<String> {
-    let mut names = Names::default();
+    let mut names = NamedColumns::default();
     let _ = items.iter().try_for_each(|item| match item.visit(&mut names) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(()),
@@ -156,14 +156,14 @@ fn names_beside_rows(items: &[SelectItem]) -> BTreeSet<String> {
 
 /// The names of columns in an expression.
 #[derive(Default)]
-struct Names {
+struct NamedColumns {
     found: BTreeSet<String>,
     gives_rows: bool,
     /// How many sub-queries are around.
     depth: usize,
 }
 
-impl Visitor for Names {
+impl Visitor for NamedColumns {
     type Break = ();
 
     fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {

@@ -45,7 +45,7 @@ pub(super) fn find_unholdable(
             let members = column.as_struct();
             for (member, values) in fields.iter().zip(members.columns()) {
                 find_unholdable(member, values, &mut |row, reason| {
-                    // What an absent struct's members hold is nobody's value.
+                    // The members of a NULL struct are not sent.
                     if members.is_valid(row) {
                         report(row, reason);
                     }

@@ -1,0 +1,2 @@
+CREATE MATERIALIZED VIEW seed AS
+SELECT k, array_repeat(1, 1000000000) AS a FROM t;

@@ -1,0 +1,2 @@
+CREATE MATERIALIZED VIEW seed AS
+SELECT ((((((((((((((((((((k)))))))))))))))))))) AS x FROM t;

@@ -1,0 +1,2 @@
+CREATE MATERIALIZED VIEW seed AS
+SELECT * FROM ((((((((((t))))))))));

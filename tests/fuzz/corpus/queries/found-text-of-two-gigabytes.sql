@@ -1,0 +1,2 @@
+CREATE MATERIALIZED VIEW seed AS
+SELECT k, lpad('x', 2147483647, 'a') AS a FROM t;

@@ -1,0 +1,4 @@
+CREATE VIEW left_one AS SELECT k FROM right_one;
+CREATE VIEW right_one AS SELECT k FROM left_one;
+CREATE MATERIALIZED VIEW seed AS
+SELECT k FROM left_one;
