@@ -44,9 +44,10 @@ env:
 fresh:
 	scripts/fresh.sh
 
-## Writes the rows that views have into the files of tests/sql; the batch engines have to agree with them.
+## Writes the rows that views have into the files of tests/sql, with which the batch engines have to agree, the
+## suites' plans, and the page of functions.
 bless: clients postgres nextest
-	HELIOSTAT_BLESS=1 cargo nextest run $(CHECKED) -E 'test(events_first) + test(plans_are)'
+	HELIOSTAT_BLESS=1 cargo nextest run $(CHECKED) -E 'test(events_first) + test(plans_are) + test(page_of_functions)'
 
 ## Writes the lists of tests/postgres: what PostgreSQL has, what is refused here, and what differs.
 bless-postgres: postgres nextest

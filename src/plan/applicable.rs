@@ -32,6 +32,11 @@ static SIGNATURES: LazyLock<HashMap<&str, Vec<Vec<&str>>>> = LazyLock::new(|| {
     include_str!("signatures.txt").lines().filter_map(line).collect()
 });
 
+/// Whether PostgreSQL has a function of this name.
+pub fn has_signature(name: &str) -> bool {
+    SIGNATURES.contains_key(name)
+}
+
 /// Refuses what PostgreSQL has no operator or function for.
 pub fn check(plan: &LogicalPlan) -> Result<()> {
     plan.apply_with_subqueries(|node| {
