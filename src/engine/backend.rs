@@ -1,7 +1,7 @@
 //! The engine behind HTTP: implements [`Backend`].
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, BooleanArray, StringArray};
@@ -21,12 +21,13 @@ use super::tasks::blocking;
 use super::tracker::ViewTracker;
 use crate::dataflow::{EncodedRow, Runtime, ViewRead, read_order};
 use crate::log::LogFollower;
-use crate::model::Head;
 use crate::model::clock::now_ms;
 use crate::model::schema::SqlType;
-use crate::model::view::{ViewCodec, ViewSchema};
+use crate::model::view::{ViewCodec, ViewRef, ViewSchema};
+use crate::model::{Head, Position};
 use crate::plan::ViewPlan;
 use crate::sink::clickhouse::NAME as CLICKHOUSE;
+use crate::sink::{Sink, Tampering};
 use crate::status::{
     Away, Backend, ChangeFeed, ChangesError, ChangesRequest, ClickHouseStatus, DeadLetterFilter,
     DeadLetters, DismissError, NextGeneration, ReadStatus, RebuildError, Retried, RowsAnswer,
@@ -36,6 +37,10 @@ use crate::status::{
 
 /// How long the workers may take to answer a read, even where the client does not wait.
 const READ_TIME: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether another generation of a view answers, or its public name is there again,
+/// while somebody waits for it.
+const NAME_INTERVAL: Duration = Duration::from_millis(50);
 
 /// So many rows are decoded at a time to see which ones match.
 const MATCHED_ROWS: usize = 4096;
@@ -48,7 +53,14 @@ pub struct EngineBackend {
     pub clickhouse: Arc<RwLock<ClickHouseStatus>>,
     pub requests: mpsc::UnboundedSender<SupervisorRequest>,
     pub letters: Letters,
+    /// Where views are written, once it is connected.
+    pub sink: ConnectedSink,
+    /// Held by whoever has a public name made anew.
+    pub mending: tokio::sync::Mutex<()>,
 }
+
+/// The sink, which the supervisor connects to.
+pub type ConnectedSink = Arc<OnceLock<Arc<dyn Sink>>>;
 
 /// How long something that is complete up to `at` has been behind `head`, in seconds.
 fn lag_s(at: Head, head: Head) -> f64 {
@@ -124,6 +136,51 @@ impl EngineBackend {
                 retries: sink.retries.load(Ordering::Relaxed),
             }),
         }
+    }
+
+    /// Returns once the sink shows the view as of this position to those who ask it now: the table and the
+    /// progress say so, and the public name reads from that table. A name that is gone is made anew.
+    async fn until_in_sink(&self, name: &str, position: Position) {
+        loop {
+            let views = self.registry.views();
+            let shown = views.views.get(name).and_then(View::shown);
+            // A view that is gone, or is not written any more, keeps nobody waiting.
+            let Some((tracker, status)) = shown.and_then(|t| Some((t, t.sink.as_ref()?))) else {
+                return;
+            };
+            let mut head = status.watch_recorded(position);
+            let recorded = head.wait_for(|head| head.position >= position);
+            let is_recorded = tokio::time::timeout(NAME_INTERVAL, recorded).await.is_ok();
+            if is_recorded {
+                if status.is_published() && self.has_names(&tracker.plan.schema).await {
+                    return;
+                }
+                tokio::time::sleep(NAME_INTERVAL).await;
+            }
+        }
+    }
+
+    /// Whether the public names of a view read from this generation. Names that somebody has dropped are
+    /// made anew; those that another generation has taken over are not.
+    async fn has_names(&self, view: &ViewRef) -> bool {
+        let Some(sink) = self.sink.get() else { return false };
+        let views = std::slice::from_ref(view);
+        let are_there = async || sink.missing_names(views).await.is_ok_and(|gone| gone.is_empty());
+        if are_there().await {
+            return true;
+        }
+        // One asks for it, and the others see it done.
+        let _one_at_a_time = self.mending.lock().await;
+        if are_there().await {
+            return true;
+        }
+        let what = format!("VIEW {} is gone or was altered", view.name);
+        let found = vec![Tampering::Name { view: Arc::clone(view), what }];
+        let (answer, answered) = oneshot::channel();
+        if self.requests.send(SupervisorRequest::Repair { found, answer }).is_ok() {
+            let _ = answered.await;
+        }
+        are_there().await
     }
 
     /// The status of a view that has not begun: ClickHouse has not been asked yet how far it is.
@@ -470,12 +527,18 @@ impl Backend for EngineBackend {
             let mut late = Vec::new();
             for view in wanted {
                 let Some(tracker) = view.shown() else { continue };
-                let mut head = match (&tracker.sink, request.target) {
-                    (Some(sink), WaitTarget::ClickHouse) => sink.watch_recorded(request.position),
-                    _ => tracker.watch_complete(),
+                let is_shown = match (&tracker.sink, request.target) {
+                    (Some(_), WaitTarget::ClickHouse) => {
+                        let shown = self.until_in_sink(tracker.name(), request.position);
+                        tokio::time::timeout_at(deadline, shown).await.is_ok()
+                    }
+                    _ => {
+                        let mut head = tracker.watch_complete();
+                        let shown = head.wait_for(|head| head.position >= request.position);
+                        matches!(tokio::time::timeout_at(deadline, shown).await, Ok(Ok(_)))
+                    }
                 };
-                let shown = head.wait_for(|head| head.position >= request.position);
-                if !matches!(tokio::time::timeout_at(deadline, shown).await, Ok(Ok(_))) {
+                if !is_shown {
                     late.push(waiting(view));
                 }
             }
