@@ -322,6 +322,13 @@ async fn what_others_change_in_clickhouse_is_noticed_and_made_anew() {
         let [sums, history] = read().await;
         assert!(sums.starts_with(&format!("\"a\",{expected}\n")), "{statement}: {sums}");
         assert!(!history.starts_with("Code: "), "{statement}: {history}");
+
+        // A server that says that it is ready has its views there.
+        assert_eq!(server.clickhouse(statement).await, "");
+        server.until(200, || async { server.try_get("/readyz?views=all").await.0 }).await;
+        let [sums, history] = read().await;
+        assert!(sums.starts_with(&format!("\"a\",{expected}\n")), "{statement}: {sums}");
+        assert!(!history.starts_with("Code: "), "{statement}: {history}");
     }
     let amount = 10 - expected;
     server.append(&paid("a", amount)).await;

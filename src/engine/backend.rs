@@ -138,49 +138,60 @@ impl EngineBackend {
         }
     }
 
-    /// Returns once the sink shows the view as of this position to those who ask it now: the table and the
-    /// progress say so, and the public name reads from that table. A name that is gone is made anew.
-    async fn until_in_sink(&self, name: &str, position: Position) {
+    /// Returns once the sink shows these views as of this position to those who ask it now: their tables and
+    /// the progress say so, and the public names read from those tables. Names that are gone are made anew.
+    /// Takes what is shown out of the list, which is whole whenever this is given up.
+    async fn until_in_sink(&self, names: &mut Vec<String>, position: Position) {
         loop {
             let views = self.registry.views();
-            let shown = views.views.get(name).and_then(View::shown);
-            // A view that is gone, or is not written any more, keeps nobody waiting.
-            let Some((tracker, status)) = shown.and_then(|t| Some((t, t.sink.as_ref()?))) else {
-                return;
-            };
-            let mut head = status.watch_recorded(position);
-            let recorded = head.wait_for(|head| head.position >= position);
-            let is_recorded = tokio::time::timeout(NAME_INTERVAL, recorded).await.is_ok();
-            if is_recorded {
-                if status.is_published() && self.has_names(&tracker.plan.schema).await {
-                    return;
+            let mut recorded = Vec::new();
+            let mut late = Vec::new();
+            for name in names.iter() {
+                let shown = views.views.get(name).and_then(View::shown);
+                // A view that is gone, or is not written any more, keeps nobody waiting.
+                let Some((tracker, status)) = shown.and_then(|t| Some((t, t.sink.as_ref()?)))
+                else {
+                    continue;
+                };
+                let mut head = status.watch_recorded(position);
+                let shows = head.wait_for(|head| head.position >= position);
+                // Another generation may answer before this one shows it.
+                let is_recorded = tokio::time::timeout(NAME_INTERVAL, shows).await.is_ok();
+                match is_recorded && status.is_published() {
+                    true => recorded.push(Arc::clone(&tracker.plan.schema)),
+                    false => late.push(name.clone()),
                 }
-                tokio::time::sleep(NAME_INTERVAL).await;
             }
+            let missing = self.missing_names(recorded).await;
+            late.extend(missing.iter().map(|view| view.name.clone()));
+            *names = late;
+            if names.is_empty() {
+                return;
+            }
+            tokio::time::sleep(NAME_INTERVAL).await;
         }
     }
 
-    /// Whether the public names of a view read from this generation. Names that somebody has dropped are
-    /// made anew; those that another generation has taken over are not.
-    async fn has_names(&self, view: &ViewRef) -> bool {
-        let Some(sink) = self.sink.get() else { return false };
-        let views = std::slice::from_ref(view);
-        let are_there = async || sink.missing_names(views).await.is_ok_and(|gone| gone.is_empty());
-        if are_there().await {
-            return true;
+    /// Those of these views whose public names do not read from these generations, once what somebody has
+    /// dropped is made anew. Names that another generation has taken over are left as they are.
+    async fn missing_names(&self, views: Vec<ViewRef>) -> Vec<ViewRef> {
+        let Some(sink) = self.sink.get() else { return views };
+        let look = async || sink.missing_names(&views).await.unwrap_or_else(|_| views.clone());
+        if views.is_empty() || look().await.is_empty() {
+            return Vec::new();
         }
-        // One asks for it, and the others see it done.
+        // One has them made anew, and the others see it done.
         let _one_at_a_time = self.mending.lock().await;
-        if are_there().await {
-            return true;
+        let missing = look().await;
+        if missing.is_empty() {
+            return missing;
         }
-        let what = format!("VIEW {} is gone or was altered", view.name);
-        let found = vec![Tampering::Name { view: Arc::clone(view), what }];
+        let found = missing.into_iter().map(Tampering::missing).collect();
         let (answer, answered) = oneshot::channel();
         if self.requests.send(SupervisorRequest::Repair { found, answer }).is_ok() {
             let _ = answered.await;
         }
-        are_there().await
+        look().await
     }
 
     /// The status of a view that has not begun: ClickHouse has not been asked yet how far it is.
@@ -525,22 +536,23 @@ impl Backend for EngineBackend {
             }
             let deadline = tokio::time::Instant::now() + request.timeout;
             let mut late = Vec::new();
-            for view in wanted {
+            let mut in_sink = Vec::new();
+            for view in &wanted {
                 let Some(tracker) = view.shown() else { continue };
-                let is_shown = match (&tracker.sink, request.target) {
-                    (Some(_), WaitTarget::ClickHouse) => {
-                        let shown = self.until_in_sink(tracker.name(), request.position);
-                        tokio::time::timeout_at(deadline, shown).await.is_ok()
-                    }
-                    _ => {
-                        let mut head = tracker.watch_complete();
-                        let shown = head.wait_for(|head| head.position >= request.position);
-                        matches!(tokio::time::timeout_at(deadline, shown).await, Ok(Ok(_)))
-                    }
-                };
-                if !is_shown {
+                if tracker.sink.is_some() && request.target == WaitTarget::ClickHouse {
+                    in_sink.push(tracker.name().to_string());
+                    continue;
+                }
+                let mut head = tracker.watch_complete();
+                let shown = head.wait_for(|head| head.position >= request.position);
+                if !matches!(tokio::time::timeout_at(deadline, shown).await, Ok(Ok(_))) {
                     late.push(waiting(view));
                 }
+            }
+            let shown = self.until_in_sink(&mut in_sink, request.position);
+            if tokio::time::timeout_at(deadline, shown).await.is_err() {
+                let is_late = |view: &&&View| in_sink.contains(&view.wanted.schema.name);
+                late.extend(wanted.iter().filter(is_late).map(|view| waiting(view)));
             }
             Ok(late)
         }

@@ -64,11 +64,7 @@ async fn missing_names(
     let published = generations.iter().filter(|of| of.has_names && of.status.is_published());
     let published: Vec<ViewRef> = published.map(|of| Arc::clone(&of.schema)).collect();
     let missing = sink.missing_names(&published).await?;
-    let tampering = |view: ViewRef| {
-        let what = format!("VIEW {} is gone or was altered", view.name);
-        Tampering::Name { view, what }
-    };
-    Ok(missing.into_iter().map(tampering).collect())
+    Ok(missing.into_iter().map(Tampering::missing).collect())
 }
 
 fn generations(registry: &Registry) -> Vec<Inspection> {

@@ -171,3 +171,11 @@ pub enum Tampering {
         what: String,
     },
 }
+
+impl Tampering {
+    /// The public names of this view are gone, or do not read from its generation.
+    pub fn missing(view: ViewRef) -> Self {
+        let what = format!("VIEW {} is gone or was altered", view.name);
+        Tampering::Name { view, what }
+    }
+}

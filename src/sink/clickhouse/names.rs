@@ -82,16 +82,21 @@ fn are_there(definitions: &HashMap<String, String>, view: &ViewSchema) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
-    use crate::plan::diagnostic::SourceFile;
-    use crate::plan::plan_files;
 
     #[test]
     fn names_are_there_where_they_read_from_tables_of_the_generation() {
-        let sql = "CREATE TABLE n (x BIGINT NOT NULL) WITH (event_type = 'n');
-            CREATE MATERIALIZED VIEW v WITH (key = 'x', history = true) AS SELECT x FROM n;";
-        let file = SourceFile { path: "v.sql".into(), text: sql.to_string() };
-        let view = plan_files(&[Arc::new(file)], "log", crate::sink::KINDS).views.remove(0).schema;
+        let view = ViewSchema {
+            name: "v".to_string(),
+            generation: "0123456789abcdef".to_string(),
+            columns: Vec::new(),
+            key: None,
+            sinks: BTreeMap::new(),
+            history: true,
+            comment: None,
+        };
         let table = table_name("v", &view.generation);
         let history = history_table_name("v", &view.generation);
         let all = [
