@@ -8,6 +8,7 @@ also which settings the user has changed, which error ends queries that take too
 seventeenth query gets beside sixteen, and what is answered after what is no message of the protocol.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -116,12 +117,14 @@ def seventeenth():
     """How a query ends beside sixteen that run."""
     sleeping = "SELECT sleepEachRow(1) FROM numbers(60) SETTINGS max_block_size = 1"
     clients = [native(user, password) for _ in range(16)]
+    over = threading.Event()
 
     def sleep(client):
-        try:
-            client.execute(sleeping)
-        except (errors.Error, EOFError, OSError):
-            pass  # It is cut off below.
+        while not over.is_set():
+            try:
+                client.execute(sleeping)
+            except (errors.Error, EOFError, OSError):
+                pass  # The question below had the last place, or it is cut off.
 
     threads = [threading.Thread(target=sleep, args=(client,)) for client in clients]
     for thread in threads:
@@ -131,10 +134,15 @@ def seventeenth():
     while answer == 0 and time.monotonic() < deadline:
         answer = code(user, password, "SELECT 1")
         time.sleep(0.05)
-    for client in clients:
-        client.connection.socket.shutdown(socket.SHUT_RDWR)
-    for thread in threads:
-        thread.join()
+    over.set()
+    for client, thread in zip(clients, threads):
+        while thread.is_alive():
+            connected = client.connection.socket
+            # One that was refused a moment ago is not connected.
+            if connected:
+                with contextlib.suppress(OSError):
+                    connected.shutdown(socket.SHUT_RDWR)
+            thread.join(0.1)
     return answer
 
 
