@@ -265,9 +265,22 @@ async fn a_reader_has_sixteen_queries_at_once_and_each_a_minute() {
         server.until("1\n".to_string(), || server.clickhouse(running)).await;
         assert_eq!(server.clickhouse_as(&reader, "SELECT 1").await, "1\n");
 
-        // As many threads as it may have, which is more or less than there are cores.
+        // Four threads compute, however many cores there are, beside those that talk to the client.
         let threads = "SELECT getSetting('max_threads')";
         assert_eq!(server.clickhouse_as(&reader, threads).await, "4\n");
+        let busy = "SELECT sum(sipHash64(number)) FROM numbers_mt(100000000000)";
+        let of_busy = "FROM system.processes WHERE user = 'reader' AND query LIKE '%numbers_mt%'";
+        let watched = async {
+            let computes = format!("SELECT max(read_rows) > 10000000 {of_busy}");
+            server.until("1\n".to_string(), || server.clickhouse(&computes)).await;
+            let threads = format!("SELECT max(peak_threads_usage) {of_busy}");
+            let threads: u64 = server.clickhouse(&threads).await.trim().parse().unwrap();
+            assert!((1..=4 + 2).contains(&threads), "{threads} threads");
+            let kill = "KILL QUERY WHERE user = 'reader' AND query LIKE '%numbers_mt%' ASYNC";
+            assert!(!server.clickhouse(kill).await.starts_with("Code: "));
+        };
+        let (ended, ()) = tokio::join!(server.clickhouse_as(&reader, busy), watched);
+        assert!(ended.contains("QUERY_WAS_CANCELLED"), "{ended}");
     };
     let ((ended, took), _, ()) = tokio::join!(first, others, more);
     assert!(ended.contains("TIMEOUT_EXCEEDED"), "{ended}");
