@@ -132,6 +132,7 @@ async fn intervals_and_times_are_texts_and_long_texts_in_arrays_do_not_fit() {
         CREATE MATERIALIZED VIEW shifts WITH (clickhouse = false) AS \
         SELECT id, opens, pause * 2 AS twice, ARRAY[pause] AS pauses, tags FROM shift;\n";
     let server = Server::start(&[("shift.sql", file)]);
+    server.live(&["shifts"]).await;
     let shift = |data: Value| json!([{"type": "shift", "data": data}]);
     let fits = json!({"id": 1, "opens": "08:30", "pause": "1 day 00:45:00", "tags": ["abc ", "d"]});
     server.append(&shift(fits)).await;

@@ -308,12 +308,42 @@ async fn foreign_changes_in_clickhouse_are_noticed_and_repaired() {
         right().await;
         server.until("[]".to_string(), || wrong(&server)).await;
     }
-    server.append(&paid("a", 9)).await;
+    // Whoever waits for ClickHouse finds the view there, whenever its name, or that of its history, was
+    // dropped, and whatever else there is to be written.
+    let mut expected = 1;
+    let history = "SELECT count() FROM counts_history";
+    let read = || async { [server.clickhouse(SUMS).await, server.clickhouse(history).await] };
+    for round in 0..12 {
+        let statement = match round % 4 {
+            0 | 2 => "DROP VIEW heliostat.sums",
+            1 => "CREATE OR REPLACE VIEW heliostat.sums AS SELECT 'z' AS k, 1 AS n",
+            _ => "DROP VIEW heliostat.counts_history",
+        };
+        assert_eq!(server.clickhouse(statement).await, "");
+        // With changed rows and without.
+        let amount = round % 3;
+        expected += amount;
+        let path = "/v1/events?wait=clickhouse&view=sums,counts&timeout=30s";
+        let (status, answer) = server.post(path, &paid("a", amount)).await;
+        assert_eq!(status, 200, "{statement}: {answer}");
+        let [sums, history] = read().await;
+        assert!(sums.starts_with(&format!("\"a\",{expected}\n")), "{statement}: {sums}");
+        assert!(!history.starts_with("Code: "), "{statement}: {history}");
+
+        // A server that says that it is ready has its views there.
+        assert_eq!(server.clickhouse(statement).await, "");
+        server.until(200, || async { server.try_get("/readyz?views=all").await.0 }).await;
+        let [sums, history] = read().await;
+        assert!(sums.starts_with(&format!("\"a\",{expected}\n")), "{statement}: {sums}");
+        assert!(!history.starts_with("Code: "), "{statement}: {history}");
+    }
+    let amount = 10 - expected;
+    server.append(&paid("a", amount)).await;
     server
         .until("10\n".to_string(), || server.clickhouse("SELECT n FROM sums WHERE k = 'a'"))
         .await;
     let history = "SELECT count() FROM counts_history WHERE k = 'a'";
-    server.until("2\n".to_string(), || server.clickhouse(history)).await;
+    server.until("14\n".to_string(), || server.clickhouse(history)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -167,6 +167,12 @@ impl Grant {
         matches_any(types, event_type)
     }
 
+    /// Whether the client may read every event of this type, whatever its source and stream.
+    pub fn sees_all_of_type(&self, event_type: &str) -> bool {
+        let Narrowing { sources, streams, .. } = &self.narrowing;
+        self.sees_type(event_type) && sources.is_empty() && streams.is_empty()
+    }
+
     /// Whether the client may read this event: every list that the token has for events must name it.
     pub fn sees_event(&self, event_type: &str, source: &str, stream: Option<&str>) -> bool {
         let Narrowing { sources, streams, .. } = &self.narrowing;
@@ -357,5 +363,9 @@ mod tests {
         assert!(streams.sees_event("Any", "", Some("order-1")));
         assert!(!streams.sees_event("Any", "", None));
         assert!(!streams.sees_stream("salary-1"));
+
+        // Some events of a type are not all of them.
+        assert!(types.sees_all_of_type("OrderPaid") && !types.sees_all_of_type("SalaryPaid"));
+        assert!(streams.sees_type("Any") && !streams.sees_all_of_type("Any"));
     }
 }

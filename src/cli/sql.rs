@@ -103,11 +103,13 @@ fn connection(args: &SqlArgs) -> Result<Connection, SqlError> {
     let ServingContents { clickhouse, clickhouse_native, database, .. } =
         ServingFile::read(&args.data_dir).ok_or_else(not_serving)?;
     let url = clickhouse.ok_or_else(not_serving)?;
-    let file = Logins::reader_file(&args.data_dir);
-    let Login { user, password } = match read_login(&file) {
-        Ok(login) => login,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => given_login(args)?,
-        Err(source) => return Err(SqlError::File { path: file, source }),
+    // A file of a ClickHouse that the server had before says nothing about one of somebody else's.
+    let is_own = clickhouse_native.is_some();
+    let Login { user, password } = if is_own {
+        let file = Logins::reader_file(&args.data_dir);
+        read_login(&file).map_err(|source| SqlError::File { path: file, source })?
+    } else {
+        given_login(args)?
     };
     Ok(Connection { url, native: clickhouse_native, user, password, database })
 }

@@ -1,7 +1,7 @@
 //! The engine behind HTTP: implements [`Backend`].
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, BooleanArray, StringArray};
@@ -23,10 +23,11 @@ use crate::dataflow::{EncodedRow, Runtime, ViewRead, read_order};
 use crate::log::LogFollower;
 use crate::model::clock::now_ms;
 use crate::model::schema::SqlType;
-use crate::model::view::{ViewCodec, ViewSchema};
+use crate::model::view::{ViewCodec, ViewRef, ViewSchema};
 use crate::model::{Head, Position};
 use crate::plan::ViewPlan;
 use crate::sink::clickhouse::NAME as CLICKHOUSE;
+use crate::sink::{Sink, Tampering};
 use crate::status::{
     Away, Backend, ChangeFeed, ChangesError, ChangesRequest, ClickHouseStatus, DeadLetterFilter,
     DeadLetters, DismissError, NextGeneration, ReadStatus, RebuildError, Retried, RowsAnswer,
@@ -36,6 +37,10 @@ use crate::status::{
 
 /// How long the workers may take to answer a read, even where the client does not wait.
 const READ_TIME: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether another generation of a view answers, or its public name is there again,
+/// while somebody waits for it.
+const NAME_INTERVAL: Duration = Duration::from_millis(50);
 
 /// So many rows are decoded at a time to see which ones match.
 const MATCHED_ROWS: usize = 4096;
@@ -48,7 +53,14 @@ pub struct EngineBackend {
     pub clickhouse: Arc<RwLock<ClickHouseStatus>>,
     pub requests: mpsc::UnboundedSender<SupervisorRequest>,
     pub letters: Letters,
+    /// Where views are written, once it is connected.
+    pub sink: ConnectedSink,
+    /// Held by whoever has a public name made anew.
+    pub mending: tokio::sync::Mutex<()>,
 }
+
+/// The sink, which the supervisor connects to.
+pub type ConnectedSink = Arc<OnceLock<Arc<dyn Sink>>>;
 
 /// How long something that is complete up to `at` has been behind `head`, in seconds.
 fn lag_s(at: Head, head: Head) -> f64 {
@@ -124,6 +136,62 @@ impl EngineBackend {
                 retries: sink.retries.load(Ordering::Relaxed),
             }),
         }
+    }
+
+    /// Returns once the sink shows these views as of this position to those who ask it now: their tables and
+    /// the progress say so, and the public names read from those tables. Names that are gone are made anew.
+    /// Takes what is shown out of the list, which is whole whenever this is given up.
+    async fn until_in_sink(&self, names: &mut Vec<String>, position: Position) {
+        loop {
+            let views = self.registry.views();
+            let mut recorded = Vec::new();
+            let mut late = Vec::new();
+            for name in names.iter() {
+                let shown = views.views.get(name).and_then(View::shown);
+                // A view that is gone, or is not written any more, keeps nobody waiting.
+                let Some((tracker, status)) = shown.and_then(|t| Some((t, t.sink.as_ref()?)))
+                else {
+                    continue;
+                };
+                let mut head = status.watch_recorded(position);
+                let shows = head.wait_for(|head| head.position >= position);
+                // Another generation may answer before this one shows it.
+                let is_recorded = tokio::time::timeout(NAME_INTERVAL, shows).await.is_ok();
+                match is_recorded && status.is_published() {
+                    true => recorded.push(Arc::clone(&tracker.plan.schema)),
+                    false => late.push(name.clone()),
+                }
+            }
+            let missing = self.missing_names(recorded).await;
+            late.extend(missing.iter().map(|view| view.name.clone()));
+            *names = late;
+            if names.is_empty() {
+                return;
+            }
+            tokio::time::sleep(NAME_INTERVAL).await;
+        }
+    }
+
+    /// Those of these views whose public names do not read from these generations, once what somebody has
+    /// dropped is made anew. Names that another generation has taken over are left as they are.
+    async fn missing_names(&self, views: Vec<ViewRef>) -> Vec<ViewRef> {
+        let Some(sink) = self.sink.get() else { return views };
+        let look = async || sink.missing_names(&views).await.unwrap_or_else(|_| views.clone());
+        if views.is_empty() || look().await.is_empty() {
+            return Vec::new();
+        }
+        // One has them made anew, and the others see it done.
+        let _one_at_a_time = self.mending.lock().await;
+        let missing = look().await;
+        if missing.is_empty() {
+            return missing;
+        }
+        let found = missing.into_iter().map(Tampering::missing).collect();
+        let (answer, answered) = oneshot::channel();
+        if self.requests.send(SupervisorRequest::Repair { found, answer }).is_ok() {
+            let _ = answered.await;
+        }
+        look().await
     }
 
     /// The status of a view that has not begun: ClickHouse has not been asked yet how far it is.
@@ -214,17 +282,13 @@ impl EngineBackend {
     async fn reaches(
         &self,
         view: &str,
-        request: &WaitRequest,
+        position: Position,
         deadline: tokio::time::Instant,
     ) -> bool {
         loop {
             let views = self.registry.views();
             let Some(tracker) = views.views.get(view).and_then(View::shown) else { return false };
-            let head = match (&tracker.sink, request.target) {
-                (Some(sink), WaitTarget::ClickHouse) => sink.watch_recorded(request.position),
-                _ => tracker.watch_complete(),
-            };
-            match reach(tracker, head, request.position, deadline).await {
+            match reach(tracker, tracker.watch_complete(), position, deadline).await {
                 Reach::Reached => return true,
                 Reach::Late => return false,
                 Reach::Ended => {}
@@ -522,10 +586,20 @@ impl Backend for EngineBackend {
             }
             let deadline = tokio::time::Instant::now() + request.timeout;
             let mut late = Vec::new();
-            for view in wanted {
-                if !self.reaches(&view.wanted.schema.name, &request, deadline).await {
+            let mut in_sink = Vec::new();
+            for view in &wanted {
+                let name = &view.wanted.schema.name;
+                let is_written = view.shown().is_some_and(|tracker| tracker.sink.is_some());
+                if is_written && request.target == WaitTarget::ClickHouse {
+                    in_sink.push(name.clone());
+                } else if !self.reaches(name, request.position, deadline).await {
                     late.push(waiting(view));
                 }
+            }
+            let shown = self.until_in_sink(&mut in_sink, request.position);
+            if tokio::time::timeout_at(deadline, shown).await.is_err() {
+                let is_late = |view: &&&View| in_sink.contains(&view.wanted.schema.name);
+                late.extend(wanted.iter().filter(is_late).map(|view| waiting(view)));
             }
             Ok(late)
         }

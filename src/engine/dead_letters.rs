@@ -60,9 +60,11 @@ impl Letters {
         let mut page: Vec<FoundReason> = Vec::new();
         let first = after.as_ref().map_or(NO_VIEW, |(view, ..)| view);
         let reader = &filter.reader;
-        // Whoever sees some types alone has to name the type of events that no view reads.
-        let sees_unread = !reader.is_narrowed()
-            || filter.selection.event_type.as_ref().is_some_and(|name| reader.sees_type(name));
+        // Whoever sees some types alone has to name the type of events that no view reads. Of some events
+        // of a type there is no list.
+        let named = filter.selection.event_type.as_ref();
+        let sees_unread =
+            !reader.is_narrowed() || named.is_some_and(|name| reader.sees_all_of_type(name));
         let visible = self
             .concerned(&filter.selection, first)
             .filter(|(view, _)| if view == NO_VIEW { sees_unread } else { reader.sees_view(view) });

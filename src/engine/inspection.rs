@@ -9,10 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::registry::Registry;
 use super::supervisor::SupervisorRequest;
-use crate::sink::{Inspection, Sink};
+use crate::model::view::ViewRef;
+use crate::sink::{Inspection, Sink, SinkError, Tampering};
 
-/// How often the tables are looked at.
-const INTERVAL: Duration = Duration::from_secs(3);
+/// How often it is looked whether the public names are there.
+const NAMES_INTERVAL: Duration = Duration::from_secs(1);
+/// At every so many of these the tables are looked at, too.
+const NAMES_PER_TABLES: u32 = 3;
 
 /// Looks until told to stop.
 pub async fn run(
@@ -22,10 +25,14 @@ pub async fn run(
     stopping: CancellationToken,
 ) {
     let look = async {
-        loop {
-            tokio::time::sleep(INTERVAL).await;
+        for round in 1_u32.. {
+            tokio::time::sleep(NAMES_INTERVAL).await;
             let generations = generations(&registry);
-            let found = match sink.inspect(&generations).await {
+            let found = match round.is_multiple_of(NAMES_PER_TABLES) {
+                true => sink.inspect(&generations).await,
+                false => missing_names(&*sink, &generations).await,
+            };
+            let found = match found {
                 Ok(found) => found,
                 // The sinks say so, too, and louder.
                 Err(error) => {
@@ -47,6 +54,17 @@ pub async fn run(
         () = stopping.cancelled() => {}
         () = look => {}
     }
+}
+
+/// The public names that are gone. Where their table is, too, the next look at the tables tells more.
+async fn missing_names(
+    sink: &dyn Sink,
+    generations: &[Inspection],
+) -> Result<Vec<Tampering>, SinkError> {
+    let published = generations.iter().filter(|of| of.has_names && of.status.is_published());
+    let published: Vec<ViewRef> = published.map(|of| Arc::clone(&of.schema)).collect();
+    let missing = sink.missing_names(&published).await?;
+    Ok(missing.into_iter().map(Tampering::missing).collect())
 }
 
 fn generations(registry: &Registry) -> Vec<Inspection> {

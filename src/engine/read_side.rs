@@ -9,7 +9,7 @@ use futures::FutureExt;
 use tokio::sync::mpsc;
 
 use super::EngineError;
-use super::backend::EngineBackend;
+use super::backend::{ConnectedSink, EngineBackend};
 use super::dead_letters::Letters;
 use super::dismissed::Dismissals;
 use super::follow::QueryWatch;
@@ -125,6 +125,7 @@ impl ReadSide {
             dismissed: Arc::clone(&dismissed),
             unread: Arc::new(Unread::new(Arc::clone(&failure_memory))),
         };
+        let connected = ConnectedSink::default();
         let backend = Arc::new(EngineBackend {
             log: log.clone(),
             runtime: Arc::clone(&runtime),
@@ -132,9 +133,12 @@ impl ReadSide {
             clickhouse: Arc::clone(&clickhouse_status),
             requests: requests_sender.clone(),
             letters,
+            sink: Arc::clone(&connected),
+            mending: tokio::sync::Mutex::default(),
         });
         let supervisor = Supervisor {
             sink: config.sink,
+            connected,
             data_dir: config.data_dir,
             clickhouse_status,
             log,

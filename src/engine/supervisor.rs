@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::EngineError;
+use super::backend::ConnectedSink;
 use super::dismissed::Dismissals;
 use super::feeder::{Feeder, FeederHandle};
 use super::follow::{Look, QueryWatch};
@@ -69,6 +70,8 @@ pub enum SupervisorRequest {
 /// Starts, replaces and stops the views' installations.
 pub struct Supervisor {
     pub sink: Option<Arc<dyn SinkConfig>>,
+    /// Where the sink goes for others, once it is connected.
+    pub connected: ConnectedSink,
     pub data_dir: PathBuf,
     pub clickhouse_status: Arc<RwLock<ClickHouseStatus>>,
     pub log: LogFollower,
@@ -103,6 +106,7 @@ impl Supervisor {
             },
         };
         if let Some(sink) = sink.clone() {
+            let _ = self.connected.set(Arc::clone(&sink));
             let (janitor, until) = (Arc::clone(&sink), stopping.clone());
             self.tasks.spawn("janitor", async move {
                 janitor.maintain(until).await;
@@ -736,8 +740,13 @@ impl RunningViews {
                         view = view.name,
                         "somebody else has changed ClickHouse: {what}; it is made anew"
                     );
-                    if let Err(error) = sink.republish(&view).await {
-                        tracing::warn!(view = view.name, %error, "it cannot be made anew yet; it is repeated");
+                    let alarms = self.supervisor.tasks.alarms();
+                    match sink.republish(&view).await {
+                        Ok(()) => alarms.clear(Part::View, &view.name),
+                        Err(error) => {
+                            let message = format!("{what}, and cannot be made anew yet: {error}");
+                            alarms.raise(Part::View, &view.name, message);
+                        }
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! `/v1/dead-letters`: what failed, and why; tried again, or accepted as lost.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Json;
@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use serde::Serialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::gate::{Client, check_json};
 use super::openapi::{BadRequest, BodyProblems, Unavailable};
@@ -19,7 +20,7 @@ use super::{AppState, blocking, body};
 use crate::access::Grant;
 use crate::log::Log;
 use crate::model::Position;
-use crate::status::{DeadLetter, DeadLetterFilter, DismissError, Retried, Selection};
+use crate::status::{DeadLetter, DeadLetterFilter, DeadLetters, DismissError, Retried, Selection};
 
 /// How many are listed when the client does not say.
 const LIMIT_DEFAULT: usize = 1000;
@@ -27,6 +28,11 @@ const LIMIT_DEFAULT: usize = 1000;
 const SAMPLES_TIME: Duration = Duration::from_millis(50);
 /// How many bytes of samples a page holds.
 const SAMPLES_BYTES: usize = 4 << 20;
+
+/// The reason that a narrowed token is told where it may not read the event: reasons quote values.
+const REASON_WITHHELD: &str = "not shown: the token does not reach the event";
+/// How many cursors of narrowed tokens are known.
+const CURSORS_MAX: usize = 1000;
 
 /// The answer of the list.
 #[derive(Serialize, ToSchema)]
@@ -54,12 +60,13 @@ struct Letter {
     #[schema(value_type = Vec<u64>)]
     positions: Vec<Position>,
     expression: String,
-    /// Longer ones than 1,024 bytes end in `…`.
+    /// Longer ones than 1,024 bytes end in `…`. A narrowed token is told it where it reaches the event.
     reason: String,
     /// How many rows fail.
     count: u64,
     /// The first event's data. Null where the row belongs to no event, and where a page of many letters
-    /// would take too long; the letter alone, by its position, has it.
+    /// would take too long; the letter alone, by its position, has it. Null, too, where a narrowed token
+    /// does not reach the event.
     #[schema(required)]
     sample: Option<String>,
 }
@@ -128,7 +135,7 @@ pub async fn list(
     uri: Uri,
 ) -> Result<Json<List>, Problem> {
     let mut params = Params::of(&uri)?;
-    let filter = DeadLetterFilter {
+    let mut filter = DeadLetterFilter {
         selection: Selection {
             view: params.text("view")?,
             event_type: params.text("type")?,
@@ -138,18 +145,52 @@ pub async fn list(
         reason: params.text("reason")?,
         limit: params.limit(LIMIT_DEFAULT, state.limits.read_rows_max)?,
         cursor: params.text("cursor")?,
-        reader: grant,
+        reader: Arc::clone(&grant),
     };
     params.finish()?;
-    let reader = Arc::clone(&filter.reader);
-    let Some(mut found) = state.backend.dead_letters(filter).await? else {
-        return Err(bad("cursor", "it is not one of this list"));
-    };
+    let is_narrowed = grant.is_narrowed();
+    let no_cursor = || bad("cursor", "it is not one of this list");
+    // A search in reasons that are not shown would tell what is in them.
+    let shown_text = if is_narrowed { filter.reason.take() } else { None };
+    if let Some(held) = filter.cursor.as_mut().filter(|_| is_narrowed) {
+        *held = state.held_cursors.find(held).ok_or_else(no_cursor)?;
+    }
+    let DeadLetters { letters, mut cursor } =
+        state.backend.dead_letters(filter).await?.ok_or_else(no_cursor)?;
+    if is_narrowed {
+        cursor = cursor.map(|cursor| state.held_cursors.hold(cursor));
+    }
     let log = state.log;
-    let letters =
-        blocking(move || with_samples(&log, std::mem::take(&mut found.letters), &reader)).await;
+    let mut letters = blocking(move || with_events(&log, letters, &grant)).await;
+    if let Some(text) = shown_text {
+        letters.retain(|l| l.expression.contains(&text) || l.reason.contains(&text));
+    }
     let dead_letters = letters.into_iter().map(Letter::from).collect();
-    Ok(Json(List { dead_letters, cursor: found.cursor }))
+    Ok(Json(List { dead_letters, cursor }))
+}
+
+/// Cursors of narrowed tokens. A cursor has the reason in it that a page ends with, so that such a client
+/// gets a name for it.
+#[derive(Default)]
+pub struct HeldCursors(Mutex<VecDeque<(String, String)>>);
+
+impl HeldCursors {
+    /// The name of a cursor. The oldest one is forgotten where there are too many.
+    fn hold(&self, cursor: String) -> String {
+        let name = Uuid::now_v7().simple().to_string();
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.len() >= CURSORS_MAX {
+            held.pop_front();
+        }
+        held.push_back((name.clone(), cursor));
+        name
+    }
+
+    /// The cursor of this name.
+    fn find(&self, name: &str) -> Option<String> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.iter().find(|(of, _)| of == name).map(|(_, cursor)| cursor.clone())
+    }
 }
 
 /// Try again what failed
@@ -237,19 +278,29 @@ async fn selection(
     Ok(selection)
 }
 
-/// Adds the payload of each letter's first event, as far as there is time, where the client may see
-/// it. May read the disk.
-fn with_samples(log: &Log, mut letters: Vec<DeadLetter>, reader: &Grant) -> Vec<DeadLetter> {
+/// A letter's first event, as it is read.
+struct FirstEvent {
+    event_type: String,
+    data: String,
+    /// Whether the client may read it.
+    is_seen: bool,
+}
+
+/// Adds the payload of each letter's first event, as far as there is time. Where the client may not read
+/// the event, the reason is withheld instead. May read the disk.
+fn with_events(log: &Log, mut letters: Vec<DeadLetter>, reader: &Grant) -> Vec<DeadLetter> {
     let started = Instant::now();
     let positions: BTreeSet<Position> =
         letters.iter().filter_map(|letter| letter.position).collect();
     let positions: Vec<Position> = positions.into_iter().collect();
-    let mut samples = HashMap::new();
+    let mut events = HashMap::new();
     let mut bytes = 0;
     let visited = log.visit_events(&positions, |event| {
         let data = String::from_utf8_lossy(event.data).into_owned();
         bytes += data.len();
-        samples.insert(event.position, (event.event_type.to_string(), data));
+        let is_seen = reader.sees_event(event.event_type, event.source, event.stream);
+        let first = FirstEvent { event_type: event.event_type.to_string(), data, is_seen };
+        events.insert(event.position, first);
         bytes < SAMPLES_BYTES && started.elapsed() < SAMPLES_TIME
     });
     if let Err(error) = visited {
@@ -257,11 +308,19 @@ fn with_samples(log: &Log, mut letters: Vec<DeadLetter>, reader: &Grant) -> Vec<
     }
     for letter in &mut letters {
         // An event can be the first of several letters.
-        let sample = letter.position.and_then(|position| samples.get(&position).cloned());
-        let (read_type, sample) = sample.unzip();
+        let event = letter.position.and_then(|position| events.get(&position));
+        let read_type = event.map(|event| event.event_type.clone());
         letter.event_type = letter.event_type.take().or(read_type);
-        let is_seen = letter.event_type.as_ref().is_none_or(|name| reader.sees_type(name));
-        letter.sample = sample.filter(|_| is_seen);
+        let is_seen = match (event, &letter.event_type) {
+            (Some(event), _) => event.is_seen,
+            // The row belongs to no event, or there was no time to read it.
+            (None, Some(event_type)) => reader.sees_all_of_type(event_type),
+            (None, None) => !reader.is_narrowed(),
+        };
+        letter.sample = event.filter(|_| is_seen).map(|event| event.data.clone());
+        if !is_seen {
+            letter.reason = REASON_WITHHELD.to_string();
+        }
     }
     letters
 }

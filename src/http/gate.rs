@@ -315,11 +315,16 @@ pub struct Client(pub Arc<Grant>);
 impl Client {
     /// Fails where the client may not know of this view.
     pub fn check_view(&self, view: &str) -> Result<(), Problem> {
-        if self.0.sees_view(view) {
-            return Ok(());
-        }
-        Err(forbidden(format!("token {} does not reach view {view}", self.0.name)))
+        check_view(&self.0, view)
     }
+}
+
+/// Fails where whoever has this grant may not know of the view, whether there is one or not.
+pub fn check_view(grant: &Grant, view: &str) -> Result<(), Problem> {
+    if grant.sees_view(view) {
+        return Ok(());
+    }
+    Err(forbidden(format!("token {} does not reach view {view}", grant.name)))
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Client {

@@ -1,5 +1,7 @@
 //! Whether the server lives and is ready, and its landing page.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
@@ -14,7 +16,12 @@ use super::openapi::{AliveStatus, AllViews, BadRequest, ReadyStatus, Unavailable
 use super::params::Params;
 use super::problem::Problem;
 use crate::model::alarm::{Alarm, Part};
-use crate::status::{Away, ClickHouseStatus, FileError, ReadStatus, ViewState, ViewStatus};
+use crate::status::{
+    Away, ClickHouseStatus, FileError, ReadStatus, ViewState, ViewStatus, WaitRequest, WaitTarget,
+};
+
+/// How long ClickHouse may take to say whether the views are there.
+const CLICKHOUSE_TIME: Duration = Duration::from_millis(500);
 
 /// The answer of a server that lives.
 #[derive(Serialize, ToSchema)]
@@ -60,7 +67,7 @@ pub async fn alive() -> Json<Alive> {
 
 /// Whether events are accepted
 ///
-/// With `views=all` also: every view is live, ClickHouse is reachable, and nothing else is wrong but
+/// With `views=all` also: every view is live, ClickHouse is reachable and has them, and nothing else is wrong but
 /// query files that are not in use.
 #[utoipa::path(
     get,
@@ -106,6 +113,16 @@ pub async fn ready(
         // Query files that are not in use are no view's.
         let of_views = wrong.iter().filter(|wrong| wrong.part != Part::Queries.as_str());
         reasons.extend(of_views.map(Wrong::line));
+        // Asked last: it takes ClickHouse's time, and there may be reasons enough.
+        if reasons.is_empty()
+            && let Ok(status) = &status
+        {
+            let missing = not_in_clickhouse(&state, status).await;
+            reasons.extend(missing.iter().map(|name| match caller.sees_view(name) {
+                true => format!("view {name} cannot be read in ClickHouse"),
+                false => "a view cannot be read in ClickHouse".to_string(),
+            }));
+        }
     }
     if reasons.is_empty() {
         Ok(Json(Ready { status: "ready", wrong }))
@@ -133,6 +150,25 @@ impl Wrong {
         let Wrong { part, subject, message, .. } = self;
         format!("{part}{}{subject}: {message}", if subject.is_empty() { "" } else { " " })
     }
+}
+
+/// The views that nobody could read in ClickHouse now. A name that somebody has dropped there is made anew
+/// meanwhile.
+async fn not_in_clickhouse(state: &AppState, status: &ReadStatus) -> Vec<String> {
+    if status.clickhouse != ClickHouseStatus::Reachable {
+        return Vec::new();
+    }
+    let types = status.views.iter().flat_map(|view| view.event_types.iter().cloned());
+    let request = WaitRequest {
+        position: 0,
+        event_types: types.collect(),
+        target: WaitTarget::ClickHouse,
+        views: None,
+        timeout: CLICKHOUSE_TIME,
+    };
+    // A read side that is away says so itself.
+    let waiting = state.backend.wait(request).await.unwrap_or_default();
+    waiting.into_iter().map(|waiting| waiting.view).collect()
 }
 
 fn accepts_events(state: &AppState) -> Vec<String> {

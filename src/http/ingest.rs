@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::batch::{self, Batch, Layout};
 use super::body::{self, Coding, HeldMemory, ReceivedBody};
 use super::events::{unreadable, unreadable_because};
-use super::gate::Client;
+use super::gate::{Client, check_view};
 use super::idempotency::{self, REPLAYED_HEADER};
 use super::openapi::{BodyProblems, CloudEvent, Full, NewEvents, Unavailable, Unreadable, WaitFor};
 use super::params::{Params, bad};
@@ -95,7 +95,7 @@ struct Wait {
         (
             "view" = Option<String>,
             Query,
-            description = "With `wait`: only these views, separated by commas. An unknown one is refused."
+            description = "With `wait`: only these views, separated by commas. An unknown one is refused, and so is one that the token does not reach."
         ),
         (
             "timeout" = Option<String>,
@@ -139,7 +139,7 @@ struct Wait {
         ),
         (
             status = 202,
-            description = "The events are on disk; the views listed in `waiting_for` do not show them yet.",
+            description = "The events are on disk; the views listed in `waiting_for` do not show them yet. A narrowed token is told of no views.",
             body = AppendAnswer
         ),
         BodyProblems,
@@ -167,7 +167,7 @@ pub async fn post_events(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let wait = Wait::of(&uri, &state).await?;
+    let wait = Wait::of(&uri, &state, &grant).await?;
     let key = idempotency::key(&headers, &grant)?;
     let layout = Layout::of(&headers)?;
     let coding = Coding::of(&headers)?;
@@ -217,7 +217,11 @@ pub async fn post_events(
         positions: (appended.stored < asked.len).then_some(positions),
         ids,
         streams: appended.streams.into_iter().collect(),
-        waiting_for: waiting_for.into_iter().map(WaitingView::from).collect(),
+        waiting_for: waiting_for
+            .into_iter()
+            .filter(|waiting| grant.sees_view(&waiting.view))
+            .map(WaitingView::from)
+            .collect(),
     };
     let mut response = (status, Json(answer)).into_response();
     if appended.repeated {
@@ -418,7 +422,7 @@ fn event_types(batch: &Batch) -> Vec<String> {
 }
 
 impl Wait {
-    async fn of(uri: &Uri, state: &AppState) -> Result<Option<Wait>, Problem> {
+    async fn of(uri: &Uri, state: &AppState, grant: &Grant) -> Result<Option<Wait>, Problem> {
         let mut params = Params::of(uri)?;
         let targets = [("views", WaitTarget::Views), ("clickhouse", WaitTarget::ClickHouse)];
         let target = params.choice("wait", &targets)?;
@@ -434,6 +438,8 @@ impl Wait {
                 Err(bad("view", "needs wait=views or wait=clickhouse beside it"))
             };
         };
+        // Before it is known which views there are: the answer must not tell.
+        names.iter().try_for_each(|name| check_view(grant, name))?;
         // Asked before anything is stored: afterwards it could not be refused any more.
         if let Some(away) = state.backend.away() {
             let reason = format!("{away}; nothing was stored: without `wait` it is");

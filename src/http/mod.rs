@@ -48,6 +48,7 @@ use crate::model::alarm::Alarms;
 use crate::model::limits::Limits;
 use crate::status::{Away, Backend};
 use connections::Connections;
+use dead_letters::HeldCursors;
 use metrics::Metrics;
 use problem::Problem;
 
@@ -71,6 +72,8 @@ pub struct AppState {
     event_followers: Arc<Semaphore>,
     /// One permit per change feed.
     change_feeds: Arc<Semaphore>,
+    /// Where lists of dead letters go on, for narrowed tokens.
+    held_cursors: Arc<HeldCursors>,
     /// True once the server is stopping.
     stopping: watch::Sender<bool>,
 }
@@ -98,6 +101,7 @@ impl AppState {
             event_streams: Arc::new(Semaphore::new(limits.event_streams_max)),
             event_followers: Arc::new(Semaphore::new(limits.event_followers_max)),
             change_feeds: Arc::new(Semaphore::new(limits.change_feeds_max)),
+            held_cursors: Arc::default(),
             limits: Arc::new(limits),
             stopping: watch::Sender::new(false),
         }

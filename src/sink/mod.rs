@@ -65,6 +65,10 @@ pub trait Sink: Send + Sync {
     /// Returns the names of those that went.
     async fn retire_all_but(&self, views: &[&str]) -> Result<Vec<String>, SinkError>;
 
+    /// Those of these published views whose public names are gone, or read from another generation, as
+    /// of a moment after the call.
+    async fn missing_names(&self, views: &[ViewRef]) -> Result<Vec<ViewRef>, SinkError>;
+
     /// Compares what the system holds with what was written, and tells what somebody else has
     /// changed since the last inspection.
     async fn inspect(&self, generations: &[Inspection]) -> Result<Vec<Tampering>, SinkError>;
@@ -166,4 +170,12 @@ pub enum Tampering {
         /// What was found.
         what: String,
     },
+}
+
+impl Tampering {
+    /// The public names of this view are gone, or do not read from its generation.
+    pub fn missing(view: ViewRef) -> Self {
+        let what = format!("VIEW {} is gone or was altered", view.name);
+        Tampering::Name { view, what }
+    }
 }

@@ -130,6 +130,42 @@ async fn status(
     request.send().await.unwrap().status().as_u16()
 }
 
+/// Narrowed tokens, and what each operation answers them, in the order of [`operations`].
+const NARROWED: [(&[&str], [u16; 13]); 8] = [
+    (
+        &["--role", "read", "--types", "OrderPaid"],
+        [403, 200, 200, 200, 403, 403, 403, 200, 200, 200, 403, 403, 403],
+    ),
+    (
+        &["--role", "read", "--streams", "order-"],
+        [403, 200, 200, 200, 403, 403, 403, 200, 200, 200, 403, 403, 403],
+    ),
+    (
+        &["--role", "read", "--streams", "salary-"],
+        [403, 200, 403, 200, 403, 403, 403, 200, 200, 200, 403, 403, 403],
+    ),
+    (
+        &["--role", "read", "--views", "orders"],
+        [403, 200, 403, 200, 200, 200, 200, 200, 200, 200, 403, 403, 403],
+    ),
+    (
+        &["--role", "read", "--views", "salaries"],
+        [403, 200, 403, 200, 403, 403, 403, 200, 200, 200, 403, 403, 403],
+    ),
+    (
+        &["--role", "write", "--types", "OrderPaid"],
+        [200, 403, 403, 403, 403, 403, 403, 403, 403, 200, 403, 403, 403],
+    ),
+    (
+        &["--role", "write", "--types", "SalaryPaid"],
+        [403, 403, 403, 403, 403, 403, 403, 403, 403, 200, 403, 403, 403],
+    ),
+    (
+        &["--role", "write", "--streams", "order-"],
+        [200, 403, 200, 403, 403, 403, 403, 403, 403, 200, 403, 403, 403],
+    ),
+];
+
 /// What each operation answers a writer, a reader, a follower of the log, and an administrator.
 const EXPECTED: [[u16; 4]; 13] = [
     [200, 403, 403, 200],

@@ -1,7 +1,9 @@
 //! Pages of other origins, other host names, and addresses beyond loopback.
 
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use heliostat::internals::http::client;
 use reqwest::Method;
@@ -42,6 +44,21 @@ async fn without_tokens_pages_of_others_and_other_names_get_nothing() {
             let response = send(method, path, &headers).await;
             assert_eq!(response.status(), 403, "{path} {headers:?}");
             assert!(!response.headers().contains_key("access-control-allow-origin"));
+        }
+    }
+    // Whatever the method is, and whether the path takes it.
+    for method in [Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS, Method::HEAD] {
+        for path in ["/v1/events", "/v1/views", "/v1/views/orders/rebuild", "/healthz", "/"] {
+            for headers in [
+                [("origin", "http://evil.example")],
+                [("origin", "null")],
+                [("sec-fetch-site", "cross-site")],
+                [("host", "evil.example")],
+            ] {
+                let response = send(method.clone(), path, &headers).await;
+                assert_eq!(response.status(), 403, "{method} {path} {headers:?}");
+                assert!(!response.headers().contains_key("access-control-allow-origin"));
+            }
         }
     }
     for headers in [
@@ -118,4 +135,87 @@ fn beyond_loopback_tokens_are_needed() {
     addresses(&mut child, &data);
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// Starts a server without tokens; what it says if it refuses to listen there.
+fn refusal(listen: &str) -> Option<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, queries) = (directory.path().join("data"), directory.path().join("queries"));
+    std::fs::create_dir(&queries).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_heliostat"))
+        .args(["serve", "--no-clickhouse", "--listen", listen, "--queries"])
+        .arg(&queries)
+        .arg("--data-dir")
+        .arg(&data)
+        .env("HELIOSTAT_LOG", "error")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    let refused = loop {
+        if child.try_wait().unwrap().is_some() {
+            break true;
+        }
+        if data.join("serving.json").exists() {
+            break false;
+        }
+        assert!(Instant::now() < end, "{listen}: it neither serves nor ends");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    child.kill().unwrap();
+    let output = child.wait_with_output().unwrap();
+    refused.then(|| String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn host_names_are_loopback_where_their_addresses_are() {
+    assert_eq!(refusal("localhost:0"), None);
+    assert!(refusal("0x0:0").is_some(), "a name of 0.0.0.0");
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    for name in [machine.trim(), "127.1", "0x7f.1", "2130706433", "0x0.0", "1"] {
+        let listen = format!("{name}:0");
+        // Not every machine knows its own name.
+        let Ok(addresses) = listen.to_socket_addrs() else { continue };
+        let addresses: Vec<SocketAddr> = addresses.collect();
+        let refused = refusal(&listen);
+        match addresses.iter().all(|address| address.ip().is_loopback()) {
+            true => assert_eq!(refused, None, "{name}: {addresses:?}"),
+            false => {
+                let told = refused.unwrap_or_else(|| panic!("{name}: {addresses:?} is served"));
+                assert!(told.contains("is not loopback"), "{name}: {told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn password_in_the_arguments_is_warned_of() {
+    let warned = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let directory = tempfile::tempdir().unwrap();
+        let (data, queries) = (directory.path().join("data"), directory.path().join("queries"));
+        std::fs::create_dir(&queries).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_heliostat"))
+            .args(["serve", "--no-clickhouse", "--listen", "127.0.0.1:0", "--queries"])
+            .arg(&queries)
+            .arg("--data-dir")
+            .arg(&data)
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .env("HELIOSTAT_LOG", "warn")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        addresses(&mut child, &data);
+        child.kill().unwrap();
+        let output = child.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!told.contains("geheim"), "{told}");
+        told.contains("--clickhouse-password-file")
+    };
+    assert!(warned(&["--clickhouse-password", "geheim"], &[]));
+    assert!(warned(&["--clickhouse-password=geheim"], &[]));
+    assert!(!warned(&[], &[("HELIOSTAT_CLICKHOUSE_PASSWORD", "geheim")]));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "geheim").unwrap();
+    assert!(!warned(&["--clickhouse-password-file", file.path().to_str().unwrap()], &[]));
 }

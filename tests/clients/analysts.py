@@ -1,15 +1,20 @@
 """Analysts' clients against the own ClickHouse: clickhouse-connect over HTTP, clickhouse-driver over the
 native protocol.
 
-analysts.py: reads from standard input {"url", "native", "user", "password", "attempts": [SQL]}, and prints
-what it saw, as JSON: for each client the tables and some rows, which attempts got through as the user, as
-ClickHouse's own login, and with a wrong password, and what the native protocol answers after what is none.
+analysts.py: reads from standard input {"url", "native", "user", "password", "attempts": [SQL],
+"fixed": ["setting=value"]}, and prints what it saw, as JSON: for each client the tables and some rows, which
+attempts got through as the user, as ClickHouse's own login, and with a wrong password; over the native protocol
+also which settings the user has changed, which error ends queries that take too much memory, which one a
+seventeenth query gets beside sixteen, and what is answered after what is no message of the protocol.
 """
 
+import contextlib
 import json
 import os
 import socket
 import sys
+import threading
+import time
 from urllib.parse import urlparse
 
 import clickhouse_connect
@@ -71,6 +76,76 @@ def through(name, secret, database):
     return passed
 
 
+def fixed():
+    """The settings that can be changed, in a query or beside one."""
+    passed = []
+    for setting in given["fixed"]:
+        name, value = setting.split("=")
+        for sql, settings in [(f"SELECT 1 SETTINGS {setting}", None), ("SELECT 1", {name: value})]:
+            client = native(user, password)
+            try:
+                client.execute(sql, settings=settings)
+                passed.append([sql, settings])
+            except errors.ServerException:
+                pass
+            finally:
+                client.disconnect()
+    return passed
+
+
+def code(name, secret, sql):
+    """The number of the error that a query ends with."""
+    client = native(name, secret, "")
+    try:
+        client.execute(sql)
+        return 0
+    except errors.ServerException as error:
+        return error.code
+    finally:
+        client.disconnect()
+
+
+def hogs():
+    """How queries end that take more memory than they may."""
+    return {
+        "reader": code(user, password, "SELECT groupArray(number) FROM numbers(1000000000)"),
+        "boot": code("default", "", "SELECT length(arrayMap(x -> toString(x), range(20000000)))"),
+    }
+
+
+def seventeenth():
+    """How a query ends beside sixteen that run."""
+    sleeping = "SELECT sleepEachRow(1) FROM numbers(60) SETTINGS max_block_size = 1"
+    clients = [native(user, password) for _ in range(16)]
+    over = threading.Event()
+
+    def sleep(client):
+        while not over.is_set():
+            try:
+                client.execute(sleeping)
+            except (errors.Error, EOFError, OSError):
+                pass  # The question below had the last place, or it is cut off.
+
+    threads = [threading.Thread(target=sleep, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 30
+    answer = 0
+    while answer == 0 and time.monotonic() < deadline:
+        answer = code(user, password, "SELECT 1")
+        time.sleep(0.05)
+    over.set()
+    for client, thread in zip(clients, threads):
+        while thread.is_alive():
+            connected = client.connection.socket
+            # One that was refused a moment ago is not connected.
+            if connected:
+                with contextlib.suppress(OSError):
+                    connected.shutdown(socket.SHUT_RDWR)
+            thread.join(0.1)
+    return answer
+
+
 def noise():
     """What a stranger may send to the native port: nothing, HTTP, and bytes that mean nothing."""
     for sent in [b"", b"GET / HTTP/1.0\r\n\r\n", b"\x00\x05hello"] + [os.urandom(200) for _ in range(20)]:
@@ -93,5 +168,9 @@ json.dump({
         "wrong": through(user, "wrong", "heliostat"),
         "unknown": through("nobody", password, "heliostat"),
     },
+    "fixed": fixed(),
+    "hogs": hogs(),
     "noise": noise(),
+    # Last, since queries that are cut off take a moment to end.
+    "seventeenth": seventeenth(),
 }, sys.stdout)

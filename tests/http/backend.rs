@@ -188,9 +188,11 @@ impl Backend for TestBackend {
             let waiting = || vec![Waiting { view: "orders".to_string(), state: self.state() }];
             Ok(match self.state() {
                 ViewState::Live if reads => {
-                    // ClickHouse never shows anything here.
-                    let reached = request.target == WaitTarget::Views
-                        && self.wait_for(request.position, request.timeout).await;
+                    // ClickHouse has the view here, and never shows anything new.
+                    let reached = match request.target {
+                        WaitTarget::ClickHouse => request.position == 0,
+                        WaitTarget::Views => self.wait_for(request.position, request.timeout).await,
+                    };
                     if reached { Vec::new() } else { waiting() }
                 }
                 ViewState::Live => Vec::new(),

@@ -58,7 +58,8 @@ pub struct ServeArgs {
     /// The user there.
     #[arg(long, env = "HELIOSTAT_CLICKHOUSE_USER")]
     pub clickhouse_user: Option<String>,
-    /// The user's password.
+    /// The user's password. As an argument it is read by every user of the machine: give it by
+    /// --clickhouse-password-file or the environment.
     #[arg(long, env = "HELIOSTAT_CLICKHOUSE_PASSWORD", hide_env_values = true)]
     pub clickhouse_password: Option<String>,
     /// The database that holds the views [default: heliostat]
@@ -228,7 +229,22 @@ fn end_on_panic() {
     }));
 }
 
+/// Whether the arguments of this process, which every user of the machine can read, have a password.
+fn password_is_argument() -> bool {
+    let is_password = |argument: std::ffi::OsString| {
+        let argument = argument.to_string_lossy();
+        argument.split('=').next() == Some("--clickhouse-password")
+    };
+    std::env::args_os().any(is_password)
+}
+
 async fn serve(settings: Settings) -> u8 {
+    if password_is_argument() {
+        tracing::warn!(
+            "--clickhouse-password can be read by every user of this machine: give the password by \
+             --clickhouse-password-file, or by HELIOSTAT_CLICKHOUSE_PASSWORD in the environment"
+        );
+    }
     let alarms = Alarms::default();
     let begun = match Begun::new(settings, &alarms).await {
         Ok(begun) => begun,

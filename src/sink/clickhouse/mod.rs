@@ -24,6 +24,7 @@ mod error;
 mod history;
 mod inspect;
 mod intent;
+mod names;
 mod options;
 mod pace;
 mod pending;
@@ -67,6 +68,7 @@ use collect::ChangeCollector;
 use encode::RowEncoder;
 use inspect::Inspector;
 use intent::FlushIntent;
+use names::PublicNames;
 use pace::FlushSlots;
 use pending::Multiplicities;
 use progress::{ProgressStore, progress_view_sql};
@@ -118,6 +120,7 @@ pub struct ClickHouseSink {
     catalog: Arc<TableCatalog>,
     rejects: RejectHandler,
     inspector: tokio::sync::Mutex<Inspector>,
+    names: PublicNames,
     slots: Arc<FlushSlots>,
 }
 
@@ -137,9 +140,15 @@ impl ClickHouseSink {
         let intents = data_dir.join(intent::DIRECTORY);
         let catalog =
             TableCatalog::new(Arc::clone(&clickhouse), progress.clone(), retention, intents);
-        let (catalog, inspector) = (Arc::new(catalog), Default::default());
-        let slots = Arc::new(FlushSlots::new());
-        let sink = ClickHouseSink { clickhouse, progress, catalog, rejects, inspector, slots };
+        let sink = ClickHouseSink {
+            clickhouse,
+            progress,
+            catalog: Arc::new(catalog),
+            rejects,
+            inspector: tokio::sync::Mutex::default(),
+            names: PublicNames::default(),
+            slots: Arc::new(FlushSlots::new()),
+        };
         sink.create_own().await?;
         Ok(sink)
     }
@@ -219,6 +228,10 @@ impl Sink for ClickHouseSink {
 
     async fn retire_all_but(&self, views: &[&str]) -> Result<Vec<String>, SinkError> {
         Ok(self.catalog.retire_all_but(views).await?)
+    }
+
+    async fn missing_names(&self, views: &[ViewRef]) -> Result<Vec<ViewRef>, SinkError> {
+        Ok(self.names.missing(&self.clickhouse, views).await?)
     }
 
     async fn inspect(&self, generations: &[Inspection]) -> Result<Vec<Tampering>, SinkError> {

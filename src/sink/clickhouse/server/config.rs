@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::logins::{Login, Logins};
+use crate::model::memory::total_bytes;
 
 /// The configuration for a ClickHouse that keeps its data below `dir`. Caches and pools are small:
 /// it is a guest beside the dataflow, and what it serves are read models, not a warehouse.
@@ -29,6 +30,8 @@ pub(super) fn render(dir: &Path, http_port: u16, tcp_port: u16, is_reserved: boo
     <console>0</console>
   </logger>
   <max_server_memory_usage_to_ram_ratio>0.5</max_server_memory_usage_to_ram_ratio>
+  <!-- what queries sort and group outside of memory, all together: it is on the disk of the views -->
+  <max_temporary_data_on_disk_size>{SPILL_BYTES_MAX}</max_temporary_data_on_disk_size>
   <mark_cache_size>134217728</mark_cache_size>
   <primary_index_cache_size>134217728</primary_index_cache_size>
   <index_mark_cache_size>33554432</index_mark_cache_size>
@@ -67,7 +70,9 @@ pub(super) fn render_users(logins: &Logins, database: &str, boot: bool) -> Strin
     let readers: String =
         logins.readers.iter().map(|login| user(login, "reader", &grant)).collect();
     let default = if boot { BOOT_USER } else { "" };
-    let (readers_limits, boot_limits) = (fixed(&READER_LIMITS), fixed(&BOOT_LIMITS));
+    // A machine that does not say how much it has is taken for a large one.
+    let readers_limits = fixed(&reader_limits(total_bytes().unwrap_or(u64::MAX)));
+    let boot_limits = fixed(&BOOT_LIMITS);
     format!(
         "<!-- written by heliostat at every start; changes are lost -->
 <clickhouse>
@@ -98,20 +103,33 @@ fn fixed(settings: &[(&str, u64)]) -> String {
     format!("{values}<constraints>{fixed}</constraints>")
 }
 
-/// What `default` may use: questions without a table count for no quota.
-const BOOT_LIMITS: [(&str, u64); 3] =
-    [("max_memory_usage", 64 << 20), ("max_threads", 1), ("os_thread_priority", 19)];
-
-/// What a reader may use, and not lift. Its threads give way to others.
-const READER_LIMITS: [(&str, u64); 7] = [
-    ("max_memory_usage", 2 << 30),
-    ("max_memory_usage_for_user", 3 << 30),
-    ("max_execution_time", 60),
-    ("max_threads", 4),
-    ("max_concurrent_queries_for_user", 16),
-    ("os_thread_priority", 10),
-    ("add_http_cors_header", 0),
+/// What `default` may use: questions without a table count for no quota, and there may be many at once.
+const BOOT_LIMITS: [(&str, u64); 4] = [
+    ("max_memory_usage", 64 << 20),
+    ("max_memory_usage_for_user", 128 << 20),
+    ("max_threads", 1),
+    ("os_thread_priority", 19),
 ];
+
+/// How much all queries together may write to the disk where they do not fit into memory. The settings of
+/// one user or one query (`max_temporary_data_on_disk_size_for_user`) do not limit sorting in ClickHouse
+/// 26.7.
+const SPILL_BYTES_MAX: u64 = 1 << 30;
+
+/// What a reader may use, and not lift, on a machine with so much memory. Its threads give way to others.
+fn reader_limits(machine_bytes: u64) -> [(&'static str, u64); 7] {
+    // ClickHouse has half of the memory, and a reader at most half of that.
+    let of_user = (3_u64 << 30).min(machine_bytes / 4);
+    [
+        ("max_memory_usage", (2_u64 << 30).min(of_user)),
+        ("max_memory_usage_for_user", of_user),
+        ("max_execution_time", 60),
+        ("max_threads", 4),
+        ("max_concurrent_queries_for_user", 16),
+        ("os_thread_priority", 10),
+        ("add_http_cors_header", 0),
+    ]
+}
 
 /// How many queries `default` may make in the life of a ClickHouse: those of the boot.
 pub(super) const BOOT_QUERIES: u32 = 3;

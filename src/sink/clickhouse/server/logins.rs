@@ -4,8 +4,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -55,12 +54,15 @@ pub struct Logins {
 
 impl Logins {
     /// Reads the passwords of a data directory, and makes those that are missing. `more` are further
-    /// readers.
+    /// readers; a configured password of `reader` takes the place of the one in its file.
     pub fn open(data_dir: &Path, more: Vec<Login>) -> Result<Logins, ServerError> {
         let own = keep(&Self::own_file(data_dir), OWN_USER)?;
-        let mut readers = vec![keep(&Self::reader_file(data_dir), READER_USER)?];
+        let file = Self::reader_file(data_dir);
+        let mut readers = vec![match more.iter().rfind(|login| login.user == READER_USER) {
+            Some(configured) => replace(&file, configured)?,
+            None => keep(&file, READER_USER)?,
+        }];
         for login in more {
-            // A configured password of `reader` takes the place of the random one.
             readers.retain(|known| known.user != login.user);
             readers.push(login);
         }
@@ -91,37 +93,78 @@ fn keep(path: &Path, user: &str) -> Result<Login, ServerError> {
             let mut random = [0; RANDOM_BYTES];
             getrandom::fill(&mut random).map_err(|error| file_error(io::Error::other(error)))?;
             let password = URL_SAFE_NO_PAD.encode(random);
-            let login = Login { user: user.to_string(), password };
-            write_netrc(path, &login).map_err(file_error)?;
-            Ok(login)
+            replace(path, &Login { user: user.to_string(), password })
         }
         Err(error) => Err(file_error(error)),
     }
 }
 
-fn write_netrc(path: &Path, login: &Login) -> io::Result<()> {
+/// Writes a login into its file, in place of what is there, and returns it.
+fn replace(path: &Path, login: &Login) -> Result<Login, ServerError> {
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
+        super::create_dir(parent)?;
     }
-    let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
     let Login { user, password } = login;
-    for machine in ["127.0.0.1", "localhost"] {
-        writeln!(file, "machine {machine} login {user} password {password}")?;
+    let password = netrc_word(password);
+    let line = |machine| format!("machine {machine} login {user} password {password}\n");
+    super::write_secret(path, &["127.0.0.1", "localhost"].map(line).concat())?;
+    Ok(login.clone())
+}
+
+/// A word as curl reads it: in quotes where a space or a quote would end it.
+fn netrc_word(word: &str) -> String {
+    if !word.contains(|c: char| c.is_whitespace() || c == '"' || c == '\\' || c == '#') {
+        return word.to_string();
     }
-    file.sync_all()
+    let escaped = word.chars().map(|c| match c {
+        '\n' => "\\n".to_string(),
+        '\r' => "\\r".to_string(),
+        '\t' => "\\t".to_string(),
+        '"' | '\\' => format!("\\{c}"),
+        c => c.to_string(),
+    });
+    format!("\"{}\"", escaped.collect::<String>())
+}
+
+/// The next word, and the text behind it; the reverse of [`netrc_word`].
+fn next_word(text: &str) -> Option<(String, &str)> {
+    let text = text.trim_start();
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find(char::is_whitespace).unwrap_or(text.len());
+        return (end > 0).then(|| (text[..end].to_string(), &text[end..]));
+    };
+    let mut word = String::new();
+    let mut characters = quoted.char_indices();
+    while let Some((at, c)) = characters.next() {
+        match c {
+            '"' => return Some((word, &quoted[at + 1..])),
+            '\\' => word.push(match characters.next()?.1 {
+                'n' => '\n',
+                'r' => '\r',
+                't' => '\t',
+                c => c,
+            }),
+            c => word.push(c),
+        }
+    }
+    None
 }
 
 fn read_netrc(text: &str) -> Option<Login> {
-    let mut words = text.split_ascii_whitespace();
+    let mut rest = text;
     let (mut user, mut password) = (None, None);
-    while let Some(word) = words.next() {
-        match word {
-            "login" if user.is_none() => user = words.next(),
-            "password" if password.is_none() => password = words.next(),
-            _ => {}
-        }
+    while let Some((word, behind)) = next_word(rest) {
+        rest = behind;
+        let place = match word.as_str() {
+            "login" => &mut user,
+            "password" => &mut password,
+            _ => continue,
+        };
+        let (value, behind) = next_word(rest)?;
+        rest = behind;
+        place.get_or_insert(value);
     }
-    Some(Login { user: user?.to_string(), password: password?.to_string() })
+    Some(Login { user: user?, password: password? })
 }
 
 /// The login in a file that a server has made.
@@ -158,6 +201,20 @@ mod tests {
         let users: Vec<&str> = logins.readers.iter().map(|login| login.user.as_str()).collect();
         assert_eq!(users, ["reader", "bi"]);
         assert_eq!(logins.readers[0].password, "given");
+    }
+
+    #[test]
+    fn the_file_of_reader_has_a_configured_password_in_place_of_the_random_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = Logins::reader_file(directory.path());
+        Logins::open(directory.path(), Vec::new()).unwrap();
+        for password in ["given", "with a space", "\"quoted\" \\ and # more", "tab\tand\nline"] {
+            let login = Login { user: "reader".to_string(), password: password.to_string() };
+            Logins::open(directory.path(), vec![login.clone()]).unwrap();
+            assert!(read_login(&file).unwrap() == login, "{password:?}");
+            let mode = fs::metadata(&file).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{password:?}");
+        }
     }
 
     #[test]
