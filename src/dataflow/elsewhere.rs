@@ -1,26 +1,28 @@
-//! Work that takes long, on a thread of its own: the worker goes on with other views meanwhile.
+//! Work that takes long, on a thread beside the workers, which go on with other views meanwhile.
+//!
+//! Threads are used again: one that ends gives all that it allocated back to the system, page by page.
 
+use std::any::Any;
 use std::io;
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::thread::JoinHandle;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Mutex, PoisonError};
 
 use timely::scheduling::SyncActivator;
 
+/// So many threads wait for further work; others end.
+const IDLE_THREADS_MAX: usize = 4;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// The threads that wait for work.
+static IDLE: Mutex<Vec<Sender<Work>>> = Mutex::new(Vec::new());
+
+/// What came of work: its value, or the panic that it ended with.
+type Outcome<T> = Result<T, Box<dyn Any + Send>>;
+
 /// Work on another thread, and what comes of it.
-pub struct Elsewhere<T> {
-    result: Receiver<T>,
-    thread: Option<JoinHandle<()>>,
-}
-
-/// Has the operator called again, also when the work ends with a panic.
-struct CallAgain(SyncActivator);
-
-impl Drop for CallAgain {
-    fn drop(&mut self) {
-        // An operator that is gone needs no call.
-        let _ = self.0.activate();
-    }
-}
+pub struct Elsewhere<T>(Receiver<Outcome<T>>);
 
 impl<T: Send + 'static> Elsewhere<T> {
     /// Begins the work. The operator is called again when it is done.
@@ -29,31 +31,57 @@ impl<T: Send + 'static> Elsewhere<T> {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<Self> {
         let (sender, result) = channel();
-        let call = CallAgain(operator);
         let run = move || {
-            let _call = call;
-            let value = work();
-            // Where the view is gone, nobody takes it.
-            let _ = sender.send(value);
+            let outcome = catch_unwind(AssertUnwindSafe(work));
+            // Where the view is gone, nobody takes it, and there is no operator to call.
+            let _ = sender.send(outcome);
+            let _ = operator.activate();
         };
-        let thread = std::thread::Builder::new().name("partition".to_string()).spawn(run)?;
-        Ok(Elsewhere { result, thread: Some(thread) })
+        begin(Box::new(run))?;
+        Ok(Elsewhere(result))
     }
 
     /// What came of the work, once. A panic in it goes on here.
     pub fn poll(&mut self) -> Option<T> {
-        match self.result.try_recv() {
-            Ok(value) => Some(value),
-            Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => {
-                let ended = self.thread.take().map(JoinHandle::join);
-                if let Some(Err(panic)) = ended {
-                    std::panic::resume_unwind(panic);
-                }
-                None
-            }
+        match self.0.try_recv() {
+            Ok(Ok(value)) => Some(value),
+            Ok(Err(panic)) => resume_unwind(panic),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
         }
     }
+}
+
+fn idle<T>(change: impl FnOnce(&mut Vec<Sender<Work>>) -> T) -> T {
+    change(&mut IDLE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Hands work to a thread that waits for some, or to a new one.
+fn begin(mut work: Work) -> io::Result<()> {
+    while let Some(thread) = idle(Vec::pop) {
+        match thread.send(work) {
+            Ok(()) => return Ok(()),
+            Err(unsent) => work = unsent.0,
+        }
+    }
+    let run = move || {
+        work();
+        let (sender, receiver) = channel::<Work>();
+        let mut waits = true;
+        while waits {
+            waits = idle(|threads| {
+                let has_room = threads.len() < IDLE_THREADS_MAX;
+                if has_room {
+                    threads.push(sender.clone());
+                }
+                has_room
+            });
+            if waits && let Ok(work) = receiver.recv() {
+                work();
+            }
+        }
+    };
+    std::thread::Builder::new().name("partition".to_string()).spawn(run)?;
+    Ok(())
 }
 
 #[cfg(test)]

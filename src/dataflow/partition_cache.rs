@@ -71,7 +71,10 @@ impl<C: Send + 'static> PartitionCache<C> {
         if self.recent_bytes > share / 2 {
             let older = std::mem::replace(&mut self.older, std::mem::take(&mut self.recent));
             self.older_bytes = std::mem::take(&mut self.recent_bytes);
-            free_elsewhere(older);
+            // A large partition leaves none: it is taken out for each change.
+            if !older.is_empty() {
+                free_elsewhere(older);
+            }
         }
         if share == 0 {
             self.clear();
