@@ -15,6 +15,7 @@ mod exclusion;
 pub mod explain;
 pub mod ir;
 pub mod functions;
+mod generation;
 mod group_keys;
 mod hop;
 mod join_order;
@@ -53,13 +54,13 @@ use std::sync::Arc;
 use datafusion_common::DataFusionError;
 use datafusion_expr::{LogicalPlan, LogicalPlanBuilder, TableSource, col};
 use datafusion_sql::sqlparser::tokenizer::{Location, Span};
-use xxhash_rust::xxh3::Xxh3;
 
 use crate::model::schema::EventTable;
 use crate::model::sink::SinkKinds;
 use crate::model::source::EVENTS_TABLE;
 use catalog::{Catalog, ViewDef};
 use diagnostic::{Diagnostic, Refusal, SourceFile, Unplannable};
+use generation::GenerationSubject;
 use logical::QueryPlanner;
 pub use parse::read_files;
 use step::{Stage, Steps};
@@ -189,8 +190,16 @@ impl<'a> Planning<'a> {
         let iterations_max = def.options.max_iterations.unwrap_or(ITERATIONS_MAX_DEFAULT);
         let lowered = lower::lower(&plan, self.queries.options(), iterations_max)
             .map_err(|e| Unplannable(e.to_string()))?;
-        let (generation, sinks) = (self.generation(def), self.catalog.sinks);
-        let shape = Shape { def, output: plan.schema(), tables: &self.tables, sinks, generation };
+        let columns = view::output_columns(def, plan.schema())?;
+        let subject = GenerationSubject {
+            catalog: self.catalog,
+            log_id: self.log_id,
+            def,
+            columns: &columns,
+        };
+        let generation = subject.generation(semantics::CHANGED);
+        let shape =
+            Shape { def, columns, tables: &self.tables, sinks: self.catalog.sinks, generation };
         shape.of(lowered)
     }
 
@@ -265,49 +274,6 @@ impl<'a> Planning<'a> {
         let mut names: Vec<&str> = self.path[from..].iter().map(String::as_str).collect();
         names.push(name);
         names.join(" → ")
-    }
-
-    /// The hash of everything that decides a view's rows and table.
-    fn generation(&self, def: &ViewDef) -> String {
-        let mut parts = BTreeSet::new();
-        let mut types = BTreeSet::new();
-        let mut queries = Vec::new();
-        let mut todo = vec![def.name.clone()];
-        while let Some(name) = todo.pop() {
-            if let Some(view) = self.catalog.views.get(&name) {
-                if parts.insert(view.canonical.clone()) {
-                    queries.push(&*view.query);
-                    todo.extend(logical::relations_of(&view.query));
-                }
-            } else if let Some(table) = self.catalog.tables.get(&name) {
-                parts.insert(table.canonical.clone());
-                parts.extend(semantics::of_table(&table.table).map(str::to_string));
-                types.insert(table.table.event_type.as_str());
-                for upcast in self.catalog.upcasts.iter().filter(|u| u.target == name) {
-                    parts.insert(upcast.canonical.clone());
-                    queries.push(&*upcast.query);
-                    todo.push(upcast.source.clone());
-                }
-            }
-        }
-        // Which versions are declared decides which events are missing.
-        parts.extend(types.iter().map(|event_type| self.declared_versions(event_type)));
-        let mut hash = Xxh3::new();
-        hash.update(&semantics::ENGINE.to_le_bytes());
-        parts.extend(semantics::versions(queries.into_iter()));
-        for part in [self.log_id, &def.name].into_iter().chain(parts.iter().map(String::as_str)) {
-            hash.update(&(part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
-        }
-        format!("{:016x}", hash.digest())
-    }
-}
-
-impl Planning<'_> {
-    fn declared_versions(&self, event_type: &str) -> String {
-        let of_type = self.tables.iter().filter(|table| table.event_type == event_type);
-        let versions: BTreeSet<u32> = of_type.map(|table| table.version).collect();
-        format!("{event_type} {versions:?}")
     }
 }
 
