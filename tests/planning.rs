@@ -192,12 +192,12 @@ async fn server_view(server: &Server, name: &str) -> (u16, Value) {
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
-async fn panic_of_the_optimizer_is_an_error_at_its_place_and_the_last_good_set_answers() {
-    const FAILPOINT: (&str, &str) = ("FAILPOINTS", "optimizing view heavy=panic");
+/// Has a failpoint panic for the view `heavy`: the server and `check` tell it with its place, nothing
+/// of the set is used, and no process ends.
+async fn panic_is_a_diagnostic(failpoint: &str, message: &str) {
+    let failpoint = ("FAILPOINTS", failpoint);
     let files = [("t.sql", TABLE), ("good.sql", GOOD)];
-    let server = Server::with_arguments(&files, &["--no-clickhouse"], &[FAILPOINT]);
+    let server = Server::with_arguments(&files, &["--no-clickhouse"], &[failpoint]);
     server.append(&json!([{"type": "T", "data": {"k": 1, "v": 2}}])).await;
     let processes = ["write-side", "read-side"].map(|side| server.pid_of(side));
 
@@ -207,10 +207,10 @@ async fn panic_of_the_optimizer_is_an_error_at_its_place_and_the_last_good_set_a
     server.until(1, || async { failed_files(&server).await.len() }).await;
     let failed = failed_files(&server).await;
     assert!(failed[0].contains("heavy.sql:1:26"), "{failed:?}");
-    assert!(failed[0].contains("the planner panicked on this"), "{failed:?}");
+    assert!(failed[0].contains(message), "{failed:?}");
     let checked = common::heliostat(
         &["check", server.queries().to_str().unwrap()],
-        &[(FAILPOINT.0.to_string(), FAILPOINT.1.to_string())],
+        &[(failpoint.0.to_string(), failpoint.1.to_string())],
     );
     assert_eq!(checked.status.code(), Some(1), "{checked:?}");
     let said = common::text(&checked);
@@ -222,6 +222,34 @@ async fn panic_of_the_optimizer_is_an_error_at_its_place_and_the_last_good_set_a
     assert_eq!(["write-side", "read-side"].map(|side| server.pid_of(side)), processes);
     server.remove("heavy.sql");
     server.until(json!([{"k": 1, "n": 12}]), || counts(&server)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+async fn panic_of_the_optimizer_is_an_error_at_its_place_and_the_last_good_set_answers() {
+    panic_is_a_diagnostic("optimizing view heavy=panic", "the planner panicked on this").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+async fn panic_while_a_dataflow_is_built_is_an_error_at_its_place_and_the_last_good_set_answers() {
+    let message = "building the dataflow of this panicked";
+    panic_is_a_diagnostic("rendering view heavy=panic", message).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+async fn first_start_with_a_view_that_cannot_be_built_serves_the_others() {
+    let heavy = view("SELECT k + 1 AS k FROM t WHERE v > 2");
+    let files = [("t.sql", TABLE), ("good.sql", GOOD), ("heavy.sql", &heavy)];
+    let failpoint = ("FAILPOINTS", "rendering view heavy=panic");
+    let server = Server::with_arguments(&files, &["--no-clickhouse"], &[failpoint]);
+    server.append(&json!([{"type": "T", "data": {"k": 1, "v": 2}}])).await;
+    server.until(json!([{"k": 1, "n": 1}]), || counts(&server)).await;
+    let failed = failed_files(&server).await;
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].contains("heavy.sql:1:26"), "{failed:?}");
+    assert_eq!(server_view(&server, "heavy").await.0, 404);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

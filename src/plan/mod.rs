@@ -83,10 +83,14 @@ pub struct QuerySet {
 
 /// Checks and plans these files; `log_id` becomes part of the views' generations.
 pub fn plan_files(files: &[Arc<SourceFile>], log_id: &str, sinks: SinkKinds) -> QuerySet {
-    plan_steps(files, log_id, sinks, &Steps::new(&[], &|_| {}))
+    plan_steps(files, log_id, sinks, &Steps::new(&[], &|_| {}), None)
 }
 
-/// Checks and plans these files in steps that somebody watches.
+/// Builds a view's dataflow without feeding it: an error says why that cannot be done.
+pub type BuildOnTrial = fn(&ViewPlan) -> Result<(), Unplannable>;
+
+/// Checks and plans these files in steps that somebody watches. With `build`, each materialized view
+/// is also built on trial; one that cannot be built is left out, with a diagnostic.
 ///
 /// Needs the stack that [`step::on_large_stack`] gives where the files have not been tried.
 pub fn plan_steps(
@@ -94,6 +98,7 @@ pub fn plan_steps(
     log_id: &str,
     sinks: SinkKinds,
     steps: &Steps<'_>,
+    build: Option<BuildOnTrial>,
 ) -> QuerySet {
     let mut set = QuerySet::default();
     let mut catalog = Catalog { sinks, ..Catalog::default() };
@@ -102,7 +107,7 @@ pub fn plan_steps(
     }
     set.tables = catalog.tables.values().map(|def| Arc::clone(&def.table)).collect();
     match QueryPlanner::new() {
-        Ok(queries) => Planning::new(&catalog, &queries, log_id, steps).run(&mut set),
+        Ok(queries) => Planning::new(&catalog, &queries, log_id, steps).run(&mut set, build),
         Err(error) => unreachable!("DataFusion's own functions register: {error}"),
     }
     set.diagnostics
@@ -141,7 +146,7 @@ impl<'a> Planning<'a> {
         Planning { catalog, queries, log_id, steps, tables, events, planned, path, diagnostics }
     }
 
-    fn run(mut self, set: &mut QuerySet) {
+    fn run(mut self, set: &mut QuerySet, build: Option<BuildOnTrial>) {
         for (name, def) in &self.catalog.tables {
             let events = self.events[name].clone();
             let relation = self.steps.run(&def.file, def.span.start, Stage::Plan, || {
@@ -171,12 +176,20 @@ impl<'a> Planning<'a> {
             let materialized = self
                 .steps
                 .run(&def.file, def.span.start, Stage::Plan, || self.materialize(def, plan));
-            match materialized {
-                Ok(Ok(view)) if def.materialized => set.views.push(view),
-                Ok(Ok(_)) => {}
-                Ok(Err(message)) => {
-                    self.diagnostics.push(Refusal::new(def.span, message).in_file(&def.file));
+            let in_file = |message| Refusal::new(def.span, message).in_file(&def.file);
+            let view = materialized.and_then(|view| view.map_err(in_file));
+            // Nothing is ever built of a plain view by itself.
+            let built = view.and_then(|view| match build {
+                Some(build) if def.materialized => {
+                    let start = def.span.start;
+                    let built = self.steps.run(&def.file, start, Stage::Build, || build(&view));
+                    built?.map_err(in_file).map(|()| view)
                 }
+                _ => Ok(view),
+            });
+            match built {
+                Ok(view) if def.materialized => set.views.push(view),
+                Ok(_) => {}
                 Err(diagnostic) => self.diagnostics.push(diagnostic),
             }
         }
