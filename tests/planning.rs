@@ -41,6 +41,30 @@ fn doubling_views() -> String {
     text + "CREATE MATERIALIZED VIEW heavy AS SELECT k, v FROM v15;\n"
 }
 
+/// Views that read one another in a circle.
+fn circle(length: usize) -> String {
+    let select = |from: &str| format!("SELECT k, v FROM {from}");
+    let mut text = format!("CREATE VIEW c0 AS {};\n", select("heavy"));
+    for number in 1..length - 1 {
+        let before = format!("c{}", number - 1);
+        writeln!(text, "CREATE VIEW c{number} AS {};", select(&before)).unwrap();
+    }
+    text + &view(&select(&format!("c{}", length - 2)))
+}
+
+/// A view over and over what `part` makes, 1 MiB in all.
+fn mebibyte(begin: &str, separator: &str, part: impl Fn(usize) -> String, end: &str) -> String {
+    let mut sql = format!("{begin}{}", part(0));
+    for number in 1.. {
+        if sql.len() + end.len() >= 1 << 20 {
+            break;
+        }
+        sql += separator;
+        sql += &part(number);
+    }
+    view(&(sql + end))
+}
+
 /// What is tried, and whether it must be refused.
 fn constructs() -> Vec<(&'static str, String, Option<bool>)> {
     let columns = joined(20, ", ", |i| format!("k + {i}"));
@@ -71,6 +95,50 @@ fn constructs() -> Vec<(&'static str, String, Option<bool>)> {
         ("parentheses around a query", view(&queries), None),
         ("parentheses around a table", view(&from), None),
         ("columns", view(&format!("SELECT {wide} FROM t")), None),
+        (
+            "1 MiB of a list",
+            mebibyte("SELECT k FROM t WHERE k IN (", ", ", |i| i.to_string(), ")"),
+            None,
+        ),
+        (
+            "1 MiB of columns",
+            mebibyte("SELECT ", ", ", |i| format!("k + {i} AS c{i}"), " FROM t"),
+            None,
+        ),
+        (
+            "1 MiB of additions",
+            mebibyte("SELECT k", "", |_| " + v".to_string(), " AS x FROM t"),
+            None,
+        ),
+        (
+            "1 MiB of NOT",
+            mebibyte("SELECT k FROM t WHERE", "", |_| " NOT".to_string(), " k > 1"),
+            None,
+        ),
+        (
+            "1 MiB of opening parentheses",
+            mebibyte("SELECT ", "", |_| "(".to_string(), "k AS x FROM t"),
+            Some(true),
+        ),
+        (
+            "1 MiB of a text",
+            mebibyte("SELECT k, '", "", |_| "long".to_string(), "' AS x FROM t"),
+            None,
+        ),
+        (
+            "1 MiB of comment",
+            mebibyte("SELECT k, ", "", |_| "/* */".to_string(), " v FROM t"),
+            Some(false),
+        ),
+        ("itself", view("SELECT k FROM heavy"), Some(true)),
+        (
+            "itself in a sub-query",
+            view("SELECT k FROM t WHERE EXISTS (SELECT 1 FROM heavy h WHERE h.k = t.k)"),
+            Some(true),
+        ),
+        ("circle of two", circle(2), Some(true)),
+        ("circle of three", circle(3), Some(true)),
+        ("circle of a thousand", circle(1_000), Some(true)),
         // More elements than an array may have: each row fails.
         ("array", view("SELECT k, array_repeat(1, 1000000000) AS a FROM t"), Some(false)),
         ("smaller array", view("SELECT k, array_repeat(1, 10000000) AS a FROM t"), Some(false)),
@@ -192,12 +260,12 @@ async fn server_view(server: &Server, name: &str) -> (u16, Value) {
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
-async fn panic_of_the_optimizer_is_an_error_at_its_place_and_the_last_good_set_answers() {
-    const FAILPOINT: (&str, &str) = ("FAILPOINTS", "optimizing view heavy=panic");
+/// Has a failpoint panic for the view `heavy`: the server and `check` tell it with its place, nothing
+/// of the set is used, and no process ends.
+async fn panic_is_a_diagnostic(failpoint: &str, message: &str) {
+    let failpoint = ("FAILPOINTS", failpoint);
     let files = [("t.sql", TABLE), ("good.sql", GOOD)];
-    let server = Server::with_arguments(&files, &["--no-clickhouse"], &[FAILPOINT]);
+    let server = Server::with_arguments(&files, &["--no-clickhouse"], &[failpoint]);
     server.append(&json!([{"type": "T", "data": {"k": 1, "v": 2}}])).await;
     let processes = ["write-side", "read-side"].map(|side| server.pid_of(side));
 
@@ -207,10 +275,10 @@ async fn panic_of_the_optimizer_is_an_error_at_its_place_and_the_last_good_set_a
     server.until(1, || async { failed_files(&server).await.len() }).await;
     let failed = failed_files(&server).await;
     assert!(failed[0].contains("heavy.sql:1:26"), "{failed:?}");
-    assert!(failed[0].contains("the planner panicked on this"), "{failed:?}");
+    assert!(failed[0].contains(message), "{failed:?}");
     let checked = common::heliostat(
         &["check", server.queries().to_str().unwrap()],
-        &[(FAILPOINT.0.to_string(), FAILPOINT.1.to_string())],
+        &[(failpoint.0.to_string(), failpoint.1.to_string())],
     );
     assert_eq!(checked.status.code(), Some(1), "{checked:?}");
     let said = common::text(&checked);
@@ -222,6 +290,53 @@ async fn panic_of_the_optimizer_is_an_error_at_its_place_and_the_last_good_set_a
     assert_eq!(["write-side", "read-side"].map(|side| server.pid_of(side)), processes);
     server.remove("heavy.sql");
     server.until(json!([{"k": 1, "n": 12}]), || counts(&server)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+async fn panic_of_the_optimizer_is_an_error_at_its_place_and_the_last_good_set_answers() {
+    panic_is_a_diagnostic("optimizing view heavy=panic", "the planner panicked on this").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+async fn panic_while_a_dataflow_is_built_is_an_error_at_its_place_and_the_last_good_set_answers() {
+    let message = "building the dataflow of this panicked";
+    panic_is_a_diagnostic("rendering view heavy=panic", message).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+async fn first_start_with_a_view_that_cannot_be_built_serves_the_others() {
+    let heavy = view("SELECT k + 1 AS k FROM t WHERE v > 2");
+    let files = [("t.sql", TABLE), ("good.sql", GOOD), ("heavy.sql", &heavy)];
+    let failpoint = ("FAILPOINTS", "rendering view heavy=panic");
+    let server = Server::with_arguments(&files, &["--no-clickhouse"], &[failpoint]);
+    server.append(&json!([{"type": "T", "data": {"k": 1, "v": 2}}])).await;
+    server.until(json!([{"k": 1, "n": 1}]), || counts(&server)).await;
+    let failed = failed_files(&server).await;
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].contains("heavy.sql:1:26"), "{failed:?}");
+    assert_eq!(server_view(&server, "heavy").await.0, 404);
+}
+
+#[test]
+fn views_that_read_themselves_are_refused_with_the_way_round() {
+    let refused = |text: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("t.sql"), TABLE).unwrap();
+        std::fs::write(directory.path().join("heavy.sql"), text).unwrap();
+        let checked = check(directory.path());
+        assert_eq!(checked.status.code(), Some(1), "{checked:?}");
+        String::from_utf8_lossy(&checked.stderr).into_owned()
+    };
+    let said = refused(&view("SELECT k FROM heavy"));
+    assert!(said.contains("view heavy reads itself: heavy → heavy"), "{said}");
+    assert!(said.contains("heavy.sql:1:26"), "{said}");
+    let said = refused(&circle(3));
+    assert!(said.contains("view c1 reads itself: c0 → heavy → c1 → c0"), "{said}");
+    // At the view whose name closes the circle.
+    assert!(said.contains("heavy.sql:2:13"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

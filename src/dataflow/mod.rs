@@ -44,4 +44,4 @@ pub use marker::{LastEnd, MarkedView, Marker};
 pub use output::{EncodedRow, read_order};
 pub use run::{PackedRun, RunShape, Spill};
 pub use runtime::{KeptAnswers, Runtime, RuntimeError, RuntimeOptions, ViewRead};
-pub use worker::InstallRequest;
+pub use worker::{InstallRequest, build_on_trial};

@@ -8,12 +8,14 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use arrow::error::ArrowError;
+use timely::communication::Allocator;
+use timely::communication::allocator::thread::Thread;
 use timely::dataflow::InputHandle;
 use timely::worker::Worker;
 
 use super::failure::FailureStream;
 use super::feed_group::{FeedGroup, FeedGroupId, SourceInput};
-use super::guard::{Guard, ViewControl, end_step};
+use super::guard::{Guard, ViewControl, ViewLimits, end_step};
 use super::kept::{Beginning, KeptShare, Takeover};
 use super::memory::MemoryReturn;
 use super::output::{self, EncodedRow, ViewRows};
@@ -21,6 +23,7 @@ use super::reclaim::ReclaimQueue;
 use super::render::Renderer;
 use crate::log::Frame;
 use crate::model::Tick;
+use crate::model::limits::Limits;
 use crate::model::view::ViewMessage;
 use crate::plan::ViewPlan;
 use crate::plan::ir::NodeId;
@@ -221,12 +224,13 @@ impl<'a> WorkerState<'a> {
             WorkerCommand::Install { feed_group, views } => {
                 for (view, control) in views {
                     let id = view.view;
-                    match self.install(feed_group, view, control) {
+                    match build(self.worker, feed_group, view, Arc::clone(&control)) {
                         Ok(running) => {
                             self.views.insert(id, running);
                         }
+                        // The trial has built the same dataflow, so that this is not to be expected.
                         Err(error) => {
-                            unreachable!("the planner lets only sound types pass: {error}")
+                            control.fail(format!("its dataflow cannot be built: {error}"));
                         }
                     }
                 }
@@ -256,42 +260,6 @@ impl<'a> WorkerState<'a> {
             }
             WorkerCommand::Shutdown => {}
         }
-    }
-
-    fn install(
-        &mut self,
-        feed_group: FeedGroupId,
-        view: InstallRequest,
-        control: Arc<ViewControl>,
-    ) -> Result<Installation, ArrowError> {
-        let index = self.worker.index();
-        let InstallRequest { plan, listener, beginning, .. } = view;
-        let takeover = Takeover::new(beginning, index);
-        let failures = FailureStream::new(&plan.event_types, takeover.from());
-        let guard = Guard::new(control, index, takeover);
-        let schema = crate::plan::relaxed(&plan.plan.root().schema);
-        let layout = output::layout(&plan.schema, &schema)?;
-        let listener: output::ViewListener = Rc::new(move |message| listener(message));
-        let name = plan.schema.name.clone();
-        self.worker.dataflow_named::<Tick, _, _>(&name, |scope| {
-            let mut inputs = Vec::new();
-            let mut sources: Vec<(NodeId, _)> = Vec::new();
-            for (node, table, columns) in plan.plan.sources() {
-                let mut handle = InputHandle::new();
-                sources.push((node, handle.to_stream(scope)));
-                inputs.push(SourceInput {
-                    table: table.clone(),
-                    columns: columns.to_vec(),
-                    schema: crate::plan::relaxed(&plan.plan.nodes[node].schema),
-                    handle,
-                });
-            }
-            let renderer = Renderer::new(scope, &plan.plan, failures.clone(), guard.clone());
-            let rows = renderer.render(sources)?;
-            let rows = output::finish(rows, layout, index, listener, failures.clone(), &guard);
-            guard.has_taken_up();
-            Ok(Installation { feed_group, rows, inputs, plan: plan.clone(), failures, guard })
-        })
     }
 
     /// From now on the views of `from` are fed with those of `into`.
@@ -381,4 +349,58 @@ impl<'a> WorkerState<'a> {
         }
         self.reads = waiting;
     }
+}
+
+/// Builds the dataflow of a view on this worker.
+fn build(
+    worker: &mut Worker,
+    feed_group: FeedGroupId,
+    request: InstallRequest,
+    control: Arc<ViewControl>,
+) -> Result<Installation, ArrowError> {
+    let index = worker.index();
+    let InstallRequest { plan, listener, beginning, .. } = request;
+    let takeover = Takeover::new(beginning, index);
+    let failures = FailureStream::new(&plan.event_types, takeover.from());
+    let guard = Guard::new(control, index, takeover);
+    let schema = crate::plan::relaxed(&plan.plan.root().schema);
+    let layout = output::layout(&plan.schema, &schema)?;
+    let listener: output::ViewListener = Rc::new(move |message| listener(message));
+    let name = plan.schema.name.clone();
+    worker.dataflow_named::<Tick, _, _>(&name, |scope| {
+        let mut inputs = Vec::new();
+        let mut sources: Vec<(NodeId, _)> = Vec::new();
+        for (node, table, columns) in plan.plan.sources() {
+            let mut handle = InputHandle::new();
+            sources.push((node, handle.to_stream(scope)));
+            inputs.push(SourceInput {
+                table: table.clone(),
+                columns: columns.to_vec(),
+                schema: crate::plan::relaxed(&plan.plan.nodes[node].schema),
+                handle,
+            });
+        }
+        let renderer = Renderer::new(scope, &plan.plan, failures.clone(), guard.clone());
+        let rows = renderer.render(sources)?;
+        // Where tests let a view panic that has been built in part.
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!(&format!("rendering view {name}"));
+        let rows = output::finish(rows, layout, index, listener, failures.clone(), &guard);
+        guard.has_taken_up();
+        Ok(Installation { feed_group, rows, inputs, plan: plan.clone(), failures, guard })
+    })
+}
+
+/// Builds the dataflow of a view on a worker of its own, which is dropped before it takes a step:
+/// nothing is fed or computed.
+pub fn build_on_trial(plan: &ViewPlan) -> Result<(), ArrowError> {
+    let allocator = Allocator::Thread(Thread::default());
+    let mut worker = Worker::new(timely::WorkerConfig::default(), allocator, Some(Instant::now()));
+    let listener: Arc<dyn Fn(ViewMessage) + Send + Sync> = Arc::new(|_| {});
+    let name = (plan.schema.name.as_str(), plan.schema.generation.as_str());
+    let limits = ViewLimits::from(&Limits::default());
+    let control = Arc::new(ViewControl::new(0, name, limits, 1, Arc::clone(&listener)));
+    let plan = plan.clone();
+    let request = InstallRequest { view: 0, beginning: Beginning::Empty, plan, listener };
+    build(&mut worker, 0, request, control).map(drop)
 }

@@ -1,5 +1,5 @@
 //! A set of query files is planned on trial, in a process of its own, before anything else plans
-//! it: what costs too much time or memory, overflows the stack or crashes the planner ends that
+//! it, and the dataflows of its views are built: what costs too much time or memory, overflows the stack or crashes the planner ends that
 //! process and becomes an error with file and line.
 //!
 //! The process is this program's `plan-child`. It reads a [`TrialRequest`] from its standard input and
@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::dataflow;
 use crate::model::limits::Limits;
-use crate::plan::diagnostic::{Diagnostic, SourceFile};
+use crate::plan::diagnostic::{Diagnostic, SourceFile, Unplannable};
 use crate::plan::step::{Excluded, STACK_BYTES, Step, Steps, on_large_stack};
-use crate::plan::{QuerySet, plan_steps, read_files};
+use crate::plan::{BuildOnTrial, QuerySet, ViewPlan, plan_steps, read_files};
 use crate::sink;
 
 /// The hidden command that plans on trial.
@@ -142,8 +143,14 @@ pub fn plan_tried(
         let diagnostics = trial.diagnostics.clone();
         return Ok(QuerySet { diagnostics, ..QuerySet::default() });
     }
-    on_large_stack(|| plan_steps(files, log_id, sink::KINDS, &Steps::new(&trial.excluded, &|_| {})))
-        .map_err(TrialError::Thread)
+    // Where the trial found errors, it may have been of views that cannot be built.
+    let has_errors = !trial.diagnostics.is_empty();
+    let build = has_errors.then_some(build_on_trial as BuildOnTrial);
+    let planned = on_large_stack(|| {
+        let steps = Steps::new(&trial.excluded, &|_| {});
+        plan_steps(files, log_id, sink::KINDS, &steps, build)
+    });
+    planned.map_err(TrialError::Thread)
 }
 
 /// Tries the files below `directory` and plans here those that pass, for commands that need plans.
@@ -351,7 +358,8 @@ pub fn child() -> io::Result<()> {
             clock.restart();
             say(&TrialLine::Step(step.clone()));
         };
-        let set = plan_steps(&files, "", sink::KINDS, &Steps::new(&excluded, &watch));
+        let steps = Steps::new(&excluded, &watch);
+        let set = plan_steps(&files, "", sink::KINDS, &steps, Some(build_on_trial));
         let told = |diagnostic: Diagnostic| {
             let Diagnostic { file, line, column, message, hint } = diagnostic;
             TrialDiagnostic { path: file.path.clone(), line, column, message, hint }
@@ -362,6 +370,12 @@ pub fn child() -> io::Result<()> {
             diagnostics: set.diagnostics.into_iter().map(told).collect(),
         }));
     })
+}
+
+/// Builds a view's dataflow and drops it again.
+fn build_on_trial(view: &ViewPlan) -> Result<(), Unplannable> {
+    dataflow::build_on_trial(view)
+        .map_err(|error| Unplannable(format!("its dataflow cannot be built: {error}")))
 }
 
 fn say(line: &TrialLine) {

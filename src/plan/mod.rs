@@ -15,6 +15,7 @@ mod exclusion;
 pub mod explain;
 pub mod ir;
 pub mod functions;
+mod generation;
 mod group_keys;
 mod hop;
 mod join_order;
@@ -53,13 +54,13 @@ use std::sync::Arc;
 use datafusion_common::DataFusionError;
 use datafusion_expr::{LogicalPlan, LogicalPlanBuilder, TableSource, col};
 use datafusion_sql::sqlparser::tokenizer::{Location, Span};
-use xxhash_rust::xxh3::Xxh3;
 
 use crate::model::schema::EventTable;
 use crate::model::sink::SinkKinds;
 use crate::model::source::EVENTS_TABLE;
 use catalog::{Catalog, ViewDef};
 use diagnostic::{Diagnostic, Refusal, SourceFile, Unplannable};
+use generation::GenerationSubject;
 use logical::QueryPlanner;
 pub use parse::read_files;
 use step::{Stage, Steps};
@@ -82,10 +83,14 @@ pub struct QuerySet {
 
 /// Checks and plans these files; `log_id` becomes part of the views' generations.
 pub fn plan_files(files: &[Arc<SourceFile>], log_id: &str, sinks: SinkKinds) -> QuerySet {
-    plan_steps(files, log_id, sinks, &Steps::new(&[], &|_| {}))
+    plan_steps(files, log_id, sinks, &Steps::new(&[], &|_| {}), None)
 }
 
-/// Checks and plans these files in steps that somebody watches.
+/// Builds a view's dataflow without feeding it: an error says why that cannot be done.
+pub type BuildOnTrial = fn(&ViewPlan) -> Result<(), Unplannable>;
+
+/// Checks and plans these files in steps that somebody watches. With `build`, each materialized view
+/// is also built on trial; one that cannot be built is left out, with a diagnostic.
 ///
 /// Needs the stack that [`step::on_large_stack`] gives where the files have not been tried.
 pub fn plan_steps(
@@ -93,6 +98,7 @@ pub fn plan_steps(
     log_id: &str,
     sinks: SinkKinds,
     steps: &Steps<'_>,
+    build: Option<BuildOnTrial>,
 ) -> QuerySet {
     let mut set = QuerySet::default();
     let mut catalog = Catalog { sinks, ..Catalog::default() };
@@ -101,7 +107,7 @@ pub fn plan_steps(
     }
     set.tables = catalog.tables.values().map(|def| Arc::clone(&def.table)).collect();
     match QueryPlanner::new() {
-        Ok(queries) => Planning::new(&catalog, &queries, log_id, steps).run(&mut set),
+        Ok(queries) => Planning::new(&catalog, &queries, log_id, steps).run(&mut set, build),
         Err(error) => unreachable!("DataFusion's own functions register: {error}"),
     }
     set.diagnostics
@@ -140,7 +146,7 @@ impl<'a> Planning<'a> {
         Planning { catalog, queries, log_id, steps, tables, events, planned, path, diagnostics }
     }
 
-    fn run(mut self, set: &mut QuerySet) {
+    fn run(mut self, set: &mut QuerySet, build: Option<BuildOnTrial>) {
         for (name, def) in &self.catalog.tables {
             let events = self.events[name].clone();
             let relation = self.steps.run(&def.file, def.span.start, Stage::Plan, || {
@@ -170,12 +176,20 @@ impl<'a> Planning<'a> {
             let materialized = self
                 .steps
                 .run(&def.file, def.span.start, Stage::Plan, || self.materialize(def, plan));
-            match materialized {
-                Ok(Ok(view)) if def.materialized => set.views.push(view),
-                Ok(Ok(_)) => {}
-                Ok(Err(message)) => {
-                    self.diagnostics.push(Refusal::new(def.span, message).in_file(&def.file));
+            let in_file = |message| Refusal::new(def.span, message).in_file(&def.file);
+            let view = materialized.and_then(|view| view.map_err(in_file));
+            // Nothing is ever built of a plain view by itself.
+            let built = view.and_then(|view| match build {
+                Some(build) if def.materialized => {
+                    let start = def.span.start;
+                    let built = self.steps.run(&def.file, start, Stage::Build, || build(&view));
+                    built?.map_err(in_file).map(|()| view)
                 }
+                _ => Ok(view),
+            });
+            match built {
+                Ok(view) if def.materialized => set.views.push(view),
+                Ok(_) => {}
                 Err(diagnostic) => self.diagnostics.push(diagnostic),
             }
         }
@@ -189,8 +203,16 @@ impl<'a> Planning<'a> {
         let iterations_max = def.options.max_iterations.unwrap_or(ITERATIONS_MAX_DEFAULT);
         let lowered = lower::lower(&plan, self.queries.options(), iterations_max)
             .map_err(|e| Unplannable(e.to_string()))?;
-        let (generation, sinks) = (self.generation(def), self.catalog.sinks);
-        let shape = Shape { def, output: plan.schema(), tables: &self.tables, sinks, generation };
+        let columns = view::output_columns(def, plan.schema())?;
+        let subject = GenerationSubject {
+            catalog: self.catalog,
+            log_id: self.log_id,
+            def,
+            columns: &columns,
+        };
+        let generation = subject.generation(semantics::CHANGED);
+        let shape =
+            Shape { def, columns, tables: &self.tables, sinks: self.catalog.sinks, generation };
         shape.of(lowered)
     }
 
@@ -265,49 +287,6 @@ impl<'a> Planning<'a> {
         let mut names: Vec<&str> = self.path[from..].iter().map(String::as_str).collect();
         names.push(name);
         names.join(" → ")
-    }
-
-    /// The hash of everything that decides a view's rows and table.
-    fn generation(&self, def: &ViewDef) -> String {
-        let mut parts = BTreeSet::new();
-        let mut types = BTreeSet::new();
-        let mut queries = Vec::new();
-        let mut todo = vec![def.name.clone()];
-        while let Some(name) = todo.pop() {
-            if let Some(view) = self.catalog.views.get(&name) {
-                if parts.insert(view.canonical.clone()) {
-                    queries.push(&*view.query);
-                    todo.extend(logical::relations_of(&view.query));
-                }
-            } else if let Some(table) = self.catalog.tables.get(&name) {
-                parts.insert(table.canonical.clone());
-                parts.extend(semantics::of_table(&table.table).map(str::to_string));
-                types.insert(table.table.event_type.as_str());
-                for upcast in self.catalog.upcasts.iter().filter(|u| u.target == name) {
-                    parts.insert(upcast.canonical.clone());
-                    queries.push(&*upcast.query);
-                    todo.push(upcast.source.clone());
-                }
-            }
-        }
-        // Which versions are declared decides which events are missing.
-        parts.extend(types.iter().map(|event_type| self.declared_versions(event_type)));
-        let mut hash = Xxh3::new();
-        hash.update(&semantics::ENGINE.to_le_bytes());
-        parts.extend(semantics::versions(queries.into_iter()));
-        for part in [self.log_id, &def.name].into_iter().chain(parts.iter().map(String::as_str)) {
-            hash.update(&(part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
-        }
-        format!("{:016x}", hash.digest())
-    }
-}
-
-impl Planning<'_> {
-    fn declared_versions(&self, event_type: &str) -> String {
-        let of_type = self.tables.iter().filter(|table| table.event_type == event_type);
-        let versions: BTreeSet<u32> = of_type.map(|table| table.version).collect();
-        format!("{event_type} {versions:?}")
     }
 }
 

@@ -18,11 +18,11 @@ pub const ENGINE: u32 = 8;
 /// Functions and constructs that have changed since [`ENGINE`] was raised, with how often. A function
 /// is known by its name, an operator by its spelling (`operator ||`), a cast by the type that it
 /// gives (`cast date`), any other construct by the words of [`Uses`].
-const CHANGED: &[(&str, u32)] = &[
+pub const CHANGED: Changes<'_> = &[
     ("json_agg", 1),
     ("using", 1),
     ("natural", 1),
-    ("values", 1),
+    ("values", 2),
     // Quotients are rounded where PostgreSQL rounds them.
     ("operator /", 1),
     ("avg", 1),
@@ -33,7 +33,27 @@ const CHANGED: &[(&str, u32)] = &[
     ("var_pop", 1),
     ("var_population", 1),
     ("variance", 1),
+    // Values that stand for one have PostgreSQL's common type: floats before decimals, instants
+    // before timestamps, quoted intervals.
+    ("coalesce", 1),
+    ("greatest", 1),
+    ("least", 1),
+    ("nullif", 1),
+    ("array", 1),
+    ("make_array", 1),
+    ("case", 1),
+    ("union", 1),
+    ("in", 1),
+    ("between", 1),
+    // Only elements of a comparable type are compared.
+    ("any", 1),
+    // A TIME that is NULL is not computed with.
+    ("cast time", 1),
+    ("cast interval", 1),
 ];
+
+/// Names of functions and constructs, each with how often it has changed.
+pub type Changes<'a> = &'a [(&'a str, u32)];
 
 /// How often what a table's declaration means has changed since [`ENGINE`] was raised.
 pub fn of_table(table: &EventTable) -> Option<&'static str> {
@@ -42,18 +62,8 @@ pub fn of_table(table: &EventTable) -> Option<&'static str> {
     table.columns.iter().any(mentions_length).then_some("VARCHAR(n) of a table 1")
 }
 
-/// What these queries use of the things that have changed: a line each, in order.
-pub fn versions<'a>(queries: impl Iterator<Item = &'a Query>) -> Vec<String> {
-    versions_of(queries, CHANGED)
-}
-
-fn versions_of<'a>(
-    queries: impl Iterator<Item = &'a Query>,
-    changed: &[(&str, u32)],
-) -> Vec<String> {
-    if changed.is_empty() {
-        return Vec::new();
-    }
+/// What these queries use of the things that have changed: a line each, in the order of `changed`.
+pub fn versions<'a>(queries: impl Iterator<Item = &'a Query>, changed: Changes<'_>) -> Vec<String> {
     let mut uses = Uses::default();
     for query in queries {
         let _ = query.visit(&mut uses);
@@ -81,7 +91,8 @@ impl Uses {
                     self.join(&join.join_operator);
                 }
             }
-            SetExpr::SetOperation { left, right, .. } => {
+            SetExpr::SetOperation { op, left, right, .. } => {
+                self.add(op.to_string().to_lowercase());
                 self.joins(left);
                 self.joins(right);
             }
@@ -169,6 +180,7 @@ impl Visitor for Uses {
             Expr::Floor { .. } => self.add("floor"),
             Expr::Interval(_) => self.add("interval"),
             Expr::AtTimeZone { .. } => self.add("at time zone"),
+            Expr::Case { .. } => self.add("case"),
             Expr::Tuple(_) => self.add("row"),
             Expr::Array(_) => self.add("array"),
             Expr::CompoundFieldAccess { .. } => self.add("subscript"),
@@ -185,35 +197,41 @@ mod tests {
     use datafusion_sql::sqlparser::dialect::PostgreSqlDialect;
     use datafusion_sql::sqlparser::parser::Parser;
 
-    const CHANGES: &[(&str, u32)] =
-        &[("to_char", 2), ("operator ||", 1), ("cast date", 3), ("using", 1), ("unnest", 1)];
+    const CHANGES: Changes<'_> = &[
+        ("to_char", 2),
+        ("operator ||", 1),
+        ("cast date", 3),
+        ("using", 1),
+        ("unnest", 1),
+        ("case", 1),
+        ("union", 2),
+    ];
 
-    fn versions(sql: &str) -> Vec<String> {
+    fn used(sql: &str) -> Vec<String> {
         let statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap();
         let Statement::Query(query) = &statements[0] else { panic!("{sql} is no query") };
-        versions_of(std::iter::once(&**query), CHANGES)
+        versions(std::iter::once(&**query), CHANGES)
     }
 
     #[test]
     fn only_changed_functions_and_constructs_count() {
-        assert!(versions("SELECT a + 1, to_date(b, 'YYYY') FROM t JOIN s ON t.k = s.k").is_empty());
-        assert_eq!(versions("SELECT To_Char(a, 'YYYY') FROM t"), ["to_char 2"]);
-        assert_eq!(
-            versions("SELECT a || b, CAST(c AS DATE) FROM t"),
-            ["operator || 1", "cast date 3"]
-        );
+        assert!(used("SELECT a + 1, to_date(b, 'YYYY') FROM t JOIN s ON t.k = s.k").is_empty());
+        assert_eq!(used("SELECT To_Char(a, 'YYYY') FROM t"), ["to_char 2"]);
+        assert_eq!(used("SELECT a || b, CAST(c AS DATE) FROM t"), ["operator || 1", "cast date 3"]);
     }
 
     #[test]
     fn uses_are_found_wherever_they_stand() {
-        assert_eq!(versions("SELECT 1 FROM (SELECT * FROM a JOIN b USING (k)) AS s"), ["using 1"]);
-        assert_eq!(versions("SELECT 1 UNION SELECT * FROM a JOIN b USING (k)"), ["using 1"]);
+        assert_eq!(used("SELECT 1 FROM (SELECT * FROM a JOIN b USING (k)) AS s"), ["using 1"]);
+        assert_eq!(used("SELECT 1 EXCEPT SELECT * FROM a JOIN b USING (k)"), ["using 1"]);
         assert_eq!(
-            versions(
+            used(
                 "WITH w AS (SELECT DATE '2026-01-01') SELECT * FROM w WHERE EXISTS (SELECT x::date FROM t)"
             ),
             ["cast date 3"]
         );
-        assert_eq!(versions("SELECT * FROM t, UNNEST(t.a) AS u(x)"), ["unnest 1"]);
+        assert_eq!(used("SELECT * FROM t, UNNEST(t.a) AS u(x)"), ["unnest 1"]);
+        assert_eq!(used("SELECT CASE WHEN a THEN 1 END FROM t"), ["case 1"]);
+        assert_eq!(used("SELECT 1 FROM t WHERE a IN (SELECT 1 UNION ALL SELECT 2)"), ["union 2"]);
     }
 }

@@ -48,6 +48,8 @@ pub enum Stage {
     Statement,
     /// A view, a table's `delete_when` or an upcast is planned.
     Plan,
+    /// A view's dataflow is built.
+    Build,
 }
 
 /// One step of planning.
@@ -113,7 +115,11 @@ impl<'a> Steps<'a> {
         result.map_err(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
-            let message = format!("the planner panicked on this, which is a bug: {text}");
+            let what = match stage {
+                Stage::Build => "building the dataflow of this panicked",
+                Stage::Tokens | Stage::Statement | Stage::Plan => "the planner panicked on this",
+            };
+            let message = format!("{what}, which is a bug: {text}");
             Diagnostic::new(file, at, message)
         })
     }

@@ -48,8 +48,8 @@ impl ViewPlan {
 /// What makes a view of a plan.
 pub struct Shape<'a> {
     pub def: &'a ViewDef,
-    /// The columns of the query.
-    pub output: &'a DFSchema,
+    /// See [`output_columns`].
+    pub columns: Vec<SqlField>,
     pub tables: &'a [Arc<EventTable>],
     pub sinks: SinkKinds,
     pub generation: String,
@@ -58,8 +58,7 @@ pub struct Shape<'a> {
 impl Shape<'_> {
     /// The plan as a view.
     pub fn of(self, plan: Plan) -> Result<ViewPlan, Unplannable> {
-        let Shape { def, output, tables, sinks, generation } = self;
-        let columns = output_columns(def, output)?;
+        let Shape { def, columns, tables, sinks, generation } = self;
         let plan = with_column_types(plan, &columns);
         let index_of = |name: &String| {
             columns.iter().position(|c| c.name == *name).ok_or_else(|| {
@@ -101,7 +100,8 @@ impl Shape<'_> {
     }
 }
 
-fn output_columns(def: &ViewDef, output: &DFSchema) -> Result<Vec<SqlField>, Unplannable> {
+/// The columns of a view, of those that its query has.
+pub fn output_columns(def: &ViewDef, output: &DFSchema) -> Result<Vec<SqlField>, Unplannable> {
     let refuse = |message: String| Err(Unplannable(message));
     let fields = output.as_arrow().fields();
     if !def.columns.is_empty() && def.columns.len() != fields.len() {

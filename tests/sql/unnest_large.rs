@@ -3,10 +3,15 @@
 use heliostat::internals::dataflow::LocalRun;
 use heliostat::internals::model::NewEvent;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::script::{CLOCK_START, Script};
 
 const ELEMENTS: usize = 1_000_000;
+/// How long both views may take for the event.
+const TIME_MAX: Duration = Duration::from_secs(2);
+/// How often it is tried: other work of the machine only ever adds time.
+const ATTEMPTS: usize = 3;
 /// What the process may take in all, in KiB.
 const MEMORY_MAX: u64 = 1 << 20;
 
@@ -31,7 +36,7 @@ fn memory() -> u64 {
 }
 
 #[test]
-fn a_million_elements_in_one_event_take_linear_memory() {
+fn a_million_elements_in_one_event_take_less_than_two_seconds_and_a_gibibyte() {
     let script = Script::parse(Path::new("unnest_large"), FILE).unwrap();
     let set = script.plan(&script.tables).unwrap();
     let items: Vec<String> = (0..ELEMENTS).map(|n| n.to_string()).collect();
@@ -46,12 +51,21 @@ fn a_million_elements_in_one_event_take_linear_memory() {
         data: data.into_bytes(),
         metadata: Vec::new(),
     };
-    let mut run = LocalRun::start(&set.views, 1).unwrap();
-    let start = std::time::Instant::now();
-    run.feed(CLOCK_START, &[vec![event]]).unwrap();
-    let (took, most) = (start.elapsed(), memory());
-    println!("{ELEMENTS} elements, two views: {took:?}, {most} KiB at most");
-    assert_eq!(run.rows(0).unwrap().num_rows(), 1);
-    assert_eq!(run.rows(1).unwrap().num_rows(), 1);
-    assert!(most < MEMORY_MAX, "{most} KiB");
+    let mut best = Duration::MAX;
+    for _ in 0..ATTEMPTS {
+        let mut run = LocalRun::start(&set.views, 1).unwrap();
+        let start = Instant::now();
+        run.feed(CLOCK_START, &[vec![event.clone()]]).unwrap();
+        // Feeding only hands the event over: a read waits until its view has computed it.
+        assert_eq!(run.rows(0).unwrap().num_rows(), 1);
+        assert_eq!(run.rows(1).unwrap().num_rows(), 1);
+        let (took, most) = (start.elapsed(), memory());
+        println!("{ELEMENTS} elements, two views: {took:?}, {most} KiB at most");
+        assert!(most < MEMORY_MAX, "{most} KiB");
+        best = best.min(took);
+        if best < TIME_MAX {
+            break;
+        }
+    }
+    assert!(best < TIME_MAX, "{best:?} at best");
 }
