@@ -4,9 +4,11 @@
 
 pub mod rng;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use heliostat::internals::sink::{Login, Logins, read_login};
@@ -90,6 +92,10 @@ pub struct Server {
     environment: Mutex<Vec<(String, String)>>,
     /// What is run, and its first arguments.
     program: Mutex<Vec<String>>,
+    /// The address that it is told to listen on.
+    listen: Mutex<String>,
+    /// Whether its log goes into a file.
+    keeps_log: AtomicBool,
 }
 
 impl Drop for Server {
@@ -140,11 +146,22 @@ impl Server {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Server {
+        let server = Server::laid_out_with(files, toml, arguments, environment);
+        server.run();
+        server
+    }
+
+    /// The same, and starts nothing.
+    pub fn laid_out_with(
+        files: &[(&str, &str)],
+        toml: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Server {
         let mut server = Server::laid_out(files, toml);
         server.arguments = arguments.iter().map(|argument| argument.to_string()).collect();
         let environment = environment.iter().map(|(k, v)| (k.to_string(), v.to_string()));
         server.environment = Mutex::new(environment.collect());
-        server.run();
         server
     }
 
@@ -177,6 +194,8 @@ impl Server {
             arguments: Vec::new(),
             environment: Mutex::default(),
             program: Mutex::new(vec![env!("CARGO_BIN_EXE_heliostat").to_string()]),
+            listen: Mutex::new("127.0.0.1:0".to_string()),
+            keeps_log: AtomicBool::new(false),
         };
         files.iter().for_each(|(name, text)| server.write(name, text));
         server
@@ -196,6 +215,20 @@ impl Server {
     pub fn set_program(&self, program: &str, arguments: &[&str]) {
         let arguments = [&[program], arguments].concat();
         *self.program.lock().unwrap() = arguments.iter().map(|part| part.to_string()).collect();
+    }
+
+    /// From the next start on the log, with what is worth knowing, goes into a file.
+    pub fn keep_log(&self) {
+        self.keeps_log.store(true, Ordering::SeqCst);
+    }
+
+    /// The log that the server has written so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.path().join("server.log")
     }
 
     /// Starts the process, which must end by itself.
@@ -268,19 +301,33 @@ impl Server {
         *self.addresses.lock().unwrap() = Some(addresses(child, &self.data()));
     }
 
+    /// Starts the process on a free port, and does not wait until it serves.
+    pub fn begin(&self) {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        *self.listen.lock().unwrap() = free.to_string();
+        *self.child.lock().unwrap() = Some(self.serve_command().spawn().unwrap());
+        let addresses = Addresses { http: format!("http://{free}"), clickhouse: None };
+        *self.addresses.lock().unwrap() = Some(addresses);
+    }
+
     fn serve_command(&self) -> Command {
         let program = self.program.lock().unwrap();
+        let keeps_log = self.keeps_log.load(Ordering::SeqCst);
         let mut command = Command::new(&program[0]);
         command
             .args(&program[1..])
-            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["serve", "--listen", &self.listen.lock().unwrap()])
             .args([Path::new("--data-dir"), &self.data(), Path::new("--queries"), &self.queries()])
             .arg("--config")
             .arg(self.directory.path().join("heliostat.toml"))
             .args(&self.arguments)
-            .env("HELIOSTAT_LOG", "error")
+            .env("HELIOSTAT_LOG", if keeps_log { "info" } else { "error" })
             .envs(self.environment.lock().unwrap().iter().cloned())
             .stdin(Stdio::null());
+        if keeps_log {
+            let file = File::options().create(true).append(true).open(self.log_file());
+            command.stderr(file.unwrap());
+        }
         match self.with_clickhouse {
             true => command.args(["--clickhouse-http-port", "0"]),
             false if self.arguments.is_empty() => command.arg("--no-clickhouse"),
