@@ -4,11 +4,10 @@
 
 pub mod rng;
 
-use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use heliostat::internals::sink::{Login, Logins, read_login};
@@ -94,8 +93,8 @@ pub struct Server {
     program: Mutex<Vec<String>>,
     /// The address that it is told to listen on.
     listen: Mutex<String>,
-    /// Whether its log goes into a file.
-    keeps_log: AtomicBool,
+    /// Its log, if it is kept.
+    log: Mutex<Option<Arc<Mutex<String>>>>,
 }
 
 impl Drop for Server {
@@ -195,7 +194,7 @@ impl Server {
             environment: Mutex::default(),
             program: Mutex::new(vec![env!("CARGO_BIN_EXE_heliostat").to_string()]),
             listen: Mutex::new("127.0.0.1:0".to_string()),
-            keeps_log: AtomicBool::new(false),
+            log: Mutex::default(),
         };
         files.iter().for_each(|(name, text)| server.write(name, text));
         server
@@ -217,23 +216,39 @@ impl Server {
         *self.program.lock().unwrap() = arguments.iter().map(|part| part.to_string()).collect();
     }
 
-    /// From the next start on the log, with what is worth knowing, goes into a file.
+    /// From the next start on the log is kept, with all that is worth knowing.
     pub fn keep_log(&self) {
-        self.keeps_log.store(true, Ordering::SeqCst);
+        *self.log.lock().unwrap() = Some(Arc::default());
     }
 
     /// The log that the server has written so far.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+        let log = self.log.lock().unwrap();
+        let log = log.as_ref().expect("the log is kept").lock().unwrap();
+        log.clone()
     }
 
-    fn log_file(&self) -> PathBuf {
-        self.directory.path().join("server.log")
+    /// Starts the process. Its log, if it is kept, goes through a pipe: limits on files do not concern it.
+    fn spawn(&self) -> Child {
+        let mut command = self.serve_command();
+        let log = self.log.lock().unwrap().clone();
+        let Some(log) = log else { return command.spawn().unwrap() };
+        let mut child =
+            command.env("HELIOSTAT_LOG", "info").stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while lines.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+                log.lock().unwrap().push_str(&line);
+                line.clear();
+            }
+        });
+        child
     }
 
     /// Starts the process, which must end by itself.
     pub fn ends(&self) -> ExitStatus {
-        let mut child = self.serve_command().spawn().unwrap();
+        let mut child = self.spawn();
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = child.try_wait().unwrap() {
@@ -297,7 +312,7 @@ impl Server {
     /// Starts the process and waits until it listens.
     pub fn run(&self) {
         let mut child = self.child.lock().unwrap();
-        let child = child.insert(self.serve_command().spawn().unwrap());
+        let child = child.insert(self.spawn());
         *self.addresses.lock().unwrap() = Some(addresses(child, &self.data()));
     }
 
@@ -305,14 +320,13 @@ impl Server {
     pub fn begin(&self) {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         *self.listen.lock().unwrap() = free.to_string();
-        *self.child.lock().unwrap() = Some(self.serve_command().spawn().unwrap());
+        *self.child.lock().unwrap() = Some(self.spawn());
         let addresses = Addresses { http: format!("http://{free}"), clickhouse: None };
         *self.addresses.lock().unwrap() = Some(addresses);
     }
 
     fn serve_command(&self) -> Command {
         let program = self.program.lock().unwrap();
-        let keeps_log = self.keeps_log.load(Ordering::SeqCst);
         let mut command = Command::new(&program[0]);
         command
             .args(&program[1..])
@@ -321,13 +335,9 @@ impl Server {
             .arg("--config")
             .arg(self.directory.path().join("heliostat.toml"))
             .args(&self.arguments)
-            .env("HELIOSTAT_LOG", if keeps_log { "info" } else { "error" })
+            .env("HELIOSTAT_LOG", "error")
             .envs(self.environment.lock().unwrap().iter().cloned())
             .stdin(Stdio::null());
-        if keeps_log {
-            let file = File::options().create(true).append(true).open(self.log_file());
-            command.stderr(file.unwrap());
-        }
         match self.with_clickhouse {
             true => command.args(["--clickhouse-http-port", "0"]),
             false if self.arguments.is_empty() => command.arg("--no-clickhouse"),

@@ -25,6 +25,8 @@ use crate::model::memory::{MemoryEnd, anonymous_bytes, total_bytes};
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);
 /// The pause between two looks at the memory of the read side.
 const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
+/// From this silence of a side on an alarm tells of it.
+const SILENCE_TOLD: Duration = Duration::from_secs(3);
 /// The longest silence of a side; after it the parent kills the side.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// The pauses before a side is started again: the first after one that came at once, and the longest.
@@ -196,6 +198,8 @@ struct Side {
     command: &'static str,
     /// The part that alarms about this side name.
     part: Part,
+    /// The subject of the alarm that nothing is heard of it.
+    silence: &'static str,
     running: Option<RunningSide>,
     has_served: bool,
     /// The error with which it ended by itself last, as long as that is told.
@@ -228,10 +232,15 @@ struct RunningSide {
 impl Side {
     fn new(name: &'static str, command: &'static str, part: Part) -> Self {
         let (due, pause) = (Instant::now(), Duration::ZERO);
+        let silence = match part {
+            Part::ReadSide => "silent read side",
+            _ => "silent write side",
+        };
         Side {
             name,
             command,
             part,
+            silence,
             running: None,
             has_served: false,
             failed: None,
@@ -316,6 +325,18 @@ impl Side {
                 }
             }
         }
+        let silent = running.heard.elapsed();
+        if silent >= SILENCE_TOLD {
+            let message = format!(
+                "nothing is heard of the {} for {} s: it is killed after {} s",
+                self.name,
+                silent.as_secs(),
+                SILENCE_MAX.as_secs()
+            );
+            alarms.raise(self.part, self.silence, message);
+        } else {
+            alarms.clear(self.part, self.silence);
+        }
         let status = match running.child.try_wait() {
             Ok(None) => return Ok(()),
             Ok(Some(status)) => status,
@@ -338,6 +359,7 @@ impl Side {
             }
         })
         .await;
+        alarms.clear(self.part, self.silence);
         let memory_end = running.memory_end(status, budget);
         // One that ended before it served may have had no time to judge the end before.
         if memory_end.is_some() || running.serving_since.is_some() {
