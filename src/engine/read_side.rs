@@ -126,7 +126,7 @@ impl ReadSide {
             log: log.clone(),
             registry: Arc::clone(&registry),
             dismissed: Arc::clone(&dismissed),
-            unread: Arc::new(Unread::new(Arc::clone(&failure_memory))),
+            unread: Unread::new(Arc::clone(&failure_memory)),
         };
         let backend = Arc::new(EngineBackend {
             log: log.clone(),

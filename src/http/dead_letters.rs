@@ -19,7 +19,7 @@ use super::{AppState, blocking, body};
 use crate::access::Grant;
 use crate::log::Log;
 use crate::model::Position;
-use crate::status::{DeadLetter, DeadLetterFilter, DismissError, Retried, Selection};
+use crate::status::{DeadLetter, DeadLetterFilter, DeadLetters, DismissError, Retried, Selection};
 
 /// How many are listed when the client does not say.
 const LIMIT_DEFAULT: usize = 1000;
@@ -36,6 +36,10 @@ pub struct List {
     /// Where to go on; null when there are no more.
     #[schema(required)]
     cursor: Option<String>,
+    /// Events of declared types that no view reads were looked at up to this position; the reading goes
+    /// on. Null on further pages, and where no such type is asked for.
+    #[schema(required, value_type = Option<u64>)]
+    unread_through: Option<Position>,
 }
 
 /// One dead letter on the wire.
@@ -149,7 +153,8 @@ pub async fn list(
     let letters =
         blocking(move || with_samples(&log, std::mem::take(&mut found.letters), &reader)).await;
     let dead_letters = letters.into_iter().map(Letter::from).collect();
-    Ok(Json(List { dead_letters, cursor: found.cursor }))
+    let DeadLetters { cursor, unread_through, .. } = found;
+    Ok(Json(List { dead_letters, cursor, unread_through }))
 }
 
 /// Try again what failed
