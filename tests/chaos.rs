@@ -1,7 +1,8 @@
 //! Chaos: a server under load whose processes are killed and stopped, whose disk fills up, whose query
 //! files break, whose events are poison. Every acknowledged event is kept once, appends are back within
-//! two seconds of each fault's end and never away for one of the read side, what has changed is told,
-//! and in the end every view is right, over HTTP and in ClickHouse.
+//! two seconds of each fault's end and never away for one of the read side. Each fault is told in the
+//! server's log, by `/readyz` and by `GET /v1/views` while it lasts, and no more when it is over. In the
+//! end every view is right, over HTTP and in ClickHouse.
 //!
 //! Five minutes of it are in `make test`, an hour is `make chaos`. The faults come in an order of the
 //! seed `HELIOSTAT_CHAOS_SEED`.
@@ -9,8 +10,8 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::Server;
@@ -37,6 +38,10 @@ const KEYS: u64 = 500;
 const RATE: u64 = 5_000;
 const POSTERS: u64 = 4;
 const BATCH: u64 = 125;
+/// The least that must be reached of the rate, over the time in which appends were possible.
+const RATE_MIN: f64 = 0.9;
+/// How much memory the read side may take: far more than the views need, but for one that is a fault.
+const MEMORY: &str = "1G";
 /// How long after a fault's end appends may be away.
 const BACK_TIME: Duration = Duration::from_secs(2);
 /// How long it may take until a change of state is told.
@@ -92,15 +97,55 @@ impl Told {
                     due = (due + pause).max(Instant::now() - Duration::from_secs(1));
                     tokio::time::sleep(due.saturating_duration_since(Instant::now())).await;
                 }
-                // Repeated until it is acknowledged: whether it was stored is not known.
+                // Repeated until it is acknowledged: whether it was stored is not known. What could not be
+                // posted meanwhile is not made up for.
                 _ => {
                     self.refused.fetch_add(1, Ordering::SeqCst);
                     tokio::time::sleep(Duration::from_millis(20)).await;
+                    due = Instant::now();
                 }
             }
         }
     }
 }
+
+/// Where a fault is told while it lasts: words in the server's log, in the answers of `/readyz` and of
+/// `GET /v1/views`. An empty one is not asked for.
+#[derive(Clone, Copy, Default)]
+struct Signs {
+    log: &'static str,
+    ready: &'static str,
+    views: &'static str,
+}
+
+/// From this lag of ClickHouse on, in seconds, something is wrong with it.
+const LAG_TOLD: f64 = 2.0;
+
+/// How far ClickHouse is behind a view, in seconds.
+fn clickhouse_lag(view: &Value) -> f64 {
+    view["lag_seconds"]["clickhouse"].as_f64().unwrap_or(0.0)
+}
+
+/// Nothing is wrong with a view, nor with what ClickHouse has of it.
+fn is_well(view: &Value) -> bool {
+    let sink = &view["sinks"]["clickhouse"];
+    view["status"] == "live"
+        && view["reason"].is_null()
+        && sink["status"] == "writing"
+        && sink["position"].as_u64() > Some(0)
+        && clickhouse_lag(view) < LAG_TOLD
+}
+
+/// What is told of a side that was killed.
+const READ_SIDE_KILLED: Signs = Signs {
+    log: "the read side has ended (signal 9)",
+    ready: "the read side has ended (signal 9)",
+    views: "read_side_away",
+};
+/// The answer of a server whose write side does not move.
+const NOBODY_ANSWERS: &str = "nobody answers";
+/// What the log tells at the end of each alarm.
+const OVER: &str = "the alarm is over";
 
 struct Chaos {
     server: Server,
@@ -108,6 +153,8 @@ struct Chaos {
     started: Instant,
     /// What is added to the server's clock.
     clock: tempfile::NamedTempFile,
+    /// How long appends were not possible, and how many were acknowledged in that time.
+    impossible: Mutex<(Duration, u64)>,
 }
 
 impl Chaos {
@@ -146,39 +193,89 @@ impl Chaos {
         assert_eq!(self.told.refused.load(Ordering::SeqCst), refused, "{fault}: appends refused");
     }
 
-    /// `/readyz` tells of it.
-    async fn is_told(&self, fault: &str, word: &str) {
+    /// A fault of the write side: until appends are back they are not possible.
+    async fn instead_of_ingest(&self, fault: &str, lasts: impl Future<Output = ()>) {
+        let (begun, before) = (Instant::now(), self.told.total());
+        lasts.await;
+        self.is_back(fault).await;
+        let mut impossible = self.impossible.lock().unwrap();
+        impossible.0 += begun.elapsed();
+        impossible.1 += self.told.total() - before;
+    }
+
+    /// The answer to a request, as text.
+    async fn ask(&self, path: &str) -> String {
+        let request = heliostat::internals::http::client().get(self.server.url(path));
+        let Ok(answer) = request.timeout(Duration::from_secs(4)).send().await else {
+            return NOBODY_ANSWERS.to_string();
+        };
+        answer.text().await.unwrap_or_else(|_| NOBODY_ANSWERS.to_string())
+    }
+
+    /// The fault that began when the log was so long is told everywhere.
+    async fn is_told(&self, fault: &str, log_from: usize, signs: Signs) {
+        let end = Instant::now() + TOLD_TIME;
+        let mut missing = vec![("/readyz", signs.ready), ("/v1/views", signs.views)];
+        missing.retain(|(_, word)| !word.is_empty());
+        // Some last for a moment only.
+        while !missing.is_empty() {
+            let mut answers = Vec::new();
+            for (path, word) in std::mem::take(&mut missing) {
+                let answer = self.ask(path).await;
+                if !answer.contains(word) {
+                    answers.push(answer);
+                    missing.push((path, word));
+                }
+            }
+            assert!(Instant::now() < end, "{fault}: not told: {missing:?} in {answers:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.is_logged(fault, log_from, signs.log).await;
+    }
+
+    /// The log tells it, since it was so long.
+    async fn is_logged(&self, fault: &str, log_from: usize, words: &str) {
         let end = Instant::now() + TOLD_TIME;
         loop {
-            let (_, ready) = self.server.try_get("/readyz").await;
-            if ready.to_string().contains(word) {
+            let log = self.server.log();
+            let since = &log[log_from..];
+            if since.contains(words) {
                 return;
             }
-            assert!(Instant::now() < end, "{fault}: {word} is not told: {ready}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert!(Instant::now() < end, "{fault}: {words:?} is not in the log:\n{since}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    /// Everything is well again.
+    /// Everything is well again, and nothing is told any more.
     async fn recovers(&self, fault: &str) {
         let end = Instant::now() + Duration::from_secs(120);
         loop {
             let (status, ready) = self.server.try_get("/readyz?views=all").await;
-            if status == 200 {
+            let (_, views) = self.server.try_get("/v1/views").await;
+            let all = views["views"].as_array();
+            if status == 200
+                && ready["wrong"] == json!([])
+                && all.is_some_and(|v| v.iter().all(is_well))
+            {
                 return;
             }
-            assert!(Instant::now() < end, "{fault}: not over: {ready}");
+            assert!(Instant::now() < end, "{fault}: not over: {ready}\n{views}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
     async fn fault(&self, number: u64) {
-        let at = self.started.elapsed();
+        let (begun, before) = (Instant::now(), self.told.total());
         let name = FAULTS[number as usize];
-        eprintln!("{:>6.1} s, {:>8} events: {name}", at.as_secs_f64(), self.told.total());
+        let log_from = self.server.log().len();
+        // Whether it is an alarm, whose end is told, too.
+        let mut is_alarm = true;
+        let told = |signs| self.is_told(name, log_from, signs);
         match name {
             "the read side is killed" => {
                 self.signal("read-side", libc::SIGKILL);
+                told(READ_SIDE_KILLED).await;
                 self.beside_ingest(name, 2).await;
             }
             "the read side is killed again and again" => {
@@ -186,83 +283,158 @@ impl Chaos {
                     self.signal("read-side", libc::SIGKILL);
                     tokio::time::sleep(Duration::from_millis(30)).await;
                 }
-                self.is_told(name, "read_side").await;
+                told(READ_SIDE_KILLED).await;
                 self.beside_ingest(name, 2).await;
             }
             "the read side stands still for a while" => {
                 self.signal("read-side", libc::SIGSTOP);
-                self.beside_ingest(name, 3).await;
+                let silent = "nothing is heard of the read side";
+                let signs = Signs { log: silent, ready: silent, views: "does not answer" };
+                let ((), ()) = tokio::join!(told(signs), self.beside_ingest(name, 5));
                 self.signal("read-side", libc::SIGCONT);
             }
             "the read side stands still for good" => {
                 self.signal("read-side", libc::SIGSTOP);
-                self.beside_ingest(name, 12).await;
+                let silent = "it was killed: nothing was heard of it";
+                let signs = Signs { log: silent, ready: silent, views: "read_side_away" };
+                let ((), ()) = tokio::join!(told(signs), self.beside_ingest(name, 12));
             }
             "the write side is killed" => {
-                self.signal("write-side", libc::SIGKILL);
-                self.is_back(name).await;
+                // What answers is killed, and the next one answers when it is over.
+                let lasts = async {
+                    self.signal("write-side", libc::SIGKILL);
+                    self.is_logged(name, log_from, "the write side has ended (signal 9)").await;
+                };
+                self.instead_of_ingest(name, lasts).await;
             }
             "the write side stands still" => {
-                self.signal("write-side", libc::SIGSTOP);
-                tokio::time::sleep(Duration::from_secs(3)).await;
-                self.signal("write-side", libc::SIGCONT);
-                self.is_back(name).await;
+                let lasts = async {
+                    self.signal("write-side", libc::SIGSTOP);
+                    let signs = Signs {
+                        log: "nothing is heard of the write side",
+                        ready: NOBODY_ANSWERS,
+                        views: "",
+                    };
+                    told(signs).await;
+                    self.signal("write-side", libc::SIGCONT);
+                };
+                self.instead_of_ingest(name, lasts).await;
             }
             "ClickHouse is killed" => {
                 self.signal("clickhouse-child", libc::SIGKILL);
-                self.is_told(name, "clickhouse").await;
+                let died = "the own ClickHouse died";
+                told(Signs { log: died, ready: died, views: "retrying" }).await;
                 self.beside_ingest(name, 1).await;
             }
             "ClickHouse stands still" => {
                 self.signal("clickhouse-child", libc::SIGSTOP);
-                self.beside_ingest(name, 5).await;
+                let silent = "the own ClickHouse runs and does not answer";
+                // Of the views it is told how far they lag there.
+                let signs = Signs { log: silent, ready: silent, views: "" };
+                let ((), ()) = tokio::join!(told(signs), self.beside_ingest(name, 5));
+                let lags = || async {
+                    let (_, views) = self.server.try_get("/v1/views").await;
+                    let views = views["views"].as_array().cloned().unwrap_or_default();
+                    !views.is_empty() && views.iter().all(|view| clickhouse_lag(view) > LAG_TOLD)
+                };
+                self.server.until(true, lags).await;
                 self.signal("clickhouse-child", libc::SIGCONT);
             }
             "the disk is full" => {
-                self.limit_files(Some(0));
-                self.is_told(name, "disk").await;
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                assert_eq!(self.server.try_get("/v1/views/sums/rows?limit=1").await.0, 200);
-                self.limit_files(None);
-                self.is_back(name).await;
+                let lasts = async {
+                    self.limit_files(Some(0));
+                    told(Signs { log: "disk", ready: "the disk of the log is full", views: "" })
+                        .await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    assert_eq!(self.server.try_get("/v1/views/sums/rows?limit=1").await.0, 200);
+                    self.limit_files(None);
+                };
+                self.instead_of_ingest(name, lasts).await;
             }
             "a query file is bad" => {
+                is_alarm = false;
                 self.server.write(
                     "bad.sql",
                     "CREATE MATERIALIZED VIEW bad AS SELECT nothing FROM nowhere;",
                 );
-                self.is_told(name, "nowhere").await;
+                let wrong = "nowhere";
+                told(Signs { log: wrong, ready: wrong, views: wrong }).await;
                 self.beside_ingest(name, 1).await;
                 self.server.remove("bad.sql");
             }
             "a view comes and goes" => {
+                is_alarm = false;
                 self.server.write("more.sql", "CREATE MATERIALIZED VIEW more AS SELECT n % 10 AS d, count(*) AS c FROM paid GROUP BY n % 10;");
+                let changed = "the query files have changed";
+                told(Signs { log: changed, ready: "", views: "\"name\":\"more\"" }).await;
                 self.beside_ingest(name, 3).await;
+                self.server.live(&["more"]).await;
+                let log_from = self.server.log().len();
                 self.server.remove("more.sql");
+                let is_there = || async { self.ask("/v1/views").await.contains("more") };
+                self.server.until(false, is_there).await;
+                self.is_logged(name, log_from, changed).await;
             }
             "a view is rebuilt" => {
+                is_alarm = false;
                 let (status, answer) =
                     self.server.post("/v1/views/priced/rebuild", &Value::Null).await;
-                assert!(status == 202 || status == 503, "{answer}");
+                assert_eq!(status, 202, "{answer}");
                 self.beside_ingest(name, 1).await;
+                self.is_logged(name, log_from, "the new generation answers").await;
             }
             "a view takes too much" => {
+                is_alarm = false;
                 let sql = "CREATE MATERIALIZED VIEW much WITH (clickhouse = false) AS SELECT a._position AS x, b._position AS y FROM paid a JOIN paid b ON a.k % 5 = b.k % 5;";
                 self.server.write("much.sql", sql);
-                self.is_told(name, "view_output_bytes_max").await;
+                let limit = "view_output_bytes_max";
+                told(Signs { log: limit, ready: limit, views: limit }).await;
                 self.beside_ingest(name, 1).await;
                 self.server.remove("much.sql");
+            }
+            "a view needs more memory than there is for all" => {
+                is_alarm = false;
+                // Recursions hold their rows in memory, and this one 20 kB for each event.
+                let sql = "CREATE MATERIALIZED VIEW large WITH (clickhouse = false) AS
+                    WITH RECURSIVE r AS (
+                      SELECT _position AS p, lpad(_position::TEXT, 20000, 'x') AS t FROM paid
+                      UNION SELECT p, t FROM r WHERE p < 0
+                    ) SELECT max(t) AS t FROM r;";
+                self.server.write("large.sql", sql);
+                let reason = "set aside: the process takes";
+                told(Signs { log: reason, ready: reason, views: reason }).await;
+                self.is_logged(name, log_from, "over the budget of memory").await;
+                self.beside_ingest(name, 1).await;
+                self.server.remove("large.sql");
+                self.is_logged(name, log_from, "within the budget of memory again").await;
+            }
+            "a view kills its process" => {
+                let sql = "CREATE MATERIALIZED VIEW deadly AS SELECT k, max(n) AS n FROM paid GROUP BY k;";
+                self.server.write("deadly.sql", sql);
+                let reason = "set aside: the process died in it 3 times in a row";
+                told(Signs { log: reason, ready: reason, views: reason }).await;
+                self.is_logged(name, log_from, "the read side has ended (signal 6)").await;
+                self.beside_ingest(name, 1).await;
+                self.server.remove("deadly.sql");
             }
             "the clock jumps ahead and comes back" => {
                 std::fs::write(self.clock.path(), "+9").unwrap();
                 self.beside_ingest(name, 3).await;
                 std::fs::write(self.clock.path(), "+0").unwrap();
-                self.is_told(name, "clock").await;
+                let behind = "the system's clock is";
+                told(Signs { log: behind, ready: behind, views: "" }).await;
                 self.is_back(name).await;
             }
             other => panic!("nobody knows how: {other}"),
         }
         self.recovers(name).await;
+        if is_alarm {
+            self.is_logged(name, log_from, OVER).await;
+        }
+        let (took, events) = (begun.elapsed().as_secs_f64(), self.told.total() - before);
+        let rate = events as f64 / took;
+        let at = self.started.elapsed().as_secs_f64();
+        eprintln!("{at:>6.1} s: {name}: {took:.1} s, {rate:.0} events/s");
     }
 
     /// Limits how long files of the write side may become, as a full disk does.
@@ -278,7 +450,7 @@ impl Chaos {
     }
 }
 
-const FAULTS: [&str; 14] = [
+const FAULTS: [&str; 16] = [
     "the read side is killed",
     "the read side is killed again and again",
     "the read side stands still for a while",
@@ -292,6 +464,8 @@ const FAULTS: [&str; 14] = [
     "a view comes and goes",
     "a view is rebuilt",
     "a view takes too much",
+    "a view needs more memory than there is for all",
+    "a view kills its process",
     "the clock jumps ahead and comes back",
 ];
 
@@ -356,19 +530,28 @@ async fn chaos(seconds: u64) {
         ("FAKETIME_TIMESTAMP_FILE", clock.path().to_str().unwrap()),
         ("FAKETIME_CACHE_DURATION", "1"),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ("FAILPOINTS", "in view deadly=return"),
     ];
     assert!(std::path::Path::new(FAKE_CLOCK).exists(), "run `make system` first");
-    let (queries, own) = ([("views.sql", QUERIES)], ["--clickhouse-http-port", "0"]);
-    let server = Server::with(&queries, LIMITS, &own, &environment);
+    let queries = [("views.sql", QUERIES)];
+    let arguments = ["--clickhouse-http-port", "0", "--memory", MEMORY];
+    let server = Server::laid_out_with(&queries, LIMITS, &arguments, &environment);
+    server.keep_log();
+    server.run();
     let (told, started) = (Arc::new(Told::default()), Instant::now());
     let url = server.url("/v1/events");
     let posters: Vec<_> = (0..POSTERS)
         .map(|poster| tokio::spawn(Arc::clone(&told).post(url.clone(), poster, started)))
         .collect();
-    let chaos = Chaos { server, told, started, clock };
+    let impossible = Mutex::default();
+    let chaos = Chaos { server, told, started, clock, impossible };
     chaos.is_back("the start").await;
+    chaos.recovers("the start").await;
     let mut order: Vec<u64> = Vec::new();
-    while started.elapsed() < Duration::from_secs(seconds) {
+    let mut faults = 0;
+    // Each of them once in any case.
+    while started.elapsed() < Duration::from_secs(seconds) || faults < FAULTS.len() {
+        faults += 1;
         if order.is_empty() {
             order = (0..FAULTS.len() as u64).collect();
         }
@@ -376,13 +559,21 @@ async fn chaos(seconds: u64) {
         chaos.fault(next).await;
         tokio::time::sleep(Duration::from_millis(rng.below(1500))).await;
     }
-    let Chaos { server, told, .. } = chaos;
+    let Chaos { server, told, impossible, .. } = chaos;
+    let (took, acknowledged) = (started.elapsed(), told.total());
     told.stop.store(true, Ordering::SeqCst);
     for poster in posters {
         poster.await.unwrap();
     }
-    let acknowledged = told.total();
-    eprintln!("{acknowledged} events acknowledged in {:.0} s", started.elapsed().as_secs_f64());
+    let (impossible, meanwhile) = impossible.into_inner().unwrap();
+    let possible = (took - impossible).as_secs_f64();
+    let rate = (acknowledged - meanwhile) as f64 / possible;
+    eprintln!(
+        "{acknowledged} events acknowledged in {:.0} s; {rate:.0} a second over the {possible:.0} s in \
+         which appends were possible",
+        took.as_secs_f64()
+    );
+    assert!(rate >= RATE_MIN * RATE as f64, "only {rate:.0} events a second");
 
     // The log has each acknowledged event once, with the content that was sent.
     let mut expected = Expected::default();
@@ -437,6 +628,7 @@ async fn chaos(seconds: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
 async fn chaos_for_five_minutes() {
     chaos(300).await;
 }

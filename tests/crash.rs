@@ -1,4 +1,4 @@
-//! The server is killed again and again under load. Afterwards the log holds every acknowledged
+//! The server, or one side of it, is killed again and again under load. Afterwards the log holds every acknowledged
 //! event exactly once, and every view in ClickHouse is what a batch engine answers over the log.
 //!
 //! `HELIOSTAT_CRASH_ROUNDS` sets the number of rounds; the default suits every run of the tests.
@@ -91,6 +91,14 @@ impl Server {
             String::from_utf8_lossy(&command).contains("clickhouse")
         };
         for pid in self.children().into_iter().filter(is_clickhouse) {
+            // SAFETY: a process that our child has started.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+    }
+
+    /// Kills the process that writes the log, which its parent starts again.
+    fn kill_write_side(&self) {
+        if let Some(pid) = common::child_of(self.child.id(), "write-side") {
             // SAFETY: a process that our child has started.
             unsafe { libc::kill(pid, libc::SIGKILL) };
         }
@@ -255,8 +263,9 @@ async fn killed_at_any_moment_nothing_is_lost_and_views_are_right() {
         let point = ["before_data", "after_data"][rng.below(2) as usize];
         let point = format!("{point}={}*off->return", 1 + rng.below(12));
         let crash_point = (round % 3 == 2).then_some(point.as_str());
-        // What crashes is the server, or its read side.
-        let single_process = rng.below(2) == 0;
+        // What crashes is the server, or one of its sides.
+        let kills_write_side = round % 3 == 1;
+        let single_process = !kills_write_side && rng.below(2) == 0;
         let mut server = Server::start(directory.path(), crash_point, single_process);
         assert!(ready(&client, &server, "/readyz", Duration::from_secs(60)).await, "round {round}");
         let stop = Arc::new(AtomicBool::new(false));
@@ -279,6 +288,15 @@ async fn killed_at_any_moment_nothing_is_lost_and_views_are_right() {
             }
         } else {
             tokio::time::sleep(Duration::from_millis(200 + rng.below(2500))).await;
+            if kills_write_side {
+                // Alone, several times: the read side goes on, and follows the next one's log.
+                for _ in 0..3 {
+                    server.kill_write_side();
+                    let back = ready(&client, &server, "/readyz", Duration::from_secs(30)).await;
+                    assert!(back, "round {round}: no write side is back");
+                    tokio::time::sleep(Duration::from_millis(rng.below(700))).await;
+                }
+            }
             if rng.below(2) == 0 {
                 // ClickHouse alone, whose inserts are repeated.
                 server.kill_clickhouse();

@@ -83,6 +83,10 @@ async fn pages(server: &Server, query: &str) -> Vec<Value> {
     }
 }
 
+fn letters(page: &Value) -> &[Value] {
+    page["dead_letters"].as_array().unwrap()
+}
+
 fn sum(letters: &[Value]) -> u64 {
     letters.iter().map(|letter| letter["count"].as_u64().unwrap()).sum()
 }
@@ -178,4 +182,44 @@ async fn every_reason_of_a_million_failing_events_is_found_and_can_be_dismissed(
     server.append(&json!({"type": "Word", "data": {"k": "w1"}})).await;
     let later = both(r#""Word" 1 "{\"k\":\"w1\"}""#);
     server.until(later, || async { told(&pages(&server, "").await) }).await;
+}
+
+/// Events of a type that no view reads, of which one in a hundred does not fit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_is_fast_while_the_log_is_read_for_events_that_no_view_reads() {
+    const UNREAD: u64 = 300_000;
+    let sql = "
+        CREATE TABLE quiet (n BIGINT NOT NULL) WITH (event_type = 'Quiet', on_invalid = 'quarantine');
+        CREATE TABLE words (k TEXT NOT NULL) WITH (event_type = 'Word');
+        CREATE MATERIALIZED VIEW numbers AS SELECT CAST(k AS INT) AS n FROM words;";
+    let server = Server::start(&[("views.sql", sql)]);
+    let event = |n: u64| match n % 100 {
+        0 => json!({"type": "Quiet", "data": {"n": word(n)}}),
+        _ => json!({"type": "Quiet", "data": {"n": n}}),
+    };
+    for first in (1..=UNREAD).step_by(PER_REQUEST as usize) {
+        let events = Vec::from_iter((first..first + PER_REQUEST).map(event));
+        server.append(&json!(events)).await;
+    }
+    server.append(&json!({"type": "Word", "data": {"k": "w"}})).await;
+    let head = UNREAD + 1;
+    // Nobody has asked for them before: the log is read for them from its beginning, beside the answers.
+    let first = page(&server, "limit=100").await;
+    println!("the first page told of events up to {} of {head}", first["unread_through"]);
+    // Letters of views are told all the same.
+    let of_view = page(&server, "view=numbers").await;
+    assert_eq!((sum(letters(&of_view)), &of_view["unread_through"]), (1, &Value::Null));
+    let read = || async { page(&server, "limit=100").await["unread_through"].clone() };
+    server.until(json!(head), read).await;
+    let all = pages(&server, "").await;
+    assert_eq!(sum(&all), UNREAD / 100 + 1);
+    // Only what is new is read later.
+    server.append(&event(100)).await;
+    let later = || async { sum(&pages(&server, "type=Quiet").await) };
+    server.until(UNREAD / 100 + 1, later).await;
+    assert_eq!(page(&server, "limit=1000").await["unread_through"], head + 1);
+    assert_eq!(dismiss(&server, json!({"type": "Quiet"})).await, UNREAD / 100 + 1);
+    assert_eq!(later().await, 0);
+    // Who asks for types that views read waits for nothing.
+    assert_eq!(page(&server, "type=Word").await["unread_through"], Value::Null);
 }

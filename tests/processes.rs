@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -38,6 +38,42 @@ async fn is_live(server: &Server) -> bool {
     let client = heliostat::internals::http::client();
     let answer = client.get(server.url("/readyz?views=all")).send().await;
     answer.is_ok_and(|answer| answer.status() == 200)
+}
+
+/// What the server says is wrong; nothing while it does not answer.
+async fn wrong(server: &Server) -> String {
+    let answer = heliostat::internals::http::client().get(server.url("/readyz")).send().await;
+    let Ok(answer) = answer else { return String::new() };
+    answer.text().await.unwrap_or_default()
+}
+
+/// Everything that `/readyz` says is wrong until the end, each message once.
+struct WrongSeen {
+    stop: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<BTreeSet<String>>,
+}
+
+impl WrongSeen {
+    fn begin(server: &Server) -> WrongSeen {
+        let (stop, url) = (Arc::new(AtomicBool::new(false)), server.url("/readyz"));
+        let stops = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            let (client, mut seen) = (heliostat::internals::http::client(), BTreeSet::new());
+            while !stops.load(Ordering::SeqCst) {
+                if let Ok(answer) = client.get(&url).send().await {
+                    seen.insert(answer.text().await.unwrap_or_default());
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            seen
+        });
+        WrongSeen { stop, task }
+    }
+
+    async fn end(self) -> String {
+        self.stop.store(true, Ordering::SeqCst);
+        Vec::from_iter(self.task.await.unwrap()).join("\n")
+    }
 }
 
 /// Posts without end, one event a request, each with an id of its own, and again until it is
@@ -407,4 +443,181 @@ async fn view_that_kills_its_process_is_set_aside_while_appends_go_on() {
     assert_eq!((refused, gap_ms < 2_000), (0, true), "{gap_ms} ms");
     let log = server.get_text("/v1/events?limit=1000000").await;
     assert_eq!(log.lines().filter(|line| !line.is_empty()).count() as u64, acknowledged);
+}
+
+/// The views over `paid`, and one that harms.
+fn beside_harm(harm: &str) -> [(&'static str, String); 2] {
+    let tables = "CREATE TABLE a (x BIGINT NOT NULL) WITH (event_type = 'A');
+         CREATE TABLE b (x BIGINT NOT NULL) WITH (event_type = 'B');
+         CREATE MATERIALIZED VIEW all_a AS SELECT count(*) AS n FROM a;";
+    let harm = format!("{tables}\nCREATE MATERIALIZED VIEW harm AS {harm};");
+    [("paid.sql", PAID.to_string()), ("harm.sql", harm)]
+}
+
+fn files<'a>(files: &'a [(&'static str, String); 2]) -> [(&'static str, &'a str); 2] {
+    [(files[0].0, &files[0].1), (files[1].0, &files[1].1)]
+}
+
+/// What is wrong with a view that has failed; waits until it has.
+async fn failure(server: &Server, view: &str) -> String {
+    let path = format!("/v1/views/{view}");
+    let failed = || async { server.try_get(&path).await.1["status"] == "failed" };
+    server.until(true, failed).await;
+    let reason = server.get(&path).await["reason"].to_string();
+    assert!(wrong(server).await.contains("set aside"), "{reason}");
+    reason
+}
+
+/// Every event that was acknowledged is in `sums` once, though another view has failed.
+async fn assert_summed(server: &Server, acknowledged: u64) {
+    server.live(&["sums", "quotients", "all_a"]).await;
+    let summed = || async {
+        let rows = server.get("/v1/views/sums/rows").await;
+        let rows = rows["rows"].as_array().cloned().unwrap_or_default();
+        rows.iter().map(|row| row["n"].as_u64().unwrap()).sum::<u64>()
+    };
+    server.until(acknowledged, summed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+async fn read_side_over_its_limit_is_killed_and_begins_without_the_view_that_held_most() {
+    let sql = beside_harm("SELECT a.x, b.x AS y FROM a CROSS JOIN b");
+    let server = Server::laid_out_with(
+        &files(&sql),
+        "workers = 2",
+        &["--no-clickhouse", "--memory", "300M"],
+        // Half way from the budget to this is too little for the two seconds that views have.
+        &[("FAILPOINTS", "memory there is=return(350000000)")],
+    );
+    server.keep_log();
+    server.run();
+    server.until(true, || is_live(&server)).await;
+    let first = server.pid_of("read-side").unwrap();
+    let (load, seen) = (Load::start(&server), WrongSeen::begin(&server));
+    load.go_on(10).await;
+    for event_type in ["A", "B"] {
+        let event = |x| json!({"type": event_type, "data": {"x": x}});
+        server.append(&json!(Vec::from_iter((0..50_000).map(event)))).await;
+    }
+    let replaced = || async { server.pid_of("read-side").is_some_and(|pid| pid != first) };
+    server.until(true, replaced).await;
+    let reason = failure(&server, "harm").await;
+    assert!(reason.contains("set aside: the process was killed when it took"), "{reason}");
+    assert!(reason.contains("of all views this one had the largest state"), "{reason}");
+    println!("{reason}");
+    load.go_on(50).await;
+    let (acknowledged, gap_ms, refused) = load.end().await;
+    assert_eq!((refused, gap_ms < 2_000), (0, true), "{gap_ms} ms");
+    assert_summed(&server, acknowledged).await;
+    // It was told in both places, and is over.
+    let killed = "it was killed: it took";
+    let (seen, log) = (seen.end().await, server.log());
+    assert!(seen.contains(killed) && seen.contains("--memory"), "{seen}");
+    assert!(log.contains(killed) && log.contains("the alarm is over"), "{log}");
+    let now = wrong(&server).await;
+    assert!(!now.contains("read_side") && now.contains("harm"), "{now}");
+    server.remove("harm.sql");
+    server.until(true, || is_live(&server)).await;
+    assert_eq!(server.get("/readyz").await["wrong"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+async fn read_side_with_a_stuck_worker_begins_again_without_that_view_while_appends_go_on() {
+    let sql = beside_harm("SELECT x FROM a");
+    let server = Server::laid_out_with(
+        &files(&sql),
+        "workers = 2\n[limits]\nworker_stuck_ms_max = 2000",
+        &["--no-clickhouse"],
+        &[("FAILPOINTS", "in view harm=sleep(600000)")],
+    );
+    server.keep_log();
+    server.run();
+    let first = server.pid_of("read-side");
+    let load = Load::start(&server);
+    let reason = failure(&server, "harm").await;
+    assert!(reason.contains("set aside: a worker did not get out of it"), "{reason}");
+    assert_ne!(server.pid_of("read-side"), first);
+    // The views that were held up by it go on, too.
+    load.go_on(50).await;
+    let (acknowledged, gap_ms, refused) = load.end().await;
+    assert_eq!((refused, gap_ms < 2_000), (0, true), "{gap_ms} ms");
+    assert_summed(&server, acknowledged).await;
+    let log = server.log();
+    for told in ["a worker does not get out of this view", "the read side has ended (code 3)"] {
+        assert!(log.contains(told), "{told}: {log}");
+    }
+    assert!(!wrong(&server).await.contains("read_side"));
+}
+
+/// How an append of one event is answered: its status and the code of an error; `None` where nobody takes it.
+async fn try_append(server: &Server) -> Option<(u16, Value)> {
+    let client = heliostat::internals::http::client();
+    let request = client.post(server.url("/v1/events")).json(&paid("a", 1));
+    let answer = request.timeout(Duration::from_secs(10)).send().await.ok()?;
+    let status = answer.status().as_u16();
+    let answer: Value = answer.json().await.unwrap_or_default();
+    Some((status, answer["errors"][0].clone()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
+async fn events_are_refused_until_the_first_catalog_is_there_and_never_again() {
+    let slow = "CREATE MATERIALIZED VIEW slow AS SELECT k FROM paid;";
+    let server = Server::laid_out(&[("paid.sql", PAID), ("slow.sql", slow)], "");
+    // Planning takes seconds: so much after each of the optimizer's rules.
+    server.set_environment("FAILPOINTS", "optimizing view slow=sleep(100)");
+    server.begin();
+    let (end, mut refused) = (Instant::now() + Duration::from_secs(60), 0);
+    loop {
+        assert!(Instant::now() < end, "nothing is accepted");
+        match try_append(&server).await {
+            None => {}
+            Some((200, _)) => break,
+            Some((status, error)) => {
+                assert_eq!((status, &error["code"]), (503, &json!("no_catalog")), "{error}");
+                let message = error["message"].as_str().unwrap();
+                assert!(message.contains("planned for the first time"), "{message}");
+                let (status, ready) = server.try_get("/readyz").await;
+                let still = ready.to_string().contains("planned for the first time");
+                // It may have come in between.
+                assert!(status == 200 || status == 503 && still, "{ready}");
+                refused += 1;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(refused > 0, "events were accepted before anybody knew what fits");
+    println!("{refused} appends were refused");
+    server.until(true, || is_live(&server)).await;
+
+    // From now on the catalog is kept, however long the next read side plans, and whatever ends.
+    for (side, ends) in [("read-side", 3), ("write-side", 2), ("read-side", 1)] {
+        for _ in 0..ends {
+            let killed = signal(&server, side, libc::SIGKILL);
+            let end = Instant::now() + Duration::from_secs(60);
+            loop {
+                match try_append(&server).await {
+                    Some((status, error)) => assert_eq!(status, 200, "{side}: {error}"),
+                    None => assert_eq!(side, "write-side", "nobody takes events"),
+                }
+                if server.pid_of(side).is_some_and(|pid| pid != killed) && is_live(&server).await {
+                    break;
+                }
+                assert!(Instant::now() < end, "{side}: the views are not back");
+            }
+        }
+    }
+    // Over a restart of the whole server, too, and while changed files are planned.
+    server.end();
+    server.begin();
+    server.write("slow.sql", "CREATE MATERIALIZED VIEW slow AS SELECT k, amount FROM paid;");
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_live(&server).await {
+        if let Some((status, error)) = try_append(&server).await {
+            assert_eq!(status, 200, "{error}");
+        }
+        assert!(Instant::now() < end, "the views are not back");
+    }
 }

@@ -13,7 +13,7 @@ use crate::access::{IssuerConfig, IssuerConfigError};
 use crate::engine::{ArchiveConfig, ReadSideConfig};
 use crate::http::TlsFiles;
 use crate::model::limits::Limits;
-use crate::model::memory::total_bytes;
+use crate::model::memory::{MemoryEnd, total_bytes};
 use crate::objects::{Objects, ObjectsError};
 use crate::sink::SinkConfig;
 use crate::sink::clickhouse::ClickHouseConfig;
@@ -306,13 +306,18 @@ impl Settings {
     }
 
     /// The options of the side that keeps the views, once it is known where ClickHouse answers.
-    pub fn read_side(&self, clickhouse: Option<ClickHouseConfig>) -> ReadSideConfig {
+    pub fn read_side(
+        &self,
+        clickhouse: Option<ClickHouseConfig>,
+        memory_end: Option<MemoryEnd>,
+    ) -> ReadSideConfig {
         ReadSideConfig {
             data_dir: self.data_dir.clone(),
             queries: self.queries.clone(),
             workers: self.workers,
             memory_bytes_max: self.memory,
             limits: self.limits.clone(),
+            memory_end,
             sink: clickhouse.map(|clickhouse| Arc::new(clickhouse) as Arc<dyn SinkConfig>),
         }
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use timely::scheduling::Activator;
 
 use super::kept::{FilledShare, KeptShare, TakenUp, Takeover};
-use super::marker::WorkerMarker;
+use super::marker::{ViewAccount, WorkerMarker};
 use super::reclaim::Reclaimed;
 use super::run::PackedRun;
 use crate::model::Tick;
@@ -75,6 +75,8 @@ pub struct ViewControl {
     files: Vec<AtomicUsize>,
     /// The last tick that the installation was fed, for the marker.
     fed: AtomicU64,
+    /// Where the next process finds how much memory the state takes.
+    account: Option<ViewAccount>,
 }
 
 impl ViewControl {
@@ -99,7 +101,13 @@ impl ViewControl {
             output: counters(),
             files: counters(),
             fed: AtomicU64::new(0),
+            account: None,
         }
+    }
+
+    /// Notes what the state takes there, too, from now on.
+    pub fn with_account(self, account: Option<ViewAccount>) -> Self {
+        ViewControl { account, ..self }
     }
 
     /// Ends the work: operators take nothing more and let go of what they hold.
@@ -150,6 +158,13 @@ impl ViewControl {
     /// Notes that events up to `tick` are on their way.
     pub fn feed(&self, tick: Tick) {
         self.fed.store(tick, Ordering::Relaxed);
+    }
+
+    /// Notes the bytes for the next process.
+    fn note_bytes(&self) {
+        if let Some(account) = &self.account {
+            account.set(self.state_bytes().saturating_sub(self.file_bytes()) as u64);
+        }
     }
 
     fn check_bytes(&self) {
@@ -401,6 +416,7 @@ impl Guard {
         guard.control.state[guard.worker].store(state, Ordering::Relaxed);
         let output = guard.arranged_output.get() + guard.held_output.get();
         guard.control.output[guard.worker].store(output, Ordering::Relaxed);
+        guard.control.note_bytes();
         guard.control.check_bytes();
     }
 
@@ -414,6 +430,7 @@ impl Guard {
         guard.control.state[guard.worker].store(0, Ordering::Relaxed);
         guard.control.output[guard.worker].store(0, Ordering::Relaxed);
         guard.control.files[guard.worker].store(0, Ordering::Relaxed);
+        guard.control.note_bytes();
     }
 }
 

@@ -1,8 +1,10 @@
-//! What each worker works on, in a file that outlives the process however it ends.
+//! What each worker works on and how much memory each view holds, in a file that outlives the process
+//! however it ends.
 //!
 //! The file is mapped into memory, so a mark is a few stores, and what was stored is in the file also
 //! after `kill -9`, a fault or a stack overflow. It begins with a header of [`SLOT_BYTES`]: the magic
-//! bytes, the number of slots, and whether the process has ended in order. A slot a worker follows:
+//! bytes, the number of workers, whether the process has ended in order, and the number of slots of
+//! views. A slot for each worker follows:
 //!
 //! ```text
 //! offset  bytes
@@ -14,24 +16,36 @@
 //!     36      4  length of the generation
 //!     40    216  name, generation
 //! ```
+//!
+//! Behind them are slots of views, one for each generation that runs:
+//!
+//! ```text
+//! offset  bytes
+//!      0      8  1 while the slot is in use
+//!      8      8  bytes of memory that the view's state takes, without what is in files
+//!     16     16  0
+//!     32    224  names as above
+//! ```
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::Tick;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"helimrk1");
+const MAGIC: u64 = u64::from_le_bytes(*b"helimrk2");
 /// Bytes of the header, and of a slot.
 const SLOT_BYTES: usize = 256;
 const TEXT_AT: usize = 40;
 const TEXT_BYTES: usize = SLOT_BYTES - TEXT_AT;
 /// The most workers that a file can have.
-const SLOTS_MAX: usize = 1024;
+const WORKERS_MAX: usize = 1024;
+/// How many views a file has slots for. What further ones hold is not noted.
+const VIEWS: usize = 1024;
 
 /// A view that a worker was in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +62,17 @@ pub struct MarkedView {
     pub is_stuck: bool,
 }
 
+/// What a generation of a view held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldView {
+    /// The view's name.
+    pub view: String,
+    /// The generation.
+    pub generation: String,
+    /// Bytes of memory that its state took, about.
+    pub bytes: u64,
+}
+
 /// How the process before this one ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastEnd {
@@ -55,12 +80,23 @@ pub struct LastEnd {
     pub in_order: bool,
     /// The views that its workers were in.
     pub views: Vec<MarkedView>,
+    /// What each view held.
+    pub held: Vec<HeldView>,
+}
+
+impl LastEnd {
+    /// Nothing is known of an end that was not in order.
+    fn orderly() -> LastEnd {
+        LastEnd { in_order: true, views: Vec::new(), held: Vec::new() }
+    }
 }
 
 /// The mapped file.
 pub struct Marker {
     map: NonNull<u8>,
-    slots: usize,
+    workers: usize,
+    /// Of each view's slot, whether it is in use.
+    views: Mutex<Vec<bool>>,
 }
 
 // SAFETY: the map stays where it is until the marker is dropped; what is shared of it is atomic, and
@@ -72,12 +108,13 @@ unsafe impl Sync for Marker {}
 impl Drop for Marker {
     fn drop(&mut self) {
         // SAFETY: the map was made with this length, and nothing points into it any more.
-        unsafe { libc::munmap(self.map.as_ptr().cast(), bytes(self.slots)) };
+        unsafe { libc::munmap(self.map.as_ptr().cast(), bytes(self.workers)) };
     }
 }
 
-fn bytes(slots: usize) -> usize {
-    SLOT_BYTES * (slots + 1)
+/// The length of a file for so many workers.
+fn bytes(workers: usize) -> usize {
+    SLOT_BYTES * (1 + workers + VIEWS)
 }
 
 /// Reads how the process before this one ended; a file that is none of ours says nothing.
@@ -86,28 +123,35 @@ fn last_end(file: &[u8]) -> LastEnd {
         let bytes = file.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
         u64::from_le_bytes(bytes.unwrap_or_default())
     };
-    let slots = word(8) as usize;
-    if word(0) != MAGIC || slots > SLOTS_MAX || file.len() < bytes(slots) {
-        return LastEnd { in_order: true, views: Vec::new() };
+    let (workers, views) = (word(8) as usize, word(24) as usize);
+    if word(0) != MAGIC || workers > WORKERS_MAX || views != VIEWS || file.len() < bytes(workers) {
+        return LastEnd::orderly();
     }
-    let slot = |slot: usize| {
-        let at = SLOT_BYTES * (slot + 1);
+    // The name and the generation in a slot; none if they are not whole.
+    let names = |at: usize| {
         let lengths = word(at + 32);
         let (name, generation) = (lengths as u32 as usize, (lengths >> 32) as usize);
         let text = &file[at + TEXT_AT..at + SLOT_BYTES];
         let name_text = text.get(..name)?;
         let generation_text = text.get(name..name.checked_add(generation)?)?;
-        (word(at) % 2 == 1).then(|| MarkedView {
-            view: String::from_utf8_lossy(name_text).into_owned(),
-            generation: String::from_utf8_lossy(generation_text).into_owned(),
-            from: word(at + 16),
-            to: word(at + 24),
-            is_stuck: word(at + 8) == 1,
-        })
+        let told = |text| String::from_utf8_lossy(text).into_owned();
+        Some((told(name_text), told(generation_text)))
     };
-    let mut views: Vec<MarkedView> = (0..slots).filter_map(slot).collect();
-    views.dedup();
-    LastEnd { in_order: word(16) == 1, views }
+    let marked = |worker: usize| {
+        let at = SLOT_BYTES * (1 + worker);
+        let (view, generation) = names(at).filter(|_| word(at) % 2 == 1)?;
+        let (from, to) = (word(at + 16), word(at + 24));
+        Some(MarkedView { view, generation, from, to, is_stuck: word(at + 8) == 1 })
+    };
+    let held = |view: usize| {
+        let at = SLOT_BYTES * (1 + workers + view);
+        let (view, generation) = names(at).filter(|_| word(at) == 1)?;
+        Some(HeldView { view, generation, bytes: word(at + 8) })
+    };
+    let mut marked: Vec<MarkedView> = (0..workers).filter_map(marked).collect();
+    marked.dedup();
+    let held = (0..views).filter_map(held).collect();
+    LastEnd { in_order: word(16) == 1, views: marked, held }
 }
 
 impl Marker {
@@ -115,41 +159,40 @@ impl Marker {
     pub fn read(path: &Path) -> io::Result<LastEnd> {
         match std::fs::read(path) {
             Ok(file) => Ok(last_end(&file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Ok(LastEnd { in_order: true, views: Vec::new() })
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(LastEnd::orderly()),
             Err(error) => Err(error),
         }
     }
 
     /// Begins the file anew, for `workers`.
     pub fn create(path: &Path, workers: usize) -> io::Result<Arc<Marker>> {
-        let slots = workers.min(SLOTS_MAX);
+        let workers = workers.min(WORKERS_MAX);
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         // Written, and not only made longer: on a full disk this is an error, and a mark in a page
         // without a place on disk would be the end of the process.
-        file.write_all(&vec![0; bytes(slots)])?;
-        file.set_len(bytes(slots) as u64)?;
-        Marker::over(map(Some(&file), bytes(slots))?, slots)
+        file.write_all(&vec![0; bytes(workers)])?;
+        file.set_len(bytes(workers) as u64)?;
+        Marker::over(map(Some(&file), bytes(workers))?, workers)
     }
 
     /// Marks in memory only, which nobody reads after the end of the process.
     pub fn in_memory(workers: usize) -> io::Result<Arc<Marker>> {
-        let slots = workers.min(SLOTS_MAX);
-        Marker::over(map(None, bytes(slots))?, slots)
+        let workers = workers.min(WORKERS_MAX);
+        Marker::over(map(None, bytes(workers))?, workers)
     }
 
-    fn over(map: NonNull<u8>, slots: usize) -> io::Result<Arc<Marker>> {
-        let marker = Marker { map, slots };
-        marker.word(8).store(slots as u64, Ordering::Relaxed);
+    fn over(map: NonNull<u8>, workers: usize) -> io::Result<Arc<Marker>> {
+        let marker = Marker { map, workers, views: Mutex::new(vec![false; VIEWS]) };
+        marker.word(8).store(workers as u64, Ordering::Relaxed);
+        marker.word(24).store(VIEWS as u64, Ordering::Relaxed);
         marker.word(0).store(MAGIC, Ordering::Release);
         Ok(Arc::new(marker))
     }
 
     /// The word at an offset, which is a multiple of 8 within the map.
     fn word(&self, at: usize) -> &AtomicU64 {
-        debug_assert!(at.is_multiple_of(8) && at + 8 <= bytes(self.slots));
+        debug_assert!(at.is_multiple_of(8) && at + 8 <= bytes(self.workers));
         // SAFETY: the map is page-aligned, longer than this, and lives as long as `self`; atomics
         // have no values that are not allowed.
         unsafe { &*self.map.as_ptr().add(at).cast::<AtomicU64>() }
@@ -167,12 +210,44 @@ impl Marker {
 
     /// The slot of a worker.
     pub fn worker(self: &Arc<Self>, worker: usize) -> Option<WorkerMarker> {
-        (worker < self.slots).then(|| WorkerMarker { marker: Arc::clone(self), worker })
+        (worker < self.workers).then(|| WorkerMarker { marker: Arc::clone(self), worker })
+    }
+
+    /// A slot for what a generation of a view holds, if there is one left.
+    pub fn account(self: &Arc<Self>, view: &str, generation: &str) -> Option<ViewAccount> {
+        let mut views = self.lock_views();
+        let slot = views.iter().position(|in_use| !in_use)?;
+        views[slot] = true;
+        let at = SLOT_BYTES * (1 + self.workers + slot);
+        self.write_names(at, view, generation);
+        self.word(at + 8).store(0, Ordering::Relaxed);
+        self.word(at).store(1, Ordering::Release);
+        Some(ViewAccount { marker: Arc::clone(self), slot, at })
+    }
+
+    fn lock_views(&self) -> MutexGuard<'_, Vec<bool>> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the names of a slot, which nobody else writes.
+    fn write_names(&self, at: usize, view: &str, generation: &str) {
+        let name = &view.as_bytes()[..view.len().min(TEXT_BYTES)];
+        let rest = TEXT_BYTES - name.len();
+        let generation = &generation.as_bytes()[..generation.len().min(rest)];
+        // SAFETY: both texts together are as long as what a slot has for them at most, and the caller
+        // alone writes this slot.
+        unsafe {
+            let text = self.map.as_ptr().add(at + TEXT_AT);
+            text.copy_from_nonoverlapping(name.as_ptr(), name.len());
+            text.add(name.len()).copy_from_nonoverlapping(generation.as_ptr(), generation.len());
+        }
+        let lengths = name.len() as u64 | (generation.len() as u64) << 32;
+        self.word(at + 32).store(lengths, Ordering::Relaxed);
     }
 
     /// For each worker a number that changes with every mark, odd while it is in a view.
     pub fn marks(&self) -> Vec<u64> {
-        (0..self.slots)
+        (0..self.workers)
             .map(|slot| self.word(SLOT_BYTES * (slot + 1)).load(Ordering::Acquire))
             .collect()
     }
@@ -226,19 +301,7 @@ impl WorkerMarker {
 
     /// The worker is in this view, which it computes for the ticks `from` to `to`.
     pub fn begin(&self, view: &str, generation: &str, (from, to): (Tick, Tick)) {
-        let name = &view.as_bytes()[..view.len().min(TEXT_BYTES)];
-        let rest = TEXT_BYTES - name.len();
-        let generation = &generation.as_bytes()[..generation.len().min(rest)];
-        let at = SLOT_BYTES * (self.worker + 1) + TEXT_AT;
-        // SAFETY: both texts together are as long as what a slot has for them at most, and this
-        // worker alone writes its slot.
-        unsafe {
-            let text = self.marker.map.as_ptr().add(at);
-            text.copy_from_nonoverlapping(name.as_ptr(), name.len());
-            text.add(name.len()).copy_from_nonoverlapping(generation.as_ptr(), generation.len());
-        }
-        let lengths = name.len() as u64 | (generation.len() as u64) << 32;
-        self.word(32).store(lengths, Ordering::Relaxed);
+        self.marker.write_names(SLOT_BYTES * (self.worker + 1), view, generation);
         self.word(16).store(from, Ordering::Relaxed);
         self.word(24).store(to, Ordering::Relaxed);
         let mark = self.word(0).load(Ordering::Relaxed);
@@ -252,6 +315,27 @@ impl WorkerMarker {
     }
 }
 
+/// The slot of a view's generation, in use until this is dropped.
+pub struct ViewAccount {
+    marker: Arc<Marker>,
+    slot: usize,
+    at: usize,
+}
+
+impl ViewAccount {
+    /// The view's state takes so many bytes of memory now.
+    pub fn set(&self, bytes: u64) {
+        self.marker.word(self.at + 8).store(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ViewAccount {
+    fn drop(&mut self) {
+        self.marker.word(self.at).store(0, Ordering::Release);
+        self.marker.lock_views()[self.slot] = false;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,7 +344,7 @@ mod tests {
     fn views_that_workers_are_in_are_told_to_the_next_process() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("workers.marker");
-        assert_eq!(Marker::read(&path).unwrap(), LastEnd { in_order: true, views: Vec::new() });
+        assert_eq!(Marker::read(&path).unwrap(), LastEnd::orderly());
         let marker = Marker::create(&path, 2).unwrap();
         let (first, second) = (marker.worker(0).unwrap(), marker.worker(1).unwrap());
         first.begin("idle", "0", (1, 2));
@@ -279,7 +363,36 @@ mod tests {
             to: 20,
             is_stuck: true,
         };
-        assert_eq!(before, LastEnd { in_order: false, views: vec![view] });
+        assert_eq!(before, LastEnd { in_order: false, views: vec![view], held: Vec::new() });
+    }
+
+    #[test]
+    fn what_views_hold_is_told_to_the_next_process_until_they_are_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("workers.marker");
+        let marker = Marker::create(&path, 2).unwrap();
+        let large = marker.account("large", "1").unwrap();
+        let gone = marker.account("gone", "2").unwrap();
+        gone.set(7);
+        large.set(5_000_000_000);
+        drop(gone);
+        let small = marker.account("small", "3").unwrap();
+        small.set(3);
+        let held = |view: &str, generation: &str, bytes| {
+            let (view, generation) = (view.to_string(), generation.to_string());
+            HeldView { view, generation, bytes }
+        };
+        let expected = vec![held("large", "1", 5_000_000_000), held("small", "3", 3)];
+        assert_eq!(Marker::read(&path).unwrap().held, expected);
+    }
+
+    #[test]
+    fn views_without_a_slot_are_not_accounted() {
+        let marker = Marker::in_memory(1).unwrap();
+        let mut accounts: Vec<_> = (0..VIEWS).map(|_| marker.account("v", "1").unwrap()).collect();
+        assert!(marker.account("v", "1").is_none());
+        accounts.pop();
+        assert!(marker.account("v", "1").is_some());
     }
 
     #[test]
@@ -290,8 +403,8 @@ mod tests {
         marker.worker(0).unwrap().begin("v", "1", (0, 1));
         marker.end_in_order();
         assert!(Marker::read(&path).unwrap().in_order);
-        for foreign in [&b""[..], b"helimrk1", &[0xff; 600], b"helimrk1\xff\xff\0\0\0\0\0\0"] {
-            assert_eq!(last_end(foreign), LastEnd { in_order: true, views: Vec::new() });
+        for foreign in [&b""[..], b"helimrk2", &[0xff; 600], b"helimrk2\xff\xff\0\0\0\0\0\0"] {
+            assert_eq!(last_end(foreign), LastEnd::orderly());
         }
     }
 }

@@ -40,7 +40,7 @@ pub use guard::ViewLimits;
 pub use kept::{
     Beginning, FilledTable, FilledTables, KeptTableRows, KeptView, STATE_FORMAT, WorkerArrangements,
 };
-pub use marker::{LastEnd, MarkedView, Marker};
+pub use marker::{HeldView, LastEnd, MarkedView, Marker};
 pub use output::{EncodedRow, read_order};
 pub use run::{PackedRun, RunShape, Spill};
 pub use runtime::{KeptAnswers, Runtime, RuntimeError, RuntimeOptions, ViewRead};

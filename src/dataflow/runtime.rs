@@ -81,7 +81,7 @@ pub struct RuntimeOptions {
     pub workers: usize,
     /// The limits of each view.
     pub limits: ViewLimits,
-    /// Where the workers note what they work on.
+    /// Where the workers note what they work on, and what views hold.
     pub marker: Option<Arc<Marker>>,
     /// Where large parts of the state go when memory is short.
     pub spill: Option<Arc<Spill>>,
@@ -146,6 +146,7 @@ pub struct Runtime {
     guards: Mutex<Option<WorkerGuards<()>>>,
     workers: usize,
     limits: ViewLimits,
+    marker: Option<Arc<Marker>>,
     lost: Arc<AtomicUsize>,
 }
 
@@ -193,13 +194,14 @@ impl Runtime {
         config.worker.set("differential/default_exert_logic".to_string(), exert_logic());
         let lost = Arc::new(AtomicUsize::new(0));
         let watched = Arc::clone(&lost);
+        let marked = marker.clone();
         let guards = timely::execute(config, move |worker| {
             let _watch = Watch(Arc::clone(&watched));
             let index = worker.index();
             let _ = lock(&started).send((index, std::thread::current()));
             spill_to(spill.clone());
             hold_up_to(partition_bytes_max / workers);
-            mark_in(marker.as_ref().and_then(|marker| marker.worker(index)));
+            mark_in(marked.as_ref().and_then(|marker| marker.worker(index)));
             if let Some(commands) = lock(&receivers[index]).take() {
                 WorkerState::new(worker, commands).run();
             }
@@ -219,7 +221,7 @@ impl Runtime {
             controls: BTreeMap::new(),
             next: 0,
         });
-        Ok(Runtime { state, guards: Mutex::new(Some(guards)), workers, limits, lost })
+        Ok(Runtime { state, guards: Mutex::new(Some(guards)), workers, limits, marker, lost })
     }
 
     /// How many workers ended with a panic: nothing more comes from any of them.
@@ -244,7 +246,8 @@ impl Runtime {
                 let InstallRequest { view, plan, listener, .. } = request.clone();
                 let name = (plan.schema.name.as_str(), plan.schema.generation.as_str());
                 let control = ViewControl::new(view, name, self.limits, self.workers, listener);
-                (request.clone(), Arc::new(control))
+                let account = self.marker.as_ref().and_then(|m| m.account(name.0, name.1));
+                (request.clone(), Arc::new(control.with_account(account)))
             })
             .collect();
         let controls = views.iter().map(|(request, control)| (request.view, Arc::clone(control)));

@@ -10,12 +10,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::sync::{mpsc, oneshot};
 
 use super::dismissed::Dismissals;
-use super::registry::{Registry, View, Views};
+use super::registry::{Registry, View};
 use super::supervisor::SupervisorRequest;
 use super::tasks::blocking;
 use super::unread::Unread;
 use crate::dataflow::{Failure, FailureFilter, Failures};
 use crate::log::{Control, LogFollower};
+use crate::model::Position;
 use crate::status::{DeadLetter, DeadLetterFilter, DeadLetters, DismissError, Retried, Selection};
 
 /// How many positions of one letter are told.
@@ -24,6 +25,10 @@ const POSITIONS_TOLD: usize = 100;
 const NO_VIEW: &str = "";
 /// How long a retry waits for views that are being built.
 const RETRY_TIME: Duration = Duration::from_secs(10);
+/// How long a page waits for what is new in the log among events that no view reads.
+const UNREAD_TIME: Duration = Duration::from_millis(10);
+/// The same for what changes dead letters, or counts them.
+const UNREAD_TIME_MAX: Duration = Duration::from_secs(45);
 /// How often it looks.
 const RETRY_POLL: Duration = Duration::from_millis(50);
 
@@ -34,7 +39,7 @@ pub struct Letters {
     pub log: LogFollower,
     pub registry: Arc<Registry>,
     pub dismissed: Arc<Dismissals>,
-    pub unread: Arc<Unread>,
+    pub unread: Unread,
 }
 
 /// Where a page ends: view, expression, reason.
@@ -65,8 +70,9 @@ impl Letters {
         let named = filter.selection.event_type.as_ref();
         let sees_unread =
             !reader.is_narrowed() || named.is_some_and(|name| reader.sees_all_of_type(name));
-        let visible = self
-            .concerned(&filter.selection, first)
+        let (unread_through, concerned) = self.concerned(&filter.selection, first, UNREAD_TIME);
+        let unread_through = unread_through.filter(|_| sees_unread);
+        let visible = concerned
             .filter(|(view, _)| if view == NO_VIEW { sees_unread } else { reader.sees_view(view) });
         for (view, failures) in visible {
             let after = after.as_ref().filter(|(of, ..)| *of == view);
@@ -90,14 +96,15 @@ impl Letters {
             )
         });
         let letters = page.into_iter().map(FoundReason::letter).collect();
-        Some(DeadLetters { letters, cursor })
+        Some(DeadLetters { letters, cursor, unread_through })
     }
 
     /// Tells no more of these; how many that were.
     pub fn dismiss(&self, selection: &Selection) -> Result<u64, DismissError> {
         let head = self.log.head().position;
         let mut count = 0;
-        for (view, failures) in self.concerned(selection, NO_VIEW) {
+        let (_, concerned) = self.concerned(selection, NO_VIEW, UNREAD_TIME_MAX);
+        for (view, failures) in concerned {
             let (rows, dismissals) = failures.dismissals(&wanted(selection), head);
             if dismissals.is_empty() {
                 continue;
@@ -148,7 +155,8 @@ impl Letters {
     async fn count(self, selection: Selection) -> (u64, BTreeSet<String>) {
         blocking(move || {
             let wanted = wanted(&selection);
-            let of_views = self.concerned(&selection, NO_VIEW).map(|(view, failures)| {
+            let (_, concerned) = self.concerned(&selection, NO_VIEW, UNREAD_TIME_MAX);
+            let of_views = concerned.map(|(view, failures)| {
                 (u64::try_from(failures.count_of(&wanted)).unwrap_or(0), view)
             });
             let of_views: Vec<_> = of_views.filter(|(count, _)| *count > 0).collect();
@@ -159,17 +167,24 @@ impl Letters {
     }
 
     /// The failures of the views that a selection names, from a view on. Those of events that no view
-    /// reads are read from the log when it is their turn.
+    /// reads come first; the position tells up to where the log was read for them, for which this waits
+    /// no longer than `time_max`.
     fn concerned(
         &self,
         selection: &Selection,
         first: &str,
-    ) -> impl Iterator<Item = (String, Failures)> {
+        time_max: Duration,
+    ) -> (Option<Position>, impl Iterator<Item = (String, Failures)> + use<>) {
         let views = self.registry.views();
-        let unread = (selection.view.is_none() && first == NO_VIEW).then(|| {
-            let event_type = selection.event_type.as_deref();
-            self.unread_failures(&views, event_type).map(|found| (NO_VIEW.to_string(), found))
+        let event_type = selection.event_type.as_deref();
+        let is_asked_for = selection.view.is_none() && first == NO_VIEW;
+        let unread = is_asked_for.then(|| {
+            let dismissed = || self.dismissed.of(NO_VIEW);
+            self.unread.failures(&self.log, &views, event_type, dismissed, time_max)
         });
+        let unread = unread.flatten();
+        let unread_through = unread.as_ref().map(|unread| unread.through);
+        let unread = unread.map(|unread| (NO_VIEW.to_string(), unread.failures));
         let named = |name: &str| selection.view.as_ref().is_none_or(|view| *view == name);
         let shown: Vec<(String, Failures)> = views
             .views
@@ -177,18 +192,7 @@ impl Letters {
             .filter(|(name, _)| named(name))
             .filter_map(|(name, view)| Some((name.clone(), view.shown()?.failures.clone())))
             .collect();
-        unread.flatten().into_iter().chain(shown)
-    }
-
-    fn unread_failures(&self, views: &Views, event_type: Option<&str>) -> Option<Failures> {
-        let dismissed = || self.dismissed.of(NO_VIEW);
-        match self.unread.failures(&self.log, views, event_type, dismissed) {
-            Ok(failures) => Some(failures),
-            Err(error) => {
-                tracing::error!(%error, "the log cannot be read for dead letters");
-                None
-            }
-        }
+        (unread_through, unread.into_iter().chain(shown))
     }
 }
 

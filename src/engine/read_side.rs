@@ -26,6 +26,7 @@ use crate::dataflow::{FailureMemory, Runtime, RuntimeOptions, Spill, ViewLimits}
 use crate::decode::CatalogReceiver;
 use crate::log::LogFollower;
 use crate::model::limits::Limits;
+use crate::model::memory::MemoryEnd;
 use crate::sink::SinkConfig;
 use crate::status::{Backend, ClickHouseStatus};
 
@@ -40,6 +41,8 @@ pub struct ReadSideConfig {
     /// How many bytes of memory the process may take before views wait, and are set aside.
     pub memory_bytes_max: u64,
     pub limits: Limits,
+    /// How the read side before this one ended, if it was killed for its memory.
+    pub memory_end: Option<MemoryEnd>,
     /// `None`: views are kept and readable over HTTP, but written nowhere.
     pub sink: Option<Arc<dyn SinkConfig>>,
 }
@@ -92,7 +95,7 @@ impl ReadSide {
         supervisor::adopt(&registry, catalog.as_ref(), in_use, |_| {});
         let watch = QueryWatch::start(planner, files, tasks.alarms().clone())
             .map_err(QueriesError::from)?;
-        let set_aside = SetAside::open(&config.data_dir, config.workers);
+        let set_aside = SetAside::open(&config.data_dir, config.workers, config.memory_end);
         let set_aside = Arc::new(set_aside.map_err(EngineError::SetAside)?);
         let stuck_max = Duration::from_millis(config.limits.worker_stuck_ms_max);
         set_aside.watch(stuck_max).map_err(EngineError::SetAside)?;
@@ -123,7 +126,7 @@ impl ReadSide {
             log: log.clone(),
             registry: Arc::clone(&registry),
             dismissed: Arc::clone(&dismissed),
-            unread: Arc::new(Unread::new(Arc::clone(&failure_memory))),
+            unread: Unread::new(Arc::clone(&failure_memory)),
         };
         let connected = ConnectedSink::default();
         let backend = Arc::new(EngineBackend {

@@ -5,6 +5,9 @@
 //! a view that a worker was stuck in is set aside at once; one that the process died in [`DEATHS_MAX`]
 //! times in a row, at the same ticks each time, is set aside then. A process that is killed from outside
 //! dies at other ticks each time, unless its log does not grow.
+//!
+//! A process that was killed for its memory died of what its views held, not of what its workers were
+//! at. The file also says what each view held: the one that held most is set aside at once.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,14 +18,18 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::files;
-use crate::dataflow::{LastEnd, MarkedView, Marker};
+use crate::dataflow::{HeldView, LastEnd, MarkedView, Marker};
 use crate::model::Tick;
+use crate::model::memory::MemoryEnd;
 
 /// The files in the data directory: what workers work on, and which views died.
 const MARKER_FILE: &str = "workers.marker";
 pub const FILE: &str = "set-aside.json";
 /// After how many deaths in a row a view is set aside.
 const DEATHS_MAX: u32 = 3;
+/// Views that held less than one part in so many of what the process took are not what it was killed
+/// for: the memory went to what was being computed.
+const HELD_SHARE_MIN: u64 = 4;
 /// How often the watchdog looks.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// The exit code of a process whose worker is stuck.
@@ -53,13 +60,37 @@ pub struct SetAside {
     records: Mutex<DeathRecords>,
 }
 
-/// What is known after the end of a process, given what was known before it.
-fn judged(before: &DeathRecords, end: &LastEnd) -> DeathRecords {
+/// The view that held most when the process was killed for its memory; none where views held too
+/// little to be what it was killed for.
+fn largest(end: &LastEnd, memory: MemoryEnd) -> Option<&HeldView> {
+    let all: u64 = end.held.iter().map(|view| view.bytes).sum();
+    let is_held = all >= memory.taken / HELD_SHARE_MIN;
+    end.held.iter().max_by_key(|view| view.bytes).filter(|_| is_held)
+}
+
+/// What is known after the end of a process, given what was known before it. `memory`: it was killed
+/// for its memory.
+fn judged(before: &DeathRecords, end: &LastEnd, memory: Option<MemoryEnd>) -> DeathRecords {
     let is_set_aside = |(_, record): &(&String, &DeathRecord)| record.reason.is_some();
     let kept = before.iter().filter(is_set_aside);
     let mut after: DeathRecords =
         kept.map(|(view, record)| (view.clone(), record.clone())).collect();
     if end.in_order {
+        return after;
+    }
+    let mend = "it is not begun until its SQL changes or it is rebuilt";
+    if let Some(memory) = memory
+        && let Some(HeldView { view, generation, bytes }) = largest(end, memory)
+    {
+        let MemoryEnd { taken, bytes_max } = memory;
+        let reason = format!(
+            "set aside: the process was killed when it took {taken} bytes of memory, more than \
+             {bytes_max}, and of all views this one had the largest state, {bytes} bytes: let it \
+             keep less, or raise --memory; {mend}"
+        );
+        let (generation, reason) = (generation.clone(), Some(reason));
+        let record = DeathRecord { generation, deaths: 1, from: 0, to: Tick::MAX, reason };
+        after.insert(view.clone(), record);
         return after;
     }
     // Several workers may have been in one view.
@@ -80,7 +111,6 @@ fn judged(before: &DeathRecords, end: &LastEnd) -> DeathRecords {
                 record.deaths = earlier.deaths + 1;
             }
         }
-        let mend = "it is not begun until its SQL changes or it is rebuilt";
         if is_stuck {
             record.reason = Some(format!("set aside: a worker did not get out of it; {mend}"));
         } else if record.deaths >= DEATHS_MAX {
@@ -95,7 +125,12 @@ fn judged(before: &DeathRecords, end: &LastEnd) -> DeathRecords {
 
 impl SetAside {
     /// Judges how the process before this one ended, and begins to note what the workers work on.
-    pub fn open(data_dir: &Path, workers: usize) -> io::Result<SetAside> {
+    /// `memory`: the process before was killed for its memory.
+    pub fn open(
+        data_dir: &Path,
+        workers: usize,
+        memory: Option<MemoryEnd>,
+    ) -> io::Result<SetAside> {
         let path = data_dir.join(FILE);
         let before: DeathRecords = match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)?,
@@ -105,7 +140,7 @@ impl SetAside {
         let marker_path = data_dir.join(MARKER_FILE);
         // Judged and kept before the marks are forgotten: a death in between is not lost.
         let end = Marker::read(&marker_path)?;
-        let records = judged(&before, &end);
+        let records = judged(&before, &end, memory);
         for (view, record) in &records {
             if before.get(view) != Some(record) && record.reason.is_none() {
                 let deaths = record.deaths;
@@ -207,7 +242,11 @@ mod tests {
     fn death(view: &str, generation: &str, (from, to): (Tick, Tick)) -> LastEnd {
         let (view, generation) = (view.to_string(), generation.to_string());
         let marked = MarkedView { view, generation, from, to, is_stuck: false };
-        LastEnd { in_order: false, views: vec![marked] }
+        LastEnd { in_order: false, views: vec![marked], held: Vec::new() }
+    }
+
+    fn end_in_no_view(in_order: bool) -> LastEnd {
+        LastEnd { in_order, views: Vec::new(), held: Vec::new() }
     }
 
     fn reasons(records: &DeathRecords) -> Vec<&str> {
@@ -219,26 +258,26 @@ mod tests {
         let mut records = DeathRecords::default();
         for ticks in [(0, 90), (40, 120), (60, 80)] {
             assert!(reasons(&records).is_empty());
-            records = judged(&records, &death("v", "g", ticks));
+            records = judged(&records, &death("v", "g", ticks), None);
         }
         assert_eq!(reasons(&records), ["v"]);
         // It stays so, also after orderly ends and deaths in other views.
-        records = judged(&records, &LastEnd { in_order: true, views: Vec::new() });
-        records = judged(&records, &death("w", "g", (0, 9)));
+        records = judged(&records, &end_in_no_view(true), None);
+        records = judged(&records, &death("w", "g", (0, 9)), None);
         assert_eq!(reasons(&records), ["v"]);
     }
 
     #[test]
     fn deaths_are_not_counted_over_orderly_ends_other_views_generations_or_ticks() {
-        let orderly = LastEnd { in_order: true, views: Vec::new() };
-        let nowhere = LastEnd { in_order: false, views: Vec::new() };
+        let orderly = end_in_no_view(true);
+        let nowhere = end_in_no_view(false);
         let at = |ticks| death("v", "g", ticks);
         for other in
             [orderly, nowhere, death("w", "g", (0, 9)), death("v", "h", (0, 9)), at((10, 20))]
         {
             let mut records = DeathRecords::default();
             for end in [at((0, 9)), at((0, 9)), other.clone(), at((0, 9)), at((0, 9))] {
-                records = judged(&records, &end);
+                records = judged(&records, &end, None);
             }
             assert!(reasons(&records).is_empty(), "{other:?}: {records:?}");
         }
@@ -250,6 +289,43 @@ mod tests {
         // One of three workers, the others were in it, too.
         end.views = vec![end.views[0].clone(); 3];
         end.views[1].is_stuck = true;
-        assert_eq!(reasons(&judged(&DeathRecords::default(), &end)), ["v"]);
+        assert_eq!(reasons(&judged(&DeathRecords::default(), &end, None)), ["v"]);
+    }
+
+    /// An end in the view `busy` while views held so many bytes.
+    fn end_while_held(held: &[(&str, u64)]) -> LastEnd {
+        let held = held.iter().map(|(view, bytes)| HeldView {
+            view: view.to_string(),
+            generation: "g".to_string(),
+            bytes: *bytes,
+        });
+        LastEnd { held: held.collect(), ..death("busy", "g", (0, 9)) }
+    }
+
+    const KILLED: Option<MemoryEnd> = Some(MemoryEnd { taken: 1000, bytes_max: 900 });
+
+    #[test]
+    fn view_that_held_most_is_set_aside_when_the_process_was_killed_for_its_memory() {
+        let end = end_while_held(&[("small", 100), ("large", 600), ("busy", 20)]);
+        let records = judged(&DeathRecords::default(), &end, KILLED);
+        assert_eq!(reasons(&records), ["large"]);
+        // The view that a worker was in has done nothing.
+        assert!(!records.contains_key("busy"));
+        let reason = records["large"].reason.as_deref().unwrap_or_default();
+        assert!(reason.contains("1000 bytes") && reason.contains("600 bytes"), "{reason}");
+        // At an end for another reason what views hold does not count.
+        let records = judged(&DeathRecords::default(), &end, None);
+        assert_eq!((reasons(&records).len(), records["busy"].deaths), (0, 1));
+    }
+
+    #[test]
+    fn views_that_held_little_of_the_memory_are_not_what_the_process_was_killed_for() {
+        let mut records = DeathRecords::default();
+        for _ in 0..DEATHS_MAX {
+            assert!(reasons(&records).is_empty());
+            records = judged(&records, &end_while_held(&[("small", 100), ("busy", 20)]), KILLED);
+        }
+        // What was being computed took it.
+        assert_eq!(reasons(&records), ["busy"]);
     }
 }

@@ -42,6 +42,10 @@ pub struct List {
     /// Where to go on; null when there are no more.
     #[schema(required)]
     cursor: Option<String>,
+    /// Events of declared types that no view reads were looked at up to this position; the reading goes
+    /// on. Null on further pages, and where no such type is asked for.
+    #[schema(required, value_type = Option<u64>)]
+    unread_through: Option<Position>,
 }
 
 /// One dead letter on the wire.
@@ -155,7 +159,7 @@ pub async fn list(
     if let Some(held) = filter.cursor.as_mut().filter(|_| is_narrowed) {
         *held = state.held_cursors.find(held).ok_or_else(no_cursor)?;
     }
-    let DeadLetters { letters, mut cursor } =
+    let DeadLetters { letters, mut cursor, unread_through } =
         state.backend.dead_letters(filter).await?.ok_or_else(no_cursor)?;
     if is_narrowed {
         cursor = cursor.map(|cursor| state.held_cursors.hold(cursor));
@@ -166,7 +170,7 @@ pub async fn list(
         letters.retain(|l| l.expression.contains(&text) || l.reason.contains(&text));
     }
     let dead_letters = letters.into_iter().map(Letter::from).collect();
-    Ok(Json(List { dead_letters, cursor }))
+    Ok(Json(List { dead_letters, cursor, unread_through }))
 }
 
 /// Cursors of narrowed tokens. A cursor has the reason in it that a page ends with, so that such a client

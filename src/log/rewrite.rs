@@ -26,6 +26,7 @@ use super::{LogError, LogOptions};
 use crate::model::Position;
 use crate::model::alarm::{Alarms, Part};
 use crate::model::clock::now_ms;
+use crate::model::thread::be_nice;
 
 /// The suffix of a file that is not complete yet.
 pub const UNFINISHED: &str = ".rewriting";
@@ -534,11 +535,4 @@ impl Work {
         }
         self.archive(alarms, rate);
     }
-}
-
-/// Lets every other thread of the machine go first.
-fn be_nice() {
-    const LOWEST: libc::c_int = 19;
-    // SAFETY: the call takes numbers only. On Linux it is about the calling thread.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST) };
 }

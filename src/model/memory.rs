@@ -1,5 +1,16 @@
 //! The memory of a process and of the machine, as the system counts it.
 
+use serde::{Deserialize, Serialize};
+
+/// The end of a process for the memory that it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryEnd {
+    /// How many bytes it took when it was measured last.
+    pub taken: u64,
+    /// How many it was allowed.
+    pub bytes_max: u64,
+}
+
 /// What of a process's memory is in RAM, in bytes; of this process where none is named. `None` where
 /// the system does not tell.
 pub fn resident_bytes(pid: Option<u32>) -> Option<u64> {

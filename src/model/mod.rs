@@ -1,6 +1,6 @@
 //! The vocabulary that every other module shares: positions and ticks, events, schemas, rows and
 //! limits. Nothing here knows another module, or does I/O
-//! but to ask the system for time and memory.
+//! but to ask the system for time and memory, and to tell it a thread's priority.
 
 pub mod alarm;
 pub mod clock;
@@ -18,6 +18,7 @@ pub mod schema;
 pub mod sealed;
 pub mod sink;
 pub mod source;
+pub mod thread;
 pub mod view;
 
 use serde::{Deserialize, Serialize};

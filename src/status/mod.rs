@@ -45,7 +45,7 @@ pub trait Backend: Send + Sync + 'static {
     fn rebuild(&self, view: String) -> BoxFuture<'_, Result<String, RebuildError>>;
 
     /// Dead letters in the order of views and expressions, within an expression in a stable order,
-    /// without samples; `None` when the cursor is none. May read the log.
+    /// without samples; `None` when the cursor is none. Waits for a moment where the log is read for them.
     fn dead_letters(
         &self,
         filter: DeadLetterFilter,
@@ -556,6 +556,8 @@ pub struct DeadLetters {
     pub letters: Vec<DeadLetter>,
     /// Where the next request goes on; `None` when there are no more.
     pub cursor: Option<String>,
+    /// Up to where the log was read for events that no view reads; `None` where none are asked for.
+    pub unread_through: Option<Position>,
 }
 
 /// Events or rows of one view that failed alike.

@@ -4,9 +4,10 @@
 
 pub mod rng;
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use heliostat::internals::sink::{Login, Logins, read_login};
@@ -90,6 +91,10 @@ pub struct Server {
     environment: Mutex<Vec<(String, String)>>,
     /// What is run, and its first arguments.
     program: Mutex<Vec<String>>,
+    /// The address that it is told to listen on.
+    listen: Mutex<String>,
+    /// Its log, if it is kept.
+    log: Mutex<Option<Arc<Mutex<String>>>>,
 }
 
 impl Drop for Server {
@@ -140,11 +145,22 @@ impl Server {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Server {
+        let server = Server::laid_out_with(files, toml, arguments, environment);
+        server.run();
+        server
+    }
+
+    /// The same, and starts nothing.
+    pub fn laid_out_with(
+        files: &[(&str, &str)],
+        toml: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Server {
         let mut server = Server::laid_out(files, toml);
         server.arguments = arguments.iter().map(|argument| argument.to_string()).collect();
         let environment = environment.iter().map(|(k, v)| (k.to_string(), v.to_string()));
         server.environment = Mutex::new(environment.collect());
-        server.run();
         server
     }
 
@@ -177,6 +193,8 @@ impl Server {
             arguments: Vec::new(),
             environment: Mutex::default(),
             program: Mutex::new(vec![env!("CARGO_BIN_EXE_heliostat").to_string()]),
+            listen: Mutex::new("127.0.0.1:0".to_string()),
+            log: Mutex::default(),
         };
         files.iter().for_each(|(name, text)| server.write(name, text));
         server
@@ -198,9 +216,39 @@ impl Server {
         *self.program.lock().unwrap() = arguments.iter().map(|part| part.to_string()).collect();
     }
 
+    /// From the next start on the log is kept, with all that is worth knowing.
+    pub fn keep_log(&self) {
+        *self.log.lock().unwrap() = Some(Arc::default());
+    }
+
+    /// The log that the server has written so far.
+    pub fn log(&self) -> String {
+        let log = self.log.lock().unwrap();
+        let log = log.as_ref().expect("the log is kept").lock().unwrap();
+        log.clone()
+    }
+
+    /// Starts the process. Its log, if it is kept, goes through a pipe: limits on files do not concern it.
+    fn spawn(&self) -> Child {
+        let mut command = self.serve_command();
+        let log = self.log.lock().unwrap().clone();
+        let Some(log) = log else { return command.spawn().unwrap() };
+        let mut child =
+            command.env("HELIOSTAT_LOG", "info").stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while lines.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+                log.lock().unwrap().push_str(&line);
+                line.clear();
+            }
+        });
+        child
+    }
+
     /// Starts the process, which must end by itself.
     pub fn ends(&self) -> ExitStatus {
-        let mut child = self.serve_command().spawn().unwrap();
+        let mut child = self.spawn();
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = child.try_wait().unwrap() {
@@ -264,8 +312,17 @@ impl Server {
     /// Starts the process and waits until it listens.
     pub fn run(&self) {
         let mut child = self.child.lock().unwrap();
-        let child = child.insert(self.serve_command().spawn().unwrap());
+        let child = child.insert(self.spawn());
         *self.addresses.lock().unwrap() = Some(addresses(child, &self.data()));
+    }
+
+    /// Starts the process on a free port, and does not wait until it serves.
+    pub fn begin(&self) {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        *self.listen.lock().unwrap() = free.to_string();
+        *self.child.lock().unwrap() = Some(self.spawn());
+        let addresses = Addresses { http: format!("http://{free}"), clickhouse: None };
+        *self.addresses.lock().unwrap() = Some(addresses);
     }
 
     fn serve_command(&self) -> Command {
@@ -273,7 +330,7 @@ impl Server {
         let mut command = Command::new(&program[0]);
         command
             .args(&program[1..])
-            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["serve", "--listen", &self.listen.lock().unwrap()])
             .args([Path::new("--data-dir"), &self.data(), Path::new("--queries"), &self.queries()])
             .arg("--config")
             .arg(self.directory.path().join("heliostat.toml"))

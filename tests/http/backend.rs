@@ -239,7 +239,12 @@ impl Backend for TestBackend {
         let fits = selects(&filter.selection)
             && filter.reason.as_ref().is_none_or(|text| letter.reason.contains(text));
         let letters = Vec::from_iter(fits.then_some(letter));
-        std::future::ready(Ok(Some(DeadLetters { letters, cursor: None }))).boxed()
+        std::future::ready(Ok(Some(DeadLetters {
+            letters,
+            cursor: None,
+            unread_through: Some(17),
+        })))
+        .boxed()
     }
 
     fn dismiss(&self, selection: Selection) -> BoxFuture<'_, Result<u64, DismissError>> {

@@ -122,11 +122,15 @@ async fn dead_letters_are_listed_tried_again_and_dismissed() {
     for query in ["", "?view=orders&type=OrderPlaced&from=17&to=17&reason=zero&limit=1&cursor=next"]
     {
         let answer = server.get(&format!("/v1/dead-letters{query}")).await;
-        assert_eq!(answer.json(), json!({"dead_letters": [letter], "cursor": null}));
+        assert_eq!(
+            answer.json(),
+            json!({"dead_letters": [letter], "cursor": null, "unread_through": 17})
+        );
     }
     for query in ["?view=other", "?from=18", "?to=16", "?reason=overflow"] {
         let answer = server.get(&format!("/v1/dead-letters{query}")).await;
-        assert_eq!(answer.json(), json!({"dead_letters": [], "cursor": null}), "{query}");
+        let nothing = json!({"dead_letters": [], "cursor": null, "unread_through": 17});
+        assert_eq!(answer.json(), nothing, "{query}");
     }
     for query in ["?from=x", "?cursor=x"] {
         let answer = server.get(&format!("/v1/dead-letters{query}")).await;

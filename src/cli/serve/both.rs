@@ -14,7 +14,8 @@ pub async fn serve(begun: Begun, alarms: Alarms) -> u8 {
         Err(code) => return code,
     };
     let mut serving = None;
-    let read = settings.read_side(clickhouse);
+    // Nobody watches how a server in one process ends.
+    let read = settings.read_side(clickhouse, None);
     let address = listener.local_addr();
     let started = || serving = begin::tell(&settings, address, addresses);
     let served = serve_both(write, read, Tasks::new(alarms), listener, started, ended());

@@ -19,12 +19,14 @@ use super::side::{self, FromParent, FromSide, SideStart};
 use super::{ended, read, write};
 use crate::link::{LinkError, read_message, write_message};
 use crate::model::alarm::{Alarm, Alarms, Part};
-use crate::model::memory::{anonymous_bytes, total_bytes};
+use crate::model::memory::{MemoryEnd, anonymous_bytes, total_bytes};
 
 /// The pause between two looks at the sides.
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);
 /// The pause between two looks at the memory of the read side.
 const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
+/// From this silence of a side on an alarm tells of it.
+const SILENCE_TOLD: Duration = Duration::from_secs(3);
 /// The longest silence of a side; after it the parent kills the side.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// The pauses before a side is started again: the first after one that came at once, and the longest.
@@ -54,8 +56,13 @@ pub async fn serve(begun: Begun, alarms: Alarms) -> u8 {
             return ENVIRONMENT;
         }
     };
-    let start =
-        SideStart { settings: settings.clone(), loopback, clickhouse, socket: socket.path.clone() };
+    let start = SideStart {
+        settings: settings.clone(),
+        loopback,
+        clickhouse,
+        socket: socket.path.clone(),
+        memory_end: None,
+    };
     let mut sides = Sides::new(start, listener, alarms);
     let mut serving = None;
     let mut interval = tokio::time::interval(WATCH_INTERVAL);
@@ -110,6 +117,14 @@ impl Socket {
     }
 }
 
+/// The memory that there is for all processes.
+fn memory_there_is() -> Option<u64> {
+    // Where tests say that the machine is a small one.
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!("memory there is", |bytes| bytes.and_then(|bytes| bytes.parse().ok()));
+    total_bytes()
+}
+
 /// Both sides.
 struct Sides {
     write: Side,
@@ -131,7 +146,7 @@ impl Sides {
         // Over its budget the read side has means of its own: views wait, and are set aside.
         let budget = start.settings.memory;
         let memory_max =
-            total_bytes().map_or(u64::MAX, |total| (budget / 2 + total / 2).max(budget));
+            memory_there_is().map_or(u64::MAX, |total| (budget / 2 + total / 2).max(budget));
         Sides { write, read, listener, start, alarms, watched: now, measured: now, memory_max }
     }
 
@@ -146,9 +161,10 @@ impl Sides {
         // A process that was stopped for a while, or a machine that slept, has heard nothing.
         let slept = self.watched.elapsed() > SILENCE_MAX / 2;
         self.watched = Instant::now();
+        let budget = self.start.settings.memory;
         for side in [&mut self.write, &mut self.read] {
             side.hear(slept);
-            side.look(&self.alarms).await?;
+            side.look(&self.alarms, budget).await?;
         }
         for side in [&mut self.write, &mut self.read] {
             side.end_if_silent();
@@ -182,10 +198,14 @@ struct Side {
     command: &'static str,
     /// The part that alarms about this side name.
     part: Part,
+    /// The subject of the alarm that nothing is heard of it.
+    silence: &'static str,
     running: Option<RunningSide>,
     has_served: bool,
     /// The error with which it ended by itself last, as long as that is told.
     failed: Option<String>,
+    /// How it ended last, if it was killed for its memory; told to the next one.
+    memory_end: Option<MemoryEnd>,
     /// When it is started next.
     due: Instant,
     pause: Duration,
@@ -199,7 +219,12 @@ struct RunningSide {
     heard: Instant,
     /// The alarms that it was told last.
     alarms: Vec<Alarm>,
+    /// How many bytes of memory it took when it was measured last.
+    taken: u64,
+    /// Why this parent has killed it.
     killed: Option<String>,
+    /// It was killed since it took more memory than this.
+    killed_over: Option<u64>,
     /// The error with which it ends, as it says.
     failed: Option<String>,
 }
@@ -207,8 +232,22 @@ struct RunningSide {
 impl Side {
     fn new(name: &'static str, command: &'static str, part: Part) -> Self {
         let (due, pause) = (Instant::now(), Duration::ZERO);
-        let (running, has_served, failed) = (None, false, None);
-        Side { name, command, part, running, has_served, failed, due, pause }
+        let silence = match part {
+            Part::ReadSide => "silent read side",
+            _ => "silent write side",
+        };
+        Side {
+            name,
+            command,
+            part,
+            silence,
+            running: None,
+            has_served: false,
+            failed: None,
+            memory_end: None,
+            due,
+            pause,
+        }
     }
 
     fn is_serving(&self) -> bool {
@@ -248,11 +287,14 @@ impl Side {
             serving_since: None,
             heard: Instant::now(),
             alarms: Vec::new(),
+            taken: 0,
             killed: None,
+            killed_over: None,
             failed: None,
         };
         // One that ends at once is noticed by its end.
-        let _ = running.tell(&FromParent::Start(Box::new(start.clone()))).await;
+        let start = SideStart { memory_end: self.memory_end, ..start.clone() };
+        let _ = running.tell(&FromParent::Start(Box::new(start))).await;
         self.running = Some(running);
         Ok(())
     }
@@ -269,8 +311,9 @@ impl Side {
         self.has_served |= running.serving_since.is_some();
     }
 
-    /// Looks whether the side has ended; the code to end with if it never served.
-    async fn look(&mut self, alarms: &Alarms) -> Result<(), u8> {
+    /// Looks whether the side has ended; the code to end with if it never served. `budget`: how much memory
+    /// it may take before it has to do something about it.
+    async fn look(&mut self, alarms: &Alarms, budget: u64) -> Result<(), u8> {
         let Some(running) = &mut self.running else { return Ok(()) };
         if let Some(since) = running.serving_since {
             self.failed.take_if(|_| since.elapsed() >= FAILURE_TOLD);
@@ -281,6 +324,18 @@ impl Side {
                     alarms.raise(self.part, self.name, message);
                 }
             }
+        }
+        let silent = running.heard.elapsed();
+        if silent >= SILENCE_TOLD {
+            let message = format!(
+                "nothing is heard of the {} for {} s: it is killed after {} s",
+                self.name,
+                silent.as_secs(),
+                SILENCE_MAX.as_secs()
+            );
+            alarms.raise(self.part, self.silence, message);
+        } else {
+            alarms.clear(self.part, self.silence);
         }
         let status = match running.child.try_wait() {
             Ok(None) => return Ok(()),
@@ -304,9 +359,22 @@ impl Side {
             }
         })
         .await;
+        alarms.clear(self.part, self.silence);
+        let memory_end = running.memory_end(status, budget);
+        // One that ended before it served may have had no time to judge the end before.
+        if memory_end.is_some() || running.serving_since.is_some() {
+            self.memory_end = memory_end;
+        }
         self.failed = running.failed.take();
-        let failed = self.failed.clone();
-        let why = running.killed.take().or(failed).unwrap_or_else(|| told(status));
+        let why = match (running.killed.take().or(self.failed.clone()), memory_end) {
+            (Some(why), _) => why,
+            (None, None) => told(status),
+            (None, Some(MemoryEnd { taken, bytes_max })) => format!(
+                "{} while it took {taken} bytes of memory, more than its budget of {bytes_max} \
+                 (--memory): the system may have been short of it",
+                told(status)
+            ),
+        };
         self.running = None;
         let pause = self.wait();
         let consequence = match self.part {
@@ -344,8 +412,15 @@ impl Side {
     /// Kills a side that takes so much memory that the kernel may soon choose what to end.
     fn end_if_large(&mut self, bytes_max: u64) {
         let Some(running) = &mut self.running else { return };
-        let taken = anonymous_bytes(Some(running.child.id())).unwrap_or(0);
-        if running.killed.is_none() && taken > bytes_max {
+        if running.killed.is_some() {
+            return;
+        }
+        // One that has just ended is not measured any more: what it took last stays.
+        let now = anonymous_bytes(Some(running.child.id()));
+        let taken = now.unwrap_or(running.taken);
+        running.taken = taken;
+        if taken > bytes_max {
+            running.killed_over = Some(bytes_max);
             running.killed = Some(format!(
                 "it was killed: it took {taken} bytes of memory, more than {bytes_max}, which is half way \
                  from its budget (--memory) to all there is"
@@ -388,6 +463,16 @@ impl RunningSide {
             FromSide::Failed(why) => self.failed = Some(why),
             FromSide::Beat => {}
         }
+    }
+
+    /// What it took, if it was killed for its memory: by this parent, or, over its budget, by somebody
+    /// else, which is mostly the kernel.
+    fn memory_end(&self, status: ExitStatus, budget: u64) -> Option<MemoryEnd> {
+        use std::os::unix::process::ExitStatusExt;
+        let by_another =
+            self.killed.is_none() && status.signal() == Some(libc::SIGKILL) && self.taken > budget;
+        let bytes_max = self.killed_over.or(by_another.then_some(budget))?;
+        Some(MemoryEnd { taken: self.taken, bytes_max })
     }
 
     /// How long to wait until a side reads a message.

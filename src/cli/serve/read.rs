@@ -62,7 +62,7 @@ struct Prepared {
 
 /// Waits for the write side, and plans the query files; else the code to end with.
 async fn prepare(start: SideStart, tasks: &Tasks) -> Result<Prepared, u8> {
-    let SideStart { settings, clickhouse, socket, .. } = start;
+    let SideStart { settings, clickhouse, socket, memory_end, .. } = start;
     let link = ReadSideServer::listen(&socket, tasks.alarms().clone()).map_err(|error| {
         eprintln!("error: {}: {error}", socket.display());
         ENVIRONMENT
@@ -71,7 +71,8 @@ async fn prepare(start: SideStart, tasks: &Tasks) -> Result<Prepared, u8> {
     let directory = log::directory(&settings.data_dir);
     let alarms = tasks.alarms().clone();
     let log = LogFollower::open(&directory, &history, link.head(), alarms, Arc::new(link.clone()));
-    let (config, catalog) = (settings.read_side(clickhouse), Arc::new(link.clone()));
+    let config = settings.read_side(clickhouse, memory_end);
+    let catalog = Arc::new(link.clone());
     let tasks = tasks.clone();
     let opening =
         blocking(move || ReadSide::open(config, log.map_err(EngineError::from)?, catalog, tasks));

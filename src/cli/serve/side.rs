@@ -17,6 +17,7 @@ use super::super::config::Settings;
 use crate::engine::EngineError;
 use crate::link::{read_message, write_message};
 use crate::model::alarm::Alarm;
+use crate::model::memory::MemoryEnd;
 use crate::sink::clickhouse::ClickHouseConfig;
 
 /// The pause between two messages of a side that it lives.
@@ -47,6 +48,8 @@ pub struct SideStart {
     pub clickhouse: Option<ClickHouseConfig>,
     /// The socket of the read side.
     pub socket: PathBuf,
+    /// How the side before this one ended, if it was killed for its memory.
+    pub memory_end: Option<MemoryEnd>,
 }
 
 /// A message of a side to the parent.

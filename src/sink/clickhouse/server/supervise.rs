@@ -28,7 +28,9 @@ const LIFE_SOUND: Duration = Duration::from_secs(30);
 /// How long one question whether it answers may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether it listens.
+/// So many questions in a row without an answer are told.
+const SILENT_QUESTIONS: u32 = 3;
+/// How often it is looked whether it listens and answers.
 const LISTEN_INTERVAL: Duration = Duration::from_secs(2);
 /// More questions than its quota allows to `default`.
 const QUOTA_QUESTIONS: u32 = 2 * BOOT_QUERIES;
@@ -96,7 +98,13 @@ impl ChildSupervisor {
             let answering = || self.is_ready();
             let listening = || listens(self.http_port) && listens(self.tcp_port);
             let answered = || self.alarms.clear(Part::ClickHouse, OWN_PROCESS);
-            let status = match watch_child(&mut child, commands, answering, answered, listening) {
+            let silent = || {
+                let message = "the own ClickHouse runs and does not answer: views go on, and are \
+                               written when it answers again";
+                self.alarms.raise(Part::ClickHouse, OWN_PROCESS, message);
+            };
+            let look = Look { answering, pings: || answers(self.http_port), listening };
+            let status = match watch_child(&mut child, commands, look, answered, silent) {
                 Watched::Died(status) => status,
                 Watched::Told(ChildCommand::Stop) => return stop(child),
                 Watched::Told(ChildCommand::Kill) => return kill(child),
@@ -196,16 +204,29 @@ enum Watched {
     Told(ChildCommand),
 }
 
-/// Waits for the child to end, or for a command. Calls `answered` once `answering` says yes. From then on
-/// a child that is not `listening` is ended: its listeners were closed, and nobody can open them again.
+/// What is looked at in a running child.
+struct Look<A, P, L> {
+    /// It has begun to answer.
+    answering: A,
+    /// It answers now.
+    pings: P,
+    /// Somebody listens at its ports.
+    listening: L,
+}
+
+/// Waits for the child to end, or for a command. Calls `answered` once the child answers, and `silent` when it
+/// does not any more. A child that has answered and is not listening is ended: its listeners were
+/// closed, and nobody can open them again.
 fn watch_child(
     child: &mut Child,
     commands: &Receiver<ChildCommand>,
-    answering: impl Fn() -> bool,
+    look: Look<impl Fn() -> bool, impl Fn() -> bool, impl Fn() -> bool>,
     answered: impl Fn(),
-    listening: impl Fn() -> bool,
+    silent: impl Fn(),
 ) -> Watched {
     let mut has_answered = false;
+    // How many questions in a row were not answered.
+    let mut unanswered = 0;
     let mut looked = Instant::now();
     loop {
         match commands.recv_timeout(POLL_INTERVAL) {
@@ -216,16 +237,28 @@ fn watch_child(
         if let Ok(Some(status)) = child.try_wait() {
             return Watched::Died(status);
         }
-        if !has_answered && answering() {
+        if !has_answered && (look.answering)() {
             has_answered = true;
             answered();
         }
         if has_answered && looked.elapsed() >= LISTEN_INTERVAL {
             looked = Instant::now();
-            if !listening() {
+            if !(look.listening)() {
                 tracing::error!("ClickHouse does not listen any more: it is ended");
                 // An error means that it has ended already.
                 let _ = child.kill();
+                continue;
+            }
+            if (look.pings)() {
+                if unanswered >= SILENT_QUESTIONS {
+                    answered();
+                }
+                unanswered = 0;
+            } else {
+                unanswered += 1;
+                if unanswered == SILENT_QUESTIONS {
+                    silent();
+                }
             }
         }
     }
