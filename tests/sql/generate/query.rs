@@ -453,7 +453,8 @@ impl Writer<'_> {
         let start = self.comparison(&base);
         let (first, next, from) = (base.int(self.rng), step.int(self.rng), step.int(self.rng));
         let sql = format!(
-            "WITH RECURSIVE r AS (SELECT {first} AS x0 FROM {} WHERE {start} \
+            // PostgreSQL refuses a recursion whose first term is an INT where the other one is a BIGINT.
+            "WITH RECURSIVE r AS (SELECT CAST({first} AS BIGINT) AS x0 FROM {} WHERE {start} \
              UNION SELECT {next} FROM r JOIN {} ON {from} = r.x0) SELECT x0 FROM r",
             base.name, step.name
         );
