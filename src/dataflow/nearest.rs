@@ -19,7 +19,7 @@ use crate::model::Tick;
 use crate::model::row::Row;
 
 /// Left rows, each with its nearest right row.
-pub struct Nearest {
+pub struct NearestRows {
     pub left: Ordered,
     pub right: Ordered,
     pub schema: SchemaRef,
@@ -39,7 +39,7 @@ pub struct NearestPartition {
 /// A pair of rows: key, left row, right row.
 type NearestPair = (Row, Row, Option<Row>);
 
-impl PartitionLogic<2> for Nearest {
+impl PartitionLogic<2> for NearestRows {
     type Partition = NearestPartition;
 
     fn orders(&self) -> [&Ordered; 2] {
@@ -86,7 +86,7 @@ impl PartitionLogic<2> for Nearest {
     }
 }
 
-impl Nearest {
+impl NearestRows {
     fn changed(
         &self,
         changed: &mut ChangedPartition<NearestPartition, 2>,

@@ -1,9 +1,9 @@
-//! ASOF joins: see [`Nearest`].
+//! ASOF joins: see [`NearestRows`].
 
 use arrow::error::ArrowError;
 
 use super::{Deltas, Renderer};
-use crate::dataflow::nearest::Nearest;
+use crate::dataflow::nearest::NearestRows;
 use crate::dataflow::ordered::Ordered;
 use crate::plan::ir::{JoinKeys, NodeId, OrderColumn};
 
@@ -33,7 +33,7 @@ impl<'scope> Renderer<'scope, '_> {
             self.in_order(self.input(left), lefts()?, "Left rows"),
             self.in_order(self.input(right), rights()?, "Right rows"),
         ];
-        let search = Nearest {
+        let search = NearestRows {
             left: lefts()?,
             right: rights()?,
             schema: self.schema(id),
