@@ -147,6 +147,12 @@ const NOBODY_ANSWERS: &str = "nobody answers";
 /// What the log tells at the end of each alarm.
 const OVER: &str = "the alarm is over";
 
+/// Sends a signal to a child of the server that this test has started.
+fn send(pid: libc::pid_t, signal: i32) {
+    // SAFETY: the call takes numbers only.
+    unsafe { libc::kill(pid, signal) };
+}
+
 struct Chaos {
     server: Server,
     told: Arc<Told>,
@@ -168,8 +174,7 @@ impl Chaos {
             assert!(Instant::now() < end, "there is no {process}");
             std::thread::sleep(Duration::from_millis(20));
         };
-        // SAFETY: a signal to a child of the server that this test has started.
-        unsafe { libc::kill(pid, signal) };
+        send(pid, signal);
     }
 
     /// Appends are acknowledged again, in time.
@@ -321,9 +326,21 @@ impl Chaos {
                 self.instead_of_ingest(name, lasts).await;
             }
             "ClickHouse is killed" => {
-                self.signal("clickhouse-child", libc::SIGKILL);
+                // Again and again until a write has failed: it is back within a second, and views may have
+                // nothing to write meanwhile.
+                let kills = async {
+                    loop {
+                        if let Some(pid) = self.server.pid_of("clickhouse-child") {
+                            send(pid, libc::SIGKILL);
+                        }
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                    }
+                };
                 let died = "the own ClickHouse died";
-                told(Signs { log: died, ready: died, views: "retrying" }).await;
+                tokio::select! {
+                    () = told(Signs { log: died, ready: died, views: "retrying" }) => {}
+                    () = kills => {}
+                }
                 self.beside_ingest(name, 1).await;
             }
             "ClickHouse stands still" => {

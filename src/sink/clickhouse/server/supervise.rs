@@ -103,7 +103,7 @@ impl ChildSupervisor {
                                written when it answers again";
                 self.alarms.raise(Part::ClickHouse, OWN_PROCESS, message);
             };
-            let look = Look { answering, pings: || answers(self.http_port), listening };
+            let look = ChildLook { answering, pings: || answers(self.http_port), listening };
             let status = match watch_child(&mut child, commands, look, answered, silent) {
                 Watched::Died(status) => status,
                 Watched::Told(ChildCommand::Stop) => return stop(child),
@@ -205,7 +205,7 @@ enum Watched {
 }
 
 /// What is looked at in a running child.
-struct Look<A, P, L> {
+struct ChildLook<A, P, L> {
     /// It has begun to answer.
     answering: A,
     /// It answers now.
@@ -220,7 +220,7 @@ struct Look<A, P, L> {
 fn watch_child(
     child: &mut Child,
     commands: &Receiver<ChildCommand>,
-    look: Look<impl Fn() -> bool, impl Fn() -> bool, impl Fn() -> bool>,
+    look: ChildLook<impl Fn() -> bool, impl Fn() -> bool, impl Fn() -> bool>,
     answered: impl Fn(),
     silent: impl Fn(),
 ) -> Watched {
