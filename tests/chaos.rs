@@ -398,7 +398,11 @@ impl Chaos {
                     self.server.post("/v1/views/priced/rebuild", &Value::Null).await;
                 assert_eq!(status, 202, "{answer}");
                 self.beside_ingest(name, 1).await;
-                self.is_logged(name, log_from, "the new generation answers").await;
+                // It takes the place of the one before.
+                let shown = || async {
+                    self.server.try_get("/v1/views/priced").await.1["generation"].clone()
+                };
+                self.server.until(answer["generation"].clone(), shown).await;
             }
             "a view takes too much" => {
                 is_alarm = false;

@@ -22,6 +22,15 @@ const SPILL_SHARE: u64 = 4;
 /// A view with less than this part of the budget is not set aside: it would not help.
 const SHARE_MIN: u64 = 100;
 
+/// Views that hold less than one part in so many of what the process takes are not where its memory is.
+const HELD_SHARE_MIN: u64 = 4;
+
+/// Whether a process that takes so much memory takes it for the state of its views, which hold `held`.
+/// If not, it went to what is being computed or freed, and setting views aside does not help.
+pub fn is_held_by_views(held: u64, taken: u64) -> bool {
+    held >= taken / HELD_SHARE_MIN
+}
+
 /// Whether more memory is used than the budget allows.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryPressure(Arc<AtomicBool>);
@@ -92,14 +101,15 @@ impl MemoryWatch {
     fn set_largest_aside(&self, taken: u64) -> Option<u64> {
         let views = self.registry.views();
         let running = views.views.values().flat_map(View::running);
-        let going = running.filter(|tracker| tracker.failed().is_none());
+        let going = Vec::from_iter(running.filter(|tracker| tracker.failed().is_none()));
         let bytes = |tracker: &Arc<ViewTracker>| {
             let all = self.runtime.state_bytes(tracker.id);
             all.saturating_sub(self.runtime.file_bytes(tracker.id)) as u64
         };
-        let largest = going.max_by_key(|tracker| bytes(tracker))?;
+        let held = going.iter().map(|tracker| bytes(tracker)).sum();
+        let largest = going.iter().max_by_key(|tracker| bytes(tracker))?;
         let bytes = bytes(largest);
-        if bytes < self.bytes_max / SHARE_MIN {
+        if bytes < self.bytes_max / SHARE_MIN || !is_held_by_views(held, taken) {
             return None;
         }
         let max = self.bytes_max;

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::files;
+use super::memory::is_held_by_views;
 use crate::dataflow::{HeldView, LastEnd, MarkedView, Marker};
 use crate::model::Tick;
 use crate::model::memory::MemoryEnd;
@@ -27,9 +28,6 @@ const MARKER_FILE: &str = "workers.marker";
 pub const FILE: &str = "set-aside.json";
 /// After how many deaths in a row a view is set aside.
 const DEATHS_MAX: u32 = 3;
-/// Views that held less than one part in so many of what the process took are not what it was killed
-/// for: the memory went to what was being computed.
-const HELD_SHARE_MIN: u64 = 4;
 /// How often the watchdog looks.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// The exit code of a process whose worker is stuck.
@@ -64,7 +62,7 @@ pub struct SetAside {
 /// little to be what it was killed for.
 fn largest(end: &LastEnd, memory: MemoryEnd) -> Option<&HeldView> {
     let all: u64 = end.held.iter().map(|view| view.bytes).sum();
-    let is_held = all >= memory.taken / HELD_SHARE_MIN;
+    let is_held = is_held_by_views(all, memory.taken);
     end.held.iter().max_by_key(|view| view.bytes).filter(|_| is_held)
 }
 
