@@ -194,14 +194,8 @@ async fn narrowed_tokens_read_no_payload_and_no_reason_of_events_that_they_do_no
         json!({"type": "Note", "source": source, "stream": stream, "data": data})
     };
     let events = json!([note(1, "a", "x-1"), note(2, "a", "y-1"), note(3, "b", "x-2")]);
-    let event = json!({"type": "Note", "data": {"id": "0", "text": "7"}});
-    server
-        .until(200, || async {
-            let path = "/v1/events?wait=views&view=notes";
-            let answer = ask(&server, Some(&admin), &Method::POST, path, Some(&event)).await;
-            answer.status.as_u16()
-        })
-        .await;
+    let live = || async { get(&server, &admin, "/v1/views/notes").await.json()["status"].clone() };
+    server.until(json!("live"), live).await;
     let path = "/v1/events?wait=views&view=notes";
     let answer = ask(&server, Some(&admin), &Method::POST, path, Some(&events)).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
