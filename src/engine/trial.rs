@@ -1,6 +1,6 @@
 //! A set of query files is planned on trial, in a process of its own, before anything else plans
-//! it, and the dataflows of its views are built: what costs too much time or memory, overflows the stack or crashes the planner ends that
-//! process and becomes an error with file and line.
+//! it, and the dataflows of its views are built: what costs too much time or memory, overflows the stack
+//! or crashes the planner ends that process and becomes an error with file and line.
 //!
 //! The process is this program's `plan-child`. It reads a [`TrialRequest`] from its standard input and
 //! answers with one JSON [`TrialLine`] for each step that it begins and one for the outcome.

@@ -67,8 +67,8 @@ pub async fn alive() -> Json<Alive> {
 
 /// Whether events are accepted
 ///
-/// With `views=all` also: every view is live, ClickHouse is reachable and has them, and nothing else is wrong but
-/// query files that are not in use.
+/// With `views=all` also: every view is live, ClickHouse is reachable and has them, and nothing else is
+/// wrong but query files that are not in use.
 #[utoipa::path(
     get,
     path = "/readyz",

@@ -4,7 +4,7 @@
 //! groups together, a large one bit by bit. What stays the same is not sent on.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ops::Bound::{Excluded, Unbounded};
+use std::ops::Bound::{Included, Unbounded};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -173,7 +173,7 @@ struct OpenGroup {
     applied: usize,
     /// Of the last change that is in the rows; `None`: the rows are those that were there before.
     tick: Option<Tick>,
-    /// Up to where the rows are handed on: a row, and how often.
+    /// Where handing on the rows goes on: at this row, which was handed on so often.
     at: Option<(Row, i64)>,
 }
 
@@ -201,33 +201,21 @@ impl OpenGroup {
     /// Hands on the rows as they are now; true when all are.
     fn push_version(&mut self, chunk: &mut Chunk) -> bool {
         let from = chunk.rows.len();
-        if let Some((row, handed)) = self.at.take() {
-            let count = self.rows.get(&row).copied().unwrap_or(0);
-            self.at = Some((row.clone(), handed + chunk.push(&self.key, &row, count - handed)));
-            if self.at.as_ref().is_some_and(|(_, handed)| *handed < count) {
+        let (start, mut handed) = match self.at.take() {
+            Some((row, handed)) => (Included(row), handed),
+            None => (Unbounded, 0),
+        };
+        for (row, count) in self.rows.range((start, Unbounded)).filter(|(_, count)| **count > 0) {
+            handed += chunk.push(&self.key, row, *count - handed);
+            if handed < *count {
+                self.at = Some((row.clone(), handed));
                 chunk.end_part(from, None);
                 return false;
             }
+            handed = 0;
         }
-        let start = match &self.at {
-            Some((row, _)) => Excluded(row),
-            None => Unbounded,
-        };
-        let mut at = None;
-        let mut rows = self.rows.range((start, Unbounded)).filter(|(_, count)| **count > 0);
-        while !chunk.is_full()
-            && let Some((row, count)) = rows.next()
-        {
-            at = Some((row.clone(), chunk.push(&self.key, row, *count)));
-        }
-        let all = rows.next().is_none() && at.as_ref().is_none_or(|(row, n)| self.rows[row] == *n);
-        if all {
-            self.at = None;
-        } else if at.is_some() {
-            self.at = at;
-        }
-        chunk.end_part(from, all.then_some(VersionEnd { tick: self.tick }));
-        all
+        chunk.end_part(from, Some(VersionEnd { tick: self.tick }));
+        true
     }
 }
 
@@ -260,9 +248,9 @@ impl Chunk {
 
     /// Adds a row so many times, if there is room; returns how many times.
     fn push(&mut self, key: &Row, row: &Row, copies: i64) -> i64 {
-        let copies = copies.min((CHUNK_ROWS.saturating_sub(self.rows.len())) as i64);
-        self.rows.extend(std::iter::repeat_n((key.clone(), row.clone()), copies.max(0) as usize));
-        copies.max(0)
+        let copies = copies.min(CHUNK_ROWS.saturating_sub(self.rows.len()) as i64);
+        self.rows.extend(std::iter::repeat_n((key.clone(), row.clone()), copies as usize));
+        copies
     }
 
     fn end_part(&mut self, from: usize, end: Option<VersionEnd>) {
@@ -467,5 +455,53 @@ impl SeenArguments {
         let encoded = self.codec.encode(columns, len)?;
         let is_first = |row| Some(self.rows.insert(Row::from_slice(encoded.bytes(row))));
         Ok((0..len).map(is_first).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_versions_are_handed_on_whole_however_many_chunks_they_take() {
+        let row = |n: u32| Row::from_slice(&n.to_be_bytes());
+        let counts = [(1, 3), (2, CHUNK_ROWS as i64 * 2 + 5), (3, -1), (4, 1)];
+        let mut group = OpenGroup {
+            key: Row::from_slice(b"key"),
+            gathered: Gathered::All,
+            rows: counts.iter().map(|(n, count)| (row(*n), *count)).collect(),
+            changes: vec![(7, row(2), -(CHUNK_ROWS as i64)), (7, row(5), 2), (9, row(1), -3)],
+            applied: 0,
+            tick: None,
+            at: None,
+        };
+        // Of each version when it came to be, and how often it has each row.
+        let mut versions: Vec<(Option<Tick>, BTreeMap<Row, i64>)> = Vec::new();
+        let (mut version, mut chunks, mut done) = (BTreeMap::new(), 0, false);
+        while !done {
+            let mut chunk = Chunk::default();
+            done = group.push(&mut chunk);
+            assert!(chunk.rows.len() <= CHUNK_ROWS);
+            chunks += 1;
+            for part in &chunk.parts {
+                for (_, row) in &chunk.rows[part.rows.clone()] {
+                    *version.entry(row.clone()).or_default() += 1;
+                }
+                if let Some(end) = &part.end {
+                    versions.push((end.tick, std::mem::take(&mut version)));
+                }
+            }
+        }
+        let many = CHUNK_ROWS as i64 + 5;
+        let expected = [
+            (None, vec![(1, 3), (2, many + CHUNK_ROWS as i64), (4, 1)]),
+            (Some(7), vec![(1, 3), (2, many), (4, 1), (5, 2)]),
+            (Some(9), vec![(2, many), (4, 1), (5, 2)]),
+        ];
+        let expected = expected.map(|(tick, rows)| {
+            (tick, rows.into_iter().map(|(n, count)| (row(n), count)).collect())
+        });
+        assert_eq!(versions, expected);
+        assert!(chunks >= 4, "{chunks}");
     }
 }

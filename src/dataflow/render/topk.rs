@@ -168,11 +168,9 @@ impl<P: Pick> ChangeWork for RankedGroups<P> {
     fn run(&mut self, slice: &Slice) -> (Vec<Delta>, bool) {
         let ranking = Rc::clone(&self.ranking);
         let mut updates = Vec::new();
-        let mut left = true;
-        while left && !slice.is_over() {
+        while !slice.is_over() {
             let Some(mut group) = self.open.take().or_else(|| self.next_group()) else {
-                left = false;
-                break;
+                return (expect_planned(ranking.layout.decode(&mut updates)), true);
             };
             let failures = &ranking.failures;
             let old = &mut self.old;
@@ -186,7 +184,7 @@ impl<P: Pick> ChangeWork for RankedGroups<P> {
                 self.open = Some(group);
             }
         }
-        (expect_planned(ranking.layout.decode(&mut updates)), !left)
+        (expect_planned(ranking.layout.decode(&mut updates)), false)
     }
 }
 
