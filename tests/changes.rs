@@ -330,15 +330,35 @@ async fn a_client_that_takes_nothing_is_cut_off_and_holds_nobody_up() {
     drop(stalled);
 }
 
-/// The example of `docs/query-views.md` in the place of `EventSource`, in a page.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_browser_follows_by_fetch_where_the_server_asks_for_tokens() {
+/// A server with a view that counts events by `k`, and three events.
+async fn counts() -> Server {
     let queries = "CREATE TABLE paid (k TEXT NOT NULL, amount BIGINT) WITH (event_type = 'Paid');
       CREATE MATERIALIZED VIEW counts AS SELECT k, count(*) AS n FROM paid GROUP BY k;";
     let server = Server::start(&[("paid.sql", queries)]);
     live(&server).await;
     let paid = |k: &str| json!({"type": "Paid", "data": {"k": k, "amount": 1}});
     server.append(&json!([paid("a"), paid("b"), paid("a")])).await;
+    server
+}
+
+/// Has a page follow the view by a script of `tests/clients`.
+async fn followed(server: &Server, script: &str, more: &[&str], tokens: &[(&str, &str)]) {
+    let mut node = std::process::Command::new("node");
+    node.arg(format!("{}/tests/clients/{script}", env!("CARGO_MANIFEST_DIR")))
+        .args([&server.url(""), "counts"])
+        .args(more)
+        .envs(tokens.iter().copied())
+        .env("HELIOSTAT_NODE_MODULES", common::clients().join("node"));
+    let output = tokio::task::spawn_blocking(move || node.output());
+    let output = output.await.unwrap().expect("node: `make clients` installs it");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n", "{told}");
+}
+
+/// The example of `docs/query-views.md` in the place of `EventSource`, in a page.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_follows_by_fetch_where_the_server_asks_for_tokens() {
+    let server = counts().await;
     let token = |arguments: &[&str]| {
         let data = server.data();
         let data = ["--data-dir", data.to_str().unwrap()];
@@ -349,39 +369,12 @@ async fn a_browser_follows_by_fetch_where_the_server_asks_for_tokens() {
     let reader = token(&["--role", "read", "--views", "counts"]);
     let writer = token(&["--role", "write"]);
     server.until(401, || async { server.try_get("/v1/views").await.0 }).await;
-    let url = server.url("");
     let document = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/query-views.md");
-    let output = tokio::task::spawn_blocking(move || {
-        std::process::Command::new("node")
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/follow.mjs"))
-            .args([&url, "counts", document])
-            .env("HELIOSTAT_READ_TOKEN", reader)
-            .env("HELIOSTAT_WRITE_TOKEN", writer)
-            .env("HELIOSTAT_NODE_MODULES", common::clients().join("node"))
-            .output()
-    });
-    let output = output.await.unwrap().expect("node: `make clients` installs it");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n", "{told}");
+    let tokens = [("HELIOSTAT_READ_TOKEN", &*reader), ("HELIOSTAT_WRITE_TOKEN", &*writer)];
+    followed(&server, "follow.mjs", &[document], &tokens).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_browser_follows_with_event_source() {
-    let queries = "CREATE TABLE paid (k TEXT NOT NULL, amount BIGINT) WITH (event_type = 'Paid');
-      CREATE MATERIALIZED VIEW counts AS SELECT k, count(*) AS n FROM paid GROUP BY k;";
-    let server = Server::start(&[("paid.sql", queries)]);
-    live(&server).await;
-    let paid = |k: &str| json!({"type": "Paid", "data": {"k": k, "amount": 1}});
-    server.append(&json!([paid("a"), paid("b"), paid("a")])).await;
-    let url = server.url("");
-    let output = tokio::task::spawn_blocking(move || {
-        std::process::Command::new("node")
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/browser.mjs"))
-            .args([&url, "counts"])
-            .env("HELIOSTAT_NODE_MODULES", common::clients().join("node"))
-            .output()
-    });
-    let output = output.await.unwrap().expect("node: `make clients` installs it");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n", "{told}");
+    followed(&counts().await, "browser.mjs", &[], &[]).await;
 }

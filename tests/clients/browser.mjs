@@ -3,11 +3,9 @@
 // node browser.mjs URL VIEW: the server, and a view `k`, `n` that counts events of the type Paid by `k`.
 
 import assert from "node:assert";
-import { createRequire } from "node:module";
 import net from "node:net";
 
-const require = createRequire(`${process.env.HELIOSTAT_NODE_MODULES}/`);
-const puppeteer = require("puppeteer-core");
+import { launch, post } from "./shared.mjs";
 
 const [server, view] = process.argv.slice(2);
 const { hostname, port } = new URL(server);
@@ -26,17 +24,7 @@ const proxy = net.createServer((client) => {
 await new Promise((done) => proxy.listen(0, "127.0.0.1", done));
 const origin = `http://127.0.0.1:${proxy.address().port}`;
 
-const post = async (ks) => {
-  const events = ks.map((k) => ({ type: "Paid", data: { k, amount: 1 } }));
-  const answer = await fetch(`${server}/v1/events?wait=views`, {
-    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(events),
-  });
-  assert.equal(answer.status, 200);
-};
-
-const browser = await puppeteer.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"],
-});
+const browser = await launch();
 try {
   const page = await browser.newPage();
   await page.goto(`${origin}/healthz`);
@@ -59,11 +47,11 @@ try {
     { timeout: 30000, polling: 50 }, JSON.stringify(Object.entries(rows).sort()), opened);
 
   await until({ a: 2, b: 1 }, 1);
-  await post(["a", "c"]);
+  await post(server, ["a", "c"]);
   await until({ a: 3, b: 1, c: 1 }, 1);
   const before = await page.evaluate(() => globalThis.seen.upserts);
   for (const socket of sockets) socket.destroy();
-  await post(["c", "d"]);
+  await post(server, ["c", "d"]);
   await until({ a: 3, b: 1, c: 2, d: 1 }, 2);
   const after = await page.evaluate(() => globalThis.seen.upserts);
   assert.equal(after - before, 2, "only what has changed was told again");

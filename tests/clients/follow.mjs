@@ -6,11 +6,9 @@
 
 import assert from "node:assert";
 import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import http from "node:http";
 
-const require = createRequire(`${process.env.HELIOSTAT_NODE_MODULES}/`);
-const puppeteer = require("puppeteer-core");
+import { launch, post } from "./shared.mjs";
 
 const [server, view, document] = process.argv.slice(2);
 const { HELIOSTAT_READ_TOKEN: reader, HELIOSTAT_WRITE_TOKEN: writer } = process.env;
@@ -49,19 +47,8 @@ await new Promise((done) => proxy.listen(0, "127.0.0.1", done));
 const origin = `http://127.0.0.1:${proxy.address().port}`;
 const cut = () => { for (const response of open) response.destroy(); };
 
-const post = async (ks) => {
-  const events = ks.map((k) => ({ type: "Paid", data: { k, amount: 1 } }));
-  const answer = await fetch(`${server}/v1/events?wait=views`, {
-    method: "POST",
-    headers: { "content-type": "application/json", authorization: `Bearer ${writer}` },
-    body: JSON.stringify(events),
-  });
-  assert.equal(answer.status, 200);
-};
-
-const browser = await puppeteer.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"],
-});
+const asWriter = { authorization: `Bearer ${writer}` };
+const browser = await launch();
 try {
   const page = await browser.newPage();
   await page.goto(`${origin}/healthz`);
@@ -82,13 +69,13 @@ try {
 
   await until({ a: 2, b: 1 });
   assert.deepEqual(asked, [{ authorization: `Bearer ${reader}`, id: undefined }]);
-  await post(["a", "c"]);
+  await post(server, ["a", "c"], asWriter);
   await until({ a: 3, b: 1, c: 1 });
 
   // It goes on where it was: only what has changed is told again.
   let before = await upserts();
   cut();
-  await post(["c", "d"]);
+  await post(server, ["c", "d"], asWriter);
   await until({ a: 3, b: 1, c: 2, d: 1 });
   assert.equal(await upserts() - before, 2);
   assert.ok(asked[1].id, "it says where it was");
@@ -97,7 +84,7 @@ try {
   before = await upserts();
   gone = true;
   cut();
-  await post(["e"]);
+  await post(server, ["e"], asWriter);
   await until({ a: 3, b: 1, c: 2, d: 1, e: 1 });
   assert.equal(await upserts() - before, 5);
   assert.deepEqual(statuses, [200, 200, 410, 200]);

@@ -5,10 +5,8 @@
 // what is added to ClickHouse's addresses ("" or "&user=…&password=…").
 
 import http from "node:http";
-import { createRequire } from "node:module";
 
-const require = createRequire(`${process.env.HELIOSTAT_NODE_MODULES}/`);
-const puppeteer = require("puppeteer-core");
+import { launch } from "./shared.mjs";
 
 const [server, clickhouse, pagePort, login] = process.argv.slice(2);
 
@@ -115,14 +113,11 @@ const attempts = async (server, clickhouse, login) => {
   return outcomes;
 };
 
-const browser = await puppeteer.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  // What the browser itself keeps pages from is not what is tried.
-  args: [
-    "--no-sandbox", `--host-resolver-rules=${NAMES}`,
-    "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests,PrivateNetworkAccessSendPreflights",
-  ],
-});
+// What the browser itself keeps pages from is not what is tried.
+const browser = await launch(
+  `--host-resolver-rules=${NAMES}`,
+  "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests,PrivateNetworkAccessSendPreflights",
+);
 try {
   const told = {};
   const port = (url) => new URL(url).port;
