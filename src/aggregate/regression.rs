@@ -91,9 +91,9 @@ struct Around {
 
 /// Computes an aggregate of the moments and the number of pairs, which is not zero. An infinity stands for a
 /// finite result beyond the largest float.
-type Of = fn(&CoMoments, f64) -> Option<f64>;
+type MomentsFunction = fn(&CoMoments, f64) -> Option<f64>;
 
-struct OfPairs(Of);
+struct OfPairs(MomentsFunction);
 
 macro_rules! of_pairs {
     ($($name:ident = $function:literal: $of:expr;)*) => {

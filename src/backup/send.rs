@@ -46,7 +46,7 @@ pub fn back_up(
 ) -> Result<BackupReport, BackupError> {
     let numbers = BackupManifest::numbers(objects)?;
     let previous = previous(objects, &numbers)?;
-    let mut sender = Sender {
+    let mut sender = BackupSender {
         objects,
         data_dir,
         there: objects.list(DATA)?,
@@ -84,7 +84,7 @@ pub fn back_up(
         }
     }
     let (objects, bytes) = (parts().count(), parts().map(|(_, part)| part.bytes).sum());
-    let Sender { sent_objects, sent_bytes, .. } = sender;
+    let BackupSender { sent_objects, sent_bytes, .. } = sender;
     Ok(BackupReport {
         number,
         manifest,
@@ -111,7 +111,7 @@ fn previous(objects: &Objects, numbers: &[u64]) -> Result<Option<BackupManifest>
     Ok(None)
 }
 
-struct Sender<'a> {
+struct BackupSender<'a> {
     objects: &'a Objects,
     data_dir: &'a Path,
     /// The objects that are there, with their lengths.
@@ -121,7 +121,7 @@ struct Sender<'a> {
     sent_bytes: u64,
 }
 
-impl Sender<'_> {
+impl BackupSender<'_> {
     /// Sends all files; the manifest, and why there is no snapshot in it.
     ///
     /// First small files and snapshots, then the log, so that it has all that those speak of.

@@ -26,7 +26,7 @@ pub struct RebuildArgs {
 }
 
 #[derive(Deserialize)]
-struct Begun {
+struct RebuildResponse {
     generation: String,
 }
 
@@ -76,7 +76,7 @@ async fn rebuild(args: &RebuildArgs, client: &reqwest::Client) -> Result<u8, req
         eprintln!("error: {}: {}", response.status(), response.text().await?);
         return Ok(WRONG_INPUT);
     }
-    let Begun { generation } = response.json().await?;
+    let RebuildResponse { generation } = response.json().await?;
     println!("building generation {generation} of {}", args.view);
     if args.no_wait {
         return Ok(DONE);

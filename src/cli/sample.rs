@@ -111,7 +111,7 @@ pub async fn run(args: &SampleArgs) -> u8 {
 /// A server that is away or busy is tried again, without end. A batch that is sent again has the
 /// same ids.
 pub async fn send(args: &SampleArgs, stop: impl Future<Output = ()>) -> Result<u64, SampleError> {
-    let mut sender = Sender::new(args)?;
+    let mut sender = SampleSender::new(args)?;
     tokio::select! {
         result = sender.run() => result?,
         () = stop => {}
@@ -119,7 +119,7 @@ pub async fn send(args: &SampleArgs, stop: impl Future<Output = ()>) -> Result<u
     Ok(sender.progress.sent)
 }
 
-struct Sender {
+struct SampleSender {
     client: Client,
     url: String,
     orders: Orders,
@@ -129,7 +129,7 @@ struct Sender {
     progress: Progress,
 }
 
-impl Sender {
+impl SampleSender {
     fn new(args: &SampleArgs) -> Result<Self, SampleError> {
         let (rate, max) = (args.rate, BATCH_EVENTS_MAX * REQUESTS_PER_SECOND_MAX);
         if !(rate > 0.0 && rate <= max) {
@@ -139,7 +139,7 @@ impl Sender {
         let started_ms = now_ms();
         let seed = args.seed.unwrap_or(started_ms.unsigned_abs());
         let url = format!("{}/v1/events", args.url.trim_end_matches('/'));
-        Ok(Sender {
+        Ok(SampleSender {
             client: args.client.client(Some(Duration::from_secs(60)))?,
             url,
             orders: Orders::new(seed, format!("{started_ms:x}")),

@@ -36,7 +36,7 @@ pub struct SqlArgs {
 
 /// How to connect.
 #[derive(Serialize)]
-struct Connection {
+struct ClickHouseConnection {
     url: String,
     /// Where the own ClickHouse speaks its native protocol.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,7 +98,7 @@ fn format(args: &SqlArgs) -> String {
     args.format.clone().unwrap_or_else(default)
 }
 
-fn connection(args: &SqlArgs) -> Result<Connection, SqlError> {
+fn connection(args: &SqlArgs) -> Result<ClickHouseConnection, SqlError> {
     let not_serving = || SqlError::NotServing(args.data_dir.clone());
     let ServingContents { clickhouse, clickhouse_native, database, .. } =
         ServingFile::read(&args.data_dir).ok_or_else(not_serving)?;
@@ -111,7 +111,7 @@ fn connection(args: &SqlArgs) -> Result<Connection, SqlError> {
     } else {
         given_login(args)?
     };
-    Ok(Connection { url, native: clickhouse_native, user, password, database })
+    Ok(ClickHouseConnection { url, native: clickhouse_native, user, password, database })
 }
 
 fn given_login(args: &SqlArgs) -> Result<Login, SqlError> {
@@ -131,13 +131,13 @@ fn given_login(args: &SqlArgs) -> Result<Login, SqlError> {
 
 struct Asker {
     client: Client,
-    connection: Connection,
+    connection: ClickHouseConnection,
     format: String,
 }
 
 impl Asker {
     async fn ask(&self, query: &str) -> Result<(), SqlError> {
-        let Connection { url, user, password, database, .. } = &self.connection;
+        let ClickHouseConnection { url, user, password, database, .. } = &self.connection;
         let mut url = reqwest::Url::parse(url)
             .map_err(|error| SqlError::Refused(format!("{url} is no address: {error}")))?;
         url.query_pairs_mut()

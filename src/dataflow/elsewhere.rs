@@ -13,10 +13,10 @@ use timely::scheduling::SyncActivator;
 /// So many threads wait for further work; others end.
 const IDLE_THREADS_MAX: usize = 4;
 
-type Work = Box<dyn FnOnce() + Send>;
+type BoxedWork = Box<dyn FnOnce() + Send>;
 
 /// The threads that wait for work.
-static IDLE: Mutex<Vec<Sender<Work>>> = Mutex::new(Vec::new());
+static IDLE: Mutex<Vec<Sender<BoxedWork>>> = Mutex::new(Vec::new());
 
 /// What came of work: its value, or the panic that it ended with.
 type Outcome<T> = Result<T, Box<dyn Any + Send>>;
@@ -51,12 +51,12 @@ impl<T: Send + 'static> Elsewhere<T> {
     }
 }
 
-fn idle<T>(change: impl FnOnce(&mut Vec<Sender<Work>>) -> T) -> T {
+fn idle<T>(change: impl FnOnce(&mut Vec<Sender<BoxedWork>>) -> T) -> T {
     change(&mut IDLE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Hands work to a thread that waits for some, or to a new one.
-fn begin(mut work: Work) -> io::Result<()> {
+fn begin(mut work: BoxedWork) -> io::Result<()> {
     while let Some(thread) = idle(Vec::pop) {
         match thread.send(work) {
             Ok(()) => return Ok(()),
@@ -65,7 +65,7 @@ fn begin(mut work: Work) -> io::Result<()> {
     }
     let run = move || {
         work();
-        let (sender, receiver) = channel::<Work>();
+        let (sender, receiver) = channel::<BoxedWork>();
         let mut waits = true;
         while waits {
             waits = idle(|threads| {

@@ -124,7 +124,7 @@ impl Windows {
         let schema = Arc::clone(self.ordered.layout().schema());
         let input = expect_planned(batch(schema, columns, rows.len()));
         drop(rows);
-        let mut results = Results { batches: Vec::new(), len: 0 };
+        let mut results = WindowResults { batches: Vec::new(), len: 0 };
         let mut replacements = Vec::new();
         let mut again = Vec::new();
         for mut change in changes {
@@ -261,12 +261,12 @@ impl PartitionChange {
 }
 
 /// Rows with their values, side by side.
-struct Results {
+struct WindowResults {
     batches: Vec<RecordBatch>,
     len: usize,
 }
 
-impl Results {
+impl WindowResults {
     /// Where the rows of an outcome are; nowhere, if it is a failure.
     fn add<E>(&mut self, outcome: Result<Vec<(RecordBatch, Vec<Prior>)>, E>) -> Vec<Range<usize>> {
         let mut ranges = Vec::new();

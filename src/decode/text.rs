@@ -21,7 +21,7 @@ pub fn decimal(text: &str, precision: u8, scale: i8) -> Option<i256> {
     }
     // How many of the written digits stand before the new end of the number.
     let keep = i64::from(exponent) + i64::from(scale) + whole.len() as i64;
-    let mut value = Digits::default();
+    let mut value = DecimalDigits::default();
     let mut round_up = false;
     for (index, digit) in whole.bytes().chain(fraction.bytes()).enumerate() {
         if !digit.is_ascii_digit() {
@@ -44,12 +44,12 @@ pub fn decimal(text: &str, precision: u8, scale: i8) -> Option<i256> {
 
 /// A number built digit by digit: in 128 bits while that is enough.
 #[derive(Default)]
-struct Digits {
+struct DecimalDigits {
     small: u128,
     wide: Option<i256>,
 }
 
-impl Digits {
+impl DecimalDigits {
     fn is_zero(&self) -> bool {
         self.small == 0 && self.wide.is_none()
     }

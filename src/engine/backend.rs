@@ -263,9 +263,9 @@ impl EngineBackend {
                 RowsError::Timeout { position, reached }
             };
             match reach(view, view.watch_complete(), request.min_position, deadline).await {
-                Reach::Reached => {}
-                Reach::Late => return Err(late()),
-                Reach::Ended => continue,
+                WaitOutcome::Reached => {}
+                WaitOutcome::Late => return Err(late()),
+                WaitOutcome::Ended => continue,
             }
             // The client's time is for the position; reading what is there takes a moment of its own.
             let deadline = deadline.max(tokio::time::Instant::now() + READ_TIME);
@@ -289,9 +289,9 @@ impl EngineBackend {
             let views = self.registry.views();
             let Some(tracker) = views.views.get(view).and_then(View::shown) else { return false };
             match reach(tracker, tracker.watch_complete(), position, deadline).await {
-                Reach::Reached => return true,
-                Reach::Late => return false,
-                Reach::Ended => {}
+                WaitOutcome::Reached => return true,
+                WaitOutcome::Late => return false,
+                WaitOutcome::Ended => {}
             }
         }
     }
@@ -325,7 +325,7 @@ impl EngineBackend {
 }
 
 /// How waiting for a position of one generation ended.
-enum Reach {
+enum WaitOutcome {
     Reached,
     /// The deadline has come.
     Late,
@@ -339,28 +339,28 @@ async fn reach(
     mut head: watch::Receiver<Head>,
     position: Position,
     deadline: tokio::time::Instant,
-) -> Reach {
+) -> WaitOutcome {
     let reached = head.wait_for(|head| head.position >= position);
     tokio::select! {
         biased;
         reached = tokio::time::timeout_at(deadline, reached) => match reached {
-            Ok(Ok(_)) => Reach::Reached,
-            _ => Reach::Late,
+            Ok(Ok(_)) => WaitOutcome::Reached,
+            _ => WaitOutcome::Late,
         },
-        () = generation.ended() => Reach::Ended,
+        () = generation.ended() => WaitOutcome::Ended,
     }
 }
 
 /// Where an answer ended, which is its cursor: behind all rows with a key, or behind some of them. A
 /// view without a key may have a row any number of times, on as many pages as it takes.
-struct Place {
+struct RowsCursor {
     key: Vec<u8>,
     /// So many rows with this key were told; 0: all of them.
     copies: u64,
 }
 
-impl Place {
-    fn read(cursor: &str) -> Result<Place, RowsError> {
+impl RowsCursor {
+    fn read(cursor: &str) -> Result<RowsCursor, RowsError> {
         let bad = |reason: String| RowsError::BadCursor { reason };
         let (key, copies) = match cursor.split_once('.') {
             Some((key, copies)) => {
@@ -369,7 +369,7 @@ impl Place {
             None => (cursor, 0),
         };
         let key = URL_SAFE_NO_PAD.decode(key).map_err(|error| bad(error.to_string()))?;
-        Ok(Place { key, copies })
+        Ok(RowsCursor { key, copies })
     }
 
     fn cursor(&self) -> String {
@@ -384,7 +384,7 @@ struct RowsQuery {
     codec: ViewCodec,
     /// The key, where the request gives all of it.
     key: Option<Vec<u8>>,
-    after: Option<Place>,
+    after: Option<RowsCursor>,
     filters: Vec<(usize, ArrayRef)>,
     read_limit: usize,
 }
@@ -418,7 +418,7 @@ impl RowsQuery {
             }
             None => None,
         };
-        let after = request.cursor.as_deref().map(Place::read);
+        let after = request.cursor.as_deref().map(RowsCursor::read);
         // Further conditions are tested on what was read, so all of it is. One row more tells whether
         // there is a page behind this one; the first may have been told.
         let read_limit =
@@ -446,7 +446,7 @@ impl RowsQuery {
         // Rows of one key follow each other, and each row is there `copies` times.
         let mut told: Vec<(&[u8], &[u8])> = Vec::new();
         let mut place = self.after.as_ref().filter(|place| place.copies > 0);
-        let mut cursor: Option<Place> = None;
+        let mut cursor: Option<RowsCursor> = None;
         let mut more = false;
         for same_key in
             rows.iter().zip(matching).collect::<Vec<_>>().chunk_by(|a, b| a.0.0 == b.0.0)
@@ -474,11 +474,11 @@ impl RowsQuery {
             }
             if more {
                 if of_key > 0 {
-                    cursor = Some(Place { key: key.to_vec(), copies: of_key });
+                    cursor = Some(RowsCursor { key: key.to_vec(), copies: of_key });
                 }
                 break;
             }
-            cursor = Some(Place { key: key.to_vec(), copies: 0 });
+            cursor = Some(RowsCursor { key: key.to_vec(), copies: 0 });
         }
         let cursor = cursor.filter(|_| more).map(|place| place.cursor());
         let batches = match told.is_empty() {

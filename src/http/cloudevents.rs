@@ -79,8 +79,8 @@ struct Attributes<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Attributes<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
+        struct AttributesVisitor;
+        impl<'de> Visitor<'de> for AttributesVisitor {
             type Value = Attributes<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,7 +96,7 @@ impl<'de> Deserialize<'de> for Attributes<'de> {
                 Ok(Attributes(attributes))
             }
         }
-        deserializer.deserialize_map(Object)
+        deserializer.deserialize_map(AttributesVisitor)
     }
 }
 

@@ -36,14 +36,14 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Connections {
     places_max: usize,
     per_address_max: usize,
-    table: Mutex<Table>,
+    table: Mutex<ConnectionTable>,
     /// Notified when a place may have become free.
     freed: Notify,
 }
 
 #[derive(Default)]
-struct Table {
-    entries: HashMap<u64, Entry>,
+struct ConnectionTable {
+    entries: HashMap<u64, ConnectionEntry>,
     next_id: u64,
     /// Entries that do not follow.
     places: usize,
@@ -54,7 +54,7 @@ struct Table {
     logged: Option<Instant>,
 }
 
-struct Entry {
+struct ConnectionEntry {
     address: IpAddr,
     requests: usize,
     /// Requests of these whose body is not complete.
@@ -68,7 +68,7 @@ struct Entry {
     evict: Arc<Notify>,
 }
 
-impl Entry {
+impl ConnectionEntry {
     fn is_idle(&self) -> bool {
         self.requests == 0
     }
@@ -90,14 +90,14 @@ pub struct ConnectionFigures {
     pub refused: u64,
 }
 
-enum Admission {
+enum ConnectionAdmission {
     Place(Place),
     Refused,
     /// All places are taken, and none can be made free now.
     Full,
 }
 
-impl Table {
+impl ConnectionTable {
     /// Gives the place of an entry back that does not follow.
     fn give_back(&mut self, address: IpAddr) {
         self.places -= 1;
@@ -115,9 +115,9 @@ impl Table {
     }
 
     /// Closes the connection that can best be spared of those for which `may_go` holds.
-    fn evict(&mut self, may_go: impl Fn(&Entry) -> bool) -> bool {
+    fn evict(&mut self, may_go: impl Fn(&ConnectionEntry) -> bool) -> bool {
         let candidates = self.entries.iter().filter(|(_, e)| e.followers == 0 && may_go(e));
-        let rank = |entry: &Entry| {
+        let rank = |entry: &ConnectionEntry| {
             let of_address = self.of_address.get(&entry.address).copied().unwrap_or_default();
             // An address with many connections misses one least.
             (entry.used, usize::MAX - of_address, entry.since)
@@ -142,7 +142,7 @@ impl Connections {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -153,15 +153,15 @@ impl Connections {
         loop {
             let freed = self.freed.notified();
             match self.try_admit(address) {
-                Admission::Place(place) => return Some(place),
-                Admission::Refused => return None,
+                ConnectionAdmission::Place(place) => return Some(place),
+                ConnectionAdmission::Refused => return None,
                 // What is too young to be closed now may be old enough soon.
-                Admission::Full => drop(timeout(PLACE_POLL, freed).await),
+                ConnectionAdmission::Full => drop(timeout(PLACE_POLL, freed).await),
             }
         }
     }
 
-    fn try_admit(self: &Arc<Self>, address: IpAddr) -> Admission {
+    fn try_admit(self: &Arc<Self>, address: IpAddr) -> ConnectionAdmission {
         let mut table = self.lock();
         let own = table.of_address.get(&address).copied().unwrap_or_default();
         if own >= self.per_address_max
@@ -176,18 +176,18 @@ impl Connections {
                     "connections are refused: the address has too many (address_connections_max)"
                 );
             }
-            return Admission::Refused;
+            return ConnectionAdmission::Refused;
         }
         if table.places >= self.places_max
             && !table.evict(|entry| entry.is_idle() && entry.since.elapsed() >= IDLE_TIME_MIN)
-            && !table.evict(Entry::is_slow)
+            && !table.evict(ConnectionEntry::is_slow)
         {
-            return Admission::Full;
+            return ConnectionAdmission::Full;
         }
         let id = table.next_id;
         table.next_id += 1;
         let evict = Arc::new(Notify::new());
-        let entry = Entry {
+        let entry = ConnectionEntry {
             address,
             requests: 0,
             receiving: 0,
@@ -199,7 +199,7 @@ impl Connections {
         table.entries.insert(id, entry);
         table.take_place(address);
         let connection = Connection { connections: Arc::clone(self), id };
-        Admission::Place(Place { connection, evict })
+        ConnectionAdmission::Place(Place { connection, evict })
     }
 
     /// Figures for metrics.
@@ -262,7 +262,7 @@ pub struct Connection {
 
 impl Connection {
     /// Changes the entry, unless the connection is being closed.
-    fn change(&self, change: impl FnOnce(&mut Entry)) -> bool {
+    fn change(&self, change: impl FnOnce(&mut ConnectionEntry)) -> bool {
         let mut table = self.connections.lock();
         let Some(entry) = table.entries.get_mut(&self.id) else { return false };
         let followed = entry.followers > 0;
@@ -437,8 +437,8 @@ mod tests {
 
     fn admit(connections: &Arc<Connections>, last: u8) -> Option<Place> {
         match connections.try_admit(address(last)) {
-            Admission::Place(place) => Some(place),
-            Admission::Refused | Admission::Full => None,
+            ConnectionAdmission::Place(place) => Some(place),
+            ConnectionAdmission::Refused | ConnectionAdmission::Full => None,
         }
     }
 

@@ -84,8 +84,8 @@ enum MemberName {
 
 impl<'de> Deserialize<'de> for MemberName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Name;
-        impl Visitor<'_> for Name {
+        struct MemberNameVisitor;
+        impl Visitor<'_> for MemberNameVisitor {
             type Value = MemberName;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -97,7 +97,7 @@ impl<'de> Deserialize<'de> for MemberName {
                 Ok(known.map_or_else(|| MemberName::Other(name.to_string()), MemberName::Known))
             }
         }
-        deserializer.deserialize_str(Name)
+        deserializer.deserialize_str(MemberNameVisitor)
     }
 }
 

@@ -113,7 +113,7 @@ pub async fn get_events(
     let (log, heads, head) = (state.log.clone(), state.log.subscribe(), state.log.head());
     let opened = blocking(move || log.read(after)).await;
     let reader = opened.map_err(|error| unreadable(&error))?;
-    let source = Source {
+    let source = EventSource {
         reader,
         frame: None,
         position: after,
@@ -161,7 +161,7 @@ pub fn unreadable_because(damaged: bool, reason: &str) -> Problem {
 
 /// An answer in the making.
 struct EventAnswer {
-    source: Source,
+    source: EventSource,
     /// The events that were read before the answer began.
     first: Option<(Bytes, SourceState)>,
     heads: watch::Receiver<Head>,
@@ -248,7 +248,7 @@ enum SourceState {
 }
 
 /// Reads the events that were asked for. Blocking.
-struct Source {
+struct EventSource {
     reader: LogReader,
     /// The frame that is being read, compressed, because a client may leave it lying for long.
     frame: Option<Frame>,
@@ -265,9 +265,9 @@ struct Source {
     failed: Option<LogError>,
 }
 
-impl Source {
+impl EventSource {
     /// The next chunk, read where other requests need not wait for it.
-    async fn read(mut self) -> (Source, Result<(Bytes, SourceState), LogError>) {
+    async fn read(mut self) -> (EventSource, Result<(Bytes, SourceState), LogError>) {
         blocking(move || {
             let chunk = self.chunk();
             (self, chunk)

@@ -252,8 +252,8 @@ fn run(
 ) {
     while let Some(work) = gather(shared, options.group_bytes_max) {
         let group = match work {
-            Work::Commit(group) => group,
-            Work::Probe { bytes } => {
+            CommitterWork::Commit(group) => group,
+            CommitterWork::Probe { bytes } => {
                 match writer.probe(bytes) {
                     Ok(()) => shared.accept(options),
                     Err(WriteError::Full(_) | WriteError::Index(_)) => {}
@@ -263,7 +263,7 @@ fn run(
                 }
                 continue;
             }
-            Work::Control(ControlRequest { control, answer }) => {
+            CommitterWork::Control(ControlRequest { control, answer }) => {
                 let result = match writer.control(&control) {
                     Ok(written) => {
                         head.send_if_modified(|head| std::mem::replace(head, written) != written);
@@ -341,7 +341,7 @@ fn refuse(group: Vec<AppendRequest>, error: &AppendError) {
 }
 
 /// The committer's next step.
-enum Work {
+enum CommitterWork {
     /// Writes these requests; time alone where there are none.
     Commit(Vec<AppendRequest>),
     /// Writes a control frame.
@@ -352,11 +352,11 @@ enum Work {
 
 /// Waits for requests, or until time is to be written or a full disk looked at; `None` once the log
 /// is closing and nothing waits.
-fn gather(shared: &CommitterShared, group_bytes_max: usize) -> Option<Work> {
+fn gather(shared: &CommitterShared, group_bytes_max: usize) -> Option<CommitterWork> {
     let mut queue = lock(&shared.queue);
     while queue.requests.is_empty() {
         if let Some(control) = queue.controls.pop_front() {
-            return Some(Work::Control(control));
+            return Some(CommitterWork::Control(control));
         }
         if queue.closing {
             return None;
@@ -373,13 +373,13 @@ fn gather(shared: &CommitterShared, group_bytes_max: usize) -> Option<Work> {
         let is_idle = queue.requests.is_empty() && queue.controls.is_empty() && !queue.closing;
         if waited.timed_out() && is_idle {
             return Some(match probe {
-                Some(bytes) => Work::Probe { bytes },
-                None => Work::Commit(Vec::new()),
+                Some(bytes) => CommitterWork::Probe { bytes },
+                None => CommitterWork::Commit(Vec::new()),
             });
         }
     }
     if let Some(control) = queue.controls.pop_front() {
-        return Some(Work::Control(control));
+        return Some(CommitterWork::Control(control));
     }
     let mut group = Vec::new();
     let mut bytes = 0;
@@ -391,7 +391,7 @@ fn gather(shared: &CommitterShared, group_bytes_max: usize) -> Option<Work> {
         group.extend(queue.requests.pop_front());
     }
     queue.bytes -= bytes;
-    Some(Work::Commit(group))
+    Some(CommitterWork::Commit(group))
 }
 
 fn record(shared: &CommitterShared, group: &[AppendRequest], commit: &Commit, took: Duration) {

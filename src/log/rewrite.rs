@@ -322,7 +322,7 @@ impl Rewriter {
             Archiving { after_ms, to, told }
         });
         if archive.is_some() || segments.ask(|list| next(list, 0)) != Next::None {
-            let work = Work { files, segments, index, stop: Arc::clone(&stop), archive };
+            let work = RewriteWork { files, segments, index, stop: Arc::clone(&stop), archive };
             let (alarms, rate) = (options.alarms.clone(), options.rewrite_bytes_per_s.max(1));
             let run = move || work.run(&alarms, rate);
             let named = std::thread::Builder::new().name("log-rewrite".to_string());
@@ -370,7 +370,7 @@ fn next(list: &SegmentList, from: Position) -> Next {
     }
 }
 
-struct Work {
+struct RewriteWork {
     files: Arc<dyn Files>,
     segments: Arc<Segments>,
     index: Arc<Index>,
@@ -389,7 +389,7 @@ struct Archiving {
 /// The subject of the alarm while segments cannot be archived.
 const ARCHIVE: &str = "archive";
 
-impl Work {
+impl RewriteWork {
     /// Archives segments as they get old, until it is time to stop.
     fn archive(&mut self, alarms: &Alarms, rate: u64) {
         let Some(mut archiving) = self.archive.take() else { return };

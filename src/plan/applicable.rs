@@ -1,7 +1,7 @@
 //! Operators and functions over types that PostgreSQL does not have them for: refused, where DataFusion would make
 //! the types agree. `name = 5` compares texts there, and is an error in PostgreSQL.
 //!
-//! Types are told apart by [`Class`]: integers of all widths are one, since columns here may be wider than
+//! Types are told apart by [`OperandClass`]: integers of all widths are one, since columns here may be wider than
 //! PostgreSQL's. A literal in quotes has no type of its own. `signatures.txt` has the argument classes of
 //! PostgreSQL's functions; a function that PostgreSQL does not have takes what it takes here.
 
@@ -76,7 +76,7 @@ pub fn check(plan: &LogicalPlan) -> Result<()> {
 
 /// What operators tell apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Class {
+enum OperandClass {
     /// NULL, or a literal in quotes.
     Unknown,
     Boolean,
@@ -92,63 +92,62 @@ enum Class {
     Time,
     Uuid,
     Json,
-    Array(Box<Class>),
+    Array(Box<OperandClass>),
     /// Whatever is compared in a way of its own.
     Other,
 }
 
-impl Class {
+impl OperandClass {
     fn of(sql_type: &SqlType) -> Self {
         match sql_type {
-            SqlType::Boolean => Class::Boolean,
+            SqlType::Boolean => OperandClass::Boolean,
             SqlType::SmallInt
             | SqlType::Int
             | SqlType::BigInt
             | SqlType::SmallIntUnsigned
             | SqlType::IntUnsigned
-            | SqlType::BigIntUnsigned => Class::Int,
-            SqlType::Decimal { .. } => Class::Numeric,
-            SqlType::Real | SqlType::Double => Class::Float,
-            SqlType::Text | SqlType::Varchar(_) => Class::Text,
-            SqlType::Bytea => Class::Bytea,
-            SqlType::Date => Class::Date,
-            SqlType::Timestamp { with_time_zone: false, .. } => Class::Timestamp,
-            SqlType::Timestamp { .. } => Class::TimestampTz,
-            SqlType::Interval => Class::Interval,
-            SqlType::Time => Class::Time,
-            SqlType::Uuid => Class::Uuid,
-            SqlType::Json => Class::Json,
-            SqlType::Array(item) => Class::Array(Box::new(Class::of(&item.sql_type))),
-            SqlType::Struct(_) => Class::Other,
+            | SqlType::BigIntUnsigned => OperandClass::Int,
+            SqlType::Decimal { .. } => OperandClass::Numeric,
+            SqlType::Real | SqlType::Double => OperandClass::Float,
+            SqlType::Text | SqlType::Varchar(_) => OperandClass::Text,
+            SqlType::Bytea => OperandClass::Bytea,
+            SqlType::Date => OperandClass::Date,
+            SqlType::Timestamp { with_time_zone: false, .. } => OperandClass::Timestamp,
+            SqlType::Timestamp { .. } => OperandClass::TimestampTz,
+            SqlType::Interval => OperandClass::Interval,
+            SqlType::Time => OperandClass::Time,
+            SqlType::Uuid => OperandClass::Uuid,
+            SqlType::Json => OperandClass::Json,
+            SqlType::Array(item) => OperandClass::Array(Box::new(OperandClass::of(&item.sql_type))),
+            SqlType::Struct(_) => OperandClass::Other,
         }
     }
 
     fn is_number(&self) -> bool {
-        matches!(self, Class::Int | Class::Numeric | Class::Float)
+        matches!(self, OperandClass::Int | OperandClass::Numeric | OperandClass::Float)
     }
 
     fn is_time(&self) -> bool {
-        matches!(self, Class::Date | Class::Timestamp | Class::TimestampTz)
+        matches!(self, OperandClass::Date | OperandClass::Timestamp | OperandClass::TimestampTz)
     }
 
     /// Whether anything may be beside it.
     fn is_open(&self) -> bool {
-        matches!(self, Class::Unknown | Class::Other)
+        matches!(self, OperandClass::Unknown | OperandClass::Other)
     }
 
     fn is_text(&self) -> bool {
-        *self == Class::Text || self.is_open()
+        *self == OperandClass::Text || self.is_open()
     }
 
     /// Whether values of the two are compared.
-    fn compares_with(&self, other: &Class) -> bool {
+    fn compares_with(&self, other: &OperandClass) -> bool {
         match (self, other) {
             (a, b) if a.is_open() || b.is_open() || a == b => true,
-            (Class::Array(a), Class::Array(b)) => a.compares_with(b),
+            (OperandClass::Array(a), OperandClass::Array(b)) => a.compares_with(b),
             // That a text is a UUID or JSON is forgotten on its way through CASE and the like.
-            (Class::Text, Class::Uuid | Class::Json) | (Class::Uuid | Class::Json, Class::Text) => {
-                true
-            }
+            (OperandClass::Text, OperandClass::Uuid | OperandClass::Json)
+            | (OperandClass::Uuid | OperandClass::Json, OperandClass::Text) => true,
             (a, b) => (a.is_number() && b.is_number()) || (a.is_time() && b.is_time()),
         }
     }
@@ -160,21 +159,21 @@ impl Class {
         let one_of = |names: &[&str]| names.contains(&argument);
         argument == "any"
             || match self {
-                Class::Unknown | Class::Other => true,
-                Class::Int => one_of(&numbers),
-                Class::Numeric => one_of(&numbers[1..]),
-                Class::Float => one_of(&numbers[2..]),
-                Class::Date => one_of(&times),
-                Class::Timestamp => one_of(&times[1..]),
-                Class::TimestampTz => one_of(&times[2..]),
-                Class::Boolean => argument == "boolean",
-                Class::Text => one_of(&["text", "uuid", "json"]),
-                Class::Bytea => argument == "bytea",
-                Class::Interval => argument == "interval",
-                Class::Time => argument == "time",
-                Class::Uuid => argument == "uuid",
-                Class::Json => argument == "json",
-                Class::Array(_) => argument == "array",
+                OperandClass::Unknown | OperandClass::Other => true,
+                OperandClass::Int => one_of(&numbers),
+                OperandClass::Numeric => one_of(&numbers[1..]),
+                OperandClass::Float => one_of(&numbers[2..]),
+                OperandClass::Date => one_of(&times),
+                OperandClass::Timestamp => one_of(&times[1..]),
+                OperandClass::TimestampTz => one_of(&times[2..]),
+                OperandClass::Boolean => argument == "boolean",
+                OperandClass::Text => one_of(&["text", "uuid", "json"]),
+                OperandClass::Bytea => argument == "bytea",
+                OperandClass::Interval => argument == "interval",
+                OperandClass::Time => argument == "time",
+                OperandClass::Uuid => argument == "uuid",
+                OperandClass::Json => argument == "json",
+                OperandClass::Array(_) => argument == "array",
             }
     }
 }
@@ -182,7 +181,7 @@ impl Class {
 /// A value and what it is called in a message.
 #[derive(Clone, Debug)]
 struct Operand {
-    class: Class,
+    class: OperandClass,
     name: String,
 }
 
@@ -197,28 +196,28 @@ impl Operand {
         match expr {
             Expr::Alias(alias) => Operand::of(&alias.expr, schema),
             Expr::Literal(value, _) if value.is_null() || value.data_type().is_string() => {
-                Operand { class: Class::Unknown, name: "unknown".to_string() }
+                Operand { class: OperandClass::Unknown, name: "unknown".to_string() }
             }
             expr => match expr.to_field(schema) {
                 Ok((_, field)) => Operand::of_field(&field),
-                Err(_) => Operand { class: Class::Other, name: "unknown".to_string() },
+                Err(_) => Operand { class: OperandClass::Other, name: "unknown".to_string() },
             },
         }
     }
 
     fn of_field(field: &Field) -> Self {
         if matches!(field.data_type(), DataType::Duration(_)) {
-            return Operand { class: Class::Interval, name: "INTERVAL".to_string() };
+            return Operand { class: OperandClass::Interval, name: "INTERVAL".to_string() };
         }
         if field.data_type().is_null() {
-            return Operand { class: Class::Unknown, name: "unknown".to_string() };
+            return Operand { class: OperandClass::Unknown, name: "unknown".to_string() };
         }
         match SqlField::from_arrow(field) {
             Ok(field) => {
                 let name = field.sql_type.to_string();
-                Operand { class: Class::of(&field.sql_type), name }
+                Operand { class: OperandClass::of(&field.sql_type), name }
             }
-            Err(other) => Operand { class: Class::Other, name: other.to_string() },
+            Err(other) => Operand { class: OperandClass::Other, name: other.to_string() },
         }
     }
 
@@ -346,7 +345,7 @@ fn check_expr(expr: &Expr, schema: &DFSchema) -> Result<()> {
             },
             name if name.ends_with(" any") || name.ends_with(" all") => {
                 match call.args.iter().map(of).collect::<Vec<_>>().as_slice() {
-                    [one, Operand { class: Class::Array(item), name: array }] => {
+                    [one, Operand { class: OperandClass::Array(item), name: array }] => {
                         let item = Operand { class: (**item).clone(), name: array.clone() };
                         compared(name, one, &item, expr)
                     }
@@ -362,27 +361,33 @@ fn check_expr(expr: &Expr, schema: &DFSchema) -> Result<()> {
 }
 
 /// Whether PostgreSQL has the operator for these.
-fn has_operator(op: Operator, left: &Class, right: &Class) -> bool {
+fn has_operator(op: Operator, left: &OperandClass, right: &OperandClass) -> bool {
     use Operator::*;
-    let both = |holds: &dyn Fn(&Class) -> bool| {
+    let both = |holds: &dyn Fn(&OperandClass) -> bool| {
         (left.is_open() || holds(left)) && (right.is_open() || holds(right))
     };
     match op {
         Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom => {
             left.compares_with(right)
         }
-        And | Or => both(&|class| *class == Class::Boolean),
+        And | Or => both(&|class| *class == OperandClass::Boolean),
         Plus | Minus | Multiply | Divide | Modulo => {
             left.is_open() || right.is_open() || calculates(op, left, right)
         }
         BitwiseAnd | BitwiseOr | BitwiseXor | BitwiseShiftLeft | BitwiseShiftRight => {
-            both(&|class| *class == Class::Int)
+            both(&|class| *class == OperandClass::Int)
         }
         RegexMatch | RegexIMatch | RegexNotMatch | RegexNotIMatch | LikeMatch | ILikeMatch
-        | NotLikeMatch | NotILikeMatch => both(&|class| *class == Class::Text),
+        | NotLikeMatch | NotILikeMatch => both(&|class| *class == OperandClass::Text),
         StringConcat => {
-            let joins = |class: &Class| {
-                matches!(class, Class::Text | Class::Bytea | Class::Json | Class::Array(_))
+            let joins = |class: &OperandClass| {
+                matches!(
+                    class,
+                    OperandClass::Text
+                        | OperandClass::Bytea
+                        | OperandClass::Json
+                        | OperandClass::Array(_)
+                )
             };
             left.is_open() || right.is_open() || joins(left) || joins(right)
         }
@@ -391,8 +396,8 @@ fn has_operator(op: Operator, left: &Class, right: &Class) -> bool {
 }
 
 /// Whether PostgreSQL calculates with two such values. (Days beside days or numbers are calls here.)
-fn calculates(op: Operator, left: &Class, right: &Class) -> bool {
-    let is_span = |class: &Class| *class == Class::Interval;
+fn calculates(op: Operator, left: &OperandClass, right: &OperandClass) -> bool {
+    let is_span = |class: &OperandClass| *class == OperandClass::Interval;
     let numbers = left.is_number() && right.is_number();
     match op {
         Operator::Plus => {
@@ -410,7 +415,7 @@ fn calculates(op: Operator, left: &Class, right: &Class) -> bool {
             numbers || (is_span(left) && right.is_number()) || (left.is_number() && is_span(right))
         }
         Operator::Divide => numbers || (is_span(left) && right.is_number()),
-        _ => numbers && *left != Class::Float && *right != Class::Float,
+        _ => numbers && *left != OperandClass::Float && *right != OperandClass::Float,
     }
 }
 
@@ -447,21 +452,21 @@ mod tests {
 
     #[test]
     fn operators_and_functions_are_for_the_types_that_postgresql_has_them_for() {
-        let array = |item| Class::Array(Box::new(item));
-        assert!(Class::Int.compares_with(&Class::Float));
-        assert!(Class::Date.compares_with(&Class::TimestampTz));
-        assert!(!Class::Text.compares_with(&Class::Int));
-        assert!(Class::Text.compares_with(&Class::Unknown));
-        assert!(!array(Class::Text).compares_with(&array(Class::Int)));
-        assert!(has_operator(Operator::StringConcat, &Class::Int, &Class::Text));
-        assert!(!has_operator(Operator::StringConcat, &Class::Int, &Class::Numeric));
-        assert!(!has_operator(Operator::Plus, &Class::Date, &Class::Timestamp));
-        assert!(!has_operator(Operator::Plus, &Class::Timestamp, &Class::Int));
-        assert!(has_operator(Operator::Minus, &Class::Timestamp, &Class::Interval));
-        assert!(has_operator(Operator::Multiply, &Class::Int, &Class::Interval));
-        assert!(!has_operator(Operator::Modulo, &Class::Float, &Class::Int));
-        assert!(!has_operator(Operator::And, &Class::Boolean, &Class::Int));
-        assert!(Class::Int.fits("float") && !Class::Float.fits("numeric"));
+        let array = |item| OperandClass::Array(Box::new(item));
+        assert!(OperandClass::Int.compares_with(&OperandClass::Float));
+        assert!(OperandClass::Date.compares_with(&OperandClass::TimestampTz));
+        assert!(!OperandClass::Text.compares_with(&OperandClass::Int));
+        assert!(OperandClass::Text.compares_with(&OperandClass::Unknown));
+        assert!(!array(OperandClass::Text).compares_with(&array(OperandClass::Int)));
+        assert!(has_operator(Operator::StringConcat, &OperandClass::Int, &OperandClass::Text));
+        assert!(!has_operator(Operator::StringConcat, &OperandClass::Int, &OperandClass::Numeric));
+        assert!(!has_operator(Operator::Plus, &OperandClass::Date, &OperandClass::Timestamp));
+        assert!(!has_operator(Operator::Plus, &OperandClass::Timestamp, &OperandClass::Int));
+        assert!(has_operator(Operator::Minus, &OperandClass::Timestamp, &OperandClass::Interval));
+        assert!(has_operator(Operator::Multiply, &OperandClass::Int, &OperandClass::Interval));
+        assert!(!has_operator(Operator::Modulo, &OperandClass::Float, &OperandClass::Int));
+        assert!(!has_operator(Operator::And, &OperandClass::Boolean, &OperandClass::Int));
+        assert!(OperandClass::Int.fits("float") && !OperandClass::Float.fits("numeric"));
         assert_eq!(SIGNATURES["repeat"], [["text", "int"]]);
         assert_eq!(SIGNATURES["concat"], [["any*"]]);
     }

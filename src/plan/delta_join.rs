@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use super::ir::{DeltaPath, JoinKeys, NodeId, Op, Plan};
 
 /// A column of an input of the join: the input's number, and the column's.
-type Place = (usize, usize);
+type InputColumn = (usize, usize);
 
 /// The plan with chains of joins replaced where that pays.
 pub fn delta_joins(plan: &mut Plan) {
@@ -21,7 +21,7 @@ pub fn delta_joins(plan: &mut Plan) {
         if part(&plan.nodes[id].op).is_none() || inner.contains(&id) {
             continue;
         }
-        let mut tree = Tree::default();
+        let mut tree = JoinTree::default();
         tree.columns = tree.flatten(plan, &readers, id, true);
         inner.extend(tree.joins.iter().copied());
         let Some(paths) = tree.paths(plan).filter(|paths| tree.pays(plan, paths)) else {
@@ -53,18 +53,24 @@ fn readers(plan: &Plan) -> Vec<usize> {
 
 /// Joins of which only the last result is read by others.
 #[derive(Default)]
-struct Tree {
+struct JoinTree {
     inputs: Vec<NodeId>,
     joins: Vec<NodeId>,
-    equal: Vec<(Place, Place)>,
+    equal: Vec<(InputColumn, InputColumn)>,
     /// The columns of the last result.
-    columns: Vec<Place>,
+    columns: Vec<InputColumn>,
 }
 
-impl Tree {
+impl JoinTree {
     /// Takes a node apart into inputs; where its columns come from. Only the last result may be read
     /// by many.
-    fn flatten(&mut self, plan: &Plan, readers: &[usize], id: NodeId, last: bool) -> Vec<Place> {
+    fn flatten(
+        &mut self,
+        plan: &Plan,
+        readers: &[usize],
+        id: NodeId,
+        last: bool,
+    ) -> Vec<InputColumn> {
         let op = &plan.nodes[id].op;
         let own = last || readers[id] == 1;
         if let (Some((left, right, on)), true) = (part(op), own) {
@@ -87,14 +93,14 @@ impl Tree {
         self.input(plan, id)
     }
 
-    fn input(&mut self, plan: &Plan, id: NodeId) -> Vec<Place> {
+    fn input(&mut self, plan: &Plan, id: NodeId) -> Vec<InputColumn> {
         let number = self.inputs.len();
         self.inputs.push(id);
         (0..plan.nodes[id].schema.fields().len()).map(|column| (number, column)).collect()
     }
 
     /// The class of equal columns that a column is in.
-    fn class(&self, of: Place) -> Vec<Place> {
+    fn class(&self, of: InputColumn) -> Vec<InputColumn> {
         let mut class = vec![of];
         let mut at = 0;
         while at < class.len() {
@@ -135,7 +141,7 @@ impl Tree {
 
     fn path(&self, plan: &Plan, first: usize) -> Option<DeltaPath> {
         let width = |input: usize| plan.nodes[self.inputs[input]].schema.fields().len();
-        let mut row: Vec<Place> = (0..width(first)).map(|column| (first, column)).collect();
+        let mut row: Vec<InputColumn> = (0..width(first)).map(|column| (first, column)).collect();
         let mut met = vec![first];
         let mut lookups = Vec::new();
         while met.len() < self.inputs.len() {
@@ -156,13 +162,13 @@ impl Tree {
             met.push(input);
             lookups.push(super::ir::Lookup { input, on });
         }
-        let at = |place: &Place| row.iter().position(|p| p == place);
+        let at = |place: &InputColumn| row.iter().position(|p| p == place);
         let output = self.columns.iter().map(at).collect::<Option<Vec<usize>>>()?;
         Some(DeltaPath { lookups, output })
     }
 
     /// By which columns a row of these meets an input.
-    fn keys(&self, row: &[Place], input: usize) -> JoinKeys {
+    fn keys(&self, row: &[InputColumn], input: usize) -> JoinKeys {
         let mut on = JoinKeys { left: Vec::new(), right: Vec::new(), nulls_equal: false };
         let mut own: Vec<usize> = self
             .equal

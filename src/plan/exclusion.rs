@@ -19,7 +19,7 @@ const NOTHING: [&str; 2] = ["no", "others"];
 
 /// What is known of the tokens within parentheses.
 #[derive(Default)]
-struct Level {
+struct ParenthesisLevel {
     /// Behind BY of PARTITION BY.
     partition: Option<usize>,
     /// Before ORDER, or the frame.
@@ -31,14 +31,14 @@ struct Level {
 pub fn tokens(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let is_space = |token: &TokenWithSpan| matches!(token.token, Token::Whitespace(_));
     let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
-    let mut levels = vec![Level::default()];
+    let mut levels = vec![ParenthesisLevel::default()];
     let mut at = 0;
     let mut after_partition = false;
     while let Some(token) = tokens.get(at) {
         let is_outermost = levels.len() == 1;
         let Some(level) = levels.last_mut() else { break };
         match &token.token {
-            Token::LParen => levels.push(Level::default()),
+            Token::LParen => levels.push(ParenthesisLevel::default()),
             Token::RParen if !is_outermost => drop(levels.pop()),
             Token::Word(word) if word.quote_style.is_none() => match word.keyword {
                 Keyword::ORDER if level.behind.is_none() => level.behind = Some(out.len()),
@@ -88,7 +88,7 @@ fn excluded(tokens: &[TokenWithSpan], from: usize) -> Option<(Option<&'static st
     None
 }
 
-fn insert(out: &mut Vec<TokenWithSpan>, level: &Level, marker: &str, span: Span) {
+fn insert(out: &mut Vec<TokenWithSpan>, level: &ParenthesisLevel, marker: &str, span: Span) {
     let token = |token| TokenWithSpan { token, span };
     let word = |text| token(Token::make_word(text, None));
     // In parentheses, since the planner leaves plain constants out.

@@ -60,11 +60,11 @@ fn is_joined(plan: &LogicalPlan) -> bool {
 /// What is joined, and on which conditions.
 #[derive(Default)]
 struct JoinParts {
-    relations: Vec<Relation>,
+    relations: Vec<JoinedRelation>,
     conditions: Vec<Expr>,
 }
 
-struct Relation {
+struct JoinedRelation {
     plan: LogicalPlan,
     /// How much its own conditions are likely to leave out.
     narrowness: usize,
@@ -89,7 +89,7 @@ impl JoinParts {
             }
             other => {
                 let narrowness = narrowness_of(other);
-                self.relations.push(Relation { plan: other.clone(), narrowness });
+                self.relations.push(JoinedRelation { plan: other.clone(), narrowness });
             }
         }
     }
@@ -163,7 +163,7 @@ impl JoinParts {
 }
 
 /// Of relations, the first of those with the highest narrowness; the first of all if there is none.
-fn narrowest<'a>(relations: impl Iterator<Item = (usize, &'a Relation)>) -> usize {
+fn narrowest<'a>(relations: impl Iterator<Item = (usize, &'a JoinedRelation)>) -> usize {
     let ranked = relations.map(|(index, r)| (r.narrowness, std::cmp::Reverse(index)));
     ranked.max().map_or(0, |(_, std::cmp::Reverse(index))| index)
 }

@@ -21,7 +21,7 @@ use super::sugar::{call, skeleton};
 
 /// The query with rows compared column by column, and other rows as structs.
 pub fn by_column(mut query: Query) -> Result<Query> {
-    let mut walk = Walk { error: None };
+    let mut walk = RowValueWalk { error: None };
     let _ = VisitMut::visit(&mut query, &mut walk);
     if let Some(error) = walk.error {
         return Err(error);
@@ -53,11 +53,11 @@ fn as_struct(items: Vec<Expr>) -> Result<Expr> {
     call("named_struct", members.collect())
 }
 
-struct Walk {
+struct RowValueWalk {
     error: Option<DataFusionError>,
 }
 
-impl VisitorMut for Walk {
+impl VisitorMut for RowValueWalk {
     type Break = ();
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
@@ -72,7 +72,7 @@ impl VisitorMut for Walk {
     }
 }
 
-impl Walk {
+impl RowValueWalk {
     fn note(&mut self, result: Result<()>) -> ControlFlow<()> {
         match result {
             Ok(()) => ControlFlow::Continue(()),

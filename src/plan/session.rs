@@ -18,21 +18,21 @@ const NANOSECONDS_PER_DAY: i64 = 86_400_000_000_000;
 
 /// The beginning of the session that a row is in: the time of its first row.
 pub fn session_start(time: Expr, gap: Expr) -> Expr {
-    call(Bound::Start, time, gap)
+    call(SessionBound::Start, time, gap)
 }
 
 /// The end of the session that a row is in: the time of its last row and the gap.
 pub fn session_end(time: Expr, gap: Expr) -> Expr {
-    call(Bound::End, time, gap)
+    call(SessionBound::End, time, gap)
 }
 
-fn call(bound: Bound, time: Expr, gap: Expr) -> Expr {
+fn call(bound: SessionBound, time: Expr, gap: Expr) -> Expr {
     let signature = Signature::any(2, Volatility::Immutable);
     WindowUDF::new_from_impl(Session { bound, signature }).call(vec![time, gap])
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Bound {
+enum SessionBound {
     Start,
     End,
 }
@@ -40,15 +40,15 @@ enum Bound {
 /// Over rows in the order of their times.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Session {
-    bound: Bound,
+    bound: SessionBound,
     signature: Signature,
 }
 
 impl WindowUDFImpl for Session {
     fn name(&self) -> &str {
         match self.bound {
-            Bound::Start => "session_start",
-            Bound::End => "session_end",
+            SessionBound::Start => "session_start",
+            SessionBound::End => "session_end",
         }
     }
 
@@ -76,7 +76,7 @@ impl WindowUDFImpl for Session {
 
 #[derive(Debug)]
 struct Evaluator {
-    bound: Bound,
+    bound: SessionBound,
 }
 
 impl PartitionEvaluator for Evaluator {
@@ -99,8 +99,8 @@ impl PartitionEvaluator for Evaluator {
                 continue;
             }
             let bound = match self.bound {
-                Bound::Start => times.value(first),
-                Bound::End => times.value(row) + gap,
+                SessionBound::Start => times.value(first),
+                SessionBound::End => times.value(row) + gap,
             };
             bounds[first..=row].fill(bound);
             first = row + 1;

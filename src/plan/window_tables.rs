@@ -49,7 +49,7 @@ impl RelationPlanner for WindowTablePlanner {
             other => return Ok(RelationPlanning::Original(Box::new(other))),
         };
         let Some(kind) = kind_of(&name) else { return plan_err!("{name} is no window") };
-        let windows = Windows::parse(kind, args, context)?;
+        let windows = WindowTableCall::parse(kind, args, context)?;
         let plan = windows.plan()?;
         let alias = alias.or(Some(windows.alias));
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
@@ -88,7 +88,7 @@ pub fn table_of(relation: &TableFactor) -> Option<&Ident> {
 }
 
 /// A call, taken apart.
-struct Windows {
+struct WindowTableCall {
     kind: WindowTableKind,
     input: LogicalPlan,
     time: Expr,
@@ -99,7 +99,7 @@ struct Windows {
     alias: TableAlias,
 }
 
-impl Windows {
+impl WindowTableCall {
     fn parse(
         kind: WindowTableKind,
         args: Vec<FunctionArg>,
@@ -152,7 +152,7 @@ impl Windows {
         let name = context.normalize_ident(table);
         let alias =
             TableAlias { explicit: true, name: Ident::new(name), columns: Vec::new(), at: None };
-        Ok(Windows { kind, input, time, time_type, intervals, keys, alias })
+        Ok(WindowTableCall { kind, input, time, time_type, intervals, keys, alias })
     }
 
     fn plan(&self) -> Result<LogicalPlan> {

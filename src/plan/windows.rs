@@ -87,7 +87,7 @@ impl VisitorMut for NamedWindows<'_> {
         if let Some(error) = in_body(&mut query.body, self.is_aggregate) {
             return ControlFlow::Break(error);
         }
-        query.visit(&mut Calls { windows, is_aggregate: self.is_aggregate })
+        query.visit(&mut WindowCallVisitor { windows, is_aggregate: self.is_aggregate })
     }
 }
 
@@ -100,7 +100,9 @@ fn in_body(body: &mut SetExpr, is_aggregate: &dyn Fn(&str) -> bool) -> Option<Da
                 Ok(windows) => windows,
                 Err(error) => return Some(error),
             };
-            if let ControlFlow::Break(error) = select.visit(&mut Calls { windows, is_aggregate }) {
+            if let ControlFlow::Break(error) =
+                select.visit(&mut WindowCallVisitor { windows, is_aggregate })
+            {
                 return Some(error);
             }
         }
@@ -112,10 +114,10 @@ fn in_body(body: &mut SetExpr, is_aggregate: &dyn Fn(&str) -> bool) -> Option<Da
 }
 
 /// Windows and what they are, in the order of their definition.
-type Windows = Vec<(String, WindowSpec)>;
+type WindowSpecs = Vec<(String, WindowSpec)>;
 
-fn take_windows(select: &mut Select) -> Result<Windows> {
-    let mut windows: Windows = Vec::new();
+fn take_windows(select: &mut Select) -> Result<WindowSpecs> {
+    let mut windows: WindowSpecs = Vec::new();
     for definition in std::mem::take(&mut select.named_window) {
         let (name, expr) = (definition.0, definition.1);
         let spec = match expr {
@@ -131,7 +133,7 @@ fn take_windows(select: &mut Select) -> Result<Windows> {
     Ok(windows)
 }
 
-fn find<'a>(windows: &'a Windows, name: &Ident) -> Result<&'a WindowSpec> {
+fn find<'a>(windows: &'a WindowSpecs, name: &Ident) -> Result<&'a WindowSpec> {
     let folded = fold(name);
     let found = windows.iter().find(|(known, _)| *known == folded);
     found
@@ -140,7 +142,7 @@ fn find<'a>(windows: &'a Windows, name: &Ident) -> Result<&'a WindowSpec> {
 }
 
 /// A window with what it takes over of the window that it names.
-fn copied(windows: &Windows, mut spec: WindowSpec) -> Result<WindowSpec> {
+fn copied(windows: &WindowSpecs, mut spec: WindowSpec) -> Result<WindowSpec> {
     let Some(name) = spec.window_name.take() else { return Ok(spec) };
     let exclusion = exclusion::take(&mut spec.partition_by);
     let base = find(windows, &name)?;
@@ -170,12 +172,12 @@ fn refusal(at: tokenizer::Span, message: String) -> DataFusionError {
     plan_datafusion_err!("{message}"; diagnostic = diagnostic)
 }
 
-struct Calls<'a> {
-    windows: Windows,
+struct WindowCallVisitor<'a> {
+    windows: WindowSpecs,
     is_aggregate: &'a dyn Fn(&str) -> bool,
 }
 
-impl VisitorMut for Calls<'_> {
+impl VisitorMut for WindowCallVisitor<'_> {
     type Break = DataFusionError;
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<DataFusionError> {
@@ -187,7 +189,7 @@ impl VisitorMut for Calls<'_> {
     }
 }
 
-impl Calls<'_> {
+impl WindowCallVisitor<'_> {
     fn call(&self, function: &mut Function) -> Result<()> {
         let spec = match function.over.take() {
             None => return Ok(()),
@@ -233,7 +235,7 @@ fn never(value: Expr) -> Expr {
 
 /// Where a bound of a frame lies.
 #[derive(Clone, Debug)]
-enum Bound {
+enum FrameBound {
     FirstRow,
     Before(Offset),
     CurrentRow,
@@ -256,18 +258,18 @@ fn with_frame(mut spec: WindowSpec, at: tokenizer::Span) -> Result<(WindowSpec, 
     let start = bound(&frame.start_bound, true, at)?;
     let end = match &frame.end_bound {
         Some(end) => bound(end, false, at)?,
-        None => Bound::CurrentRow,
+        None => FrameBound::CurrentRow,
     };
     match (&start, &end) {
-        (Bound::LastRow, _) => return refuse("frame start cannot be UNBOUNDED FOLLOWING"),
-        (_, Bound::FirstRow) => return refuse("frame end cannot be UNBOUNDED PRECEDING"),
-        (Bound::CurrentRow, Bound::Before(_)) => {
+        (FrameBound::LastRow, _) => return refuse("frame start cannot be UNBOUNDED FOLLOWING"),
+        (_, FrameBound::FirstRow) => return refuse("frame end cannot be UNBOUNDED PRECEDING"),
+        (FrameBound::CurrentRow, FrameBound::Before(_)) => {
             return refuse("frame starting from current row cannot have preceding rows");
         }
-        (Bound::After(_), Bound::CurrentRow) if frame.end_bound.is_none() => {
+        (FrameBound::After(_), FrameBound::CurrentRow) if frame.end_bound.is_none() => {
             return refuse("frame starting from following row cannot end with current row");
         }
-        (Bound::After(_), Bound::Before(_) | Bound::CurrentRow) => {
+        (FrameBound::After(_), FrameBound::Before(_) | FrameBound::CurrentRow) => {
             return refuse("frame starting from following row cannot have preceding rows");
         }
         _ => {}
@@ -275,7 +277,8 @@ fn with_frame(mut spec: WindowSpec, at: tokenizer::Span) -> Result<(WindowSpec, 
     if frame.units == WindowFrameUnits::Groups && spec.order_by.is_empty() {
         return refuse("GROUPS mode requires an ORDER BY clause");
     }
-    let has_offset = |bound: &Bound| matches!(bound, Bound::Before(_) | Bound::After(_));
+    let has_offset =
+        |bound: &FrameBound| matches!(bound, FrameBound::Before(_) | FrameBound::After(_));
     if frame.units == WindowFrameUnits::Range
         && (has_offset(&start) || has_offset(&end))
         && spec.order_by.len() != 1
@@ -285,8 +288,8 @@ fn with_frame(mut spec: WindowSpec, at: tokenizer::Span) -> Result<(WindowSpec, 
         );
     }
     let is_empty = match (&start, &end) {
-        (Bound::Before(start), Bound::Before(end)) => is_less(start, end, at)?,
-        (Bound::After(start), Bound::After(end)) => is_less(end, start, at)?,
+        (FrameBound::Before(start), FrameBound::Before(end)) => is_less(start, end, at)?,
+        (FrameBound::After(start), FrameBound::After(end)) => is_less(end, start, at)?,
         _ => false,
     };
     if !is_empty {
@@ -297,26 +300,26 @@ fn with_frame(mut spec: WindowSpec, at: tokenizer::Span) -> Result<(WindowSpec, 
     Ok((spec, is_empty))
 }
 
-fn written(bound: Bound) -> WindowFrameBound {
+fn written(bound: FrameBound) -> WindowFrameBound {
     let expr = |offset| match offset {
         Offset::Number(_, expr) | Offset::Interval(_, expr) => Some(Box::new(expr)),
     };
     match bound {
-        Bound::FirstRow => WindowFrameBound::Preceding(None),
-        Bound::Before(offset) => WindowFrameBound::Preceding(expr(offset)),
-        Bound::CurrentRow => WindowFrameBound::CurrentRow,
-        Bound::After(offset) => WindowFrameBound::Following(expr(offset)),
-        Bound::LastRow => WindowFrameBound::Following(None),
+        FrameBound::FirstRow => WindowFrameBound::Preceding(None),
+        FrameBound::Before(offset) => WindowFrameBound::Preceding(expr(offset)),
+        FrameBound::CurrentRow => WindowFrameBound::CurrentRow,
+        FrameBound::After(offset) => WindowFrameBound::Following(expr(offset)),
+        FrameBound::LastRow => WindowFrameBound::Following(None),
     }
 }
 
-fn bound(bound: &WindowFrameBound, starts: bool, at: tokenizer::Span) -> Result<Bound> {
+fn bound(bound: &WindowFrameBound, starts: bool, at: tokenizer::Span) -> Result<FrameBound> {
     Ok(match bound {
-        WindowFrameBound::CurrentRow => Bound::CurrentRow,
-        WindowFrameBound::Preceding(None) => Bound::FirstRow,
-        WindowFrameBound::Following(None) => Bound::LastRow,
-        WindowFrameBound::Preceding(Some(expr)) => Bound::Before(offset(expr, starts, at)?),
-        WindowFrameBound::Following(Some(expr)) => Bound::After(offset(expr, starts, at)?),
+        WindowFrameBound::CurrentRow => FrameBound::CurrentRow,
+        WindowFrameBound::Preceding(None) => FrameBound::FirstRow,
+        WindowFrameBound::Following(None) => FrameBound::LastRow,
+        WindowFrameBound::Preceding(Some(expr)) => FrameBound::Before(offset(expr, starts, at)?),
+        WindowFrameBound::Following(Some(expr)) => FrameBound::After(offset(expr, starts, at)?),
     })
 }
 

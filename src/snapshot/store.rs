@@ -85,10 +85,10 @@ pub struct WrittenSnapshot {
 pub struct SnapshotStore {
     files: Arc<dyn Files>,
     log: String,
-    state: Mutex<StoreState>,
+    state: Mutex<SnapshotStoreState>,
 }
 
-struct StoreState {
+struct SnapshotStoreState {
     /// The manifests, the newest first, with their numbers.
     manifests: Vec<(u64, Manifest)>,
     /// Where runs are, by their numbers in this process.
@@ -124,7 +124,7 @@ impl SnapshotStore {
         }
         let all = names.iter().filter_map(|name| file_number(name)).chain(numbers);
         let next = all.max().map_or(1, |last| last + 1);
-        let state = Mutex::new(StoreState { manifests, places: HashMap::new(), next });
+        let state = Mutex::new(SnapshotStoreState { manifests, places: HashMap::new(), next });
         let store = SnapshotStore { files, log: log.to_string(), state };
         // What another version has written it may read again, as long as this one publishes nothing.
         if unusable.is_empty() {
@@ -133,7 +133,7 @@ impl SnapshotStore {
         Ok((store, unusable))
     }
 
-    fn lock(&self) -> MutexGuard<'_, StoreState> {
+    fn lock(&self) -> MutexGuard<'_, SnapshotStoreState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -342,7 +342,7 @@ impl SnapshotStore {
     }
 }
 
-impl StoreState {
+impl SnapshotStoreState {
     /// Where the runs of these views are, but for those in files that are to be written anew, since too
     /// little of them is in use.
     fn known(&self, snapshots: &[ViewSnapshot]) -> HashMap<u64, FilePart> {

@@ -143,7 +143,7 @@ impl KeySet {
 }
 
 /// Where keys come from.
-enum Place {
+enum KeyLocation {
     File(PathBuf),
     Url { url: String, client: reqwest::Client },
 }
@@ -151,7 +151,7 @@ enum Place {
 /// The keys of an issuer, as they were last read.
 pub struct KeySource {
     issuer: String,
-    place: Place,
+    place: KeyLocation,
     interval: Duration,
     alarms: Alarms,
     state: Mutex<KeyState>,
@@ -171,12 +171,12 @@ struct KeyState {
 impl KeySource {
     pub fn new(config: &IssuerConfig, alarms: Alarms) -> Result<Self, KeysError> {
         let place = match config.keys_are_remote() {
-            false => Place::File(config.keys.clone().into()),
-            true => Place::Url { url: config.keys.clone(), client: client(config)? },
+            false => KeyLocation::File(config.keys.clone().into()),
+            true => KeyLocation::Url { url: config.keys.clone(), client: client(config)? },
         };
         let interval = match &place {
-            Place::File(_) => FILE_INTERVAL,
-            Place::Url { .. } => Duration::from_secs(config.refresh_s),
+            KeyLocation::File(_) => FILE_INTERVAL,
+            KeyLocation::Url { .. } => Duration::from_secs(config.refresh_s),
         };
         let state =
             KeyState { keys: None, next_unknown: Instant::now(), unknown_pause: UNKNOWN_PAUSE_MIN };
@@ -265,13 +265,13 @@ impl KeySource {
 
     async fn read(&self) -> Result<KeySet, KeysError> {
         match &self.place {
-            Place::File(path) => {
+            KeyLocation::File(path) => {
                 let bytes = tokio::fs::read(path).await;
                 let bytes =
                     bytes.map_err(|source| KeysError::File { path: path.clone(), source })?;
                 KeySet::parse(&bytes, &path.display().to_string())
             }
-            Place::Url { url, client } => {
+            KeyLocation::Url { url, client } => {
                 let failed = |reason: String| KeysError::Fetch { url: url.clone(), reason };
                 let bytes = fetch(client, url).await.map_err(failed)?;
                 KeySet::parse(&bytes, url)

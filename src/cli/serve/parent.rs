@@ -63,7 +63,7 @@ pub async fn serve(begun: Begun, alarms: Alarms) -> u8 {
         socket: socket.path.clone(),
         memory_end: None,
     };
-    let mut sides = Sides::new(start, listener, alarms);
+    let mut sides = SideProcesses::new(start, listener, alarms);
     let mut serving = None;
     let mut interval = tokio::time::interval(WATCH_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -126,9 +126,9 @@ fn memory_there_is() -> Option<u64> {
 }
 
 /// Both sides.
-struct Sides {
-    write: Side,
-    read: Side,
+struct SideProcesses {
+    write: SideProcess,
+    read: SideProcess,
     listener: tokio::net::TcpListener,
     start: SideStart,
     alarms: Alarms,
@@ -138,16 +138,25 @@ struct Sides {
     memory_max: u64,
 }
 
-impl Sides {
+impl SideProcesses {
     fn new(start: SideStart, listener: tokio::net::TcpListener, alarms: Alarms) -> Self {
-        let write = Side::new("write side", write::COMMAND, Part::Server);
-        let read = Side::new("read side", read::COMMAND, Part::ReadSide);
+        let write = SideProcess::new("write side", write::COMMAND, Part::Server);
+        let read = SideProcess::new("read side", read::COMMAND, Part::ReadSide);
         let now = Instant::now();
         // Over its budget the read side has means of its own: views wait, and are set aside.
         let budget = start.settings.memory;
         let memory_max =
             memory_there_is().map_or(u64::MAX, |total| (budget / 2 + total / 2).max(budget));
-        Sides { write, read, listener, start, alarms, watched: now, measured: now, memory_max }
+        SideProcesses {
+            write,
+            read,
+            listener,
+            start,
+            alarms,
+            watched: now,
+            measured: now,
+            memory_max,
+        }
     }
 
     /// True while both sides serve.
@@ -193,7 +202,7 @@ impl Sides {
 }
 
 /// A side, whether it runs or not.
-struct Side {
+struct SideProcess {
     name: &'static str,
     command: &'static str,
     /// The part that alarms about this side name.
@@ -229,14 +238,14 @@ struct RunningSide {
     failed: Option<String>,
 }
 
-impl Side {
+impl SideProcess {
     fn new(name: &'static str, command: &'static str, part: Part) -> Self {
         let (due, pause) = (Instant::now(), Duration::ZERO);
         let silence = match part {
             Part::ReadSide => "silent read side",
             _ => "silent write side",
         };
-        Side {
+        SideProcess {
             name,
             command,
             part,

@@ -27,7 +27,7 @@ pub async fn serve(start: SideStart, parent: Parent) -> u8 {
         // No view has begun yet.
         () = parent.stopped() => return DONE,
     };
-    let Prepared { link, history, read } = match prepared {
+    let PreparedReadSide { link, history, read } = match prepared {
         Ok(prepared) => prepared,
         Err(code) => return code,
     };
@@ -53,7 +53,7 @@ pub async fn serve(start: SideStart, parent: Parent) -> u8 {
 }
 
 /// A read side that may begin.
-struct Prepared {
+struct PreparedReadSide {
     link: ReadSideServer,
     /// The log's name.
     history: String,
@@ -61,7 +61,7 @@ struct Prepared {
 }
 
 /// Waits for the write side, and plans the query files; else the code to end with.
-async fn prepare(start: SideStart, tasks: &Tasks) -> Result<Prepared, u8> {
+async fn prepare(start: SideStart, tasks: &Tasks) -> Result<PreparedReadSide, u8> {
     let SideStart { settings, clickhouse, socket, memory_end, .. } = start;
     let link = ReadSideServer::listen(&socket, tasks.alarms().clone()).map_err(|error| {
         eprintln!("error: {}: {error}", socket.display());
@@ -80,5 +80,5 @@ async fn prepare(start: SideStart, tasks: &Tasks) -> Result<Prepared, u8> {
         report(&error);
         ENVIRONMENT
     })?;
-    Ok(Prepared { link, history, read })
+    Ok(PreparedReadSide { link, history, read })
 }

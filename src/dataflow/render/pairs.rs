@@ -44,7 +44,7 @@ const END_FOR_NOW: i64 = 1 << 20;
 pub type RowRange = (u32, u32);
 
 /// A pair of rows with one key; when; and how often.
-struct Pair<T> {
+struct JoinedPair<T> {
     key: RowRange,
     left: RowRange,
     right: RowRange,
@@ -56,7 +56,7 @@ struct Pair<T> {
 /// slice count as more records than it takes at a time.
 pub struct JoinedPairs<T> {
     bytes: Vec<u8>,
-    pairs: Vec<Pair<T>>,
+    pairs: Vec<JoinedPair<T>>,
     work: i64,
 }
 
@@ -100,7 +100,7 @@ impl<T> JoinedPairs<T> {
         time: T,
         diff: Multiplicity,
     ) {
-        self.pairs.push(Pair { key, left, right, time, diff });
+        self.pairs.push(JoinedPair { key, left, right, time, diff });
         self.work += 1;
     }
 
@@ -129,7 +129,7 @@ impl<T> Accountable for JoinedPairs<T> {
 /// Some of the pairs that are on their way.
 pub struct PairsAt<'a, T> {
     bytes: &'a [u8],
-    pairs: &'a [Pair<T>],
+    pairs: &'a [JoinedPair<T>],
 }
 
 impl<'a, T> PairsAt<'a, T> {

@@ -90,12 +90,12 @@ impl<'scope> Renderer<'scope, '_> {
                     }
                     let Some((at, work)) = &mut current else { break };
                     match search.step(work, &slice, &guard, &operator) {
-                        Ok(Step::Made(deltas)) => {
+                        Ok(TickStep::Made(deltas)) => {
                             slice.made(deltas.iter().map(Delta::len).sum());
                             output.session(&*at).give_iterator(deltas.into_iter());
                         }
-                        Ok(Step::Waits) => waits = true,
-                        Ok(Step::Done) => {
+                        Ok(TickStep::Waits) => waits = true,
+                        Ok(TickStep::Done) => {
                             current = None;
                             search.inputs.iter_mut().for_each(OrderedInput::passed);
                         }
@@ -193,7 +193,7 @@ fn by_key<const INPUTS: usize>(mut changes: Vec<RowChange>) -> Vec<(Key, [Vec<He
 }
 
 /// How far a tick's work has come.
-enum Step {
+enum TickStep {
     /// This came of it, and there may be more.
     Made(Vec<Delta>),
     /// The operator is called again when work elsewhere is done.
@@ -228,27 +228,27 @@ impl<L: PartitionLogic<INPUTS>, const INPUTS: usize> PartitionSearch<L, INPUTS> 
         slice: &Slice,
         guard: &Guard,
         operator: &SyncActivator,
-    ) -> io::Result<Step> {
+    ) -> io::Result<TickStep> {
         if let Some(elsewhere) = &mut work.elsewhere {
-            let Some(changes) = elsewhere.poll() else { return Ok(Step::Waits) };
+            let Some(changes) = elsewhere.poll() else { return Ok(TickStep::Waits) };
             work.elsewhere = None;
-            return Ok(Step::Made(self.settle(work.tick, changes)));
+            return Ok(TickStep::Made(self.settle(work.tick, changes)));
         }
         if !self.gather(work, slice) {
-            return Ok(Step::Made(Vec::new()));
+            return Ok(TickStep::Made(Vec::new()));
         }
         if work.part.is_empty() {
-            return Ok(Step::Done);
+            return Ok(TickStep::Done);
         }
         let (tick, part) = (work.tick, std::mem::take(&mut work.part));
         if std::mem::take(&mut work.rows) < ROWS_ELSEWHERE {
             let changes = self.logic.change(tick, part, &|| false);
-            return Ok(Step::Made(self.settle(tick, changes)));
+            return Ok(TickStep::Made(self.settle(tick, changes)));
         }
         let (logic, stop) = (Arc::clone(&self.logic), guard.stop_elsewhere());
         let run = move || logic.change(tick, part, &stop);
         work.elsewhere = Some(Elsewhere::begin(operator.clone(), run)?);
-        Ok(Step::Waits)
+        Ok(TickStep::Waits)
     }
 
     /// Finds the partitions that are computed together next, for a slice; true when it has them.

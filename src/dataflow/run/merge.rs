@@ -23,8 +23,8 @@ impl<D: PackedDifference> SpineBatch for Run<D> {
 
 /// Two runs that are being merged.
 pub struct RunMerger<D> {
-    one: Source<D>,
-    two: Source<D>,
+    one: MergeInput<D>,
+    two: MergeInput<D>,
     out: RunWriter<D>,
     /// Which of the runs have the key whose values are being merged.
     key: Option<Ordering>,
@@ -32,13 +32,13 @@ pub struct RunMerger<D> {
 }
 
 /// One of the runs.
-struct Source<D> {
+struct MergeInput<D> {
     cursor: RunCursor<D>,
     /// What is at its base is at that of the result, too: it can be copied as it is written.
     keeps_base: bool,
 }
 
-impl<D: PackedDifference> Source<D> {
+impl<D: PackedDifference> MergeInput<D> {
     /// Copies all of the key that the cursor is at and passes it; returns how many updates it had.
     /// `None` where it has to be copied value by value.
     #[inline]
@@ -162,7 +162,7 @@ impl<D: PackedDifference> Merger<Run<D>> for RunMerger<D> {
         // Most updates of a run are at its base: those of the larger one can be copied.
         let larger = if one.updates < two.updates { two } else { one };
         let base = larger.base.max(since);
-        let source = |run: &Run<D>| Source {
+        let source = |run: &Run<D>| MergeInput {
             cursor: RunCursor::new(run),
             keeps_base: run.base.max(since) == base,
         };

@@ -13,9 +13,9 @@ use crate::model::row::Row;
 /// The updates of a run, in its order.
 type Content = BTreeMap<(Key, Vec<u8>, Tick), i64>;
 
-struct Random(u64);
+struct TestRandom(u64);
 
-impl Random {
+impl TestRandom {
     fn below(&mut self, end: u64) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -24,7 +24,7 @@ impl Random {
 }
 
 /// Updates of which some have long values, and some keys many.
-fn content(random: &mut Random, updates: u64, keys: u64, long: bool) -> Content {
+fn content(random: &mut TestRandom, updates: u64, keys: u64, long: bool) -> Content {
     let mut content = Content::new();
     for _ in 0..updates {
         let key = random.below(keys);
@@ -98,7 +98,7 @@ fn merged(
 #[test]
 fn runs_in_files_are_what_they_would_be_in_memory() {
     let directory = tempfile::tempdir().unwrap();
-    let mut random = Random(11);
+    let mut random = TestRandom(11);
     for (updates, keys) in [(3, 1), (20_000, 50), (60_000, 40_000)] {
         let contents = [true, false].map(|long| content(&mut random, updates, keys, long));
         let in_memory = contents.each_ref().map(|content| run(content).unwrap());
@@ -123,7 +123,7 @@ fn runs_in_files_are_what_they_would_be_in_memory() {
 
 #[test]
 fn a_run_has_what_it_was_made_of() {
-    let mut random = Random(7);
+    let mut random = TestRandom(7);
     for (updates, keys) in [(1, 1), (3, 1), (200, 5), (5_000, 3), (5_000, 4_000), (20_000, 50)] {
         for long in [false, true] {
             let content = content(&mut random, updates, keys, long);
@@ -137,7 +137,7 @@ fn a_run_has_what_it_was_made_of() {
 
 #[test]
 fn runs_side_by_side_are_read_as_one() {
-    let mut random = Random(11);
+    let mut random = TestRandom(11);
     let parts: Vec<Content> =
         (0..5).map(|n| content(&mut random, 1 + n * 900, 300, true)).collect();
     let mut all = Content::new();
@@ -152,7 +152,7 @@ fn runs_side_by_side_are_read_as_one() {
 
 #[test]
 fn merged_runs_have_the_sums_of_both_however_the_merge_is_suspended() {
-    let mut random = Random(13);
+    let mut random = TestRandom(13);
     for (updates, keys) in [(1, 1), (50, 5), (4_000, 2), (4_000, 3_000)] {
         for fuel in [1, 100, isize::MAX] {
             let one = content(&mut random, updates, keys, true);
@@ -177,7 +177,7 @@ fn merged_runs_have_the_sums_of_both_however_the_merge_is_suspended() {
 /// What a merge has copied is copied again by the next one.
 #[test]
 fn runs_that_are_merged_one_after_the_other_have_the_sums_of_all() {
-    let mut random = Random(29);
+    let mut random = TestRandom(29);
     for (updates, keys) in [(10, 3), (900, 2), (900, 100_000), (3_000, 400)] {
         let (mut all, mut run_of_all) = (Content::new(), None::<Rc<Run<Multiplicity>>>);
         for since in [0, 1_000_000, 1_000_002, 1_000_003, 1_000_003, 1_000_009] {
@@ -202,7 +202,7 @@ fn runs_that_are_merged_one_after_the_other_have_the_sums_of_all() {
 /// comes, which is a panic.
 #[test]
 fn a_merge_takes_fuel_for_its_updates_and_no_more() {
-    let mut random = Random(23);
+    let mut random = TestRandom(23);
     for keys in [1, 40, 100_000] {
         let (one, two) =
             (content(&mut random, 3_000, keys, true), content(&mut random, 900, keys, true));
@@ -216,14 +216,14 @@ fn a_merge_takes_fuel_for_its_updates_and_no_more() {
 
 #[test]
 fn merging_what_cancels_out_leaves_nothing() {
-    let one = content(&mut Random(17), 500, 20, true);
+    let one = content(&mut TestRandom(17), 500, 20, true);
     let two = one.iter().map(|(at, diff)| (at.clone(), -diff)).collect();
     assert!(merged(&run(&one).unwrap(), &run(&two).unwrap(), 2_000_000, 10).is_none());
 }
 
 #[test]
 fn a_cursor_finds_every_key_and_what_follows_missing_ones() {
-    let mut random = Random(19);
+    let mut random = TestRandom(19);
     for (updates, keys) in [(1, 1), (900, 3), (6_000, 5_000)] {
         let parts: Vec<Content> =
             (0..3).map(|_| content(&mut random, updates, keys, true)).collect();

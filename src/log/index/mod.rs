@@ -95,7 +95,7 @@ struct IndexShared {
     /// Something has changed in `memory`.
     changed: Condvar,
     /// `None` for a log that is in memory itself.
-    store: Option<RwLock<StoreState>>,
+    store: Option<RwLock<IndexStoreState>>,
     directory: PathBuf,
     log_id: Uuid,
     request_life_ms: u64,
@@ -103,7 +103,7 @@ struct IndexShared {
 }
 
 /// The store, or why it could not be opened again after a failure.
-type StoreState = Result<Store, IndexError>;
+type IndexStoreState = Result<Store, IndexError>;
 
 /// The indexes of an open log. One thread applies commits, any may look up.
 pub struct Index {

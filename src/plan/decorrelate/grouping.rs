@@ -11,7 +11,7 @@ use datafusion_expr::{Aggregate, Expr, GroupingSet, LogicalPlan, lit};
 use super::apply::{Apply, Domain, project, union_of};
 
 /// What a column is called.
-type Named = (Option<TableReference>, String);
+type ColumnName = (Option<TableReference>, String);
 
 impl Apply<'_> {
     /// An aggregate over grouping sets, for each value of the domain.
@@ -97,7 +97,7 @@ impl Apply<'_> {
 }
 
 /// The aggregate's columns, without the one in which it tells its sets apart.
-fn own_columns(aggregate: &Aggregate) -> impl Iterator<Item = (usize, Named)> {
+fn own_columns(aggregate: &Aggregate) -> impl Iterator<Item = (usize, ColumnName)> {
     let columns = aggregate.schema.iter().enumerate();
     columns
         .filter(|(_, (_, field))| field.name() != Aggregate::INTERNAL_GROUPING_ID)

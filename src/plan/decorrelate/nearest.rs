@@ -16,7 +16,7 @@ use super::{Decorrelation, has_subquery, keep, outer};
 use crate::plan::nearest::{Direction, Nearest};
 
 /// A LIMIT 1 that finds the nearest row, without what it refers to.
-struct Found {
+struct NearestLimit {
     /// The rows to search.
     rows: LogicalPlan,
     /// Outer columns, and what equals them.
@@ -32,7 +32,7 @@ struct Found {
 impl Apply<'_> {
     /// The first row of `source` for each value of the domain, if that is a nearest one.
     pub(super) fn nearest(&self, limit: &Limit, domain: &Domain) -> Result<Option<LogicalPlan>> {
-        let Some(found) = Found::of(limit)? else { return Ok(None) };
+        let Some(found) = NearestLimit::of(limit)? else { return Ok(None) };
         let bound = |expr| outer::bind(expr, &domain.renaming, &[]);
         let of = |column: &Column| domain.renaming.iter().find(|(from, _)| from == column);
         let on =
@@ -60,7 +60,7 @@ impl Decorrelation {
         let (Some((limit, shown)), true) = (limit_below(&join.right, shown)?, plain) else {
             return Ok(None);
         };
-        let Some(found) = Found::of(limit)? else { return Ok(None) };
+        let Some(found) = NearestLimit::of(limit)? else { return Ok(None) };
         // What is shown is computed before the search, of rows that may not be found.
         let before = shown.into_iter().map(|e| replaced(e, limit.input.schema(), &found.shown));
         let before = before.collect::<Result<Vec<Expr>>>()?;
@@ -128,8 +128,8 @@ fn replaced(expr: Expr, schema: &datafusion_common::DFSchema, below: &[Expr]) ->
     .data()
 }
 
-impl Found {
-    fn of(limit: &Limit) -> Result<Option<Found>> {
+impl NearestLimit {
+    fn of(limit: &Limit) -> Result<Option<NearestLimit>> {
         let (SkipType::Literal(0), FetchType::Literal(Some(1)), LogicalPlan::Sort(sort)) =
             (limit.get_skip_type()?, limit.get_fetch_type()?, limit.input.as_ref())
         else {
@@ -182,7 +182,7 @@ impl Found {
         let Some((outer_order, direction)) = matched else { return Ok(None) };
         // Ties go by the whole row, as the sub-query shows it.
         let whole = shown.iter().map(|e| e.clone().sort(true, true));
-        Ok(Some(Found {
+        Ok(Some(NearestLimit {
             rows: filtered(input.clone(), own)?,
             on,
             order: (outer_order, first.expr.clone()),

@@ -14,7 +14,7 @@ use super::outer::{self, subquery_of};
 use super::{Decorrelation, has_subquery, keep, null_safe_join};
 
 /// The inputs of a join while its conditions lose their sub-queries.
-struct Sides {
+struct JoinInputs {
     left: LogicalPlan,
     right: LogicalPlan,
 }
@@ -31,7 +31,7 @@ impl Decorrelation {
         let pairs = join.on.iter().map(|(l, r)| l.clone().eq(r.clone()));
         let filters = join.filter.clone().into_iter().flat_map(split_conjunction_owned);
         let conditions: Vec<Expr> = pairs.chain(filters).collect();
-        let mut sides = Sides {
+        let mut sides = JoinInputs {
             left: Arc::unwrap_or_clone(join.left),
             right: Arc::unwrap_or_clone(join.right),
         };
@@ -63,7 +63,7 @@ impl Decorrelation {
     }
 
     /// The condition with the values of sub-queries that refer to one side taken from that side.
-    fn without_subqueries(&self, sides: &mut Sides, condition: Expr) -> Result<Expr> {
+    fn without_subqueries(&self, sides: &mut JoinInputs, condition: Expr) -> Result<Expr> {
         let condition = condition.transform_up(|e| {
             if subquery_of(&e).is_none() {
                 return Ok(Transformed::no(e));

@@ -263,15 +263,15 @@ fn pairs(y: &ArrayRef, x: &ArrayRef) -> Result<ArrayRef> {
 /// The pair of two arguments, as one column.
 pub fn pair(y: Expr, x: Expr) -> Expr {
     let signature = Signature::any(2, Volatility::Immutable);
-    ScalarUDF::new_from_impl(Pair { signature }).call(vec![y, x])
+    ScalarUDF::new_from_impl(PairFunction { signature }).call(vec![y, x])
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Pair {
+struct PairFunction {
     signature: Signature,
 }
 
-impl ScalarUDFImpl for Pair {
+impl ScalarUDFImpl for PairFunction {
     fn name(&self) -> &str {
         "pair"
     }

@@ -17,21 +17,25 @@ use datafusion_expr::{
 
 use super::limits::check_elements;
 
-const KINDS: [(Kind, &str, &[&str]); 10] = [
-    (Kind::Remove, "array_remove", &["list_remove"]),
-    (Kind::Replace, "array_replace", &["list_replace"]),
-    (Kind::Positions, "array_positions", &["list_positions"]),
-    (Kind::Position, "array_position", &["list_position", "array_indexof", "list_indexof"]),
-    (Kind::Fill, "array_fill", &[]),
-    (Kind::Lower, "array_lower", &[]),
-    (Kind::Upper, "array_upper", &[]),
-    (Kind::Dims, "array_dims", &["list_dims"]),
-    (Kind::Trim, "trim_array", &[]),
-    (Kind::Subscripts, "generate_subscripts", &[]),
+const KINDS: [(ArrayFunctionKind, &str, &[&str]); 10] = [
+    (ArrayFunctionKind::Remove, "array_remove", &["list_remove"]),
+    (ArrayFunctionKind::Replace, "array_replace", &["list_replace"]),
+    (ArrayFunctionKind::Positions, "array_positions", &["list_positions"]),
+    (
+        ArrayFunctionKind::Position,
+        "array_position",
+        &["list_position", "array_indexof", "list_indexof"],
+    ),
+    (ArrayFunctionKind::Fill, "array_fill", &[]),
+    (ArrayFunctionKind::Lower, "array_lower", &[]),
+    (ArrayFunctionKind::Upper, "array_upper", &[]),
+    (ArrayFunctionKind::Dims, "array_dims", &["list_dims"]),
+    (ArrayFunctionKind::Trim, "trim_array", &[]),
+    (ArrayFunctionKind::Subscripts, "generate_subscripts", &[]),
 ];
 
 pub fn functions() -> Vec<Arc<ScalarUDF>> {
-    let function = |(kind, name, aliases): &(Kind, &'static str, &[&str])| {
+    let function = |(kind, name, aliases): &(ArrayFunctionKind, &'static str, &[&str])| {
         let aliases = aliases.iter().map(|alias| alias.to_string()).collect();
         let signature = Signature::user_defined(Volatility::Immutable);
         Arc::new(ScalarUDF::new_from_impl(ArrayFunction { kind: *kind, name, aliases, signature }))
@@ -40,7 +44,7 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kind {
+enum ArrayFunctionKind {
     Remove,
     Replace,
     Positions,
@@ -55,7 +59,7 @@ enum Kind {
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct ArrayFunction {
-    kind: Kind,
+    kind: ArrayFunctionKind,
     name: &'static str,
     aliases: Vec<String>,
     signature: Signature,
@@ -94,7 +98,7 @@ impl ScalarUDFImpl for ArrayFunction {
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         let is_int = |t: &DataType| t.is_integer() || t.is_null();
-        if self.kind == Kind::Fill {
+        if self.kind == ArrayFunctionKind::Fill {
             return match types {
                 [item, dims] | [item, dims, _] if !item.is_nested() && !item.is_null() => {
                     let is_ints = |t: &DataType| item_of(t).is_some_and(is_int);
@@ -110,18 +114,18 @@ impl ScalarUDFImpl for ArrayFunction {
         }
         let Some(item) = types.first().and_then(item_of) else { return self.refuse(types) };
         let elements = match self.kind {
-            Kind::Remove | Kind::Positions => 1,
-            Kind::Position => 1,
-            Kind::Replace => 2,
+            ArrayFunctionKind::Remove | ArrayFunctionKind::Positions => 1,
+            ArrayFunctionKind::Position => 1,
+            ArrayFunctionKind::Replace => 2,
             _ => 0,
         };
         let rest = &types[1..];
         let counts = match self.kind {
-            Kind::Remove | Kind::Positions => 1..=1,
-            Kind::Position => 1..=2,
-            Kind::Replace => 2..=2,
-            Kind::Dims => 0..=0,
-            Kind::Subscripts => 1..=2,
+            ArrayFunctionKind::Remove | ArrayFunctionKind::Positions => 1..=1,
+            ArrayFunctionKind::Position => 1..=2,
+            ArrayFunctionKind::Replace => 2..=2,
+            ArrayFunctionKind::Dims => 0..=0,
+            ArrayFunctionKind::Subscripts => 1..=2,
             _ => 1..=1,
         };
         if !counts.contains(&rest.len()) {
@@ -137,7 +141,7 @@ impl ScalarUDFImpl for ArrayFunction {
         let mut all = vec![list_of(common.clone())];
         all.extend(std::iter::repeat_n(common, elements));
         for (n, other) in rest.iter().enumerate().skip(elements) {
-            let flag = self.kind == Kind::Subscripts && n == 1;
+            let flag = self.kind == ArrayFunctionKind::Subscripts && n == 1;
             if if flag { *other != DataType::Boolean } else { !is_int(other) } {
                 return self.refuse(types);
             }
@@ -148,11 +152,17 @@ impl ScalarUDFImpl for ArrayFunction {
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         Ok(match self.kind {
-            Kind::Remove | Kind::Replace | Kind::Trim => types[0].clone(),
-            Kind::Positions | Kind::Subscripts => list_of(DataType::Int32),
-            Kind::Position | Kind::Lower | Kind::Upper => DataType::Int32,
-            Kind::Fill => list_of(types[0].clone()),
-            Kind::Dims => DataType::Utf8,
+            ArrayFunctionKind::Remove | ArrayFunctionKind::Replace | ArrayFunctionKind::Trim => {
+                types[0].clone()
+            }
+            ArrayFunctionKind::Positions | ArrayFunctionKind::Subscripts => {
+                list_of(DataType::Int32)
+            }
+            ArrayFunctionKind::Position | ArrayFunctionKind::Lower | ArrayFunctionKind::Upper => {
+                DataType::Int32
+            }
+            ArrayFunctionKind::Fill => list_of(types[0].clone()),
+            ArrayFunctionKind::Dims => DataType::Utf8,
         })
     }
 
@@ -160,20 +170,20 @@ impl ScalarUDFImpl for ArrayFunction {
         let rows = args.number_rows;
         let arrays: Vec<ArrayRef> =
             args.args.into_iter().map(|arg| arg.into_array(rows)).collect::<Result<_>>()?;
-        if self.kind == Kind::Fill {
+        if self.kind == ArrayFunctionKind::Fill {
             return Ok(ColumnarValue::Array(filled(&arrays)?));
         }
         let Some(lists) = arrays[0].as_list_opt::<i32>() else {
             return internal_err!("{} takes an array", self.name);
         };
         Ok(ColumnarValue::Array(match self.kind {
-            Kind::Remove => removed(lists, &arrays[1])?,
-            Kind::Replace => replaced(lists, &arrays[1], &arrays[2])?,
-            Kind::Trim => trimmed(lists, &arrays[1])?,
-            Kind::Positions => positions(lists, &arrays[1])?,
-            Kind::Position => position(lists, &arrays[1], arrays.get(2))?,
-            Kind::Subscripts => subscripts(lists, &arrays[1], arrays.get(2))?,
-            Kind::Dims => {
+            ArrayFunctionKind::Remove => removed(lists, &arrays[1])?,
+            ArrayFunctionKind::Replace => replaced(lists, &arrays[1], &arrays[2])?,
+            ArrayFunctionKind::Trim => trimmed(lists, &arrays[1])?,
+            ArrayFunctionKind::Positions => positions(lists, &arrays[1])?,
+            ArrayFunctionKind::Position => position(lists, &arrays[1], arrays.get(2))?,
+            ArrayFunctionKind::Subscripts => subscripts(lists, &arrays[1], arrays.get(2))?,
+            ArrayFunctionKind::Dims => {
                 let dims = |row: usize| match lists.is_valid(row) {
                     true if lists.value_length(row) > 0 => {
                         Some(format!("[1:{}]", lists.value_length(row)))
@@ -189,8 +199,13 @@ impl ScalarUDFImpl for ArrayFunction {
                         && lists.value_length(row) > 0
                         && dimensions.is_valid(row)
                         && dimensions.value(row) == 1;
-                    there
-                        .then(|| if self.kind == Kind::Lower { 1 } else { lists.value_length(row) })
+                    there.then(|| {
+                        if self.kind == ArrayFunctionKind::Lower {
+                            1
+                        } else {
+                            lists.value_length(row)
+                        }
+                    })
                 };
                 Arc::new((0..rows).map(bound).collect::<Int32Array>())
             }

@@ -261,17 +261,17 @@ pub fn lengths(intervals: &ArrayRef) -> Result<ArrayRef> {
 /// `greatest` and `least`, which of intervals compare their lengths.
 pub fn beside(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     match inner.name() {
-        "greatest" | "least" => Arc::new(ScalarUDF::new_from_impl(Extreme { inner })),
+        "greatest" | "least" => Arc::new(ScalarUDF::new_from_impl(GreatestOrLeast { inner })),
         _ => inner,
     }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Extreme {
+struct GreatestOrLeast {
     inner: Arc<ScalarUDF>,
 }
 
-impl ScalarUDFImpl for Extreme {
+impl ScalarUDFImpl for GreatestOrLeast {
     fn name(&self) -> &str {
         self.inner.name()
     }

@@ -26,22 +26,22 @@ use crate::model::schema::{SQL_TYPE_KEY, SqlField, SqlType};
 /// All JSON functions.
 pub fn functions() -> Vec<Arc<ScalarUDF>> {
     let kinds = [
-        Kind::Member,
-        Kind::MemberText,
-        Kind::Path,
-        Kind::PathText,
-        Kind::Elements,
-        Kind::ElementTexts,
-        Kind::Keys,
-        Kind::Each,
-        Kind::EachText,
-        Kind::ArrayLength,
-        Kind::TypeOf,
+        JsonFunctionKind::Member,
+        JsonFunctionKind::MemberText,
+        JsonFunctionKind::Path,
+        JsonFunctionKind::PathText,
+        JsonFunctionKind::Elements,
+        JsonFunctionKind::ElementTexts,
+        JsonFunctionKind::Keys,
+        JsonFunctionKind::Each,
+        JsonFunctionKind::EachText,
+        JsonFunctionKind::ArrayLength,
+        JsonFunctionKind::TypeOf,
     ];
     kinds.into_iter().map(function).collect()
 }
 
-fn function(kind: Kind) -> Arc<ScalarUDF> {
+fn function(kind: JsonFunctionKind) -> Arc<ScalarUDF> {
     let signature = Signature::any(kind.arguments(), Volatility::Immutable);
     let aliases = jsonb(kind.name());
     Arc::new(ScalarUDF::new_from_impl(JsonFunction { kind, signature, aliases }))
@@ -54,7 +54,7 @@ pub fn jsonb(name: &str) -> Vec<String> {
 
 /// The array of a JSON array's elements.
 pub fn elements(json: datafusion_expr::Expr) -> datafusion_expr::Expr {
-    function(Kind::Elements).call(vec![json])
+    function(JsonFunctionKind::Elements).call(vec![json])
 }
 
 /// `json_extract_path(json, 'a', 'b')` and `json_extract_path_text`: `#>` and `#>>` with the steps as arguments.
@@ -101,7 +101,7 @@ impl ScalarUDFImpl for ExtractPath {
     }
 
     fn return_field_from_args(&self, _: ReturnFieldArgs) -> Result<FieldRef> {
-        let kind = if self.as_text { Kind::PathText } else { Kind::Path };
+        let kind = if self.as_text { JsonFunctionKind::PathText } else { JsonFunctionKind::Path };
         Ok(Arc::new(kind.return_field()))
     }
 
@@ -163,10 +163,10 @@ impl ExprPlanner for JsonOperators {
         _schema: &DFSchema,
     ) -> Result<PlannerResult<RawBinaryExpr>> {
         let kind = match expr.op {
-            BinaryOperator::Arrow => Kind::Member,
-            BinaryOperator::LongArrow => Kind::MemberText,
-            BinaryOperator::HashArrow => Kind::Path,
-            BinaryOperator::HashLongArrow => Kind::PathText,
+            BinaryOperator::Arrow => JsonFunctionKind::Member,
+            BinaryOperator::LongArrow => JsonFunctionKind::MemberText,
+            BinaryOperator::HashArrow => JsonFunctionKind::Path,
+            BinaryOperator::HashLongArrow => JsonFunctionKind::PathText,
             _ => return Ok(PlannerResult::Original(expr)),
         };
         Ok(PlannerResult::Planned(function(kind).call(vec![expr.left, expr.right])))
@@ -174,7 +174,7 @@ impl ExprPlanner for JsonOperators {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kind {
+enum JsonFunctionKind {
     Member,
     MemberText,
     Path,
@@ -188,26 +188,29 @@ enum Kind {
     TypeOf,
 }
 
-impl Kind {
+impl JsonFunctionKind {
     fn name(self) -> &'static str {
         match self {
-            Kind::Member => "json_member",
-            Kind::MemberText => "json_member_text",
-            Kind::Path => "json_path",
-            Kind::PathText => "json_path_text",
-            Kind::Elements => "json_array_elements",
-            Kind::ElementTexts => "json_array_elements_text",
-            Kind::Keys => "json_object_keys",
-            Kind::Each => "json_each",
-            Kind::EachText => "json_each_text",
-            Kind::ArrayLength => "json_array_length",
-            Kind::TypeOf => "json_typeof",
+            JsonFunctionKind::Member => "json_member",
+            JsonFunctionKind::MemberText => "json_member_text",
+            JsonFunctionKind::Path => "json_path",
+            JsonFunctionKind::PathText => "json_path_text",
+            JsonFunctionKind::Elements => "json_array_elements",
+            JsonFunctionKind::ElementTexts => "json_array_elements_text",
+            JsonFunctionKind::Keys => "json_object_keys",
+            JsonFunctionKind::Each => "json_each",
+            JsonFunctionKind::EachText => "json_each_text",
+            JsonFunctionKind::ArrayLength => "json_array_length",
+            JsonFunctionKind::TypeOf => "json_typeof",
         }
     }
 
     fn arguments(self) -> usize {
         match self {
-            Kind::Member | Kind::MemberText | Kind::Path | Kind::PathText => 2,
+            JsonFunctionKind::Member
+            | JsonFunctionKind::MemberText
+            | JsonFunctionKind::Path
+            | JsonFunctionKind::PathText => 2,
             _ => 1,
         }
     }
@@ -215,19 +218,21 @@ impl Kind {
     fn return_field(self) -> Field {
         let json = |name: &str| SqlField::new(name, SqlType::Json, true).to_arrow();
         match self {
-            Kind::Member | Kind::Path => json(self.name()),
-            Kind::MemberText | Kind::PathText | Kind::TypeOf => {
-                Field::new(self.name(), DataType::Utf8, true)
+            JsonFunctionKind::Member | JsonFunctionKind::Path => json(self.name()),
+            JsonFunctionKind::MemberText
+            | JsonFunctionKind::PathText
+            | JsonFunctionKind::TypeOf => Field::new(self.name(), DataType::Utf8, true),
+            JsonFunctionKind::ArrayLength => Field::new(self.name(), DataType::Int32, true),
+            JsonFunctionKind::Elements => {
+                Field::new(self.name(), DataType::List(Arc::new(json("item"))), true)
             }
-            Kind::ArrayLength => Field::new(self.name(), DataType::Int32, true),
-            Kind::Elements => Field::new(self.name(), DataType::List(Arc::new(json("item"))), true),
-            Kind::ElementTexts | Kind::Keys => {
+            JsonFunctionKind::ElementTexts | JsonFunctionKind::Keys => {
                 let item = Field::new("item", DataType::Utf8, true);
                 Field::new(self.name(), DataType::List(Arc::new(item)), true)
             }
-            Kind::Each | Kind::EachText => {
+            JsonFunctionKind::Each | JsonFunctionKind::EachText => {
                 let value = match self {
-                    Kind::Each => json("value"),
+                    JsonFunctionKind::Each => json("value"),
                     _ => Field::new("value", DataType::Utf8, true),
                 };
                 let members = Fields::from(vec![Field::new("key", DataType::Utf8, true), value]);
@@ -240,7 +245,7 @@ impl Kind {
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct JsonFunction {
-    kind: Kind,
+    kind: JsonFunctionKind,
     signature: Signature,
     aliases: Vec<String>,
 }
@@ -256,10 +261,10 @@ impl ScalarUDFImpl for JsonFunction {
 
     fn display_name(&self, args: &[datafusion_expr::Expr]) -> Result<String> {
         let operator = match self.kind {
-            Kind::Member => "->",
-            Kind::MemberText => "->>",
-            Kind::Path => "#>",
-            Kind::PathText => "#>>",
+            JsonFunctionKind::Member => "->",
+            JsonFunctionKind::MemberText => "->>",
+            JsonFunctionKind::Path => "#>",
+            JsonFunctionKind::PathText => "#>>",
             _ => return Ok(format!("{}({})", self.name(), args[0].schema_name())),
         };
         Ok(format!("{} {operator} {}", args[0].schema_name(), args[1].schema_name()))
@@ -286,20 +291,22 @@ impl ScalarUDFImpl for JsonFunction {
         let json = cast(&arrays[0], &DataType::Utf8)?;
         let json: &StringArray = json.as_string();
         let result: ArrayRef = match self.kind {
-            Kind::Member | Kind::MemberText => {
+            JsonFunctionKind::Member | JsonFunctionKind::MemberText => {
                 self.members(json, &arrays[1], is_jsonb(&args.arg_fields[0]))?
             }
-            Kind::Path | Kind::PathText => self.paths(json, &arrays[1])?,
-            Kind::Elements | Kind::ElementTexts => self.elements(json)?,
-            Kind::Keys | Kind::Each | Kind::EachText => self.members_of(json)?,
-            Kind::ArrayLength => {
+            JsonFunctionKind::Path | JsonFunctionKind::PathText => self.paths(json, &arrays[1])?,
+            JsonFunctionKind::Elements | JsonFunctionKind::ElementTexts => self.elements(json)?,
+            JsonFunctionKind::Keys | JsonFunctionKind::Each | JsonFunctionKind::EachText => {
+                self.members_of(json)?
+            }
+            JsonFunctionKind::ArrayLength => {
                 let length = |text: Option<&str>| match text {
                     Some(text) => Ok(Some(items(text)?.len() as i32)),
                     None => Ok(None),
                 };
                 Arc::new(json.iter().map(length).collect::<Result<Int32Array>>()?)
             }
-            Kind::TypeOf => {
+            JsonFunctionKind::TypeOf => {
                 let kind = |text: Option<&str>| text.map(type_of).transpose();
                 Arc::new(json.iter().map(kind).collect::<Result<StringArray>>()?)
             }
@@ -310,7 +317,13 @@ impl ScalarUDFImpl for JsonFunction {
 
 impl JsonFunction {
     fn as_text(&self) -> bool {
-        matches!(self.kind, Kind::MemberText | Kind::PathText | Kind::ElementTexts | Kind::EachText)
+        matches!(
+            self.kind,
+            JsonFunctionKind::MemberText
+                | JsonFunctionKind::PathText
+                | JsonFunctionKind::ElementTexts
+                | JsonFunctionKind::EachText
+        )
     }
 
     /// A member by name, or an element by its number from 0 (negative: from the end).

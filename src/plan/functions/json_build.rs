@@ -22,7 +22,7 @@ use crate::model::schema::{SqlField, SqlType};
 
 /// The functions of single rows.
 pub fn functions() -> Vec<Arc<ScalarUDF>> {
-    let function = |kind: Kind, signature: Signature, jsonb: bool| {
+    let function = |kind: JsonBuildKind, signature: Signature, jsonb: bool| {
         Arc::new(ScalarUDF::new_from_impl(Build { kind, jsonb, signature }))
     };
     let some = || Signature::variadic_any(Volatility::Immutable);
@@ -34,12 +34,16 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
         .into_iter()
         .flat_map(|jsonb| {
             [
-                function(Kind::Value, Signature::any(1, Volatility::Immutable), jsonb),
-                function(Kind::Object, or_none(some()), jsonb),
-                function(Kind::Array, or_none(some()), jsonb),
+                function(JsonBuildKind::Value, Signature::any(1, Volatility::Immutable), jsonb),
+                function(JsonBuildKind::Object, or_none(some()), jsonb),
+                function(JsonBuildKind::Array, or_none(some()), jsonb),
             ]
         })
-        .chain([function(Kind::OfArray, Signature::user_defined(Volatility::Immutable), false)])
+        .chain([function(
+            JsonBuildKind::OfArray,
+            Signature::user_defined(Volatility::Immutable),
+            false,
+        )])
         .collect()
 }
 
@@ -62,7 +66,7 @@ fn json(name: &str) -> FieldRef {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kind {
+enum JsonBuildKind {
     Value,
     Object,
     Array,
@@ -70,23 +74,23 @@ enum Kind {
     OfArray,
 }
 
-impl Kind {
+impl JsonBuildKind {
     fn name(self, jsonb: bool) -> &'static str {
         match (self, jsonb) {
-            (Kind::Value, false) => "to_json",
-            (Kind::Object, false) => "json_build_object",
-            (Kind::Array, false) => "json_build_array",
-            (Kind::Value, true) => "to_jsonb",
-            (Kind::Object, true) => "jsonb_build_object",
-            (Kind::Array, true) => "jsonb_build_array",
-            (Kind::OfArray, _) => "array_to_json",
+            (JsonBuildKind::Value, false) => "to_json",
+            (JsonBuildKind::Object, false) => "json_build_object",
+            (JsonBuildKind::Array, false) => "json_build_array",
+            (JsonBuildKind::Value, true) => "to_jsonb",
+            (JsonBuildKind::Object, true) => "jsonb_build_object",
+            (JsonBuildKind::Array, true) => "jsonb_build_array",
+            (JsonBuildKind::OfArray, _) => "array_to_json",
         }
     }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Build {
-    kind: Kind,
+    kind: JsonBuildKind,
     jsonb: bool,
     signature: Signature,
 }
@@ -112,7 +116,7 @@ impl ScalarUDFImpl for Build {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        if self.kind == Kind::Object && args.arg_fields.len() % 2 == 1 {
+        if self.kind == JsonBuildKind::Object && args.arg_fields.len() % 2 == 1 {
             return plan_err!("json_build_object takes pairs: a name and its value");
         }
         Ok(json(self.name()))
@@ -133,22 +137,24 @@ impl ScalarUDFImpl for Build {
             text.clear();
             match self.kind {
                 // What is unknown is unknown as JSON too.
-                Kind::Value if arrays[0].is_null(row) => {
+                JsonBuildKind::Value if arrays[0].is_null(row) => {
                     out.append_null();
                     continue;
                 }
-                Kind::OfArray if arrays.iter().any(|array| array.is_null(row)) => {
+                JsonBuildKind::OfArray if arrays.iter().any(|array| array.is_null(row)) => {
                     out.append_null();
                     continue;
                 }
-                Kind::OfArray => {
+                JsonBuildKind::OfArray => {
                     let lines = arrays.get(1).is_some_and(|lines| lines.as_boolean().value(row));
                     let comma = if lines { ",\n " } else { "," };
                     values[0].append_list(&mut text, comma, row)?;
                 }
-                Kind::Value => values[0].append(&mut text, row)?,
-                Kind::Array => append_array(&mut text, ", ", values.iter().map(|v| (v, row)))?,
-                Kind::Object => {
+                JsonBuildKind::Value => values[0].append(&mut text, row)?,
+                JsonBuildKind::Array => {
+                    append_array(&mut text, ", ", values.iter().map(|v| (v, row)))?
+                }
+                JsonBuildKind::Object => {
                     let pairs = values.chunks_exact(2).map(|pair| (&pair[0], &pair[1], row));
                     append_object(&mut text, pairs)?;
                 }

@@ -94,7 +94,7 @@ impl ScalarUDFImpl for Matches {
                     return Ok(None);
                 }
                 let found = matched(values.value(row), patterns.value(row), b"%_\\")?;
-                Ok(Some((found == Found::Yes) != self.negated))
+                Ok(Some((found == LikeOutcome::Yes) != self.negated))
             };
             let values = (0..values.len()).map(value).collect::<Result<BooleanArray>>()?;
             return Ok(ColumnarValue::Array(Arc::new(values)));
@@ -114,7 +114,7 @@ impl ScalarUDFImpl for Matches {
             }
             let (text, pattern) = (fold(texts.value(row)), fold(patterns.value(row)));
             let found = matched(&text, &pattern, &['%', '_', self.escape])?;
-            Ok(Some((found == Found::Yes) != self.negated))
+            Ok(Some((found == LikeOutcome::Yes) != self.negated))
         };
         let values = (0..texts.len()).map(value).collect::<Result<BooleanArray>>()?;
         Ok(ColumnarValue::Array(Arc::new(values)))
@@ -122,7 +122,7 @@ impl ScalarUDFImpl for Matches {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
+enum LikeOutcome {
     Yes,
     No,
     /// Not, and not from a later place either.
@@ -135,14 +135,14 @@ fn matched<C: Copy + PartialEq>(
     mut text: &[C],
     mut pattern: &[C],
     special: &[C; 3],
-) -> Result<Found> {
+) -> Result<LikeOutcome> {
     let [any, one, escape] = *special;
     let at_end = || exec_err!("LIKE pattern must not end with escape character");
     while let (Some(c), Some(p)) = (text.first(), pattern.first()) {
         if *p == escape {
             let Some(escaped) = pattern.get(1) else { return at_end() };
             if escaped != c {
-                return Ok(Found::No);
+                return Ok(LikeOutcome::No);
             }
             pattern = &pattern[1..];
         } else if *p == any {
@@ -153,7 +153,7 @@ fn matched<C: Copy + PartialEq>(
                     pattern = &pattern[1..];
                 } else if *next == one {
                     if text.is_empty() {
-                        return Ok(Found::Never);
+                        return Ok(LikeOutcome::Never);
                     }
                     (text, pattern) = (&text[1..], &pattern[1..]);
                 } else {
@@ -161,7 +161,7 @@ fn matched<C: Copy + PartialEq>(
                 }
             }
             let first = match pattern {
-                [] => return Ok(Found::Yes),
+                [] => return Ok(LikeOutcome::Yes),
                 [c] if *c == escape => return at_end(),
                 [c, escaped, ..] if *c == escape => *escaped,
                 [c, ..] => *c,
@@ -169,24 +169,24 @@ fn matched<C: Copy + PartialEq>(
             while let Some(c) = text.first() {
                 if *c == first {
                     match matched(text, pattern, special)? {
-                        Found::No => {}
+                        LikeOutcome::No => {}
                         found => return Ok(found),
                     }
                 }
                 text = &text[1..];
             }
-            return Ok(Found::Never);
+            return Ok(LikeOutcome::Never);
         } else if *p != one && p != c {
-            return Ok(Found::No);
+            return Ok(LikeOutcome::No);
         }
         (text, pattern) = (&text[1..], &pattern[1..]);
     }
     if !text.is_empty() {
-        return Ok(Found::No);
+        return Ok(LikeOutcome::No);
     }
     match pattern.iter().all(|c| *c == any) {
-        true => Ok(Found::Yes),
-        false => Ok(Found::Never),
+        true => Ok(LikeOutcome::Yes),
+        false => Ok(LikeOutcome::Never),
     }
 }
 
@@ -199,7 +199,7 @@ mod tests {
         let of = |text: &str, pattern: &str| {
             let (text, pattern): (Vec<char>, Vec<char>) =
                 (text.chars().collect(), pattern.chars().collect());
-            matched(&text, &pattern, &['%', '_', '\\']).map(|found| found == Found::Yes)
+            matched(&text, &pattern, &['%', '_', '\\']).map(|found| found == LikeOutcome::Yes)
         };
         for (text, pattern, found) in [
             ("abc", "a%c", true),

@@ -23,7 +23,7 @@ const GUARD: u32 = 30;
 const WHOLE: u8 = PRECISION_MAX - SCALE;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kind {
+enum NumericFunctionKind {
     Round,
     Sign,
     Sqrt,
@@ -42,28 +42,28 @@ enum Kind {
     WidthBucket,
 }
 
-const KINDS: [(Kind, &str, &[&str]); 16] = [
-    (Kind::Round, "round", &[]),
-    (Kind::Sign, "signum", &["sign"]),
-    (Kind::Sqrt, "sqrt", &[]),
-    (Kind::Exp, "exp", &[]),
-    (Kind::Ln, "ln", &[]),
-    (Kind::Log10, "log10", &[]),
-    (Kind::Log, "log", &[]),
-    (Kind::Power, "power", &["pow"]),
-    (Kind::Div, "div", &[]),
-    (Kind::Gcd, "gcd", &[]),
-    (Kind::Lcm, "lcm", &[]),
-    (Kind::Factorial, "factorial", &[]),
-    (Kind::Scale, "scale", &[]),
-    (Kind::MinScale, "min_scale", &[]),
-    (Kind::TrimScale, "trim_scale", &[]),
-    (Kind::WidthBucket, "width_bucket", &[]),
+const KINDS: [(NumericFunctionKind, &str, &[&str]); 16] = [
+    (NumericFunctionKind::Round, "round", &[]),
+    (NumericFunctionKind::Sign, "signum", &["sign"]),
+    (NumericFunctionKind::Sqrt, "sqrt", &[]),
+    (NumericFunctionKind::Exp, "exp", &[]),
+    (NumericFunctionKind::Ln, "ln", &[]),
+    (NumericFunctionKind::Log10, "log10", &[]),
+    (NumericFunctionKind::Log, "log", &[]),
+    (NumericFunctionKind::Power, "power", &["pow"]),
+    (NumericFunctionKind::Div, "div", &[]),
+    (NumericFunctionKind::Gcd, "gcd", &[]),
+    (NumericFunctionKind::Lcm, "lcm", &[]),
+    (NumericFunctionKind::Factorial, "factorial", &[]),
+    (NumericFunctionKind::Scale, "scale", &[]),
+    (NumericFunctionKind::MinScale, "min_scale", &[]),
+    (NumericFunctionKind::TrimScale, "trim_scale", &[]),
+    (NumericFunctionKind::WidthBucket, "width_bucket", &[]),
 ];
 
 /// The functions, each beside the one of its name that is known already.
 pub fn functions(known: &dyn Fn(&str) -> Option<Arc<ScalarUDF>>) -> Vec<Arc<ScalarUDF>> {
-    let function = |(kind, name, aliases): &(Kind, &'static str, &[&str])| {
+    let function = |(kind, name, aliases): &(NumericFunctionKind, &'static str, &[&str])| {
         let inner = known(name);
         let mut all: Vec<String> = aliases.iter().map(|alias| alias.to_string()).collect();
         all.extend(inner.iter().flat_map(|inner| inner.aliases().to_vec()));
@@ -76,7 +76,7 @@ pub fn functions(known: &dyn Fn(&str) -> Option<Arc<ScalarUDF>>) -> Vec<Arc<Scal
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct NumericFunction {
-    kind: Kind,
+    kind: NumericFunctionKind,
     name: &'static str,
     aliases: Vec<String>,
     inner: Option<Arc<ScalarUDF>>,
@@ -89,17 +89,24 @@ impl NumericFunction {
         let is_exact = |t: &DataType| t.is_decimal() || t.is_integer() || t.is_null();
         let all_exact = types.iter().all(is_exact);
         let counts = match self.kind {
-            Kind::Round => 1..=2,
-            Kind::Power | Kind::Div | Kind::Gcd | Kind::Lcm => 2..=2,
-            Kind::Log => 1..=2,
-            Kind::WidthBucket => 4..=4,
+            NumericFunctionKind::Round => 1..=2,
+            NumericFunctionKind::Power
+            | NumericFunctionKind::Div
+            | NumericFunctionKind::Gcd
+            | NumericFunctionKind::Lcm => 2..=2,
+            NumericFunctionKind::Log => 1..=2,
+            NumericFunctionKind::WidthBucket => 4..=4,
             _ => 1..=1,
         };
         let decimal = match self.kind {
-            Kind::Factorial => types.iter().all(DataType::is_integer),
-            Kind::Scale | Kind::MinScale | Kind::TrimScale | Kind::Div | Kind::WidthBucket => true,
-            Kind::Log if types.len() == 2 => true,
-            Kind::Round if types.len() == 2 => true,
+            NumericFunctionKind::Factorial => types.iter().all(DataType::is_integer),
+            NumericFunctionKind::Scale
+            | NumericFunctionKind::MinScale
+            | NumericFunctionKind::TrimScale
+            | NumericFunctionKind::Div
+            | NumericFunctionKind::WidthBucket => true,
+            NumericFunctionKind::Log if types.len() == 2 => true,
+            NumericFunctionKind::Round if types.len() == 2 => true,
             _ => types.iter().any(DataType::is_decimal),
         };
         counts.contains(&types.len()) && all_exact && decimal
@@ -112,7 +119,7 @@ impl NumericFunction {
         };
         let of = digits(0)?;
         Ok(match self.kind {
-            Kind::Round => {
+            NumericFunctionKind::Round => {
                 let scale = match count {
                     Some(count) => count.clamp(0, of.scale.into()) as u8,
                     None if types.len() == 1 => 0,
@@ -120,24 +127,28 @@ impl NumericFunction {
                 };
                 Digits { whole: of.whole.saturating_add(1), scale }.data_type(scale)
             }
-            Kind::Sign => Digits { whole: 1, scale: 0 }.data_type(0),
-            Kind::Sqrt => average(of.whole.div_ceil(2), of.scale),
-            Kind::Exp | Kind::Ln | Kind::Log10 | Kind::Log | Kind::Power => {
-                Digits { whole: WHOLE, scale: SCALE }.data_type(SCALE)
-            }
-            Kind::Div => {
+            NumericFunctionKind::Sign => Digits { whole: 1, scale: 0 }.data_type(0),
+            NumericFunctionKind::Sqrt => average(of.whole.div_ceil(2), of.scale),
+            NumericFunctionKind::Exp
+            | NumericFunctionKind::Ln
+            | NumericFunctionKind::Log10
+            | NumericFunctionKind::Log
+            | NumericFunctionKind::Power => Digits { whole: WHOLE, scale: SCALE }.data_type(SCALE),
+            NumericFunctionKind::Div => {
                 Digits { whole: of.whole.saturating_add(digits(1)?.scale), scale: 0 }.data_type(0)
             }
-            Kind::Gcd => of.both(digits(1)?).data_type(of.scale),
-            Kind::Lcm => {
+            NumericFunctionKind::Gcd => of.both(digits(1)?).data_type(of.scale),
+            NumericFunctionKind::Lcm => {
                 let other = digits(1)?;
                 let scale = of.scale.max(other.scale);
                 let whole = of.whole.saturating_add(other.whole).saturating_add(scale);
                 Digits { whole, scale }.data_type(scale)
             }
-            Kind::Factorial => DataType::Decimal256(PRECISION_MAX, 0),
-            Kind::TrimScale => of.data_type(of.scale),
-            Kind::Scale | Kind::MinScale | Kind::WidthBucket => DataType::Int32,
+            NumericFunctionKind::Factorial => DataType::Decimal256(PRECISION_MAX, 0),
+            NumericFunctionKind::TrimScale => of.data_type(of.scale),
+            NumericFunctionKind::Scale
+            | NumericFunctionKind::MinScale
+            | NumericFunctionKind::WidthBucket => DataType::Int32,
         })
     }
 }
@@ -158,7 +169,9 @@ impl ScalarUDFImpl for NumericFunction {
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         if self.takes(types) {
             let fit = |(n, t): (usize, &DataType)| match (self.kind, n) {
-                (Kind::Round, 1) | (Kind::WidthBucket, 3) | (Kind::Factorial, _) => DataType::Int64,
+                (NumericFunctionKind::Round, 1)
+                | (NumericFunctionKind::WidthBucket, 3)
+                | (NumericFunctionKind::Factorial, _) => DataType::Int64,
                 _ if t.is_decimal() => t.clone(),
                 _ => Digits::of(t).unwrap_or(Digits { whole: 19, scale: 0 }).data_type(0),
             };
@@ -215,9 +228,9 @@ impl ScalarUDFImpl for NumericFunction {
             if arrays.iter().any(|array| array.is_null(row)) {
                 return Ok(None);
             }
-            let arguments: Vec<Number> = numbers
+            let arguments: Vec<ScaledNumber> = numbers
                 .iter()
-                .map(|column| Number {
+                .map(|column| ScaledNumber {
                     value: column.wide(row),
                     scale: column.scale.unsigned_abs().into(),
                 })
@@ -263,7 +276,7 @@ fn column(values: Vec<Option<BigInt>>, output: &DataType) -> Result<ArrayRef> {
 }
 
 /// `value · 10^-scale`
-struct Number {
+struct ScaledNumber {
     value: BigInt,
     scale: u32,
 }
@@ -272,7 +285,7 @@ fn ten(power: u32) -> BigInt {
     BigInt::from(10).pow(power)
 }
 
-impl Number {
+impl ScaledNumber {
     fn is_negative(&self) -> bool {
         self.value.sign() == Sign::Minus
     }
@@ -304,10 +317,10 @@ impl Number {
 
 impl NumericFunction {
     /// The unscaled result at this scale.
-    fn value(&self, of: &[Number], scale: u32) -> Result<BigInt> {
+    fn value(&self, of: &[ScaledNumber], scale: u32) -> Result<BigInt> {
         let x = &of[0];
         Ok(match self.kind {
-            Kind::Round => {
+            NumericFunctionKind::Round => {
                 let count = of.get(1).map_or(0, |count| i64::try_from(&count.value).unwrap_or(0));
                 let kept = count.clamp(-200, i64::from(x.scale));
                 let down = (i64::from(x.scale) - kept) as u32;
@@ -318,12 +331,12 @@ impl NumericFunction {
                     down => rounded_quotient(&rounded, &ten(down.unsigned_abs() as u32)),
                 }
             }
-            Kind::Sign => match x.value.sign() {
+            NumericFunctionKind::Sign => match x.value.sign() {
                 Sign::Minus => BigInt::from(-1),
                 Sign::NoSign => BigInt::ZERO,
                 Sign::Plus => BigInt::from(1),
             },
-            Kind::Sqrt => {
+            NumericFunctionKind::Sqrt => {
                 if x.is_negative() {
                     return exec_err!("cannot take square root of a negative number");
                 }
@@ -331,22 +344,23 @@ impl NumericFunction {
                 let root = (twice + 1_u8) / 2_u8;
                 rounded_quotient(&root, &ten(scale.max(x.scale) - scale))
             }
-            Kind::Exp => exp(&x.at(scale + GUARD + 40), scale + GUARD + 40, scale)?,
-            Kind::Ln => fit(logarithm(x, scale + GUARD)?, scale + GUARD, scale),
-            Kind::Log10 | Kind::Log if of.len() == 1 => {
-                let by = logarithm(&Number { value: BigInt::from(10), scale: 0 }, scale + GUARD)?;
+            NumericFunctionKind::Exp => exp(&x.at(scale + GUARD + 40), scale + GUARD + 40, scale)?,
+            NumericFunctionKind::Ln => fit(logarithm(x, scale + GUARD)?, scale + GUARD, scale),
+            NumericFunctionKind::Log10 | NumericFunctionKind::Log if of.len() == 1 => {
+                let by =
+                    logarithm(&ScaledNumber { value: BigInt::from(10), scale: 0 }, scale + GUARD)?;
                 let of = logarithm(x, scale + GUARD)?;
                 rounded_quotient(&(of * ten(scale)), &by)
             }
-            Kind::Log10 | Kind::Log => {
+            NumericFunctionKind::Log10 | NumericFunctionKind::Log => {
                 let (base, of) = (logarithm(x, scale + GUARD)?, logarithm(&of[1], scale + GUARD)?);
                 if base.sign() == Sign::NoSign {
                     return exec_err!("division by zero");
                 }
                 rounded_quotient(&(of * ten(scale)), &base)
             }
-            Kind::Power => power(x, &of[1], scale)?,
-            Kind::Div => {
+            NumericFunctionKind::Power => power(x, &of[1], scale)?,
+            NumericFunctionKind::Div => {
                 let y = &of[1];
                 if y.is_zero() {
                     return exec_err!("division by zero");
@@ -354,16 +368,16 @@ impl NumericFunction {
                 let common = x.scale.max(y.scale);
                 x.at(common) / y.at(common)
             }
-            Kind::Gcd | Kind::Lcm => {
+            NumericFunctionKind::Gcd | NumericFunctionKind::Lcm => {
                 let (a, b) = (x.at(scale), of[1].at(scale));
                 let divisor = gcd(a.clone(), b.clone());
                 match self.kind {
-                    Kind::Gcd => divisor,
+                    NumericFunctionKind::Gcd => divisor,
                     _ if divisor.sign() == Sign::NoSign => divisor,
                     _ => BigInt::from((a / divisor * b).magnitude().clone()),
                 }
             }
-            Kind::Factorial => {
+            NumericFunctionKind::Factorial => {
                 let n = i64::try_from(&x.value).unwrap_or(i64::MAX);
                 match n {
                     ..0 => return exec_err!("factorial of a negative number is undefined"),
@@ -372,13 +386,13 @@ impl NumericFunction {
                     n => (1..=n).map(BigInt::from).product(),
                 }
             }
-            Kind::Scale => BigInt::from(x.scale),
-            Kind::MinScale => {
+            NumericFunctionKind::Scale => BigInt::from(x.scale),
+            NumericFunctionKind::MinScale => {
                 let fits = |scale: &u32| &x.value % ten(x.scale - scale) == BigInt::ZERO;
                 BigInt::from((0..=x.scale).find(fits).unwrap_or(x.scale))
             }
-            Kind::TrimScale => x.value.clone(),
-            Kind::WidthBucket => bucket(of)?,
+            NumericFunctionKind::TrimScale => x.value.clone(),
+            NumericFunctionKind::WidthBucket => bucket(of)?,
         })
     }
 }
@@ -413,7 +427,7 @@ fn ln_2(digits: u32) -> BigInt {
 }
 
 /// The natural logarithm with so many digits behind the point.
-fn logarithm(x: &Number, digits: u32) -> Result<BigInt> {
+fn logarithm(x: &ScaledNumber, digits: u32) -> Result<BigInt> {
     match x.value.sign() {
         Sign::NoSign => return exec_err!("cannot take logarithm of zero"),
         Sign::Minus => return exec_err!("cannot take logarithm of a negative number"),
@@ -458,7 +472,7 @@ fn exp(x: &BigInt, digits: u32, scale: u32) -> Result<BigInt> {
     })
 }
 
-fn power(x: &Number, y: &Number, scale: u32) -> Result<BigInt> {
+fn power(x: &ScaledNumber, y: &ScaledNumber, scale: u32) -> Result<BigInt> {
     if y.is_zero() {
         return Ok(ten(scale));
     }
@@ -491,7 +505,8 @@ fn power(x: &Number, y: &Number, scale: u32) -> Result<BigInt> {
             false => rounded_quotient(&(bottom * ten(scale)), &top),
         });
     }
-    let positive = Number { value: BigInt::from(x.value.magnitude().clone()), scale: x.scale };
+    let positive =
+        ScaledNumber { value: BigInt::from(x.value.magnitude().clone()), scale: x.scale };
     let digits = scale + GUARD + 60;
     let exponent = rounded_quotient(&(logarithm(&positive, digits)? * &y.value), &ten(y.scale));
     let value = exp(&exponent, digits, scale)?;
@@ -500,7 +515,7 @@ fn power(x: &Number, y: &Number, scale: u32) -> Result<BigInt> {
 }
 
 /// In which of `count` buckets between two bounds an operand is.
-fn bucket(of: &[Number]) -> Result<BigInt> {
+fn bucket(of: &[ScaledNumber]) -> Result<BigInt> {
     let [operand, low, high, count] = of else {
         return internal_err!("width_bucket has four arguments");
     };
@@ -529,8 +544,8 @@ fn bucket(of: &[Number]) -> Result<BigInt> {
 mod tests {
     use super::*;
 
-    fn number(value: i64, scale: u32) -> Number {
-        Number { value: BigInt::from(value), scale }
+    fn number(value: i64, scale: u32) -> ScaledNumber {
+        ScaledNumber { value: BigInt::from(value), scale }
     }
 
     #[test]
@@ -541,7 +556,7 @@ mod tests {
         assert_eq!(ln(1, 4), "-921034037197618273607");
         let e = exp(&(BigInt::from(1) * ten(60)), 60, 20).unwrap();
         assert_eq!(e.to_string(), "271828182845904523536");
-        let power = |x, y: Number| power(&x, &y, 20).unwrap().to_string();
+        let power = |x, y: ScaledNumber| power(&x, &y, 20).unwrap().to_string();
         assert_eq!(power(number(2, 0), number(5, 1)), "141421356237309504880");
         assert_eq!(power(number(-2, 0), number(-2, 0)), "25000000000000000000");
     }

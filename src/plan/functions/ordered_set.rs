@@ -35,18 +35,18 @@ const OF_NO_ROW: [(&str, &str); 4] = [
 
 /// The aggregates.
 pub fn functions() -> Vec<Arc<AggregateUDF>> {
-    let function = |kind: Kind| {
+    let function = |kind: OrderedSetKind| {
         let signature = Signature::user_defined(Volatility::Immutable);
         Arc::new(AggregateUDF::new_from_impl(OrderedSet { kind, signature }))
     };
     [
-        Kind::PercentileCont,
-        Kind::PercentileDisc,
-        Kind::Mode,
-        Kind::Rank,
-        Kind::DenseRank,
-        Kind::PercentRank,
-        Kind::CumeDist,
+        OrderedSetKind::PercentileCont,
+        OrderedSetKind::PercentileDisc,
+        OrderedSetKind::Mode,
+        OrderedSetKind::Rank,
+        OrderedSetKind::DenseRank,
+        OrderedSetKind::PercentRank,
+        OrderedSetKind::CumeDist,
     ]
     .into_iter()
     .map(function)
@@ -69,7 +69,7 @@ pub fn tell_from_window_functions(sql: &mut impl VisitMut) {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kind {
+enum OrderedSetKind {
     /// Between the values on both sides of this share.
     PercentileCont,
     /// The first value that at least this share of the values is not behind.
@@ -83,23 +83,23 @@ enum Kind {
     CumeDist,
 }
 
-impl Kind {
+impl OrderedSetKind {
     fn name(self) -> &'static str {
         match self {
-            Kind::PercentileCont => "percentile_cont",
-            Kind::PercentileDisc => "percentile_disc",
-            Kind::Mode => "mode",
-            Kind::Rank => OF_NO_ROW[0].1,
-            Kind::DenseRank => OF_NO_ROW[1].1,
-            Kind::PercentRank => OF_NO_ROW[2].1,
-            Kind::CumeDist => OF_NO_ROW[3].1,
+            OrderedSetKind::PercentileCont => "percentile_cont",
+            OrderedSetKind::PercentileDisc => "percentile_disc",
+            OrderedSetKind::Mode => "mode",
+            OrderedSetKind::Rank => OF_NO_ROW[0].1,
+            OrderedSetKind::DenseRank => OF_NO_ROW[1].1,
+            OrderedSetKind::PercentRank => OF_NO_ROW[2].1,
+            OrderedSetKind::CumeDist => OF_NO_ROW[3].1,
         }
     }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct OrderedSet {
-    kind: Kind,
+    kind: OrderedSetKind,
     signature: Signature,
 }
 
@@ -115,16 +115,23 @@ impl AggregateUDFImpl for OrderedSet {
     /// The ordered expression is the first argument.
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         match (self.kind, types) {
-            (Kind::Mode, [value]) => Ok(vec![value.clone()]),
-            (Kind::PercentileDisc, [value, share]) => Ok(vec![value.clone(), share.clone()]),
-            (Kind::PercentileCont, [value, share]) => match value {
+            (OrderedSetKind::Mode, [value]) => Ok(vec![value.clone()]),
+            (OrderedSetKind::PercentileDisc, [value, share]) => {
+                Ok(vec![value.clone(), share.clone()])
+            }
+            (OrderedSetKind::PercentileCont, [value, share]) => match value {
                 DataType::Interval(_) => Ok(vec![INTERVAL, share.clone()]),
                 value if value.is_numeric() || value.is_null() => {
                     Ok(vec![DataType::Float64, share.clone()])
                 }
                 value => plan_err!("percentile_cont takes numbers or intervals, not {value}"),
             },
-            (Kind::Mode | Kind::PercentileDisc | Kind::PercentileCont, _) => {
+            (
+                OrderedSetKind::Mode
+                | OrderedSetKind::PercentileDisc
+                | OrderedSetKind::PercentileCont,
+                _,
+            ) => {
                 plan_err!("{} takes one value in WITHIN GROUP (ORDER BY …)", self.name())
             }
             (_, [value, one]) => match comparison_coercion(value, one) {
@@ -142,8 +149,8 @@ impl AggregateUDFImpl for OrderedSet {
             (_, Some(value)) if matches!(arguments.get(1), Some(DataType::List(_))) => {
                 Ok(many(value))
             }
-            (Kind::Rank | Kind::DenseRank, _) => Ok(DataType::Int64),
-            (Kind::PercentRank | Kind::CumeDist, _) => Ok(DataType::Float64),
+            (OrderedSetKind::Rank | OrderedSetKind::DenseRank, _) => Ok(DataType::Int64),
+            (OrderedSetKind::PercentRank | OrderedSetKind::CumeDist, _) => Ok(DataType::Float64),
             (_, Some(value)) => Ok(value.clone()),
             (_, None) => plan_err!("{} takes WITHIN GROUP (ORDER BY …)", self.name()),
         }
@@ -156,8 +163,8 @@ impl AggregateUDFImpl for OrderedSet {
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         let literal = args.exprs.get(1).and_then(|e| e.downcast_ref::<Literal>());
         let (share, one) = match self.kind {
-            Kind::Mode => (None, None),
-            Kind::PercentileCont | Kind::PercentileDisc => {
+            OrderedSetKind::Mode => (None, None),
+            OrderedSetKind::PercentileCont | OrderedSetKind::PercentileDisc => {
                 (Some(share(self.kind, literal.map(Literal::value))?), None)
             }
             _ => match literal {
@@ -182,7 +189,7 @@ enum Share {
     Many(Vec<Option<f64>>),
 }
 
-fn share(kind: Kind, literal: Option<&ScalarValue>) -> Result<Share> {
+fn share(kind: OrderedSetKind, literal: Option<&ScalarValue>) -> Result<Share> {
     let floats = |array: &ArrayRef| -> Result<Vec<Option<f64>>> {
         let shares = cast(array, &DataType::Float64)?;
         let shares: Vec<Option<f64>> = shares.as_primitive::<Float64Type>().iter().collect();
@@ -207,7 +214,7 @@ fn share(kind: Kind, literal: Option<&ScalarValue>) -> Result<Share> {
 /// The values of a group, as they come.
 #[derive(Debug)]
 struct Values {
-    kind: Kind,
+    kind: OrderedSetKind,
     share: Option<Share>,
     one: Option<ScalarValue>,
     data_type: DataType,
@@ -235,8 +242,8 @@ impl Values {
         let before = count_of(Ordering::is_lt);
         let rows = values.len() as f64;
         Ok(match self.kind {
-            Kind::Rank => ScalarValue::from(before.len() as i64 + 1),
-            Kind::DenseRank => {
+            OrderedSetKind::Rank => ScalarValue::from(before.len() as i64 + 1),
+            OrderedSetKind::DenseRank => {
                 let indices: arrow::array::UInt64Array =
                     before.iter().map(|row| Some(*row as u64)).collect();
                 let before = sort(&arrow::compute::take(&values, &indices, None)?, None)?;
@@ -246,8 +253,8 @@ impl Values {
                 };
                 ScalarValue::from(different as i64 + 1)
             }
-            Kind::PercentRank if values.is_empty() => ScalarValue::from(0.0),
-            Kind::PercentRank => ScalarValue::from(before.len() as f64 / rows),
+            OrderedSetKind::PercentRank if values.is_empty() => ScalarValue::from(0.0),
+            OrderedSetKind::PercentRank => ScalarValue::from(before.len() as f64 / rows),
             _ => {
                 let to = count_of(Ordering::is_le).len() as f64;
                 ScalarValue::from((to + 1.0) / (rows + 1.0))
@@ -275,7 +282,7 @@ impl Accumulator for Values {
         let options = SortOptions { nulls_first: false, ..self.options };
         let at = |share: Option<f64>| match share {
             None => Ok(null.clone()),
-            Some(share) if self.kind == Kind::PercentileCont => {
+            Some(share) if self.kind == OrderedSetKind::PercentileCont => {
                 continuous(&values, share, options.descending)
             }
             Some(share) => {

@@ -26,7 +26,7 @@ pub fn instant(text: &str, pattern: &str) -> Result<i64> {
 }
 
 /// A part of a pattern.
-enum Node {
+enum TimePatternNode {
     Field {
         word: &'static str,
         fill: bool,
@@ -37,7 +37,7 @@ enum Node {
     Character(char),
 }
 
-fn nodes(pattern: &str) -> Vec<Node> {
+fn nodes(pattern: &str) -> Vec<TimePatternNode> {
     let mut nodes = Vec::new();
     let mut rest = pattern;
     while !rest.is_empty() {
@@ -56,7 +56,7 @@ fn nodes(pattern: &str) -> Vec<Node> {
             rest = &behind[word.len()..];
             let ordinal = rest.starts_with("TH") || rest.starts_with("th");
             rest = if ordinal { &rest[2..] } else { rest };
-            nodes.push(Node::Field { word, fill, ordinal });
+            nodes.push(TimePatternNode::Field { word, fill, ordinal });
             continue;
         }
         rest = behind;
@@ -69,8 +69,8 @@ fn nodes(pattern: &str) -> Vec<Node> {
                         rest = &quoted[at + 1..];
                         break;
                     }
-                    '\\' => nodes.extend(chars.next().map(|(_, c)| Node::Character(c))),
-                    c => nodes.push(Node::Character(c)),
+                    '\\' => nodes.extend(chars.next().map(|(_, c)| TimePatternNode::Character(c))),
+                    c => nodes.push(TimePatternNode::Character(c)),
                 }
             }
             continue;
@@ -79,8 +79,8 @@ fn nodes(pattern: &str) -> Vec<Node> {
         let Some(c) = rest.chars().next() else { break };
         rest = &rest[c.len_utf8()..];
         nodes.push(match is_separator(c) || is_space(c) {
-            true => Node::Separator,
-            false => Node::Character(c),
+            true => TimePatternNode::Separator,
+            false => TimePatternNode::Character(c),
         });
     }
     nodes
@@ -227,25 +227,25 @@ impl Fields {
             if input.rest.is_empty() {
                 break;
             }
-            if at == 0 || matches!(node, Node::Field { .. }) {
+            if at == 0 || matches!(node, TimePatternNode::Field { .. }) {
                 extra += input.skip_spaces();
             }
             match node {
-                Node::Separator => {
+                TimePatternNode::Separator => {
                     extra -= 1;
                     if input.rest.starts_with(|c| is_space(c) || is_separator(c)) {
                         input.skip();
                         extra += 1;
                     }
                 }
-                Node::Character(_) if extra > 0 => extra -= 1,
-                Node::Character(_) => input.skip(),
-                Node::Field { word, fill, ordinal } => {
+                TimePatternNode::Character(_) if extra > 0 => extra -= 1,
+                TimePatternNode::Character(_) => input.skip(),
+                TimePatternNode::Field { word, fill, ordinal } => {
                     let next = match nodes.get(at + 1) {
                         None => true,
-                        Some(Node::Field { word, .. }) => !is_of_digits(word),
-                        Some(Node::Character(c)) => !c.is_ascii_digit(),
-                        Some(Node::Separator) => true,
+                        Some(TimePatternNode::Field { word, .. }) => !is_of_digits(word),
+                        Some(TimePatternNode::Character(c)) => !c.is_ascii_digit(),
+                        Some(TimePatternNode::Separator) => true,
                     };
                     fields.field(&mut input, word, *fill || *ordinal || next)?;
                     if *ordinal {

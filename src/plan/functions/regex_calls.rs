@@ -153,12 +153,12 @@ impl ScalarUDFImpl for RegexFunction {
         let arrays: Vec<ArrayRef> =
             args.args.into_iter().map(|arg| arg.into_array(rows)).collect::<Result<_>>()?;
         let (texts, patterns) = (arrays[0].as_string::<i32>(), arrays[1].as_string::<i32>());
-        let mut results = Results::new(self.kind);
+        let mut results = RegexColumnBuilder::new(self.kind);
         // The pattern is the same in each row.
         let mut compiled = None;
         for row in 0..rows {
             if arrays.iter().any(|array| array.is_null(row)) {
-                results.push(Answer::Null)?;
+                results.push(RegexValue::Null)?;
                 continue;
             }
             let pattern = patterns.value(row);
@@ -197,7 +197,7 @@ struct Search<'a> {
     group: i64,
 }
 
-enum Answer {
+enum RegexValue {
     Null,
     Number(i64),
     Text(String),
@@ -286,7 +286,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn answer(&self, kind: Kind) -> Result<Answer> {
+    fn answer(&self, kind: Kind) -> Result<RegexValue> {
         match kind {
             Kind::Count => {
                 let mut count = 0;
@@ -294,17 +294,17 @@ impl<'a> Search<'a> {
                     count += 1;
                     Ok(true)
                 })?;
-                Ok(Answer::Number(count))
+                Ok(RegexValue::Number(count))
             }
             Kind::Instr | Kind::Substr => self.nth(kind),
             Kind::Match | Kind::Substring => {
-                let mut answer = Answer::Null;
+                let mut answer = RegexValue::Null;
                 self.each(|found| {
                     answer = match kind {
-                        Kind::Match => Answer::Texts(self.parts(found)),
+                        Kind::Match => RegexValue::Texts(self.parts(found)),
                         _ => {
                             let place = if self.groups > 0 { found[1] } else { found[0] };
-                            self.part(place).map_or(Answer::Null, Answer::Text)
+                            self.part(place).map_or(RegexValue::Null, RegexValue::Text)
                         }
                     };
                     Ok(false)
@@ -318,7 +318,7 @@ impl<'a> Search<'a> {
                     check_elements(all.len())?;
                     Ok(self.global)
                 })?;
-                Ok(Answer::Many(all))
+                Ok(RegexValue::Many(all))
             }
             Kind::Replace => self.replaced(),
             Kind::SplitToArray | Kind::SplitToTable => {
@@ -335,12 +335,12 @@ impl<'a> Search<'a> {
                     Ok(true)
                 })?;
                 parts.push(self.part(Some((from, self.text.len()))));
-                Ok(Answer::Texts(parts))
+                Ok(RegexValue::Texts(parts))
             }
         }
     }
 
-    fn nth(&self, kind: Kind) -> Result<Answer> {
+    fn nth(&self, kind: Kind) -> Result<RegexValue> {
         let nth = self.nth.unwrap_or(1);
         if nth <= 0 {
             return exec_err!("invalid value for parameter \"n\": {nth}");
@@ -355,16 +355,16 @@ impl<'a> Search<'a> {
             Ok(count < nth)
         })?;
         Ok(match (kind, place) {
-            (Kind::Instr, None) => Answer::Number(0),
+            (Kind::Instr, None) => RegexValue::Number(0),
             (Kind::Instr, Some((from, to))) => {
                 let at = if self.end == 1 { to } else { from };
-                Answer::Number(self.text[..at].chars().count() as i64 + 1)
+                RegexValue::Number(self.text[..at].chars().count() as i64 + 1)
             }
-            (_, place) => self.part(place).map_or(Answer::Null, Answer::Text),
+            (_, place) => self.part(place).map_or(RegexValue::Null, RegexValue::Text),
         })
     }
 
-    fn replaced(&self) -> Result<Answer> {
+    fn replaced(&self) -> Result<RegexValue> {
         let nth = match self.nth {
             Some(nth) if nth < 0 => return exec_err!("invalid value for parameter \"n\": {nth}"),
             Some(nth) => nth,
@@ -387,7 +387,7 @@ impl<'a> Search<'a> {
         })?;
         out.push_str(&self.text[copied..]);
         check_bytes(out.len())?;
-        Ok(Answer::Text(out))
+        Ok(RegexValue::Text(out))
     }
 
     /// With what `\1` and `\&` stand for.
@@ -417,14 +417,14 @@ impl<'a> Search<'a> {
     }
 }
 
-enum Results {
+enum RegexColumnBuilder {
     Numbers(Int32Builder),
     Texts(Vec<Option<String>>),
     Lists(ListBuilder<StringBuilder>),
     Many(ListBuilder<ListBuilder<StringBuilder>>),
 }
 
-impl Results {
+impl RegexColumnBuilder {
     fn new(kind: Kind) -> Self {
         let texts = || {
             ListBuilder::new(StringBuilder::new()).with_field(Field::new(
@@ -434,47 +434,49 @@ impl Results {
             ))
         };
         match kind {
-            Kind::Count | Kind::Instr => Results::Numbers(Int32Builder::new()),
-            Kind::Substr | Kind::Replace | Kind::Substring => Results::Texts(Vec::new()),
-            Kind::Matches => Results::Many(ListBuilder::new(texts()).with_field(Field::new(
-                "item",
-                texts_type(),
-                true,
-            ))),
-            _ => Results::Lists(texts()),
+            Kind::Count | Kind::Instr => RegexColumnBuilder::Numbers(Int32Builder::new()),
+            Kind::Substr | Kind::Replace | Kind::Substring => RegexColumnBuilder::Texts(Vec::new()),
+            Kind::Matches => RegexColumnBuilder::Many(
+                ListBuilder::new(texts()).with_field(Field::new("item", texts_type(), true)),
+            ),
+            _ => RegexColumnBuilder::Lists(texts()),
         }
     }
 
-    fn push(&mut self, answer: Answer) -> Result<()> {
+    fn push(&mut self, answer: RegexValue) -> Result<()> {
         let append = |lists: &mut ListBuilder<StringBuilder>, items: Vec<Option<String>>| {
             items.into_iter().for_each(|item| lists.values().append_option(item));
             lists.append(true);
         };
         match (self, answer) {
-            (Results::Numbers(numbers), Answer::Number(number)) => match i32::try_from(number) {
-                Ok(number) => numbers.append_value(number),
-                Err(_) => return exec_err!("integer out of range"),
-            },
-            (Results::Numbers(numbers), _) => numbers.append_null(),
-            (Results::Texts(texts), Answer::Text(text)) => texts.push(Some(text)),
-            (Results::Texts(texts), _) => texts.push(None),
-            (Results::Lists(lists), Answer::Texts(items)) => append(lists, items),
-            (Results::Lists(lists), _) => lists.append_null(),
-            (Results::Many(lists), Answer::Many(all)) => {
+            (RegexColumnBuilder::Numbers(numbers), RegexValue::Number(number)) => {
+                match i32::try_from(number) {
+                    Ok(number) => numbers.append_value(number),
+                    Err(_) => return exec_err!("integer out of range"),
+                }
+            }
+            (RegexColumnBuilder::Numbers(numbers), _) => numbers.append_null(),
+            (RegexColumnBuilder::Texts(texts), RegexValue::Text(text)) => texts.push(Some(text)),
+            (RegexColumnBuilder::Texts(texts), _) => texts.push(None),
+            (RegexColumnBuilder::Lists(lists), RegexValue::Texts(items)) => append(lists, items),
+            (RegexColumnBuilder::Lists(lists), _) => lists.append_null(),
+            (RegexColumnBuilder::Many(lists), RegexValue::Many(all)) => {
                 all.into_iter().for_each(|items| append(lists.values(), items));
                 lists.append(true);
             }
-            (Results::Many(lists), _) => lists.append_null(),
+            (RegexColumnBuilder::Many(lists), _) => lists.append_null(),
         }
         Ok(())
     }
 
     fn finish(self) -> ArrayRef {
         match self {
-            Results::Numbers(mut numbers) => Arc::new(numbers.finish()),
-            Results::Texts(texts) => Arc::new(texts.into_iter().collect::<StringArray>()),
-            Results::Lists(mut lists) => Arc::new(lists.finish()),
-            Results::Many(mut lists) => Arc::new(lists.finish()),
+            RegexColumnBuilder::Numbers(mut numbers) => Arc::new(numbers.finish()),
+            RegexColumnBuilder::Texts(texts) => {
+                Arc::new(texts.into_iter().collect::<StringArray>())
+            }
+            RegexColumnBuilder::Lists(mut lists) => Arc::new(lists.finish()),
+            RegexColumnBuilder::Many(mut lists) => Arc::new(lists.finish()),
         }
     }
 }

@@ -139,7 +139,7 @@ impl ScalarUDFImpl for Series {
 }
 
 /// The numbers of all rows, how many each row has, and whether it has a series at all.
-type Lists = (Vec<i128>, Vec<usize>, Vec<bool>);
+type SeriesLists = (Vec<i128>, Vec<usize>, Vec<bool>);
 
 impl Series {
     fn is_beyond(&self, value: i128, to: i128, up: bool) -> bool {
@@ -160,7 +160,7 @@ impl Series {
         rows: usize,
         arrays: &[ArrayRef],
         of: impl Fn(usize) -> (i128, i128, i128),
-    ) -> Result<Lists> {
+    ) -> Result<SeriesLists> {
         let (mut all, mut lengths, mut valid) = (Vec::new(), Vec::new(), Vec::new());
         for row in 0..rows {
             let before = all.len();
@@ -189,7 +189,7 @@ impl Series {
         Ok((all, lengths, valid))
     }
 
-    fn of_times(&self, rows: usize, arrays: &[ArrayRef]) -> Result<Lists> {
+    fn of_times(&self, rows: usize, arrays: &[ArrayRef]) -> Result<SeriesLists> {
         let (from, to) = (written::micros_of(&arrays[0])?, written::micros_of(&arrays[1])?);
         let (from, to) = (from.as_primitive::<Int64Type>(), to.as_primitive::<Int64Type>());
         let steps = arrays[2].as_primitive::<IntervalMonthDayNanoType>();

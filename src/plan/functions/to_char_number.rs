@@ -84,9 +84,9 @@ impl ScalarUDFImpl for ToChar {
             let values = Numbers::new(&arrays[0])?;
             let scale = values.scale.unsigned_abs().into();
             let kind = match of {
-                DataType::Int8 | DataType::Int16 | DataType::Int32 => Kind::Int,
-                of if of.is_integer() => Kind::BigInt,
-                _ => Kind::Numeric,
+                DataType::Int8 | DataType::Int16 | DataType::Int32 => NumberType::Int,
+                of if of.is_integer() => NumberType::BigInt,
+                _ => NumberType::Numeric,
             };
             let text = |row: usize| match is_null(row) {
                 true => Ok(None),
@@ -148,13 +148,13 @@ const WORDS: [(&str, Word); 20] = [
 
 /// Which of PostgreSQL's functions a number goes through.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum NumberType {
     Int,
     BigInt,
     Numeric,
 }
 
-enum Node {
+enum NumberPatternNode {
     Word(Word),
     Character(char),
 }
@@ -169,7 +169,7 @@ enum Anchor {
 
 /// A pattern, and what is known of it before it is filled.
 struct Pattern {
-    nodes: Vec<Node>,
+    nodes: Vec<NumberPatternNode>,
     /// Digits before the point, behind it, and those that a shift adds.
     pre: usize,
     post: usize,
@@ -214,8 +214,8 @@ impl Pattern {
             .nodes
             .iter()
             .filter_map(|node| match node {
-                Node::Word(word) => Some(*word),
-                Node::Character(_) => None,
+                NumberPatternNode::Word(word) => Some(*word),
+                NumberPatternNode::Character(_) => None,
             })
             .collect();
         for word in words {
@@ -307,7 +307,7 @@ impl Pattern {
         Ok(())
     }
 
-    fn exact(mut self, value: &BigInt, scale: u32, kind: Kind) -> Result<String> {
+    fn exact(mut self, value: &BigInt, scale: u32, kind: NumberType) -> Result<String> {
         let ten = |by: usize| BigInt::from(10).pow(by as u32);
         if self.roman {
             let whole = rounded_quotient(value, &ten(scale as usize));
@@ -320,10 +320,10 @@ impl Pattern {
             return Ok(scientific(value, scale, self.post, kind));
         }
         let mut value = value * ten(self.shift);
-        if kind == Kind::BigInt && i64::try_from(&value).is_err() {
+        if kind == NumberType::BigInt && i64::try_from(&value).is_err() {
             return exec_err!("bigint out of range");
         }
-        if kind == Kind::Int {
+        if kind == NumberType::Int {
             // Of 32 bits, as they come.
             value = BigInt::from(i128::try_from(&value).unwrap_or(0) as i32);
         }
@@ -411,8 +411,8 @@ impl Pattern {
         let mut out = String::new();
         for node in &self.nodes {
             match node {
-                Node::Character(c) => out.push(*c),
-                Node::Word(word @ (Word::Roman | Word::RomanLower)) => {
+                NumberPatternNode::Character(c) => out.push(*c),
+                NumberPatternNode::Word(word @ (Word::Roman | Word::RomanLower)) => {
                     let text = match word {
                         Word::Roman => numeral.clone(),
                         _ => numeral.to_lowercase(),
@@ -422,7 +422,7 @@ impl Pattern {
                         false => out.push_str(&format!("{text:>15}")),
                     }
                 }
-                Node::Word(_) => {}
+                NumberPatternNode::Word(_) => {}
             }
         }
         Ok(out)
@@ -478,11 +478,11 @@ impl Pattern {
         let (mut at, mut current, mut inside) = (0, 0_usize, false);
         for node in &self.nodes {
             let word = match node {
-                Node::Character(c) => {
+                NumberPatternNode::Character(c) => {
                     out.push(*c);
                     continue;
                 }
-                Node::Word(word) => *word,
+                NumberPatternNode::Word(word) => *word,
             };
             match word {
                 Word::Nine | Word::Zero | Word::Point => {}
@@ -598,7 +598,7 @@ impl Pattern {
     }
 }
 
-fn nodes(pattern: &str) -> Vec<Node> {
+fn nodes(pattern: &str) -> Vec<NumberPatternNode> {
     let mut nodes = Vec::new();
     let mut rest = pattern;
     while !rest.is_empty() {
@@ -610,7 +610,7 @@ fn nodes(pattern: &str) -> Vec<Node> {
             })
         };
         if let Some((text, word)) = WORDS.iter().filter(fits).max_by_key(|(word, _)| word.len()) {
-            nodes.push(Node::Word(*word));
+            nodes.push(NumberPatternNode::Word(*word));
             rest = &rest[text.len()..];
             continue;
         }
@@ -623,15 +623,17 @@ fn nodes(pattern: &str) -> Vec<Node> {
                         rest = &quoted[at + 1..];
                         break;
                     }
-                    '\\' => nodes.extend(chars.next().map(|(_, c)| Node::Character(c))),
-                    c => nodes.push(Node::Character(c)),
+                    '\\' => {
+                        nodes.extend(chars.next().map(|(_, c)| NumberPatternNode::Character(c)))
+                    }
+                    c => nodes.push(NumberPatternNode::Character(c)),
                 }
             }
             continue;
         }
         rest = if rest.starts_with("\\\"") { &rest[1..] } else { rest };
         let Some(c) = rest.chars().next() else { break };
-        nodes.push(Node::Character(c));
+        nodes.push(NumberPatternNode::Character(c));
         rest = &rest[c.len_utf8()..];
     }
     nodes
@@ -645,7 +647,7 @@ fn with_exponent(mantissa: &str, exponent: i32) -> String {
 }
 
 /// Of a NUMERIC a mantissa that is rounded up to ten stays so, as in PostgreSQL.
-fn scientific(value: &BigInt, scale: u32, post: usize, kind: Kind) -> String {
+fn scientific(value: &BigInt, scale: u32, post: usize, kind: NumberType) -> String {
     let digits = value.magnitude().to_string();
     let negative = if value.sign() == num_bigint::Sign::Minus { "-" } else { "" };
     let zero = digits == "0";
@@ -658,7 +660,7 @@ fn scientific(value: &BigInt, scale: u32, post: usize, kind: Kind) -> String {
         }
         false => format!("{digits}{}", "0".repeat(wanted - digits.len())),
     };
-    if kept.len() > wanted && kind == Kind::Int {
+    if kept.len() > wanted && kind == NumberType::Int {
         kept.truncate(wanted);
         exponent += 1;
     }
@@ -676,7 +678,7 @@ mod tests {
         let of = |value: i64, scale: u32, pattern: &str| {
             Pattern::new(pattern)
                 .unwrap()
-                .exact(&BigInt::from(value), scale, Kind::Numeric)
+                .exact(&BigInt::from(value), scale, NumberType::Numeric)
                 .unwrap()
         };
         for (value, scale, pattern, text) in [
@@ -694,7 +696,7 @@ mod tests {
             assert_eq!(of(value, scale, pattern), text, "{value} {pattern}");
         }
         assert_eq!(
-            Pattern::new("RN").unwrap().exact(&BigInt::from(14), 0, Kind::Int).unwrap(),
+            Pattern::new("RN").unwrap().exact(&BigInt::from(14), 0, NumberType::Int).unwrap(),
             "            XIV"
         );
     }

@@ -14,7 +14,7 @@ use crate::plan::nearest::Nearest;
 
 /// A side of a join: its rows, with the key's expressions as further columns where they are more
 /// than columns.
-struct Side {
+struct KeyedSide {
     /// The side as planned.
     plain: NodeId,
     /// The side with the key's columns.
@@ -47,7 +47,7 @@ impl Lowering {
         }
     }
 
-    fn side(&mut self, plan: &datafusion_expr::LogicalPlan, keys: &[Expr]) -> Result<Side> {
+    fn side(&mut self, plan: &datafusion_expr::LogicalPlan, keys: &[Expr]) -> Result<KeyedSide> {
         let plain = self.plan(plan)?;
         let width = self.width(plain);
         let schema = Arc::clone(&self.nodes[plain].schema);
@@ -67,15 +67,15 @@ impl Lowering {
             }
         }
         let keyed = self.project_scalars(plain, columns, Arc::new(Schema::new(fields)));
-        Ok(Side { plain, keyed, width, keys: indexes })
+        Ok(KeyedSide { plain, keyed, width, keys: indexes })
     }
 
     /// The rows of both sides that match, side by side, further conditions included.
     fn matched(
         &mut self,
         join: &Join,
-        left: &Side,
-        right: &Side,
+        left: &KeyedSide,
+        right: &KeyedSide,
         nulls_equal: bool,
     ) -> Result<NodeId> {
         let on = JoinKeys { left: left.keys.clone(), right: right.keys.clone(), nulls_equal };
@@ -113,11 +113,11 @@ impl Lowering {
     }
 
     /// Whether a row of the other side meets at most one row of this side.
-    fn is_unique(&self, side: &Side) -> bool {
+    fn is_unique(&self, side: &KeyedSide) -> bool {
         self.nodes[side.keyed].is_unique_by(&side.keys)
     }
 
-    fn joined_keys(&self, left: &Side, right: &Side, offset: usize) -> Vec<Vec<usize>> {
+    fn joined_keys(&self, left: &KeyedSide, right: &KeyedSide, offset: usize) -> Vec<Vec<usize>> {
         let left_keys = &self.nodes[left.keyed].keys;
         let right_keys: Vec<Vec<usize>> = self.nodes[right.keyed]
             .keys
@@ -142,8 +142,8 @@ impl Lowering {
     fn pairs(
         &mut self,
         join: &Join,
-        left: &Side,
-        right: &Side,
+        left: &KeyedSide,
+        right: &KeyedSide,
         nulls_equal: bool,
     ) -> Result<NodeId> {
         let schema = arrow_schema(&join.schema);
@@ -173,8 +173,8 @@ impl Lowering {
         join: &Join,
         matched: NodeId,
         from: usize,
-        side: &Side,
-        other: &Side,
+        side: &KeyedSide,
+        other: &KeyedSide,
         nulls_equal: bool,
     ) -> NodeId {
         let all: Vec<usize> = (0..side.width).collect();
@@ -262,8 +262,13 @@ impl Lowering {
         Ok(self.project_scalars(rest, columns, Arc::clone(schema)))
     }
 
-    fn outer_keys(&self, join_type: JoinType, left: &Side, right: &Side) -> Vec<Vec<usize>> {
-        let original = |side: &Side, offset: usize| -> Vec<Vec<usize>> {
+    fn outer_keys(
+        &self,
+        join_type: JoinType,
+        left: &KeyedSide,
+        right: &KeyedSide,
+    ) -> Vec<Vec<usize>> {
+        let original = |side: &KeyedSide, offset: usize| -> Vec<Vec<usize>> {
             let keys = self.nodes[side.plain].keys.iter();
             keys.map(|key| key.iter().map(|c| c + offset).collect()).collect()
         };
@@ -275,7 +280,7 @@ impl Lowering {
             _ => {}
         }
         // An empty key says "at most one row", which padding rows would break.
-        let usable = |key: &Vec<usize>, side: &Side, offset: usize| {
+        let usable = |key: &Vec<usize>, side: &KeyedSide, offset: usize| {
             !key.is_empty()
                 && key
                     .iter()
@@ -294,8 +299,8 @@ impl Lowering {
     fn semi(
         &mut self,
         join: &Join,
-        kept: &Side,
-        other: &Side,
+        kept: &KeyedSide,
+        other: &KeyedSide,
         nulls_equal: bool,
         anti: bool,
         swapped: bool,

@@ -12,7 +12,7 @@ use datafusion_sql::sqlparser::ast::{
     TableFactor, TableWithJoins, Value, VisitMut, VisitorMut,
 };
 
-use super::{Level, fold, label, qualified, quoted, refusal};
+use super::{SelectLevel, fold, label, qualified, quoted, refusal};
 use crate::plan::sugar::skeleton;
 
 /// The relation of a level's groups.
@@ -33,7 +33,7 @@ fn key(index: usize) -> String {
 pub fn on_top(
     select: &mut Select,
     order_by: Option<&mut OrderBy>,
-    level: Level,
+    level: SelectLevel,
     is_aggregate: &dyn Fn(&str) -> bool,
 ) -> Result<()> {
     let keys = keys(select)?;
@@ -158,7 +158,7 @@ struct OverGroups<'a> {
     keys: &'a [Expr],
     aggregates: Vec<Expr>,
     is_aggregate: &'a dyn Fn(&str) -> bool,
-    level: &'a Level,
+    level: &'a SelectLevel,
     /// How many sub-queries are around.
     depth: usize,
     /// How many columns of the groups stand in sub-queries.

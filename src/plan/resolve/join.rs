@@ -11,7 +11,7 @@ use datafusion_sql::sqlparser::ast::{
 };
 use datafusion_sql::sqlparser::tokenizer::Span;
 
-use super::{KnownColumns, Place, Resolver, Visible, fold, qualified, quoted, refusal};
+use super::{ColumnOrigin, KnownColumns, Resolver, Visible, fold, qualified, quoted, refusal};
 use crate::plan::functions::merged_with;
 use crate::plan::sugar::{call, skeleton};
 
@@ -113,7 +113,7 @@ impl Resolver<'_> {
                     call("coalesce", vec![argument(left), argument(right)])?
                 }
             };
-            merged.push(Visible { name: fold(key), place: Place::Merged(Box::new(expr)) });
+            merged.push(Visible { name: fold(key), place: ColumnOrigin::Merged(Box::new(expr)) });
         }
         let condition = conditions.into_iter().reduce(|a, b| binary(a, BinaryOperator::And, b));
         let always = || Expr::value(Value::Boolean(true));
@@ -135,20 +135,20 @@ impl Resolver<'_> {
             return Ok(shown);
         };
         self.top().relations.truncate(before);
-        let known = shown.iter().all(|v| !matches!(v.place, Place::All(..)));
+        let known = shown.iter().all(|v| !matches!(v.place, ColumnOrigin::All(..)));
         let names: KnownColumns = known.then(|| shown.iter().map(|v| v.name.clone()).collect());
         let columns = super::renamed(names, &alias);
         let name = fold(&alias.name);
-        if shown.iter().any(|v| matches!(v.place, Place::Merged(_))) {
+        if shown.iter().any(|v| matches!(v.place, ColumnOrigin::Merged(_))) {
             let items = shown.iter().map(|column| match &column.place {
-                Place::Column(relation) => {
+                ColumnOrigin::Column(relation) => {
                     SelectItem::UnnamedExpr(qualified(relation, &column.name))
                 }
-                Place::Merged(expr) => SelectItem::ExprWithAlias {
+                ColumnOrigin::Merged(expr) => SelectItem::ExprWithAlias {
                     expr: expr.as_ref().clone(),
                     alias: quoted(&column.name),
                 },
-                Place::All(relation, merged) => super::all_but(relation, merged),
+                ColumnOrigin::All(relation, merged) => super::all_but(relation, merged),
             });
             let mut query: Query = skeleton("SELECT 1")?;
             if let SetExpr::Select(select) = query.body.as_mut() {
@@ -171,7 +171,7 @@ fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
 }
 
 fn natural_keys(left: &[Visible], right: &[Visible], at: Span) -> Result<Vec<Ident>> {
-    if left.iter().chain(right).any(|v| matches!(v.place, Place::All(..))) {
+    if left.iter().chain(right).any(|v| matches!(v.place, ColumnOrigin::All(..))) {
         let message = "NATURAL JOIN with a relation whose columns are not known here: name them";
         return Err(refusal(at, message.to_string()));
     }
@@ -192,13 +192,15 @@ fn take(side: &mut Vec<Visible>, key: &Ident, which: &str) -> Result<Expr> {
         side.iter().enumerate().filter(|(_, v)| v.name == name).map(|(at, _)| at).collect();
     match found.as_slice() {
         [at] => Ok(match side.remove(*at).place {
-            Place::Column(relation) => qualified(&relation, &name),
-            Place::Merged(expr) => *expr,
-            Place::All(relation, _) => qualified(&relation, &name),
+            ColumnOrigin::Column(relation) => qualified(&relation, &name),
+            ColumnOrigin::Merged(expr) => *expr,
+            ColumnOrigin::All(relation, _) => qualified(&relation, &name),
         }),
         [] => {
             let mut unknown = side.iter_mut().filter_map(|v| match &mut v.place {
-                Place::All(relation, merged) if !relation.is_empty() => Some((relation, merged)),
+                ColumnOrigin::All(relation, merged) if !relation.is_empty() => {
+                    Some((relation, merged))
+                }
                 _ => None,
             });
             match (unknown.next(), unknown.next()) {

@@ -5,7 +5,7 @@ use datafusion_sql::sqlparser::ast::{
     AccessExpr, DataType, Expr, FunctionArguments, Ident, Query, SelectItem, SetExpr, Subscript,
 };
 
-use super::{Level, Use, fold, quoted};
+use super::{SelectLevel, Use, fold, quoted};
 
 /// What PostgreSQL calls an expression that has no name to go by.
 const UNKNOWN: &str = "?column?";
@@ -102,7 +102,7 @@ fn first_column(query: &Query) -> Option<String> {
 
 /// Gives the columns of a SELECT names, where the planner would make some that nobody can write, or the
 /// same one twice.
-pub fn columns(items: &mut [SelectItem], purpose: Use, level: &Level) {
+pub fn columns(items: &mut [SelectItem], purpose: Use, level: &SelectLevel) {
     let names: Vec<Option<String>> = items
         .iter()
         .map(|item| match item {

@@ -84,11 +84,11 @@ struct Relation {
 #[derive(Clone, Debug)]
 struct Visible {
     name: String,
-    place: Place,
+    place: ColumnOrigin,
 }
 
 #[derive(Clone, Debug)]
-enum Place {
+enum ColumnOrigin {
     /// A column of the relation of this name.
     Column(String),
     /// What USING made of several columns.
@@ -109,7 +109,7 @@ enum Clause {
 
 /// One SELECT, and what its FROM has shown so far.
 #[derive(Debug)]
-struct Level {
+struct SelectLevel {
     id: usize,
     relations: Vec<Relation>,
     visible: Vec<Visible>,
@@ -122,9 +122,9 @@ struct Level {
     marked: Vec<String>,
 }
 
-impl Level {
+impl SelectLevel {
     fn is_opaque(&self) -> bool {
-        self.visible.iter().any(|v| matches!(v.place, Place::All(..)))
+        self.visible.iter().any(|v| matches!(v.place, ColumnOrigin::All(..)))
     }
 
     fn has_relation(&self, name: &str) -> bool {
@@ -137,7 +137,7 @@ struct Resolver<'a> {
     /// Stands for a sub-query that is taken out.
     nothing: Query,
     /// The SELECTs around, the innermost last.
-    levels: Vec<Level>,
+    levels: Vec<SelectLevel>,
     ctes: Vec<(String, KnownColumns)>,
     /// The next level's number.
     next: usize,
@@ -252,18 +252,26 @@ impl Resolver<'_> {
         mut order_by: Option<&mut Option<OrderBy>>,
         purpose: Use,
         groups: bool,
-    ) -> Result<(KnownColumns, Level)> {
+    ) -> Result<(KnownColumns, SelectLevel)> {
         let id = self.next;
         self.next += 1;
         let (relations, visible) = (Vec::new(), Vec::new());
         let (aggregates, marked) = (Vec::new(), Vec::new());
         let clause = Clause::From;
-        self.levels.push(Level { id, relations, visible, clause, groups, aggregates, marked });
+        self.levels.push(SelectLevel {
+            id,
+            relations,
+            visible,
+            clause,
+            groups,
+            aggregates,
+            marked,
+        });
         for table in &mut select.from {
             let shown = self.table_with_joins(table)?;
             self.top().visible.extend(shown);
         }
-        if groups || self.top().visible.iter().any(|v| matches!(v.place, Place::Merged(_))) {
+        if groups || self.top().visible.iter().any(|v| matches!(v.place, ColumnOrigin::Merged(_))) {
             self.expand_wildcards(&mut select.projection)?;
         }
         self.check_shadowing()?;
@@ -295,7 +303,7 @@ impl Resolver<'_> {
         Ok((names, level))
     }
 
-    fn top(&mut self) -> &mut Level {
+    fn top(&mut self) -> &mut SelectLevel {
         match self.levels.last_mut() {
             Some(level) => level,
             None => unreachable!("there is a level while a SELECT is walked"),
@@ -385,14 +393,14 @@ impl Resolver<'_> {
                     continue;
                 }
                 out.push(match &column.place {
-                    Place::Column(relation) => {
+                    ColumnOrigin::Column(relation) => {
                         SelectItem::UnnamedExpr(qualified(relation, &column.name))
                     }
-                    Place::Merged(expr) => SelectItem::ExprWithAlias {
+                    ColumnOrigin::Merged(expr) => SelectItem::ExprWithAlias {
                         expr: expr.as_ref().clone(),
                         alias: quoted(&column.name),
                     },
-                    Place::All(relation, merged) => all_but(relation, merged),
+                    ColumnOrigin::All(relation, merged) => all_but(relation, merged),
                 });
             }
         }
@@ -418,8 +426,12 @@ impl Resolver<'_> {
 
     /// Changes the names in something that holds expressions, sub-queries included.
     fn walk(&mut self, node: &mut impl VisitMut) -> Result<()> {
-        let mut walk =
-            Walk { resolver: self, aside: Vec::new(), taken: Vec::new(), parameters: Vec::new() };
+        let mut walk = ClauseWalk {
+            resolver: self,
+            aside: Vec::new(),
+            taken: Vec::new(),
+            parameters: Vec::new(),
+        };
         match node.visit(&mut walk) {
             ControlFlow::Break(error) => Err(error),
             ControlFlow::Continue(()) => Ok(()),
@@ -438,12 +450,12 @@ impl Resolver<'_> {
             Some(columns) => {
                 let column = |column: &String| Visible {
                     name: column.clone(),
-                    place: Place::Column(name.clone()),
+                    place: ColumnOrigin::Column(name.clone()),
                 };
                 columns.iter().map(column).collect()
             }
             None => {
-                let place = Place::All(name.clone(), Vec::new());
+                let place = ColumnOrigin::All(name.clone(), Vec::new());
                 vec![Visible { name: String::new(), place }]
             }
         };
@@ -552,16 +564,16 @@ impl Resolver<'_> {
             match found.as_slice() {
                 [] if level.is_opaque() => return Ok(None),
                 [] => {}
-                [Visible { place: Place::Column(relation), .. }] => {
+                [Visible { place: ColumnOrigin::Column(relation), .. }] => {
                     let expr = || qualified(relation, &name);
                     return Ok((level.groups && !relation.is_empty()).then(expr));
                 }
-                [Visible { place: Place::Merged(expr), .. }] => {
+                [Visible { place: ColumnOrigin::Merged(expr), .. }] => {
                     self.check_reach(depth, expr, ident)?;
                     return Ok(Some(expr.as_ref().clone()));
                 }
                 several => {
-                    if several.iter().any(|v| matches!(v.place, Place::Merged(_))) {
+                    if several.iter().any(|v| matches!(v.place, ColumnOrigin::Merged(_))) {
                         let message = format!("column reference {name} is ambiguous");
                         return Err(refusal(ident.span, message));
                     }
@@ -577,7 +589,7 @@ impl Resolver<'_> {
         let Expr::Identifier(ident) = expr else { return None };
         let name = fold(ident);
         let is_column =
-            |level: &Level| level.is_opaque() || level.visible.iter().any(|v| v.name == name);
+            |level: &SelectLevel| level.is_opaque() || level.visible.iter().any(|v| v.name == name);
         if self.levels.iter().any(is_column) {
             return None;
         }
@@ -881,7 +893,7 @@ impl VisitorMut for ColumnNames {
 const ASIDE: &str = "__aside";
 
 /// Walks the expressions of a clause.
-struct Walk<'r, 'a> {
+struct ClauseWalk<'r, 'a> {
     resolver: &'r mut Resolver<'a>,
     /// What is walked by itself, while [`ASIDE`] stands in its place.
     aside: Vec<Expr>,
@@ -891,7 +903,7 @@ struct Walk<'r, 'a> {
     parameters: Vec<Vec<String>>,
 }
 
-impl Walk<'_, '_> {
+impl ClauseWalk<'_, '_> {
     fn replacement(&mut self, expr: &mut Expr) -> Result<Option<Expr>> {
         match expr {
             Expr::Identifier(name) => {
@@ -988,7 +1000,7 @@ impl Walk<'_, '_> {
     }
 }
 
-impl VisitorMut for Walk<'_, '_> {
+impl VisitorMut for ClauseWalk<'_, '_> {
     type Break = DataFusionError;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<DataFusionError> {

@@ -50,10 +50,10 @@ fn branches(body: &mut SetExpr) -> Result<()> {
 }
 
 /// An item's name inside, and outside.
-type Named = (Ident, Ident);
+type ItemNames = (Ident, Ident);
 
 /// Hides the names of items that are ambiguous; the names of all items, if there are any such.
-fn hide(select: &mut Select, order_by: Option<&mut OrderBy>) -> Option<Vec<Named>> {
+fn hide(select: &mut Select, order_by: Option<&mut OrderBy>) -> Option<Vec<ItemNames>> {
     let beside = names_beside_rows(&select.projection);
     let mut taken = names_of_keys(&select.group_by);
     // What stands under its own name is no other column.
@@ -67,7 +67,7 @@ fn hide(select: &mut Select, order_by: Option<&mut OrderBy>) -> Option<Vec<Named
     if !select.projection.iter().any(is_hidden) {
         return None;
     }
-    let mut names: Vec<Named> = Vec::new();
+    let mut names: Vec<ItemNames> = Vec::new();
     for (at, item) in select.projection.iter().enumerate() {
         let hidden = || Ident::with_quote('"', format!("__beside{at}"));
         names.push(match item {
@@ -111,12 +111,12 @@ fn hide(select: &mut Select, order_by: Option<&mut OrderBy>) -> Option<Vec<Named
 }
 
 /// `SELECT inside AS outside, … FROM (inner)`.
-fn around(inner: Query, names: &[Named]) -> Result<Query> {
+fn around(inner: Query, names: &[ItemNames]) -> Result<Query> {
     let mut outer = skeleton(&format!("SELECT 1 FROM (SELECT 1) AS {INNER}"))?;
     let SetExpr::Select(select) = outer.body.as_mut() else {
         return plan_err!("a SELECT is a SELECT");
     };
-    let item = |(inside, outside): &Named| SelectItem::ExprWithAlias {
+    let item = |(inside, outside): &ItemNames| SelectItem::ExprWithAlias {
         expr: Expr::CompoundIdentifier(vec![Ident::new(INNER), inside.clone()]),
         alias: outside.clone(),
     };

@@ -70,7 +70,7 @@ struct Generation {
 }
 
 #[derive(Row, Deserialize)]
-struct Number {
+struct NumberRow {
     number: u64,
 }
 
@@ -357,7 +357,7 @@ impl TableCatalog {
             table.path(),
             since.unwrap_or_default()
         );
-        let rows = self.clickhouse.fetch::<Number>(&query).await?;
+        let rows = self.clickhouse.fetch::<NumberRow>(&query).await?;
         Ok(rows.iter().map(|row| row.number).collect())
     }
 
@@ -375,7 +375,7 @@ impl TableCatalog {
     }
 
     async fn number(&self, query: &str) -> Result<u64, ClickHouseError> {
-        let rows = self.clickhouse.fetch::<Number>(query).await?;
+        let rows = self.clickhouse.fetch::<NumberRow>(query).await?;
         Ok(rows.first().map_or(0, |row| row.number))
     }
 

@@ -122,7 +122,7 @@ enum Half {
 }
 
 #[derive(Default)]
-struct Parts {
+struct InstantParts {
     /// Numbers that stand for year, month or day, in their order, with the digits they have.
     numbers: Vec<(i64, usize)>,
     month: Option<i64>,
@@ -140,7 +140,7 @@ fn instant(text: &str, type_name: &str) -> Result<Instant> {
     if lower == "epoch" {
         return Ok(Instant { days: 0, time: 0, timed: false, zone: None });
     }
-    let mut parts = Parts::default();
+    let mut parts = InstantParts::default();
     let mut rest = lower.as_str();
     while !rest.is_empty() {
         let first = rest.chars().next().unwrap_or(' ');
@@ -325,7 +325,7 @@ fn two_digit_year(year: i64) -> i64 {
 }
 
 /// The day that the parts of a date name.
-fn days_of(parts: &Parts) -> Option<i64> {
+fn days_of(parts: &InstantParts) -> Option<i64> {
     if let Some(days) = parts.days {
         return parts.numbers.is_empty().then_some(days);
     }
