@@ -29,11 +29,11 @@ use heliostat::internals::plan::{ViewPlan, plan_files};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How many events a frame has.
+/// Number of events in a frame.
 const FRAME_EVENTS: usize = 5_000;
-/// How many frames enter at a tick, as when a view catches up.
+/// Number of frames that enter at a tick, as when a view catches up.
 const TICK_FRAMES: usize = 8;
-/// How many ticks are on their way.
+/// Number of ticks that are on their way.
 const TICKS_AHEAD: usize = 2;
 
 /// The number of a variable, or what stands for it.

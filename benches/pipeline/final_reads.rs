@@ -1,4 +1,4 @@
-//! What `FINAL` costs: queries on a view of many rows while they change, with it and without.
+//! The cost of `FINAL`: queries on a view of many rows while they change, with it and without.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,9 +15,9 @@ const LOAD: u64 = 5_000;
 const BATCH: u64 = 100;
 /// Rows of one request of the load before.
 const LOADED_AT_ONCE: u64 = 10_000;
-/// How often each query is asked, with `FINAL` and without.
+/// Number of times each query is asked, with `FINAL` and without.
 const ROUNDS: usize = 15;
-/// How long a query of the view may take.
+/// Longest time that a query of the view may take.
 const QUERY_S_MAX: f64 = 0.3;
 
 const QUERIES: &str = "
@@ -44,7 +44,7 @@ fn events(keys: impl Iterator<Item = u64>, rng: &mut Rng) -> Vec<u8> {
     keys.map(event).collect::<String>().into_bytes()
 }
 
-/// How long a query takes, in seconds.
+/// The time that a query takes, in seconds.
 async fn time(client: &reqwest::Client, url: &str, login: &Login, sql: String) -> f64 {
     let started = Instant::now();
     let request = client.post(url).basic_auth(&login.user, Some(&login.password));

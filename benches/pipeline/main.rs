@@ -103,7 +103,7 @@ struct Server {
     data: PathBuf,
 }
 
-/// What stands between clients and the server.
+/// The protection between clients and the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protection {
     Nothing,
@@ -245,7 +245,7 @@ async fn live(client: &reqwest::Client, server: &Server, position: u64) {
     }
 }
 
-/// What the machine can do: everything else is read beside these.
+/// The speed of the machine itself: all other results are read beside these.
 fn machine() {
     let place = Workplace::new();
     let mut file = std::fs::File::create(place.path("sync")).unwrap();
@@ -491,10 +491,10 @@ async fn ingest(seconds: u64, named: bool, protection: Protection) -> f64 {
     sent as f64 / shown
 }
 
-/// What tokens and TLS may cost of the rate of ingest.
+/// Largest share of the rate of ingest that tokens and TLS may cost.
 const SECURED_COST_MAX: f64 = 0.15;
 
-/// What tokens and TLS cost: ingest with and without them in turn, and whether that is within the limit.
+/// The cost of tokens and TLS: ingest with and without them in turn, and whether that is within the limit.
 async fn secured(rounds: usize, seconds: u64) {
     let all = [Protection::Nothing, Protection::Tokens, Protection::TokensAndTls];
     let mut rates = [const { Vec::new() }; 3];
@@ -702,8 +702,8 @@ async fn outage(seconds: u64) {
     server.stop();
 }
 
-/// What it costs to know every id and stream: the log alone, without HTTP and views, for small
-/// events with ids of their own, ten to a stream.
+/// The cost of knowing every id and stream: the log alone, without HTTP and views, for small events with ids
+/// of their own, ten to a stream.
 async fn identities(events: u64) {
     const GROUP: u64 = 5000;
     let place = Workplace::new();

@@ -1,4 +1,4 @@
-//! How long a restart takes until all views are live: after an orderly end, and after a kill under load.
+//! The time that a restart takes until all views are live: after an orderly end, and after a kill under load.
 //!
 //! Four views over `HELIOSTAT_BENCH_KEYS` keys (1 M): an aggregate by key, a join of two tables, the first
 //! two rows of each key, and an upsert table as it is.

@@ -13,7 +13,7 @@ const KEYS: u64 = 100;
 /// Events a second, in requests of `BATCH`.
 const LOAD: u64 = 10_000;
 const BATCH: u64 = 200;
-/// How often one view is looked at.
+/// Interval at which one view is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
 fn queries() -> String {
@@ -63,7 +63,7 @@ pub async fn views(seconds: u64) {
     );
     let url = format!("{}/v1/events", server.http);
     let mut rng = Rng::new(7);
-    // How many events are acknowledged.
+    // Number of events that are acknowledged.
     let sent = Arc::new(AtomicU64::new(0));
     let (is_over, watched) = (Arc::new(AtomicBool::new(false)), Arc::clone(&sent));
     let watcher = {

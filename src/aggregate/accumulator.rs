@@ -1,4 +1,4 @@
-//! What a group's rows add up to, and the folding of a batch into the accumulators of its groups.
+//! The accumulated state of a group's rows, and the folding of a batch into the accumulators of its groups.
 
 use std::marker::PhantomData;
 
@@ -109,9 +109,9 @@ impl Accumulator {
 /// The groups of a batch's rows.
 pub struct BatchGroups<'a> {
     pub accumulators: &'a mut [Accumulator],
-    /// Of each row its group's index among the accumulators.
+    /// For each row the index of its group's accumulator.
     pub members: &'a [usize],
-    /// Of each row how often it is added.
+    /// For each row the number of times it is added.
     pub diffs: &'a [i64],
 }
 

@@ -14,7 +14,7 @@ pub static BOOL_AND: AggregateFunction =
 pub static BOOL_OR: AggregateFunction =
     AggregateFunction::accumulable("bool_or", |_, _| Ok(Box::new(Connective::Or)));
 
-/// How many values are true, and how many false.
+/// Number of values that are true, and of values that are false.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Booleans {
     yes: i64,

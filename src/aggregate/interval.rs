@@ -13,7 +13,7 @@ use crate::model::packed::{put_signed, put_wide, take_signed, take_wide};
 const DAYS_PER_MONTH: f64 = 30.0;
 const SECONDS_PER_DAY: f64 = 86_400.0;
 
-/// How many intervals there are, and the sums of their parts.
+/// Number of intervals, and the sums of their parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct IntervalTotal {
     count: i64,

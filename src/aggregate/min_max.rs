@@ -147,7 +147,7 @@ where
     }
 }
 
-/// Of values that are mapped to unsigned integers of the same order.
+/// The extreme of values that are mapped to unsigned integers of the same order.
 struct WinnerOfIntegers<const GREATEST: bool> {
     input: DataType,
     output: DataType,
@@ -208,7 +208,7 @@ fn add_integers<const GREATEST: bool>(
     });
 }
 
-/// Of values that are encoded as bytes of the same order.
+/// The extreme of values that are encoded as bytes of the same order.
 struct WinnerOfBytes<const GREATEST: bool> {
     codec: RowCodec,
     output: DataType,

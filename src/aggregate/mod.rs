@@ -99,15 +99,15 @@ pub fn has_small_state(name: &str) -> bool {
 /// which there is none.
 type Typed = fn(&DataType, &DataType) -> Result<Box<dyn AnyAggregate>, ArrowError>;
 
-/// What the planner knows of an aggregate.
+/// The properties of an aggregate that the planner knows.
 pub struct AggregateFunction {
     /// DataFusion's name.
     pub name: &'static str,
-    /// What `explain` says of its state.
+    /// Description of its state in `explain`.
     pub explain: &'static str,
     /// `Some`: the state cannot take values back, but the value is that of an extreme row.
     pub extreme: Option<Extreme>,
-    /// Of an argument that is never NULL it is the number of the group's rows.
+    /// True if the aggregate of an argument that is never NULL is the number of the group's rows.
     pub counts_rows: bool,
     /// Its column has pairs: structs of its two arguments.
     pub pairs: bool,
@@ -151,7 +151,7 @@ impl fmt::Debug for AggregateFunction {
 ///
 /// Aggregates with the same state add a column to it in the same way, so they can share it.
 pub trait FoldedAggregate {
-    /// What is kept of a group; its default is that of no values.
+    /// The state kept of a group; its default is that of no values.
     type State: State + Default;
 
     /// Adds a batch's column to the states of the rows' groups.

@@ -29,14 +29,14 @@ pub fn ten(power: u32) -> Cow<'static, BigInt> {
 /// The first group of digits of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FirstGroup {
-    /// How many groups stand before the point behind this one; negative behind the point.
+    /// Number of groups between this one and the point; negative for a group behind the point.
     weight: i32,
     /// From 1 to 9999; 0 of zero.
     value: u32,
 }
 
 impl FirstGroup {
-    /// Of `unscaled · 10^-scale`.
+    /// The first group of `unscaled · 10^-scale`.
     #[inline]
     pub fn of(unscaled: u128, scale: i32) -> Self {
         let Some(digits) = unscaled.checked_ilog10() else {
@@ -64,7 +64,7 @@ impl FirstGroup {
     }
 }
 
-/// How many digits behind the point PostgreSQL's quotient has; `scale` is the greater one of the operands.
+/// Number of digits behind the point of PostgreSQL's quotient; `scale` is the greater one of the operands.
 #[inline]
 pub fn quotient_scale(dividend: FirstGroup, divisor: FirstGroup, scale: i32) -> i32 {
     let below = i32::from(dividend.value <= divisor.value);

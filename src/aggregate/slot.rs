@@ -12,7 +12,7 @@ use super::total::{FloatTotal, IntegerTotal, WideTotal};
 use super::variance::{ExactMoments, Moments};
 use crate::model::packed::{put, take};
 
-/// What is kept of some rows of a group.
+/// The state kept of some rows of a group.
 pub trait State: Stored + Clone {
     /// Whether rows can be taken back, by merging the state of their negative number.
     const TAKES_BACK: bool = true;

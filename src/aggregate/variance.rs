@@ -46,7 +46,7 @@ fn typed<const SAMPLE: bool, const ROOT: bool>(
     }))
 }
 
-/// How many floats there are, their sum, and that of their squares.
+/// Number of floats, their sum, and the sum of their squares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Moments {
     count: i64,
@@ -121,7 +121,7 @@ impl FoldedAggregate for Variance {
     }
 }
 
-/// How many integers there are, or decimals without their scale; their sum, and that of their squares.
+/// Number of integers, or of decimals without their scale; their sum, and the sum of their squares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ExactMoments {
     count: i64,

@@ -85,7 +85,7 @@ pub struct Overflow {
     pub row: usize,
     /// Which aggregate.
     pub aggregate: usize,
-    /// What happened.
+    /// The reason, as a text.
     pub reason: String,
 }
 

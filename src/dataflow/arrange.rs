@@ -98,7 +98,7 @@ pub enum Placement {
     Everywhere,
 }
 
-/// What an arrangement counts to.
+/// The limit that the bytes of an arrangement count towards.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum HeldAs {
     /// The state from which a view is computed.
@@ -315,7 +315,7 @@ where
                     let stamp = told.iter().map(|c| c.time().clone()).collect();
                     writer.insert(span.clone(), stamp);
                     output.session(&told).give(span);
-                    // What is left is told at its own times.
+                    // Updates that are left will be sent at their own times: keep a capability for each.
                     let before = std::mem::replace(&mut held, std::mem::take(&mut since));
                     for time in left.iter() {
                         let right = before.elements().iter().find(|c| c.time().less_equal(time));
@@ -323,7 +323,7 @@ where
                     }
                     written = upper;
                 }
-                // What was taken up is ahead of inputs that have yet to begin.
+                // An arrangement that takes up kept state is written further than its inputs have begun.
                 if PartialOrder::less_equal(&frontier, &written.borrow()) {
                     break;
                 }
@@ -363,7 +363,7 @@ pub trait Counted {
     /// Its bytes; `averages` tells those that its updates have on the heap.
     fn bytes(&self, averages: &HeapAverages) -> usize;
 
-    /// How many of these are in a file.
+    /// Number of these bytes that are in a file.
     fn file_bytes(&self) -> usize {
         0
     }

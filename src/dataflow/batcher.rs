@@ -24,12 +24,12 @@ use crate::model::row::Row;
 
 /// The most updates of a run when it is sorted.
 const RUN_UPDATES: usize = 1 << 14;
-/// How many updates are handed to the builder of a batch at a time.
+/// Number of updates that are handed to the builder of a batch at a time.
 const CHUNK_UPDATES: usize = 1 << 12;
 
 /// Bytes on the heap, beyond the size of the value itself.
 pub trait HeapBytes {
-    /// How many; about.
+    /// Number of bytes; about.
     fn heap_bytes(&self) -> usize;
 }
 
@@ -132,7 +132,7 @@ where
         self.buffer.append(updates);
         if self.buffer.len() >= RUN_UPDATES {
             self.sort();
-            // What has become few updates by that may become fewer still.
+            // Few updates stay in the buffer: with later ones more of them may cancel out.
             if self.buffer.len() > RUN_UPDATES / 2 {
                 self.runs.push(std::mem::take(&mut self.buffer));
             }
@@ -201,14 +201,14 @@ where
 
 /// A batch that is being made.
 pub struct Sealing<D, T, R, B> {
-    /// What is at this time or later is left.
+    /// The batch ends here: updates at this time or later stay behind.
     pub upper: Antichain<T>,
     merge: Merge<D, T, R>,
     builder: B,
     chunk: Vec<(D, T, R)>,
     kept: Vec<(D, T, R)>,
     frontier: Antichain<T>,
-    /// How many updates of the runs are through.
+    /// Number of the runs' updates that are through.
     taken: usize,
 }
 
@@ -291,7 +291,7 @@ impl<D: Ord, T: Ord, R: Semigroup> Merge<D, T, R> {
         Merge { only, heads, last: None }
     }
 
-    /// How many updates are left in the runs.
+    /// Number of updates that are left in the runs.
     fn len(&self) -> usize {
         let heads = self.heads.iter().map(|head| head.0.rest.len() + 1);
         let only = self.only.as_ref().map_or(0, |run| run.len());

@@ -13,7 +13,7 @@ use crate::model::{Position, Tick};
 #[derive(Clone, Debug)]
 pub struct Delta {
     pub rows: RecordBatch,
-    /// How often each row is added (negative: taken away).
+    /// Number of times each row is added; negative: taken away.
     pub diffs: Arc<[i64]>,
     /// Each row's event, while rows are still events; 0 for a row of none.
     pub positions: Option<Arc<[Position]>>,
@@ -27,7 +27,7 @@ impl Delta {
         Delta { rows, diffs, positions: Some(positions.into()), tick }
     }
 
-    /// How many rows there are.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.rows.num_rows()
     }

@@ -18,10 +18,10 @@ type BoxedWork = Box<dyn FnOnce() + Send>;
 /// The threads that wait for work.
 static IDLE: Mutex<Vec<Sender<BoxedWork>>> = Mutex::new(Vec::new());
 
-/// What came of work: its value, or the panic that it ended with.
+/// Result of the work: its value, or the panic that it ended with.
 type Outcome<T> = Result<T, Box<dyn Any + Send>>;
 
-/// Work on another thread, and what comes of it.
+/// Work on another thread, and its result once it is done.
 pub struct Elsewhere<T>(Receiver<Outcome<T>>);
 
 impl<T: Send + 'static> Elsewhere<T> {
@@ -41,7 +41,7 @@ impl<T: Send + 'static> Elsewhere<T> {
         Ok(Elsewhere(result))
     }
 
-    /// What came of the work, once. A panic in it goes on here.
+    /// The result of the work, given once. A panic of the work goes on here.
     pub fn poll(&mut self) -> Option<T> {
         match self.0.try_recv() {
             Ok(Ok(value)) => Some(value),

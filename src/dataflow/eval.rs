@@ -80,7 +80,7 @@ fn reason(error: &datafusion_common::DataFusionError) -> String {
     text
 }
 
-/// What came of one attempt to evaluate expressions for some rows.
+/// Result of one attempt to evaluate expressions for some rows.
 pub enum EvaluationAttempt {
     /// The rows that are left, if any.
     Done(Option<Delta>),

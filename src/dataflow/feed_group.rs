@@ -26,7 +26,8 @@ type DeclaredVersions = BTreeMap<String, BTreeSet<u32>>;
 /// A feed group on one worker: its tick, and the decoders of its events.
 pub struct FeedGroup {
     decoders: Vec<SharedDecoder>,
-    /// Of each view the types that it reads, and who is told of their undeclared versions.
+    /// For each view the stream that is told of undeclared versions, and the declared versions of the types
+    /// it reads.
     versions: Vec<(FailureStream, DeclaredVersions)>,
     pub fed: Tick,
 }
@@ -40,8 +41,8 @@ struct SharedDecoder {
     decoded: Option<Decoded>,
 }
 
-/// Who is concerned by the events of one type and version: indexes of decoders that read them, and
-/// of views that read the type and cannot read the version.
+/// The readers of the events of one type and version: indexes of decoders that read them, and of views that
+/// read the type and cannot read the version.
 struct Readers {
     event_type: Arc<str>,
     decoders: Vec<usize>,
@@ -140,7 +141,7 @@ impl SourceInput {
             && let Some(decoded) = &shared.decoded
         {
             let rejects = rejects_of(&decoded.rejects, &self.columns);
-            // What enters is what arrived up to the tick, at the tick.
+            // Rows enter at `tick`, whenever up to it their events arrived.
             if *self.handle.time() < tick {
                 self.handle.advance_to(tick);
             }

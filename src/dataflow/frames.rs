@@ -139,7 +139,7 @@ impl PartitionPart<'_> {
         self.rows.slice(self.known, self.rows.num_rows() - self.known)
     }
 
-    /// Of values for the rows from `known` on those that are asked for.
+    /// The part of `values`, which begin at the row `known`, that is asked for.
     fn wanted_of(&self, values: &ArrayRef) -> ArrayRef {
         values.slice(self.wanted.start - self.known, self.wanted.len())
     }

@@ -24,14 +24,14 @@ use crate::model::limits::Limits;
 use crate::model::view::ViewMessage;
 use crate::plan::ir::NodeId;
 
-/// How long a view's operators work in one step of the worker, before others have their turn.
+/// Time that a view's operators work in one step of the worker, before other views have their turn.
 const SLICE: Duration = Duration::from_millis(10);
-/// How long each of them may work in any case, so that those behind others get on, too.
+/// Least time that each operator works in a step, so that the operators behind others get on, too.
 const SLICE_MIN: Duration = Duration::from_millis(1);
-/// How many rows an operator hands on before others have their turn: those behind it have to take
-/// them, and that takes longer than making them.
+/// Number of rows an operator hands on before others have their turn: the operators behind it have to take
+/// the rows, and that takes longer than making them.
 const SLICE_ROWS: usize = 1 << 13;
-/// After how many bytes more the limits are looked at, beside the regular intervals.
+/// Growth in bytes at which the limits are looked at, beside the regular intervals.
 const CHECK_BYTES: usize = 1 << 20;
 
 /// The limits of one view; see [`Limits`].
@@ -58,7 +58,7 @@ impl From<&Limits> for ViewLimits {
     }
 }
 
-/// What all workers share of an installation.
+/// The state of an installation that all workers share.
 pub struct ViewControl {
     /// The number of the installation.
     pub view: usize,
@@ -146,7 +146,7 @@ impl ViewControl {
         self.state.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
     }
 
-    /// How many of these bytes are in files.
+    /// Number of these bytes that are in files.
     pub fn file_bytes(&self) -> usize {
         self.files.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
     }
@@ -191,11 +191,11 @@ impl ViewControl {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeldBytes {
     pub all: usize,
-    /// Those of them that are in files.
+    /// Number of these bytes that are in files.
     pub in_files: usize,
 }
 
-/// What an arrangement holds; see [`Guard::watch`].
+/// An arrangement whose bytes are counted; see [`Guard::watch`].
 pub trait HeldTrace {
     /// The bytes of its batches; none when it is gone.
     fn bytes(&self) -> HeldBytes;
@@ -219,13 +219,13 @@ struct WorkerGuard {
     /// The bytes of arrangements when they were asked last.
     arranged: Cell<usize>,
     arranged_output: Cell<usize>,
-    /// Of `held`, up to where the limits were looked at.
+    /// The value of `held` when the limits were last looked at.
     checked: Cell<usize>,
     traces: RefCell<Vec<(Box<dyn HeldTrace>, bool)>>,
     kept: RefCell<Vec<Rc<dyn Any>>>,
-    /// Of each node the number of its first arrangement, if it has one.
+    /// For each node the number of its first arrangement, if it has one.
     first_of: RefCell<Vec<(NodeId, usize)>>,
-    /// How long it has worked at what it has not finished.
+    /// Time that it has spent on work that is not finished.
     worked: Cell<Duration>,
     has_worked: Cell<bool>,
     /// Up to where it was complete when it was asked last.
@@ -253,7 +253,7 @@ impl Guard {
         }))
     }
 
-    /// What the workers share.
+    /// The state that the workers share.
     pub fn control(&self) -> &ViewControl {
         &self.0.control
     }
@@ -273,7 +273,7 @@ impl Guard {
         self.from().map_or(Tick::MIN, |tick| tick + 1)
     }
 
-    /// What the arrangement that is built next takes up.
+    /// The kept runs for the arrangement that is built next.
     pub fn take_up(&self, workers: usize) -> Option<TakenUp> {
         self.0.takeover.next(workers)
     }
@@ -292,15 +292,15 @@ impl Guard {
         self.0.first_of.borrow_mut().push((node, self.0.takeover.built()));
     }
 
-    /// What this worker hands over: the batches of all arrangements that are kept, in the order in which they
-    /// were built. To be asked when everything that was fed has gone through.
+    /// The state that this worker hands over: the batches of all arrangements that are kept, in the order in
+    /// which they were built. Ask only when everything that was fed has gone through.
     pub fn share(&self) -> KeptShare {
         let traces = self.0.traces.borrow();
         let arrangements = traces.iter().filter_map(|(trace, _)| trace.runs()).collect();
         KeptShare { arrangements, first_of: self.0.first_of.borrow().clone() }
     }
 
-    /// What this worker begins with of the table that a node reads.
+    /// The kept rows, of the table that a node reads, that this worker begins with.
     pub fn filled(&self, source: NodeId, workers: usize) -> Option<FilledShare> {
         self.0.takeover.filled(source, workers)
     }
@@ -338,8 +338,8 @@ impl Guard {
         }
     }
 
-    /// What work on another thread asks again and again: true when it has to end, since the view is
-    /// stopped, or since the work takes longer than the view may, which stops it.
+    /// A check that work on another thread makes again and again: true when the work has to end, since the
+    /// view is stopped, or since the work takes longer than the view may, which stops the view.
     pub fn stop_elsewhere(&self) -> impl Fn() -> bool + Send + use<> {
         let (control, begun) = (Arc::clone(&self.0.control), Instant::now());
         move || {
@@ -363,7 +363,7 @@ impl Guard {
         Account { guard: self.clone(), bytes: 0, output }
     }
 
-    /// How many rows one event may make.
+    /// Most rows that one event may make.
     pub fn event_rows_max(&self) -> usize {
         self.0.control.limits.event_rows_max
     }
@@ -516,7 +516,7 @@ impl Drop for Account {
     }
 }
 
-/// What this worker works on.
+/// The view that this worker works on.
 struct CurrentWork {
     view: Cell<usize>,
     /// Counts the worker's steps.

@@ -1,12 +1,12 @@
-//! What outlives an installation: the arrangements of a view as of a tick, and how another one takes
-//! them up.
+//! Kept state, which outlives an installation: the arrangements of a view as of a tick, and how another
+//! installation takes them up.
 //!
 //! All state of a view is in arrangements, or made of them again: operators that hold rows in a form of
 //! their own have their inputs arranged beside (`render/kept.rs`).
 //!
-//! A view's arrangements are numbered in the order in which they are built, which is the same for the
-//! same plan. What is kept of a worker is theirs; another number of workers takes the parts of it that
-//! are its own.
+//! A view's arrangements are numbered in the order in which they are built, which is the same for the same
+//! plan. The kept state of a worker is its share of them; when the number of workers changes, each worker
+//! takes from all shares the rows that are its own.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::plan::scan::Scan;
 /// has. It is raised by hand.
 pub const STATE_FORMAT: u32 = 3;
 
-/// Of each of a worker's arrangements the runs.
+/// For each arrangement of a worker its runs.
 pub type WorkerArrangements = Vec<Vec<PackedRun>>;
 
-/// What is kept of a view.
+/// The kept state of a view.
 #[derive(Clone)]
 pub struct KeptView {
     /// Everything up to this tick is in it, and nothing later.
@@ -36,14 +36,14 @@ pub struct KeptView {
     pub workers: Vec<WorkerArrangements>,
 }
 
-/// What a worker hands over of a view.
+/// The state of a view that one worker hands over.
 pub struct KeptShare {
     pub arrangements: WorkerArrangements,
     /// The first arrangement of each node that has some. The same on every worker.
     pub first_of: Vec<(NodeId, usize)>,
 }
 
-/// What all workers hand over of a view.
+/// The state of a view that all workers hand over.
 #[derive(Default)]
 pub struct KeptShares {
     pub workers: Vec<WorkerArrangements>,
@@ -52,8 +52,9 @@ pub struct KeptShares {
 }
 
 impl KeptShares {
-    /// Which arrangements have the rows of which tables, that others can be filled from. None of a view of
-    /// which this fails: of an event that is not a row here, another view may read columns that fit.
+    /// The arrangements that have rows of tables, from which other views can be filled. None if the view
+    /// could not read an event: that event is no row here, but may be one for another view, which reads other
+    /// columns.
     pub fn tables(&self, plan: &Plan, failures: &[FailureChange]) -> Vec<KeptTableRows> {
         if failures.iter().any(is_unread) {
             return Vec::new();
@@ -86,7 +87,7 @@ impl KeptTableRows {
     }
 }
 
-/// What other views have kept of the tables that a view reads.
+/// The rows of a view's tables that other views have kept.
 pub struct FilledTables {
     /// Everything up to this tick is in it, and nothing later.
     pub tick: Tick,
@@ -103,14 +104,14 @@ pub struct FilledTable {
     pub workers: Vec<Vec<PackedRun>>,
 }
 
-/// What an installation begins with.
+/// The state that an installation begins with.
 #[derive(Clone)]
 pub enum Beginning {
     /// With nothing, before the first event.
     Empty,
-    /// With what was kept of it.
+    /// With the view's own kept state.
     Kept {
-        /// What was kept.
+        /// The kept state.
         view: Arc<KeptView>,
         /// Its rows are told as changes at its tick.
         tells_rows: bool,
@@ -119,19 +120,19 @@ pub enum Beginning {
     Filled(Arc<FilledTables>),
 }
 
-/// What an installation takes up on one worker.
+/// The state that an installation takes up on one worker.
 pub struct Takeover {
     /// Until everything is taken up.
     view: RefCell<Option<Arc<KeptView>>>,
     from: Option<Tick>,
     tells_rows: bool,
     filled: Option<Arc<FilledTables>>,
-    /// How many arrangements are built.
+    /// Number of arrangements that are built so far.
     built: Cell<usize>,
     worker: usize,
 }
 
-/// What a worker begins with of a table.
+/// The rows of a table that a worker begins with.
 pub struct FilledShare {
     /// The columns that are kept, as the table numbers them.
     pub columns: Vec<usize>,
@@ -144,7 +145,7 @@ pub struct FilledShare {
 pub enum TakenUp {
     /// All of them are this worker's.
     Own(Vec<PackedRun>),
-    /// Those of each worker that there was, of which some are this one's.
+    /// The runs of all workers that there were; only some of the rows are this worker's.
     Others(Vec<Vec<PackedRun>>),
 }
 
@@ -180,7 +181,7 @@ impl Takeover {
         self.from
     }
 
-    /// How many arrangements are built.
+    /// Number of arrangements that are built so far.
     pub fn built(&self) -> usize {
         self.built.get()
     }

@@ -1,5 +1,5 @@
-//! What each worker works on and how much memory each view holds, in a file that outlives the process
-//! however it ends.
+//! The work of each worker and the memory of each view, noted in a file that outlives the process however it
+//! ends.
 //!
 //! The file is mapped into memory, so a mark is a few stores, and what was stored is in the file also
 //! after `kill -9`, a fault or a stack overflow. It begins with a header of [`SLOT_BYTES`]: the magic
@@ -44,7 +44,7 @@ const TEXT_AT: usize = 40;
 const TEXT_BYTES: usize = SLOT_BYTES - TEXT_AT;
 /// The most workers that a file can have.
 const WORKERS_MAX: usize = 1024;
-/// How many views a file has slots for. What further ones hold is not noted.
+/// Number of views that a file has slots for. Nothing is noted of further views.
 const VIEWS: usize = 1024;
 
 /// A view that a worker was in.
@@ -54,7 +54,7 @@ pub struct MarkedView {
     pub view: String,
     /// The generation that was computed.
     pub generation: String,
-    /// What the worker worked at: the ticks from here up to `to`.
+    /// First tick of the worker's work, which went up to `to`.
     pub from: Tick,
     /// The last tick that the view was fed.
     pub to: Tick,
@@ -62,7 +62,7 @@ pub struct MarkedView {
     pub is_stuck: bool,
 }
 
-/// What a generation of a view held.
+/// The memory that a generation of a view held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldView {
     /// The view's name.
@@ -80,7 +80,7 @@ pub struct LastEnd {
     pub in_order: bool,
     /// The views that its workers were in.
     pub views: Vec<MarkedView>,
-    /// What each view held.
+    /// The memory that each view held.
     pub held: Vec<HeldView>,
 }
 
@@ -95,7 +95,7 @@ impl LastEnd {
 pub struct Marker {
     map: NonNull<u8>,
     workers: usize,
-    /// Of each view's slot, whether it is in use.
+    /// For each view's slot whether it is in use.
     views: Mutex<Vec<bool>>,
 }
 
@@ -155,7 +155,7 @@ fn last_end(file: &[u8]) -> LastEnd {
 }
 
 impl Marker {
-    /// What the file says of the process before this one.
+    /// Reads from the file how the process before this one ended.
     pub fn read(path: &Path) -> io::Result<LastEnd> {
         match std::fs::read(path) {
             Ok(file) => Ok(last_end(&file)),

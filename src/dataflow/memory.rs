@@ -19,7 +19,7 @@ const FREED_TIMES: [Duration; 3] =
 /// Where memory is short, each worker gives it back this often.
 const ASKED_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often workers were asked to give memory back.
+/// Number of times that workers were asked to give memory back.
 static ASKED: AtomicU64 = AtomicU64::new(0);
 
 /// Asks the workers of this process to give memory back, also while they have work.
@@ -32,11 +32,11 @@ pub struct MemoryReturn {
     /// The last time that there was work.
     worked_at: Instant,
     returned_at: Instant,
-    /// How often memory was given back since the last work.
+    /// Number of times that memory was given back since the last work.
     returns: usize,
     /// When a view's state was let go of, and how often memory was given back since.
     freed: Option<(Instant, usize)>,
-    /// How often it had been asked when it last gave memory back.
+    /// The value of [`ASKED`] when it last gave memory back.
     asked: u64,
 }
 

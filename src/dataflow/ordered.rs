@@ -40,7 +40,7 @@ impl Ordered {
         })
     }
 
-    /// How the rows are laid out as bytes.
+    /// The layout of the rows as bytes.
     pub fn layout(&self) -> &RowLayout {
         &self.layout
     }
@@ -100,7 +100,7 @@ pub struct RowOrder {
     codec: RowCodec,
     columns: Vec<usize>,
     first: Option<OrderColumn>,
-    /// How many bytes their values have, if all have the same number.
+    /// Number of bytes that the columns' values have in each row; `None` if it differs.
     width: Option<usize>,
 }
 
@@ -134,7 +134,7 @@ impl RowOrder {
     }
 }
 
-/// How many bytes each row of these types has; `None` if that depends on the values.
+/// Number of bytes that each row of these types has; `None` if it depends on the values.
 fn width(codec: &RowCodec, types: &[DataType]) -> Result<Option<usize>, ArrowError> {
     if !types.iter().all(|t| t.is_primitive() || matches!(t, DataType::Boolean)) {
         return Ok(None);

@@ -58,7 +58,7 @@ pub fn finish<'scope>(
     ViewRows { trace, failures }
 }
 
-/// How a view's rows are split into key and value.
+/// The layout of a view's rows as key and value.
 pub fn layout(
     schema: &ViewSchema,
     rows: &arrow::datatypes::SchemaRef,
@@ -84,7 +84,7 @@ fn follow(
             move |_, info| {
                 let activator = Activator::new(info.address, activations);
                 let mut told = guard.from().unwrap_or(0);
-                // What was taken up is told first, as of its tick.
+                // Rows that were taken up are told first, as of their tick.
                 let mut waiting: VecDeque<FollowedBatch> = VecDeque::new();
                 waiting.extend(guard.from().map(|tick| FollowedBatch {
                     rows: RunsCursor::new(std::mem::take(&mut before)),
@@ -131,7 +131,7 @@ fn follow(
     drop(sink);
 }
 
-/// After how many keys the time is looked at.
+/// Number of keys after which the time is looked at.
 const KEYS_PER_LOOK: usize = 1 << 10;
 
 /// Rows, from where on their changes are to be told.

@@ -19,7 +19,7 @@ const CHUNK_ROWS_JOIN: usize = 64;
 pub struct HeldRow {
     pub row: Row,
     pub copies: i64,
-    /// How many of the row's bytes are its ordering columns.
+    /// Number of the row's first bytes, which are its ordering columns.
     order_bytes: u32,
 }
 
@@ -35,7 +35,7 @@ impl HeldRow {
         size_of::<HeldRow>() + self.row.heap_bytes()
     }
 
-    /// How many rows of the partition it is: none if it is there less often than never.
+    /// Number of rows of the partition that it stands for: 0 if `copies` is negative.
     pub fn present(&self) -> u64 {
         self.copies.max(0) as u64
     }
@@ -62,7 +62,7 @@ pub struct RowPlace {
 #[derive(Debug)]
 pub struct Partition<P> {
     chunks: Vec<PartitionChunk<P>>,
-    /// How many of the first chunks have a `prior` that still holds.
+    /// Number of the first chunks, whose `prior` still holds.
     known: usize,
     bytes: usize,
 }
@@ -70,7 +70,7 @@ pub struct Partition<P> {
 #[derive(Debug)]
 struct PartitionChunk<P> {
     rows: Vec<HeldRow>,
-    /// How many rows they are, each as often as it is there.
+    /// Number of rows, each counted as often as it is there.
     present: u64,
     prior: Option<Arc<P>>,
 }

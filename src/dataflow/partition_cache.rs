@@ -14,7 +14,7 @@ thread_local! {
     };
 }
 
-/// What the operators of a worker may hold.
+/// The bytes that the operators of a worker may hold of partitions, and the number of their caches.
 struct HeldPartitions {
     bytes_max: Cell<usize>,
     caches: Cell<usize>,

@@ -1,4 +1,4 @@
-//! What operators are made of that hold the rows of a key in order, of one input or of several.
+//! Building blocks of operators that hold the rows of a key in order, of one input or of several.
 
 use super::delta::Delta;
 use super::eval::FailedExpression;
@@ -7,12 +7,12 @@ use super::partition::HeldRow;
 use crate::model::Tick;
 use crate::model::row::Row;
 
-/// What comes of the changes of partitions. It is the same on any thread.
+/// Computes what changes of partitions change in the output. The result is the same on any thread.
 pub trait PartitionLogic<const INPUTS: usize>: Send + Sync + 'static {
     /// The rows of a key, of all inputs. The default has none.
     type Partition: Default + Send + 'static;
 
-    /// How the rows of each input are ordered.
+    /// The order of the rows of each input.
     fn orders(&self) -> [&Ordered; INPUTS];
 
     /// A partition of these rows, which are in order, each once.
@@ -41,10 +41,10 @@ pub struct ChangedPartition<P, const INPUTS: usize> {
     pub changes: [Vec<HeldRow>; INPUTS],
 }
 
-/// What came of changes of partitions.
+/// Result of changes of partitions.
 pub struct PartitionChanges<P> {
     pub deltas: Vec<Delta>,
-    /// What fails now, for how many rows; negative: what fails no longer.
+    /// Failures, each with the number of rows that fail now; a negative number: of rows that fail no longer.
     pub failures: Vec<(FailedExpression, i64)>,
     /// The partitions, with their changes.
     pub partitions: Vec<(Row, P)>,

@@ -17,9 +17,9 @@ pub struct WindowScope {
     pub growing: bool,
     /// Some of those go by sets of peers.
     pub by_peers: bool,
-    /// How many rows there must be before a row from which they can go on.
+    /// Number of rows that there must be before a row for the functions to go on from it.
     pub head: u64,
-    /// How many rows there are at most in the frames that are computed by themselves.
+    /// Most rows of a frame that is computed by itself.
     pub frame_rows: u64,
 }
 
@@ -73,7 +73,7 @@ pub struct Segment {
 #[derive(Default)]
 pub struct Rows {
     bytes: Vec<u8>,
-    /// Of each row where its key begins, its value begins, and its value ends.
+    /// For each row where its key begins, its value begins, and its value ends.
     ends: Vec<[usize; 3]>,
 }
 
@@ -85,7 +85,7 @@ impl Rows {
         self.ends.push([start, start + key.len(), start + key.len() + row.len()]);
     }
 
-    /// How many rows there are.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.ends.len()
     }

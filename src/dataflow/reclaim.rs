@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 
-/// How many batches a worker hands over at a time.
+/// Number of batches that a worker hands over at a time.
 const BATCHES_PER_STEP: usize = 64;
 
 /// A value to free.
@@ -23,7 +23,7 @@ pub fn free_elsewhere<T: Send + 'static>(value: T) {
         spawned.ok().map(|_| sender)
     });
     if let Some(sender) = sender {
-        // What cannot be sent is freed with the error.
+        // A value that cannot be sent is freed here, with the error.
         let _ = sender.send(Box::new(value));
     }
 }

@@ -24,12 +24,12 @@ use crate::log::Frame;
 use crate::model::limits::Limits;
 use crate::model::{Head, Tick};
 
-/// How many updates an idle trace merges each time that its operator runs: about 100 µs' worth, since
-/// a view may have dozens of traces, and what comes meanwhile waits for all of them.
+/// Number of updates that an idle trace merges each time that its operator runs: about 100 µs' worth, since a
+/// view may have dozens of traces, and new work waits for all of them.
 const IDLE_MERGE_EFFORT: usize = 1_000;
 
-/// Of an idle trace all layers are merged that are more than this part of the largest one. Were it
-/// every layer, each single change would cost the merge of all that there is.
+/// An idle trace is merged when its smaller layers together have more than this part of the largest layer's
+/// updates. Were they always merged, each single change would cost the merge of all that there is.
 const IDLE_MERGE_SHARE: usize = 8;
 
 /// Idle traces merge down to little more than one layer, which is where old updates cancel out:
@@ -48,7 +48,7 @@ fn exert_logic() -> ExertionLogic {
             Load::Idle => IDLE_MERGE_EFFORT,
             // Next to nothing, but to be asked again.
             Load::Busy => 1,
-            // What comes next asks again.
+            // The work that waits asks again.
             Load::Backlog => return None,
         };
         (layers > 1 && is_due).then_some(effort)
@@ -77,7 +77,7 @@ pub struct ViewRead {
 /// Options of the workers.
 #[derive(Clone)]
 pub struct RuntimeOptions {
-    /// How many there are.
+    /// Number of workers.
     pub workers: usize,
     /// The limits of each view.
     pub limits: ViewLimits,
@@ -85,12 +85,12 @@ pub struct RuntimeOptions {
     pub marker: Option<Arc<Marker>>,
     /// Where large parts of the state go when memory is short.
     pub spill: Option<Arc<Spill>>,
-    /// How many bytes of partitions all operators hold together, beside the arrangements that they
-    /// read others from.
+    /// Most bytes of partitions that all operators hold together, beside the arrangements that they read
+    /// other partitions from.
     pub partition_bytes_max: usize,
 }
 
-/// What operators hold of partitions where nothing else is said.
+/// Default of [`RuntimeOptions::partition_bytes_max`].
 const PARTITION_BYTES: usize = 256 << 20;
 
 impl RuntimeOptions {
@@ -102,7 +102,7 @@ impl RuntimeOptions {
     }
 }
 
-/// What the workers hand over of some views; see [`Runtime::keep`].
+/// The workers' answers when some views are kept; see [`Runtime::keep`].
 pub struct KeptAnswers {
     answers: Receiver<(usize, KeptViews)>,
     workers: usize,
@@ -110,8 +110,8 @@ pub struct KeptAnswers {
 }
 
 impl KeptAnswers {
-    /// Of each view that was asked for, in that order, what each worker has of it; `None` for a view that
-    /// is gone. `None` in all if a worker does not answer for so long, or is gone.
+    /// For each view that was asked for, in that order, the state that each worker hands over; `None` for a
+    /// view that is gone. `None` in all if a worker does not answer for so long, or is gone.
     pub fn wait(self, time_max: Duration) -> Option<Vec<Option<KeptShares>>> {
         let end = Instant::now() + time_max;
         let mut workers: Vec<(usize, KeptViews)> = Vec::new();
@@ -224,12 +224,12 @@ impl Runtime {
         Ok(Runtime { state, guards: Mutex::new(Some(guards)), workers, limits, marker, lost })
     }
 
-    /// How many workers ended with a panic: nothing more comes from any of them.
+    /// Number of workers that ended with a panic: nothing more comes from any of them.
     pub fn lost_workers(&self) -> usize {
         self.lost.load(Ordering::SeqCst)
     }
 
-    /// How many workers there are.
+    /// Number of workers.
     pub fn workers(&self) -> usize {
         self.workers
     }
@@ -260,7 +260,7 @@ impl Runtime {
         lock(&self.state).controls.get(&view).map_or(0, |control| control.state_bytes())
     }
 
-    /// How many of these bytes are in files, and in memory only while they are looked at.
+    /// Number of these bytes that are in files, and in memory only while they are looked at.
     pub fn file_bytes(&self, view: usize) -> usize {
         lock(&self.state).controls.get(&view).map_or(0, |control| control.file_bytes())
     }

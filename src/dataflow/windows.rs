@@ -1,6 +1,6 @@
-//! What changes of partitions make of window functions' values. Only the rows whose values a change can
-//! reach are computed anew: those near it, or those behind it, going on from what the functions had come
-//! to before. Where a function depends on all of its partition, all of it is.
+//! Changes of window functions' values. Only the rows whose values a change can reach are computed anew:
+//! those near it, or those behind it, which go on from the functions' state before them. Where a function
+//! depends on all of its partition, all of it is computed.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ struct PartitionChange {
 /// A segment's rows that were asked for, with their values; and what is before its boundaries.
 type SegmentValues = Result<(RecordBatch, Vec<Prior>), FailedExpression>;
 
-/// How many changes of one partition are looked at one by one to know how far they reach.
+/// Most changes of one partition that are looked at one by one to know how far they reach.
 const LOOKED_AT: usize = 64;
 /// So many rows of a frame that is computed by itself take about as long as one row elsewhere.
 const FRAME_ROWS_AS_ONE: usize = 64;
@@ -98,7 +98,7 @@ impl PartitionLogic<1> for Windows {
     ) -> PartitionChanges<WindowPartition> {
         let mut made = PartitionChanges::default();
         let failing = self.round(tick, partitions, stop, &mut made);
-        // What fails in a part is computed as a whole: a function that fails takes out all rows.
+        // A partition of which a part fails is computed as a whole: a function that fails takes out all rows.
         self.round(tick, failing, stop, &mut made);
         made
     }

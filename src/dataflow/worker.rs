@@ -28,11 +28,11 @@ use crate::model::view::ViewMessage;
 use crate::plan::ViewPlan;
 use crate::plan::ir::NodeId;
 
-/// How long an idle worker sleeps when nobody wakes it.
+/// Longest time that an idle worker sleeps when nobody wakes it.
 const PARK_MAX: Duration = Duration::from_millis(100);
 /// The same while batches wait to be freed.
 const PARK_RECLAIMING: Duration = Duration::from_millis(1);
-/// How often it is looked whether views keep within their limits.
+/// Interval at which it is looked whether views keep within their limits.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A worker's remaining work.
@@ -77,7 +77,7 @@ pub enum WorkerCommand {
     Shutdown,
 }
 
-/// Of each view what is kept of this worker; `None` where it is gone.
+/// For each view the state that this worker hands over; `None` for a view that is gone.
 pub type KeptViews = Vec<(usize, Option<KeptShare>)>;
 
 /// Is told what is kept of this worker.
@@ -88,7 +88,7 @@ pub type KeepAnswer = Box<dyn FnOnce(KeptViews) + Send>;
 pub struct InstallRequest {
     /// The name of the view.
     pub view: usize,
-    /// What it begins with.
+    /// The state that it begins with.
     pub beginning: Beginning,
     /// The plan of the dataflow.
     pub plan: ViewPlan,

@@ -234,7 +234,7 @@ impl ColumnBuilder {
         }
     }
 
-    /// How many values there are.
+    /// Number of values.
     pub fn len(&self) -> usize {
         match self {
             ColumnBuilder::Boolean(v) => v.values.len(),

@@ -13,7 +13,7 @@ use super::{Validator, Violation};
 use crate::model::event::NewEvent;
 use crate::model::schema::{EventTable, OnInvalid};
 
-/// What a set of query files declares.
+/// The declarations of a set of query files.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EventCatalog {
     /// The event tables.

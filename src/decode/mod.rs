@@ -232,7 +232,7 @@ impl Validator {
         for (index, column) in table.columns.iter().enumerate() {
             let required = table.requires(index);
             deleted.push(&column.field, column.naming, required);
-            // Of a change event we know whether it deletes.
+            // A change event tells whether it deletes its row: the others must have all columns that are NOT NULL.
             let required = match table.format.tells_deletion() {
                 true => !column.field.nullable,
                 false => required,

@@ -11,7 +11,7 @@ pub struct PlainValue<'a> {
     pub kind: PlainKind<'a>,
 }
 
-/// What a value is.
+/// The kind of a value, with its content.
 pub enum PlainKind<'a> {
     Text(&'a str),
     Integer(i64),
@@ -111,7 +111,7 @@ impl<'a> PlainCursor<'a> {
     }
 }
 
-/// How many bytes come before a quote, an escape, or a control character, which a text must not have.
+/// Number of bytes before a quote, an escape, or a control character, which a text must not have.
 #[inline]
 fn plain_len(bytes: &[u8]) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;

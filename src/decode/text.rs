@@ -19,7 +19,7 @@ pub fn decimal(text: &str, precision: u8, scale: i8) -> Option<i256> {
     if whole.is_empty() && fraction.is_empty() {
         return None;
     }
-    // How many of the written digits stand before the new end of the number.
+    // Number of written digits before the new end of the number.
     let keep = i64::from(exponent) + i64::from(scale) + whole.len() as i64;
     let mut value = DecimalDigits::default();
     let mut round_up = false;

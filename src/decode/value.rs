@@ -46,7 +46,7 @@ impl ObjectMember {
         read: impl FnOnce(ValueSeed<'_>) -> T,
     ) -> T {
         if self.builder.len() > rows {
-            // Of a repeated member the last one counts.
+            // A repeated member: its last value counts.
             self.builder.truncate(rows);
         }
         if top {

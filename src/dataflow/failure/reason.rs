@@ -62,7 +62,7 @@ impl Template {
         self.text.len()
     }
 
-    /// How to find the reasons of this template that contain `text`.
+    /// The search for reasons of this template that contain `text`.
     pub fn search<'a>(&'a self, text: &'a str) -> ReasonSearch<'a> {
         let (head, tail) = self.text.split_at(self.at);
         if head.contains(text) || tail.contains(text) {
@@ -86,7 +86,7 @@ impl Template {
     }
 }
 
-/// How the reasons of one template are searched for a text.
+/// A search for a text in the reasons of one template.
 pub enum ReasonSearch<'a> {
     /// All reasons of the template contain the text.
     Matches,

@@ -163,7 +163,7 @@ fn events_are_told_apart_by_their_types() {
 }
 
 proptest! {
-    /// Whatever there is room for, pages and filters tell what a plain count of the rows tells.
+    /// Pages and filters agree with a plain count of the rows, however much room there is.
     #[test]
     fn pages_and_counts_are_those_of_the_rows(
         steps in prop::collection::vec((0..6_u8, 0..5_u8, any::<bool>()), 0..40),

@@ -15,7 +15,7 @@ use crate::dataflow::delta::Delta;
 use crate::dataflow::guard::{Guard, Slice};
 use crate::model::Tick;
 
-/// What is to be made of some new batches.
+/// A piece of work on some new batches.
 pub trait ChangeWork {
     /// Goes on until the slice is over or it is done, and gives what came of it. The flag says that it
     /// is done.

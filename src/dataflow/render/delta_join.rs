@@ -1,8 +1,8 @@
 //! Joins of several inputs that keep no intermediate result: a change of one input looks up the rows
 //! that match in the others, one after the other.
 //!
-//! Of changes at one tick each pair must be found once: an input's changes meet those of the inputs
-//! before it as of the same tick, and of those behind it as of before the tick. (The scheme is that of
+//! Each pair of changes at one tick must be found once: an input's changes meet those of the inputs before it
+//! as of the same tick, and those of the inputs behind it as of before the tick. (The scheme is that of
 //! McSherry's delta queries; Materialize and dogsdogsdogs describe it, too.)
 
 use std::rc::Rc;
@@ -110,7 +110,7 @@ fn half_join<'scope>(
             let activator = Activator::new(info.address, activations);
             let mut pending: PendingTicks<Vec<(Key, Row, Multiplicity)>> =
                 PendingTicks::new(capability);
-            // What is being matched, and the right to tell it.
+            // The changes that are being matched, and the capability to send their matches.
             let mut current: Option<(Capability<Tick>, HalfMatches)> = None;
             // Up to where the arrangement is known.
             let mut upper = Antichain::from_elem(guard.first_tick());
@@ -156,7 +156,7 @@ fn half_join<'scope>(
                 if current.is_some() || slice.is_over() {
                     activator.activate();
                 }
-                // What was just before a tick must be told from the tick itself.
+                // Rows as of just before a tick must stay distinct from those of the tick itself.
                 let since = pending.downgrade(frontier);
                 let since = since.map(|tick| if before { tick.saturating_sub(1) } else { tick });
                 let since = since.map_or(Antichain::new(), Antichain::from_elem);
@@ -167,7 +167,7 @@ fn half_join<'scope>(
     )
 }
 
-/// After how many pairs the time is looked at.
+/// Number of pairs after which the time is looked at.
 const PAIRS_PER_LOOK: usize = 256;
 
 /// The match of changes and the rows as of a tick, or just before it, as far as it has come.
@@ -178,8 +178,8 @@ struct HalfMatches {
     before: bool,
     /// The first change of the key that is being matched.
     at: usize,
-    /// Of a key that is being matched: the end of its changes, the next of them to be put beside the
-    /// row that the cursor is at, and how many rows there were.
+    /// While a key is matched: the end of its changes, the next of them to be put beside the row that the
+    /// cursor is at, and the number of rows that there were.
     key: Option<(usize, usize, usize)>,
 }
 

@@ -19,7 +19,7 @@ use crate::model::row::Row;
 use crate::plan::ir::{NodeId, OrderColumn};
 use crate::plan::scan::{KeptTable, Scan, places};
 
-/// How many rows are handed on at once.
+/// Number of rows that are handed on at once.
 const ROWS: usize = 1 << 13;
 
 /// The kept rows of a table, some at a time.
@@ -65,7 +65,7 @@ impl FilledRows {
     }
 }
 
-/// How the rows are kept of which another view reads these columns.
+/// The layout in which these columns of a kept table are stored.
 fn kept_layout(kept: &KeptTable, columns: &[usize]) -> Result<RowLayout, ArrowError> {
     let all = kept.table.columns();
     let field = |column: &usize| kept.table.field(all[*column]).to_arrow();

@@ -71,7 +71,7 @@ fn candidates<'scope, S: KeptRows>(
                 for delta in deltas.drain(..) {
                     expect_planned(layout.encode(&delta, false, &mut rows));
                 }
-                // Those of one activation are put together before they are exchanged.
+                // Rows of one activation are put together before they are exchanged.
                 rows.sort_unstable_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
                 let groups = rows.chunk_by(|a, b| a.1 == b.1 && a.0.0 == b.0.0);
                 let mut updates: Vec<GroupUpdate> =
@@ -98,7 +98,7 @@ fn candidate<S: KeptRows>(group: &[KeyedUpdate], limit: u32) -> GroupUpdate {
 /// The changes of the groups' first rows.
 fn rows<S: KeptRows>(updates: Vec<GroupChange>) -> Vec<(Row, Row, Tick, i64)> {
     let mut changes = Vec::new();
-    // What a group was and what it is stand beside each other.
+    // The old state of a group and its new one stand beside each other.
     for change in updates.chunk_by(|a, b| a.2 == b.2 && a.0 == b.0) {
         let (key, tick) = (&change[0].0, change[0].2);
         let rows = |diff: i64| {

@@ -29,7 +29,7 @@ use crate::model::row::Row;
 use crate::model::{Position, Tick};
 use crate::plan::ir::NodeId;
 
-/// How many rows are handed on at once.
+/// Number of rows that are handed on at once.
 const ROWS: usize = 1 << 13;
 
 /// Whole rows with the events that they began as.
@@ -118,7 +118,7 @@ pub fn hold(arranged: Arranged<'_, RowTrace>, guard: &Guard) {
                 guard.enter();
                 input.for_each(|_, spans| spans.clear());
                 if let Some(next) = frontier.frontier().first() {
-                    // What is up to a tick stays at that tick or before.
+                    // Updates from before `next` stay before it.
                     let since = [next.saturating_sub(1)];
                     let mut trace = trace.borrow_mut();
                     trace.set_logical_compaction(AntichainRef::new(&since));
@@ -155,7 +155,7 @@ impl<'scope> Renderer<'scope, '_> {
         })
     }
 
-    /// What `next` gives until there is no more, as of a tick.
+    /// Sends the deltas that `next` gives until there are no more, as of a tick.
     pub(super) fn once_more(
         &self,
         next: impl FnMut() -> Option<Delta> + 'static,

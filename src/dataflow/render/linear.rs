@@ -90,7 +90,7 @@ pub struct Unnest {
     pub guard: Guard,
 }
 
-/// How many elements are put beside their rows at a time.
+/// Number of elements that are put beside their rows at a time.
 const ELEMENTS_AT_ONCE: usize = 1 << 14;
 
 /// A piece of work.

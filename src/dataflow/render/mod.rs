@@ -42,7 +42,7 @@ use super::guard::Guard;
 use crate::model::Tick;
 use crate::plan::ir::{NodeId, Op, Plan};
 
-/// How a node's rows are arranged.
+/// Identifies an arrangement: node, key columns, whether rows with NULL keys are left out, and placement.
 type Arrangement = (NodeId, Vec<usize>, bool, Placement);
 
 /// A node's output.
@@ -113,7 +113,7 @@ impl<'scope, 'a> Renderer<'scope, 'a> {
                     positions: None,
                     tick: 0,
                 };
-                // What takes up what was kept has them.
+                // An installation that takes up kept state has the rows already.
                 let first = self.scope.worker().index() == 0 && self.guard.from().is_none();
                 Ok(first.then_some(delta).into_iter().to_stream(self.scope))
             }

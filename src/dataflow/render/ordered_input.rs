@@ -18,13 +18,13 @@ use crate::dataflow::run::{KeyRef, Run, RunsCursor};
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
 
-/// After how many rows the time is looked at.
+/// Number of rows after which the time is looked at.
 const ROWS_PER_LOOK: usize = 256;
 
 /// Rows that are arranged in order.
 pub struct OrderedInput {
     trace: RowTrace,
-    /// What came and was not read yet.
+    /// Batches that have come and are not read yet.
     unread: VecDeque<RunsCursor<Multiplicity>>,
     failures: FailureStream,
     /// There may be rows of ticks that were gone through.
@@ -108,7 +108,7 @@ impl OrderedInput {
     pub fn pass(&mut self, next: Option<Tick>, upper: AntichainRef<'_, Tick>) {
         self.trace.set_physical_compaction(upper);
         match next {
-            // What was there before a tick stays before it.
+            // Rows from before a tick stay before it.
             Some(next) => {
                 let since = [next.saturating_sub(1)];
                 self.trace.set_logical_compaction(AntichainRef::new(&since));

@@ -23,19 +23,19 @@ use crate::dataflow::run::{KeyRef, Run, RunsCursor};
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
 
-/// How many pairs are handed on at a time, and how many bytes their rows have at most, but for the last
-/// ones.
+/// Number of pairs, and of bytes of their rows, from which on the pairs are handed on. Only the last pairs go
+/// beyond it.
 const PAIRS: usize = 1 << 12;
 const PAIR_BYTES: usize = 1 << 23;
-/// How many pairs of rows of one key are matched at once, where one side has few rows, and these are not
-/// larger.
+/// Most pairs of rows of one key, and most bytes of these rows, that are matched at once where one side has
+/// few rows.
 const PAIRS_AT_ONCE: usize = 1 << 14;
 const PAIR_BYTES_AT_ONCE: usize = 1 << 28;
 /// A side with fewer updates of a key than this is few.
 const FEW_UPDATES: usize = 10;
-/// After how many pairs the time is looked at.
+/// Number of pairs after which the time is looked at.
 const PAIRS_PER_LOOK: usize = 256;
-/// After how many rows that are loaded the time is looked at.
+/// Number of loaded rows after which the time is looked at.
 pub const ROWS_PER_LOOK: usize = 4096;
 /// More records than the operator takes of an input before it ends for now.
 const END_FOR_NOW: i64 = 1 << 20;
@@ -67,7 +67,7 @@ impl<T> Default for JoinedPairs<T> {
 }
 
 impl<T> JoinedPairs<T> {
-    /// How many pairs there are.
+    /// Number of pairs.
     pub fn len(&self) -> usize {
         self.pairs.len()
     }
@@ -133,7 +133,7 @@ pub struct PairsAt<'a, T> {
 }
 
 impl<'a, T> PairsAt<'a, T> {
-    /// How many there are.
+    /// Number of pairs.
     pub fn len(&self) -> usize {
         self.pairs.len()
     }
@@ -207,7 +207,7 @@ impl<T: Ord> KeyRows<T> {
 
 /// Rows by key, in order, as a join walks through them.
 pub trait KeyedRows<T>: Sized + 'static {
-    /// What they are kept in.
+    /// The batches that the rows are kept in.
     type Batch: SpineBatch<Time = T> + Clone + 'static;
 
     /// At the first key.
@@ -390,7 +390,7 @@ impl<T: Timestamp + Lattice, R: KeyedRows<T>> Matching<T, R> {
                 std::cmp::Ordering::Less => left.cursor.seek_key(right_key),
                 std::cmp::Ordering::Greater => right.cursor.seek_key(left_key),
                 std::cmp::Ordering::Equal => {
-                    // What was there before is as of `meet`: nobody can tell apart what was before it.
+                    // Rows that were there before are read as of `meet`: nobody can tell apart the times before it.
                     let (left_meet, right_meet) = match left.is_fresh {
                         true => (None, Some(&*meet)),
                         false => (Some(&*meet), None),
@@ -458,7 +458,7 @@ fn all_pairs<T: Timestamp + Lattice>(
 /// The updates of one key on one side, in the order of their times.
 struct KeySide<T> {
     loaded: KeyRows<T>,
-    /// Of each update the meet of its time and all behind it.
+    /// For each update the meet of its time and those of all updates behind it.
     meets: Vec<T>,
     /// Updates before this one are in `past`.
     next: usize,

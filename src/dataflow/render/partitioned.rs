@@ -30,13 +30,13 @@ use crate::dataflow::run::Run;
 use crate::model::Tick;
 use crate::model::multiplicity::Multiplicity;
 
-/// How many rows of partitions are computed together, but for what one partition has.
+/// Number of rows of partitions that are computed together; one partition may have more.
 const ROWS_TOGETHER: usize = 1 << 14;
 /// Where so many rows have to be looked at, that is done elsewhere.
 const ROWS_ELSEWHERE: usize = 1 << 16;
 
 impl<'scope> Renderer<'scope, '_> {
-    /// What `logic` makes of the changes of these inputs, which are arranged as it orders them.
+    /// The changes that `logic` makes of the changes of these inputs, which are arranged as it orders them.
     pub(super) fn partitioned<L, const INPUTS: usize>(
         &self,
         name: &str,
@@ -142,7 +142,7 @@ struct TickWork<P, const INPUTS: usize> {
 struct ReadPartition<const INPUTS: usize> {
     key: Key,
     changes: [Vec<HeldRow>; INPUTS],
-    /// Those that are read; of the inputs before this one they are all there are.
+    /// The rows that are read so far: all rows of the inputs before `input`.
     rows: [Vec<HeldRow>; INPUTS],
     input: usize,
     /// It is not held.
@@ -192,7 +192,7 @@ fn by_key<const INPUTS: usize>(mut changes: Vec<RowChange>) -> Vec<(Key, [Vec<He
     keys
 }
 
-/// How far a tick's work has come.
+/// Result of one step of a tick's work.
 enum TickStep {
     /// This came of it, and there may be more.
     Made(Vec<Delta>),

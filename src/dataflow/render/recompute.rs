@@ -65,7 +65,7 @@ impl<'scope> Renderer<'scope, '_> {
     }
 }
 
-/// How many rows are computed together.
+/// Number of rows that are computed together.
 const CHUNK_ROWS: usize = 1 << 14;
 
 /// Groups that change: the one that is being computed, and those from the one on that is next.
@@ -153,7 +153,7 @@ impl RecomputedChanges {
     }
 }
 
-/// What of a group was read.
+/// The rows of a group that were read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gathered {
     Nothing,
@@ -169,9 +169,9 @@ struct OpenGroup {
     rows: BTreeMap<Row, i64>,
     /// By tick.
     changes: Vec<(Tick, Row, i64)>,
-    /// How many of the changes are in the rows.
+    /// Number of the changes that are in the rows.
     applied: usize,
-    /// Of the last change that is in the rows; `None`: the rows are those that were there before.
+    /// Tick of the last change that is in the rows; `None`: the rows are those that were there before.
     tick: Option<Tick>,
     /// Where handing on the rows goes on: at this row, which was handed on so often.
     at: Option<(Row, i64)>,
@@ -223,7 +223,7 @@ impl OpenGroup {
 #[derive(Default)]
 struct Chunk {
     rows: Vec<(Row, Row)>,
-    /// How many rows were read for it.
+    /// Number of rows that were read for it.
     gathered: usize,
     parts: Vec<VersionPart>,
 }
@@ -271,11 +271,11 @@ struct Versions {
     groups: Rc<RecomputedGroups>,
     /// The version whose rows are coming.
     current: GroupEvaluation,
-    /// What came of the one before.
+    /// Result of the version before.
     before: VersionResult,
 }
 
-/// What came of a version: its row, if it has one; and why not, for how many rows.
+/// Result of a version: its row, if it has one; or its failure, and the number of rows that fail.
 struct VersionResult {
     row: RecordBatch,
     failed: Option<(FailedExpression, i64)>,
@@ -475,7 +475,7 @@ mod tests {
             tick: None,
             at: None,
         };
-        // Of each version when it came to be, and how often it has each row.
+        // For each version when it came to be, and the number of times that it has each row.
         let mut versions: Vec<(Option<Tick>, BTreeMap<Row, i64>)> = Vec::new();
         let (mut version, mut chunks, mut done) = (BTreeMap::new(), 0, false);
         while !done {

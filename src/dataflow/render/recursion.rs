@@ -102,7 +102,7 @@ impl<'scope> Renderer<'scope, '_> {
                 input.for_each(|time, updates| {
                     let mut session = output.session(&time);
                     updates.sort_unstable_by_key(|(_, tick, _)| *tick);
-                    // What was kept is computed once more, and is known.
+                    // Results up to `from` are computed once more, from kept rows, and are known already.
                     updates.retain(|(_, tick, _)| from.is_none_or(|from| *tick > from));
                     for group in updates.chunk_by(|a, b| a.1 == b.1) {
                         let rows = group.iter().map(|(row, _, diff)| (row, told.known(*diff)));
@@ -158,7 +158,7 @@ fn limited<'inner>(
 ) -> ScopedRows<'inner> {
     let reason = format!("it did not end within {max} iterations");
     let guard = guard.clone();
-    // Of the last tick, and how many rows it has made.
+    // The last tick, and the number of rows made at it.
     let mut made: (Tick, usize) = (0, 0);
     let within = rows.inner.unary(Pipeline, "Limit", move |_, _| {
         move |input, output| {
@@ -226,7 +226,7 @@ fn distinct<'inner>(rows: ScopedRows<'inner>, guard: &Guard) -> ScopedRows<'inne
     flat(reduced, guard)
 }
 
-/// How many rows are handed on at a time.
+/// Number of rows that are handed on at a time.
 const ROWS_AT_ONCE: usize = 1 << 12;
 
 /// The rows of an arrangement.

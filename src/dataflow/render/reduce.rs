@@ -174,9 +174,9 @@ impl<F: Fn(Vec<GroupChange>) -> Vec<Delta>> ChangeWork for ChangedGroups<F> {
     }
 }
 
-/// How many groups become rows at a time.
+/// Number of groups that become rows at a time.
 const GROUPS_AT_ONCE: usize = 1 << 12;
-/// After how many groups the time is looked at.
+/// Number of groups after which the time is looked at.
 const GROUPS_PER_LOOK: usize = 256;
 
 fn changed(

@@ -14,7 +14,7 @@ use crate::dataflow::delta::Delta;
 use crate::dataflow::guard::Guard;
 use crate::model::Tick;
 
-/// What is left of a piece of work after a step of it.
+/// The work that is left of a piece of work after a step of it.
 pub enum Rest<W> {
     /// Nothing.
     Done,

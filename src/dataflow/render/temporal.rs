@@ -140,7 +140,7 @@ fn with_now(schema: &SchemaRef) -> SchemaRef {
 #[derive(Default)]
 struct TickQueue {
     buckets: BTreeMap<Tick, Bucket>,
-    /// What the changes take, those included that cancel out.
+    /// Number of bytes that the changes take; changes that cancel out are included.
     bytes: usize,
 }
 

@@ -25,7 +25,7 @@ use crate::plan::ir::{NodeId, OrderColumn};
 
 /// Which of a group's rows, in order and with their multiplicities, are the output.
 trait Pick {
-    /// How many rows from the front decide the output; `None`: all of them.
+    /// Number of rows from the front that decide the output; `None`: all of them.
     fn depth(&self) -> Option<u64>;
     /// The output, of the rows up to `depth`.
     fn pick(&self, rows: &[(Row, i64)]) -> Vec<(Row, i64)>;

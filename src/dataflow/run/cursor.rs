@@ -242,7 +242,7 @@ pub struct Updates<'a, D> {
 }
 
 impl<'a, D: PackedDifference> Updates<'a, D> {
-    /// How many are left.
+    /// Number of updates that are left.
     #[inline]
     pub fn len(&self) -> usize {
         self.count as usize
@@ -326,7 +326,7 @@ impl<D: PackedDifference> Iterator for ValuesAtBase<'_, D> {
 pub struct RunsCursor<D> {
     runs: Vec<Rc<Run<D>>>,
     cursors: Vec<RunCursor<D>>,
-    /// Those that are at the least key, and of them those that are at its least value.
+    /// The cursors that are at the least key, and those of them that are at its least value.
     at_key: Vec<usize>,
     at_value: Vec<usize>,
 }

@@ -34,7 +34,7 @@ pub struct RunMerger<D> {
 /// One of the runs.
 struct MergeInput<D> {
     cursor: RunCursor<D>,
-    /// What is at its base is at that of the result, too: it can be copied as it is written.
+    /// The run has the result's base: its updates can be copied as they are written.
     keeps_base: bool,
 }
 

@@ -108,7 +108,7 @@ pub struct Run<D> {
     bytes: Bytes,
     blocks: usize,
     updates: usize,
-    /// What ticks are written as the difference to.
+    /// The tick that other ticks are written as the difference to.
     base: Tick,
     id: u64,
     /// The bytes are those of a file, and in memory only while they are looked at.
@@ -116,12 +116,12 @@ pub struct Run<D> {
     difference: PhantomData<fn() -> D>,
 }
 
-/// What a run has beside its bytes.
+/// The properties that a run has beside its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunShape {
     pub blocks: usize,
     pub updates: usize,
-    /// What ticks are written as the difference to.
+    /// The tick that other ticks are written as the difference to.
     pub base: Tick,
 }
 
@@ -159,12 +159,12 @@ impl<D: PackedDifference> Run<D> {
 }
 
 impl<D> Run<D> {
-    /// How many bytes they take.
+    /// Number of bytes that the run takes.
     pub fn bytes(&self) -> usize {
         self.bytes.len() + size_of::<Self>()
     }
 
-    /// How many of them are in a file.
+    /// Number of these bytes that are in a file.
     pub fn file_bytes(&self) -> usize {
         if self.in_file { self.bytes.len() } else { 0 }
     }
@@ -232,7 +232,7 @@ impl PackedRun {
         &self.bytes
     }
 
-    /// What it has beside them.
+    /// The properties that it has beside its bytes.
     pub fn shape(&self) -> RunShape {
         self.shape
     }

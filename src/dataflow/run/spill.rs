@@ -104,7 +104,7 @@ pub struct SpillFile {
 }
 
 impl SpillFile {
-    /// How many bytes are in it.
+    /// Number of bytes that are in it.
     pub fn written(&self) -> usize {
         self.written
     }

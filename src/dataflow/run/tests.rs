@@ -174,7 +174,7 @@ fn merged_runs_have_the_sums_of_both_however_the_merge_is_suspended() {
     }
 }
 
-/// What a merge has copied is copied again by the next one.
+/// Updates that one merge has copied are copied again by the next one.
 #[test]
 fn runs_that_are_merged_one_after_the_other_have_the_sums_of_all() {
     let mut random = TestRandom(29);

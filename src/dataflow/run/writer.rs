@@ -12,7 +12,7 @@ use super::cursor::KeyRef;
 use super::spill::{self, SpillFile};
 use super::{PackedDifference, Run, next_id};
 
-/// How many bytes are written to a file at once.
+/// Number of bytes that are written to a file at once.
 const SPILL_BYTES: usize = 4 << 20;
 /// The most bytes that a number takes.
 const NUMBER_BYTES: usize = 10;
@@ -24,7 +24,7 @@ pub struct RunWriter<D> {
     start: usize,
     /// Where its groups begin, from its own start on.
     table: Vec<u16>,
-    /// Of each block the hash of its first key, and the unit at which it begins.
+    /// For each block the hash of its first key, and the unit at which it begins.
     index: Vec<(u64, u32)>,
     /// The key of the values to come.
     hash: u64,
@@ -33,7 +33,7 @@ pub struct RunWriter<D> {
     key_written: bool,
     base: Tick,
     updates: usize,
-    /// What is written to a file; `bytes` is what comes behind it, from a block's beginning on.
+    /// The part that is in a file already; `bytes` goes on behind it, from a block's beginning on.
     spilled: Option<SpillFile>,
     difference: PhantomData<fn() -> D>,
 }
@@ -57,7 +57,7 @@ impl<D: PackedDifference> RunWriter<D> {
         }
     }
 
-    /// What ticks are written as the difference to.
+    /// The tick that other ticks are written as the difference to.
     pub fn base(&self) -> Tick {
         self.base
     }
