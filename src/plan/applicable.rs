@@ -74,7 +74,7 @@ pub fn check(plan: &LogicalPlan) -> Result<()> {
     Ok(())
 }
 
-/// What operators tell apart.
+/// The classes of types that operators tell apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum OperandClass {
     /// NULL, or a literal in quotes.
@@ -93,7 +93,7 @@ enum OperandClass {
     Uuid,
     Json,
     Array(Box<OperandClass>),
-    /// Whatever is compared in a way of its own.
+    /// A type that is compared in a way of its own.
     Other,
 }
 
@@ -145,7 +145,7 @@ impl OperandClass {
         match (self, other) {
             (a, b) if a.is_open() || b.is_open() || a == b => true,
             (OperandClass::Array(a), OperandClass::Array(b)) => a.compares_with(b),
-            // That a text is a UUID or JSON is forgotten on its way through CASE and the like.
+            // A text may have been a UUID or JSON: CASE and the like lose that type.
             (OperandClass::Text, OperandClass::Uuid | OperandClass::Json)
             | (OperandClass::Uuid | OperandClass::Json, OperandClass::Text) => true,
             (a, b) => (a.is_number() && b.is_number()) || (a.is_time() && b.is_time()),

@@ -43,7 +43,7 @@ pub struct ViewDef {
     pub span: Span,
     /// See [`TableDef::canonical`].
     pub canonical: String,
-    /// What the lines of comment directly above it say.
+    /// The text of the comment lines directly above it.
     pub comment: Option<String>,
 }
 
@@ -53,7 +53,7 @@ pub struct ViewOptions {
     pub key: Option<Vec<String>>,
     /// The sinks that the view is written to, and its options for each.
     pub sinks: BTreeMap<String, SinkOptions>,
-    /// After how many iterations a recursion in the view fails.
+    /// Number of iterations after which a recursion in the view fails.
     pub max_iterations: Option<u64>,
     /// From when to when each row was there is kept, too.
     pub history: bool,
@@ -62,7 +62,7 @@ pub struct ViewOptions {
 /// Everything that the files declare, by name.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    /// What views may have options for.
+    /// The sinks that views may have options for.
     pub sinks: SinkKinds,
     pub tables: BTreeMap<String, TableDef>,
     pub views: BTreeMap<String, ViewDef>,

@@ -1,4 +1,4 @@
-//! What DataFusion's planner is told: the tables and views in scope, the functions, the options.
+//! The context of DataFusion's planner: the tables and views in scope, the functions, the options.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -41,7 +41,7 @@ fn part(op: &Op) -> Option<(NodeId, NodeId, &JoinKeys)> {
     }
 }
 
-/// How many nodes read each node.
+/// Number of nodes that read each node.
 fn readers(plan: &Plan) -> Vec<usize> {
     let mut readers = vec![0; plan.nodes.len()];
     for input in plan.nodes.iter().flat_map(|node| node.op.inputs()) {

@@ -1,4 +1,4 @@
-//! What is wrong with a query file, and where.
+//! Errors in query files, and their places.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use datafusion_sql::sqlparser::tokenizer::{Location, Span};
 
-/// How many characters of a line are shown.
+/// Most characters of a line that are shown.
 const EXCERPT_CHARS: usize = 240;
 
 /// One file below the queries directory.
@@ -28,9 +28,9 @@ pub struct Diagnostic {
     pub line: u64,
     /// From 1, in characters.
     pub column: u64,
-    /// What is wrong.
+    /// The error, in a sentence.
     pub message: String,
-    /// What to do, where that is known.
+    /// Advice on what to do, if there is any.
     pub hint: Option<String>,
 }
 
@@ -73,9 +73,9 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// What cannot be planned, in a sentence for the author of the SQL. Whoever has asked knows where in
-/// which file it stands, and makes a [`Refusal`] or [`Diagnostic`] of it; nothing tells one sentence
-/// from another.
+/// An error of planning, in a sentence for the author of the SQL. The caller knows its file and place, and
+/// makes a [`Refusal`] or [`Diagnostic`] of it. Such errors have no kinds: nothing tells one sentence from
+/// another.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unplannable(pub String);
@@ -91,9 +91,9 @@ impl From<Unplannable> for String {
 pub struct Refusal {
     /// Where, in the statement's file.
     pub at: Location,
-    /// What is wrong.
+    /// The error, in a sentence.
     pub message: String,
-    /// What to do, where that is known.
+    /// Advice on what to do, if there is any.
     pub hint: Option<String>,
 }
 

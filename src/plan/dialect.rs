@@ -76,7 +76,7 @@ macro_rules! supported {
 }
 
 impl Dialect for PostgresLike {
-    /// What the parser knows of the generic dialect by name holds for this one.
+    /// The parser asks for the generic dialect by name: its answers hold for this one.
     fn dialect(&self) -> TypeId {
         TypeId::of::<GenericDialect>()
     }
@@ -155,7 +155,7 @@ impl Dialect for PostgresLike {
             Precedence::UnaryNot => NOT,
             Precedence::And => AND,
             Precedence::Or => OR,
-            // What stands in the brackets of an array, up to the colon of a slice.
+            // Within the brackets of an array an expression ends at the colon of a slice.
             Precedence::Colon => NONE,
         }
     }
@@ -284,7 +284,7 @@ fn is_isnull(word: &Word) -> bool {
     word.quote_style.is_none() && word.value.eq_ignore_ascii_case("isnull")
 }
 
-/// How tightly a word binds that stands where an operator may; `None` where the parser knows.
+/// The precedence of a word that stands where an operator may; `None` where the parser knows it.
 fn word_precedence(word: &Word, parser: &Parser) -> Option<u8> {
     if is_isnull(word) {
         return Some(IS);

@@ -17,12 +17,12 @@ const EXCLUSIONS: [(Exclusion, &[&str], &str); 3] = [
 /// The words that leave nothing out.
 const NOTHING: [&str; 2] = ["no", "others"];
 
-/// What is known of the tokens within parentheses.
+/// The clauses of a window that are found so far within one pair of parentheses.
 #[derive(Default)]
 struct ParenthesisLevel {
-    /// Behind BY of PARTITION BY.
+    /// Place behind BY of PARTITION BY.
     partition: Option<usize>,
-    /// Before ORDER, or the frame.
+    /// Place before ORDER, or before the frame.
     behind: Option<usize>,
     has_frame: bool,
 }
@@ -70,7 +70,8 @@ pub fn tokens(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     out
 }
 
-/// What the words from here up to a closing parenthesis leave out, and where that is.
+/// The marker for the rows that the words from here up to a closing parenthesis leave out, and the index of
+/// that parenthesis. The marker is `None` if they leave out nothing.
 fn excluded(tokens: &[TokenWithSpan], from: usize) -> Option<(Option<&'static str>, usize)> {
     let mut words: Vec<String> = Vec::new();
     for (at, token) in tokens.iter().enumerate().skip(from) {

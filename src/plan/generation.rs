@@ -10,7 +10,7 @@ use super::logical;
 use super::semantics::{self, Changes};
 use crate::model::schema::SqlField;
 
-/// What a view's generation depends on.
+/// Everything that a view's generation depends on.
 pub struct GenerationSubject<'a> {
     pub catalog: &'a Catalog,
     pub log_id: &'a str,

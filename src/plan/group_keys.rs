@@ -1,4 +1,4 @@
-//! What is grouped by: the grouping sets written out, and each key once.
+//! The keys of GROUP BY: the grouping sets written out, and each key once.
 //!
 //! `GROUP BY a, a` is `GROUP BY a`. The planner's aggregate has a column for each key that differs and
 //! yet all keys in its list, so that whoever counts the list takes a key for an aggregate.

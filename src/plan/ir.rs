@@ -66,7 +66,7 @@ impl Node {
     }
 }
 
-/// What a node does.
+/// The operator of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// The events of a table, as rows of these columns.
@@ -106,7 +106,7 @@ pub enum Op {
     },
     /// One row per key: its columns, then the aggregates. No aggregates: DISTINCT.
     Reduce { input: NodeId, key: Vec<usize>, aggregates: Vec<Aggregate> },
-    /// Of each group the rows `offset .. offset + limit` in order; ties go by the whole row.
+    /// The rows `offset .. offset + limit` of each group in order; ties go by the whole row.
     TopK {
         input: NodeId,
         key: Vec<usize>,
@@ -138,7 +138,7 @@ pub enum Op {
     /// The rows of `base`, and what `step` makes of the rows so far, until nothing changes.
     Recursion {
         base: NodeId,
-        /// What the step reads that does not change within the recursion.
+        /// Nodes that the step reads and that do not change within the recursion.
         outer: Vec<NodeId>,
         step: Arc<Plan>,
         distinct: bool,
@@ -213,7 +213,7 @@ pub struct JoinKeys {
     pub nulls_equal: bool,
 }
 
-/// How the changes of one input of a delta join find the rows of the others.
+/// The path by which the changes of one input of a delta join find the rows of the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeltaPath {
     pub lookups: Vec<Lookup>,
@@ -243,7 +243,7 @@ pub struct GeneralAggregate {
     pub function: Arc<AggregateFunctionExpr>,
     /// Only rows in which this column is true.
     pub filter: Option<usize>,
-    /// Of rows with equal arguments only the first.
+    /// Only the first of rows with equal arguments.
     pub distinct: bool,
     pub text: Arc<str>,
 }
@@ -298,7 +298,7 @@ pub enum WindowEvaluation {
     Nth { n: u64, expr: Arc<dyn WindowExpr> },
 }
 
-/// What a rank counts.
+/// The unit that a rank counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rank {
     /// Rows, whether peers or not, or rows before the first peer.
@@ -337,18 +337,18 @@ impl fmt::Display for Exclusion {
     }
 }
 
-/// Of which rows of its partition a function's value for a row depends.
+/// The rows of its partition that a function's value for a row depends on.
 #[derive(Clone, Debug)]
 pub enum Reach {
     /// All of them.
     Partition,
-    /// Those near the row.
+    /// The rows near the row.
     Near { before: Extent, after: Extent },
-    /// All before it, in a form that can be gone on from, and those near behind it.
+    /// All rows before it, in a form that can be gone on from, and the rows near behind it.
     Before { after: Extent },
 }
 
-/// How far from a row.
+/// A distance from a row.
 #[derive(Clone, Debug)]
 pub enum Extent {
     /// So many rows, whether peers or not.

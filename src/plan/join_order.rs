@@ -57,7 +57,7 @@ fn is_joined(plan: &LogicalPlan) -> bool {
     }
 }
 
-/// What is joined, and on which conditions.
+/// The relations of a join, and its conditions.
 #[derive(Default)]
 struct JoinParts {
     relations: Vec<JoinedRelation>,
@@ -66,7 +66,7 @@ struct JoinParts {
 
 struct JoinedRelation {
     plan: LogicalPlan,
-    /// How much its own conditions are likely to leave out.
+    /// Estimate of the part that the relation's own conditions leave out: higher for more.
     narrowness: usize,
 }
 
@@ -162,7 +162,7 @@ impl JoinParts {
     }
 }
 
-/// Of relations, the first of those with the highest narrowness; the first of all if there is none.
+/// Index of the first relation with the highest narrowness; 0 if there are no relations.
 fn narrowest<'a>(relations: impl Iterator<Item = (usize, &'a JoinedRelation)>) -> usize {
     let ranked = relations.map(|(index, r)| (r.narrowness, std::cmp::Reverse(index)));
     ranked.max().map_or(0, |(_, std::cmp::Reverse(index))| index)

@@ -105,7 +105,7 @@ impl QueryPlanner {
             (Some(text), _) => self.condition(text, latest.schema())?,
         };
         let left = latest.filter(coalesce(vec![deleted, lit(false)]).eq(lit(false)))?;
-        // What an event lacks is looked at once it is known not to delete.
+        // A column that only events which do not delete must have is checked once that is known.
         let columns = left.schema().columns().into_iter().map(|c| {
             let index = table.columns.iter().position(|declared| declared.field.name == c.name);
             let unchecked = |i: &usize| !table.columns[*i].field.nullable && !table.requires(*i);
@@ -132,8 +132,8 @@ impl QueryPlanner {
         planner.sql_to_expr(parsed, schema, &mut PlannerContext::new())
     }
 
-    /// What a name in FROM stands for, when it names this table, of all whose events, those that
-    /// upcasts bring included, `events` is the plan.
+    /// The source that a name in FROM stands for, when it names this table. `events` is the plan of all of
+    /// the table's events, those that upcasts bring included.
     ///
     /// `system` are the system columns that the query names: only those are visible, so that
     /// `SELECT *` leaves them out.
@@ -147,7 +147,7 @@ impl QueryPlanner {
         visible(plan, table.columns.iter().map(|c| c.field.name.clone()), system)
     }
 
-    /// What the name of the table of all events stands for.
+    /// The source that the name of the table of all events stands for.
     pub fn events_relation(&self, system: &BTreeSet<SystemColumn>) -> Result<Arc<dyn TableSource>> {
         let plain = [SystemColumn::Type, SystemColumn::Version, SystemColumn::Data];
         let names = plain.into_iter().map(|c| c.field().name);
@@ -333,7 +333,7 @@ pub fn without_system_columns(
         }
 
         fn select(&self, select: &mut Select) {
-            // Of one table: with several, DataFusion takes an excluded name for ambiguous.
+            // Only a SELECT from one table: with several, DataFusion takes an excluded name for ambiguous.
             let [from] = select.from.as_slice() else { return };
             let TableFactor::Table { name, .. } = &from.relation else { return };
             let single = name.0.as_slice().first().and_then(|part| part.as_ident());

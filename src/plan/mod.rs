@@ -67,7 +67,7 @@ use step::{Stage, Steps};
 use view::Shape;
 pub use view::ViewPlan;
 
-/// After how many iterations a recursion fails, unless its view says another number.
+/// Number of iterations after which a recursion fails, unless its view says another number.
 const ITERATIONS_MAX_DEFAULT: u64 = 1_000;
 
 /// Everything below a queries directory, planned.
@@ -77,7 +77,7 @@ pub struct QuerySet {
     pub tables: Vec<Arc<EventTable>>,
     /// The materialized views, by name.
     pub views: Vec<ViewPlan>,
-    /// What is wrong. Views and tables that are not part of it are planned all the same.
+    /// The errors. Views and tables that are not part of them are planned all the same.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -256,7 +256,7 @@ impl<'a> Planning<'a> {
         checked.map_err(|diagnostic| self.diagnostics.push(diagnostic)).ok()
     }
 
-    /// What the names in the query's FROM stand for; `None` when one of them has errors.
+    /// The relations that the names in the query's FROM stand for; `None` when one of them has errors.
     fn relations(&mut self, def: &ViewDef) -> Option<HashMap<String, Arc<dyn TableSource>>> {
         let system = logical::system_columns_of(&def.query);
         let mut relations: HashMap<String, Arc<dyn TableSource>> = HashMap::new();

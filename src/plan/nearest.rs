@@ -19,10 +19,10 @@ pub struct Nearest {
     pub right: LogicalPlan,
     /// Expressions over both sides that are equal.
     pub on: Vec<(Expr, Expr)>,
-    /// What a left row and a right one are near in.
+    /// The left expression and the right one whose values are near.
     pub order: (Expr, Expr),
     pub direction: Direction,
-    /// Of right rows that are equally near the first in this order, and after that as a whole row.
+    /// Order of right rows that are equally near: the first one is taken. Equal ones go by the whole row.
     pub ties: Vec<SortExpr>,
     pub outer: bool,
     schema: DFSchemaRef,
@@ -31,14 +31,14 @@ pub struct Nearest {
 /// Which right rows count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Direction {
-    /// Those that are not after the left row; otherwise those that are not before it.
+    /// Right rows that are not after the left row count; otherwise right rows that are not before it.
     pub back: bool,
-    /// Not those that are at the same place.
+    /// Right rows at the same place do not count.
     pub strict: bool,
 }
 
 impl Direction {
-    /// Of `right <op> left`.
+    /// The direction that `right <op> left` means.
     pub fn of(op: Operator) -> Option<Direction> {
         Some(match op {
             Operator::LtEq => Direction { back: true, strict: false },

@@ -15,11 +15,11 @@ use super::diagnostic::{Diagnostic, SourceFile};
 use super::dialect::{PostgresLike, with_plain_names};
 use super::step::{Stage, Steps};
 
-/// How deep a statement may nest. Each level costs the parser some kilobytes of stack, and a
-/// construct that it has to try twice doubles its time with each level.
+/// Deepest nesting of a statement. Each level costs the parser some kilobytes of stack, and a construct that
+/// it has to try twice doubles its time with each level.
 const NESTING_MAX: usize = 250;
 
-/// What stands for bytes that are not UTF-8.
+/// The character that stands for bytes that are not UTF-8.
 const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 
 /// A statement and the file that it stands in.

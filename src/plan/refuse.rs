@@ -28,7 +28,7 @@ pub fn refusals(query: &Query) -> Vec<Refusal> {
 
 struct RefusalWalk {
     found: Vec<Refusal>,
-    /// How many expressions are around the one that is visited.
+    /// Number of expressions around the one that is visited.
     depth: usize,
 }
 

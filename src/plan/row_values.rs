@@ -101,7 +101,7 @@ fn members(expr: &Expr) -> Option<Vec<Expr>> {
     }
 }
 
-/// Of what has to be true, NULL is as good as false.
+/// Rewrites a condition: it has to be true, so NULL is as good as false.
 fn condition(expr: &mut Expr) -> Result<()> {
     match expr {
         Expr::Nested(inner) => condition(inner),

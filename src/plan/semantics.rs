@@ -55,14 +55,14 @@ pub const CHANGED: Changes<'_> = &[
 /// Names of functions and constructs, each with how often it has changed.
 pub type Changes<'a> = &'a [(&'a str, u32)];
 
-/// How often what a table's declaration means has changed since [`ENGINE`] was raised.
+/// The version of the meaning of a table's declaration, if it has changed since [`ENGINE`] was raised.
 pub fn of_table(table: &EventTable) -> Option<&'static str> {
     let mentions_length = |c: &TableColumn| c.field.sql_type.mentions_length();
     // A text that is longer is no row.
     table.columns.iter().any(mentions_length).then_some("VARCHAR(n) of a table 1")
 }
 
-/// What these queries use of the things that have changed: a line each, in the order of `changed`.
+/// The functions and constructs of these queries that have changed: a line each, in the order of `changed`.
 pub fn versions<'a>(queries: impl Iterator<Item = &'a Query>, changed: Changes<'_>) -> Vec<String> {
     let mut uses = Uses::default();
     for query in queries {

@@ -8,18 +8,18 @@ use datafusion_sql::sqlparser::ast::{Expr as SqlExpr, GroupByExpr, SetExpr};
 
 use super::diagnostic::Unplannable;
 
-/// How many operators a view may have, with those of all views that it reads, each as often as it
-/// is read.
+/// Most operators that a view may have, with the operators of all views that it reads, each as often as it is
+/// read.
 const OPERATORS_MAX: usize = 20_000;
-/// How many bytes the constants of a view may have in all.
+/// Most bytes that the constants of a view may have in all.
 pub const CONSTANT_BYTES_MAX: usize = 4 << 20;
-/// How many grouping sets one GROUP BY may have: each row is kept once for each of them.
+/// Most grouping sets that one GROUP BY may have: each row is kept once for each of them.
 pub const GROUPING_SETS_MAX: usize = 4_096;
 
-/// How many set operations one query may chain: planning them takes time that grows with the square.
+/// Most set operations that one query may chain: planning them takes time that grows with the square.
 pub const SET_OPERATIONS_MAX: usize = 1_000;
-/// How deep an expression may nest, in a query and when it is evaluated: workers evaluate it, and
-/// others drop it, on stacks of 2 MiB. A chain of operators has one level for each of them.
+/// Deepest nesting of an expression, in a query and when it is evaluated: workers evaluate it, and other
+/// threads drop it, on stacks of 2 MiB. A chain of operators has one level for each of them.
 pub const EXPRESSION_DEPTH_MAX: usize = 400;
 
 /// Refuses a plan with too many operators; takes no longer than it takes to count up to the limit.
@@ -69,7 +69,7 @@ fn heap_bytes(value: &ScalarValue) -> usize {
     value.size() - size_of_val(value)
 }
 
-/// How many set operations a query consists of, without those inside parentheses.
+/// Number of set operations that a query consists of, without those inside parentheses.
 pub fn set_operations(body: &SetExpr) -> usize {
     let mut todo = vec![body];
     let mut count = 0;

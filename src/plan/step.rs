@@ -38,7 +38,7 @@ pub fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T>
     })
 }
 
-/// What is done in a step.
+/// The work of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
@@ -67,9 +67,9 @@ pub struct Step {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Excluded {
     pub step: Step,
-    /// What is reported in its place.
+    /// The error that is reported in its place.
     pub message: String,
-    /// What to do, where that is known.
+    /// Advice on what to do, if there is any.
     pub hint: Option<String>,
 }
 

@@ -18,7 +18,7 @@ const VARCHAR_LENGTH_MAX: u64 = 10_485_760;
 /// The digits of a second that TIMESTAMP keeps when none are written.
 const TIMESTAMP_PRECISION_DEFAULT: u8 = 6;
 
-/// What is wrong with a type as it is written.
+/// An error in a type as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TypeError {
     #[error("type {0} is not supported")]
@@ -125,7 +125,7 @@ fn struct_field(field: &StructField) -> Result<SqlField, TypeError> {
     }
 }
 
-/// How many characters VARCHAR keeps.
+/// Number of characters that VARCHAR keeps.
 fn length(written: &DataType) -> Option<u64> {
     match written {
         DataType::Varchar(Some(CharacterLength::IntegerLength { length, .. }))
@@ -143,7 +143,7 @@ pub struct CastTypes;
 
 impl TypePlanner for CastTypes {
     fn plan_type_field(&self, written: &DataType) -> DataFusionResult<Option<FieldRef>> {
-        // Those with units or digits are DataFusion's.
+        // Intervals with units or digits are DataFusion's.
         if matches!(written, DataType::Interval { .. }) {
             return Ok(None);
         }

@@ -309,7 +309,7 @@ fn attach_join(join: Join, relation: UnnestRelation, element: DFSchemaRef) -> Re
         JoinType::Left => true,
         other => return plan_err!("{other} JOIN UNNEST is not supported"),
     };
-    // What the row beside it does not have is a column of a query further out.
+    // A column that the row beside it does not have belongs to a query further out.
     let array = relation
         .array
         .transform(|expr| match expr {

@@ -96,7 +96,7 @@ fn plain_select(query: &Query) -> Option<&Select> {
 
 /// The plan of each table's events, its own and those that upcasts bring.
 ///
-/// What is wrong with upcasts goes to `diagnostics`; those are left out.
+/// Errors of upcasts go to `diagnostics`; these upcasts are left out.
 pub fn plan_events(
     catalog: &Catalog,
     queries: &QueryPlanner,

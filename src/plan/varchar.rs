@@ -1,5 +1,5 @@
-//! What an upcast gives to a column with VARCHAR(n), in arrays and structs, too: a text that is longer fails, and
-//! its event is a dead letter.
+//! Values that an upcast gives to a column with VARCHAR(n), in arrays and structs, too: a text that is longer
+//! fails, and its event is a dead letter.
 
 use std::sync::Arc;
 

@@ -21,13 +21,13 @@ use crate::model::view::{ViewRef, ViewSchema};
 /// A materialized view, ready to run.
 #[derive(Clone, Debug)]
 pub struct ViewPlan {
-    /// What it looks like from outside.
+    /// Its shape from outside.
     pub schema: ViewRef,
-    /// What is computed.
+    /// The computation of its rows.
     pub plan: Arc<Plan>,
     /// The types of the events that it reads, sorted; empty means all of them.
     pub event_types: Vec<String>,
-    /// Of the types that it reads as tables, the versions that are declared.
+    /// For each type that it reads as a table, the versions that are declared.
     pub versions: BTreeMap<String, BTreeSet<u32>>,
 }
 
@@ -45,7 +45,7 @@ impl ViewPlan {
     }
 }
 
-/// What makes a view of a plan.
+/// Everything that makes a view of a plan.
 pub struct Shape<'a> {
     pub def: &'a ViewDef,
     /// See [`output_columns`].

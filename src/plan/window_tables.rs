@@ -19,7 +19,7 @@ use super::hop::hop_starts;
 use super::session::{session_end, session_start};
 use super::unnest::UnnestRows;
 
-/// How many windows of `hop` a row can be in.
+/// Most windows of `hop` that a row can be in.
 const HOPS_MAX: i64 = 10_000;
 const NANOSECONDS_PER_DAY: i128 = 86_400_000_000_000;
 const NANOSECONDS_PER_SECOND: i64 = 1_000_000_000;

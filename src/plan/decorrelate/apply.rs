@@ -199,7 +199,7 @@ impl Apply<'_> {
         let Some(found) = found.into_iter().collect::<Option<Vec<Expr>>>() else {
             return Ok(None);
         };
-        // What does not refer to the outer query stays below, where it may be a key of joins.
+        // A condition that does not refer to the outer query stays below, where it may be a key of joins.
         let (mut below, mut above) = (Vec::new(), Vec::new());
         for condition in rest {
             let refers = outer::refers(&condition, &[input])?;
@@ -506,7 +506,7 @@ fn is_strict(expr: &Expr) -> bool {
     }
 }
 
-/// What an aggregate of no rows is.
+/// The value of an aggregate of no rows.
 fn empty_value(call: &Expr, data_type: &arrow::datatypes::DataType) -> Result<ScalarValue> {
     match call {
         Expr::Alias(alias) => empty_value(&alias.expr, data_type),

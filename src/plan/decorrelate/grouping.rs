@@ -10,7 +10,7 @@ use datafusion_expr::{Aggregate, Expr, GroupingSet, LogicalPlan, lit};
 
 use super::apply::{Apply, Domain, project, union_of};
 
-/// What a column is called.
+/// A column's qualifier and name.
 type ColumnName = (Option<TableReference>, String);
 
 impl Apply<'_> {
@@ -104,7 +104,7 @@ fn own_columns(aggregate: &Aggregate) -> impl Iterator<Item = (usize, ColumnName
         .map(|(index, (relation, field))| (index, (relation.cloned(), field.name().clone())))
 }
 
-/// How many arguments a call of grouping() has.
+/// Number of arguments of a call of grouping(); `None` for other calls.
 fn grouping_arguments(call: &Expr) -> Option<usize> {
     match call {
         Expr::Alias(alias) => grouping_arguments(&alias.expr),

@@ -161,7 +161,8 @@ impl Decorrelation {
         Ok((input, if member.negated { Expr::Not(Box::new(value)) } else { value }))
     }
 
-    /// How many rows a sub-query has, and how many of them are not NULL.
+    /// The input with two more columns: the number of rows of a sub-query, and the number of those that are
+    /// not NULL.
     fn counts(&self, input: LogicalPlan, subquery: &Subquery) -> Result<(LogicalPlan, Expr, Expr)> {
         let plan = subquery.subquery.as_ref();
         let Some(member) = plan.schema().columns().into_iter().next() else {

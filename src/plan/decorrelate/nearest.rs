@@ -25,7 +25,7 @@ struct NearestLimit {
     order: (Expr, Expr),
     direction: Direction,
     ties: Vec<SortExpr>,
-    /// What is shown of a row.
+    /// The expressions that are shown of a row.
     shown: Vec<Expr>,
 }
 
@@ -61,7 +61,7 @@ impl Decorrelation {
             return Ok(None);
         };
         let Some(found) = NearestLimit::of(limit)? else { return Ok(None) };
-        // What is shown is computed before the search, of rows that may not be found.
+        // The shown expressions are computed before the search, also for rows that may not be found.
         let before = shown.into_iter().map(|e| replaced(e, limit.input.schema(), &found.shown));
         let before = before.collect::<Result<Vec<Expr>>>()?;
         if !before.iter().all(|e| matches!(e, Expr::Column(_) | Expr::Literal(..))) {
@@ -196,7 +196,7 @@ impl NearestLimit {
     }
 }
 
-/// What is shown of the input's rows.
+/// The expressions that are shown of the input's rows.
 fn shown(projection: Option<&Projection>, input: &LogicalPlan) -> Vec<Expr> {
     match projection {
         Some(projection) => projection.expr.iter().map(|e| e.clone().unalias()).collect(),
@@ -204,8 +204,8 @@ fn shown(projection: Option<&Projection>, input: &LogicalPlan) -> Vec<Expr> {
     }
 }
 
-/// What a condition compares the first expression of an order with, where the first row in that order
-/// is the nearest one.
+/// The expression that a condition compares the first expression of an order with, and the direction, where
+/// the first row in that order is the nearest one.
 fn compared(condition: &Expr, first: &SortExpr) -> Result<Option<(Expr, Direction)>> {
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = condition else { return Ok(None) };
     let (inner, op, outer) =

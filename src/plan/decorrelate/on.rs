@@ -1,7 +1,7 @@
 //! Sub-queries in the ON of outer joins.
 //!
-//! What refers to one side alone becomes columns of that side. A condition with a sub-query that refers
-//! to both is asked of every pair; a row that is in no pair is added beside NULLs.
+//! A sub-query that refers to one side alone becomes a column of that side. A condition with a sub-query that
+//! refers to both is asked of every pair; a row that is in no pair is added beside NULLs.
 
 use std::sync::Arc;
 

@@ -58,7 +58,7 @@ fn collect_expr(expr: &Expr, inputs: &[&LogicalPlan], found: &mut Vec<Column>) -
     Ok(())
 }
 
-/// What a sub-query refers to beyond the query that it stands in.
+/// Adds the columns that a sub-query refers to beyond the query that it stands in.
 fn collect_nested(
     subquery: &Subquery,
     inputs: &[&LogicalPlan],

@@ -68,7 +68,7 @@ struct Folded {
 
 by_name!(Folded);
 
-/// Of which type the result of a number's aggregate is.
+/// The type of the result of a number's aggregate.
 fn result(name: &str, of: &DataType) -> Result<DataType> {
     if of.is_floating() {
         return Ok(match (name, of) {
@@ -84,7 +84,7 @@ fn result(name: &str, of: &DataType) -> Result<DataType> {
         ("sum", _) => Digits { whole: digits.whole.saturating_add(SUM_DIGITS), ..digits }
             .data_type(digits.scale),
         ("avg", _) => average(digits.whole, digits.scale),
-        // Of two numbers at the ends of their range a sample's is greater than the range.
+        // The deviation of a sample of two numbers at the ends of their range is greater than the range.
         ("stddev" | "stddev_pop", _) => {
             average(digits.whole.saturating_add(1), digits.scale.saturating_mul(2))
         }
@@ -168,7 +168,7 @@ struct OneGroup {
     input: DataType,
     output: DataType,
     accumulator: aggregate::Accumulator,
-    /// Of DISTINCT: how often each value is there.
+    /// For DISTINCT the number of times that each value is there.
     seen: Option<HashMap<ScalarValue, i64>>,
 }
 

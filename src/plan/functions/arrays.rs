@@ -181,7 +181,7 @@ impl ScalarUDFImpl for Elements {
     }
 }
 
-/// Of an array's dimensions and lengths, in the place of DataFusion's: an empty array has none.
+/// The function in the place of DataFusion's: an empty array has no dimensions, and results have limits.
 pub fn beside(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     match inner.name() {
         "array_length" | "array_ndims" | "cardinality" => {

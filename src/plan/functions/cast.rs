@@ -79,7 +79,7 @@ pub fn target(function: &ScalarUDF) -> Option<SqlType> {
     Some(SqlField::from_arrow(&cast.to).map_or(SqlType::Text, |field| field.sql_type))
 }
 
-/// How many characters a cast to VARCHAR keeps.
+/// Number of characters that a cast to VARCHAR keeps.
 fn length(to: &Field) -> Option<usize> {
     let note = to.metadata().get(crate::model::schema::SQL_TYPE_KEY)?;
     note.strip_prefix("varchar(")?.strip_suffix(')')?.parse().ok()

@@ -27,7 +27,7 @@ pub const PRECISION_MAX: u8 = 76;
 const QUOTIENT_SCALE_MIN: u8 = 16;
 const QUOTIENT_SCALE_MAX: u8 = 20;
 
-/// How many digits stand before the point, and how many behind it.
+/// Number of digits before the point, and behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digits {
     pub whole: u8,
@@ -35,7 +35,7 @@ pub struct Digits {
 }
 
 impl Digits {
-    /// Those of a decimal or an integer type.
+    /// The digits of a decimal or an integer type; `None` for any other type.
     pub fn of(data_type: &DataType) -> Option<Self> {
         let (precision, scale) = match data_type {
             DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => {
@@ -63,7 +63,7 @@ impl Digits {
         }
     }
 
-    /// Of what has at least the digits of both.
+    /// The digits that suffice for values of both.
     pub fn both(self, other: Digits) -> Digits {
         Digits { whole: self.whole.max(other.whole), scale: self.scale.max(other.scale) }
     }
@@ -236,7 +236,7 @@ struct Scales {
 }
 
 impl Scales {
-    /// How many digits behind the point of a quotient PostgreSQL keeps, as far as they are kept here.
+    /// Number of digits behind the point of a quotient that PostgreSQL keeps, as far as they are kept here.
     #[inline]
     fn of_quotient(&self, dividend: FirstGroup, divisor: FirstGroup) -> i32 {
         quotient_scale(dividend, divisor, self.left.max(self.right)).min(self.output)

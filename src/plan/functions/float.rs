@@ -57,7 +57,7 @@ const UNARY: [(&str, &[&str], fn(f64) -> Result<f64>); 33] = [
     ("floor", &[], |x| Ok(x.floor())),
 ];
 
-/// Those of the functions whose namesakes of DataFusion stay for other types.
+/// Functions whose namesakes of DataFusion stay for other types.
 const OF_DECIMALS_TOO: [&str; 4] = ["round", "trunc", "ceil", "floor"];
 
 pub fn functions() -> Vec<Arc<ScalarUDF>> {
@@ -111,7 +111,8 @@ const WIDTH_BUCKET: &[Overload] =
         Ok(Value::Int(part as i64 + 1))
     })];
 
-/// That a number becomes a float. Of a decimal PostgreSQL's result is a decimal, with digits that no float has.
+/// Checks that a number becomes a float. For a decimal PostgreSQL's result is a decimal, with digits that no
+/// float has.
 fn double(name: &str, data_type: &DataType) -> Result<()> {
     match data_type {
         t if t.is_decimal() => {
@@ -225,7 +226,7 @@ fn out_of_range<T>() -> Result<T> {
     exec_err!("input is out of range")
 }
 
-/// Of a number from -1 to 1.
+/// The function's value for a number from -1 to 1; others are out of range.
 fn within(x: f64, of: fn(f64) -> f64) -> Result<f64> {
     if x.is_nan() || (-1.0..=1.0).contains(&x) { Ok(of(x)) } else { out_of_range() }
 }
@@ -280,7 +281,7 @@ fn asind(x: f64) -> f64 {
     if x >= 0.0 { asind_positive(x) } else { -asind_positive(-x) }
 }
 
-/// Of a number from 0 to 1: scaled so that one half gives 30.
+/// `asind` of a number from 0 to 1: scaled so that one half gives 30.
 fn asind_positive(x: f64) -> f64 {
     if x <= 0.5 {
         x.asin() / 0.5_f64.asin() * 30.0
@@ -301,12 +302,12 @@ fn atand(x: f64) -> f64 {
     x.atan() / 1.0_f64.atan() * 45.0
 }
 
-/// Of an angle from 0 to 30.
+/// `sind` of an angle from 0 to 30.
 fn sind_small(x: f64) -> f64 {
     x.to_radians().sin() / 30.0_f64.to_radians().sin() / 2.0
 }
 
-/// Of an angle from 0 to 60.
+/// `cosd` of an angle from 0 to 60.
 fn cosd_small(x: f64) -> f64 {
     let one_minus = 1.0 - x.to_radians().cos();
     let of_sixty = 1.0 - 60.0_f64.to_radians().cos();
@@ -381,7 +382,7 @@ fn cotd(x: f64) -> f64 {
 struct Unary {
     name: &'static str,
     aliases: Vec<String>,
-    /// What computes other types than floats.
+    /// The function that computes other types than floats.
     inner: Option<Arc<ScalarUDF>>,
     signature: Signature,
 }

@@ -162,7 +162,7 @@ impl Variadic {
     }
 }
 
-/// What stands behind a `%`.
+/// The rest of a format, which is read from behind a `%` on, and the number of the next argument.
 struct Specifier<'a> {
     rest: &'a str,
     next: usize,

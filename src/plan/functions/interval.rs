@@ -139,7 +139,7 @@ pub fn between(
     }
 }
 
-/// What lies between two instants.
+/// The interval between two instants.
 pub fn since(time: Expr, earlier: Expr) -> Expr {
     let signature = Signature::any(2, Volatility::Immutable);
     ScalarUDF::new_from_impl(Since { signature }).call(vec![time, earlier])
@@ -302,7 +302,7 @@ impl ScalarUDFImpl for GreatestOrLeast {
             let values = arrays.iter().filter(|array| array.is_valid(row));
             let values =
                 values.map(|array| array.as_primitive::<IntervalMonthDayNanoType>().value(row));
-            // Of equal ones the first.
+            // The first one of equal intervals is kept.
             values.reduce(|kept, next| {
                 let order = nanoseconds(next).cmp(&nanoseconds(kept));
                 let better = if self.name() == "greatest" { order.is_gt() } else { order.is_lt() };

@@ -553,7 +553,7 @@ impl<'de> Visitor<'de> for PathStep<'_> {
         let mut found = None;
         while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
             match self {
-                // Of members with the same name the last one counts.
+                // Members may share a name: the last one counts.
                 PathStep::Name(name) if name == key => found = Some(map.next_value()?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }

@@ -70,7 +70,7 @@ enum JsonBuildKind {
     Value,
     Object,
     Array,
-    /// Of one array, with each element on a line if that is asked for.
+    /// `array_to_json` of one array, with each element on a line if that is asked for.
     OfArray,
 }
 
@@ -136,7 +136,7 @@ impl ScalarUDFImpl for Build {
         for row in 0..rows {
             text.clear();
             match self.kind {
-                // What is unknown is unknown as JSON too.
+                // NULL is NULL as JSON, too.
                 JsonBuildKind::Value if arrays[0].is_null(row) => {
                     out.append_null();
                     continue;
@@ -211,7 +211,7 @@ enum Encoder<'a> {
     Plain(ArrayFormatter<'a>, &'a ArrayRef),
     /// Floats, of which some are no JSON.
     Float(ArrayRef),
-    /// What is written as a text: dates, times, intervals.
+    /// Values that are written as texts: dates, times, intervals.
     Quoted(written::Writer, &'a ArrayRef),
     Bytes(ArrayRef),
     /// Beside the lists the items of all of them.

@@ -7,7 +7,7 @@ use datafusion_common::{Result, exec_err};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// How many digits a number may have once its exponent is written out.
+/// Most digits that a number may have once its exponent is written out.
 const DIGITS_MAX: usize = 1000;
 
 /// JSON's text as jsonb has it.

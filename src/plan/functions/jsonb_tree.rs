@@ -7,7 +7,7 @@ use datafusion_common::{Result, exec_err};
 
 use super::jsonb;
 
-/// How deep a value may nest.
+/// Deepest nesting of a value.
 const DEPTH_MAX: usize = 128;
 
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub enum Tree {
     Object(Vec<(String, Tree)>),
 }
 
-/// What a path's end gets.
+/// The change that is made at a path's end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     Set { create: bool },

@@ -146,7 +146,7 @@ fn matched<C: Copy + PartialEq>(
             }
             pattern = &pattern[1..];
         } else if *p == any {
-            // What follows `%` and `_` in a row needs so many characters.
+            // `%` and `_` in a row need one character for each `_`.
             pattern = &pattern[1..];
             while let Some(next) = pattern.first() {
                 if *next == any {

@@ -1,4 +1,5 @@
-//! What one expression may make of one row. Beyond it the row is a failed row, whose reason names the limit.
+//! Limits of the values that one expression may make of one row. Beyond them the row is a failed row, whose
+//! reason names the limit.
 
 use std::cell::Cell;
 
@@ -18,7 +19,7 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 const ELEMENT_BYTES: usize = 16;
 
 thread_local! {
-    /// How many bytes more may be made of the batch that is being evaluated.
+    /// Number of bytes that may still be made of the batch that is being evaluated.
     static BATCH_BYTES_LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 

@@ -291,7 +291,7 @@ fn agreeing(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             let call = Expr::ScalarFunction(call);
             Transformed::yes(if is_one { of_one_kind(call, &values, schema) } else { call })
         }
-        // Of the first one's type.
+        // The result has the type of the first argument.
         Expr::ScalarFunction(call) if call.func.name() == "nullif" && call.args.len() == 2 => {
             let mut args = call.args;
             let (Some(other), Some(value)) = (args.pop(), args.pop()) else {

@@ -149,12 +149,12 @@ pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
         learn(&mut aliases.window, udwf.name(), udwf.aliases());
         registry.register_udwf(udwf)?;
     }
-    // What PostgreSQL calls them.
+    // PostgreSQL's names.
     learn(&mut aliases.aggregate, "bool_and", &["every".to_string()]);
     Ok((registry, aliases))
 }
 
-/// What operators mean that DataFusion reads otherwise, tried before its own meanings.
+/// The planners of operators that DataFusion reads otherwise, tried before its own.
 pub fn operators() -> [Arc<dyn ExprPlanner>; 7] {
     [
         Arc::new(merged::MergedColumns),
@@ -180,7 +180,7 @@ fn learn(aliases: &mut HashMap<String, String>, name: &str, others: &[String]) {
     aliases.extend(others.iter().map(|other| (other.clone(), name.to_string())));
 }
 
-/// What `find` knows under this name, or under the one that it is an alias of.
+/// The function that `find` knows under this name, or under the one that it is an alias of.
 pub fn named<T>(
     aliases: &HashMap<String, String>,
     name: &str,
@@ -199,8 +199,8 @@ pub fn is_arithmetic(name: &str) -> bool {
 /// The functions that PostgreSQL does not have, by name, with what they take and what they give.
 const OURS: &str = include_str!("ours.txt");
 
-/// What PostgreSQL has as a construct of the language, or calls by no name; functions that only the planner
-/// writes; and those that are known in order to be refused.
+/// Functions for constructs of PostgreSQL's language, or for operations that it calls by no name; functions
+/// that only the planner writes; and functions that are known in order to be refused.
 const CONSTRUCTS: [&str; 25] = [
     "bitwise_not",
     "coalesce",
@@ -246,7 +246,8 @@ mod tests {
 
     use super::*;
 
-    /// What the tests against PostgreSQL have compared: of each kind the names, each with what it takes.
+    /// The functions that the tests against PostgreSQL have compared: the names of one kind, each with the
+    /// types that it takes.
     fn entries(file: &str, kind: &str) -> BTreeMap<String, Vec<String>> {
         let path = format!("{}/tests/postgres/{file}", env!("CARGO_MANIFEST_DIR"));
         let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -387,11 +388,11 @@ mod tests {
             unknown.is_empty(),
             "neither compared with PostgreSQL nor in ours.txt: {unknown:?}"
         );
-        // What is listed is there.
+        // Every listed function is registered.
         let listed = OURS.lines().filter_map(|line| line.split_once('(').map(|(name, _)| name));
         let missing: Vec<&str> = listed.filter(|name| !names.contains(*name)).collect();
         assert!(missing.is_empty(), "{missing:?}");
-        // And what PostgreSQL has was compared.
+        // And every function that PostgreSQL has was compared.
         let of_postgres = names.iter().filter(|name| has_signature(name));
         let not: Vec<&String> = of_postgres.filter(|name| !compared.contains(*name)).collect();
         assert_eq!(not, NOT_IN_THE_MATRIX.iter().collect::<Vec<_>>(), "registered, not compared");

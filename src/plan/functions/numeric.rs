@@ -325,7 +325,7 @@ impl NumericFunction {
                 let kept = count.clamp(-200, i64::from(x.scale));
                 let down = (i64::from(x.scale) - kept) as u32;
                 let rounded = rounded_quotient(&x.value, &ten(down));
-                // What is left has `kept` digits behind the point, which may be a negative number.
+                // `rounded` has `kept` digits behind the point, which may be a negative number.
                 match i64::from(scale) - kept {
                     up if up >= 0 => rounded * ten(up as u32),
                     down => rounded_quotient(&rounded, &ten(down.unsigned_abs() as u32)),

@@ -72,11 +72,11 @@ pub fn tell_from_window_functions(sql: &mut impl VisitMut) {
 enum OrderedSetKind {
     /// Between the values on both sides of this share.
     PercentileCont,
-    /// The first value that at least this share of the values is not behind.
+    /// The first value such that at least this share of the values is at it or before it.
     PercentileDisc,
     /// The most frequent value; of several the first.
     Mode,
-    /// Of a value among the others.
+    /// The rank of a given value among the others.
     Rank,
     DenseRank,
     PercentRank,
@@ -231,7 +231,7 @@ impl Values {
         })
     }
 
-    /// What of the values the row that is not there would have.
+    /// The rank that a row with the value `one`, which is not there, would have among the values.
     fn of_no_row(&self, one: &ScalarValue) -> Result<ScalarValue> {
         let values = self.all()?;
         let one = cast(&one.to_array()?, values.data_type())?;

@@ -104,7 +104,7 @@ fn is_of_digits(word: &str) -> bool {
     .contains(&upper.as_str())
 }
 
-/// What of a text was read; 0 is what was not.
+/// The fields that were read from a text; 0 if a field was not.
 #[derive(Default)]
 struct Fields {
     hour: i64,

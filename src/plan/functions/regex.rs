@@ -72,7 +72,7 @@ pub fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 if argument == RegexArgument::Flags
                     && let Some(given) = literal(expr, "a flag of a regular expression")?
                 {
-                    // What is left of the flags when the pattern has them.
+                    // The pattern has the other flags: only `g` is left.
                     *expr = lit(if given.contains('g') { "g" } else { "" });
                     flags = given;
                 }
@@ -279,7 +279,8 @@ fn without_brackets(pattern: &str) -> String {
 
 /// Whether alternatives have fixed lengths that do not grow, so that the first one that fits is the longest.
 fn alternatives_agree(plain: &str) -> bool {
-    // Of each group that is open: the length of the alternative before, the one so far, and whether it is fixed.
+    // For each open group the length of the alternative before, the length of the one so far, and whether it
+    // is fixed.
     let mut open: Vec<(Option<usize>, usize, bool)> = vec![(None, 0, true)];
     let mut agree = true;
     for c in plain.chars() {

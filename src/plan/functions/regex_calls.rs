@@ -54,10 +54,10 @@ pub fn substring() -> Arc<ScalarUDF> {
     function(Kind::Substring, "regexp_substring")
 }
 
-/// What an argument is, behind the text and the pattern.
+/// The meaning of an argument behind the text and the pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegexArgument {
-    /// What is put in.
+    /// The text that is put in.
     Replacement,
     /// Flags, constant.
     Flags,
@@ -71,7 +71,8 @@ pub enum RegexArgument {
     Group,
 }
 
-/// What the arguments behind the text and the pattern are; `None` for a call that PostgreSQL has not.
+/// The meanings of the arguments behind the text and the pattern; `None` for a call that PostgreSQL does not
+/// have.
 pub fn arguments(name: &str, count: usize, fourth_is_text: bool) -> Option<Vec<RegexArgument>> {
     use RegexArgument::{End, Flags, Group, Nth, Replacement, Start};
     let all: &[RegexArgument] = match name {

@@ -66,10 +66,10 @@ pub enum Value {
     Texts(Vec<Option<String>>),
 }
 
-/// How one row is computed.
+/// Computes the result for one row.
 pub type Of = fn(&CallRow<'_>) -> Result<Value>;
 
-/// What a function takes and gives.
+/// The types that a function takes and gives, and its computation.
 pub struct Overload {
     pub arguments: &'static [Type],
     pub result: Type,
@@ -203,7 +203,7 @@ impl<'a> CallRow<'a> {
         }
     }
 
-    /// How many arguments there are.
+    /// Number of arguments.
     pub fn len(&self) -> usize {
         self.columns.len()
     }

@@ -1,4 +1,4 @@
-//! How many rows LIMIT and OFFSET say, where a sub-query does.
+//! The number of rows that LIMIT or OFFSET says by a sub-query.
 
 use std::sync::Arc;
 

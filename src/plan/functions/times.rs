@@ -44,7 +44,7 @@ const DATE_TRUNC: &[Overload] = &[
     overload(&[Text, TimestampTz, Text], TimestampTz, |row| {
         let local = zone::to_local(row.int(1), row.text(2))?;
         let unit = field(row, false)?;
-        // Of less than a day the offset stays, also where the local time comes twice.
+        // A unit of less than a day keeps the offset of UTC, also where the local time comes twice.
         if is_of_day(&unit) {
             return Ok(Value::Int(row.int(1) - (local - truncated(&unit, local, row.text(0))?)));
         }
@@ -176,7 +176,7 @@ const JUSTIFY_HOURS: &[Overload] =
 const JUSTIFY_INTERVAL: &[Overload] =
     &[overload(&[Interval], Interval, |row| justified(row.interval(0), true, true))];
 
-// What `extract` gives is a decimal: whole, or with the digits that the field has.
+// `extract` gives a decimal: whole, or with the digits that the field has.
 
 const EXTRACT_WHOLE: &[Overload] = &extract::<0>();
 const EXTRACT_MILLIS: &[Overload] = &extract::<3>();

@@ -46,7 +46,7 @@ pub const ROMAN: [&str; 12] =
 /// The width that a full name is filled to.
 const NAME_WIDTH: usize = 9;
 
-/// What a pattern is made of, longest first where one begins another.
+/// The words of patterns, longest first where one begins another.
 pub const WORDS: [&str; 77] = [
     "A.D.", "A.M.", "AD", "AM", "B.C.", "BC", "CC", "DAY", "DDD", "DD", "DY", "Day", "Dy", "D",
     "FF1", "FF2", "FF3", "FF4", "FF5", "FF6", "FX", "HH24", "HH12", "HH", "IDDD", "ID", "IW",
@@ -75,13 +75,13 @@ struct LastPattern {
     pattern: String,
     zoned: bool,
     pieces: Vec<Piece>,
-    /// Of times in the same one of so many microseconds it writes the same.
+    /// Number of microseconds within which all times are written the same.
     unit: i64,
     text: Option<(i64, String)>,
 }
 
 impl Piece {
-    /// Of times in the same one of so many microseconds it writes the same.
+    /// Number of microseconds within which all times are written the same.
     fn unit(&self) -> i64 {
         let Piece::Word { word, .. } = self else { return MICROS_PER_DAY };
         match *word {
@@ -90,7 +90,7 @@ impl Piece {
             "MI" => MICROS_PER_MINUTE,
             "HH24" | "HH12" | "HH" => MICROS_PER_HOUR,
             "AM" | "PM" | "A.M." | "P.M." | "am" | "pm" | "a.m." | "p.m." => MICROS_PER_HOUR,
-            // What is written of a date.
+            // Words for parts of a date.
             _ => MICROS_PER_DAY,
         }
     }

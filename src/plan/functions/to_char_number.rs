@@ -20,7 +20,7 @@ use crate::aggregate::rounded_quotient;
 const DOUBLE_DIGITS: usize = 15;
 const REAL_DIGITS: usize = 6;
 
-/// Of numbers; of anything else the inner function.
+/// `to_char` of numbers; for anything else the inner function.
 pub fn beside(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     let signature = Signature::user_defined(Volatility::Immutable);
     Arc::new(ScalarUDF::new_from_impl(ToChar { inner, signature }))
@@ -146,7 +146,7 @@ const WORDS: [(&str, Word); 20] = [
     ("V", Word::Shift),
 ];
 
-/// Which of PostgreSQL's functions a number goes through.
+/// The type of a number, which decides which of PostgreSQL's functions formats it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum NumberType {
     Int,
@@ -324,7 +324,7 @@ impl Pattern {
             return exec_err!("bigint out of range");
         }
         if kind == NumberType::Int {
-            // Of 32 bits, as they come.
+            // Only the low 32 bits are kept.
             value = BigInt::from(i128::try_from(&value).unwrap_or(0) as i32);
         }
         self.pre += self.shift;
@@ -646,7 +646,7 @@ fn with_exponent(mantissa: &str, exponent: i32) -> String {
     format!("{space}{mantissa}e{sign}{:02}", exponent.abs())
 }
 
-/// Of a NUMERIC a mantissa that is rounded up to ten stays so, as in PostgreSQL.
+/// The number with an exponent. A NUMERIC's mantissa that is rounded up to ten stays so, as in PostgreSQL.
 fn scientific(value: &BigInt, scale: u32, post: usize, kind: NumberType) -> String {
     let digits = value.magnitude().to_string();
     let negative = if value.sign() == num_bigint::Sign::Minus { "-" } else { "" };

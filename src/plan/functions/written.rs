@@ -211,7 +211,7 @@ pub fn date(days: i32) -> String {
     format!("{:04}-{month:02}-{day:02}{era}", calendar::year_of_era(year))
 }
 
-/// Of an instant: with `zone` the offset of UTC is written, too.
+/// The text of an instant: with `zone` the offset of UTC is written, too.
 pub fn timestamp(micros: i64, zone: bool) -> String {
     let (days, time) = (micros.div_euclid(MICROS_PER_DAY), micros.rem_euclid(MICROS_PER_DAY));
     let (year, month, day) = calendar::civil(days);

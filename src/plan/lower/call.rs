@@ -51,10 +51,11 @@ pub struct Prepared<'a> {
     /// The expressions that become columns of the prepared input.
     pub exprs: Vec<Expr>,
     pub schema: &'a DFSchema,
-    /// How many of the expressions, the first ones, are not for arguments: grouping sets put NULLs in
-    /// their place, and aggregates see the values all the same.
+    /// Number of leading expressions that are grouping keys, not arguments. A grouping set replaces them by
+    /// NULL; aggregates still read their original values.
     pub apart: usize,
-    /// There is a group even without rows: it is given a row of NULLs, which no aggregate may count.
+    /// The empty grouping set yields one group even when the input is empty; its input is a placeholder row
+    /// that aggregates ignore.
     pub with_empty_group: bool,
 }
 

@@ -179,7 +179,7 @@ fn is_chain(expr: &Expr, op: Operator) -> bool {
     true
 }
 
-/// How deep an expression nests.
+/// Depth of an expression's nesting.
 fn depth(expr: &Arc<dyn PhysicalExpr>) -> usize {
     let mut deepest = 0;
     let mut todo = vec![(expr, 1)];

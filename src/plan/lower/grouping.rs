@@ -22,7 +22,7 @@ impl Lowering {
         let exprs: Vec<Expr> =
             grouping_set_to_exprlist(&plan.group_expr)?.into_iter().cloned().collect();
         let width = exprs.len();
-        // Of each set, which of the expressions are in it.
+        // For each set whether each of the expressions is in it.
         let sets: Vec<Vec<bool>> =
             sets.iter().map(|set| exprs.iter().map(|e| set.contains(e)).collect()).collect();
         let input = self.plan(&plan.input)?;

@@ -121,7 +121,7 @@ pub fn assert_key(mut plan: Plan, key: &[usize]) -> Plan {
     plan
 }
 
-/// How many candidate keys are remembered per node.
+/// Most candidate keys that are remembered per node.
 const KEYS_MAX: usize = 4;
 
 struct Lowering {
@@ -147,7 +147,7 @@ impl Lowering {
         keys.sort_by_key(|k| k.len());
         keys.dedup();
         keys.truncate(KEYS_MAX);
-        // What is computed twice in the query is computed once.
+        // An operator that occurs twice in the query is computed once.
         let types = |schema: &Schema| -> Vec<arrow::datatypes::DataType> {
             schema.fields().iter().map(|f| f.data_type().clone()).collect()
         };

@@ -9,7 +9,7 @@ use super::{Lowering, Result, refuse};
 use crate::plan::ir::{Node, NodeId, Op, OrderColumn};
 use crate::plan::top_rows::TopRows;
 
-/// How many rows of a group an accumulator keeps at most.
+/// Most rows of a group that an accumulator keeps.
 const FEW: u64 = 64;
 
 impl Lowering {
@@ -110,7 +110,7 @@ impl Lowering {
     ) -> Result<NodeId> {
         let input = self.plan(plan)?;
         let width = self.width(input);
-        // What is no column of the input becomes one behind its own.
+        // An expression that is no column of the input becomes a column behind the input's own.
         let mut exprs: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
         let mut place = |expr: &Expr| match exprs.iter().position(|e| e == expr) {
             Some(known) => known,

@@ -1,4 +1,4 @@
-//! Of which rows a window function's value depends, so that a change computes no others anew.
+//! The rows that a window function's value depends on, so that a change computes no others anew.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::plan::ir::{Extent, Rank, Reach, WindowEvaluation};
 /// `nth_value` keeps the whole partition in view beyond this row.
 const NTH_MAX: u64 = 64;
 
-/// What a function that is not an aggregate depends on, and in what way it goes on from rows before.
+/// The rows that a function other than an aggregate depends on, and how it goes on from rows before.
 pub enum FunctionReach {
     Rank(Rank, Extent),
     Nth(u64, Extent),
@@ -101,8 +101,9 @@ fn literal(arg: Option<&Arc<dyn PhysicalExpr>>) -> Option<i64> {
     }
 }
 
-/// How far frames reach before and behind their row; `None` for a side is all of it. No answer:
-/// frames that end before their row though they begin at the start, or cannot be told.
+/// The reach of frames before and behind their row; `None` for a side is all of it. There is no answer for
+/// frames that end before their row though they begin at the start, and for frames whose reach cannot be
+/// told.
 fn bounds(
     frame: &WindowFrame,
     order: &[PhysicalSortExpr],

@@ -58,14 +58,15 @@ fn each_clause(
 
 struct Casts<'a> {
     depth: usize,
-    /// What is cast, and the types that it is cast to; the empty one where it stands without a cast.
+    /// Each operand of a cast, and the types that it is cast to; the empty type where it stands without a
+    /// cast.
     operands: Vec<(String, Vec<String>)>,
     groups: bool,
     is_aggregate: &'a dyn Fn(&str) -> bool,
     renames: bool,
 }
 
-/// What the planner calls an expression, near enough.
+/// The name that the planner gives an expression, near enough.
 fn called(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Nested(inner) => called(inner),

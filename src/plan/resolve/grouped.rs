@@ -159,9 +159,9 @@ struct OverGroups<'a> {
     aggregates: Vec<Expr>,
     is_aggregate: &'a dyn Fn(&str) -> bool,
     level: &'a SelectLevel,
-    /// How many sub-queries are around.
+    /// Number of sub-queries around.
     depth: usize,
-    /// How many columns of the groups stand in sub-queries.
+    /// Number of columns of the groups that stand in sub-queries.
     aggregates_within: usize,
 }
 

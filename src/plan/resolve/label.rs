@@ -1,4 +1,4 @@
-//! What columns without a name of their own are called in a sub-query: as in PostgreSQL, by the function
+//! Names of columns that have none of their own, in a sub-query: as in PostgreSQL, the name of the function
 //! or the type at their outside.
 
 use datafusion_sql::sqlparser::ast::{
@@ -7,7 +7,7 @@ use datafusion_sql::sqlparser::ast::{
 
 use super::{SelectLevel, Use, fold, quoted};
 
-/// What PostgreSQL calls an expression that has no name to go by.
+/// PostgreSQL's name for an expression that has no name to go by.
 const UNKNOWN: &str = "?column?";
 
 /// The name of an expression's column.

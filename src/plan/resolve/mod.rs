@@ -34,7 +34,7 @@ use super::window_tables;
 
 pub use label::of as column_name;
 
-/// What is known beyond the query.
+/// The surroundings of the query.
 pub struct Known<'a> {
     /// The columns of a table or view.
     pub columns: &'a dyn Fn(&str) -> Option<Vec<String>>,
@@ -59,7 +59,7 @@ pub fn resolved(mut query: Query, known: &Known<'_>) -> Result<Query> {
     Ok(query)
 }
 
-/// What a query's columns are for.
+/// The use of a query's columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Use {
     /// They are the view's, under the names that the planner gives them.
@@ -91,7 +91,7 @@ struct Visible {
 enum ColumnOrigin {
     /// A column of the relation of this name.
     Column(String),
-    /// What USING made of several columns.
+    /// The column that USING made of several.
     Merged(Box<Expr>),
     /// All columns of the relation of this name, which are not known, but for these.
     All(String, Vec<String>),
@@ -333,7 +333,7 @@ impl Resolver<'_> {
                     _ => None,
                 };
                 self.walk(expr)?;
-                // What stands for a name keeps it.
+                // An expression that stands for a name keeps the name.
                 if let Some(alias) = name
                     && !matches!(expr, Expr::Identifier(_))
                     && !matches!(&*expr, Expr::CompoundIdentifier(parts)
@@ -556,7 +556,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// What a name without a relation's stands for, where that has to be written out.
+    /// The expression that a name without a relation's stands for; `None` if it need not be written out.
     fn unqualified(&mut self, ident: &Ident) -> Result<Option<Expr>> {
         let name = fold(ident);
         for (depth, level) in self.levels.iter().enumerate().rev() {
@@ -895,7 +895,7 @@ const ASIDE: &str = "__aside";
 /// Walks the expressions of a clause.
 struct ClauseWalk<'r, 'a> {
     resolver: &'r mut Resolver<'a>,
-    /// What is walked by itself, while [`ASIDE`] stands in its place.
+    /// Expressions that are walked by themselves, while [`ASIDE`] stands in their place.
     aside: Vec<Expr>,
     /// Sub-queries that are resolved, while nothing stands in their place.
     taken: Vec<Query>,

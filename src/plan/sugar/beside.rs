@@ -56,7 +56,7 @@ type ItemNames = (Ident, Ident);
 fn hide(select: &mut Select, order_by: Option<&mut OrderBy>) -> Option<Vec<ItemNames>> {
     let beside = names_beside_rows(&select.projection);
     let mut taken = names_of_keys(&select.group_by);
-    // What stands under its own name is no other column.
+    // An item under its own name is no other column.
     taken.extend(select.projection.iter().filter_map(|item| match item {
         SelectItem::UnnamedExpr(expr) => own_name(expr).map(|name| fold(&name)),
         _ => None,
@@ -127,7 +127,7 @@ fn around(inner: Query, names: &[ItemNames]) -> Result<Query> {
     Ok(outer)
 }
 
-/// What a column is named by itself.
+/// The name that a column has by itself.
 fn own_name(expr: &Expr) -> Option<Ident> {
     match expr {
         Expr::Identifier(name) => Some(name.clone()),
@@ -159,7 +159,7 @@ fn names_beside_rows(items: &[SelectItem]) -> BTreeSet<String> {
 struct NamedColumns {
     found: BTreeSet<String>,
     gives_rows: bool,
-    /// How many sub-queries are around.
+    /// Number of sub-queries around.
     depth: usize,
 }
 

@@ -41,7 +41,7 @@ pub(super) fn tokens(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     out
 }
 
-/// What an expression is short for; `None` where it is short for nothing.
+/// The expression that another one is short for; `None` where it is short for nothing.
 pub(super) fn spelled_out(expr: &Expr) -> Result<Option<Expr>> {
     match expr {
         Expr::Between { expr, negated, low, high } => {

@@ -116,7 +116,7 @@ fn gives_rows(function: &Function) -> bool {
 }
 
 struct SetReturning {
-    /// How many sub-queries are around.
+    /// Number of sub-queries around.
     depth: usize,
     within_unnest: usize,
 }

@@ -41,7 +41,7 @@ pub(super) fn spelled_out(query: &mut Query) -> Result<()> {
     if reads_rows { by_number(query) } else { Ok(()) }
 }
 
-/// What is in parentheses, or selected from nothing.
+/// The expression in parentheses, or one that is selected from nothing.
 fn constant_of(expr: &Expr) -> Option<Expr> {
     match expr {
         Expr::Nested(inner) => Some(inner.as_ref().clone()),

@@ -39,7 +39,7 @@ pub fn decimal(text: &str, precision: u8, scale: i8) -> Result<i256> {
         return invalid("numeric", text);
     }
     let overflow = || exec_datafusion_err!("numeric field overflow: \"{text}\"");
-    // How many of the digits stand before the end of the number.
+    // Number of digits before the end of the number.
     let keep = i64::from(exponent) + i64::from(scale) + whole.len() as i64;
     let mut value = i256::ZERO;
     let ten = i256::from_i128(10);
