@@ -114,7 +114,7 @@ pub struct AggregateFunction {
     pub typed: Typed,
 }
 
-/// Which value of a group.
+/// The value of a group that an aggregate picks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extreme {
     Least,

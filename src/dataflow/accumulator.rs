@@ -83,14 +83,14 @@ enum SlotReading {
 pub struct Overflow {
     /// The row in question.
     pub row: usize,
-    /// Which aggregate.
+    /// Index of the aggregate.
     pub aggregate: usize,
     /// The reason, as a text.
     pub reason: String,
 }
 
 impl AccumulatorLayout {
-    /// The layout for these aggregates. Those that keep the same of the same column share a slot.
+    /// The layout for these aggregates. Aggregates that keep the same state of the same column share a slot.
     pub fn new(aggregates: &[Aggregate]) -> Result<Self, ArrowError> {
         let mut layout = AccumulatorLayout {
             slots: Vec::new(),

@@ -371,7 +371,7 @@ pub trait Counted {
     /// Whether batches of the type are runs.
     const ARE_RUNS: bool = false;
 
-    /// It as a run; `None` if it is none.
+    /// The batch as a run; `None` if it is none.
     fn packed(&self) -> Option<PackedRun> {
         None
     }

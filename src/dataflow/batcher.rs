@@ -1,6 +1,6 @@
 //! Collects updates until their tick is complete, and makes batches of them.
 //!
-//! Updates are kept as sorted runs and merged once, when they are asked for. What waits is counted as
+//! Updates are kept as sorted runs and merged once, when they are asked for. Waiting updates are counted as
 //! the view's state, so that a view which makes too many rows fails before the batch is built.
 
 use std::cell::Cell;

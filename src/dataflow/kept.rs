@@ -137,7 +137,7 @@ pub struct FilledShare {
     /// The columns that are kept, as the table numbers them.
     pub columns: Vec<usize>,
     pub runs: Vec<PackedRun>,
-    /// All of it is as of this tick.
+    /// The tick as of which the rows are.
     pub tick: Tick,
 }
 

@@ -1,4 +1,4 @@
-//! Which rows of a partition a change can reach, and which others are needed to compute those.
+//! The rows of a partition that a change can reach, and the other rows that are needed to compute those.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::plan::ir::{Extent, Reach, WindowEvaluation, WindowFunction};
 
 /// The inputs that all functions of a node share.
 pub struct WindowScope {
-    /// None of them depends on all of a partition.
+    /// No function depends on all of a partition.
     pub local: bool,
-    /// Some go on from what was before.
+    /// Some functions go on from the rows before.
     pub growing: bool,
-    /// Some of those go by sets of peers.
+    /// Some functions that go on from the rows before go by sets of peers.
     pub by_peers: bool,
     /// Number of rows that there must be before a row for the functions to go on from it.
     pub head: u64,
@@ -112,7 +112,7 @@ pub fn merged(mut spans: Vec<ReachedSpan>) -> Vec<ReachedSpan> {
     merged
 }
 
-/// Which parts of a partition are to be computed.
+/// The parts of a partition that are to be computed.
 pub struct ReachedParts<'a> {
     pub order: Reaching<'a>,
     pub scope: &'a WindowScope,

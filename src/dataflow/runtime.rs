@@ -234,8 +234,8 @@ impl Runtime {
         self.workers
     }
 
-    /// Begins views as a new feed group, which sees what it is fed from now on. Those that take up what
-    /// was kept take it up at `from`; all of them have to be fed up to there, with nothing.
+    /// Begins views as a new feed group, which sees what it is fed from now on. Views that take up kept state
+    /// take it up at `from`; all views have to be fed up to there, with nothing.
     pub fn install(&self, feed_group: FeedGroupId, views: &[InstallRequest], from: Head) {
         let mut state = lock(&self.state);
         state.fed.insert(feed_group, from);
@@ -325,8 +325,8 @@ impl Runtime {
         feed_group.and_then(|feed_group| state.fed.get(feed_group)).copied().unwrap_or_default()
     }
 
-    /// Asks for the arrangements of views, which must be through with all that they were fed. What they
-    /// are fed behind this call is not in them.
+    /// Asks for the arrangements of views, which must be through with all that they were fed. Events that are
+    /// fed after this call are not in them.
     pub fn keep(&self, views: &[usize]) -> KeptAnswers {
         let (sender, answers) = channel();
         lock(&self.state).broadcast(|worker| {

@@ -33,8 +33,8 @@ pub struct Windows {
 #[derive(Default)]
 pub struct WindowPartition {
     rows: Partition<Prior>,
-    /// All of it is computed at its next change: for some of its rows a function has no value, so that
-    /// none of them is in the output; or nobody knows whether that is so.
+    /// All of the partition is computed at its next change: a function has no value for some of its rows, so
+    /// that none of them is in the output; or nobody knows whether that is so.
     whole: bool,
 }
 

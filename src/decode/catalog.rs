@@ -23,7 +23,7 @@ pub struct EventCatalog {
 /// A part of an event's `data` that does not fit its declared schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misfit {
-    /// Which of the events, from 0.
+    /// Index of the event.
     pub index: usize,
     /// The violation; its pointer leads into `data`.
     pub violation: Violation,

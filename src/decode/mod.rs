@@ -46,7 +46,7 @@ impl Violation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
     pub position: Position,
-    /// Which row of the batch.
+    /// Index of the row in the batch.
     pub row: usize,
     /// The columns in question.
     pub columns: Vec<SourceColumn>,
@@ -232,7 +232,8 @@ impl Validator {
         for (index, column) in table.columns.iter().enumerate() {
             let required = table.requires(index);
             deleted.push(&column.field, column.naming, required);
-            // A change event tells whether it deletes its row: the others must have all columns that are NOT NULL.
+            // A change event tells whether it deletes its row: the others must have all columns that are NOT
+            // NULL.
             let required = match table.format.tells_deletion() {
                 true => !column.field.nullable,
                 false => required,

@@ -20,7 +20,7 @@ pub enum PlainKind<'a> {
     Null,
 }
 
-/// A place in the text of an object. What it is asked for is `None` where something else is.
+/// A place in the text of an object. Its methods give `None` where something else stands than they look for.
 pub struct PlainCursor<'a> {
     text: &'a str,
     at: usize,

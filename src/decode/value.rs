@@ -235,7 +235,7 @@ enum PointerStep {
 #[derive(Default)]
 struct Notes {
     path: Vec<PointerStep>,
-    /// Which column of the row is being read.
+    /// Index of the row's column that is being read.
     member: Option<usize>,
     /// See [`ObjectMembers::of`].
     epochs: bool,

@@ -1,9 +1,9 @@
 //! Operators and functions over types that PostgreSQL does not have them for: refused, where DataFusion would make
 //! the types agree. `name = 5` compares texts there, and is an error in PostgreSQL.
 //!
-//! Types are told apart by [`OperandClass`]: integers of all widths are one, since columns here may be wider than
-//! PostgreSQL's. A literal in quotes has no type of its own. `signatures.txt` has the argument classes of
-//! PostgreSQL's functions; a function that PostgreSQL does not have takes what it takes here.
+//! Types are told apart by [`OperandClass`]: integers of all widths are one, since columns here may be wider
+//! than PostgreSQL's. A literal in quotes has no type of its own. `signatures.txt` has the argument classes
+//! of PostgreSQL's functions; a function that PostgreSQL does not have takes what it takes here.
 
 use std::collections::HashMap;
 use std::fmt;

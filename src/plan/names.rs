@@ -1,4 +1,4 @@
-//! Which names tables, views and columns may have.
+//! The names that tables, views and columns may have.
 
 use datafusion_sql::sqlparser::ast::{Ident, ObjectName, Spanned};
 

@@ -56,7 +56,7 @@ fn collect_paths(directory: &Path, paths: &mut Vec<PathBuf>) -> io::Result<()> {
         if path.is_dir() {
             collect_paths(&path, paths)?;
         } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("sql"))
-            // A pipe would be read for ever. What cannot be looked at is told when it is read.
+            // A pipe would be read for ever. An entry that cannot be looked at is reported when it is read.
             && !std::fs::metadata(&path).is_ok_and(|file| !file.is_file())
         {
             paths.push(path);

@@ -37,7 +37,7 @@ enum SessionBound {
     End,
 }
 
-/// Over rows in the order of their times.
+/// The begin or end of the session that a row is in, over rows in the order of their times.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Session {
     bound: SessionBound,

@@ -1,7 +1,7 @@
 //! The steps of planning, each at its place in a file: whatever ends a step is told with that place.
 //!
-//! A panic ends one step. What ends the whole process is for whoever watches it: [`Steps`] tells the
-//! step before it begins, and leaves out the steps that are known to have ended a process before.
+//! A panic ends one step. A step that ends the whole process is for whoever watches the process: [`Steps`]
+//! tells the step before it begins, and leaves out the steps that are known to have ended a process before.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

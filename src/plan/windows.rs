@@ -113,7 +113,7 @@ fn in_body(body: &mut SetExpr, is_aggregate: &dyn Fn(&str) -> bool) -> Option<Da
     None
 }
 
-/// Windows and what they are, in the order of their definition.
+/// The named windows of a SELECT, in the order of their definition.
 type WindowSpecs = Vec<(String, WindowSpec)>;
 
 fn take_windows(select: &mut Select) -> Result<WindowSpecs> {
@@ -233,7 +233,7 @@ fn never(value: Expr) -> Expr {
     }
 }
 
-/// Where a bound of a frame lies.
+/// The place of a frame's bound.
 #[derive(Clone, Debug)]
 enum FrameBound {
     FirstRow,

@@ -131,7 +131,7 @@ pub fn hold(arranged: Arranged<'_, RowTrace>, guard: &Guard) {
 }
 
 impl<'scope> Renderer<'scope, '_> {
-    /// A node's rows, which are kept. What was kept comes first, at the tick as of which it was.
+    /// A node's rows, which are kept. Rows of the kept state come first, at its tick.
     pub(super) fn kept_input(&self, input: NodeId) -> Result<Deltas<'scope>, ArrowError> {
         let schema = self.schema(input);
         let (stream, layout) = (self.input(input), PositionedRows::new(&schema)?);

@@ -1,10 +1,10 @@
 //! Joins of two arrangements that suspend anywhere, also among the rows of one key.
 //!
-//! Differential dataflow's join operator takes new batches and holds capabilities; how two lists of
-//! batches are matched is a [`JoinTactic`] of ours. Of the rows of a key, updates are taken in the order
-//! of their times, each beside those of the other side that came before it, whose times are moved up to
-//! the first one that is still to come, so that what has cancelled out by then is not matched. (This is
-//! how differential dataflow matches a key, too.)
+//! Differential dataflow's join operator takes new batches and holds capabilities; how two lists of batches
+//! are matched is a [`JoinTactic`] of ours. The updates of a key are taken in the order of their times. Each
+//! is put beside the earlier updates of the other side, whose times are moved up to the first one that is
+//! still to come: updates that have cancelled out by then are not matched. (This is how differential dataflow
+//! matches a key, too.)
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -52,8 +52,8 @@ struct JoinedPair<T> {
     diff: Multiplicity,
 }
 
-/// Pairs of rows on their way, side by side. What the join operator counts is work: the last pairs of a
-/// slice count as more records than it takes at a time.
+/// Pairs of rows on their way, side by side. The join operator counts their work, not their number: the last
+/// pairs of a slice count as more records than it takes at a time.
 pub struct JoinedPairs<T> {
     bytes: Vec<u8>,
     pairs: Vec<JoinedPair<T>>,
@@ -390,7 +390,8 @@ impl<T: Timestamp + Lattice, R: KeyedRows<T>> Matching<T, R> {
                 std::cmp::Ordering::Less => left.cursor.seek_key(right_key),
                 std::cmp::Ordering::Greater => right.cursor.seek_key(left_key),
                 std::cmp::Ordering::Equal => {
-                    // Rows that were there before are read as of `meet`: nobody can tell apart the times before it.
+                    // Rows that were there before are read as of `meet`: nobody can tell apart the times
+                    // before it.
                     let (left_meet, right_meet) = match left.is_fresh {
                         true => (None, Some(&*meet)),
                         false => (Some(&*meet), None),

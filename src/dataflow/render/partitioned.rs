@@ -145,7 +145,7 @@ struct ReadPartition<const INPUTS: usize> {
     /// The rows that are read so far: all rows of the inputs before `input`.
     rows: [Vec<HeldRow>; INPUTS],
     input: usize,
-    /// It is not held.
+    /// The partition is not held: all of its rows are read.
     missing: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Aggregates that are computed anew from all of their group's rows, in order, whenever one changes.
 //!
 //! The rows of a group before and after each change are evaluated once, a chunk of rows at a time: small
-//! groups together, a large one bit by bit. What stays the same is not sent on.
+//! groups together, a large one bit by bit. Output rows that stay the same are not sent on.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound::{Included, Unbounded};

@@ -34,8 +34,8 @@ use crate::model::row::Row;
 use crate::model::{Position, Tick};
 use crate::plan::ir::{NodeId, Scalar};
 
-/// The end of time for conditions, in milliseconds since the epoch: the year 2200. What would change
-/// later stays as it is.
+/// The end of time for conditions, in milliseconds since the epoch: the year 2200. Rows that would change
+/// later stay as they are.
 const TICK_MAX: Tick = 7_258_118_400_000;
 const NANOSECONDS_PER_TICK: i64 = 1_000_000;
 /// A bucket of the queue is consolidated when it has grown to twice its size, from this on.
@@ -154,7 +154,7 @@ struct DueRow {
     position: Position,
     /// The row comes, and does not go.
     appears: bool,
-    /// It is the last that is to come of the row.
+    /// The row has no later change.
     is_last: bool,
 }
 
@@ -298,7 +298,7 @@ impl TemporalFilter {
 
     /// When a part of the condition changes its value, for the rows for which it does.
     ///
-    /// It changes once at most, so the tick is found by halving.
+    /// The value changes once at most, so the tick is found by halving.
     fn changes_at(
         &self,
         moment: &Scalar,
@@ -350,7 +350,7 @@ impl TemporalFilter {
 
 /// The future of some rows: whether each is present now, and when that changes.
 struct Outlook {
-    /// Which of them are there now.
+    /// True for the rows that are there now.
     present: BooleanArray,
     changes: Vec<PresenceChange>,
 }

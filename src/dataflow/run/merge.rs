@@ -26,12 +26,12 @@ pub struct RunMerger<D> {
     one: MergeInput<D>,
     two: MergeInput<D>,
     out: RunWriter<D>,
-    /// Which of the runs have the key whose values are being merged.
+    /// Whether the first run, the second or both have the key whose values are being merged.
     key: Option<Ordering>,
     values: ValueMerge<D>,
 }
 
-/// One of the runs.
+/// One of the two runs that are merged.
 struct MergeInput<D> {
     cursor: RunCursor<D>,
     /// The run has the result's base: its updates can be copied as they are written.

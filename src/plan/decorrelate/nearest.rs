@@ -15,11 +15,11 @@ use super::apply::{Apply, Domain, equated, filtered, project};
 use super::{Decorrelation, has_subquery, keep, outer};
 use crate::plan::nearest::{Direction, Nearest};
 
-/// A LIMIT 1 that finds the nearest row, without what it refers to.
+/// A LIMIT 1 that finds the nearest row, taken apart.
 struct NearestLimit {
     /// The rows to search.
     rows: LogicalPlan,
-    /// Outer columns, and what equals them.
+    /// Outer columns, and the expressions that equal them.
     on: Vec<(Column, Expr)>,
     /// An expression over outer references, and the one over the rows that is near to it.
     order: (Expr, Expr),

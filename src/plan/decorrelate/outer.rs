@@ -1,4 +1,4 @@
-//! Which columns of an outer query a plan refers to, and their renaming.
+//! The columns of an outer query that a plan refers to, and their renaming.
 
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_common::{Column, DFSchema, Result};

@@ -125,7 +125,7 @@ impl ScalarUDFImpl for Matches {
 enum LikeOutcome {
     Yes,
     No,
-    /// Not, and not from a later place either.
+    /// No match here, and none from a later place either.
     Never,
 }
 

@@ -41,8 +41,8 @@ pub fn narrowed(expr: Expr) -> Expr {
     }
 }
 
-/// The plan with all its numbers so. Those of LIMIT stay, and so do the columns of a recursion, whose types were
-/// fixed when its name was read.
+/// The plan with all its numbers so. The numbers of LIMIT stay, and so do the columns of a recursion, whose
+/// types were fixed when its name was read.
 pub fn in_plan(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mended = plan.transform_down_up_with_subqueries(
         |plan| {

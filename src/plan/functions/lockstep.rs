@@ -20,7 +20,7 @@ pub fn member(n: usize) -> String {
     format!("__element{n}")
 }
 
-/// One array of what stands at the same place in all of these.
+/// One array of the elements at the same place in all of these arrays.
 pub fn in_lockstep(arrays: Vec<Expr>) -> Expr {
     let signature = Signature::any(arrays.len(), Volatility::Immutable);
     ScalarUDF::new_from_impl(Lockstep { signature }).call(arrays)

@@ -90,7 +90,7 @@ pub fn name_calls(sql: &mut impl VisitMut) {
     ordered_set::tell_from_window_functions(sql);
 }
 
-/// All functions, and their further names. Of two of one name the later one counts.
+/// All functions, and their further names. If two functions share a name, the later one counts.
 pub fn registry() -> Result<(MemoryFunctionRegistry, Aliases)> {
     let mut registry = MemoryFunctionRegistry::new();
     let mut aliases = Aliases::default();

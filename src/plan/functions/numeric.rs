@@ -1,4 +1,4 @@
-//! Functions of decimals: exact, or with digits that no float has. Of other numbers they are what they are beside.
+//! Functions of decimals: exact, or with digits that no float has. Other numbers go to the inner function.
 
 use std::sync::Arc;
 

@@ -184,7 +184,7 @@ impl Input<'_> {
         }
     }
 
-    /// Which of these words the text begins with.
+    /// Index of the word that the text begins with.
     fn word<'w>(&mut self, words: impl Iterator<Item = &'w str>, of: &str) -> Result<i64> {
         for (n, word) in words.enumerate() {
             let begins = |text: &str| text.eq_ignore_ascii_case(word);

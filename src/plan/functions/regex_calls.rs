@@ -63,11 +63,11 @@ pub enum RegexArgument {
     Flags,
     /// From which character on, from 1.
     Start,
-    /// Which match, from 1.
+    /// Number of the match, from 1.
     Nth,
     /// 0: where it begins, 1: behind its end.
     End,
-    /// Which group.
+    /// Number of the group.
     Group,
 }
 

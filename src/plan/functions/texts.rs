@@ -207,7 +207,7 @@ fn text(text: String) -> Result<Value> {
     Ok(Value::Text(text))
 }
 
-/// One character for one, as the C library has it: what has no single counterpart stays.
+/// The lower case of a character, as the C library has it: a character without a single counterpart stays.
 pub fn lower(c: char) -> char {
     let mut all = c.to_lowercase();
     match (all.next(), all.next()) {

@@ -1,4 +1,4 @@
-//! Which of the columns beside an unnested array nobody reads.
+//! The columns beside an unnested array that nobody reads.
 //!
 //! Each element would have a copy of them, of the array itself above all: memory in the square of the
 //! array's length. They are NULL instead.

@@ -40,8 +40,8 @@ struct WindowCall<'a> {
 
 impl Lowering {
     pub(super) fn window(&mut self, window: &Window) -> Result<NodeId> {
-        // The planner takes windows apart that differ in nothing but what their frames leave out. Of equal rows
-        // each has the same place in all of them.
+        // The planner takes windows apart that differ only in the rows that their frames leave out. Each of
+        // several equal rows has the same place in all of them.
         let (mut exprs, mut below) = (window.window_expr.clone(), &window.input);
         while let LogicalPlan::Window(inner) = below.as_ref() {
             let refers = |expr: &Expr| {
