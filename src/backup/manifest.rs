@@ -39,7 +39,7 @@ pub struct BackupFile {
     pub bytes: u64,
     /// One behind the other, from 0 on.
     pub parts: Vec<BackupPart>,
-    /// What tells a segment of the log from another one of this name.
+    /// The identity of a segment of the log, by which it differs from another one of the same name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segment: Option<CopiedSegment>,
 }

@@ -22,17 +22,17 @@ use crate::{access, engine};
 /// So much room is left on the disk, whatever is restored.
 const ROOM_LEFT: u64 = 64 << 20;
 
-/// What is to be restored, and where.
+/// The place to restore to, and the tick to restore up to.
 #[derive(Debug)]
 pub struct RestoreOptions {
     pub data_dir: PathBuf,
     /// Where the query files go, if nothing is there.
     pub queries: PathBuf,
-    /// What was appended later is dropped.
+    /// Events after this tick are dropped; `None`: none are.
     pub until: Option<Tick>,
 }
 
-/// What was restored.
+/// The result of a restore.
 #[derive(Debug)]
 pub struct RestoreReport {
     pub number: u64,
@@ -40,9 +40,9 @@ pub struct RestoreReport {
     /// The log's history now, and its end.
     pub log: String,
     pub head: Head,
-    /// How many events of the backup were dropped.
+    /// The number of the backup's events that were dropped.
     pub dropped: u64,
-    /// How many query files were written; `None` where there were some already, or none to write.
+    /// The number of query files written; `None` where there were some already, or none to write.
     pub query_files: Option<usize>,
 }
 
@@ -147,7 +147,7 @@ impl Restorer<'_> {
             let is_log = path.starts_with("log/");
             let is_state =
                 engine::STATE_FILES.contains(&path) || path.split('/').next() == Some(SNAPSHOTS);
-            // What views held of events that are dropped is of no use.
+            // The state of views is left out where events are dropped: it contains them.
             if is_log || is_state && !is_whole {
                 continue;
             }

@@ -23,7 +23,7 @@ const PARTS_MAX: usize = 64;
 /// How often files may be replaced while they are read before that is an error.
 const ATTEMPTS: usize = 5;
 
-/// What was backed up.
+/// The result of a backup.
 #[derive(Debug)]
 pub struct BackupReport {
     pub number: u64,

@@ -172,8 +172,8 @@ impl EngineBackend {
         }
     }
 
-    /// Those of these views whose public names do not read from these generations, once what somebody has
-    /// dropped is made anew. Names that another generation has taken over are left as they are.
+    /// Has public names made anew that somebody has dropped. Returns the views whose names still do not read
+    /// from these generations. Names that another generation has taken over are left as they are.
     async fn missing_names(&self, views: Vec<ViewRef>) -> Vec<ViewRef> {
         let Some(sink) = self.sink.get() else { return views };
         let look = async || sink.missing_names(&views).await.unwrap_or_else(|_| views.clone());
@@ -452,7 +452,7 @@ impl RowsQuery {
             rows.iter().zip(matching).collect::<Vec<_>>().chunk_by(|a, b| a.0.0 == b.0.0)
         {
             let key = &same_key[0].0.0;
-            // What earlier pages told of this key.
+            // Copies of this key's rows that earlier pages have shown.
             let mut skipped =
                 place.take().filter(|place| *place.key == **key).map_or(0, |p| p.copies);
             let mut of_key = skipped;

@@ -19,7 +19,7 @@ use crate::model::view::{CompleteTicks, Update, ViewCodec};
 use crate::model::{Head, Tick};
 use crate::status::{ChangeFeed, ChangePart, FeedEnd, TickEnd};
 
-/// How many rows a part of a feed has, about.
+/// Approximate number of rows in a part of a feed.
 const PART_ROWS: usize = 1_000;
 
 /// The changes of one view's last ticks.

@@ -19,7 +19,7 @@ use crate::log::{Control, LogFollower};
 use crate::model::Position;
 use crate::status::{DeadLetter, DeadLetterFilter, DeadLetters, DismissError, Retried, Selection};
 
-/// How many positions of one letter are told.
+/// Most positions of one letter that are listed.
 const POSITIONS_TOLD: usize = 100;
 /// Stands for a view where none reads the events. It comes before all views.
 const NO_VIEW: &str = "";
@@ -151,7 +151,7 @@ impl Letters {
         Retried { retried, failed: failed.min(retried) }
     }
 
-    /// How many rows are meant, and of which views.
+    /// The number of rows in a selection, and the views that they belong to.
     async fn count(self, selection: Selection) -> (u64, BTreeSet<String>) {
         blocking(move || {
             let wanted = wanted(&selection);

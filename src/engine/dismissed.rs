@@ -66,7 +66,8 @@ impl Dismissals {
 pub fn write_told(data_dir: &Path, letters: &[DismissedLetters]) -> io::Result<()> {
     let dismissals = Dismissals::open(data_dir)?;
     for DismissedLetters { view, dismissals: told } in letters {
-        // What another version tells in other words is not dismissed: too much is told, and not too little.
+        // Dismissals in the words of another version are left out: a letter told again does less harm than
+        // one that is hidden.
         if let Ok(told) = serde_json::from_value::<Vec<Dismissal>>(told.clone()) {
             dismissals.add(view, &told)?;
         }

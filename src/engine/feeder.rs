@@ -22,7 +22,7 @@ use crate::log::{Frame, LogError, LogFollower, LogReader};
 use crate::model::view::ViewMessage;
 use crate::model::{Head, Tick};
 
-/// How many bytes of events one chunk holds, give or take a frame.
+/// Bytes of events in one chunk, give or take a frame.
 const CHUNK_BYTES: usize = 8 << 20;
 /// The same for views that catch up while others are live and wait for their turn.
 const CHUNK_BYTES_BESIDE: usize = 1 << 20;
@@ -230,7 +230,7 @@ impl Feeder {
             let mut fed = false;
             let is_short = self.pressure.is_high();
             for feed_group in &mut self.feed_groups {
-                // What catches up makes more of what there is too much of.
+                // Groups that catch up wait while memory is short: feeding them takes more of it.
                 if is_short && !feed_group.live {
                     continue;
                 }
@@ -271,7 +271,7 @@ impl Feeder {
         }
     }
 
-    /// What came since the last snapshots need not be read again after the next start.
+    /// Takes a snapshot of each group before the end, so that the next start reads less of the log again.
     fn take_last_snapshots(&mut self) {
         let Some(queue) = &self.snapshots else { return };
         let end = Instant::now() + LAST_PAUSE_MAX;

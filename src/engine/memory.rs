@@ -56,7 +56,7 @@ impl MemoryWatch {
     /// Watches until it is told to stop.
     pub async fn run(self, stopping: CancellationToken) {
         let mut over_since: Option<Instant> = None;
-        // What views that were set aside had, and when.
+        // The bytes that views held when they were set aside, and when that was.
         let mut expected: Vec<(Instant, u64)> = Vec::new();
         loop {
             tokio::select! {

@@ -35,7 +35,7 @@ const STUCK_EXIT: i32 = 3;
 /// How long the process may take to end in order once a worker is found stuck.
 const EXIT_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// What is known of a view in which the process died.
+/// The deaths of the process in a view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct DeathRecord {
     generation: String,
@@ -66,8 +66,8 @@ fn largest(end: &LastEnd, memory: MemoryEnd) -> Option<&HeldView> {
     end.held.iter().max_by_key(|view| view.bytes).filter(|_| is_held)
 }
 
-/// What is known after the end of a process, given what was known before it. `memory`: it was killed
-/// for its memory.
+/// The records after the end of a process, given those before it. `memory` is given if it was killed for its
+/// memory.
 fn judged(before: &DeathRecords, end: &LastEnd, memory: Option<MemoryEnd>) -> DeathRecords {
     let is_set_aside = |(_, record): &(&String, &DeathRecord)| record.reason.is_some();
     let kept = before.iter().filter(is_set_aside);
@@ -323,7 +323,7 @@ mod tests {
             assert!(reasons(&records).is_empty());
             records = judged(&records, &end_while_held(&[("small", 100), ("busy", 20)]), KILLED);
         }
-        // What was being computed took it.
+        // The views held too little memory, so the one that was being computed is to blame.
         assert_eq!(reasons(&records), ["busy"]);
     }
 }

@@ -585,7 +585,7 @@ impl RunningViews {
         found.unwrap_or_else(|damaged| self.is_damaged(plan, &damaged))
     }
 
-    /// What others have kept of the tables of a view that has nothing of its own.
+    /// The rows that other views have kept of the tables of this view, if it has no state of its own.
     async fn filled(&self, plan: &ViewPlan, recovered: Option<&Recovered>) -> Option<FoundTables> {
         let store = Arc::clone(self.supervisor.snapshots.as_ref()?);
         if self.rebuilding.contains(&plan.schema.generation) || !snapshots::can_hold(plan) {
@@ -799,7 +799,7 @@ pub fn adopt(
                 Some(mut view) => {
                     let generation = &plan.schema.generation;
                     let other = |t: &Arc<ViewTracker>| t.plan.schema.generation != *generation;
-                    // What was being built and is not wanted any more is given up.
+                    // A generation that is being built and no longer wanted is given up.
                     ended.extend(view.building.take_if(|tracker| other(tracker)));
                     (view.failed, view.retry_at) = (None, None);
                     view.wanted = plan;

@@ -22,16 +22,16 @@ use crate::log::Log;
 use crate::model::Position;
 use crate::status::{DeadLetter, DeadLetterFilter, DeadLetters, DismissError, Retried, Selection};
 
-/// How many are listed when the client does not say.
+/// Letters that are listed when the client names no limit.
 const LIMIT_DEFAULT: usize = 1000;
 /// How long a page may read events for its samples; letters without one are asked for by position.
 const SAMPLES_TIME: Duration = Duration::from_millis(50);
-/// How many bytes of samples a page holds.
+/// Bytes of samples on a page.
 const SAMPLES_BYTES: usize = 4 << 20;
 
 /// The reason that a narrowed token is told where it may not read the event: reasons quote values.
 const REASON_WITHHELD: &str = "not shown: the token does not reach the event";
-/// How many cursors of narrowed tokens are known.
+/// Most cursors of narrowed tokens that are remembered.
 const CURSORS_MAX: usize = 1000;
 
 /// The answer of the list.

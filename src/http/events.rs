@@ -256,7 +256,7 @@ struct Source {
     position: Position,
     /// The last event that is asked for.
     end: Position,
-    /// How many events may still be written.
+    /// The number of events that may still be written.
     remaining: u64,
     types: Vec<String>,
     /// Events that the client may not see are passed over.

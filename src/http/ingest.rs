@@ -232,7 +232,7 @@ pub async fn post_events(
 
 /// The state of a request once its events are on their way to the log.
 struct Asked {
-    /// How many events it has.
+    /// The number of its events.
     len: usize,
     /// See [`Batch::places`].
     places: Option<Vec<usize>>,

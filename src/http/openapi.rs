@@ -18,7 +18,7 @@ use super::gate::action_of;
 use crate::model::limits::Limits;
 pub use documented::*;
 
-/// The one header that an answer may lack: it has all others that are described.
+/// The only described header that an answer may lack.
 const OPTIONAL_HEADER: &str = "Idempotency-Replayed";
 
 /// Where the bodies of several events are described.

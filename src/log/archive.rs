@@ -31,7 +31,7 @@ use super::frame::{u32_at, u64_at};
 use super::rewrite::UNFINISHED;
 use super::segment::SEGMENT_HEADER_BYTES;
 
-/// What the name of an archived segment ends with.
+/// The end of an archived segment's file name.
 const ARCHIVED: &str = ".log3";
 const MAGIC: &[u8; 8] = b"HELIOARC";
 /// The frames in a block.

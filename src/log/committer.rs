@@ -1,4 +1,4 @@
-//! The one thread that writes.
+//! The committer: the only thread that writes to the log.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -31,9 +31,9 @@ pub struct LogStats {
     pub duplicates: u64,
     /// Requests that were refused because of a version or an id.
     pub conflicts: u64,
-    /// Of the events as they were given.
+    /// Bytes of the events as clients sent them.
     pub event_bytes: u64,
-    /// Written to disk.
+    /// Bytes written to disk.
     pub disk_bytes: u64,
     pub commits: u64,
     /// Waiting to be written now.

@@ -1,4 +1,4 @@
-//! What a frame without events tells beside the time.
+//! Control frames: frames without events that tell something other than the time.
 //!
 //! ```text
 //! the section of a control frame, before compression
@@ -55,7 +55,7 @@ pub struct DismissedLetters {
 }
 
 impl Control {
-    /// That these dead letters of a view were dismissed; `None` if that cannot be put into JSON.
+    /// The note that these dead letters of a view were dismissed; `None` if it cannot be written as JSON.
     pub fn dismissal(view: &str, dismissals: &impl Serialize) -> Option<Control> {
         let dismissals = serde_json::to_value(dismissals).ok()?;
         Some(Control::Dismissal(DismissedLetters { view: view.to_string(), dismissals }))

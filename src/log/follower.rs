@@ -15,7 +15,7 @@ use super::{Control, DiskFiles, Files, Log, LogError, LogReader};
 use crate::model::alarm::Alarms;
 use crate::model::{Head, Position};
 
-/// What a follower asks of whoever writes the log.
+/// Requests of a log follower to the process that writes the log.
 pub trait LogWriterRequests: Send + Sync {
     /// While nothing is appended, write an empty frame each time that the interval has passed, so that
     /// what depends on the time is as it was after a restart, too; `None` stops that.

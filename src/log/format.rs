@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub enum LogFormat {
-    /// Of the first logs. It is read, and rewritten in the background.
+    /// The first format. It is still read, and its segments are rewritten in the background.
     One,
-    /// The one that is written.
+    /// The format that is written.
     Two,
-    /// That of archived segments: frames as in format 2, in compressed blocks.
+    /// The format of archived segments: frames as in format 2, in compressed blocks.
     Three,
 }
 

@@ -103,7 +103,7 @@ pub enum FrameError {
     Control,
 }
 
-/// What a frame tells.
+/// The kind of a frame: events, the time alone, or control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameKind {
     /// Events.
@@ -143,12 +143,12 @@ pub struct Header {
     pub(super) body: Body,
 }
 
-/// What a header says of the body.
+/// The layout of the body, as the header states it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    /// Of format 1: one LZ4 block.
+    /// Format 1: one LZ4 block.
     Block { crc: u32, raw_bytes: u32, flags: u64 },
-    /// Of format 2: a table, and the sections.
+    /// Format 2: a table, and the sections.
     Sections { count: u16, table_crc: u32 },
 }
 
@@ -483,7 +483,7 @@ impl Frame {
         }
     }
 
-    /// What the frame tells.
+    /// The kind of this frame.
     pub fn kind(&self) -> FrameKind {
         self.header.kind
     }
@@ -513,7 +513,7 @@ impl Frame {
         self.header.first_position + u64::from(self.header.count) - 1
     }
 
-    /// How many events there are.
+    /// The number of events.
     pub fn count(&self) -> u32 {
         self.header.count
     }

@@ -42,7 +42,7 @@ pub struct SegmentInfo {
     pub epoch: Epoch,
     pub events: u64,
     pub frames: u64,
-    /// Of the frames, those of control.
+    /// The frames that are control frames.
     pub control_frames: u64,
     pub bytes: u64,
     pub first_tick: u64,
@@ -67,7 +67,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// How many positions are lost.
+    /// The number of lost positions.
     pub fn lost_positions(&self) -> u64 {
         (self.lost.1 + 1).saturating_sub(self.lost.0)
     }
@@ -455,7 +455,8 @@ impl<'a> Examiner<'a> {
         }
     }
 
-    /// What is wrong from an offset on; false if the segment is through.
+    /// Notes what is broken at an offset, and jumps behind it. False if nothing of the segment is left to
+    /// read.
     fn broken(
         &mut self,
         reader: &mut SegmentReader,

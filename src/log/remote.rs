@@ -24,7 +24,7 @@ const FETCHED_BYTES_MAX: u64 = 1 << 30;
 pub struct ArchivePlace {
     /// A directory or the URL of a store.
     pub to: String,
-    /// What the names of objects begin with: the log's id.
+    /// The prefix of the objects' names: the log's id.
     pub prefix: String,
 }
 
@@ -79,7 +79,7 @@ fn failed(error: ObjectsError) -> io::Error {
 }
 
 impl RemoteSegments {
-    /// That of a log in this directory, if there is one.
+    /// The store of the log in this directory. It is opened at its first use, if the directory names one.
     pub fn new(directory: &Path) -> Self {
         RemoteSegments { directory: directory.to_path_buf(), open: Mutex::default() }
     }

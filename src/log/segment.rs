@@ -33,9 +33,9 @@ use crate::model::{Position, Tick};
 /// The length of a segment's header in bytes, of either format.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
 const MAGIC: &[u8; 8] = b"HELIOLOG";
-/// How much is read from a file at once.
+/// Bytes read from a file at once.
 const READ_BYTES: usize = 4 << 20;
-/// What the name of a segment ends with; behind it stands the number of a format past 1.
+/// The end of a segment's file name. From format 2 on, the number of the format follows.
 const EXTENSION: &str = ".log";
 
 /// A segment's file: its name says these two things.
@@ -159,7 +159,7 @@ pub enum SegmentHeaderError {
     OtherLog { found: Uuid, expected: Uuid },
 }
 
-/// What the header of a segment says beside its name.
+/// The content of a segment's header: the log and the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
     pub log: Uuid,
@@ -371,7 +371,8 @@ impl SegmentReader {
         Ok(NextFrame::Frame(frame))
     }
 
-    /// What an error of the next frame means: damage, unless the frame is whole and of a later version.
+    /// How a frame that cannot be read is reported: as damage, unless it is whole and a later version has
+    /// written it.
     fn unreadable(&self, error: FrameError) -> Result<NextFrame, LogError> {
         match error {
             FrameError::Newer { .. } => Err(LogError::newer(&self.name, self.offset, error)),

@@ -1,4 +1,4 @@
-//! What the one thread that writes does to files: frames, segments and their list.
+//! The log's files as the committer writes them: frames, segments and their list.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -51,7 +51,7 @@ pub struct Alarm {
     pub part: Part,
     /// Which segment, file or task; empty where the part has only one.
     pub subject: String,
-    /// What is wrong and what to do, in one line.
+    /// The problem and what to do, in one line.
     pub message: String,
     /// When it began, in milliseconds since the Unix epoch.
     pub since_ms: u64,

@@ -42,8 +42,7 @@ pub fn without_escapes(raw: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// How many bytes the escape at the beginning of a text takes, and the character that may stand in its
-/// place.
+/// The length in bytes of the escape at the beginning of a text, and the character that may replace it.
 fn escaped_character(text: &str) -> (usize, Option<char>) {
     let unit = |at: usize| {
         let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;

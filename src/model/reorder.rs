@@ -79,8 +79,8 @@ impl ReorderBuffer {
         }
     }
 
-    /// What has become complete at the next mark that the watermark has passed, if any has been: the
-    /// changes, and those of what fails in the order of ticks.
+    /// The changes and failures that have become complete: all up to the next mark that the watermark has
+    /// passed. Failures are in the order of their ticks. `None` while there is no such mark.
     pub fn complete(&mut self) -> Option<(CompleteTicks, Vec<FailureChange>)> {
         let watermark = self.frontiers.iter().copied().min().unwrap_or(0);
         let head = self.marks.pop_front_if(|mark| mark.tick < watermark)?;

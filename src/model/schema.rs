@@ -149,7 +149,7 @@ impl SqlType {
         }
     }
 
-    /// What has to be remembered beside the Arrow type to get this type back.
+    /// A note for the Arrow field where the Arrow type alone does not determine this type.
     fn arrow_note(&self) -> Option<String> {
         match self {
             SqlType::Uuid => Some("uuid".into()),

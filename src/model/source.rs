@@ -1,4 +1,4 @@
-//! What a SELECT can read: event tables with their system columns, and the table of all events.
+//! The relations that a SELECT can read: event tables with their system columns, and the table of all events.
 
 use std::sync::Arc;
 

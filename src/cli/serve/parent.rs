@@ -219,7 +219,7 @@ struct RunningSide {
     heard: Instant,
     /// The alarms that it was told last.
     alarms: Vec<Alarm>,
-    /// How many bytes of memory it took when it was measured last.
+    /// Bytes of memory that it took when it was last measured.
     taken: u64,
     /// Why this parent has killed it.
     killed: Option<String>,
@@ -465,8 +465,8 @@ impl RunningSide {
         }
     }
 
-    /// What it took, if it was killed for its memory: by this parent, or, over its budget, by somebody
-    /// else, which is mostly the kernel.
+    /// The memory that it took and the limit, if it was killed for its memory: by this parent, or while over
+    /// its budget by somebody else, mostly the kernel.
     fn memory_end(&self, status: ExitStatus, budget: u64) -> Option<MemoryEnd> {
         use std::os::unix::process::ExitStatusExt;
         let by_another =

@@ -212,7 +212,7 @@ impl Index {
             return Ok(());
         }
         let mut memory = lock(&self.shared.memory);
-        // What is being written to the store would come behind these.
+        // Waits until the frozen run is in the store. Written later, it would overwrite these entries.
         while memory.frozen.is_some() {
             if let Some(failure) = &memory.failure {
                 return Err(failure.clone());
@@ -454,7 +454,7 @@ fn write_run(shared: &IndexShared, run: &RecentCommits, swept: &mut Tick) -> boo
             memory.frozen = None;
             shared.alarms.clear(Part::Log, ALARM);
         }
-        // What could not be written stays in memory, where it is found.
+        // A run that could not be written stays in memory, where look-ups find it.
         Some(error) => {
             let IndexError { path, what, .. } = error;
             let path = path.display();

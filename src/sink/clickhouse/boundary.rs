@@ -108,7 +108,8 @@ impl Boundaries {
             return Err(MissedBoundary { boundary: *boundary, after, end });
         }
         self.passed = Some(end);
-        // What the feeder reads again after a restart was written before.
+        // After a restart the feeder begins with ticks that were already written, so `closed` never goes
+        // back.
         self.closed = self.closed.max(Some(next.head));
         Ok(Some(next))
     }

@@ -284,7 +284,8 @@ impl ViewSink for ViewTable {
     }
 
     fn resume(&mut self, at: Head, rows: u64) -> bool {
-        // Of rows that occur more than once, or that are left out, the table does not say enough.
+        // All rows are told again where the table does not say enough: it has no progress yet, its rows may
+        // occur more than once, or rows that ClickHouse cannot hold may be missing.
         let is_told =
             self.recovered.progress.is_none() || self.table.is_keyless() || self.limits.is_some();
         self.resumed = Some((at, if is_told { 0 } else { rows }));

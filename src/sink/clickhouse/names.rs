@@ -33,7 +33,7 @@ pub(super) struct PublicNames {
 }
 
 impl PublicNames {
-    /// Those of these views whose names are gone, or do not read from this generation's table, as of a
+    /// The views among these whose names are gone, or do not read from this generation's table, as of a
     /// moment after the call.
     pub(super) async fn missing(
         &self,

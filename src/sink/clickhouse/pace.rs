@@ -98,7 +98,7 @@ mod tests {
         let waits: Vec<Duration> = (0..100).map(|_| slots.take(begin) - begin).collect();
         assert!(waits[..=FLUSHES_AT_ONCE as usize].iter().all(Duration::is_zero), "{waits:?}");
         assert_eq!(waits[99], FLUSH_SPACING * (99 - FLUSHES_AT_ONCE));
-        // What was ahead of its time is made up for.
+        // Once the slots that were given ahead have passed, a flush starts at once again.
         let later = begin + FLUSH_SPACING * 200;
         assert_eq!(slots.take(later), later);
     }

@@ -49,12 +49,12 @@ pub(super) fn history_view_name(view: &str) -> String {
     format!("{view}_history")
 }
 
-/// What ClickHouse says of a view: what its query file does.
+/// The comment of a view in ClickHouse: that of its query file.
 pub(super) fn table_comment(schema: &ViewSchema) -> String {
     schema.comment.clone().unwrap_or_default()
 }
 
-/// What ClickHouse says of a column: its SQL type, and what is not seen of it there.
+/// The comment of a column in ClickHouse: its SQL type, and what ClickHouse's type does not show of it.
 fn column_comment(column: &SqlField) -> String {
     let SqlField { sql_type, nullable, .. } = column;
     let mut comment = sql_type.to_string();

@@ -25,7 +25,7 @@ const SNAPSHOT_BYTES: usize = 256 << 20;
 const IDLE_PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a view may take to write what it has when it is told to end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many messages are taken at once.
+/// Most messages that are taken at once.
 const MESSAGES_PER_TURN: usize = 256;
 
 /// Follows one view; the body of [`ViewSink::run`](crate::sink::ViewSink::run).

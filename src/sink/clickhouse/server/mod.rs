@@ -49,7 +49,7 @@ pub enum ServerError {
     Port {
         /// The port.
         port: u16,
-        /// What the system said.
+        /// The operating system's error.
         source: io::Error,
     },
     /// A file of the data directory cannot be used.
@@ -57,7 +57,7 @@ pub enum ServerError {
     File {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: io::Error,
     },
     /// The process cannot be started.
@@ -65,13 +65,13 @@ pub enum ServerError {
     Spawn {
         /// The program.
         program: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: io::Error,
     },
     /// It ended, or did not answer, before it was ready.
     #[error("ClickHouse {reason}; its log is {log}")]
     NotReady {
-        /// What happened.
+        /// The event, in words that follow "ClickHouse".
         reason: String,
         /// Its log.
         log: PathBuf,
@@ -87,7 +87,7 @@ pub struct ServerConfig {
     pub dir: PathBuf,
     /// The HTTP port on 127.0.0.1; 0 takes a free one.
     pub http_port: u16,
-    /// Who may log in.
+    /// The users.
     pub logins: Logins,
     /// The database of the views, which readers may read.
     pub database: String,
@@ -211,7 +211,7 @@ impl Port {
                     let number = listener.local_addr().map_err(taken)?.port();
                     return Ok(Port { number, reserved: None });
                 }
-                // The one of a server that was killed a moment ago may still be ending.
+                // The port may still belong to a server that was killed a moment ago and has not ended yet.
                 Err(error)
                     if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline =>
                 {

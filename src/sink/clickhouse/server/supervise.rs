@@ -79,7 +79,7 @@ impl ChildSupervisor {
         pid: &watch::Sender<Option<u32>>,
         ready: &Sender<Result<(), ServerError>>,
     ) {
-        // The other side waits for exactly one answer; if it is gone, nobody needs the child.
+        // The receiver of `ready` waits for exactly one answer. If it is gone, nobody needs the child.
         let mut child = match self.start_first() {
             Ok(child) => child,
             Err(error) => {
@@ -204,7 +204,7 @@ enum Watched {
     Told(ChildCommand),
 }
 
-/// What is looked at in a running child.
+/// The checks of a running child.
 struct ChildLook<A, P, L> {
     /// It has begun to answer.
     answering: A,
@@ -225,7 +225,7 @@ fn watch_child(
     silent: impl Fn(),
 ) -> Watched {
     let mut has_answered = false;
-    // How many questions in a row were not answered.
+    // The number of pings in a row that were not answered.
     let mut unanswered = 0;
     let mut looked = Instant::now();
     loop {
