@@ -71,7 +71,7 @@ async fn prepared(toml: &str) -> Server {
     server
 }
 
-/// What a server says of its log and its view.
+/// A server's answers about its log and its view.
 async fn answers(server: &Server, events: u64) -> Vec<String> {
     let path = format!("/v1/views/totals/rows?limit=100&min_position={events}&timeout=30s");
     let answered = || async { server.get(&path).await["rows"].is_array() };
@@ -171,7 +171,7 @@ async fn moved_to(to: &str, environment: &[(String, String)]) -> Server {
     let fetched = log_directory(&server).join("fetched");
     assert_eq!(files(&fetched, ".log3").0.len(), segments.len() - 1);
     server.end();
-    // What was fetched may go at any time; snapshots and indexes, too.
+    // Fetched segments may go at any time; snapshots and indexes, too.
     std::fs::remove_dir_all(&fetched).unwrap();
     verified(&server, environment);
     std::fs::remove_dir_all(&fetched).unwrap();
@@ -244,7 +244,7 @@ async fn segments_in_a_directory_are_read_from_there() {
     let events = server.get_text(&format!("/v1/events?after={}", EVENTS - 500)).await;
     assert_eq!(events.lines().count(), 501);
     server.end();
-    // Those that are trimmed are removed from there.
+    // Trimmed segments are removed from the object store, too.
     let queries = server.queries();
     let trim = heliostat(
         &[

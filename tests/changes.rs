@@ -78,7 +78,7 @@ impl Feed {
     }
 }
 
-/// What a follower knows of a view: rows and how often.
+/// A follower's copy of a view: rows and how often each occurs.
 type Rows = BTreeMap<String, i64>;
 
 #[derive(Default)]
@@ -87,7 +87,7 @@ struct Follower {
     /// Rows by key, of a view with one.
     keyed: BTreeMap<String, String>,
     last_id: Option<String>,
-    /// What it was at each tick.
+    /// The copy at each tick.
     ticks: BTreeMap<u64, Rows>,
     open: bool,
 }

@@ -178,7 +178,7 @@ async fn fill(server: &Server, noise: &mut Noise) -> usize {
     }
 }
 
-/// What holds while the disk is full.
+/// The checks that pass while the disk is full.
 async fn check_full(server: &Server, stored: usize) {
     server.until("/readyz", 503).await;
     let (status, _, again) = server.post(&json!({"id": "0", "type": "N", "data": {"x": 2}})).await;

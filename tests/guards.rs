@@ -29,7 +29,7 @@ const TABLES: &str = "
 const READ_P99_MAX: Duration = Duration::from_millis(500);
 const FRESHNESS_MAX: Duration = Duration::from_secs(2);
 
-/// What the cheap view's readers see while something else is going on.
+/// The times that readers of the cheap view measure while something else is going on.
 struct Beside {
     stop: Arc<AtomicBool>,
     reads: JoinHandle<Vec<Duration>>,
@@ -270,7 +270,7 @@ async fn exploding_recursion_fails_and_others_go_on() {
     beside.end("recursion").await;
 }
 
-/// What one expression makes too much of is a failed row; the view and the others go on.
+/// A row for which one expression makes too much fails; the view and the others go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn expressions_that_explode_fail_their_rows() {
     let cases = [

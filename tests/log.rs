@@ -127,7 +127,7 @@ async fn appends_on_a_full_disk_are_refused_until_there_is_room() {
         let options = LogOptions { alarms: alarms.clone(), ..LogOptions::default() };
         let log = Log::open_with(Arc::new(files.clone()), options).unwrap();
         files.inject(Fault::NoSpace { at });
-        // Of one commit or several: all are refused.
+        // The requests come in one commit or several: all are refused.
         let answers = futures::future::join_all((1..4).map(|n| append(&log, n * 10..n * 10 + 10)));
         for answer in answers.await {
             assert!(matches!(answer, Err(AppendError::Full { .. })), "{answer:?}");

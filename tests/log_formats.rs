@@ -624,7 +624,7 @@ async fn total(server: &Server) -> u64 {
     rows["rows"][0]["n"].to_string().trim_matches('"').parse().unwrap_or(0)
 }
 
-/// How many control frames `log info` tells of.
+/// The number of control frames, as `log info` prints it.
 fn control_frames(server: &Server) -> u64 {
     let (code, told) = log_command(server, &["info"]);
     assert_eq!(code, 0, "{told}");

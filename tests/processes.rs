@@ -40,7 +40,7 @@ async fn is_live(server: &Server) -> bool {
     answer.is_ok_and(|answer| answer.status() == 200)
 }
 
-/// What the server says is wrong; nothing while it does not answer.
+/// The server's alarms as text; empty while it does not answer.
 async fn wrong(server: &Server) -> String {
     let answer = heliostat::internals::http::client().get(server.url("/readyz")).send().await;
     let Ok(answer) = answer else { return String::new() };
@@ -443,7 +443,7 @@ async fn view_that_kills_its_process_is_set_aside_while_appends_go_on() {
     let set_aside =
         || async { server.get("/readyz").await["wrong"].to_string().contains("set aside") };
     server.until(true, set_aside).await;
-    // The other view goes on.
+    // The other view stays live.
     let quotients = || async { server.get("/v1/views/quotients").await["status"] == "live" };
     server.until(true, quotients).await;
     let (acknowledged, gap_ms, refused) = load.end().await;
@@ -465,7 +465,7 @@ fn files<'a>(files: &'a [(&'static str, String); 2]) -> [(&'static str, &'a str)
     [(files[0].0, &files[0].1), (files[1].0, &files[1].1)]
 }
 
-/// What is wrong with a view that has failed; waits until it has.
+/// The reason why a view has failed; waits until it has.
 async fn failure(server: &Server, view: &str) -> String {
     let path = format!("/v1/views/{view}");
     let failed = || async { server.try_get(&path).await.1["status"] == "failed" };

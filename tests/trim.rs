@@ -185,7 +185,8 @@ async fn trimmed_log_goes_on_and_refuses_what_it_has_not() {
         let (status, _) =
             server.try_get(&format!("/v1/streams/s3?from_version={}", version - 1)).await;
         assert_eq!(status, 410);
-        // What was trimmed is known all the same, and what differs is refused.
+        // Trimmed events are still known: a repeated one is not stored again, and one that differs is
+        // refused.
         let answer = server.append(&posted_from(1, EVENTS)).await;
         assert_eq!(answer["accepted"], 0, "{answer}");
         let mut other = posted(10);
@@ -285,7 +286,7 @@ async fn lost_first_segment_of_a_trimmed_log_is_damage() {
     let leftover = std::fs::read(log_directory(&server).join(&before[1])).unwrap();
     assert!(trim(&server, "300", &[]).status.success());
     let after = segments(&server);
-    // What a crash leaves of a trimmed segment is removed, and not missed.
+    // A trimmed segment that a crash has left behind is removed.
     std::fs::write(log_directory(&server).join(&before[1]), leftover).unwrap();
     verified(&server);
     server.run();

@@ -44,7 +44,7 @@ const attempts = async (server, clickhouse, login) => {
     const loaded = new Promise((done) => { document.querySelector("iframe").onload = done; });
     form.submit();
     await loaded;
-    // Of another origin the answer cannot be read, and of its own it can.
+    // A page can read an answer of its own origin, and none of another one.
     try { return `loaded ${document.querySelector("iframe").contentDocument.body.innerText.slice(0, 500)}`; } catch { return "opaque"; }
   };
 
@@ -113,7 +113,7 @@ const attempts = async (server, clickhouse, login) => {
   return outcomes;
 };
 
-// What the browser itself keeps pages from is not what is tried.
+// The browser's own protection is turned off: the server's is what is tried.
 const browser = await launch(
   `--host-resolver-rules=${NAMES}`,
   "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests,PrivateNetworkAccessSendPreflights",

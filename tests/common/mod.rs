@@ -89,7 +89,7 @@ pub struct Server {
     addresses: Mutex<Option<Addresses>>,
     arguments: Vec<String>,
     environment: Mutex<Vec<(String, String)>>,
-    /// What is run, and its first arguments.
+    /// The program to run, and its first arguments.
     program: Mutex<Vec<String>>,
     /// The address that it is told to listen on.
     listen: Mutex<String>,
@@ -420,7 +420,7 @@ impl Server {
         answer
     }
 
-    /// What ClickHouse answers, or its error.
+    /// ClickHouse's answer, or its error.
     pub async fn clickhouse(&self, sql: &str) -> String {
         let file = Logins::own_file(&self.data());
         self.clickhouse_as(&read_login(&file).unwrap(), sql).await

@@ -107,7 +107,7 @@ pub struct Connection {
     stream: BufReader<UnixStream>,
 }
 
-/// What a query answers.
+/// The answer to a query.
 #[derive(Debug, Default)]
 pub struct Answer {
     /// The types of the columns, as `pg_type.oid`.

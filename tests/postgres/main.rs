@@ -38,10 +38,10 @@ const ROWS: usize = grid::VALUES * grid::VALUES;
 const BAGS: usize = 24;
 /// Views that run side by side.
 const VIEWS_PER_RUN: usize = 300;
-/// How many differing cells of an expression are told.
+/// Most differing cells of an expression that are printed.
 const TOLD_MAX: usize = 6;
 
-/// What is asked, there and here.
+/// An expression, for PostgreSQL and for Heliostat.
 struct Question {
     entry: usize,
     /// The expression as a reader sees it.
@@ -287,7 +287,7 @@ BEGIN
 END $$;
 ";
 
-/// What PostgreSQL answers, by question; an error for what it does not take for SQL.
+/// PostgreSQL's answers, by question; an error for an expression that it refuses.
 fn theirs(
     postgres: &Postgres,
     needed: &Needed,
@@ -330,7 +330,7 @@ fn theirs(
     answers
 }
 
-/// What a view answers: its cells and the type of its column, or why it is refused.
+/// The answer of a view: its cells and the type of its column, or why it is refused.
 type Ours = Result<(Cells, String), String>;
 
 fn ours(needed: &Needed, questions: &[Question]) -> Vec<Ours> {

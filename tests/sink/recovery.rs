@@ -29,7 +29,8 @@ fn row(k: i32, v: &str) -> Vec<ArrayRef> {
     vec![Arc::new(Int32Array::from(vec![k])), Arc::new(StringArray::from(vec![v]))]
 }
 
-/// What both lives of the view are fed, of which the first one becomes live: keys 1 and 2 come with tick 5, keys 3 and 4 with tick 7.
+/// Feeds either life of the view: keys 1 and 2 come with tick 5, keys 3 and 4 with tick 7. The first life
+/// becomes live in between.
 async fn feed_until_7(feed: &Feed, is_first: bool) {
     feed.rows(5, &row(1, "a"), &[1]).await;
     feed.rows(5, &row(2, "b"), &[1]).await;
@@ -120,7 +121,7 @@ async fn flush_that_clickhouse_lost_after_noting_it_is_written_again() {
                 ORDER BY max_block_number DESC LIMIT 1";
     let part = query(&own.url(), part).await.unwrap();
     own.stop().await;
-    // What a kill in that moment leaves: everything but the part.
+    // A kill in that moment leaves everything but the part.
     std::fs::remove_dir_all(&part).unwrap();
 
     let own = start_own(dir.path(), 0).await.unwrap();

@@ -1,4 +1,4 @@
-//! What stands after FROM: a relation, two that are joined, or one with the items of its lists.
+//! FROM clauses: a relation, two that are joined, or one with the items of its lists.
 
 use super::constructs::Construct;
 use super::program::Type;
