@@ -500,7 +500,7 @@ async fn a_live_view_goes_on_while_a_rebuild_meets_damage() {
 }
 
 #[tokio::test]
-async fn streams_have_their_other_versions_after_a_loss() {
+async fn events_left_after_a_loss_keep_their_stream_versions() {
     let server = stopped_server().await;
     let (path, first) = segments(&server)[1].clone();
     let end = segments(&server)[2].1;

@@ -85,7 +85,7 @@ async fn a_write_torn_at_any_byte_leaves_what_was_acknowledged() {
 }
 
 #[tokio::test]
-async fn what_was_written_and_not_synced_may_be_lost_in_any_part() {
+async fn request_that_was_not_synced_is_kept_whole_or_lost_whole() {
     for kept in 0..200 {
         let (files, _) = small_log().await;
         let log = open(&files).unwrap();
@@ -374,7 +374,7 @@ async fn requests_of_one_commit_stay_whole_and_ticks_increase() {
 }
 
 #[tokio::test]
-async fn more_than_may_wait_is_refused_at_once() {
+async fn appends_beyond_the_limit_of_the_queue_are_refused_at_once() {
     let files = FaultyFiles::new();
     let options = LogOptions { queue_bytes_max: 10_000, ..LogOptions::default() };
     let log = Log::open_with(Arc::new(files), options).unwrap();

@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_replaced_row_only_the_new_one_is_told() {
+    fn replaced_row_of_a_view_with_a_key_is_told_as_the_new_row_alone() {
         let updates = || {
             vec![
                 update("b", "1", -1),

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dismissals_are_kept_and_files_of_before_are_read() {
+    fn dismissals_are_kept_and_files_with_one_for_each_reason_are_read() {
         let directory = tempfile::tempdir().unwrap();
         let before = r#"{"v": [
             {"expression": "a / b", "reason": "division by zero", "from": 0, "to": 9, "rows": 2},

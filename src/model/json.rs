@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn spelling_does_not_matter() {
+    fn json_values_are_equal_whatever_their_spelling() {
         check(r#"{"a": 1, "b": [true, null]}"#, r#"{"b":[true,null],"a":1}"#, true);
         check(r#"{"a":"\u00e4\n"}"#, "{\"a\":\"ä\\n\"}", true);
         check("{\"\\u0061\":1}", "{\"a\":1}", true);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn other_values_are_not_equal() {
+    fn json_values_that_differ_are_not_equal() {
         check("[1,2]", "[12]", false);
         check("[1]", "[-1]", false);
         check("[0.1000000000000000001]", "[0.1]", false);

@@ -82,7 +82,7 @@ fn views_are_found_as_they_were_published() {
 }
 
 #[test]
-fn views_that_are_not_asked_stay_and_those_not_wanted_go() {
+fn views_outside_of_a_snapshot_stay_until_they_are_not_wanted() {
     let files = FaultyFiles::new();
     let store = open(&files);
     publish(&store, vec![view("a", 3, &[run(3, 10)]), view("b", 3, &[run(3, 10)])]).unwrap();

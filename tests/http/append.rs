@@ -150,7 +150,7 @@ async fn an_id_with_other_content_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn of_writers_that_race_for_a_version_one_wins() {
+async fn one_of_the_writers_that_race_for_a_version_wins() {
     let server = Server::start().await;
     for round in 0..20_u64 {
         let posts = (0..16).map(|writer| {

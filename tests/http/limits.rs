@@ -29,7 +29,7 @@ fn event_of(bytes: usize) -> String {
 }
 
 #[tokio::test]
-async fn sizes_are_limited_and_what_is_just_within_passes() {
+async fn sizes_at_the_limit_pass_and_larger_ones_are_refused() {
     let server = Server::with_limits(small()).await;
     assert_eq!(server.post(JSON, event_of(1000)).await.status, 200);
     assert_eq!(server.post(JSON, event_of(1001)).await.problem_code(413), "too_large");

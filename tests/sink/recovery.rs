@@ -103,7 +103,7 @@ async fn a_crash_between_data_and_progress_leaves_no_trace() {
 
 #[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
 #[tokio::test(flavor = "multi_thread")]
-async fn nor_does_it_in_a_view_without_a_key() {
+async fn a_crash_between_data_and_progress_leaves_no_trace_in_a_view_without_a_key() {
     crash_and_recover("crashed_bag", None).await;
 }
 
