@@ -227,13 +227,13 @@ async fn segments_in_a_directory_are_read_from_there() {
     let (names, _) = files(&objects, ".log3");
     assert!(names.len() >= 10, "{names:?}");
     server.end();
-    // Another place would have none of them.
+    // A new place in the configuration is not taken: it would have none of the segments archived so far.
     let other = tempfile::tempdir().unwrap();
     server.configure(&format!("[archive]\nafter_ms = 1\nto = \"{}\"\n", other.path().display()));
     server.run();
     server.append(&json!([{"type": "Item", "data": {"k": 1, "v": 1}}])).await;
     server.end();
-    // One that is lost is missed, by name, by those who need it alone.
+    // A lost segment is named, and only requests that need it miss it.
     std::fs::remove_dir_all(log_directory(&server).join("fetched")).unwrap();
     std::fs::remove_file(objects.join(&names[1])).unwrap();
     let output = heliostat(&["log", "verify", server.data().to_str().unwrap()], &[]);

@@ -429,7 +429,7 @@ async fn restore_until_a_time_drops_what_came_later_and_is_another_log() {
     let expected: Vec<String> =
         expected.into_iter().filter(|text| !text.starts_with("failing fails")).collect();
     assert_same(&all, &expected);
-    // Its backups are those of another log.
+    // A backup of the restored server is one of another log.
     let output = place.back_up(&restored.data(), &[]);
     assert!(
         !output.status.success() && text(&output).contains("another place"),
@@ -497,7 +497,7 @@ async fn restore_needs_an_empty_directory_and_is_finished_before_a_server_begins
     assert!(!restored.data().join("restoring").exists());
     restored.run();
     assert_eq!(ids(&restored).await.len(), 50);
-    // The query files were not there, and are those that were in use.
+    // The query files were missing, and are restored as they were in use.
     assert_eq!(std::fs::read_to_string(restored.queries().join("q.sql")).unwrap(), SQL);
 }
 

@@ -165,7 +165,7 @@ struct Chaos {
 
 impl Chaos {
     fn signal(&self, process: &str, signal: i32) {
-        // One that is just being started again will be there.
+        // A process that is just being started again will be there.
         let end = Instant::now() + TOLD_TIME;
         let pid = loop {
             if let Some(pid) = self.server.pid_of(process) {
@@ -398,7 +398,7 @@ impl Chaos {
                     self.server.post("/v1/views/priced/rebuild", &Value::Null).await;
                 assert_eq!(status, 202, "{answer}");
                 self.beside_ingest(name, 1).await;
-                // It takes the place of the one before.
+                // The new generation takes the place of the one before.
                 let shown = || async {
                     self.server.try_get("/v1/views/priced").await.1["generation"].clone()
                 };
@@ -570,7 +570,7 @@ async fn chaos(seconds: u64) {
     chaos.recovers("the start").await;
     let mut order: Vec<u64> = Vec::new();
     let mut faults = 0;
-    // Each of them once in any case.
+    // Each fault comes once in any case.
     while started.elapsed() < Duration::from_secs(seconds) || faults < FAULTS.len() {
         faults += 1;
         if order.is_empty() {

@@ -389,7 +389,7 @@ async fn a_list_of_segments_that_is_damaged_or_missing_is_made_again() {
     assert_eq!(log_command(&server, &["verify"]).0, 0);
     server.kill();
 
-    // As an earlier version has left it.
+    // An earlier version has left no list.
     std::fs::remove_file(&list).unwrap();
     assert_eq!(log_command(&server, &["verify"]).0, 0);
     server.run();
@@ -551,7 +551,7 @@ async fn a_segment_that_is_deleted_under_a_running_server_is_missed_when_it_is_r
     assert!(wrong(&server).await[0].contains(&name(&old)));
     assert_eq!(server.append(&posted(1000)).await["first_position"], EVENTS + 1);
     server.until(EVENTS + 1, || async { total(&server).await.0 }).await;
-    // Nothing is acknowledged that would be written to a file without a name.
+    // No event is acknowledged that would be written to a file without a name.
     let (last, _) = segments(&server).pop().unwrap();
     std::fs::remove_file(&last).unwrap();
     let post =

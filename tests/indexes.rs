@@ -96,7 +96,7 @@ async fn identities_survive_restarts_and_the_loss_of_the_indexes() {
     log.close();
     drop(log);
 
-    // Damage: whatever fjall says to it, the indexes are made anew.
+    // The indexes are made anew after any damage, whatever fjall says about it.
     for entry in std::fs::read_dir(&index).unwrap() {
         let path = entry.unwrap().path();
         if path.is_file() {

@@ -436,7 +436,7 @@ async fn time_that_fills_a_segment_does_not_begin_another_of_its_name() {
     log.close();
 }
 
-/// Opens the log in a directory, whoever else has it: as where the file system knows no locks.
+/// Opens the log in a directory even if another process has it, as where the file system knows no locks.
 fn take_over(directory: &std::path::Path) -> Log {
     let _ = std::fs::remove_file(directory.join("lock"));
     Log::open_with(Arc::new(DiskFiles::open(directory).unwrap()), LogOptions::default()).unwrap()

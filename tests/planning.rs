@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 const TABLE: &str = "CREATE TABLE t (k BIGINT NOT NULL, v BIGINT) WITH (event_type = 'T');\n";
 /// How long 99 of 100 answers of `/healthz` may take at most while query files are planned.
 const HEALTH_P99_MAX: Duration = Duration::from_millis(20);
-/// So many answers must there be, so that the p99 says something.
+/// Fewest answers for which the p99 means something.
 const HEALTH_ANSWERS_MIN: usize = 1_000;
 /// How long a hundred changed views may take from the write of their file until they are planned.
 const RELOAD_TIME_MAX: Duration = Duration::from_secs(1);

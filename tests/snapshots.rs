@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// A snapshot whenever there is something new.
 const EAGER: &str = "[limits]\nsnapshot_events_min = 1\nsnapshot_interval_ms_min = 1\n";
-/// None but at the end.
+/// A snapshot only when the server ends.
 const LAST_ONLY: &str = "[limits]\nsnapshot_interval_ms_min = 3_600_000\n";
 
 const SQL: &str = "

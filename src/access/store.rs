@@ -22,7 +22,7 @@ use crate::model::alarm::{Alarms, Part};
 
 /// The file in the data directory.
 pub const FILE: &str = "tokens.json";
-/// Held by whoever changes the file.
+/// Locked while the file is changed.
 const LOCK_FILE: &str = "tokens.lock";
 /// How long a change of the file may go unseen.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -84,7 +84,7 @@ mod rfc3339 {
         Ok(time.to_utc())
     }
 
-    /// The same for a time that may be missing.
+    /// The same for an optional time.
     pub mod option {
         use super::{DateTime, Deserializer, Serializer, Utc};
 

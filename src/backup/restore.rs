@@ -139,7 +139,7 @@ impl Restorer<'_> {
                 _ => cut = log::cut(&directory, until)?,
             }
         }
-        // Also that what was backed up is a log.
+        // This also finds a backup that was not made of a log.
         log::verify(&directory, log::readable)?;
         let is_whole = cut.dropped == 0;
         for file in &self.manifest.files {

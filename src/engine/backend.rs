@@ -42,7 +42,7 @@ const READ_TIME: Duration = Duration::from_secs(5);
 /// while somebody waits for it.
 const NAME_INTERVAL: Duration = Duration::from_millis(50);
 
-/// So many rows are decoded at a time to see which ones match.
+/// Rows that are decoded at a time to see which ones match.
 const MATCHED_ROWS: usize = 4096;
 
 /// The engine, as HTTP sees it.
@@ -55,7 +55,7 @@ pub struct EngineBackend {
     pub letters: Letters,
     /// Where views are written, once it is connected.
     pub sink: ConnectedSink,
-    /// Held by whoever has a public name made anew.
+    /// Held while public names are made anew.
     pub mending: tokio::sync::Mutex<()>,
 }
 
@@ -180,7 +180,7 @@ impl EngineBackend {
         if views.is_empty() || look().await.is_empty() {
             return Vec::new();
         }
-        // One has them made anew, and the others see it done.
+        // The first call has the names made anew; later ones wait here, and then find them.
         let _one_at_a_time = self.mending.lock().await;
         let missing = look().await;
         if missing.is_empty() {
@@ -355,7 +355,7 @@ async fn reach(
 /// view without a key may have a row any number of times, on as many pages as it takes.
 struct Place {
     key: Vec<u8>,
-    /// So many rows with this key were told; 0: all of them.
+    /// Copies of the row that answers have contained so far; 0: all of them.
     copies: u64,
 }
 

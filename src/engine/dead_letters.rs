@@ -27,9 +27,9 @@ const NO_VIEW: &str = "";
 const RETRY_TIME: Duration = Duration::from_secs(10);
 /// How long a page waits for what is new in the log among events that no view reads.
 const UNREAD_TIME: Duration = Duration::from_millis(10);
-/// The same for what changes dead letters, or counts them.
+/// The same for requests that change dead letters, or count them.
 const UNREAD_TIME_MAX: Duration = Duration::from_secs(45);
-/// How often it looks.
+/// How often a retry looks whether the views are built.
 const RETRY_POLL: Duration = Duration::from_millis(50);
 
 /// The dead letters of all views, and of events that no view reads. Its methods block, but for

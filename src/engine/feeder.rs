@@ -24,13 +24,13 @@ use crate::model::{Head, Tick};
 
 /// Bytes of events in one chunk, give or take a frame.
 const CHUNK_BYTES: usize = 8 << 20;
-/// The same for views that catch up while others are live and wait for their turn.
+/// The same for views that catch up, while live ones wait for their turn.
 const CHUNK_BYTES_BESIDE: usize = 1 << 20;
-/// A feed group whose views wait this long for others of them goes on without those.
+/// Once fast views have waited this long for slow ones of their feed group, they go on without them.
 const LAG_TIME: Duration = Duration::from_millis(200);
-/// The first feed group of views that were left behind; those of the supervisor are below.
+/// The least id of a feed group of views that were left behind. The supervisor gives lower ones.
 const FIRST_LAGGING: FeedGroupId = 1 << 48;
-/// How often it is looked whether a sink or the memory has room again.
+/// How often a wait for room in a sink or in memory looks again.
 const ROOM_POLL: Duration = Duration::from_millis(50);
 /// How long views may take to get through what they were fed before a snapshot goes without them: live
 /// ones, and those that catch up.
@@ -116,7 +116,7 @@ pub struct Feeder {
 /// Views that are fed together.
 struct GroupCursor {
     id: FeedGroupId,
-    /// Every tick is fed by itself.
+    /// True if every tick is fed by itself.
     exact: bool,
     views: Vec<Arc<ViewTracker>>,
     boundaries: BTreeSet<Tick>,
@@ -124,9 +124,10 @@ struct GroupCursor {
     /// The log's end when the feed group began.
     target: Head,
     live: bool,
-    /// It was left behind by others, and is fed in small chunks as what catches up beside them.
+    /// True if others have left the group behind. It is fed in small chunks, as a group that catches up
+    /// beside live ones.
     lagging: bool,
-    /// Since when views wait for others of the feed group.
+    /// The moment from which on views wait for slower ones of the group.
     waits_since: Option<Instant>,
     rest: FeedRest,
     /// The ends of the last two chunks.

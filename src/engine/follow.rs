@@ -181,7 +181,7 @@ impl Following {
         }
     }
 
-    /// The files, if they are others than those that were planned, once they rest.
+    /// Waits until the files have stopped changing. Returns them if they differ from the ones planned last.
     fn settled(&mut self) -> io::Result<Option<FileSet>> {
         let mut seen = self.read()?;
         while seen != self.planned && !self.stopped {

@@ -66,7 +66,7 @@ impl MemoryWatch {
             let Some(taken) = anonymous_bytes(None) else { continue };
             self.spill.set_wanted(taken > self.bytes_max / SPILL_SHARE);
             let is_over = taken > self.bytes_max;
-            // Not to and fro at the limit.
+            // The pressure ends at 95 % of the budget, so that it does not go to and fro at the limit.
             let is_high = is_over || self.pressure.is_high() && taken > self.bytes_max / 20 * 19;
             if self.pressure.0.swap(is_high, Ordering::Relaxed) != is_high {
                 let (max, now) = (self.bytes_max, taken);

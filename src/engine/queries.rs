@@ -217,7 +217,7 @@ impl Queries {
             let name = &plan.schema.name;
             let rebuilds = self.kept.rebuilds.get(name).copied().unwrap_or(0);
             let generation = plan.schema.generation.clone();
-            // The same view out of other files needs no other memory.
+            // A view keeps its entry as long as its generation is the same, even if other files have changed.
             let known = self.kept.serving.get(name);
             if known.is_none_or(|known| known.generation != generation) {
                 let serving = ServingGeneration { generation, set: set.clone(), rebuilds };

@@ -30,7 +30,7 @@ use crate::model::memory::MemoryEnd;
 use crate::sink::SinkConfig;
 use crate::status::{Backend, ClickHouseStatus};
 
-/// One part in so many of the budget of memory is for partitions that operators hold in order.
+/// One part in this many of the memory budget is for partitions that operators hold in order.
 const PARTITION_SHARE: u64 = 8;
 
 /// Options of a read side.

@@ -39,7 +39,7 @@ const EXIT_TIME_MAX: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct DeathRecord {
     generation: String,
-    /// How often in a row.
+    /// The number of deaths in a row.
     deaths: u32,
     /// The ticks that it worked at each time.
     from: Tick,

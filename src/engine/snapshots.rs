@@ -34,7 +34,7 @@ pub const REJECTED: &str = "ClickHouse";
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long ClickHouse may take to record what a snapshot has, before it goes without that view.
 const RECORD_TIME_MAX: Duration = Duration::from_secs(10);
-/// The same while the server ends.
+/// The same limit while the server ends.
 const LAST_RECORD_TIME_MAX: Duration = Duration::from_millis(2_500);
 const RECORD_POLL: Duration = Duration::from_millis(10);
 /// The directory of snapshots in the data directory, and the subject of alarms about it.

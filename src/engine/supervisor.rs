@@ -43,7 +43,7 @@ use crate::sink::{
 use crate::snapshot::{DamagedSnapshot, FoundTables, FoundView, SnapshotStore, ViewIdentity};
 use crate::status::{ClickHouseStatus, FileError, RebuildError, ViewStart};
 
-/// How often time is written down while nothing else is, if some view depends on it.
+/// How often a frame of time is written while nothing else is, if some view depends on time.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(200);
 /// The pauses between two attempts to reach ClickHouse at the start: the first and the longest.
 const CONNECT_PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -89,7 +89,7 @@ pub struct Supervisor {
     pub snapshot_pace: SnapshotPace,
     pub pressure: MemoryPressure,
     pub requests: mpsc::UnboundedReceiver<SupervisorRequest>,
-    /// For parts that ask for something themselves.
+    /// The sender, for parts that make requests themselves.
     pub requests_sender: mpsc::UnboundedSender<SupervisorRequest>,
     pub tasks: Tasks,
 }
@@ -221,7 +221,7 @@ impl Supervisor {
         }
     }
 
-    /// For so long, answers requests that cannot be met before there is a ClickHouse.
+    /// Answers requests for this long that cannot be met before there is a ClickHouse.
     async fn refuse_requests(&mut self, time: Duration) {
         let end = tokio::time::Instant::now() + time;
         while let Ok(Some(request)) = tokio::time::timeout_at(end, self.requests.recv()).await {
@@ -249,7 +249,7 @@ struct RunningViews {
     fed_all: CancellationToken,
     next_id: usize,
     next_feed_group: FeedGroupId,
-    /// Generations that somebody wants built from the log, whatever else there is.
+    /// Generations that were asked to be built from the log, even if a snapshot or tables could be used.
     rebuilding: BTreeSet<String>,
 }
 
@@ -263,7 +263,7 @@ struct PlannedInstallation {
 struct PreparedInstallation {
     tracker: Arc<ViewTracker>,
     beginning: Beginning,
-    /// Where it begins.
+    /// The place in the log at which it begins.
     from: Head,
 }
 
@@ -528,7 +528,7 @@ impl RunningViews {
                 Beginning::Kept { view: found.kept, tells_rows }
             }
             (None, Some(found)) => {
-                // All rows are told, whatever it needs.
+                // A filled view tells all its rows anyway, so the sink's answer does not matter.
                 let _ = opened.as_mut().map(|view| view.resume(found.head, 0));
                 Beginning::Filled(found.tables)
             }

@@ -27,7 +27,7 @@ use crate::sink;
 pub const COMMAND: &str = "plan-child";
 /// The code of a child that ends itself because a step takes too long.
 const TIME_EXIT: i32 = 124;
-/// How often a set is tried again without what ended the process before.
+/// How often a set is tried again, each time without the step that has ended the process before.
 const ENDS_MAX: usize = 12;
 /// The child's processor time is limited. It is also ended when so many times that passes by the
 /// clock without another step: the machine may be busy.

@@ -47,7 +47,7 @@ struct Table {
     next_id: u64,
     /// Entries that do not follow.
     places: usize,
-    /// The same of each address; those without one are not in it.
+    /// The same by address. An address with none has no entry.
     of_address: HashMap<IpAddr, usize>,
     closed: u64,
     refused: u64,

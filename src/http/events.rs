@@ -35,7 +35,7 @@ static POSITION_HEADER: HeaderName = HeaderName::from_static("heliostat-position
 /// A chunk is sent once it has grown past this.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// So much is looked through at a time for events of the types that are asked for.
+/// Bytes that are looked through at a time for events of the requested types.
 const SCAN_BYTES: usize = 32 << 20;
 
 /// Read the log

@@ -33,7 +33,7 @@ static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub struct Gate {
     /// `None`: nobody is asked for a token.
     access: Option<Access>,
-    /// Where administrative acts are written down.
+    /// The record of administrative acts.
     record: Option<AdminRecord>,
     /// Names under which the server is reached beside those of loopback; `None`: any name is right.
     hosts: Option<Vec<String>>,

@@ -79,9 +79,9 @@ pub struct Admission<'i> {
 /// A stream while a request is looked at.
 struct Touched {
     stream: u128,
-    /// Which event names it.
+    /// The first event of the request that is of this stream.
     index: usize,
-    /// Before the request.
+    /// The stream's version before the request; in `after` its new events are counted, too.
     before: u64,
     after: u64,
     conflict: bool,

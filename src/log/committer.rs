@@ -18,7 +18,7 @@ use crate::model::alarm::Part;
 use crate::model::event::{Appended, NewEvent};
 use crate::model::{Head, Position};
 
-/// How often it is tried whether a full disk has room again, where nobody appends.
+/// How often the committer tries whether a full disk has room again, while nobody appends.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// The subject of the alarm while the disk is full.
 const DISK_ALARM: &str = "disk";
@@ -92,7 +92,7 @@ struct AppendQueue {
 }
 
 struct CommitterShared {
-    /// How long nothing may be written before an empty frame says that time has passed.
+    /// Time without a commit after which an empty frame says that time has passed; `None`: no such frames.
     clock: Mutex<Option<Duration>>,
     queue: Mutex<AppendQueue>,
     arrived: Condvar,
@@ -105,7 +105,7 @@ struct CommitterShared {
 #[derive(Clone)]
 struct AppendRefusal {
     reason: String,
-    /// As much room is needed.
+    /// Bytes of room that are needed before appends go on.
     bytes: usize,
 }
 

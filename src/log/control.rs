@@ -39,7 +39,7 @@ pub struct QueriesInUse {
 /// A query file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryFile {
-    /// Where it stands in the directory of queries.
+    /// Its path below the directory of queries.
     pub path: String,
     /// Its content.
     pub text: String,
@@ -50,7 +50,7 @@ pub struct QueryFile {
 pub struct DismissedLetters {
     /// The view; empty for events that no view reads.
     pub view: String,
-    /// Which ones, in the engine's words.
+    /// The dismissals, in the engine's format.
     pub dismissals: serde_json::Value,
 }
 

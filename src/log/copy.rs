@@ -187,7 +187,7 @@ pub fn segments_until(list: &[u8], until: Tick) -> Option<Vec<String>> {
     let reaches = |listed: &Listed| listed.tick > until;
     let first = list.segments.iter().position(reaches).unwrap_or(list.segments.len());
     let is_needed = |(index, listed): &(usize, &Listed)| {
-        // One without events may be all that follows, and then nothing is dropped.
+        // Segments without events are kept, too: if nothing else follows, nothing is dropped.
         *index <= first || listed.last < listed.first
     };
     let needed = list.segments.iter().enumerate().filter(is_needed);

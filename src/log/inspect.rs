@@ -56,12 +56,12 @@ pub struct SegmentInfo {
 pub struct Finding {
     /// The file.
     pub segment: String,
-    /// Where in it.
+    /// The place in it, in bytes.
     pub offset: u64,
     pub what: String,
     /// The first and the last position that are lost; none where `last` is `first - 1`.
     pub lost: (Position, Position),
-    /// Nobody knows how many of the positions were given to events.
+    /// True where some of the positions may never have been given to events.
     pub at_most: bool,
     pub(super) remedy: Remedy,
 }
@@ -105,7 +105,7 @@ pub(super) enum Remedy {
     EndHere { segment: Position, offset: u64 },
 }
 
-/// All that is to be said of a log.
+/// The result of an examination of a log.
 #[derive(Clone, Debug)]
 pub struct Examination {
     pub info: LogInfo,

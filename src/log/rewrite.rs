@@ -48,7 +48,7 @@ pub struct Rewritten {
     pub listed: Listed,
     /// The bytes that readers pass over, before and now.
     skips: Vec<(GapBytes, GapBytes)>,
-    /// Where its frames with events are.
+    /// The places of its frames with events.
     frames: Vec<FrameEntry>,
 }
 
@@ -378,7 +378,7 @@ struct Work {
     archive: Option<Archiving>,
 }
 
-/// Which segments are archived, and where they go.
+/// The age from which on segments are archived, and the place they are moved to.
 struct Archiving {
     after_ms: u64,
     to: Option<String>,

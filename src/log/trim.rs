@@ -69,7 +69,7 @@ impl Trim {
         Ok(Trim { files, list, gone })
     }
 
-    /// The same without segments that have events behind a position.
+    /// This trim without segments that have events behind a position.
     pub fn at_most(mut self, position: Position) -> Trim {
         self.gone.retain(|listed| listed.last <= position);
         self

@@ -98,7 +98,7 @@ impl Alarms {
         self.lock().retain(|(of, subject), _| *of != part || is_there(subject));
     }
 
-    /// All alarms, by part and subject; behind them those of another process.
+    /// All alarms, by part and subject, followed by those of another process.
     pub fn list(&self) -> Vec<Alarm> {
         let mut alarms: Vec<Alarm> = self.lock().values().cloned().collect();
         alarms.extend_from_slice(&self.told.lock().unwrap_or_else(PoisonError::into_inner));

@@ -18,11 +18,11 @@ pub enum SystemColumn {
     Time,
     RecordedAt,
     Metadata,
-    /// Only of the table of all events.
+    /// In the table of all events only.
     Type,
-    /// Only of the table of all events.
+    /// In the table of all events only.
     Version,
-    /// Only of the table of all events.
+    /// In the table of all events only.
     Data,
     /// Whether the event says that its row is gone. Only of tables of Debezium's format.
     Deleted,

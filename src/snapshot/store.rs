@@ -23,7 +23,7 @@ const WRITE_BYTES: usize = 1 << 20;
 /// Bytes written between two syncs. One sync of everything would make others that sync, such as the log, wait
 /// for it.
 const SYNC_BYTES: usize = 32 << 20;
-/// So much room is left to others on the disk, whatever a snapshot needs.
+/// Bytes of the disk that a snapshot leaves free.
 const ROOM_LEFT: u64 = 512 << 20;
 /// A file of which less than one part in so many is in use is written anew.
 const LIVE_SHARE_MIN: u64 = 2;

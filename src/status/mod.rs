@@ -82,7 +82,7 @@ pub struct ReadStatus {
 }
 
 impl ReadStatus {
-    /// Its alarms but for those that the write side has, too: both read the same log.
+    /// The alarms of the read side that the write side does not have, too: both read the same log.
     pub fn alarms_beside<'a>(&'a self, own: &'a [Alarm]) -> impl Iterator<Item = &'a Alarm> {
         let known = |alarm: &Alarm| {
             own.iter().any(|own| (own.part, &own.subject) == (alarm.part, &alarm.subject))
@@ -445,9 +445,9 @@ pub trait ChangeFeed: Send {
 pub struct ChangePart {
     /// The tick.
     pub tick: Tick,
-    /// Rows that went; of a view with a key not those that were replaced.
+    /// Rows that were removed. In a view with a key, a row that was replaced is not here.
     pub deleted: RecordBatch,
-    /// Rows that came, or took the place of those with the same key.
+    /// Rows that were added, or that replaced the one with the same key.
     pub upserted: RecordBatch,
     /// Set where these were the tick's last changes.
     pub end: Option<TickEnd>,

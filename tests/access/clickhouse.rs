@@ -142,7 +142,7 @@ async fn the_own_clickhouse_lets_readers_read_views_and_strangers_nothing() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("ACCESS_DENIED"));
 
-    // As a prompt it asks each query up to a semicolon at a line's end, and the last one without.
+    // A prompt sends each query that ends with a semicolon at a line's end, and the last one without.
     let output = prompt(&data, "SELECT 1 AS one;\n\nSELECT ';' AS two,\n  2 AS three\n;\nSELECT 4");
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "one\n1\ntwo\tthree\n;\t2\n4\n4\n");
@@ -451,7 +451,7 @@ async fn clients_of_analysts_see_the_views_and_get_nothing_else_over_either_prot
     assert_eq!(told["seventeenth"], 202);
     assert_eq!(told["noise"], 43);
     assert_eq!(server.clickhouse("SELECT count() FROM heliostat.orders").await, "1\n");
-    // None of it has ended ClickHouse.
+    // No statement has ended ClickHouse.
     let uptime = server.clickhouse("SELECT uptime() * 1000 FORMAT TSV").await;
     let uptime: u128 = uptime.trim().parse().unwrap();
     assert!(uptime + 1_000 >= tried.elapsed().as_millis(), "ClickHouse was started anew");

@@ -10,7 +10,7 @@ import { launch } from "./shared.mjs";
 
 const [server, clickhouse, pagePort, login] = process.argv.slice(2);
 
-// Any name is an address of this machine, as it is for whoever has a name of their own point here.
+// Any name leads to this machine, as for an attacker who has a name of their own point here.
 const NAMES = "MAP *.example 127.0.0.1";
 const PAGE = "<!doctype html><title>page</title><iframe name=hidden></iframe>";
 
@@ -123,7 +123,7 @@ try {
   const port = (url) => new URL(url).port;
   const visit = async (name, address, server, clickhouse) => {
     const page = await browser.newPage();
-    // A page comes from whoever has made it, also where its name is the server's by then.
+    // A rebound page comes from the attacker, even though its name is the server's by then.
     if (name.startsWith("rebound")) {
       await page.setRequestInterception(true);
       page.on("request", (request) => (request.url() === address

@@ -102,7 +102,7 @@ async fn another_version_is_a_conflict_that_stores_nothing() {
 async fn an_event_that_is_sent_again_is_where_it_was() {
     let server = Server::start().await;
     post(&server, json!([event("a", "s", Some(0)), event("b", "s", Some(1))])).await;
-    // As a duplicate it is recognised before its expected version is looked at.
+    // Duplicates are recognised before their expected version is looked at.
     let mixed = json!([
         event("b", "s", Some(1)),
         event("c", "s", Some(2)),

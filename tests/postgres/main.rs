@@ -372,7 +372,7 @@ fn ours(needed: &Needed, questions: &[Question]) -> Vec<Ours> {
     answers
 }
 
-/// How an entry does: the questions of it that are refused, and those that differ.
+/// The outcome for an entry: its questions that are refused, and those that differ.
 #[derive(Default)]
 struct Verdict {
     questions: usize,
@@ -387,7 +387,7 @@ fn differences(question: &Question, entry: &Entry, theirs: &Cells, ours: &Cells)
     let mut count = 0;
     for key in keys {
         let missing = match entry.returns_set {
-            // No row is no row; one that fails has none of its rows.
+            // Here a failing row has no rows at all, and so no cell that could be the error.
             true if theirs.get(&(key.0, 0)) == Some(&Cell::Error)
                 && !ours.keys().any(|k| k.0 == key.0) =>
             {

@@ -398,7 +398,7 @@ async fn tables_from_before_they_had_a_database_of_their_own_are_taken_over_with
         assert_eq!(server.query(progress).await, "5\t7");
     }
 
-    // It goes on from there.
+    // The view goes on from there.
     let sink = server.sink().await;
     let feed = Feed::open(&sink, &view).await;
     feed_until_7(&feed, false).await;

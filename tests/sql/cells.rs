@@ -65,14 +65,14 @@ pub trait Compared: Clone {
     /// Whether it is the other engine's value.
     fn agrees(&self, theirs: &Self) -> bool;
 
-    /// Where it stands when rows are sorted.
+    /// The order of values when rows are sorted.
     fn order(&self, other: &Self) -> Ordering;
 
     /// Whether it need only be near the other one. Such values decide only between rows that are
     /// otherwise equal.
     fn is_near(&self) -> bool;
 
-    /// As the files have it.
+    /// The value as files have it.
     fn show(&self) -> String;
 }
 

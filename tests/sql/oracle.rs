@@ -232,7 +232,7 @@ impl Question<'_> {
             context.register_batch(&source.name, source.rows.clone()).unwrap();
         }
         for sql in self.views(sources, views) {
-            // A view that it cannot plan is an error only for who reads it.
+            // A view that the engine cannot plan is an error only for queries that read it.
             let _ = context.sql(&sql).await;
         }
         let mut answers = Vec::new();

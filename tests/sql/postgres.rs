@@ -112,7 +112,7 @@ impl Session {
             }
             let views = views.iter().map(|(name, sql)| format!("CREATE VIEW \"{name}\" AS {sql}"));
             for sql in plain.iter().cloned().chain(views) {
-                // A view that PostgreSQL cannot have is an error only for who reads it.
+                // A view that PostgreSQL refuses is an error only for queries that read it.
                 let _ = connection.query(&at_tick(&sql));
             }
             Session { schema, tables, events: 0, kept }

@@ -39,7 +39,7 @@ const CHANGED_ONE_IN: usize = 20;
 const FRAME_EVENTS: usize = 20_000;
 /// In `make test` one query of so many runs.
 const GATE_STEP: usize = 4;
-/// Until when a view must have its rows.
+/// How long a view may take until it has its rows.
 const LIVE_TIME_MAX: Duration = Duration::from_secs(5);
 /// Most memory of a view, in bytes.
 const MEMORY_MAX: u64 = 1 << 30;
@@ -159,7 +159,8 @@ fn declaration(name: &str, columns: &Value) -> String {
     format!("CREATE TABLE {name} ({}) WITH ({options});\n", declared.join(", "))
 }
 
-/// Every so many sales one gets all that another one has but its key, and another one goes.
+/// Events that change one sale in so many to the content of another one, its key apart, and delete another
+/// one.
 fn changes(table: &str, key: &[&str; 2], rows: &[&str]) -> Vec<NewEvent> {
     let row =
         |at: usize| -> Map<String, Value> { serde_json::from_str(rows[at % rows.len()]).unwrap() };

@@ -292,7 +292,7 @@ impl Side {
             killed_over: None,
             failed: None,
         };
-        // One that ends at once is noticed by its end.
+        // An error is ignored: a side that ends at once is noticed by its end.
         let start = SideStart { memory_end: self.memory_end, ..start.clone() };
         let _ = running.tell(&FromParent::Start(Box::new(start))).await;
         self.running = Some(running);
@@ -361,7 +361,8 @@ impl Side {
         .await;
         alarms.clear(self.part, self.silence);
         let memory_end = running.memory_end(status, budget);
-        // One that ended before it served may have had no time to judge the end before.
+        // A side that ended before it served may not have had the time to judge the end before, so that one
+        // is kept.
         if memory_end.is_some() || running.serving_since.is_some() {
             self.memory_end = memory_end;
         }
@@ -415,7 +416,7 @@ impl Side {
         if running.killed.is_some() {
             return;
         }
-        // One that has just ended is not measured any more: what it took last stays.
+        // A side that has just ended cannot be measured: the last measurement stays.
         let now = anonymous_bytes(Some(running.child.id()));
         let taken = now.unwrap_or(running.taken);
         running.taken = taken;
@@ -433,7 +434,7 @@ impl Side {
         let Some(running) = &mut self.running else { return };
         let now = alarms.list();
         if running.alarms != now {
-            // One that has ended is noticed by its end.
+            // An error is ignored: a side that has ended is noticed by its end.
             let _ = running.tell(&FromParent::Alarms(now.clone())).await;
             running.alarms = now;
         }

@@ -37,7 +37,7 @@ use super::{LogError, LogOptions};
 use crate::model::alarm::{Alarms, Part};
 use crate::model::{Head, Position, Tick};
 
-/// So many events in memory are written to the store together.
+/// Events in memory that are written to the store together.
 const SPILL_EVENTS: usize = 1 << 18;
 /// Appends wait when this many events are in memory and a run is still being written.
 const RECENT_EVENTS_MAX: usize = 1 << 20;
@@ -92,7 +92,7 @@ struct Memory {
 
 struct IndexShared {
     memory: Mutex<Memory>,
-    /// Something has changed in `memory`.
+    /// Notified when `memory` has changed.
     changed: Condvar,
     /// `None` for a log that is in memory itself.
     store: Option<RwLock<StoreState>>,
@@ -114,7 +114,7 @@ pub struct Index {
 /// The next thing that the store takes in.
 enum IndexWork {
     Run(Arc<RecentCommits>),
-    /// Frames that are elsewhere now; whoever sent them is told when that is done, or failed.
+    /// Frames whose place has changed. The sender is told when the store has them, or could not be written.
     Moved(Vec<FrameEntry>, mpsc::Sender<Result<(), IndexError>>),
 }
 

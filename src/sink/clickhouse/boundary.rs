@@ -30,11 +30,11 @@ pub(super) struct Boundaries {
     "ticks after {after:?} are complete up to {end}, and not up to {boundary}, where an earlier flush ended"
 )]
 pub struct MissedBoundary {
-    /// Where they must end.
+    /// The end of an earlier flush, where these ticks must end, too.
     boundary: Tick,
-    /// The end of those before.
+    /// The end of the complete ticks before.
     after: Option<Tick>,
-    /// Where they end.
+    /// The end of these ticks.
     end: Tick,
 }
 

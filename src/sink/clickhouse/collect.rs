@@ -48,7 +48,7 @@ pub(super) struct Taken {
     pub(super) intervals: Vec<Interval>,
     /// The end of the flush before.
     pub(super) from: Tick,
-    /// Where this one ends.
+    /// The end of this flush.
     pub(super) to: Head,
     /// The number of rows that the view has there.
     pub(super) rows: i64,

@@ -91,7 +91,7 @@ pub enum ClickHouseError {
     Boundary {
         /// The view.
         view: String,
-        /// Where they end, and where they should.
+        /// The end of the changes, and the end that they should have.
         source: MissedBoundary,
     },
     /// The directory in which the ends of flushes are kept.

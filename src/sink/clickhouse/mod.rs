@@ -87,7 +87,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 
 /// How long ClickHouse may take to answer the first question, which costs it nothing.
 const GREET_TIME_MAX: Duration = Duration::from_secs(15);
-/// The same at a start that can still be refused.
+/// The same limit at a start that can still be refused.
 const PROBE_TIME_MAX: Duration = Duration::from_millis(2_500);
 
 /// Asks once whether there is a ClickHouse that lets us in; takes at most 2.5 s.

@@ -18,7 +18,7 @@ const PARTS_COMFORTABLE: u64 = 60;
 
 /// The time from one flush to the next, whichever views they are of, while there are many.
 const FLUSH_SPACING: Duration = Duration::from_millis(8);
-/// So many flushes may start at once.
+/// Flushes that may start at once.
 const FLUSHES_AT_ONCE: u32 = 16;
 
 /// Spaces the flushes of all views: each costs ClickHouse something, however little is in it. Who asks

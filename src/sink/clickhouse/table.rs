@@ -161,7 +161,7 @@ impl Table {
         columns
     }
 
-    /// The same of the table of its history.
+    /// The columns that are added to the history's table.
     fn history_columns(&self) -> Vec<(&'static str, &'static str)> {
         let mut columns = self.identity_columns();
         columns.extend([

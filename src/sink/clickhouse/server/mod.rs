@@ -25,7 +25,7 @@ use supervise::{ChildCommand, ChildSupervisor};
 
 /// How long a port may be taken, or the data in use, before it is given up.
 const PORT_PATIENCE: Duration = Duration::from_secs(5);
-/// How often it is tried.
+/// How often a port is tried that is taken.
 const PORT_POLL: Duration = Duration::from_millis(100);
 
 /// Why the own ClickHouse does not run.
@@ -91,7 +91,7 @@ pub struct ServerConfig {
     pub logins: Logins,
     /// The database of the views, which readers may read.
     pub database: String,
-    /// Where it is told that it has died, and until when.
+    /// The alarms, one of which lasts while ClickHouse is away.
     pub alarms: Alarms,
 }
 

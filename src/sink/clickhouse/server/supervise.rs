@@ -25,12 +25,12 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 const RESTART_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// After so long a life, its death counts as the first again.
 const LIFE_SOUND: Duration = Duration::from_secs(30);
-/// How long one question whether it answers may take.
+/// How long ClickHouse may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// So many questions in a row without an answer are told.
+/// After this many pings in a row without an answer an alarm is raised.
 const SILENT_QUESTIONS: u32 = 3;
-/// How often it is looked whether it listens and answers.
+/// How often it is checked that the child listens and answers.
 const LISTEN_INTERVAL: Duration = Duration::from_secs(2);
 /// More questions than its quota allows to `default`.
 const QUOTA_QUESTIONS: u32 = 2 * BOOT_QUERIES;
