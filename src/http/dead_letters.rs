@@ -55,7 +55,7 @@ struct Letter {
     /// The view that lacks them; null for events of a type that no view reads.
     #[schema(required)]
     view: Option<String>,
-    /// Of the first event, or of all events that the view reads.
+    /// The type of the first event, or of all events that the view reads.
     #[schema(required)]
     r#type: Option<String>,
     #[schema(required, value_type = Option<u64>)]
@@ -66,7 +66,7 @@ struct Letter {
     expression: String,
     /// Longer ones than 1,024 bytes end in `…`. A narrowed token is told it where it reaches the event.
     reason: String,
-    /// How many rows fail.
+    /// The number of rows that fail.
     count: u64,
     /// The first event's data. Null where the row belongs to no event, and where a page of many letters
     /// would take too long; the letter alone, by its position, has it. Null, too, where a narrowed token

@@ -55,7 +55,8 @@ pub struct Limits {
     pub view_state_bytes_max: usize,
     /// Bytes that the rows of one view may take. Beyond it the view fails.
     pub view_output_bytes_max: usize,
-    /// How many rows a join or UNNEST of a view may make of one event. Beyond it the view fails.
+    /// Most rows that a join or UNNEST of a view may make of one event. Beyond it a join fails the view;
+    /// UNNEST makes the event a dead letter.
     pub event_rows_max: usize,
     /// How long a view may work at one set of events, on one worker. Beyond it the view fails.
     pub view_time_ms_max: u64,
