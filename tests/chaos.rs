@@ -97,8 +97,8 @@ impl Told {
                     due = (due + pause).max(Instant::now() - Duration::from_secs(1));
                     tokio::time::sleep(due.saturating_duration_since(Instant::now())).await;
                 }
-                // Repeated until it is acknowledged: whether it was stored is not known. What could not be
-                // posted meanwhile is not made up for.
+                // Posted again until it is acknowledged: nobody knows whether it was stored. Events that fell
+                // due meanwhile are not made up for.
                 _ => {
                     self.refused.fetch_add(1, Ordering::SeqCst);
                     tokio::time::sleep(Duration::from_millis(20)).await;

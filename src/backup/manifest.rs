@@ -65,7 +65,7 @@ impl BackupPart {
         format!("{DATA}/{path}/{}-{}", self.at, self.checksum)
     }
 
-    /// Reads the object, and compares it with what was sent.
+    /// Reads the object, and compares it with the manifest's checksum.
     pub fn read(&self, objects: &Objects, path: &str, number: u64) -> Result<Bytes, BackupError> {
         let (place, object) = (objects.place().to_string(), self.object(path));
         let bytes = match objects.get(&object) {

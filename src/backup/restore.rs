@@ -124,7 +124,7 @@ struct Restorer<'a> {
 }
 
 impl Restorer<'_> {
-    /// Restores all that is as of `until`; the log's history, and what was dropped of it.
+    /// Restores all that is as of `until`; returns the log's history, and the number of dropped events.
     fn run(&self, until: Option<Tick>) -> Result<(String, CutLog), BackupError> {
         let directory = log::directory(self.staging);
         self.restore_log(until)?;
@@ -171,7 +171,7 @@ impl Restorer<'_> {
         Ok((log, cut))
     }
 
-    /// Restores the segments that tell what was appended by a time.
+    /// Restores the segments that are needed for everything up to a time.
     fn restore_log(&self, until: Option<Tick>) -> Result<(), BackupError> {
         let is_of_log = |file: &&BackupFile| file.path.starts_with("log/");
         let files: Vec<&BackupFile> = self.manifest.files.iter().filter(is_of_log).collect();

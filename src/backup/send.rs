@@ -158,7 +158,7 @@ impl Sender<'_> {
         Ok((manifest, snapshot.unusable))
     }
 
-    /// Whether the place is that of this log, and the log no earlier copy of what is there.
+    /// Whether the place has backups of this log, and the log is no copy older than these.
     fn expect_same_log(&self, copy: &LogCopy) -> Result<(), BackupError> {
         let Some(previous) = &self.previous else { return Ok(()) };
         let id = copy.id().to_string();

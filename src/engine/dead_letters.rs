@@ -65,8 +65,8 @@ impl Letters {
         let mut page: Vec<FoundReason> = Vec::new();
         let first = after.as_ref().map_or(NO_VIEW, |(view, ..)| view);
         let reader = &filter.reader;
-        // Whoever sees some types alone has to name the type of events that no view reads. Of some events
-        // of a type there is no list.
+        // A narrowed client sees letters of events that no view reads only if it names their type, and may
+        // read every event of it.
         let named = filter.selection.event_type.as_ref();
         let sees_unread =
             !reader.is_narrowed() || named.is_some_and(|name| reader.sees_all_of_type(name));
@@ -166,9 +166,9 @@ impl Letters {
         .await
     }
 
-    /// The failures of the views that a selection names, from a view on. Those of events that no view
-    /// reads come first; the position tells up to where the log was read for them, for which this waits
-    /// no longer than `time_max`.
+    /// The failures of the views that a selection names, from a view on; those of unread events come first.
+    /// The position tells how far the log was read for these. The call waits for that no longer than
+    /// `time_max`.
     fn concerned(
         &self,
         selection: &Selection,

@@ -33,7 +33,7 @@ struct OfReason {
 }
 
 impl Dismissals {
-    /// Reads what was kept in the data directory.
+    /// Reads the dismissals of the data directory.
     pub fn open(data_dir: &Path) -> io::Result<Self> {
         let path = data_dir.join(FILE);
         let views = match std::fs::read(&path) {

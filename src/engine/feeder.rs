@@ -225,7 +225,7 @@ impl Feeder {
             self.leave_failed();
             self.leave_lagging();
             self.take_snapshots();
-            // Live views go first: what is new does not wait for what is being made up for.
+            // Live views go first: new events do not wait for views that catch up.
             self.feed_groups.sort_by_key(|feed_group| (!feed_group.live, feed_group.id));
             let beside = self.feed_groups.first().is_some_and(|feed_group| feed_group.live);
             let mut fed = false;
@@ -302,8 +302,8 @@ impl Feeder {
         self.feed_groups.retain(|feed_group| !feed_group.views.is_empty());
     }
 
-    /// Lets feed groups go on without views that hold them back. Those are fed by themselves until
-    /// they have caught up.
+    /// Lets feed groups go on without views that hold them back. These views are fed by themselves until they
+    /// have caught up.
     fn leave_lagging(&mut self) {
         let mut left = Vec::new();
         for feed_group in &mut self.feed_groups {

@@ -121,7 +121,7 @@ impl LocalRun {
         LocalRun::begin(views, workers, None, false)
     }
 
-    /// Goes on from what was kept of a run of the same views, on any number of workers.
+    /// Continues from the state that a run of the same views has kept, on any number of workers.
     pub fn resume(
         views: &[ViewPlan],
         workers: usize,

@@ -22,7 +22,7 @@ const SPILL_SHARE: u64 = 4;
 /// A view with less than this part of the budget is not set aside: it would not help.
 const SHARE_MIN: u64 = 100;
 
-/// Views that hold less than one part in so many of what the process takes are not where its memory is.
+/// Views that hold less than one part in this many of the process's memory are not the reason for its size.
 const HELD_SHARE_MIN: u64 = 4;
 
 /// Whether a process that takes so much memory takes it for the state of its views, which hold `held`.
@@ -36,7 +36,7 @@ pub fn is_held_by_views(held: u64, taken: u64) -> bool {
 pub struct MemoryPressure(Arc<AtomicBool>);
 
 impl MemoryPressure {
-    /// True while what can wait has to.
+    /// True while work that can wait has to.
     pub fn is_high(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }

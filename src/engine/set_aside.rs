@@ -1,13 +1,13 @@
 //! Views that are set aside, since a worker got stuck in them or the process died in them: they are
 //! not begun until their SQL changes or somebody asks for a rebuild.
 //!
-//! A worker notes what it works on in [`Marker`]'s file. What that says at the next start is judged here:
-//! a view that a worker was stuck in is set aside at once; one that the process died in [`DEATHS_MAX`]
-//! times in a row, at the same ticks each time, is set aside then. A process that is killed from outside
-//! dies at other ticks each time, unless its log does not grow.
+//! A worker notes what it works on in [`Marker`]'s file. The next start judges the notes here: a view that a
+//! worker was stuck in is set aside at once; one that the process died in [`DEATHS_MAX`] times in a row, at
+//! the same ticks each time, is set aside then. A process that is killed from outside dies at other ticks
+//! each time, unless its log does not grow.
 //!
-//! A process that was killed for its memory died of what its views held, not of what its workers were
-//! at. The file also says what each view held: the one that held most is set aside at once.
+//! After a kill for memory, the views' state is to blame, and not the work of that moment. The file also has
+//! each view's bytes: the view that held most is set aside at once.
 
 use std::collections::BTreeMap;
 use std::io;

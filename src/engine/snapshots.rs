@@ -249,8 +249,8 @@ impl SnapshotWriter {
     }
 }
 
-/// Whether what a table shows at `at` is the view as of `head` or later. Between two heads with one
-/// position nothing changes but what time changes.
+/// Whether a table at `at` shows the view as of `head` or later. Between two heads with the same position,
+/// only time can change a view.
 fn is_recorded(plan: &ViewPlan, at: Head, head: Head) -> bool {
     at.tick >= head.tick || at.position >= head.position && !plan.plan.is_temporal()
 }

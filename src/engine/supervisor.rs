@@ -359,8 +359,8 @@ impl RunningViews {
         }
     }
 
-    /// Begins what is wanted and does not run. `first`: nothing runs yet, so what answered before
-    /// the server was stopped answers again.
+    /// Begins the generations that are wanted and do not run. `first`: nothing runs yet, so the generations
+    /// that answered before the server was stopped answer again.
     async fn begin_missing(&mut self, first: bool) {
         let views = self.supervisor.registry.views();
         let mut beginning = Vec::new();
@@ -393,7 +393,7 @@ impl RunningViews {
         }
     }
 
-    /// Begins these views. Those that begin at one place of the log are fed together.
+    /// Begins these views. Views that begin at the same place of the log are fed together.
     async fn begin(&mut self, beginning: Vec<PlannedInstallation>) {
         // Views with a history are fed by themselves, tick by tick.
         let (exact, others): (Vec<_>, Vec<_>) =
@@ -770,8 +770,8 @@ fn has_name(now: &View, of: &ViewSchema) -> bool {
     now.building.is_none() && serving == Some(&of.generation)
 }
 
-/// Takes over a set of files, or, when they have errors, what is wrong with them. Offers its catalog
-/// to ingest. Calls `end` for generations that are not wanted any more; true when the set has changed.
+/// Takes over a set of files, or its errors if it has some. Offers its catalog to ingest. Calls `end` for
+/// generations that are not wanted any more. Returns true when the set has changed.
 pub fn adopt(
     registry: &Registry,
     catalog: &dyn CatalogReceiver,

@@ -38,7 +38,7 @@ const CHILD_GRACE: Duration = Duration::from_secs(10);
 const TIME_INTERVAL: Duration = Duration::from_millis(20);
 /// Bytes of the child's standard error that are kept.
 const STDERR_BYTES_MAX: u64 = 64 << 10;
-/// The child gives way to what serves.
+/// The child gives way to the processes that serve.
 const NICENESS: libc::c_int = 5;
 
 /// Why there was no trial.

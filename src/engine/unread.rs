@@ -46,7 +46,7 @@ pub struct UnreadFailures {
 }
 
 impl Unread {
-    /// Nothing so far; what is found takes of this memory.
+    /// Nothing read so far. Failures take room of this memory.
     pub fn new(memory: Arc<FailureMemory>) -> Self {
         Unread(Arc::new(UnreadShared { memory, state: Mutex::default(), gets_on: Condvar::new() }))
     }

@@ -1,4 +1,4 @@
-//! `/v1/dead-letters`: what failed, and why; tried again, or accepted as lost.
+//! `/v1/dead-letters`: lists failures with their reasons, tries them again, or accepts them as lost.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -226,8 +226,8 @@ pub async fn retry(
 
 /// Accept failures as lost
 ///
-/// They are not listed or counted any more, over restarts, too. The events stay in the log. What fails
-/// later is told again.
+/// They are not listed or counted any more, over restarts, too. The events stay in the log. Later failures
+/// are listed again.
 #[utoipa::path(
     post,
     path = "/v1/dead-letters/dismiss",

@@ -275,8 +275,8 @@ impl Source {
         .await
     }
 
-    /// Some lines, up to about [`CHUNK_BYTES`]. What stands before damage is written, and the next
-    /// chunk is the error.
+    /// Some lines, up to about [`CHUNK_BYTES`]. Lines before damage are written, and the next chunk is the
+    /// error.
     fn chunk(&mut self) -> Result<(Bytes, SourceState), LogError> {
         if let Some(error) = self.failed.take() {
             return Err(error);

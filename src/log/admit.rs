@@ -192,7 +192,8 @@ impl<'i> Admission<'i> {
         Ok((known, unsure))
     }
 
-    /// The stream versions of the events that are new, the streams, and what is expected in vain.
+    /// The versions of the new events in their streams, the streams, and the expected versions that are
+    /// wrong.
     fn number(
         &self,
         request: &Hashed,

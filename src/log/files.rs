@@ -153,8 +153,8 @@ impl OpenFiles {
         Some(Arc::clone(&found.file))
     }
 
-    /// Keeps an open file, and lets go of the one that was not read for longest. That one is closed
-    /// when nobody reads from it any more.
+    /// Keeps an open file, and lets go of the one that was not read for longest, which is closed when its
+    /// last reader has finished.
     fn insert(&mut self, name: &str, inode: (u64, u64), file: Arc<File>) {
         self.files.remove(name);
         while self.files.len() >= self.max {

@@ -60,8 +60,8 @@ impl From<LogFormat> for u32 {
     }
 }
 
-/// A number that is raised each time that a writer takes over the log. What a writer of an earlier
-/// epoch has written behind that is not of the log. 0: from before there were epochs.
+/// A number that rises each time that a writer takes over the log. Frames behind that place that a writer of
+/// an earlier epoch has written are not part of the log. 0: from before there were epochs.
 pub type Epoch = u64;
 
 /// The version of Heliostat that a part of a file needs, from which readers on know it.

@@ -199,7 +199,7 @@ impl SegmentList {
         self.trimmed.as_ref().map_or(0, |trimmed| trimmed.position)
     }
 
-    /// Fails if what comes behind a position is not all there, since the log was trimmed.
+    /// Fails if some positions behind `after` were trimmed.
     pub fn expect_untrimmed(&self, after: Position) -> Result<(), LogError> {
         match self.trimmed_through() {
             through if after < through => Err(LogError::Trimmed { through, stream_from: None }),

@@ -118,7 +118,7 @@ pub enum LogError {
         /// The file or directory.
         path: String,
     },
-    /// Bytes that were written whole are not what was written.
+    /// A file has other bytes than were written to it.
     #[error("{segment} is damaged at offset {offset}: {what}; {REMEDY}")]
     Damaged {
         /// The name of the file.
@@ -201,7 +201,7 @@ impl LogError {
         }
     }
 
-    /// Whether what was written is not there any more as it was written.
+    /// Whether something that was written is lost or has changed.
     pub fn is_damage(&self) -> bool {
         matches!(self, LogError::Damaged { .. } | LogError::Missing { .. })
     }
@@ -344,8 +344,8 @@ impl Log {
         self.id
     }
 
-    /// The log's identity, and another one each time that a loss of events was accepted: what was
-    /// computed of another history is not what this one says.
+    /// The log's identity, which changes each time that a loss of events is accepted: results that were
+    /// computed of another history do not hold for this one.
     pub fn history(&self) -> String {
         self.segments.ask(SegmentList::history)
     }
@@ -488,8 +488,8 @@ impl Log {
         Ok(reader.with(Some(Arc::clone(&self.index)), self.alarms.clone()))
     }
 
-    /// While nothing is appended, writes an empty frame each time that `interval` has passed, so that
-    /// what depends on the time is as it was after a restart, too; `None` stops that.
+    /// While nothing is appended, writes an empty frame each time that `interval` has passed. So views that
+    /// depend on time are the same after a restart. `None` stops that.
     pub fn keep_time(&self, interval: Option<Duration>) {
         self.committer.keep_time(interval);
     }

@@ -42,7 +42,7 @@ const ARCHIVE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long to wait for the end of a segment that is written to.
 const SEAL_PAUSE: Duration = Duration::from_secs(1);
 
-/// A segment that was copied, and what the list must say of it.
+/// A copied segment, and its future entry in the list.
 pub struct Rewritten {
     /// Its entry in the list.
     pub listed: Listed,

@@ -75,7 +75,7 @@ impl SegmentFile {
     }
 }
 
-/// The segments of a log, in order. Of a segment that is being rewritten there may be two files.
+/// The files of a log's segments, in order. A segment that is being rewritten may have two.
 pub fn list(files: &dyn Files) -> Result<Vec<SegmentFile>, LogError> {
     let names = files.list().map_err(|source| LogError::Io { path: "log".to_string(), source })?;
     let mut segments = Vec::new();
@@ -296,7 +296,7 @@ impl SegmentReader {
         self.skips.retain(|skip| skip.from >= offset);
     }
 
-    /// Reads the header, if it has not been read yet; what is wrong with it.
+    /// Reads the header, if it has not been read yet. Returns what is wrong with it, if anything.
     pub fn open(&mut self, files: &dyn Files) -> Result<Option<SegmentHeaderError>, LogError> {
         if self.opened {
             return Ok(None);

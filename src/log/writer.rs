@@ -34,12 +34,12 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    /// The error of a write, before what it has left is taken back.
+    /// The error of a write whose leftovers are not taken back yet.
     fn of_write(error: std::io::Error) -> Self {
         if is_full(&error) { WriteError::Full(error) } else { WriteError::Fatal(error) }
     }
 
-    /// Takes back what the write has left; an error of that is worse than the write's.
+    /// Takes back the write's leftovers. If that fails, too, the error is fatal.
     fn after(self, undo: impl FnOnce() -> std::io::Result<()>) -> Self {
         match self {
             WriteError::Full(error) => match undo() {

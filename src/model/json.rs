@@ -20,8 +20,8 @@ pub fn string(raw: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Borrowed(inner))
 }
 
-/// The same JSON with characters in place of their `\u` escapes. Those stay that JSON needs: quotes,
-/// backslashes, control characters, and halves of surrogate pairs.
+/// The same JSON with characters in place of their `\u` escapes, where JSON allows it: quotes, backslashes,
+/// control characters, and halves of surrogate pairs stay escaped.
 pub fn without_escapes(raw: &str) -> Cow<'_, str> {
     if !raw.contains("\\u") {
         return Cow::Borrowed(raw);

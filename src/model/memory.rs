@@ -17,12 +17,12 @@ pub fn resident_bytes(pid: Option<u32>) -> Option<u64> {
     bytes_of(pid, &["VmRSS:"])
 }
 
-/// The same without what is in files, which the system takes back when it needs the memory.
+/// The same without pages of files, which the system takes back when it needs the memory.
 pub fn anonymous_bytes(pid: Option<u32>) -> Option<u64> {
     bytes_of(pid, &["RssAnon:", "RssShmem:"])
 }
 
-/// The sum of some lines of what the system tells of a process.
+/// The sum of these lines of `/proc/<pid>/status`, in bytes.
 fn bytes_of(pid: Option<u32>, names: &[&str]) -> Option<u64> {
     let process = pid.map_or("self".to_string(), |pid| pid.to_string());
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;

@@ -56,7 +56,7 @@ impl ReorderBuffer {
         (*tick < frontier).then_some(LateChange { worker: *worker, tick: *tick, frontier })
     }
 
-    /// Takes a message in. Those that are not about ticks change nothing.
+    /// Takes a message in. Messages that are not about ticks change nothing.
     pub fn take(&mut self, message: ViewMessage) {
         match message {
             ViewMessage::Changes { tick, mut updates, .. } => {

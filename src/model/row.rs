@@ -41,7 +41,7 @@ impl Row {
 }
 
 impl Clone for Row {
-    /// Copies the bytes as a whole; what is derived would push them one by one.
+    /// Copies the bytes as a whole; a derived clone would push them one by one.
     #[inline]
     fn clone(&self) -> Self {
         Row::from_slice(self)

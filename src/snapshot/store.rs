@@ -107,7 +107,7 @@ fn file_number(name: &str) -> Option<u64> {
 }
 
 impl SnapshotStore {
-    /// Reads the manifests of views over this log. Also tells what of them cannot be used, and why.
+    /// Reads the manifests of views over this log. Also returns the reasons why some cannot be used.
     pub fn open(files: Arc<dyn Files>, log: &str) -> io::Result<(Self, Vec<String>)> {
         let names = files.list()?;
         let mut numbers: Vec<u64> =
@@ -285,8 +285,8 @@ impl SnapshotStore {
         }
     }
 
-    /// Lets the manifest name what was written, for the views that are `complete`. Of other views it
-    /// names what it named before, as long as they are `wanted`.
+    /// Publishes what was written: the manifest names the new states of views that are `complete`. Other
+    /// views keep the states that it named before, as long as they are `wanted`.
     pub fn publish(
         &self,
         written: WrittenSnapshot,
@@ -365,7 +365,7 @@ impl StoreState {
     }
 }
 
-/// Writes views; gives what a manifest says of them, and where runs are that were in no file.
+/// Writes views. Returns their entries for the manifest, and the places of runs that were in no file before.
 fn write_views(
     snapshots: Vec<ViewSnapshot>,
     known: &HashMap<u64, FilePart>,

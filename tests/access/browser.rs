@@ -78,7 +78,7 @@ async fn pages_of_other_origins_and_names_get_nothing_and_change_nothing() {
                 .is_some_and(|text| text.contains("\"status\":403") || text.contains("Code: "));
             // ClickHouse's own login may do nothing, and anybody may read that.
             let refused = refused || outcome.contains("Code: ");
-            // A question without a table is what is left to it.
+            // Its only right is a query without a table.
             let refused = refused || (attempt == "query without cors" && outcome == "200 1\n");
             assert!(refused || nothing || shown, "{page}: {attempt}: {outcome}");
         }

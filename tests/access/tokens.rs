@@ -231,13 +231,13 @@ async fn narrowed_tokens_read_no_payload_and_no_reason_of_events_that_they_do_no
             let expected = if seen.contains(&n) { vec![[true; 2]] } else { vec![] };
             assert_eq!(parts.collect::<Vec<_>>(), expected, "{secret}: {answer}");
 
-            // Nor does a search tell what is in them.
+            // A search does not tell what is in them, either.
             let path = format!("/v1/dead-letters?view=notes&reason={secret}");
             let found = get(&server, &token, &path).await.json();
             let found = found["dead_letters"].as_array().unwrap().len();
             assert_eq!(found, usize::from(seen.contains(&n)), "{secret}");
         }
-        // Page by page: what says where the next page begins tells nothing, either.
+        // Read page by page: the cursors tell nothing, either.
         let (mut told, mut cursor) = (Vec::new(), String::new());
         for _ in 0..3 {
             let path = format!("/v1/dead-letters?view=notes&limit=1{cursor}");

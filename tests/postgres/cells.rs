@@ -1,9 +1,9 @@
 //! Cells as both sides have them, and when they are equal.
 //!
 //! * Text, booleans, integers, dates, times, bytes, UUIDs and JSON: the same text as PostgreSQL writes.
-//! * Floats: at most [`ULPS_MAX`] apart, since libraries round transcendental functions differently. Of aggregates
-//!   PostgreSQL is asked for the exact sums (`exact.rs`), since its own are rounded after each addition: at most
-//!   [`AGGREGATE_ULPS_MAX`] apart.
+//! * Floats: at most [`ULPS_MAX`] apart, since libraries round transcendental functions differently.
+//!   Aggregates are compared with exact sums (`exact.rs`), since PostgreSQL's own are rounded after each
+//!   addition: at most [`AGGREGATE_ULPS_MAX`] apart.
 //! * NUMERIC: NaN, infinities and numbers of more digits than a column here has are errors, as are
 //!   intervals with more than 292 years of time. A column here has one scale, PostgreSQL's numbers each have their own. Both are rounded to the
 //!   smaller of the two scales, half away from zero, and must then be equal.

@@ -127,7 +127,7 @@ pub fn texts(column: &ArrayRef, sql_type: &SqlType) -> Vec<Option<String>> {
         .collect()
 }
 
-/// A text that PostgreSQL writes, as a value of this type. What is none stays a text.
+/// A text that PostgreSQL writes, as a value of this type. A text that is no such value stays a text.
 fn value(text: Option<&str>, sql_type: &SqlType) -> Value {
     let Some(text) = text else { return Value::Null };
     let plain = Value::Text(text.to_string());

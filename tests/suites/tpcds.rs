@@ -219,8 +219,8 @@ impl Oracle {
         self.session.ask(&self.events, 0, &[sql.to_string()]).remove(0)
     }
 
-    /// Compares a view's rows with the query's. Of rows that its LIMIT cuts through, equal in all that
-    /// it is ordered by, either may be there.
+    /// Compares a view's rows with the query's. If its LIMIT cuts through rows with equal sort keys, any of
+    /// those may be there.
     fn compare(&mut self, query: &str, view: &ViewPlan, ours: &RecordBatch) -> Result<(), String> {
         let columns = &view.schema.columns;
         // Without an order there are no ties to cut through.

@@ -321,8 +321,8 @@ impl Index {
         self.shared.stored(0, |store| Ok(store.disk_bytes())).unwrap_or(0)
     }
 
-    /// Waits for a run that is being written, and ends the thread. What cannot be written is read
-    /// from the log the next time.
+    /// Waits for a run that is being written, and ends the thread. A run that cannot be written is read from
+    /// the log at the next start.
     pub fn close(&self) {
         let mut memory = lock(&self.shared.memory);
         while memory.wanted && memory.frozen.is_some() && memory.failure.is_none() {

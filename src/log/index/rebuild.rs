@@ -64,8 +64,8 @@ fn is_of(
     }
 }
 
-/// Reads what the store does not have from the log. Fails where that is damaged: identities that
-/// nobody knows could be given to other events.
+/// Reads the commits from the log that the store does not have. Fails where the log is damaged: an unknown
+/// identity could be given to another event.
 pub fn apply_tail(
     index: &Index,
     files: &Arc<dyn Files>,

@@ -13,7 +13,7 @@ use crate::model::{Head, Tick};
 /// already in the table. Until then, what is complete beyond waits.
 pub(super) struct Boundaries {
     waiting: VecDeque<CompleteTicks>,
-    /// The end of what was let through; `None` before anything: the tick 0 has content, too.
+    /// The end of the ticks that were let through; `None` before anything: the tick 0 has content, too.
     closed: Option<Head>,
     /// Ends of flushes that are to be repeated, in order.
     unfinished: VecDeque<Tick>,
@@ -60,12 +60,12 @@ impl Boundaries {
         self.unfinished.drain(..kept);
     }
 
-    /// Takes in what is complete, each after the one before.
+    /// Takes in complete ticks. Each call follows the one before.
     pub(super) fn push(&mut self, complete: CompleteTicks) {
         self.waiting.push_back(complete);
     }
 
-    /// The end of what was let through, and so of the next flush.
+    /// The end of the ticks that were let through, and so of the next flush.
     pub(super) fn closed(&self) -> Head {
         self.closed.unwrap_or_default()
     }

@@ -112,9 +112,9 @@ pub enum ClickHouseError {
     },
 }
 
-/// ClickHouse's codes for what passes by itself: time-outs, memory and load limits, lost
-/// connections, tables that are being started or are read-only for now, an insert that is still
-/// running although its answer was given up.
+/// ClickHouse's codes for problems that pass by themselves: time-outs, memory and load limits, lost
+/// connections, tables that are being started or are read-only for now, an insert that is still running
+/// although its answer was given up.
 const TRANSIENT_CODES: [&str; 11] =
     ["159", "160", "202", "209", "210", "216", "236", "241", "242", "252", "439"];
 

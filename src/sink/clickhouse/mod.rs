@@ -125,9 +125,9 @@ pub struct ClickHouseSink {
 }
 
 impl ClickHouseSink {
-    /// Connects, and creates the database and what the sink itself needs there. What it keeps on disk
-    /// is below `data_dir`. Asks once: whether it is worth another try says
-    /// [`ClickHouseError::kind`]. Must be called on a tokio runtime with timers and I/O.
+    /// Connects, and creates the database and the sink's own tables there. Its files are below `data_dir`.
+    /// Asks once: whether it is worth another try says [`ClickHouseError::kind`]. Must be called on a tokio
+    /// runtime with timers and I/O.
     pub async fn connect(
         config: &ClickHouseConfig,
         data_dir: &Path,

@@ -1,4 +1,5 @@
-//! Whether the public names are there: asked when somebody waits for what they show, and every second.
+//! Whether the public names are there: looked up while somebody waits for them to show a position, and every
+//! second.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -21,8 +21,8 @@ const FLUSH_SPACING: Duration = Duration::from_millis(8);
 /// Flushes that may start at once.
 const FLUSHES_AT_ONCE: u32 = 16;
 
-/// Spaces the flushes of all views: each costs ClickHouse something, however little is in it. Who asks
-/// first is first.
+/// Spaces the flushes of all views: each costs ClickHouse something, however little is in it. Slots are given
+/// in the order of the requests.
 pub(super) struct FlushSlots {
     /// When the next flush would start, if none ever started ahead of its time.
     next: Mutex<Option<Instant>>,

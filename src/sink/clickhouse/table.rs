@@ -210,8 +210,8 @@ impl Table {
         )
     }
 
-    /// `CREATE TABLE` for the history, if it is not there. What `partition_by` and `ttl` say is of the
-    /// rows that are there now.
+    /// `CREATE TABLE` for the history, if it is not there. It has no `partition_by` and `ttl`: these are
+    /// meant for the rows that are there now.
     pub(super) fn create_history_sql(&self) -> String {
         let sorting: Vec<String> = [self.sorting_sql(), quote_name(VALID_FROM_COLUMN)]
             .into_iter()

@@ -204,8 +204,8 @@ impl Runner {
         self.pace.ended(flushed.rows, flushed.took, flushed.parts);
     }
 
-    /// Ends the flush in flight, and writes what is left, if ClickHouse lets it: less to do again
-    /// after the next start. What cannot be written in time comes from the log then.
+    /// Ends the flush in flight, and writes what is left, if ClickHouse lets it: less to do again after the
+    /// next start. Changes that cannot be written in time come from the log then.
     async fn drain(
         mut self,
         mut messages: mpsc::UnboundedReceiver<SinkMessage>,
