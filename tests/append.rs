@@ -91,7 +91,7 @@ async fn post(client: &reqwest::Client, url: &Url, events: &[Value]) -> (u16, Va
     }
 }
 
-/// What a writer was told.
+/// The answers that a writer got.
 #[derive(Default)]
 struct History {
     /// Event id, position and stream version.
@@ -118,7 +118,7 @@ async fn write(url: Url, writer: u64, mut rng: Rng, stop: Arc<AtomicBool>) -> Hi
                     "type": "Added", "id": format!("{writer}-{sequence}"),
                     "stream": format!("s{stream}"), "data": {"writer": writer, "n": sequence},
                 });
-                // What follows the first event of its stream may leave the version out.
+                // Events after the first one of their stream may leave the version out.
                 let expects = n == 0 || rng.below(2) == 0;
                 if expects {
                     event["expected_version"] = json!(version);

@@ -71,7 +71,7 @@ async fn prepared(toml: &str) -> Server {
     server
 }
 
-/// What a server says of its log and its view.
+/// A server's answers about its log and its view.
 async fn answers(server: &Server, events: u64) -> Vec<String> {
     let path = format!("/v1/views/totals/rows?limit=100&min_position={events}&timeout=30s");
     let answered = || async { server.get(&path).await["rows"].is_array() };
@@ -171,7 +171,7 @@ async fn moved_to(to: &str, environment: &[(String, String)]) -> Server {
     let fetched = log_directory(&server).join("fetched");
     assert_eq!(files(&fetched, ".log3").0.len(), segments.len() - 1);
     server.end();
-    // What was fetched may go at any time; snapshots and indexes, too.
+    // Fetched segments may go at any time; snapshots and indexes, too.
     std::fs::remove_dir_all(&fetched).unwrap();
     verified(&server, environment);
     std::fs::remove_dir_all(&fetched).unwrap();
@@ -227,13 +227,13 @@ async fn segments_in_a_directory_are_read_from_there() {
     let (names, _) = files(&objects, ".log3");
     assert!(names.len() >= 10, "{names:?}");
     server.end();
-    // Another place would have none of them.
+    // A new place in the configuration is not taken: it would have none of the segments archived so far.
     let other = tempfile::tempdir().unwrap();
     server.configure(&format!("[archive]\nafter_ms = 1\nto = \"{}\"\n", other.path().display()));
     server.run();
     server.append(&json!([{"type": "Item", "data": {"k": 1, "v": 1}}])).await;
     server.end();
-    // One that is lost is missed, by name, by those who need it alone.
+    // A lost segment is named, and only requests that need it miss it.
     std::fs::remove_dir_all(log_directory(&server).join("fetched")).unwrap();
     std::fs::remove_file(objects.join(&names[1])).unwrap();
     let output = heliostat(&["log", "verify", server.data().to_str().unwrap()], &[]);
@@ -244,7 +244,7 @@ async fn segments_in_a_directory_are_read_from_there() {
     let events = server.get_text(&format!("/v1/events?after={}", EVENTS - 500)).await;
     assert_eq!(events.lines().count(), 501);
     server.end();
-    // Those that are trimmed are removed from there.
+    // Trimmed segments are removed from the object store, too.
     let queries = server.queries();
     let trim = heliostat(
         &[

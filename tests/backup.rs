@@ -165,7 +165,7 @@ async fn become_same(server: &Server, position: u64, expected: &[String]) {
     }
 }
 
-/// What a server shows that has these events and nothing else.
+/// The content of a server that has these events and nothing else.
 async fn expected(end: u64, with_clickhouse: bool) -> Vec<String> {
     let server = match with_clickhouse {
         true => Server::with_clickhouse(&[("q.sql", SQL)]),
@@ -224,7 +224,7 @@ async fn backup_under_appends(place: &Place, with_clickhouse: bool) {
         &contents(&restored, end, with_clickhouse).await,
         &expected(end, with_clickhouse).await,
     );
-    // What the backup has is known, and what it has not is new.
+    // Events of the backup are known, and later ones are new.
     let answer = restored.append(&events(0, end + 20)).await;
     assert_eq!(answer["accepted"], 20, "{answer}");
     assert_same(
@@ -275,7 +275,7 @@ async fn second_backup_sends_only_what_is_new() {
     let server = Server::start(&[("q.sql", SQL)]);
     server.append(&events(0, 2000)).await;
     server.live(&VIEWS).await;
-    // What a first start notes in the log is there, and the second one notes nothing.
+    // The first start has added its notes to the log; the second one adds none.
     server.end_and_run();
     server.live(&VIEWS).await;
     let directory = tempfile::tempdir().unwrap();
@@ -349,7 +349,7 @@ async fn damaged_or_missing_object_is_named_and_sent_again() {
             std::fs::write(path, bytes).unwrap();
         }
     }
-    // What is damaged is found by --verify; what is missing is sent again.
+    // Damaged objects are found by --verify; missing ones are sent again.
     let segment = all.keys().find(|path| path.to_string_lossy().contains(".log2/")).unwrap();
     let bytes = &all[segment];
     std::fs::write(segment, vec![7; bytes.len()]).unwrap();
@@ -416,7 +416,7 @@ async fn restore_until_a_time_drops_what_came_later_and_is_another_log() {
     assert_eq!(restored.starts(&VIEWS).await, vec![json!("replayed"); VIEWS.len()]);
     assert_eq!(head(&restored).await, 200);
     become_same(&restored, 200, &shown).await;
-    // What fails at the same positions is told: its like was dismissed in the other log alone.
+    // New failures at the same positions are listed: the dismissal was in the other log alone.
     restored.append(&events(200, 350)).await;
     let all = contents(&restored, 350, true).await;
     assert!(
@@ -429,7 +429,7 @@ async fn restore_until_a_time_drops_what_came_later_and_is_another_log() {
     let expected: Vec<String> =
         expected.into_iter().filter(|text| !text.starts_with("failing fails")).collect();
     assert_same(&all, &expected);
-    // Its backups are those of another log.
+    // A backup of the restored server is one of another log.
     let output = place.back_up(&restored.data(), &[]);
     assert!(
         !output.status.success() && text(&output).contains("another place"),
@@ -497,7 +497,7 @@ async fn restore_needs_an_empty_directory_and_is_finished_before_a_server_begins
     assert!(!restored.data().join("restoring").exists());
     restored.run();
     assert_eq!(ids(&restored).await.len(), 50);
-    // The query files were not there, and are those that were in use.
+    // The query files were missing, and are restored as they were in use.
     assert_eq!(std::fs::read_to_string(restored.queries().join("q.sql")).unwrap(), SQL);
 }
 

@@ -78,7 +78,7 @@ impl Feed {
     }
 }
 
-/// What a follower knows of a view: rows and how often.
+/// A follower's copy of a view: rows and how often each occurs.
 type Rows = BTreeMap<String, i64>;
 
 #[derive(Default)]
@@ -87,7 +87,7 @@ struct Follower {
     /// Rows by key, of a view with one.
     keyed: BTreeMap<String, String>,
     last_id: Option<String>,
-    /// What it was at each tick.
+    /// The copy at each tick.
     ticks: BTreeMap<u64, Rows>,
     open: bool,
 }
@@ -317,8 +317,8 @@ async fn a_client_that_takes_nothing_is_cut_off_and_holds_nobody_up() {
     let stalled = stalled.send().await.unwrap();
     assert_eq!(stalled.status(), 200);
     assert_eq!(Feed::open(&server, "current", None).await.err().unwrap().0, 429);
-    // Its place is free again, although it never went away: once what it does not take is more than
-    // the buffers between hold.
+    // The server cuts the stalled client off, although it never went away, once more waits for it than the
+    // buffers between hold. Then its place is free again.
     let begun = std::time::Instant::now();
     let mut round = 0;
     while Feed::open(&server, "current", None).await.is_err() {

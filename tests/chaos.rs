@@ -40,7 +40,7 @@ const POSTERS: u64 = 4;
 const BATCH: u64 = 125;
 /// The least that must be reached of the rate, over the time in which appends were possible.
 const RATE_MIN: f64 = 0.9;
-/// How much memory the read side may take: far more than the views need, but for one that is a fault.
+/// Most memory of the read side: far more than the views need, except during the fault that is about it.
 const MEMORY: &str = "1G";
 /// How long after a fault's end appends may be away.
 const BACK_TIME: Duration = Duration::from_secs(2);
@@ -57,11 +57,11 @@ fn event(poster: u64, n: u64) -> Value {
     json!({"id": format!("{poster}-{n}"), "type": "Paid", "data": data})
 }
 
-/// What the posters have been told.
+/// The answers that the posters have got.
 #[derive(Default)]
 struct Told {
     stop: AtomicBool,
-    /// Of each poster, how many events were acknowledged: all of the first ones.
+    /// The number of events acknowledged to each poster: always the first ones.
     acknowledged: [AtomicU64; POSTERS as usize],
     refused: AtomicU64,
     /// When the last acknowledgement came, in milliseconds since the start.
@@ -97,8 +97,8 @@ impl Told {
                     due = (due + pause).max(Instant::now() - Duration::from_secs(1));
                     tokio::time::sleep(due.saturating_duration_since(Instant::now())).await;
                 }
-                // Repeated until it is acknowledged: whether it was stored is not known. What could not be
-                // posted meanwhile is not made up for.
+                // Posted again until it is acknowledged: nobody knows whether it was stored. Events that fell
+                // due meanwhile are not made up for.
                 _ => {
                     self.refused.fetch_add(1, Ordering::SeqCst);
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -121,7 +121,7 @@ struct Signs {
 /// From this lag of ClickHouse on, in seconds, something is wrong with it.
 const LAG_TOLD: f64 = 2.0;
 
-/// How far ClickHouse is behind a view, in seconds.
+/// The lag of ClickHouse behind a view, in seconds.
 fn clickhouse_lag(view: &Value) -> f64 {
     view["lag_seconds"]["clickhouse"].as_f64().unwrap_or(0.0)
 }
@@ -136,7 +136,7 @@ fn is_well(view: &Value) -> bool {
         && clickhouse_lag(view) < LAG_TOLD
 }
 
-/// What is told of a side that was killed.
+/// The signs of a read side that was killed.
 const READ_SIDE_KILLED: Signs = Signs {
     log: "the read side has ended (signal 9)",
     ready: "the read side has ended (signal 9)",
@@ -144,7 +144,7 @@ const READ_SIDE_KILLED: Signs = Signs {
 };
 /// The answer of a server whose write side does not move.
 const NOBODY_ANSWERS: &str = "nobody answers";
-/// What the log tells at the end of each alarm.
+/// The text in the server's log at the end of each alarm.
 const OVER: &str = "the alarm is over";
 
 /// Sends a signal to a child of the server that this test has started.
@@ -157,7 +157,7 @@ struct Chaos {
     server: Server,
     told: Arc<Told>,
     started: Instant,
-    /// What is added to the server's clock.
+    /// The file with the time that is added to the server's clock.
     clock: tempfile::NamedTempFile,
     /// How long appends were not possible, and how many were acknowledged in that time.
     impossible: Mutex<(Duration, u64)>,
@@ -165,7 +165,7 @@ struct Chaos {
 
 impl Chaos {
     fn signal(&self, process: &str, signal: i32) {
-        // One that is just being started again will be there.
+        // A process that is just being started again will be there.
         let end = Instant::now() + TOLD_TIME;
         let pid = loop {
             if let Some(pid) = self.server.pid_of(process) {
@@ -305,7 +305,7 @@ impl Chaos {
                 let ((), ()) = tokio::join!(told(signs), self.beside_ingest(name, 12));
             }
             "the write side is killed" => {
-                // What answers is killed, and the next one answers when it is over.
+                // The write side itself answers requests, so there are no answers until the next one runs.
                 let lasts = async {
                     self.signal("write-side", libc::SIGKILL);
                     self.is_logged(name, log_from, "the write side has ended (signal 9)").await;
@@ -346,7 +346,7 @@ impl Chaos {
             "ClickHouse stands still" => {
                 self.signal("clickhouse-child", libc::SIGSTOP);
                 let silent = "the own ClickHouse runs and does not answer";
-                // Of the views it is told how far they lag there.
+                // The views only show how far ClickHouse lags.
                 let signs = Signs { log: silent, ready: silent, views: "" };
                 let ((), ()) = tokio::join!(told(signs), self.beside_ingest(name, 5));
                 let lags = || async {
@@ -398,7 +398,7 @@ impl Chaos {
                     self.server.post("/v1/views/priced/rebuild", &Value::Null).await;
                 assert_eq!(status, 202, "{answer}");
                 self.beside_ingest(name, 1).await;
-                // It takes the place of the one before.
+                // The new generation takes the place of the one before.
                 let shown = || async {
                     self.server.try_get("/v1/views/priced").await.1["generation"].clone()
                 };
@@ -490,7 +490,7 @@ const FAULTS: [&str; 16] = [
     "the clock jumps ahead and comes back",
 ];
 
-/// What the views are of these events, in the order of the log.
+/// The views over these events, in the order of the log.
 #[derive(Default)]
 struct Expected {
     events: BTreeMap<u64, (u64, u64)>,
@@ -570,7 +570,7 @@ async fn chaos(seconds: u64) {
     chaos.recovers("the start").await;
     let mut order: Vec<u64> = Vec::new();
     let mut faults = 0;
-    // Each of them once in any case.
+    // Each fault comes once in any case.
     while started.elapsed() < Duration::from_secs(seconds) || faults < FAULTS.len() {
         faults += 1;
         if order.is_empty() {

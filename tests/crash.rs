@@ -34,7 +34,7 @@ CREATE MATERIALIZED VIEW parts AS SELECT k % 7 AS part, v, count(*) OVER (PARTIT
 /// Snapshots are taken all the time.
 const LIMITS: &str = "[limits]\nsnapshot_events_min = 50\nsnapshot_interval_ms_min = 50\n";
 
-/// What the oracle is asked instead of each view.
+/// The oracle's query for each view.
 const ORACLE: &[(&str, &str)] = &[
     ("totals", "SELECT k, count(*) AS n, sum(v) AS total FROM changes GROUP BY k"),
     ("current", "SELECT k, v FROM latest"),
@@ -263,7 +263,7 @@ async fn killed_at_any_moment_nothing_is_lost_and_views_are_right() {
         let point = ["before_data", "after_data"][rng.below(2) as usize];
         let point = format!("{point}={}*off->return", 1 + rng.below(12));
         let crash_point = (round % 3 == 2).then_some(point.as_str());
-        // What crashes is the server, or one of its sides.
+        // One round in three kills the write side alone, too, which needs a process for each side.
         let kills_write_side = round % 3 == 1;
         let single_process = !kills_write_side && rng.below(2) == 0;
         let mut server = Server::start(directory.path(), crash_point, single_process);

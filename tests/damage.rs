@@ -91,7 +91,7 @@ fn log_command(server: &Server, arguments: &[&str]) -> (i32, String) {
     (status.code().unwrap(), String::from_utf8(text).unwrap())
 }
 
-/// What a server says that does not start.
+/// The exit code and the output of a server that refuses to start.
 fn refusal(server: &Server) -> (i32, String) {
     let (data, queries) = (server.data(), server.queries());
     let Output { status, stderr, .. } = server.command(&[
@@ -120,7 +120,7 @@ async fn total(server: &Server) -> (u64, u64) {
     (number(&row["n"]), number(&row["s"]))
 }
 
-/// What `/readyz` says is wrong with the log, as `subject: message`.
+/// The problems of the log that `/readyz` lists, as `subject: message`.
 async fn wrong(server: &Server) -> Vec<String> {
     let ready = server.get("/readyz").await;
     let wrong = ready["wrong"].as_array().unwrap_or_else(|| panic!("{ready}"));
@@ -236,7 +236,7 @@ async fn a_flipped_byte_in_an_old_segment_fails_views_and_appends_go_on() {
     assert!(whole);
     let expected = (1..=EVENTS + 1).filter(|n| !(from..=to).contains(n));
     assert_eq!(positions, expected.collect::<Vec<_>>());
-    // What was lost can be sent again, and is new.
+    // Lost events can be sent again, and are new.
     let again = server.append(&posted(from)).await;
     assert_eq!((&again["accepted"], &again["first_position"]), (&json!(1), &json!(EVENTS + 2)));
     let known = server.append(&posted(to + 1)).await;
@@ -389,7 +389,7 @@ async fn a_list_of_segments_that_is_damaged_or_missing_is_made_again() {
     assert_eq!(log_command(&server, &["verify"]).0, 0);
     server.kill();
 
-    // As an earlier version has left it.
+    // An earlier version has left no list.
     std::fs::remove_file(&list).unwrap();
     assert_eq!(log_command(&server, &["verify"]).0, 0);
     server.run();
@@ -484,7 +484,7 @@ async fn a_live_view_goes_on_while_a_rebuild_meets_damage() {
     server.append(&posted(1000)).await;
     server.until(EVENTS + 1, || async { total(&server).await.0 }).await;
 
-    // What has to be compared with an event that cannot be read is refused, and nothing else.
+    // A request that must be compared with an unreadable event is refused, and nothing else is.
     let mut other = posted(first);
     other["data"] = json!({"x": first, "y": 1});
     let (status, problem) = server.post("/v1/events", &other).await;
@@ -500,7 +500,7 @@ async fn a_live_view_goes_on_while_a_rebuild_meets_damage() {
 }
 
 #[tokio::test]
-async fn streams_have_their_other_versions_after_a_loss() {
+async fn events_left_after_a_loss_keep_their_stream_versions() {
     let server = stopped_server().await;
     let (path, first) = segments(&server)[1].clone();
     let end = segments(&server)[2].1;
@@ -551,7 +551,7 @@ async fn a_segment_that_is_deleted_under_a_running_server_is_missed_when_it_is_r
     assert!(wrong(&server).await[0].contains(&name(&old)));
     assert_eq!(server.append(&posted(1000)).await["first_position"], EVENTS + 1);
     server.until(EVENTS + 1, || async { total(&server).await.0 }).await;
-    // Nothing is acknowledged that would be written to a file without a name.
+    // No event is acknowledged that would be written to a file without a name.
     let (last, _) = segments(&server).pop().unwrap();
     std::fs::remove_file(&last).unwrap();
     let post =

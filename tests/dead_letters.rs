@@ -168,7 +168,7 @@ async fn every_reason_of_a_million_failing_events_is_found_and_can_be_dismissed(
     assert_eq!(retried, (200, json!({"retried": EVENTS, "failed": EVENTS})));
     println!("{:6.1} ms to retry", started.elapsed().as_secs_f64() * 1e3);
 
-    // Of the views, which are in the order of their names, each loses what was dismissed of it.
+    // The counts are in the order of the views' names. Each view lost the letters that were dismissed for it.
     let range = json!({"view": "any_type", "from": 1, "to": 10});
     assert_eq!(dismiss(&server, range).await, 10);
     assert_eq!(dismiss(&server, json!({"type": "Zero"})).await, EVENTS - 5);
@@ -220,6 +220,6 @@ async fn a_page_is_fast_while_the_log_is_read_for_events_that_no_view_reads() {
     assert_eq!(page(&server, "limit=1000").await["unread_through"], head + 1);
     assert_eq!(dismiss(&server, json!({"type": "Quiet"})).await, UNREAD / 100 + 1);
     assert_eq!(later().await, 0);
-    // Who asks for types that views read waits for nothing.
+    // A page of types that views read does not wait for the unread ones.
     assert_eq!(page(&server, "type=Word").await["unread_through"], Value::Null);
 }

@@ -171,7 +171,7 @@ async fn dead_letters_go_with_their_cause_or_are_dismissed() {
     let retry = server.post("/v1/dead-letters/retry", &json!({})).await;
     assert_eq!(retry, (200, json!({"retried": 3, "failed": 3})));
 
-    // What is lost is dismissed, for ever; what comes later is told.
+    // A dead letter that is dismissed stays away; later ones are listed.
     let dismissed = server.post("/v1/dead-letters/dismiss", &json!({"from": 3, "to": 3})).await;
     assert_eq!(dismissed, (200, json!({"dismissed": 1})));
     let left = [zero, version].map(str::to_string).to_vec();

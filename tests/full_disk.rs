@@ -178,7 +178,7 @@ async fn fill(server: &Server, noise: &mut Noise) -> usize {
     }
 }
 
-/// What holds while the disk is full.
+/// The checks that pass while the disk is full.
 async fn check_full(server: &Server, stored: usize) {
     server.until("/readyz", 503).await;
     let (status, _, again) = server.post(&json!({"id": "0", "type": "N", "data": {"x": 2}})).await;
@@ -243,7 +243,7 @@ async fn appends_on_a_full_disk_get_507_and_resume_when_there_is_room() {
 #[tokio::test]
 async fn a_limit_of_file_sizes_is_a_full_disk() {
     let directory = tempfile::tempdir().unwrap();
-    // As long as the journal of the indexes, which is as long as a segment.
+    // The limit is the length of the indexes' journal, which is as long as a segment.
     let server = Server::start(directory.path(), Some(64 << 20)).await;
     let mut noise = Noise(0x2545_F491_4F6C_DD1D);
     let stored = fill(&server, &mut noise).await;

@@ -29,7 +29,7 @@ const TABLES: &str = "
 const READ_P99_MAX: Duration = Duration::from_millis(500);
 const FRESHNESS_MAX: Duration = Duration::from_secs(2);
 
-/// What the cheap view's readers see while something else is going on.
+/// The times that readers of the cheap view measure while something else is going on.
 struct Beside {
     stop: Arc<AtomicBool>,
     reads: JoinHandle<Vec<Duration>>,
@@ -184,7 +184,7 @@ async fn cross_join_fails_at_the_limit_of_its_state_and_its_memory_comes_back() 
         .until(json!(0), || async { server.get("/v1/views/harm").await["lag_events"].clone() })
         .await;
     let before = resident(&server);
-    // It may fail before all of the events are there.
+    // The view may fail before all of the events are there.
     let failed = failure_after_limit(&server, "harm", 400_000_000);
     let ((), took) = tokio::join!(post(&server, "B", &values), failed);
     println!("failed {took:?} after its state was last seen within the limit");
@@ -270,7 +270,7 @@ async fn exploding_recursion_fails_and_others_go_on() {
     beside.end("recursion").await;
 }
 
-/// What one expression makes too much of is a failed row; the view and the others go on.
+/// A row for which one expression makes too much fails; the view and the others go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn expressions_that_explode_fail_their_rows() {
     let cases = [
@@ -461,7 +461,7 @@ async fn view_that_lags_is_left_behind_by_those_that_were_fed_with_it() {
     let lag = || async { server.get("/v1/views/harm").await["lag_events"].as_u64().unwrap() };
     println!("the other view lags by {} events", lag().await);
     beside.end("lagging").await;
-    // It has caught up in the end, and is right.
+    // In the end the view has caught up, and is right.
     server.until_within(Duration::from_secs(120), 0, lag).await;
     let rows = server.get("/v1/views/harm/rows").await["rows"].clone();
     let pairs = (0..2_000_i64).sum::<i64>() * 20_000 + (0..20_000_i64).sum::<i64>() * 2_000;
@@ -489,7 +489,7 @@ async fn view_that_a_worker_is_stuck_in_is_set_aside_until_it_is_rebuilt() {
     post(&server, "Tick", &[1]).await;
     let rows = "/v1/views/cheap/rows?min_position=5&timeout=30s";
     assert_eq!(server.get(rows).await["rows"], json!([{"k": 1, "n": 2}]));
-    // It stays so over restarts, and a rebuild begins it.
+    // The view stays set aside over restarts, until a rebuild begins it.
     server.without_environment();
     server.restart();
     failure(&server, "harm").await;

@@ -96,7 +96,7 @@ async fn identities_survive_restarts_and_the_loss_of_the_indexes() {
     log.close();
     drop(log);
 
-    // Damage: whatever fjall says to it, the indexes are made anew.
+    // The indexes are made anew after any damage, whatever fjall says about it.
     for entry in std::fs::read_dir(&index).unwrap() {
         let path = entry.unwrap().path();
         if path.is_file() {
@@ -190,7 +190,7 @@ async fn requests_in_one_commit_see_each_other() {
         append.expected_versions = vec![(0, n / 4)];
         requests.push(log.append(append));
     }
-    // Of each four, two are of one id, and only one of both ids can have the version.
+    // Of each four requests, two have one id, and only one of the two ids can have the version.
     let mut outcomes: BTreeMap<&str, u64> = BTreeMap::new();
     for answer in futures::future::join_all(requests).await {
         let outcome = match answer {

@@ -85,7 +85,7 @@ async fn a_write_torn_at_any_byte_leaves_what_was_acknowledged() {
 }
 
 #[tokio::test]
-async fn what_was_written_and_not_synced_may_be_lost_in_any_part() {
+async fn request_that_was_not_synced_is_kept_whole_or_lost_whole() {
     for kept in 0..200 {
         let (files, _) = small_log().await;
         let log = open(&files).unwrap();
@@ -127,7 +127,7 @@ async fn appends_on_a_full_disk_are_refused_until_there_is_room() {
         let options = LogOptions { alarms: alarms.clone(), ..LogOptions::default() };
         let log = Log::open_with(Arc::new(files.clone()), options).unwrap();
         files.inject(Fault::NoSpace { at });
-        // Of one commit or several: all are refused.
+        // The requests come in one commit or several: all are refused.
         let answers = futures::future::join_all((1..4).map(|n| append(&log, n * 10..n * 10 + 10)));
         for answer in answers.await {
             assert!(matches!(answer, Err(AppendError::Full { .. })), "{answer:?}");
@@ -374,7 +374,7 @@ async fn requests_of_one_commit_stay_whole_and_ticks_increase() {
 }
 
 #[tokio::test]
-async fn more_than_may_wait_is_refused_at_once() {
+async fn appends_beyond_the_limit_of_the_queue_are_refused_at_once() {
     let files = FaultyFiles::new();
     let options = LogOptions { queue_bytes_max: 10_000, ..LogOptions::default() };
     let log = Log::open_with(Arc::new(files), options).unwrap();
@@ -436,7 +436,7 @@ async fn time_that_fills_a_segment_does_not_begin_another_of_its_name() {
     log.close();
 }
 
-/// Opens the log in a directory, whoever else has it: as where the file system knows no locks.
+/// Opens the log in a directory even if another process has it, as where the file system knows no locks.
 fn take_over(directory: &std::path::Path) -> Log {
     let _ = std::fs::remove_file(directory.join("lock"));
     Log::open_with(Arc::new(DiskFiles::open(directory).unwrap()), LogOptions::default()).unwrap()

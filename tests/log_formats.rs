@@ -211,7 +211,7 @@ async fn segments_are_rewritten_under_readers_and_appends() {
                                 .unwrap();
                                 assert_eq!(found, wanted);
                             }
-                            // As another process reads it.
+                            // Another process reads it in this way.
                             _ => {
                                 let mut positions = Vec::new();
                                 let found = examine(directory, |frame| {
@@ -624,7 +624,7 @@ async fn total(server: &Server) -> u64 {
     rows["rows"][0]["n"].to_string().trim_matches('"').parse().unwrap_or(0)
 }
 
-/// How many control frames `log info` tells of.
+/// The number of control frames, as `log info` prints it.
 fn control_frames(server: &Server) -> u64 {
     let (code, told) = log_command(server, &["info"]);
     assert_eq!(code, 0, "{told}");
@@ -649,7 +649,7 @@ async fn a_server_goes_on_with_a_log_of_version_1_whatever_kills_it() {
     let mut kills = 0;
     for point in ["log_rewrite_copied", "log_rewrite_indexed", "log_rewrite_listed"] {
         for nth in [0, 2] {
-            // So many segments are rewritten before.
+            // The server dies at this point after it has passed it `nth` times.
             let environment = format!("{point}={nth}*off->return");
             server.without_environment();
             server.set_environment("FAILPOINTS", &environment);

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 const TABLE: &str = "CREATE TABLE t (k BIGINT NOT NULL, v BIGINT) WITH (event_type = 'T');\n";
 /// How long 99 of 100 answers of `/healthz` may take at most while query files are planned.
 const HEALTH_P99_MAX: Duration = Duration::from_millis(20);
-/// So many answers must there be, so that the p99 says something.
+/// Fewest answers for which the p99 means something.
 const HEALTH_ANSWERS_MIN: usize = 1_000;
 /// How long a hundred changed views may take from the write of their file until they are planned.
 const RELOAD_TIME_MAX: Duration = Duration::from_secs(1);
@@ -65,7 +65,7 @@ fn mebibyte(begin: &str, separator: &str, part: impl Fn(usize) -> String, end: &
     view(&(sql + end))
 }
 
-/// What is tried, and whether it must be refused.
+/// The constructs that are tried, and whether each must be refused.
 fn constructs() -> Vec<(&'static str, String, Option<bool>)> {
     let columns = joined(20, ", ", |i| format!("k + {i}"));
     let nested = format!("SELECT {}k{} AS x FROM t", "(".repeat(10_000), ")".repeat(10_000));
@@ -230,7 +230,7 @@ async fn oversized_query_files_are_planned_or_refused_with_their_place_while_the
         assert_eq!(checked.status.success(), failed.is_empty(), "{name}");
         let said = String::from_utf8_lossy(&checked.stderr).into_owned();
         assert!(failed.iter().all(|message| said.contains(message.trim_end())), "{name}: {said}");
-        // What was planned runs, too.
+        // Planned files run, too.
         server.append(&json!([{"type": "T", "data": {"k": 1, "v": 2}}])).await;
         sent += 1;
         server.until(json!([{"k": 1, "n": sent}]), || counts(&server)).await;
@@ -344,7 +344,7 @@ async fn a_view_that_takes_too_long_is_refused_by_its_limit() {
     let slow = joined(900, " UNION ALL ", |i| format!("SELECT k + {i} AS k FROM t"));
     let toml = "[limits]\nplan_time_ms_max = 500\n";
     let server = Server::configured(&[("t.sql", TABLE), ("good.sql", GOOD)], toml);
-    // What else is wrong is told, too.
+    // The errors of other files are reported, too.
     server.write("other.sql", "CREATE VIEW other AS SELECT nothing FROM t;");
     server.write("heavy.sql", &view(&slow));
     server.until(2, || async { failed_files(&server).await.len() }).await;
@@ -472,7 +472,7 @@ fn a_start_plans_each_set_once_and_tries_again_only_what_has_changed() {
     assert_eq!(changed.matches("planned query files").count(), 2, "{changed}");
 }
 
-/// How many mutated files run through a server: `HELIOSTAT_MUTATIONS`.
+/// The number of mutated files that run through a server: `HELIOSTAT_MUTATIONS`.
 const MUTATIONS: usize = 100;
 
 /// A small generator of numbers that are the same in each run.
@@ -559,7 +559,7 @@ async fn mutated_files_are_refused_or_planned_and_the_last_good_set_answers() {
     let server = Server::start(&[("t.sql", TABLE), ("good.sql", GOOD)]);
     orders.iter().for_each(|(name, text)| server.write(name, text));
     server.append(&json!([{"type": "T", "data": {"k": 1, "v": 2}}])).await;
-    // What once was trouble comes first, as it is.
+    // Files that were once trouble come first, unchanged.
     for (name, text) in &found {
         try_file(&server, name, text.as_bytes()).await;
         server.remove(name);

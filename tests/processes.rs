@@ -40,7 +40,7 @@ async fn is_live(server: &Server) -> bool {
     answer.is_ok_and(|answer| answer.status() == 200)
 }
 
-/// What the server says is wrong; nothing while it does not answer.
+/// The server's alarms as text; empty while it does not answer.
 async fn wrong(server: &Server) -> String {
     let answer = heliostat::internals::http::client().get(server.url("/readyz")).send().await;
     let Ok(answer) = answer else { return String::new() };
@@ -287,7 +287,7 @@ async fn after_a_failed_sync_nothing_is_acknowledged_before_a_restart() {
         let answer = request.send().await.ok()?;
         Some((answer.status().as_u16(), answer.json::<Value>().await.unwrap_or_default()))
     };
-    // The first one fails, those that come with it are refused, or find nobody who takes them.
+    // The first append fails, those that come with it are refused or get no answer.
     let ids: Vec<String> = (0..20).map(|n| format!("lost{n}")).collect();
     let answers = futures::future::join_all(ids.iter().map(|id| append(id))).await;
     let refused = |(status, answer): &(u16, Value)| {
@@ -368,7 +368,7 @@ async fn a_write_side_that_does_not_move_is_replaced_and_never_writes_again() {
     let stopped = signal(&server, "write-side", libc::SIGSTOP);
     let replaced = || async { server.pid_of("write-side").is_some_and(|pid| pid != stopped) };
     server.until(true, replaced).await;
-    // It was gone before the other one began: there is nothing to go on.
+    // The stopped process was ended before the other one began, so it cannot be continued.
     assert!(!is_alive(stopped));
     load.go_on(20).await;
     let (acknowledged, _, _) = load.end().await;
@@ -443,7 +443,7 @@ async fn view_that_kills_its_process_is_set_aside_while_appends_go_on() {
     let set_aside =
         || async { server.get("/readyz").await["wrong"].to_string().contains("set aside") };
     server.until(true, set_aside).await;
-    // The other view goes on.
+    // The other view stays live.
     let quotients = || async { server.get("/v1/views/quotients").await["status"] == "live" };
     server.until(true, quotients).await;
     let (acknowledged, gap_ms, refused) = load.end().await;
@@ -465,7 +465,7 @@ fn files<'a>(files: &'a [(&'static str, String); 2]) -> [(&'static str, &'a str)
     [(files[0].0, &files[0].1), (files[1].0, &files[1].1)]
 }
 
-/// What is wrong with a view that has failed; waits until it has.
+/// The reason why a view has failed; waits until it has.
 async fn failure(server: &Server, view: &str) -> String {
     let path = format!("/v1/views/{view}");
     let failed = || async { server.try_get(&path).await.1["status"] == "failed" };
@@ -517,7 +517,7 @@ async fn read_side_over_its_limit_is_killed_and_begins_without_the_view_that_hel
     let (acknowledged, gap_ms, refused) = load.end().await;
     assert_eq!((refused, gap_ms < 2_000), (0, true), "{gap_ms} ms");
     assert_summed(&server, acknowledged).await;
-    // It was told in both places, and is over.
+    // The kill was told in both places, and the alarm is over.
     let killed = "it was killed: it took";
     let (seen, log) = (seen.end().await, server.log());
     assert!(seen.contains(killed) && seen.contains("--memory"), "{seen}");
@@ -588,7 +588,7 @@ async fn events_are_refused_until_the_first_catalog_is_there_and_never_again() {
                 assert!(message.contains("planned for the first time"), "{message}");
                 let (status, ready) = server.try_get("/readyz").await;
                 let still = ready.to_string().contains("planned for the first time");
-                // It may have come in between.
+                // The catalog may have come in between.
                 assert!(status == 200 || status == 503 && still, "{ready}");
                 refused += 1;
             }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// A snapshot whenever there is something new.
 const EAGER: &str = "[limits]\nsnapshot_events_min = 1\nsnapshot_interval_ms_min = 1\n";
-/// None but at the end.
+/// A snapshot only when the server ends.
 const LAST_ONLY: &str = "[limits]\nsnapshot_interval_ms_min = 3_600_000\n";
 
 const SQL: &str = "
@@ -81,7 +81,7 @@ async fn contents_of(server: &Server, views: &[&str], position: u64) -> Vec<Stri
     all
 }
 
-/// What a server shows that has never been ended.
+/// The content of a server that has never been ended.
 async fn expected(end: u64) -> Vec<String> {
     let server = Server::with_clickhouse(&[("q.sql", SQL)]);
     server.append(&events(0, end)).await;
@@ -170,7 +170,7 @@ CREATE MATERIALIZED VIEW joined AS SELECT i.k, i.v AS latest, c.v FROM items i J
 const FILLED: [&str; 3] = ["by_value", "parts", "keys"];
 const LATER_VIEWS: [&str; 4] = ["by_value", "parts", "keys", "joined"];
 
-/// What a server shows of the later views that has had them from the beginning.
+/// The later views of a server that has had them from the beginning.
 async fn expected_later(end: u64) -> Vec<String> {
     let server = Server::with_clickhouse(&[("q.sql", SQL), ("later.sql", LATER)]);
     server.append(&events(0, end)).await;
@@ -206,7 +206,7 @@ async fn later_views_begin_with_what_others_keep_of_their_tables() {
     }
     let shown = contents_of(&server, &LATER_VIEWS, end).await;
     assert_eq!(differences(&shown, &expected_later(end).await), "");
-    // Who asks for it has all events read.
+    // A rebuild that is asked for reads all events.
     let (rebuilt, _) = server.post("/v1/views/by_value/rebuild", &json!({})).await;
     assert_eq!(rebuilt, 202);
     let next = || async { server.get("/v1/views/by_value").await["start"]["how"].clone() };

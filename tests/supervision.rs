@@ -1,5 +1,5 @@
-//! What goes wrong around the views is told at once, and mends itself where it can: ClickHouse's
-//! address and login, tables that somebody else has changed, the clock, the end on request.
+//! Faults around the views are told at once, and mend themselves where they can: ClickHouse's address and
+//! login, tables that somebody else has changed, the clock, the end on request.
 
 mod common;
 
@@ -26,7 +26,7 @@ fn paid(k: &str, amount: i64) -> Value {
     json!({"type": "Paid", "data": {"k": k, "amount": amount}})
 }
 
-/// What `/readyz` says is wrong, in one text.
+/// The problems that `/readyz` lists, in one text.
 async fn wrong(server: &Server) -> String {
     server.get("/readyz").await["wrong"].to_string()
 }

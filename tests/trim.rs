@@ -24,7 +24,7 @@ const EVENTS: u64 = 600;
 const PER_COMMIT: u64 = 5;
 
 fn data(n: u64) -> String {
-    // As a client of HTTP below writes it: other bytes would have to be compared as values.
+    // The bytes are those that a client of HTTP writes below: others would have to be compared as values.
     format!(r#"{{"k":{},"v":{}}}"#, n % 17, n % 11)
 }
 
@@ -144,7 +144,7 @@ async fn trimmed_log_goes_on_and_refuses_what_it_has_not() {
     let replay = heliostat(&replay, &[]);
     assert!(text(&replay).contains("trimmed"), "{}", text(&replay));
 
-    // Also where the indexes are made anew.
+    // The second round makes the indexes anew.
     for without_index in [false, true] {
         if without_index {
             std::fs::remove_dir_all(log_directory(&server).join("index")).unwrap();
@@ -185,7 +185,8 @@ async fn trimmed_log_goes_on_and_refuses_what_it_has_not() {
         let (status, _) =
             server.try_get(&format!("/v1/streams/s3?from_version={}", version - 1)).await;
         assert_eq!(status, 410);
-        // What was trimmed is known all the same, and what differs is refused.
+        // Trimmed events are still known: a repeated one is not stored again, and one that differs is
+        // refused.
         let answer = server.append(&posted_from(1, EVENTS)).await;
         assert_eq!(answer["accepted"], 0, "{answer}");
         let mut other = posted(10);
@@ -220,7 +221,7 @@ async fn trimmed_log_goes_on_and_refuses_what_it_has_not() {
     server.until(404, gone).await;
     server.end();
 
-    // It can be trimmed again, and both files of what is known are needed and there.
+    // The log can be trimmed again. Indexes that are made anew then need both files of trimmed events.
     let again = trim(&server, &EVENTS.to_string(), &[]);
     assert!(again.status.success(), "{}", text(&again));
     let last = first(&segments(&server)[0]) - 1;
@@ -285,7 +286,7 @@ async fn lost_first_segment_of_a_trimmed_log_is_damage() {
     let leftover = std::fs::read(log_directory(&server).join(&before[1])).unwrap();
     assert!(trim(&server, "300", &[]).status.success());
     let after = segments(&server);
-    // What a crash leaves of a trimmed segment is removed, and not missed.
+    // A trimmed segment that a crash has left behind is removed.
     std::fs::write(log_directory(&server).join(&before[1]), leftover).unwrap();
     verified(&server);
     server.run();
@@ -339,7 +340,7 @@ async fn trim_is_refused_where_a_view_needs_the_whole_log() {
         "{}",
         text(&output)
     );
-    // Nobody can tell what files with errors need.
+    // A view whose file has errors may need any part of the log.
     server.write("q.sql", &SQL.replace("v > 8", "nothing > 8"));
     let output = trim(&server, "300", &[]);
     assert!(!output.status.success() && text(&output).contains("have errors"), "{}", text(&output));

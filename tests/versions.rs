@@ -106,7 +106,7 @@ fn upcasts_chain_and_keep_the_envelope() {
 }
 
 #[test]
-fn only_what_a_view_reads_can_fail_it() {
+fn only_columns_that_a_view_reads_can_fail_it() {
     check(
         &format!(
             "{VERSIONS} CREATE MATERIALIZED VIEW v AS SELECT currency, count(*) AS n FROM placed GROUP BY currency"

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// What a token is for.
+/// The purpose of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -65,7 +65,7 @@ impl FromStr for Role {
     }
 }
 
-/// What a request does, as far as roles tell requests apart.
+/// The kinds of requests that roles tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Append events.
@@ -83,7 +83,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// What the action is, for a message.
+    /// The action in words, for a message.
     pub fn as_str(self) -> &'static str {
         match self {
             Action::Append => "append events",
@@ -126,14 +126,14 @@ impl Narrowing {
     }
 }
 
-/// What a client may do: the role and the narrowing of its token.
+/// The rights of a client: the role and the narrowing of its token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// The token's name.
     pub name: String,
-    /// What it is for.
+    /// The token's role.
     pub role: Role,
-    /// What it reaches.
+    /// The event types, sources, streams and views that the token is limited to.
     pub narrowing: Narrowing,
 }
 

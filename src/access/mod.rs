@@ -1,5 +1,4 @@
-//! Who may do what: tokens, the roles that they give, and what they are narrowed to. It knows nothing
-//! of requests.
+//! Access: tokens, the roles that they give, and what they are narrowed to. It knows nothing of requests.
 //!
 //! Tokens are asked for as soon as the data directory has a file of them, or there is an issuer.
 

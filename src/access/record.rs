@@ -20,7 +20,7 @@ pub struct AdminAct<'a> {
     pub act: &'a str,
     /// The view, token or selection that it was about.
     pub about: &'a str,
-    /// What came of it.
+    /// The outcome.
     pub result: &'a str,
 }
 

@@ -22,7 +22,7 @@ use crate::model::alarm::{Alarms, Part};
 
 /// The file in the data directory.
 pub const FILE: &str = "tokens.json";
-/// Held by whoever changes the file.
+/// Locked while the file is changed.
 const LOCK_FILE: &str = "tokens.lock";
 /// How long a change of the file may go unseen.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -84,7 +84,7 @@ mod rfc3339 {
         Ok(time.to_utc())
     }
 
-    /// The same for a time that may be missing.
+    /// The same for an optional time.
     pub mod option {
         use super::{DateTime, Deserializer, Serializer, Utc};
 
@@ -118,16 +118,16 @@ struct TokenFile {
     tokens: Vec<TokenEntry>,
 }
 
-/// What a token is to be like.
+/// The properties of a token that is to be created.
 #[derive(Debug)]
 pub struct NewToken {
     /// Without one the token is named by its role and a number.
     pub name: Option<String>,
-    /// What it is for.
+    /// The token's role.
     pub role: Role,
     /// After which time it is refused; `None`: never.
     pub expires_in: Option<Duration>,
-    /// What it reaches.
+    /// The event types, sources, streams and views that the token is limited to.
     pub narrowing: Narrowing,
 }
 
@@ -243,7 +243,7 @@ fn check(new: &NewToken) -> Result<(), AccessError> {
     check_narrowing(new.role, &new.narrowing).map_err(AccessError::Refused)
 }
 
-/// What is wrong with a narrowing for this role.
+/// Checks a narrowing for this role; the error says what is wrong with it.
 pub fn check_narrowing(role: Role, narrowing: &Narrowing) -> Result<(), String> {
     let Narrowing { types, sources, streams, views } = narrowing;
     let lists = [("types", types), ("sources", sources), ("streams", streams), ("views", views)];
@@ -276,7 +276,7 @@ fn read(path: &Path) -> Result<Option<TokenFile>, AccessError> {
     serde_json::from_str(&text).map(Some).map_err(damaged)
 }
 
-/// What tells one state of the file from another: its inode, size and time of change.
+/// The identity of a state of the file: its inode, size and time of change.
 type Stamp = Option<(u64, u64, i64, i64)>;
 
 fn stamp(path: &Path) -> Stamp {
@@ -343,7 +343,7 @@ impl Access {
         &self.issuers
     }
 
-    /// What the bearer of a token may do.
+    /// The rights of a token's bearer.
     pub async fn grant(&self, token: &str) -> Result<Arc<Grant>, TokenRefusal> {
         if self.issuers.is_empty() || !issuer::is_signed_token(token) {
             let refused = || "the token is unknown, revoked or expired".to_string();

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 /// Marks a text as a token of Heliostat's, for those who search for leaked secrets.
 const PREFIX: &str = "hst_";
-/// How much of a token is random.
+/// Random bytes in a token.
 const RANDOM_BYTES: usize = 32;
 
 /// A new token. It is shown once, and cannot be had from its hash.

@@ -39,7 +39,7 @@ pub struct BackupFile {
     pub bytes: u64,
     /// One behind the other, from 0 on.
     pub parts: Vec<BackupPart>,
-    /// What tells a segment of the log from another one of this name.
+    /// The identity of a segment of the log, by which it differs from another one of the same name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segment: Option<CopiedSegment>,
 }
@@ -65,7 +65,7 @@ impl BackupPart {
         format!("{DATA}/{path}/{}-{}", self.at, self.checksum)
     }
 
-    /// Reads the object, and compares it with what was sent.
+    /// Reads the object, and compares it with the manifest's checksum.
     pub fn read(&self, objects: &Objects, path: &str, number: u64) -> Result<Bytes, BackupError> {
         let (place, object) = (objects.place().to_string(), self.object(path));
         let bytes = match objects.get(&object) {

@@ -22,17 +22,17 @@ use crate::{access, engine};
 /// So much room is left on the disk, whatever is restored.
 const ROOM_LEFT: u64 = 64 << 20;
 
-/// What is to be restored, and where.
+/// The place to restore to, and the tick to restore up to.
 #[derive(Debug)]
 pub struct RestoreOptions {
     pub data_dir: PathBuf,
     /// Where the query files go, if nothing is there.
     pub queries: PathBuf,
-    /// What was appended later is dropped.
+    /// Events after this tick are dropped; `None`: none are.
     pub until: Option<Tick>,
 }
 
-/// What was restored.
+/// The result of a restore.
 #[derive(Debug)]
 pub struct RestoreReport {
     pub number: u64,
@@ -40,9 +40,9 @@ pub struct RestoreReport {
     /// The log's history now, and its end.
     pub log: String,
     pub head: Head,
-    /// How many events of the backup were dropped.
+    /// The number of the backup's events that were dropped.
     pub dropped: u64,
-    /// How many query files were written; `None` where there were some already, or none to write.
+    /// The number of query files written; `None` where there were some already, or none to write.
     pub query_files: Option<usize>,
 }
 
@@ -124,7 +124,7 @@ struct Restorer<'a> {
 }
 
 impl Restorer<'_> {
-    /// Restores all that is as of `until`; the log's history, and what was dropped of it.
+    /// Restores all that is as of `until`; returns the log's history, and the number of dropped events.
     fn run(&self, until: Option<Tick>) -> Result<(String, CutLog), BackupError> {
         let directory = log::directory(self.staging);
         self.restore_log(until)?;
@@ -139,7 +139,7 @@ impl Restorer<'_> {
                 _ => cut = log::cut(&directory, until)?,
             }
         }
-        // Also that what was backed up is a log.
+        // This also finds a backup that was not made of a log.
         log::verify(&directory, log::readable)?;
         let is_whole = cut.dropped == 0;
         for file in &self.manifest.files {
@@ -147,7 +147,7 @@ impl Restorer<'_> {
             let is_log = path.starts_with("log/");
             let is_state =
                 engine::STATE_FILES.contains(&path) || path.split('/').next() == Some(SNAPSHOTS);
-            // What views held of events that are dropped is of no use.
+            // The state of views is left out where events are dropped: it contains them.
             if is_log || is_state && !is_whole {
                 continue;
             }
@@ -171,7 +171,7 @@ impl Restorer<'_> {
         Ok((log, cut))
     }
 
-    /// Restores the segments that tell what was appended by a time.
+    /// Restores the segments that are needed for everything up to a time.
     fn restore_log(&self, until: Option<Tick>) -> Result<(), BackupError> {
         let is_of_log = |file: &&BackupFile| file.path.starts_with("log/");
         let files: Vec<&BackupFile> = self.manifest.files.iter().filter(is_of_log).collect();

@@ -23,7 +23,7 @@ const PARTS_MAX: usize = 64;
 /// How often files may be replaced while they are read before that is an error.
 const ATTEMPTS: usize = 5;
 
-/// What was backed up.
+/// The result of a backup.
 #[derive(Debug)]
 pub struct BackupReport {
     pub number: u64,
@@ -158,7 +158,7 @@ impl BackupSender<'_> {
         Ok((manifest, snapshot.unusable))
     }
 
-    /// Whether the place is that of this log, and the log no earlier copy of what is there.
+    /// Whether the place has backups of this log, and the log is no copy older than these.
     fn expect_same_log(&self, copy: &LogCopy) -> Result<(), BackupError> {
         let Some(previous) = &self.previous else { return Ok(()) };
         let id = copy.id().to_string();

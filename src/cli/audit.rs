@@ -12,14 +12,14 @@ use crate::plan::step::on_large_stack;
 use crate::plan::{self, ViewPlan};
 use crate::sink;
 
-/// How many bytes of events are read at once.
+/// Bytes of events that are read at once.
 const CHUNK_BYTES: usize = 8 << 20;
-/// How many positions of one reason are printed.
+/// Most positions of one reason that are printed.
 const POSITIONS_SHOWN: usize = 10;
 
 /// The result of an audit.
 pub struct Audit {
-    /// How many events the log has.
+    /// The number of events in the log.
     pub events: u64,
     /// The failures, by expression and reason.
     pub misfits: Vec<MisfitReason>,

@@ -85,8 +85,7 @@ fn read_from_terminal() -> io::Result<()> {
     let opened = unsafe {
         libc::openpty(&mut master, &mut terminal, ptr::null_mut(), ptr::null_mut(), ptr::null_mut())
     };
-    // The other end stays open as long as the process.
-    // SAFETY: `terminal` is a descriptor of ours, and nothing in this process has read standard input.
+    // The other end is never closed: it lasts as long as the process.
     if opened != 0 || unsafe { libc::dup2(terminal, libc::STDIN_FILENO) } < 0 {
         return Err(io::Error::last_os_error());
     }

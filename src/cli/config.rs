@@ -119,7 +119,7 @@ pub struct Settings {
     pub allow_origins: Vec<String>,
     /// Issuers whose tokens are accepted.
     pub issuers: Vec<IssuerConfig>,
-    /// What becomes of old segments of the log.
+    /// When old segments of the log are archived, and where they are moved to.
     pub archive: ArchiveConfig,
     pub limits: Limits,
 }

@@ -379,7 +379,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_null_and_quotes_are_empty_text() {
+    fn empty_csv_field_is_null_and_quoted_one_is_empty_text() {
         let rows = records("a,b,c\n1,,\"\"\n\"x,\"\"y\"\"\",2,3\n");
         let some = |text: &str| Some(text.to_string());
         assert_eq!(rows[1], [some("1"), None, some("")]);

@@ -14,7 +14,7 @@ use crate::log::{self, Frame, LogError};
 use crate::model::Tick;
 use crate::plan::ViewPlan;
 
-/// How many bytes of events are read at once.
+/// Bytes of events that are read at once.
 const CHUNK_BYTES: usize = 8 << 20;
 
 /// Arguments of `heliostat replay`.
@@ -129,7 +129,7 @@ fn replay(args: &ReplayArgs, view: ViewPlan) -> Result<(), ReplayError> {
     })?;
     run.feed_frames(frames);
     if args.until > last {
-        // What depends on time goes on after the last event.
+        // Rows that depend on the time change after the last event, too.
         run.feed(args.until, &[])?;
     }
     let rows = run.rows(0)?;

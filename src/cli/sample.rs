@@ -70,7 +70,7 @@ pub enum SampleError {
     Url {
         /// The address.
         url: String,
-        /// What the system said.
+        /// The underlying error.
         source: reqwest::Error,
     },
     /// The token or the certificates cannot be used.

@@ -17,7 +17,7 @@ pub struct ServingFile {
     path: PathBuf,
 }
 
-/// What the file says.
+/// The content of the file.
 #[derive(Serialize, Deserialize)]
 pub struct ServingContents {
     pid: u32,
@@ -33,7 +33,7 @@ pub struct ServingContents {
 }
 
 impl ServingFile {
-    /// What the file of a data directory says; `None` where nobody serves.
+    /// The content of a data directory's file; `None` where nobody serves.
     pub fn read(data_dir: &Path) -> Option<ServingContents> {
         let text = std::fs::read_to_string(data_dir.join(FILE)).ok()?;
         serde_json::from_str(&text).ok()
@@ -62,7 +62,7 @@ impl ServingFile {
 
 impl Drop for ServingFile {
     fn drop(&mut self) {
-        // What is left behind is known by its process id.
+        // If the file stays, its process id tells that nobody serves.
         let _ = std::fs::remove_file(&self.path);
     }
 }

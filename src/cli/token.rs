@@ -120,7 +120,7 @@ fn note(directory: &DataDirectoryArg, act: &str, about: &str, result: &str) {
     }
 }
 
-/// What a token is like, in a line.
+/// A token's properties, in a line.
 fn line(token: &TokenEntry) -> String {
     let time = |time: chrono::DateTime<Utc>| time.format("%Y-%m-%dT%H:%M:%SZ").to_string();
     let mut line = format!("role {}, created {}", token.role, time(token.created));

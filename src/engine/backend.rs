@@ -42,7 +42,7 @@ const READ_TIME: Duration = Duration::from_secs(5);
 /// while somebody waits for it.
 const NAME_INTERVAL: Duration = Duration::from_millis(50);
 
-/// So many rows are decoded at a time to see which ones match.
+/// Rows that are decoded at a time to see which ones match.
 const MATCHED_ROWS: usize = 4096;
 
 /// The engine, as HTTP sees it.
@@ -55,7 +55,7 @@ pub struct EngineBackend {
     pub letters: Letters,
     /// Where views are written, once it is connected.
     pub sink: ConnectedSink,
-    /// Held by whoever has a public name made anew.
+    /// Held while public names are made anew.
     pub mending: tokio::sync::Mutex<()>,
 }
 
@@ -172,15 +172,15 @@ impl EngineBackend {
         }
     }
 
-    /// Those of these views whose public names do not read from these generations, once what somebody has
-    /// dropped is made anew. Names that another generation has taken over are left as they are.
+    /// Has public names made anew that somebody has dropped. Returns the views whose names still do not read
+    /// from these generations. Names that another generation has taken over are left as they are.
     async fn missing_names(&self, views: Vec<ViewRef>) -> Vec<ViewRef> {
         let Some(sink) = self.sink.get() else { return views };
         let look = async || sink.missing_names(&views).await.unwrap_or_else(|_| views.clone());
         if views.is_empty() || look().await.is_empty() {
             return Vec::new();
         }
-        // One has them made anew, and the others see it done.
+        // The first call has the names made anew; later ones wait here, and then find them.
         let _one_at_a_time = self.mending.lock().await;
         let missing = look().await;
         if missing.is_empty() {
@@ -355,7 +355,7 @@ async fn reach(
 /// view without a key may have a row any number of times, on as many pages as it takes.
 struct RowsCursor {
     key: Vec<u8>,
-    /// So many rows with this key were told; 0: all of them.
+    /// Copies of the row that answers have contained so far; 0: all of them.
     copies: u64,
 }
 
@@ -452,7 +452,7 @@ impl RowsQuery {
             rows.iter().zip(matching).collect::<Vec<_>>().chunk_by(|a, b| a.0.0 == b.0.0)
         {
             let key = &same_key[0].0.0;
-            // What earlier pages told of this key.
+            // Copies of this key's rows that earlier pages have shown.
             let mut skipped =
                 place.take().filter(|place| *place.key == **key).map_or(0, |p| p.copies);
             let mut of_key = skipped;

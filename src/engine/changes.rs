@@ -19,12 +19,12 @@ use crate::model::view::{CompleteTicks, Update, ViewCodec};
 use crate::model::{Head, Tick};
 use crate::status::{ChangeFeed, ChangePart, FeedEnd, TickEnd};
 
-/// How many rows a part of a feed has, about.
+/// Approximate number of rows in a part of a feed.
 const PART_ROWS: usize = 1_000;
 
 /// The changes of one view's last ticks.
 pub struct RecentChanges {
-    /// Nothing is kept before somebody follows.
+    /// False until somebody subscribes: no changes are kept before.
     kept: AtomicBool,
     state: Mutex<KeptChanges>,
     news: watch::Sender<Tick>,
@@ -44,8 +44,8 @@ struct KeptChanges {
 /// The net changes of one tick.
 struct TickChanges {
     head: Head,
-    /// First the rows that went, then those that came; of a key whose row was replaced only the new
-    /// one. In the order of keys.
+    /// Removed rows first, then added ones, each in the order of keys. If a key's row was replaced, only the
+    /// new one is here.
     changes: Vec<Update>,
     bytes: usize,
 }
@@ -282,7 +282,7 @@ impl Subscriber {
         Some((head, rows, more))
     }
 
-    /// Changes as rows, those of `more` behind the others.
+    /// Changes as rows: those of `changes`, then those of `more`.
     fn told(&self, tick: Tick, changes: &[Update], more: &[Update]) -> Result<ChangePart, FeedEnd> {
         let decode = |comes: bool| {
             let wanted = changes.iter().chain(more).filter(|u| (u.diff > 0) == comes);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_replaced_row_only_the_new_one_is_told() {
+    fn replaced_row_of_a_view_with_a_key_is_told_as_the_new_row_alone() {
         let updates = || {
             vec![
                 update("b", "1", -1),

@@ -19,7 +19,7 @@ use crate::log::{Control, LogFollower};
 use crate::model::Position;
 use crate::status::{DeadLetter, DeadLetterFilter, DeadLetters, DismissError, Retried, Selection};
 
-/// How many positions of one letter are told.
+/// Most positions of one letter that are listed.
 const POSITIONS_TOLD: usize = 100;
 /// Stands for a view where none reads the events. It comes before all views.
 const NO_VIEW: &str = "";
@@ -27,9 +27,9 @@ const NO_VIEW: &str = "";
 const RETRY_TIME: Duration = Duration::from_secs(10);
 /// How long a page waits for what is new in the log among events that no view reads.
 const UNREAD_TIME: Duration = Duration::from_millis(10);
-/// The same for what changes dead letters, or counts them.
+/// The same for requests that change dead letters, or count them.
 const UNREAD_TIME_MAX: Duration = Duration::from_secs(45);
-/// How often it looks.
+/// How often a retry looks whether the views are built.
 const RETRY_POLL: Duration = Duration::from_millis(50);
 
 /// The dead letters of all views, and of events that no view reads. Its methods block, but for
@@ -65,8 +65,8 @@ impl Letters {
         let mut page: Vec<FoundReason> = Vec::new();
         let first = after.as_ref().map_or(NO_VIEW, |(view, ..)| view);
         let reader = &filter.reader;
-        // Whoever sees some types alone has to name the type of events that no view reads. Of some events
-        // of a type there is no list.
+        // A narrowed client sees letters of events that no view reads only if it names their type, and may
+        // read every event of it.
         let named = filter.selection.event_type.as_ref();
         let sees_unread =
             !reader.is_narrowed() || named.is_some_and(|name| reader.sees_all_of_type(name));
@@ -151,7 +151,7 @@ impl Letters {
         Retried { retried, failed: failed.min(retried) }
     }
 
-    /// How many rows are meant, and of which views.
+    /// The number of rows in a selection, and the views that they belong to.
     async fn count(self, selection: Selection) -> (u64, BTreeSet<String>) {
         blocking(move || {
             let wanted = wanted(&selection);
@@ -166,9 +166,9 @@ impl Letters {
         .await
     }
 
-    /// The failures of the views that a selection names, from a view on. Those of events that no view
-    /// reads come first; the position tells up to where the log was read for them, for which this waits
-    /// no longer than `time_max`.
+    /// The failures of the views that a selection names, from a view on; those of unread events come first.
+    /// The position tells how far the log was read for these. The call waits for that no longer than
+    /// `time_max`.
     fn concerned(
         &self,
         selection: &Selection,

@@ -33,7 +33,7 @@ struct OfReason {
 }
 
 impl Dismissals {
-    /// Reads what was kept in the data directory.
+    /// Reads the dismissals of the data directory.
     pub fn open(data_dir: &Path) -> io::Result<Self> {
         let path = data_dir.join(FILE);
         let views = match std::fs::read(&path) {
@@ -66,7 +66,8 @@ impl Dismissals {
 pub fn write_told(data_dir: &Path, letters: &[DismissedLetters]) -> io::Result<()> {
     let dismissals = Dismissals::open(data_dir)?;
     for DismissedLetters { view, dismissals: told } in letters {
-        // What another version tells in other words is not dismissed: too much is told, and not too little.
+        // Dismissals in the words of another version are left out: a letter told again does less harm than
+        // one that is hidden.
         if let Ok(told) = serde_json::from_value::<Vec<Dismissal>>(told.clone()) {
             dismissals.add(view, &told)?;
         }
@@ -112,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dismissals_are_kept_and_files_of_before_are_read() {
+    fn dismissals_are_kept_and_files_with_one_for_each_reason_are_read() {
         let directory = tempfile::tempdir().unwrap();
         let before = r#"{"v": [
             {"expression": "a / b", "reason": "division by zero", "from": 0, "to": 9, "rows": 2},

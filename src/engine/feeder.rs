@@ -22,15 +22,15 @@ use crate::log::{Frame, LogError, LogFollower, LogReader};
 use crate::model::view::ViewMessage;
 use crate::model::{Head, Tick};
 
-/// How many bytes of events one chunk holds, give or take a frame.
+/// Bytes of events in one chunk, give or take a frame.
 const CHUNK_BYTES: usize = 8 << 20;
-/// The same for views that catch up while others are live and wait for their turn.
+/// The same for views that catch up, while live ones wait for their turn.
 const CHUNK_BYTES_BESIDE: usize = 1 << 20;
-/// A feed group whose views wait this long for others of them goes on without those.
+/// Once fast views have waited this long for slow ones of their feed group, they go on without them.
 const LAG_TIME: Duration = Duration::from_millis(200);
-/// The first feed group of views that were left behind; those of the supervisor are below.
+/// The least id of a feed group of views that were left behind. The supervisor gives lower ones.
 const FIRST_LAGGING: FeedGroupId = 1 << 48;
-/// How often it is looked whether a sink or the memory has room again.
+/// How often a wait for room in a sink or in memory looks again.
 const ROOM_POLL: Duration = Duration::from_millis(50);
 /// How long views may take to get through what they were fed before a snapshot goes without them: live
 /// ones, and those that catch up.
@@ -116,7 +116,7 @@ pub struct Feeder {
 /// Views that are fed together.
 struct GroupCursor {
     id: FeedGroupId,
-    /// Every tick is fed by itself.
+    /// True if every tick is fed by itself.
     exact: bool,
     views: Vec<Arc<ViewTracker>>,
     boundaries: BTreeSet<Tick>,
@@ -124,9 +124,10 @@ struct GroupCursor {
     /// The log's end when the feed group began.
     target: Head,
     live: bool,
-    /// It was left behind by others, and is fed in small chunks as what catches up beside them.
+    /// True if others have left the group behind. It is fed in small chunks, as a group that catches up
+    /// beside live ones.
     lagging: bool,
-    /// Since when views wait for others of the feed group.
+    /// The moment from which on views wait for slower ones of the group.
     waits_since: Option<Instant>,
     rest: FeedRest,
     /// The ends of the last two chunks.
@@ -224,13 +225,13 @@ impl Feeder {
             self.leave_failed();
             self.leave_lagging();
             self.take_snapshots();
-            // Live views go first: what is new does not wait for what is being made up for.
+            // Live views go first: new events do not wait for views that catch up.
             self.feed_groups.sort_by_key(|feed_group| (!feed_group.live, feed_group.id));
             let beside = self.feed_groups.first().is_some_and(|feed_group| feed_group.live);
             let mut fed = false;
             let is_short = self.pressure.is_high();
             for feed_group in &mut self.feed_groups {
-                // What catches up makes more of what there is too much of.
+                // Groups that catch up wait while memory is short: feeding them takes more of it.
                 if is_short && !feed_group.live {
                     continue;
                 }
@@ -271,7 +272,7 @@ impl Feeder {
         }
     }
 
-    /// What came since the last snapshots need not be read again after the next start.
+    /// Takes a snapshot of each group before the end, so that the next start reads less of the log again.
     fn take_last_snapshots(&mut self) {
         let Some(queue) = &self.snapshots else { return };
         let end = Instant::now() + LAST_PAUSE_MAX;
@@ -301,8 +302,8 @@ impl Feeder {
         self.feed_groups.retain(|feed_group| !feed_group.views.is_empty());
     }
 
-    /// Lets feed groups go on without views that hold them back. Those are fed by themselves until
-    /// they have caught up.
+    /// Lets feed groups go on without views that hold them back. These views are fed by themselves until they
+    /// have caught up.
     fn leave_lagging(&mut self) {
         let mut left = Vec::new();
         for feed_group in &mut self.feed_groups {

@@ -28,7 +28,7 @@ const READS_MAX: usize = 5;
 pub struct Look {
     /// The files, if they have changed since the last look.
     pub planned: Option<PlannedFiles>,
-    /// Who asked for it, and is told once its result is in use.
+    /// The receiver that asked for the look. It is told once the result is in use.
     pub answer: Option<oneshot::Sender<()>>,
 }
 
@@ -181,7 +181,7 @@ impl Following {
         }
     }
 
-    /// The files, if they are others than those that were planned, once they rest.
+    /// Waits until the files have stopped changing. Returns them if they differ from the ones planned last.
     fn settled(&mut self) -> io::Result<Option<FileSet>> {
         let mut seen = self.read()?;
         while seen != self.planned && !self.stopped {

@@ -56,7 +56,7 @@ pub struct LocalRun {
     tick: Tick,
     /// The version of each stream.
     streams: HashMap<String, u64>,
-    /// How many views have begun with rows of their tables.
+    /// The number of views that began with rows of their tables.
     filled: usize,
 }
 
@@ -85,7 +85,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is kept of a run, for another one to go on from.
+/// The state of a run that another run can continue from.
 pub struct LocalKept {
     head: Head,
     streams: HashMap<String, u64>,
@@ -99,7 +99,8 @@ struct KeptLocalView {
 }
 
 impl LocalKept {
-    /// What view number `view` can be filled from: the tables that any view has kept, the others first.
+    /// The rows of tables that view number `view` can be filled from, as any view has kept them. Other views
+    /// are asked first.
     fn filled(&self, view: usize, plan: &ViewPlan) -> Option<FilledTables> {
         let others = self.views.iter().cycle().skip(view + 1).take(self.views.len());
         let tables = plan.plan.scans_only()?.into_iter().map(|scan| {
@@ -120,7 +121,7 @@ impl LocalRun {
         LocalRun::begin(views, workers, None, false)
     }
 
-    /// Goes on from what was kept of a run of the same views, on any number of workers.
+    /// Continues from the state that a run of the same views has kept, on any number of workers.
     pub fn resume(
         views: &[ViewPlan],
         workers: usize,
@@ -139,8 +140,8 @@ impl LocalRun {
         LocalRun::begin(views, workers, Some(kept), true)
     }
 
-    /// What is kept of the views as of the last feed; `None` if not all that fails is listed, or a
-    /// worker is gone.
+    /// The state of the views as of the last feed; `None` if the list of failures is incomplete, or a worker
+    /// is gone.
     pub fn keep(&self) -> Option<LocalKept> {
         let ids: Vec<usize> = (0..self.views.len()).collect();
         ids.iter().for_each(|view| drop(self.wait(*view)));
@@ -224,7 +225,7 @@ impl LocalRun {
         Ok(run)
     }
 
-    /// How many views have begun with rows of their tables; see [`fill`](Self::fill).
+    /// The number of views that began with rows of their tables; see [`fill`](Self::fill).
     pub fn filled(&self) -> usize {
         self.filled
     }

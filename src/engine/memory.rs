@@ -22,7 +22,7 @@ const SPILL_SHARE: u64 = 4;
 /// A view with less than this part of the budget is not set aside: it would not help.
 const SHARE_MIN: u64 = 100;
 
-/// Views that hold less than one part in so many of what the process takes are not where its memory is.
+/// Views that hold less than one part in this many of the process's memory are not the reason for its size.
 const HELD_SHARE_MIN: u64 = 4;
 
 /// Whether a process that takes so much memory takes it for the state of its views, which hold `held`.
@@ -36,7 +36,7 @@ pub fn is_held_by_views(held: u64, taken: u64) -> bool {
 pub struct MemoryPressure(Arc<AtomicBool>);
 
 impl MemoryPressure {
-    /// True while what can wait has to.
+    /// True while work that can wait has to.
     pub fn is_high(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -56,7 +56,7 @@ impl MemoryWatch {
     /// Watches until it is told to stop.
     pub async fn run(self, stopping: CancellationToken) {
         let mut over_since: Option<Instant> = None;
-        // What views that were set aside had, and when.
+        // The bytes that views held when they were set aside, and when that was.
         let mut expected: Vec<(Instant, u64)> = Vec::new();
         loop {
             tokio::select! {
@@ -66,7 +66,7 @@ impl MemoryWatch {
             let Some(taken) = anonymous_bytes(None) else { continue };
             self.spill.set_wanted(taken > self.bytes_max / SPILL_SHARE);
             let is_over = taken > self.bytes_max;
-            // Not to and fro at the limit.
+            // The pressure ends at 95 % of the budget, so that it does not go to and fro at the limit.
             let is_high = is_over || self.pressure.is_high() && taken > self.bytes_max / 20 * 19;
             if self.pressure.0.swap(is_high, Ordering::Relaxed) != is_high {
                 let (max, now) = (self.bytes_max, taken);

@@ -38,7 +38,7 @@ impl KeptFile {
 struct KeptQueries {
     /// Sets of files without an error, by the hash of their content.
     sets: BTreeMap<String, Vec<KeptFile>>,
-    /// Of the sets, which have passed their trial, and who judged; see [`Planner::judge`].
+    /// The sets that have passed their trial, each with the judge of that trial; see [`Planner::judge`].
     passed: BTreeMap<String, String>,
     /// The last set that was in use.
     last_good: Option<String>,
@@ -61,7 +61,7 @@ pub struct Queries {
     kept: KeptQueries,
     /// The program and limits that verdicts depend on beside the files; see [`Planner::judge`].
     judge: String,
-    /// Of views that have changed, the plans that answered when the server last ran.
+    /// The plans that answered when the server last ran, of views that have changed since.
     before: BTreeMap<String, ViewPlan>,
 }
 
@@ -131,7 +131,7 @@ impl Queries {
         Ok(InUse { set: set.map(|set| self.numbered(set)), diagnostics })
     }
 
-    /// What the log tells of the files that are in use; `None` while there were none without errors.
+    /// The control frame that records the files in use; `None` while there were none without errors.
     pub fn control(&self) -> Option<Control> {
         let set = self.kept.last_good.clone()?;
         let files = self.kept.sets.get(&set)?.iter().map(KeptFile::told).collect();
@@ -217,7 +217,7 @@ impl Queries {
             let name = &plan.schema.name;
             let rebuilds = self.kept.rebuilds.get(name).copied().unwrap_or(0);
             let generation = plan.schema.generation.clone();
-            // The same view out of other files needs no other memory.
+            // A view keeps its entry as long as its generation is the same, even if other files have changed.
             let known = self.kept.serving.get(name);
             if known.is_none_or(|known| known.generation != generation) {
                 let serving = ServingGeneration { generation, set: set.clone(), rebuilds };

@@ -30,7 +30,7 @@ use crate::model::memory::MemoryEnd;
 use crate::sink::SinkConfig;
 use crate::status::{Backend, ClickHouseStatus};
 
-/// One part in so many of the budget of memory is for partitions that operators hold in order.
+/// One part in this many of the memory budget is for partitions that operators hold in order.
 const PARTITION_SHARE: u64 = 8;
 
 /// Options of a read side.
@@ -38,7 +38,7 @@ pub struct ReadSideConfig {
     pub data_dir: PathBuf,
     pub queries: PathBuf,
     pub workers: usize,
-    /// How many bytes of memory the process may take before views wait, and are set aside.
+    /// Bytes of memory that the process may take. Beyond it views wait, and are set aside.
     pub memory_bytes_max: u64,
     pub limits: Limits,
     /// How the read side before this one ended, if it was killed for its memory.
@@ -166,7 +166,7 @@ impl ReadSide {
         Ok(ReadSide { runtime, backend, supervisor, memory, set_aside, tasks })
     }
 
-    /// What answers requests about the views.
+    /// The backend: answers requests about the views.
     pub fn backend(&self) -> Arc<dyn Backend> {
         Arc::clone(&self.backend) as Arc<dyn Backend>
     }

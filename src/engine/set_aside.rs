@@ -1,13 +1,13 @@
 //! Views that are set aside, since a worker got stuck in them or the process died in them: they are
 //! not begun until their SQL changes or somebody asks for a rebuild.
 //!
-//! A worker notes what it works on in [`Marker`]'s file. What that says at the next start is judged here:
-//! a view that a worker was stuck in is set aside at once; one that the process died in [`DEATHS_MAX`]
-//! times in a row, at the same ticks each time, is set aside then. A process that is killed from outside
-//! dies at other ticks each time, unless its log does not grow.
+//! A worker notes what it works on in [`Marker`]'s file. The next start judges the notes here: a view that a
+//! worker was stuck in is set aside at once; one that the process died in [`DEATHS_MAX`] times in a row, at
+//! the same ticks each time, is set aside then. A process that is killed from outside dies at other ticks
+//! each time, unless its log does not grow.
 //!
-//! A process that was killed for its memory died of what its views held, not of what its workers were
-//! at. The file also says what each view held: the one that held most is set aside at once.
+//! After a kill for memory, the views' state is to blame, and not the work of that moment. The file also has
+//! each view's bytes: the view that held most is set aside at once.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,11 +35,11 @@ const STUCK_EXIT: i32 = 3;
 /// How long the process may take to end in order once a worker is found stuck.
 const EXIT_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// What is known of a view in which the process died.
+/// The deaths of the process in a view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct DeathRecord {
     generation: String,
-    /// How often in a row.
+    /// The number of deaths in a row.
     deaths: u32,
     /// The ticks that it worked at each time.
     from: Tick,
@@ -66,8 +66,8 @@ fn largest(end: &LastEnd, memory: MemoryEnd) -> Option<&HeldView> {
     end.held.iter().max_by_key(|view| view.bytes).filter(|_| is_held)
 }
 
-/// What is known after the end of a process, given what was known before it. `memory`: it was killed
-/// for its memory.
+/// The records after the end of a process, given those before it. `memory` is given if it was killed for its
+/// memory.
 fn judged(before: &DeathRecords, end: &LastEnd, memory: Option<MemoryEnd>) -> DeathRecords {
     let is_set_aside = |(_, record): &(&String, &DeathRecord)| record.reason.is_some();
     let kept = before.iter().filter(is_set_aside);
@@ -323,7 +323,7 @@ mod tests {
             assert!(reasons(&records).is_empty());
             records = judged(&records, &end_while_held(&[("small", 100), ("busy", 20)]), KILLED);
         }
-        // What was being computed took it.
+        // The views held too little memory, so the one that was being computed is to blame.
         assert_eq!(reasons(&records), ["busy"]);
     }
 }

@@ -34,7 +34,7 @@ pub const REJECTED: &str = "ClickHouse";
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long ClickHouse may take to record what a snapshot has, before it goes without that view.
 const RECORD_TIME_MAX: Duration = Duration::from_secs(10);
-/// The same while the server ends.
+/// The same limit while the server ends.
 const LAST_RECORD_TIME_MAX: Duration = Duration::from_millis(2_500);
 const RECORD_POLL: Duration = Duration::from_millis(10);
 /// The directory of snapshots in the data directory, and the subject of alarms about it.
@@ -98,7 +98,7 @@ pub fn open(data_dir: &Path, log: &str, alarms: &Alarms) -> Option<Arc<SnapshotS
 
 /// Whether a view's state can be in a snapshot.
 pub fn can_hold(plan: &ViewPlan) -> bool {
-    // What is written of a history needs all that was before.
+    // A history is computed from the whole log: its open rows began anywhere in it.
     !plan.schema.history
 }
 
@@ -230,7 +230,7 @@ impl SnapshotWriter {
         loop {
             waiting.retain(|(view, sink)| {
                 let is_there = sink.as_ref().is_none_or(|(sink, recorded)| {
-                    // Of a table that is not begun all is written then.
+                    // A table without a record gets everything up to this tick in its first flush.
                     is_recorded(&view.plan, *recorded.borrow(), head)
                         || sink.begins_after(head.tick)
                 });
@@ -249,8 +249,8 @@ impl SnapshotWriter {
     }
 }
 
-/// Whether what a table shows at `at` is the view as of `head` or later. Between two heads with one
-/// position nothing changes but what time changes.
+/// Whether a table at `at` shows the view as of `head` or later. Between two heads with the same position,
+/// only time can change a view.
 fn is_recorded(plan: &ViewPlan, at: Head, head: Head) -> bool {
     at.tick >= head.tick || at.position >= head.position && !plan.plan.is_temporal()
 }
@@ -271,7 +271,7 @@ fn uses(view: &View, identity: &ViewIdentity) -> bool {
     plans.any(|plan| plan.schema.generation == identity.generation)
 }
 
-/// How far a feed group's last snapshot is behind, and whether one is being taken.
+/// The position of a feed group's last snapshot, and whether the group pauses for the next one.
 pub struct GroupPace {
     /// The events up to here are in one.
     saved: Position,

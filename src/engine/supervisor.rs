@@ -43,7 +43,7 @@ use crate::sink::{
 use crate::snapshot::{DamagedSnapshot, FoundTables, FoundView, SnapshotStore, ViewIdentity};
 use crate::status::{ClickHouseStatus, FileError, RebuildError, ViewStart};
 
-/// How often time is written down while nothing else is, if some view depends on it.
+/// How often a frame of time is written while nothing else is, if some view depends on time.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(200);
 /// The pauses between two attempts to reach ClickHouse at the start: the first and the longest.
 const CONNECT_PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -89,7 +89,7 @@ pub struct Supervisor {
     pub snapshot_pace: SnapshotPace,
     pub pressure: MemoryPressure,
     pub requests: mpsc::UnboundedReceiver<SupervisorRequest>,
-    /// For parts that ask for something themselves.
+    /// The sender, for parts that make requests themselves.
     pub requests_sender: mpsc::UnboundedSender<SupervisorRequest>,
     pub tasks: Tasks,
 }
@@ -221,7 +221,7 @@ impl Supervisor {
         }
     }
 
-    /// For so long, answers requests that cannot be met before there is a ClickHouse.
+    /// Answers requests for this long that cannot be met before there is a ClickHouse.
     async fn refuse_requests(&mut self, time: Duration) {
         let end = tokio::time::Instant::now() + time;
         while let Ok(Some(request)) = tokio::time::timeout_at(end, self.requests.recv()).await {
@@ -249,7 +249,7 @@ struct RunningViews {
     fed_all: CancellationToken,
     next_id: usize,
     next_feed_group: FeedGroupId,
-    /// Generations that somebody wants built from the log, whatever else there is.
+    /// Generations that were asked to be built from the log, even if a snapshot or tables could be used.
     rebuilding: BTreeSet<String>,
 }
 
@@ -263,7 +263,7 @@ struct PlannedInstallation {
 struct PreparedInstallation {
     tracker: Arc<ViewTracker>,
     beginning: Beginning,
-    /// Where it begins.
+    /// The place in the log at which it begins.
     from: Head,
 }
 
@@ -359,8 +359,8 @@ impl RunningViews {
         }
     }
 
-    /// Begins what is wanted and does not run. `first`: nothing runs yet, so what answered before
-    /// the server was stopped answers again.
+    /// Begins the generations that are wanted and do not run. `first`: nothing runs yet, so the generations
+    /// that answered before the server was stopped answer again.
     async fn begin_missing(&mut self, first: bool) {
         let views = self.supervisor.registry.views();
         let mut beginning = Vec::new();
@@ -393,7 +393,7 @@ impl RunningViews {
         }
     }
 
-    /// Begins these views. Those that begin at one place of the log are fed together.
+    /// Begins these views. Views that begin at the same place of the log are fed together.
     async fn begin(&mut self, beginning: Vec<PlannedInstallation>) {
         // Views with a history are fed by themselves, tick by tick.
         let (exact, others): (Vec<_>, Vec<_>) =
@@ -528,7 +528,7 @@ impl RunningViews {
                 Beginning::Kept { view: found.kept, tells_rows }
             }
             (None, Some(found)) => {
-                // All rows are told, whatever it needs.
+                // A filled view tells all its rows anyway, so the sink's answer does not matter.
                 let _ = opened.as_mut().map(|view| view.resume(found.head, 0));
                 Beginning::Filled(found.tables)
             }
@@ -585,7 +585,7 @@ impl RunningViews {
         found.unwrap_or_else(|damaged| self.is_damaged(plan, &damaged))
     }
 
-    /// What others have kept of the tables of a view that has nothing of its own.
+    /// The rows that other views have kept of the tables of this view, if it has no state of its own.
     async fn filled(&self, plan: &ViewPlan, recovered: Option<&Recovered>) -> Option<FoundTables> {
         let store = Arc::clone(self.supervisor.snapshots.as_ref()?);
         if self.rebuilding.contains(&plan.schema.generation) || !snapshots::can_hold(plan) {
@@ -770,8 +770,8 @@ fn has_name(now: &View, of: &ViewSchema) -> bool {
     now.building.is_none() && serving == Some(&of.generation)
 }
 
-/// Takes over a set of files, or, when they have errors, what is wrong with them. Offers its catalog
-/// to ingest. Calls `end` for generations that are not wanted any more; true when the set has changed.
+/// Takes over a set of files, or its errors if it has some. Offers its catalog to ingest. Calls `end` for
+/// generations that are not wanted any more. Returns true when the set has changed.
 pub fn adopt(
     registry: &Registry,
     catalog: &dyn CatalogReceiver,
@@ -799,7 +799,7 @@ pub fn adopt(
                 Some(mut view) => {
                     let generation = &plan.schema.generation;
                     let other = |t: &Arc<ViewTracker>| t.plan.schema.generation != *generation;
-                    // What was being built and is not wanted any more is given up.
+                    // A generation that is being built and no longer wanted is given up.
                     ended.extend(view.building.take_if(|tracker| other(tracker)));
                     (view.failed, view.retry_at) = (None, None);
                     view.wanted = plan;

@@ -1,8 +1,8 @@
 //! The server's parts as one tree of tasks, which end together.
 //!
-//! A part is a future or a thread of its own. The first one that fails is told at once, in the log
-//! and in `/readyz`, and ends the server with its error: nothing runs on half alive. What passes by
-//! itself (ClickHouse is away, say) a part tries again by itself, and does not fail.
+//! A part is a future or a thread of its own. The first one that fails is told at once, in the log and in
+//! `/readyz`, and ends the server with its error: nothing runs on half alive. If a problem passes by itself
+//! (ClickHouse is away, say), the part tries again and does not fail.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -28,7 +28,7 @@ pub struct ViewTracker {
     to_sink: Option<mpsc::UnboundedSender<SinkMessage>>,
     reorder: Mutex<ReorderBuffer>,
     rows: AtomicI64,
-    /// How many failing rows the sink was told of last.
+    /// The number of failing rows that the sink was last told of.
     failing_told: AtomicI64,
     /// The last tick that was in the log when the view started, once all of that was fed.
     live_at: AtomicU64,
@@ -244,7 +244,7 @@ impl ViewTracker {
         self.over.load(Ordering::Acquire)
     }
 
-    /// How many rows the view has, about now.
+    /// The approximate number of rows of the view.
     pub fn rows(&self) -> u64 {
         u64::try_from(self.rows.load(Ordering::Relaxed)).unwrap_or(0)
     }

@@ -27,7 +27,7 @@ use crate::sink;
 pub const COMMAND: &str = "plan-child";
 /// The code of a child that ends itself because a step takes too long.
 const TIME_EXIT: i32 = 124;
-/// How often a set is tried again without what ended the process before.
+/// How often a set is tried again, each time without the step that has ended the process before.
 const ENDS_MAX: usize = 12;
 /// The child's processor time is limited. It is also ended when so many times that passes by the
 /// clock without another step: the machine may be busy.
@@ -36,9 +36,9 @@ const CLOCK_FACTOR: u32 = 6;
 const CHILD_GRACE: Duration = Duration::from_secs(10);
 /// How often the child looks at its processor time.
 const TIME_INTERVAL: Duration = Duration::from_millis(20);
-/// How much of what the child says on standard error is kept.
+/// Bytes of the child's standard error that are kept.
 const STDERR_BYTES_MAX: u64 = 64 << 10;
-/// The child gives way to what serves.
+/// The child gives way to the processes that serve.
 const NICENESS: libc::c_int = 5;
 
 /// Why there was no trial.
@@ -57,7 +57,7 @@ pub enum TrialError {
 pub struct Trial {
     /// The errors of the files; without any, the files can be used.
     pub diagnostics: Vec<Diagnostic>,
-    /// How many event tables and materialized views are without an error.
+    /// The number of event tables without an error; `views`: of materialized views.
     pub tables: usize,
     pub views: usize,
     /// The steps that ended the process.
@@ -207,7 +207,7 @@ fn run_child(
     let mut child = Command::new(program())
         .arg0("heliostat")
         .arg(COMMAND)
-        // What the allocator reserves at once counts as used.
+        // Memory that the allocator reserves counts as used, so it reserves little.
         .env("MIMALLOC_ARENA_RESERVE", "32MiB")
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::piped())

@@ -1,4 +1,4 @@
-//! How much of a log views can do without: what lies behind their snapshots.
+//! The beginning of a log that views can do without: the events that their snapshots contain.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ pub struct ViewFloor {
     pub floor: Result<Position, String>,
 }
 
-/// What all views of the query files go on from at the next start. Every snapshot is read through. No
-/// server may be using the directory. Blocking.
+/// The position from which each view of the query files continues at the next start. Reads every snapshot
+/// through. No server may be using the directory. Blocking.
 pub fn view_floors(
     data_dir: &Path,
     queries: &Path,

@@ -17,7 +17,7 @@ use crate::model::Position;
 use crate::model::schema::EventTable;
 use crate::model::thread::be_nice;
 
-/// What was found so far. Clones share it.
+/// The failures found so far among events that no view reads. Clones share them.
 #[derive(Clone)]
 pub struct Unread(Arc<UnreadShared>);
 
@@ -37,7 +37,7 @@ struct UnreadState {
     is_reading: bool,
 }
 
-/// What fails among the events of unread types.
+/// Failures among the events of unread types.
 pub struct UnreadFailures {
     /// The failures found so far.
     pub failures: Failures,
@@ -46,14 +46,14 @@ pub struct UnreadFailures {
 }
 
 impl Unread {
-    /// Nothing so far; what is found takes of this memory.
+    /// Nothing read so far. Failures take room of this memory.
     pub fn new(memory: Arc<FailureMemory>) -> Self {
         Unread(Arc::new(UnreadShared { memory, state: Mutex::default(), gets_on: Condvar::new() }))
     }
 
-    /// What fails among the events of unread types, or of one of them; `None` if there are no such
-    /// types. `dismissed` are those that were accepted as lost. Waits until the log is read up to its
-    /// head, for so long at most; then the reading goes on.
+    /// The failures among the events of unread types, or of one of them; `None` if there are no such types.
+    /// `dismissed` are failures that were accepted as lost. Waits until the log is read up to its head, for
+    /// at most `time_max`; the reading goes on after that.
     pub fn failures(
         &self,
         log: &LogFollower,
@@ -182,7 +182,7 @@ impl UnreadReading {
                 return Ok(());
             }
         }
-        // What is missing up to there was lost.
+        // Positions between the last frame and the head were lost.
         self.get_on(head);
         Ok(())
     }

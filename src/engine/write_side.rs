@@ -22,14 +22,14 @@ use crate::status::Backend;
 pub struct WriteSideConfig {
     pub data_dir: PathBuf,
     pub limits: Limits,
-    /// Who is let in.
+    /// The check of who may send requests.
     pub gate: Gate,
     /// `None`: plain HTTP.
     pub tls: Option<TlsAcceptor>,
     pub archive: ArchiveConfig,
 }
 
-/// What becomes of old segments of the log.
+/// When old segments of the log are archived, and where they are moved to.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArchiveConfig {

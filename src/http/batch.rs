@@ -84,7 +84,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// How many events the request has.
+    /// The number of events in the request.
     pub fn len(&self) -> usize {
         self.places.as_ref().map_or(self.events.len(), Vec::len)
     }
@@ -142,7 +142,7 @@ struct EventCollector<'l> {
     reader: EnvelopeReader<'l>,
     events: Vec<ReadEvent>,
     errors: Errors,
-    /// How many events the body has.
+    /// The number of events in the body.
     count: usize,
     /// Whether they are CloudEvents.
     cloudevents: bool,
@@ -164,7 +164,7 @@ impl<'l> EventCollector<'l> {
     fn add(&mut self, text: &str) {
         let index = self.count;
         self.count += 1;
-        // Those past the limit are counted, for the message, and not read.
+        // Events past the limit are counted, for the message, and not read.
         if self.count <= self.limits.request_events_max {
             let event = if self.cloudevents {
                 self.read_cloudevent(index, text)

@@ -97,7 +97,8 @@ pub async fn changes(
         params.choice("int64", &[("string", true), ("number", false)])?.unwrap_or(false);
     params.finish()?;
     let header = headers.get(&LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?").to_string());
-    // What a browser has seen is further than what its page was opened with.
+    // The header comes first: a browser that reconnects sends in it the last id that it has seen, and its
+    // address still has the first one.
     let last_id = header.filter(|id| !id.is_empty()).or(given.filter(|id| !id.is_empty()));
     let permit = Arc::clone(&state.change_feeds)
         .try_acquire_owned()

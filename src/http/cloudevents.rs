@@ -229,7 +229,7 @@ pub fn from_binary(attributes: &str, body: &str) -> Result<String, Problem> {
     if body.trim_ascii().is_empty() {
         return Ok(format!("{{{attributes}}}"));
     }
-    // What is not one JSON value must not end up as members of the event.
+    // A body that is not one JSON value is refused: pasted below, it could add members to the event.
     serde_json::from_str::<&RawValue>(body)
         .map_err(|error| Problem::bad_request("not_json", error.to_string()))?;
     Ok(format!("{{{attributes},\"data\":{body}}}"))

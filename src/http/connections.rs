@@ -47,7 +47,7 @@ struct ConnectionTable {
     next_id: u64,
     /// Entries that do not follow.
     places: usize,
-    /// The same of each address; those without one are not in it.
+    /// The same by address. An address with none has no entry.
     of_address: HashMap<IpAddr, usize>,
     closed: u64,
     refused: u64,
@@ -155,7 +155,7 @@ impl Connections {
             match self.try_admit(address) {
                 ConnectionAdmission::Place(place) => return Some(place),
                 ConnectionAdmission::Refused => return None,
-                // What is too young to be closed now may be old enough soon.
+                // A connection that is too young to be closed now may be old enough soon.
                 ConnectionAdmission::Full => drop(timeout(PLACE_POLL, freed).await),
             }
         }
@@ -211,8 +211,8 @@ impl Connections {
     }
 }
 
-/// What counts as one address: of IPv6 the network, since every client has as many addresses of it as
-/// it likes.
+/// The unit that connections are counted by: an IPv4 address, or an IPv6 network, of which a client can use
+/// any number of addresses.
 fn network_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) if !ip.is_loopback() => IpAddr::V6((u128::from(ip) >> 64 << 64).into()),

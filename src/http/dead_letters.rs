@@ -1,4 +1,4 @@
-//! `/v1/dead-letters`: what failed, and why; tried again, or accepted as lost.
+//! `/v1/dead-letters`: lists failures with their reasons, tries them again, or accepts them as lost.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,16 +22,16 @@ use crate::log::Log;
 use crate::model::Position;
 use crate::status::{DeadLetter, DeadLetterFilter, DeadLetters, DismissError, Retried, Selection};
 
-/// How many are listed when the client does not say.
+/// Letters that are listed when the client names no limit.
 const LIMIT_DEFAULT: usize = 1000;
 /// How long a page may read events for its samples; letters without one are asked for by position.
 const SAMPLES_TIME: Duration = Duration::from_millis(50);
-/// How many bytes of samples a page holds.
+/// Bytes of samples on a page.
 const SAMPLES_BYTES: usize = 4 << 20;
 
 /// The reason that a narrowed token is told where it may not read the event: reasons quote values.
 const REASON_WITHHELD: &str = "not shown: the token does not reach the event";
-/// How many cursors of narrowed tokens are known.
+/// Most cursors of narrowed tokens that are remembered.
 const CURSORS_MAX: usize = 1000;
 
 /// The answer of the list.
@@ -55,7 +55,7 @@ struct Letter {
     /// The view that lacks them; null for events of a type that no view reads.
     #[schema(required)]
     view: Option<String>,
-    /// Of the first event, or of all events that the view reads.
+    /// The type of the first event, or of all events that the view reads.
     #[schema(required)]
     r#type: Option<String>,
     #[schema(required, value_type = Option<u64>)]
@@ -66,7 +66,7 @@ struct Letter {
     expression: String,
     /// Longer ones than 1,024 bytes end in `…`. A narrowed token is told it where it reaches the event.
     reason: String,
-    /// How many rows fail.
+    /// The number of rows that fail.
     count: u64,
     /// The first event's data. Null where the row belongs to no event, and where a page of many letters
     /// would take too long; the letter alone, by its position, has it. Null, too, where a narrowed token
@@ -226,8 +226,8 @@ pub async fn retry(
 
 /// Accept failures as lost
 ///
-/// They are not listed or counted any more, over restarts, too. The events stay in the log. What fails
-/// later is told again.
+/// They are not listed or counted any more, over restarts, too. The events stay in the log. Later failures
+/// are listed again.
 #[utoipa::path(
     post,
     path = "/v1/dead-letters/dismiss",

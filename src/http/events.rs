@@ -35,7 +35,7 @@ static POSITION_HEADER: HeaderName = HeaderName::from_static("heliostat-position
 /// A chunk is sent once it has grown past this.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// So much is looked through at a time for events of the types that are asked for.
+/// Bytes that are looked through at a time for events of the requested types.
 const SCAN_BYTES: usize = 32 << 20;
 
 /// Read the log
@@ -256,7 +256,7 @@ struct EventSource {
     position: Position,
     /// The last event that is asked for.
     end: Position,
-    /// How many events may still be written.
+    /// The number of events that may still be written.
     remaining: u64,
     types: Vec<String>,
     /// Events that the client may not see are passed over.
@@ -275,8 +275,8 @@ impl EventSource {
         .await
     }
 
-    /// Some lines, up to about [`CHUNK_BYTES`]. What stands before damage is written, and the next
-    /// chunk is the error.
+    /// Some lines, up to about [`CHUNK_BYTES`]. Lines before damage are written, and the next chunk is the
+    /// error.
     fn chunk(&mut self) -> Result<(Bytes, SourceState), LogError> {
         if let Some(error) = self.failed.take() {
             return Err(error);

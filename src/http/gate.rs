@@ -1,4 +1,4 @@
-//! Who is let in. Pages of other origins are kept out, tokens are looked at, and roles decide.
+//! The gate: refuses pages of other origins, reads tokens, and lets roles decide.
 //!
 //! Without tokens the server is for this machine alone. A page that somebody on it visits can reach
 //! loopback, too, so three things are checked: the `Host`, which a page gives away that had its own
@@ -29,11 +29,11 @@ const PAGE_HEADERS: &str =
 
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// What the server asks of those who come.
+/// The requirements that a request has to meet.
 pub struct Gate {
     /// `None`: nobody is asked for a token.
     access: Option<Access>,
-    /// Where administrative acts are written down.
+    /// The record of administrative acts.
     record: Option<AdminRecord>,
     /// Names under which the server is reached beside those of loopback; `None`: any name is right.
     hosts: Option<Vec<String>>,
@@ -73,7 +73,7 @@ impl Gate {
         self.access.as_ref().map_or(&[], Access::issuers)
     }
 
-    /// What the client of a request may do; `None`: it has shown no token, and one is asked for.
+    /// The rights of a request's client; `None`: it has shown no token, and one is asked for.
     async fn caller(&self, headers: &HeaderMap) -> Result<Option<Arc<Grant>>, Problem> {
         let Some(access) = self.access() else { return Ok(Some(Arc::new(Grant::of_everybody()))) };
         let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
@@ -171,7 +171,7 @@ fn unauthorized(message: &str, was_given: bool) -> Problem {
         .with_header(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
 }
 
-/// What a request to this route does; `None`: it is open to everybody. A route that is not listed is
+/// The action that a request to this route is; `None`: it is open to everybody. A route that is not listed is
 /// for administrators.
 pub fn action_of(method: &Method, path: &str) -> Option<Action> {
     let action = match (path, method.as_str()) {

@@ -136,7 +136,8 @@ impl Wrong {
         Wrong { part: part.as_str(), subject, message, since_ms: None }
     }
 
-    /// What a client is told of it: without a token that reads everything, the part alone.
+    /// The problem as a client may see it: without a token that reads everything, its subject and message are
+    /// left out.
     fn told_to(self, caller: &Caller) -> Wrong {
         if caller.sees_all() || self.part == Part::View.as_str() && caller.sees_view(&self.subject)
         {

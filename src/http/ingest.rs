@@ -37,9 +37,9 @@ use crate::status::{Away, ViewState, WaitRequest, WaitTarget, Waiting};
 #[schema(as = Accepted)]
 #[serde(deny_unknown_fields)]
 struct AppendAnswer {
-    /// How many events were stored now.
+    /// The number of events that were stored now.
     accepted: usize,
-    /// How many had been stored before.
+    /// The number of events that had been stored before.
     duplicates: usize,
     #[schema(value_type = u64, minimum = 1)]
     first_position: Position,
@@ -47,11 +47,11 @@ struct AppendAnswer {
     last_position: Position,
     #[schema(value_type = u64, minimum = 1)]
     tick: Tick,
-    /// Of each event, in request order, where there are duplicates.
+    /// The position of each event, in request order. Given where there are duplicates.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Vec<u64>)]
     positions: Option<Vec<Position>>,
-    /// Of each event, in request order, where some were made.
+    /// The id of each event, in request order. Given where the server made some of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Vec<String>)]
     ids: Option<Vec<String>>,
@@ -232,7 +232,7 @@ pub async fn post_events(
 
 /// The state of a request once its events are on their way to the log.
 struct Asked {
-    /// How many events it has.
+    /// The number of its events.
     len: usize,
     /// See [`Batch::places`].
     places: Option<Vec<usize>>,

@@ -37,7 +37,7 @@ use crate::status::{ReadStatus, ViewStart, ViewState, ViewStatus};
 const APPEND_BOUNDS_S: [f64; 12] =
     [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
 
-/// Everything that is measured.
+/// All metrics of the server.
 pub struct Metrics {
     registry: Registry,
     append_seconds: Histogram,
@@ -46,7 +46,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics of what HTTP does. Those of the log and the views are read when they are asked for.
+    /// Metrics of HTTP. Metrics of the log and the views are read when they are asked for.
     pub fn new() -> Self {
         let mut registry = Registry::default();
         let append_seconds = Histogram::new(APPEND_BOUNDS_S);

@@ -18,7 +18,7 @@ use super::gate::action_of;
 use crate::model::limits::Limits;
 pub use documented::*;
 
-/// The one header that an answer may lack: it has all others that are described.
+/// The only described header that an answer may lack.
 const OPTIONAL_HEADER: &str = "Idempotency-Replayed";
 
 /// Where the bodies of several events are described.
@@ -205,7 +205,7 @@ mod documented {
         source: Option<String>,
         #[schema(required = false, value_type = String, min_length = 1, max_length = 255)]
         stream: Option<String>,
-        /// Of the payload's schema.
+        /// The version of the payload's schema.
         #[schema(required = false, value_type = u32, minimum = 1, maximum = 4294967295_u64)]
         version: Option<u32>,
         #[schema(required = false, value_type = String, format = DateTime)]
@@ -307,7 +307,7 @@ mod documented {
         /// JSON: `{tick, row}` of `upsert` and `delete`, `{tick, position}` of `tick`, `{reason}` of
         /// `end`.
         data: String,
-        /// Of `tick` alone: from where a feed can go on.
+        /// The place from which a feed can go on. Only `tick` has it.
         #[schema(required = false, value_type = String)]
         id: Option<String>,
     }

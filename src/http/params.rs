@@ -99,7 +99,7 @@ impl Params {
     }
 }
 
-/// The one name in the path of a request, percent-decoded.
+/// The single name in the path of a request, percent-decoded.
 pub struct Name(pub String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Name {

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// How many errors of one request are listed.
+/// Most errors of one request that are listed.
 pub const ERRORS_MAX: usize = 100;
 
 /// One thing that is wrong with a request.

@@ -16,7 +16,7 @@ use super::render::{RenderOptions, write_rows};
 use super::{AppState, blocking};
 use crate::status::{RowsAnswer, RowsError, RowsRequest, ViewState};
 
-/// How many rows an answer has when the client does not say.
+/// Rows of an answer when the client names no limit.
 const LIMIT_DEFAULT: usize = 1000;
 
 /// Prefix of a column's name where that is also the name of a parameter.

@@ -37,7 +37,7 @@ type ServeError = Box<dyn std::error::Error + Send + Sync>;
 /// to answer.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many requests of one HTTP/2 connection are served at once.
+/// Most requests of one HTTP/2 connection that are served at once.
 const HTTP2_STREAMS_MAX: u32 = 100;
 
 /// How long requests may take to finish once the server is stopping: with what ends after them, all

@@ -17,7 +17,7 @@ use crate::log::{Log, LogError};
 
 /// An answer ends with the event that makes it longer than this.
 const ANSWER_BYTES: usize = 8 << 20;
-/// How many events are read where nothing is asked for.
+/// Events that are read when the client names no limit.
 const LIMIT_DEFAULT: usize = 1000;
 
 /// Read a stream

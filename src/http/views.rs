@@ -75,7 +75,7 @@ pub struct ViewAnswer {
     rows: u64,
     /// About how many bytes its state takes, its rows included.
     state_bytes: u64,
-    /// How many of these are in files, and in memory only while they are looked at.
+    /// Bytes of these that are in files, and in memory only while they are looked at.
     state_file_bytes: u64,
     /// How it began; null before it has.
     #[schema(required)]

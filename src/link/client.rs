@@ -31,13 +31,13 @@ const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
 const STATUS_TIME: Duration = Duration::from_secs(2);
 /// How long an answer may take beyond what the call itself asks for.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
-/// The same for calls that read the log or write to the disk.
+/// The same limit for calls that read the log or write to the disk.
 const WORK_TIME: Duration = Duration::from_secs(60);
-/// So many connections are kept for the next calls.
+/// Idle connections that are kept for the next calls.
 const IDLE_MAX: usize = 64;
-/// What a read side has to do before it answers.
+/// The reason that is given while the read side has not begun to answer.
 const STARTING: &str = "the views are being prepared: their process is starting";
-/// What happens when it is gone.
+/// The reason that is given when the read side has gone.
 const GONE: &str = "the process that keeps the views has ended and is started again: events are accepted meanwhile";
 
 /// The read side in another process.

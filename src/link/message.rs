@@ -47,7 +47,7 @@ pub struct Hello {
     pub follows: bool,
 }
 
-/// What the write side tells on the connection that follows.
+/// Messages of the write side on the connection that follows.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromWriteSide {
     /// The log's name, see [`Log::history`](crate::log::Log::history), and how far it is on disk.
@@ -58,7 +58,7 @@ pub enum FromWriteSide {
     Adopted { catalog: u64 },
 }
 
-/// What the read side tells on the connection that follows.
+/// Messages of the read side on the connection that follows.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromReadSide {
     /// Use this catalog, and say so. Numbers rise.

@@ -1,5 +1,5 @@
-//! What the two sides tell each other: the write side, which has the log and HTTP, and the read side,
-//! which keeps the views. They share no memory, and read the same files.
+//! Messages between the two sides: the write side, which has the log and HTTP, and the read side, which keeps
+//! the views. They share no memory, and read the same files.
 //!
 //! The read side listens on a socket; the write side opens connections and begins each one with a
 //! [`Hello`](message::Hello), which the read side answers with its own. A message is

@@ -35,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct ReadSideServer(Arc<ServerShared>);
 
 struct ServerShared {
-    /// What answers; `None` while it is being prepared.
+    /// The backend that answers calls; `None` while it is being prepared.
     backend: watch::Sender<Option<Arc<dyn Backend>>>,
     alarms: Alarms,
     /// The name of the log that is followed.
@@ -92,7 +92,7 @@ impl ReadSideServer {
         }
     }
 
-    /// How far the log is on disk.
+    /// The head of the log on disk.
     pub fn head(&self) -> watch::Receiver<Head> {
         self.0.head.subscribe()
     }

@@ -1,5 +1,5 @@
-//! What becomes of each request of a commit: which of its events are new, what versions they get in
-//! their streams, and which requests are refused.
+//! Admission: the decision about each request of a commit. It says which of its events are new, what versions
+//! they get in their streams, and whether the request is refused.
 //!
 //! Requests are looked at in the order in which they will stand in the log, each against the log
 //! and the requests before it, so that of two that exclude each other the first one wins.
@@ -12,7 +12,7 @@ use super::{AppendError, Conflict};
 use crate::model::event::{Append, NewEvent};
 use crate::model::{Position, Tick};
 
-/// How many conflicts of one request are listed.
+/// Most conflicts of one request that are listed.
 const CONFLICTS_MAX: usize = 100;
 
 /// A request with the hashes of its events, which are made where the request comes from.
@@ -57,7 +57,7 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// How many of the events are new.
+    /// The number of events that are new.
     pub fn stored(&self) -> usize {
         self.numbers.iter().flatten().count()
     }
@@ -79,9 +79,9 @@ pub struct Admission<'i> {
 /// A stream while a request is looked at.
 struct Touched {
     stream: u128,
-    /// Which event names it.
+    /// The first event of the request that is of this stream.
     index: usize,
-    /// Before the request.
+    /// The stream's version before the request; in `after` its new events are counted, too.
     before: u64,
     after: u64,
     conflict: bool,
@@ -192,7 +192,8 @@ impl<'i> Admission<'i> {
         Ok((known, unsure))
     }
 
-    /// The stream versions of the events that are new, the streams, and what is expected in vain.
+    /// The versions of the new events in their streams, the streams, and the expected versions that are
+    /// wrong.
     fn number(
         &self,
         request: &Hashed,
@@ -228,7 +229,8 @@ impl<'i> Admission<'i> {
                 && expected != touched.after
                 && !touched.conflict
             {
-                // What follows in this stream would be wrong for the same reason.
+                // Only the first wrong version of a stream is listed: later ones would be wrong for the same
+                // reason.
                 touched.conflict = true;
                 if conflicts.len() < CONFLICTS_MAX {
                     let (current, earlier) = (touched.before, touched.after - touched.before);

@@ -31,7 +31,7 @@ use super::frame::{u32_at, u64_at};
 use super::rewrite::UNFINISHED;
 use super::segment::SEGMENT_HEADER_BYTES;
 
-/// What the name of an archived segment ends with.
+/// The end of an archived segment's file name.
 const ARCHIVED: &str = ".log3";
 const MAGIC: &[u8; 8] = b"HELIOARC";
 /// The frames in a block.
@@ -39,7 +39,7 @@ const BLOCK_BYTES: usize = 1 << 20;
 const ENTRY_BYTES: usize = 24;
 const END_BYTES: usize = 32;
 const LEVEL: i32 = 6;
-/// So many blocks of a file stay in memory that were read last: what is read at once, and a few for
+/// Blocks of a file that stay in memory, those read last: enough for what is read at once, and a few for
 /// single frames.
 const CACHED_BLOCKS: usize = 8;
 
@@ -134,7 +134,7 @@ impl ReadAt for std::fs::File {
 struct BlockPlace {
     /// The first byte before compression, and the one behind the last.
     raw: (u64, u64),
-    /// The same in the file.
+    /// The same bounds after compression, in the file.
     file: (u64, u64),
     crc: u32,
 }

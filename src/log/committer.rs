@@ -1,4 +1,4 @@
-//! The one thread that writes.
+//! The committer: the only thread that writes to the log.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,7 @@ use crate::model::alarm::Part;
 use crate::model::event::{Appended, NewEvent};
 use crate::model::{Head, Position};
 
-/// How often it is tried whether a full disk has room again, where nobody appends.
+/// How often the committer tries whether a full disk has room again, while nobody appends.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// The subject of the alarm while the disk is full.
 const DISK_ALARM: &str = "disk";
@@ -31,9 +31,9 @@ pub struct LogStats {
     pub duplicates: u64,
     /// Requests that were refused because of a version or an id.
     pub conflicts: u64,
-    /// Of the events as they were given.
+    /// Bytes of the events as clients sent them.
     pub event_bytes: u64,
-    /// Written to disk.
+    /// Bytes written to disk.
     pub disk_bytes: u64,
     pub commits: u64,
     /// Waiting to be written now.
@@ -92,7 +92,7 @@ struct AppendQueue {
 }
 
 struct CommitterShared {
-    /// How long nothing may be written before an empty frame says that time has passed.
+    /// Time without a commit after which an empty frame says that time has passed; `None`: no such frames.
     clock: Mutex<Option<Duration>>,
     queue: Mutex<AppendQueue>,
     arrived: Condvar,
@@ -105,7 +105,7 @@ struct CommitterShared {
 #[derive(Clone)]
 struct AppendRefusal {
     reason: String,
-    /// As much room is needed.
+    /// Bytes of room that are needed before appends go on.
     bytes: usize,
 }
 

@@ -1,4 +1,4 @@
-//! What a frame without events tells beside the time.
+//! Control frames: frames without events that tell something other than the time.
 //!
 //! ```text
 //! the section of a control frame, before compression
@@ -39,7 +39,7 @@ pub struct QueriesInUse {
 /// A query file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryFile {
-    /// Where it stands in the directory of queries.
+    /// Its path below the directory of queries.
     pub path: String,
     /// Its content.
     pub text: String,
@@ -50,12 +50,12 @@ pub struct QueryFile {
 pub struct DismissedLetters {
     /// The view; empty for events that no view reads.
     pub view: String,
-    /// Which ones, in the engine's words.
+    /// The dismissals, in the engine's format.
     pub dismissals: serde_json::Value,
 }
 
 impl Control {
-    /// That these dead letters of a view were dismissed; `None` if that cannot be put into JSON.
+    /// The note that these dead letters of a view were dismissed; `None` if it cannot be written as JSON.
     pub fn dismissal(view: &str, dismissals: &impl Serialize) -> Option<Control> {
         let dismissals = serde_json::to_value(dismissals).ok()?;
         Some(Control::Dismissal(DismissedLetters { view: view.to_string(), dismissals }))

@@ -1,8 +1,8 @@
 //! A log as it is copied: which files, and up to where, while a process may write it.
 //!
-//! Sealed segments do not change. Of the one that is written to, the whole frames count that are there
-//! when it is read. The last of them may not be synced yet; it is synced here, so that it is in the
-//! log after any crash, and the copy never has an event that the log loses.
+//! Sealed segments do not change. The segment that is written to is copied as far as it has whole frames at
+//! that moment. The last of them may not be synced yet; it is synced here, so that it is in the log after any
+//! crash, and the copy never has an event that the log loses.
 
 use std::path::{Path, PathBuf};
 
@@ -179,7 +179,7 @@ impl LogCopy {
     }
 }
 
-/// The names of the segments that tell what was appended by a time, of a log with this list. `None` if
+/// The names of the segments that are needed for everything up to a time, of a log with this list. `None` if
 /// the list cannot be read.
 pub fn segments_until(list: &[u8], until: Tick) -> Option<Vec<String>> {
     let ReadList::Found { list, .. } = SegmentList::parse(list) else { return None };
@@ -187,7 +187,7 @@ pub fn segments_until(list: &[u8], until: Tick) -> Option<Vec<String>> {
     let reaches = |listed: &Listed| listed.tick > until;
     let first = list.segments.iter().position(reaches).unwrap_or(list.segments.len());
     let is_needed = |(index, listed): &(usize, &Listed)| {
-        // One without events may be all that follows, and then nothing is dropped.
+        // Segments without events are kept, too: if nothing else follows, nothing is dropped.
         *index <= first || listed.last < listed.first
     };
     let needed = list.segments.iter().enumerate().filter(is_needed);
@@ -218,10 +218,10 @@ impl CutLog {
     }
 }
 
-/// Drops what was appended to a log after a time. No process may have it open, and the segments after
-/// the first one that reaches beyond the time may be missing.
+/// Drops the events that were appended to a log after a time. No process may have it open, and the segments
+/// after the first one that reaches beyond the time may be missing.
 ///
-/// A log that loses events gets another id: what was computed of it is not what it says now. The part
+/// A log that loses events gets another id: results that were computed of it do not hold any more. The part
 /// of the id that hashes of names are seeded with stays, since frames hold such hashes.
 pub fn cut(directory: &Path, until: Tick) -> Result<CutLog, LogError> {
     let files = DiskFiles::open(directory)?;

@@ -9,7 +9,7 @@ use super::segment::{self, NextFrame, SegmentFile};
 use crate::model::Position;
 use crate::model::event::EventRef;
 
-/// So often a frame is looked up again when its segment was rewritten meanwhile.
+/// Look-ups of one frame, of which all but the first are for a segment that was rewritten meanwhile.
 const ATTEMPTS: usize = 3;
 
 /// Hands the events at these positions, which ascend, to `visit`, until it returns false.

@@ -33,7 +33,8 @@ pub trait Files: Send + Sync {
     fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
     /// All of a file as it was at one moment, also while it is replaced.
     fn read_all(&self, name: &str) -> io::Result<Vec<u8>>;
-    /// All of a file that is never written to again: read when it is looked at, where that can be done.
+    /// All of a file that is never written to again. Where possible it is mapped, and read when it is looked
+    /// at.
     fn map(&self, name: &str) -> io::Result<Bytes> {
         self.read_all(name).map(Bytes::from)
     }
@@ -54,8 +55,8 @@ pub trait Files: Send + Sync {
     }
     /// Gives a file another name, durably.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-    /// Tells whoever reads these files where archived segments are from now on. Fails if there are some
-    /// `in_use` elsewhere.
+    /// Tells readers of these files where archived segments are from now on. Fails if some are elsewhere,
+    /// which `in_use` says.
     fn tell_archive(&self, _place: &ArchivePlace, _in_use: bool) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -152,8 +153,8 @@ impl OpenFiles {
         Some(Arc::clone(&found.file))
     }
 
-    /// Keeps an open file, and lets go of the one that was not read for longest. That one is closed
-    /// when nobody reads from it any more.
+    /// Keeps an open file, and lets go of the one that was not read for longest, which is closed when its
+    /// last reader has finished.
     fn insert(&mut self, name: &str, inode: (u64, u64), file: Arc<File>) {
         self.files.remove(name);
         while self.files.len() >= self.max {
@@ -298,8 +299,8 @@ impl Files for DiskFiles {
 
     fn map(&self, name: &str) -> io::Result<Bytes> {
         let file = File::open(self.directory.join(name))?;
-        // SAFETY: nobody writes to the file while it is mapped, as the trait asks for. What another
-        // program does to it is found by whoever compares checksums, or ends the process.
+        // SAFETY: nobody writes to the file while it is mapped, as the trait asks for. If another program
+        // does, checksums reveal it, or the process ends.
         let mapped = unsafe { memmap2::Mmap::map(&file)? };
         Ok(Bytes::from_owner(mapped))
     }

@@ -1,7 +1,7 @@
 //! The log as those have it who only follow it: in the process that writes it, or in another one.
 //!
-//! Another process reads the same files, up to a head that it is told: what lies behind that may not
-//! be on disk. It has no indexes, and looks at the list of segments again where it may have grown.
+//! Another process reads the same files, up to a head that it is told: frames behind that may not be on disk.
+//! It has no indexes, and looks at the list of segments again where it may have grown.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::{Control, DiskFiles, Files, Log, LogError, LogReader};
 use crate::model::alarm::Alarms;
 use crate::model::{Head, Position};
 
-/// What a follower asks of whoever writes the log.
+/// Requests of a log follower to the process that writes the log.
 pub trait LogWriterRequests: Send + Sync {
-    /// While nothing is appended, write an empty frame each time that the interval has passed, so that
-    /// what depends on the time is as it was after a restart, too; `None` stops that.
+    /// While nothing is appended, write an empty frame each time that the interval has passed. So views that
+    /// depend on time are the same after a restart. `None` stops that.
     fn keep_time(&self, interval: Option<Duration>);
 
     /// Write a control frame, some time.

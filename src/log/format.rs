@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub enum LogFormat {
-    /// Of the first logs. It is read, and rewritten in the background.
+    /// The first format. It is still read, and its segments are rewritten in the background.
     One,
-    /// The one that is written.
+    /// The format that is written.
     Two,
-    /// That of archived segments: frames as in format 2, in compressed blocks.
+    /// The format of archived segments: frames as in format 2, in compressed blocks.
     Three,
 }
 
@@ -60,8 +60,8 @@ impl From<LogFormat> for u32 {
     }
 }
 
-/// A number that is raised each time that a writer takes over the log. What a writer of an earlier
-/// epoch has written behind that is not of the log. 0: from before there were epochs.
+/// A number that rises each time that a writer takes over the log. Frames behind that place that a writer of
+/// an earlier epoch has written are not part of the log. 0: from before there were epochs.
 pub type Epoch = u64;
 
 /// The version of Heliostat that a part of a file needs, from which readers on know it.

@@ -103,7 +103,7 @@ pub enum FrameError {
     Control,
 }
 
-/// What a frame tells.
+/// The kind of a frame: events, the time alone, or control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameKind {
     /// Events.
@@ -143,12 +143,12 @@ pub struct Header {
     pub(super) body: Body,
 }
 
-/// What a header says of the body.
+/// The layout of the body, as the header states it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    /// Of format 1: one LZ4 block.
+    /// Format 1: one LZ4 block.
     Block { crc: u32, raw_bytes: u32, flags: u64 },
-    /// Of format 2: a table, and the sections.
+    /// Format 2: a table, and the sections.
     Sections { count: u16, table_crc: u32 },
 }
 
@@ -274,7 +274,7 @@ impl Codec {
     }
 }
 
-/// Where a section stands in its frame.
+/// The place of a section in its frame.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Section {
     pub codec: Codec,
@@ -417,7 +417,7 @@ impl Frame {
         let mut table = Vec::with_capacity(table_bytes);
         for NewSection { kind, codec, bytes, raw_bytes } in sections {
             table.extend_from_slice(&(*kind as u16).to_le_bytes());
-            // This version writes none that a reader may pass over.
+            // The 1 means that a reader must know the section. This version writes no other ones.
             table.extend_from_slice(&[*codec as u8, 1]);
             table.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
             table.extend_from_slice(&raw_bytes.to_le_bytes());
@@ -449,8 +449,8 @@ impl Frame {
         Ok(frame)
     }
 
-    /// The same frame, its sections not compressed: it is compressed together with others. One with
-    /// sections that this version does not know stays as it is.
+    /// The same frame with its sections not compressed, for an archive, which compresses many frames
+    /// together. A frame with sections that this version does not know stays as it is.
     pub(super) fn plain(&self) -> Result<Frame, FrameError> {
         let Body::Sections { count, .. } = self.header.body else {
             return self.rewritten()?.plain();
@@ -483,7 +483,7 @@ impl Frame {
         }
     }
 
-    /// What the frame tells.
+    /// The kind of this frame.
     pub fn kind(&self) -> FrameKind {
         self.header.kind
     }
@@ -513,7 +513,7 @@ impl Frame {
         self.header.first_position + u64::from(self.header.count) - 1
     }
 
-    /// How many events there are.
+    /// The number of events.
     pub fn count(&self) -> u32 {
         self.header.count
     }

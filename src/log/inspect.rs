@@ -42,7 +42,7 @@ pub struct SegmentInfo {
     pub epoch: Epoch,
     pub events: u64,
     pub frames: u64,
-    /// Of the frames, those of control.
+    /// The frames that are control frames.
     pub control_frames: u64,
     pub bytes: u64,
     pub first_tick: u64,
@@ -56,18 +56,18 @@ pub struct SegmentInfo {
 pub struct Finding {
     /// The file.
     pub segment: String,
-    /// Where in it.
+    /// The place in it, in bytes.
     pub offset: u64,
     pub what: String,
     /// The first and the last position that are lost; none where `last` is `first - 1`.
     pub lost: (Position, Position),
-    /// Nobody knows how many of the positions were given to events.
+    /// True where some of the positions may never have been given to events.
     pub at_most: bool,
     pub(super) remedy: Remedy,
 }
 
 impl Finding {
-    /// How many positions are lost.
+    /// The number of lost positions.
     pub fn lost_positions(&self) -> u64 {
         (self.lost.1 + 1).saturating_sub(self.lost.0)
     }
@@ -105,7 +105,7 @@ pub(super) enum Remedy {
     EndHere { segment: Position, offset: u64 },
 }
 
-/// All that is to be said of a log.
+/// The result of an examination of a log.
 #[derive(Clone, Debug)]
 pub struct Examination {
     pub info: LogInfo,
@@ -455,7 +455,8 @@ impl<'a> Examiner<'a> {
         }
     }
 
-    /// What is wrong from an offset on; false if the segment is through.
+    /// Notes what is broken at an offset, and jumps behind it. False if nothing of the segment is left to
+    /// read.
     fn broken(
         &mut self,
         reader: &mut SegmentReader,

@@ -1,5 +1,5 @@
-//! What the indexes need of events that were trimmed: which identities are known, and the versions
-//! that streams have.
+//! Events that were trimmed, as far as the indexes still need them: their identities, and the versions of
+//! their streams.
 //!
 //! ```text
 //! name: "trimmed-" and the last position in 20 decimal digits
@@ -32,7 +32,7 @@ const FORMAT: u32 = 1;
 const HEADER_BYTES: usize = 16;
 const FRAME_HEADER_BYTES: usize = 24;
 const EVENT_BYTES: usize = 48;
-/// How much is written to a file at once.
+/// Bytes written to a file at once.
 const WRITE_BYTES: usize = 1 << 20;
 
 /// The file's name.

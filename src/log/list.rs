@@ -51,8 +51,8 @@ pub const LIST_NAME: &str = "segments";
 const FORMAT: u32 = 2;
 /// The list of a log whose segments are all of format 1.
 const FORMAT_ONE: u32 = 1;
-/// The list of a log that was trimmed or has archived segments: to whoever does not know of that, events
-/// are lost.
+/// The list of a log that was trimmed or has archived segments. A program that does not know of these would
+/// take events for lost.
 const FORMAT_LATER: u32 = 3;
 /// The number of positions that are reserved at a time. If the last segment is lost, the next event gets
 /// the first position that is not reserved: any before it may belong to a lost event.
@@ -199,7 +199,7 @@ impl SegmentList {
         self.trimmed.as_ref().map_or(0, |trimmed| trimmed.position)
     }
 
-    /// Fails if what comes behind a position is not all there, since the log was trimmed.
+    /// Fails if some positions behind `after` were trimmed.
     pub fn expect_untrimmed(&self, after: Position) -> Result<(), LogError> {
         match self.trimmed_through() {
             through if after < through => Err(LogError::Trimmed { through, stream_from: None }),
@@ -251,7 +251,7 @@ impl SegmentList {
         ReadList::Damaged(reason)
     }
 
-    /// One of the two lines.
+    /// Reads one of the two copies.
     fn copy(line: &[u8]) -> Result<SegmentList, ListError> {
         let (crc, rest) = line.split_at_checked(9).ok_or(ListError::TooShort)?;
         let json = rest.strip_suffix(b"\n").ok_or(ListError::TooShort)?;
@@ -356,7 +356,7 @@ impl SegmentList {
         self.segments.iter().map(|listed| listed.tick).chain(trimmed).max().unwrap_or(0)
     }
 
-    /// Takes the segments before a position from the list; those that are taken. `known` tells what
+    /// Takes the segments before a position from the list, and returns them. `known` names the file with what
     /// the indexes need of them.
     pub fn trim(&mut self, position: Position, tick: Tick, known: KnownEvents) -> Vec<Listed> {
         let kept = self.segments.partition_point(|listed| listed.first <= position);

@@ -9,8 +9,8 @@
 //! tells what else happened to the log. Segments of an earlier format are read, and rewritten one by
 //! one in the background. `docs/log-format.md` states the formats.
 //!
-//! What is damaged is found when the log is opened or when it is read, and is an alarm from then
-//! on. A full disk refuses appends until there is room; a failed sync ends the log.
+//! Damage is found when the log is opened or when it is read, and is an alarm from then on. A full disk
+//! refuses appends until there is room; a failed sync ends the log.
 
 mod admit;
 mod archive;
@@ -70,19 +70,19 @@ pub struct LogOptions {
     /// A segment that has grown past this many bytes is followed by a new one. Reading from a
     /// position reads its segment from the beginning, so this bounds that, too.
     pub segment_bytes_max: u64,
-    /// How many bytes of events may wait to be written before appends are refused.
+    /// Bytes of events that may wait to be written; beyond it appends are refused.
     pub queue_bytes_max: usize,
-    /// How many bytes of events one commit gathers; a single larger request is a commit of its own.
+    /// Most bytes of events that one commit gathers. A larger request is a commit of its own.
     pub group_bytes_max: usize,
     /// How long a request can be repeated by its key, in milliseconds.
     pub request_life_ms: u64,
-    /// How many bytes a second are read and written to rewrite segments of an earlier format.
+    /// Bytes a second that are read and written to rewrite segments of an earlier format.
     pub rewrite_bytes_per_s: u64,
     /// Segments whose events are older than this, in milliseconds, are archived.
     pub archive_after_ms: Option<u64>,
     /// The object store that archived segments are moved to; `None`: they stay.
     pub archive_to: Option<String>,
-    /// Who is told of damage and of a full disk.
+    /// Where damage and a full disk are reported.
     pub alarms: Alarms,
 }
 
@@ -109,7 +109,7 @@ pub enum LogError {
     Io {
         /// The file or directory.
         path: String,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// Another process has the log open.
@@ -118,14 +118,14 @@ pub enum LogError {
         /// The file or directory.
         path: String,
     },
-    /// Bytes that were written whole are not what was written.
+    /// A file has other bytes than were written to it.
     #[error("{segment} is damaged at offset {offset}: {what}; {REMEDY}")]
     Damaged {
         /// The name of the file.
         segment: String,
         /// Where in the file, in bytes.
         offset: u64,
-        /// What is wrong.
+        /// The damage.
         what: String,
     },
     /// A file is whole, and a later version of Heliostat has written it.
@@ -135,7 +135,7 @@ pub enum LogError {
         segment: String,
         /// Where in the file, in bytes.
         offset: u64,
-        /// What is not known, and which version knows it.
+        /// The unknown part, and the version that knows it.
         what: String,
     },
     /// A segment that was there is gone.
@@ -157,7 +157,7 @@ pub enum LogError {
     NotALog {
         /// The file or directory.
         path: String,
-        /// What is wrong.
+        /// The problem.
         what: String,
     },
     /// The indexes beside the log failed.
@@ -182,7 +182,7 @@ impl LogError {
         LogError::Damaged { segment: segment.into(), offset, what: what.to_string() }
     }
 
-    /// What a later version has written at an offset of a file.
+    /// The error for bytes at an offset of a file that a later version has written.
     fn newer(segment: impl Into<String>, offset: u64, what: impl std::fmt::Display) -> LogError {
         LogError::Newer { segment: segment.into(), offset, what: what.to_string() }
     }
@@ -201,7 +201,7 @@ impl LogError {
         }
     }
 
-    /// Whether what was written is not there any more as it was written.
+    /// Whether something that was written is lost or has changed.
     pub fn is_damage(&self) -> bool {
         matches!(self, LogError::Damaged { .. } | LogError::Missing { .. })
     }
@@ -227,9 +227,9 @@ pub enum AppendError {
     /// Too much is waiting for the disk already.
     #[error("{queued_bytes} bytes wait for the disk, the limit is {queue_bytes_max}")]
     Busy {
-        /// How many bytes wait.
+        /// Bytes of events that wait.
         queued_bytes: usize,
-        /// How many may.
+        /// Most bytes that may wait.
         queue_bytes_max: usize,
     },
     /// The log has failed or is closing.
@@ -287,7 +287,7 @@ pub enum Conflict {
         expected: u64,
         /// The version that the stream has.
         current: u64,
-        /// How many earlier events of the request count beside it.
+        /// The number of earlier events in the request that would raise that version.
         earlier: u64,
     },
 }
@@ -344,8 +344,8 @@ impl Log {
         self.id
     }
 
-    /// The log's identity, and another one each time that a loss of events was accepted: what was
-    /// computed of another history is not what this one says.
+    /// The log's identity, which changes each time that a loss of events is accepted: results that were
+    /// computed of another history do not hold for this one.
     pub fn history(&self) -> String {
         self.segments.ask(SegmentList::history)
     }
@@ -488,8 +488,8 @@ impl Log {
         Ok(reader.with(Some(Arc::clone(&self.index)), self.alarms.clone()))
     }
 
-    /// While nothing is appended, writes an empty frame each time that `interval` has passed, so that
-    /// what depends on the time is as it was after a restart, too; `None` stops that.
+    /// While nothing is appended, writes an empty frame each time that `interval` has passed. So views that
+    /// depend on time are the same after a restart. `None` stops that.
     pub fn keep_time(&self, interval: Option<Duration>) {
         self.committer.keep_time(interval);
     }

@@ -110,7 +110,7 @@ impl LogReader {
     }
 
     fn read_next(&mut self) -> Result<Option<Frame>, LogError> {
-        // What lies behind the head is being written, and is nobody's business yet.
+        // Frames behind the head may still be being written, so reading ends at the head.
         let head = *self.head.borrow();
         while self.tick < head.tick {
             let Some(reader) = &mut self.segment else {
@@ -239,7 +239,8 @@ impl LogReader {
     }
 }
 
-/// What comes next. What was read ahead while it was being written is read again, once.
+/// Reads the next frame. Where there is none, or a broken one, the bytes read ahead are dropped and read once
+/// more: the frame may have been in the middle of being written.
 fn step(
     reader: &mut SegmentReader,
     files: &dyn Files,

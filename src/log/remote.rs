@@ -16,7 +16,7 @@ use crate::objects::{Objects, ObjectsError};
 /// The file that says where archived segments are, and the directory of those that were fetched.
 const PLACE: &str = "archive.json";
 const FETCHED: &str = "fetched";
-/// So many bytes of fetched segments stay.
+/// Bytes of fetched segments that are kept at most.
 const FETCHED_BYTES_MAX: u64 = 1 << 30;
 
 /// Where archived segments are.
@@ -24,13 +24,13 @@ const FETCHED_BYTES_MAX: u64 = 1 << 30;
 pub struct ArchivePlace {
     /// A directory or the URL of a store.
     pub to: String,
-    /// What the names of objects begin with: the log's id.
+    /// The prefix of the objects' names: the log's id.
     pub prefix: String,
 }
 
 impl ArchivePlace {
-    /// Writes it down for whoever reads the log. `in_use`: there are segments at the place that is
-    /// told of now, which must stay.
+    /// Writes the place into a file, from which readers of the log learn it. `in_use`: the place that the
+    /// file names now has segments. Then it cannot change.
     pub fn tell(&self, files: &dyn super::Files, in_use: bool) -> io::Result<()> {
         match files.read_all(PLACE) {
             Ok(bytes) => {
@@ -79,7 +79,7 @@ fn failed(error: ObjectsError) -> io::Error {
 }
 
 impl RemoteSegments {
-    /// That of a log in this directory, if there is one.
+    /// The store of the log in this directory. It is opened at its first use, if the directory names one.
     pub fn new(directory: &Path) -> Self {
         RemoteSegments { directory: directory.to_path_buf(), open: Mutex::default() }
     }

@@ -19,7 +19,7 @@ use crate::model::{Head, Position};
 /// Suffix of the name of a file that is set aside.
 const ASIDE: &str = "aside";
 
-/// A log that nobody else has open, and what is wrong with it.
+/// A log that is locked for repair, and its damage.
 pub struct Repair {
     directory: PathBuf,
     files: DiskFiles,
@@ -44,8 +44,8 @@ impl Repair {
         &self.examination.findings
     }
 
-    /// Makes the log one that can be opened, without what cannot be read. If it fails half way it
-    /// can be done again.
+    /// Makes a log that can be opened, without the parts that cannot be read. If it fails half way it can be
+    /// done again.
     pub fn accept_loss(&self) -> Result<(), LogError> {
         let mut list = self.examination.list.clone();
         for finding in self.findings() {
@@ -128,8 +128,8 @@ impl Repair {
         self.files.rename(name, &to).map_err(|source| LogError::of_file(name, source))
     }
 
-    /// Begins a new segment if the last one is lost. Then an empty frame says that the log goes on
-    /// behind what is lost, for readers that wait for the last position.
+    /// Begins a new segment if the last one is lost. Then an empty frame says that the log goes on behind the
+    /// lost positions, for readers that wait for the last one.
     fn resume(&self, list: &mut SegmentList) -> Result<(), LogError> {
         if list.segments.last().is_none_or(|last| last.sealed) {
             let lost = list.gaps.iter().map(|gap| gap.last).max().unwrap_or(0);

@@ -42,13 +42,13 @@ const ARCHIVE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long to wait for the end of a segment that is written to.
 const SEAL_PAUSE: Duration = Duration::from_secs(1);
 
-/// A segment that was copied, and what the list must say of it.
+/// A copied segment, and its future entry in the list.
 pub struct Rewritten {
     /// Its entry in the list.
     pub listed: Listed,
     /// The bytes that readers pass over, before and now.
     skips: Vec<(GapBytes, GapBytes)>,
-    /// Where its frames with events are.
+    /// The places of its frames with events.
     frames: Vec<FrameEntry>,
 }
 
@@ -378,7 +378,7 @@ struct RewriteWork {
     archive: Option<Archiving>,
 }
 
-/// Which segments are archived, and where they go.
+/// The age from which on segments are archived, and the place they are moved to.
 struct Archiving {
     after_ms: u64,
     to: Option<String>,

@@ -68,9 +68,9 @@ impl FrameEvents {
         })
     }
 
-    /// Checks that decompressed bytes are what the frame announces: checksums vouch for what was
-    /// written, not for who wrote it. `requests` follow the events, which end at `events_bytes` if
-    /// that is known.
+    /// Checks that decompressed bytes are as the frame announces: checksums prove that bytes are unchanged,
+    /// and not that Heliostat wrote them. `requests` follow the events, which end at `events_bytes` if that
+    /// is known.
     pub(super) fn new(
         (tick, first_position, count): (Tick, Position, u32),
         raw: Vec<u8>,

@@ -33,9 +33,9 @@ use crate::model::{Position, Tick};
 /// The length of a segment's header in bytes, of either format.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
 const MAGIC: &[u8; 8] = b"HELIOLOG";
-/// How much is read from a file at once.
+/// Bytes read from a file at once.
 const READ_BYTES: usize = 4 << 20;
-/// What the name of a segment ends with; behind it stands the number of a format past 1.
+/// The end of a segment's file name. From format 2 on, the number of the format follows.
 const EXTENSION: &str = ".log";
 
 /// A segment's file: its name says these two things.
@@ -75,7 +75,7 @@ impl SegmentFile {
     }
 }
 
-/// The segments of a log, in order. Of a segment that is being rewritten there may be two files.
+/// The files of a log's segments, in order. A segment that is being rewritten may have two.
 pub fn list(files: &dyn Files) -> Result<Vec<SegmentFile>, LogError> {
     let names = files.list().map_err(|source| LogError::Io { path: "log".to_string(), source })?;
     let mut segments = Vec::new();
@@ -159,7 +159,7 @@ pub enum SegmentHeaderError {
     OtherLog { found: Uuid, expected: Uuid },
 }
 
-/// What the header of a segment says beside its name.
+/// The content of a segment's header: the log and the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
     pub log: Uuid,
@@ -296,7 +296,7 @@ impl SegmentReader {
         self.skips.retain(|skip| skip.from >= offset);
     }
 
-    /// Reads the header, if it has not been read yet; what is wrong with it.
+    /// Reads the header, if it has not been read yet. Returns what is wrong with it, if anything.
     pub fn open(&mut self, files: &dyn Files) -> Result<Option<SegmentHeaderError>, LogError> {
         if self.opened {
             return Ok(None);
@@ -371,7 +371,8 @@ impl SegmentReader {
         Ok(NextFrame::Frame(frame))
     }
 
-    /// What an error of the next frame means: damage, unless the frame is whole and of a later version.
+    /// How a frame that cannot be read is reported: as damage, unless it is whole and a later version has
+    /// written it.
     fn unreadable(&self, error: FrameError) -> Result<NextFrame, LogError> {
         match error {
             FrameError::Newer { .. } => Err(LogError::newer(&self.name, self.offset, error)),

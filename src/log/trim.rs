@@ -1,8 +1,8 @@
 //! Removing the oldest segments of a log on purpose.
 //!
-//! Positions go on as before. What the indexes need of the events stays, in a file of its own
-//! (`known.rs`): an event that is sent again is known, and streams keep their versions. The list of
-//! segments tells how far the log was trimmed, so that a first segment that is lost is still missed.
+//! Positions go on as before. The indexes' knowledge of the events stays, in a file of its own (`known.rs`):
+//! an event that is sent again is known, and streams keep their versions. The list of segments tells how far
+//! the log was trimmed, so that a first segment that is lost is still missed.
 
 use std::path::Path;
 
@@ -69,7 +69,7 @@ impl Trim {
         Ok(Trim { files, list, gone })
     }
 
-    /// The same without segments that have events behind a position.
+    /// This trim without segments that have events behind a position.
     pub fn at_most(mut self, position: Position) -> Trim {
         self.gone.retain(|listed| listed.last <= position);
         self

@@ -1,4 +1,4 @@
-//! What the one thread that writes does to files: frames, segments and their list.
+//! The log's files as the committer writes them: frames, segments and their list.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,12 +34,12 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    /// The error of a write, before what it has left is taken back.
+    /// The error of a write whose leftovers are not taken back yet.
     fn of_write(error: std::io::Error) -> Self {
         if is_full(&error) { WriteError::Full(error) } else { WriteError::Fatal(error) }
     }
 
-    /// Takes back what the write has left; an error of that is worse than the write's.
+    /// Takes back the write's leftovers. If that fails, too, the error is fatal.
     fn after(self, undo: impl FnOnce() -> std::io::Result<()>) -> Self {
         match self {
             WriteError::Full(error) => match undo() {
@@ -61,7 +61,7 @@ impl From<IndexError> for WriteError {
 
 /// A commit that is on disk.
 pub struct Commit {
-    /// One for each request.
+    /// The replies, one for each request.
     pub replies: Vec<Reply>,
     pub stored: u64,
     /// 0 if nothing was written.
@@ -86,8 +86,8 @@ struct OpenSegment {
 }
 
 impl OpenSegment {
-    /// Nobody else may have changed the file, or removed it: what is written to one that has no
-    /// name any more is gone with the process.
+    /// Checks that nobody else has changed the file or removed it. Bytes written to a removed file would be
+    /// gone with the process.
     fn check(&self, files: &dyn Files) -> std::io::Result<()> {
         let (name, expected) = (&self.name, self.len);
         match files.len(name) {
@@ -153,7 +153,7 @@ impl LogWriter {
             let taken = writer.segments.change(writer.files.as_ref(), |list| list.epoch = epoch);
             match taken {
                 Ok(()) => {}
-                // It is written before anything else is.
+                // A full disk does not stop the start: the epoch is written before anything else is.
                 Err(error) if is_full(&error) => {
                     tracing::warn!(%error, "the list of segments does not tell of the epoch");
                 }

@@ -51,7 +51,7 @@ pub struct Alarm {
     pub part: Part,
     /// Which segment, file or task; empty where the part has only one.
     pub subject: String,
-    /// What is wrong and what to do, in one line.
+    /// The problem and what to do, in one line.
     pub message: String,
     /// When it began, in milliseconds since the Unix epoch.
     pub since_ms: u64,
@@ -98,7 +98,7 @@ impl Alarms {
         self.lock().retain(|(of, subject), _| *of != part || is_there(subject));
     }
 
-    /// All alarms, by part and subject; behind them those of another process.
+    /// All alarms, by part and subject, followed by those of another process.
     pub fn list(&self) -> Vec<Alarm> {
         let mut alarms: Vec<Alarm> = self.lock().values().cloned().collect();
         alarms.extend_from_slice(&self.told.lock().unwrap_or_else(PoisonError::into_inner));

@@ -91,7 +91,7 @@ pub struct Appended {
     pub last_position: Position,
     /// The tick of the commit that wrote the event at `last_position`.
     pub tick: Tick,
-    /// How many events were stored now; the others had been before.
+    /// The number of events that were stored now; the others had been stored before.
     pub stored: usize,
     /// The position of each event, in request order; `None` when all were stored now, one after
     /// the other.

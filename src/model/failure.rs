@@ -17,6 +17,6 @@ pub struct FailureChange {
     pub position: Option<Position>,
     /// The type of that event; `None` where it is not known.
     pub event_type: Option<Arc<str>>,
-    /// How many rows fail more; negative: so many fail no longer.
+    /// Rows that begin to fail; negative: rows that no longer fail.
     pub diff: i64,
 }

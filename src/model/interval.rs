@@ -14,7 +14,7 @@ pub const MICROS_PER_HOUR: i64 = 60 * MICROS_PER_MINUTE;
 /// Microseconds of a day without a change of clocks.
 pub const MICROS_PER_DAY: i64 = 24 * MICROS_PER_HOUR;
 
-/// What PostgreSQL takes for space.
+/// Whether PostgreSQL takes a character for space.
 pub fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r' | '\u{b}' | '\u{c}')
 }
@@ -68,7 +68,7 @@ pub fn clock_text(micros: i64) -> String {
     text
 }
 
-/// What an interval is made of while it is read.
+/// The sums of an interval's units while its text is read.
 #[derive(Default)]
 struct Span {
     months: i64,

@@ -20,8 +20,8 @@ pub fn string(raw: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Borrowed(inner))
 }
 
-/// The same JSON with characters in place of their `\u` escapes. Those stay that JSON needs: quotes,
-/// backslashes, control characters, and halves of surrogate pairs.
+/// The same JSON with characters in place of their `\u` escapes, where JSON allows it: quotes, backslashes,
+/// control characters, and halves of surrogate pairs stay escaped.
 pub fn without_escapes(raw: &str) -> Cow<'_, str> {
     if !raw.contains("\\u") {
         return Cow::Borrowed(raw);
@@ -42,8 +42,7 @@ pub fn without_escapes(raw: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// How many bytes the escape at the beginning of a text takes, and the character that may stand in its
-/// place.
+/// The length in bytes of the escape at the beginning of a text, and the character that may replace it.
 fn escaped_character(text: &str) -> (usize, Option<char>) {
     let unit = |at: usize| {
         let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn spelling_does_not_matter() {
+    fn json_values_are_equal_whatever_their_spelling() {
         check(r#"{"a": 1, "b": [true, null]}"#, r#"{"b":[true,null],"a":1}"#, true);
         check(r#"{"a":"\u00e4\n"}"#, "{\"a\":\"ä\\n\"}", true);
         check("{\"\\u0061\":1}", "{\"a\":1}", true);
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn other_values_are_not_equal() {
+    fn json_values_that_differ_are_not_equal() {
         check("[1,2]", "[12]", false);
         check("[1]", "[-1]", false);
         check("[0.1000000000000000001]", "[0.1]", false);

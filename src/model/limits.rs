@@ -16,28 +16,28 @@ pub struct Limits {
     pub id_bytes_max: usize,
     /// The longest event type, source or stream name.
     pub name_bytes_max: usize,
-    /// How many bytes of request bodies may be held in memory at once, over all connections.
+    /// Most bytes of request bodies in memory at once, over all connections.
     pub bodies_bytes_max: usize,
-    /// How many answers may be read from the log at once, without those that follow it.
+    /// Most answers that read from the log at once, without those that follow it.
     pub event_streams_max: usize,
-    /// How many answers may follow the log at once.
+    /// Most answers that follow the log at once.
     pub event_followers_max: usize,
-    /// How many change feeds may be open at once.
+    /// Most change feeds that are open at once.
     pub change_feeds_max: usize,
-    /// How many bytes of a view's last changes are kept for feeds that are behind.
+    /// Bytes of a view's last changes that are kept for change feeds that are behind.
     pub change_bytes_max: usize,
     /// A client that takes nothing of its answer for this long is cut off.
     pub write_stall_ms_max: u64,
     /// An answer that follows the log sends an empty line when nothing has come for this long.
     pub follow_heartbeat_ms: u64,
-    /// How many connections may be open at once, without those that follow the log or a view. Beyond
-    /// it idle ones are closed for new ones.
+    /// Most connections that are open at once, without those that follow the log or a view. Beyond it idle
+    /// ones are closed for new ones.
     pub connections_max: usize,
-    /// How many of these may come from one address (IPv6: one network of 64 bits).
+    /// Most of these connections that come from one address (IPv6: one network of 64 bits).
     pub address_connections_max: usize,
     /// How long a client may take to send its request.
     pub request_read_ms_max: u64,
-    /// How many bytes of events may wait for the disk before clients get 429.
+    /// Bytes of events that may wait for the disk; beyond it clients get 429.
     pub append_queue_bytes_max: usize,
     /// How long a request can be repeated by its `Idempotency-Key`.
     pub idempotency_key_ms: u64,
@@ -45,17 +45,18 @@ pub struct Limits {
     pub wait_ms_max: u64,
     /// The most rows or dead letters that one read answers with.
     pub read_rows_max: usize,
-    /// How much processor time the planning of one view may take.
+    /// Most processor time that the planning of one view may take.
     pub plan_time_ms_max: u64,
-    /// How much memory the planning of a set of query files may take, beside the stack.
+    /// Most memory that the planning of a set of query files may take, beside the stack.
     pub plan_memory_bytes_max: u64,
-    /// How many bytes of memory the dead letters of all views may take; further ones are counted.
+    /// Bytes of memory that the dead letters of all views may take; further ones are only counted.
     pub dead_letters_bytes_max: usize,
-    /// How many bytes the state of one view may take, its rows included. Beyond it the view fails.
+    /// Bytes that the state of one view may take, its rows included. Beyond it the view fails.
     pub view_state_bytes_max: usize,
-    /// How many bytes the rows of one view may take. Beyond it the view fails.
+    /// Bytes that the rows of one view may take. Beyond it the view fails.
     pub view_output_bytes_max: usize,
-    /// How many rows a join or UNNEST of a view may make of one event. Beyond it the view fails.
+    /// Most rows that a join or UNNEST of a view may make of one event. Beyond it a join fails the view;
+    /// UNNEST makes the event a dead letter.
     pub event_rows_max: usize,
     /// How long a view may work at one set of events, on one worker. Beyond it the view fails.
     pub view_time_ms_max: u64,

@@ -5,24 +5,24 @@ use serde::{Deserialize, Serialize};
 /// The end of a process for the memory that it took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryEnd {
-    /// How many bytes it took when it was measured last.
+    /// Bytes in use when the process was last measured.
     pub taken: u64,
-    /// How many it was allowed.
+    /// Bytes that it was allowed.
     pub bytes_max: u64,
 }
 
-/// What of a process's memory is in RAM, in bytes; of this process where none is named. `None` where
-/// the system does not tell.
+/// Bytes of a process's memory that are in RAM; without a process id, of this process. `None` where the
+/// system does not tell.
 pub fn resident_bytes(pid: Option<u32>) -> Option<u64> {
     bytes_of(pid, &["VmRSS:"])
 }
 
-/// The same without what is in files, which the system takes back when it needs the memory.
+/// The same without pages of files, which the system takes back when it needs the memory.
 pub fn anonymous_bytes(pid: Option<u32>) -> Option<u64> {
     bytes_of(pid, &["RssAnon:", "RssShmem:"])
 }
 
-/// The sum of some lines of what the system tells of a process.
+/// The sum of these lines of `/proc/<pid>/status`, in bytes.
 fn bytes_of(pid: Option<u32>, names: &[&str]) -> Option<u64> {
     let process = pid.map_or("self".to_string(), |pid| pid.to_string());
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;

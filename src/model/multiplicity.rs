@@ -14,7 +14,7 @@ impl Multiplicity {
     /// More than 64 bits.
     pub const OVERFLOW: Multiplicity = Multiplicity(i64::MIN);
 
-    /// This often.
+    /// A multiplicity that fits into 64 bits.
     #[inline]
     pub fn new(count: i64) -> Multiplicity {
         Multiplicity(count)

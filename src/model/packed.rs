@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_end_too_soon_are_taken_as_far_as_they_go() {
+    fn truncated_bytes_are_read_as_far_as_they_go() {
         let mut from = &[0xff, 0xff][..];
         assert_eq!(take(&mut from), 0x3fff);
         let mut from = &[9, 1, 2][..];

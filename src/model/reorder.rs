@@ -56,7 +56,7 @@ impl ReorderBuffer {
         (*tick < frontier).then_some(LateChange { worker: *worker, tick: *tick, frontier })
     }
 
-    /// Takes a message in. Those that are not about ticks change nothing.
+    /// Takes a message in. Messages that are not about ticks change nothing.
     pub fn take(&mut self, message: ViewMessage) {
         match message {
             ViewMessage::Changes { tick, mut updates, .. } => {
@@ -79,8 +79,8 @@ impl ReorderBuffer {
         }
     }
 
-    /// What has become complete at the next mark that the watermark has passed, if any has been: the
-    /// changes, and those of what fails in the order of ticks.
+    /// The changes and failures that have become complete: all up to the next mark that the watermark has
+    /// passed. Failures are in the order of their ticks. `None` while there is no such mark.
     pub fn complete(&mut self) -> Option<(CompleteTicks, Vec<FailureChange>)> {
         let watermark = self.frontiers.iter().copied().min().unwrap_or(0);
         let head = self.marks.pop_front_if(|mark| mark.tick < watermark)?;

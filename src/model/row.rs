@@ -20,7 +20,7 @@ use arrow::row::{RowConverter, RowParser, SortField};
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::Xxh3;
 
-/// How many bytes of a row are held without a heap allocation.
+/// Most bytes of a row that are held without a heap allocation.
 pub const ROW_BYTES_INLINE: usize = 16;
 
 /// One encoded row. Ordered as its bytes are.
@@ -41,7 +41,7 @@ impl Row {
 }
 
 impl Clone for Row {
-    /// Copies the bytes as a whole; what is derived would push them one by one.
+    /// Copies the bytes as a whole; a derived clone would push them one by one.
     #[inline]
     fn clone(&self) -> Self {
         Row::from_slice(self)
@@ -85,7 +85,7 @@ pub struct EncodedRows {
 }
 
 impl EncodedRows {
-    /// How many rows there are.
+    /// The number of rows.
     pub fn len(&self) -> usize {
         self.len
     }

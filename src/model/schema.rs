@@ -149,7 +149,7 @@ impl SqlType {
         }
     }
 
-    /// What has to be remembered beside the Arrow type to get this type back.
+    /// A note for the Arrow field where the Arrow type alone does not determine this type.
     fn arrow_note(&self) -> Option<String> {
         match self {
             SqlType::Uuid => Some("uuid".into()),
@@ -204,8 +204,8 @@ impl SqlType {
     }
 }
 
-/// A text as a value of VARCHAR(`length`): spaces at its end that have no room are cut off, as PostgreSQL does. Of one that
-/// does not fit, the number of characters.
+/// A text as a value of VARCHAR(`length`). Spaces at its end that have no room are cut off, as PostgreSQL
+/// does. The error is the number of characters of a text that does not fit.
 pub fn within_length(text: &str, length: u32) -> Result<&str, usize> {
     match text.char_indices().nth(length as usize) {
         None => Ok(text),

@@ -1,4 +1,4 @@
-//! What query files say about sinks: a view's options, and who checks them.
+//! A view's options for sinks, as query files state them, and the check of them.
 
 use std::collections::BTreeMap;
 use std::fmt;

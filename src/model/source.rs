@@ -1,4 +1,4 @@
-//! What a SELECT can read: event tables with their system columns, and the table of all events.
+//! The relations that a SELECT can read: event tables with their system columns, and the table of all events.
 
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ pub enum SystemColumn {
     Time,
     RecordedAt,
     Metadata,
-    /// Only of the table of all events.
+    /// In the table of all events only.
     Type,
-    /// Only of the table of all events.
+    /// In the table of all events only.
     Version,
-    /// Only of the table of all events.
+    /// In the table of all events only.
     Data,
     /// Whether the event says that its row is gone. Only of tables of Debezium's format.
     Deleted,

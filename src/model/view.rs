@@ -1,5 +1,5 @@
-//! What a materialized view looks like from outside, and the messages that carry its changes from
-//! the dataflow to the sink.
+//! A materialized view as seen from outside, and the messages that carry its changes from the dataflow to the
+//! sink.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub struct ViewSchema {
     pub sinks: BTreeMap<String, SinkOptions>,
     /// True when it is kept from when to when each row was there.
     pub history: bool,
-    /// What it is for, as its query file says.
+    /// The purpose that its query file states.
     pub comment: Option<String>,
 }
 
@@ -55,14 +55,14 @@ impl ViewSchema {
 pub struct Update {
     /// The encoded columns of the key.
     pub key: Row,
-    /// The other columns, encoded.
+    /// The encoded columns outside of the key.
     pub value: Row,
-    /// How many more rows; negative: fewer.
+    /// Copies of the row that are added; negative: removed.
     pub diff: i64,
 }
 
-/// What a view's workers and its feeder tell, in this order per worker: changes and failures, then
-/// the frontier that closes them. See [`ReorderBuffer`](super::reorder::ReorderBuffer).
+/// A message of a view's workers or its feeder. Each worker sends changes and failures first, then the
+/// frontier that closes them. See [`ReorderBuffer`](super::reorder::ReorderBuffer).
 #[derive(Clone, Debug)]
 pub enum ViewMessage {
     /// Net changes at one tick, from one worker.
@@ -124,7 +124,7 @@ pub enum SinkMessage {
     Complete(CompleteTicks),
     /// The number of rows that are failing now, after a change.
     Errors {
-        /// How many rows.
+        /// The number of rows.
         count: u64,
     },
     /// Everything up to `tick` was in the log when the view started; what is complete there may be
@@ -143,12 +143,12 @@ pub enum SinkState {
     Writing,
     /// The last write failed, for a reason that passes by itself.
     Retrying {
-        /// What went wrong.
+        /// The error.
         error: String,
     },
     /// The last write failed, for a reason that somebody has to mend; it is repeated all the same.
     Failed {
-        /// What went wrong, and what to do.
+        /// The error, and what to do.
         error: String,
     },
 }

@@ -59,7 +59,7 @@ pub enum ObjectsError {
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
     prefix: ObjectPath,
-    /// What it was opened by.
+    /// The text that it was opened by.
     place: String,
     /// The variables that credentials come from.
     names: &'static str,
@@ -151,7 +151,7 @@ impl Objects {
         Ok(Objects { store, prefix, place: place.to_string(), names, runtime: Some(runtime) })
     }
 
-    /// What the place was opened by.
+    /// The text that the place was opened by.
     pub fn place(&self) -> &str {
         &self.place
     }
@@ -198,7 +198,7 @@ impl Objects {
             {
                 ObjectsError::Refused { place, what: with_causes(error), names: self.names }
             }
-            // What is wrong with a list is told as any other failure.
+            // A missing bucket is not always reported as `NotFound`: for a list it comes as any other error.
             error if with_causes(error).contains("NoSuchBucket") => {
                 ObjectsError::Failed { place, what: "there is no such bucket".to_string() }
             }

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-/// Who can do something about an error.
+/// Whether somebody has to act on an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
     /// Nobody has to: the same request may succeed later.
@@ -19,7 +19,7 @@ pub enum ErrorKind {
 /// An error of a sink. Its text says what to do.
 #[derive(Debug)]
 pub struct SinkError {
-    /// Who can do something about it.
+    /// Whether somebody has to act on it.
     pub kind: ErrorKind,
     source: Box<dyn Error + Send + Sync>,
 }

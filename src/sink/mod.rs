@@ -65,8 +65,8 @@ pub trait Sink: Send + Sync {
     /// Returns the names of those that went.
     async fn retire_all_but(&self, views: &[&str]) -> Result<Vec<String>, SinkError>;
 
-    /// Those of these published views whose public names are gone, or read from another generation, as
-    /// of a moment after the call.
+    /// The published views among these whose public names are gone, or read from another generation, as of a
+    /// moment after the call.
     async fn missing_names(&self, views: &[ViewRef]) -> Result<Vec<ViewRef>, SinkError>;
 
     /// Compares what the system holds with what was written, and tells what somebody else has
@@ -144,7 +144,7 @@ pub struct Inspection {
 pub enum Tampering {
     /// The place of the sink's own state is gone.
     State {
-        /// What is gone.
+        /// The object that is gone.
         what: String,
         /// Whether it can be made anew without the tables of the views.
         is_derived: bool,
@@ -155,7 +155,7 @@ pub enum Tampering {
         view: String,
         /// Its generation.
         generation: String,
-        /// What was found.
+        /// The difference that was found.
         what: String,
     },
     /// A public name has another comment than its query file, which was changed.
@@ -167,7 +167,7 @@ pub enum Tampering {
     Name {
         /// The view.
         view: ViewRef,
-        /// What was found.
+        /// The difference that was found.
         what: String,
     },
 }

@@ -76,8 +76,8 @@ impl ViewSinkStatus {
         self.written.subscribe()
     }
 
-    /// Follows up to where the sink's own record of progress says that it shows the view. What is
-    /// written without a change of rows is recorded late, unless somebody waits for this position.
+    /// Follows up to where the sink's own record of progress says that it shows the view. Progress without a
+    /// change of rows is recorded late, unless somebody waits for this position.
     pub fn watch_recorded(&self, position: Position) -> watch::Receiver<Head> {
         self.wanted.send_if_modified(|wanted| {
             let is_more = position > *wanted;

@@ -51,7 +51,7 @@ impl SnapshotCopy {
             let path = directory.join(&name);
             let manifest = match Manifest::parse(&std::fs::read(&path)?, log) {
                 Ok(manifest) => manifest,
-                // What was computed of another log is of no use to a copy of this one.
+                // State that was computed from another log is of no use to a copy of this one.
                 Err(ManifestError::OtherLog) => continue,
                 Err(error) => {
                     unusable = unusable.or(Some(format!("{name}: {error}")));

@@ -13,7 +13,7 @@ use crate::plan::ViewPlan;
 /// The version of the manifest. Readers refuse another one.
 const FORMAT: u32 = 1;
 
-/// What tells a view's state from that of any other.
+/// The identity of a view's state: a state is used only by a view for which all of this is equal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViewIdentity {
     pub name: String,
@@ -38,7 +38,7 @@ pub struct Manifest {
     format: u32,
     /// The log that the views are computed of.
     log: String,
-    /// What the bytes in runs mean; see [`formats`].
+    /// The formats of the bytes in runs; see [`formats`].
     formats: String,
     /// The lengths of the files, by their numbers.
     pub files: BTreeMap<u64, u64>,
@@ -52,14 +52,14 @@ pub struct StoredView {
     pub identity: ViewIdentity,
     pub tick: Tick,
     pub position: Position,
-    /// How many rows it has.
+    /// The number of its rows.
     pub rows: u64,
-    /// Of each worker, of each of its arrangements, the runs.
+    /// The runs, by worker and by arrangement.
     pub workers: Vec<Vec<Vec<StoredRun>>>,
     /// The arrangements that other views can be filled from.
     #[serde(default)]
     pub tables: Vec<KeptTableRows>,
-    /// What fails; `None` if nothing does.
+    /// The failures; `None` if there are none.
     pub failures: Option<FilePart>,
 }
 
@@ -110,7 +110,7 @@ pub enum ManifestError {
     OtherLog,
 }
 
-/// What the bytes in runs mean: the format of runs and accumulators, and how rows are encoded.
+/// The formats of the bytes in runs: of runs and accumulators, and of encoded rows.
 pub fn formats() -> &'static str {
     static FORMATS: LazyLock<String> =
         LazyLock::new(|| format!("{STATE_FORMAT}-{:016x}", encoding_fingerprint()));

@@ -7,15 +7,15 @@
 //!   manifest-23    which of them make up which view, as of which tick; two manifests are kept
 //! ```
 //!
-//! A snapshot writes one file with the runs that are in none yet, and then a manifest, which is
-//! replaced as a whole. What no manifest names is nobody's, and removed: a crash in between leaves the
-//! manifest before. Each view has a tick of its own; a view that was not asked this time keeps what
-//! it had. Everything that is read has a checksum.
+//! A snapshot writes one file with the runs that are in none yet, and then a manifest, which is replaced as a
+//! whole. Files that no manifest names are removed: a crash in between leaves the manifest before. Each view
+//! has a tick of its own; a view that was not asked this time keeps what it had. Everything that is read has
+//! a checksum.
 //!
 //! A view is found by its generation, which tells its SQL, all that it reads and the log, and by the
-//! fingerprint of its plan, which tells the order of its arrangements. What a view keeps of a table, the
-//! latest row of each key, is found by what the table is: a view that reads nothing but such tables is
-//! filled from what others have kept of them.
+//! fingerprint of its plan, which tells the order of its arrangements. The latest row of each key, which a
+//! view keeps of a table, is found by the table's definition: a view that reads nothing but such tables is
+//! filled with the rows that other views have kept.
 
 mod copy;
 mod manifest;

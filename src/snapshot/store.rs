@@ -18,16 +18,16 @@ use crate::plan::scan::Scan;
 
 /// Parts of files begin at multiples of this many bytes.
 const ALIGNMENT: usize = 4096;
-/// How many bytes are handed to the file at once.
+/// Bytes handed to the file at once.
 const WRITE_BYTES: usize = 1 << 20;
-/// How many bytes are written before they are synced: a single sync of all of them would let others
-/// that sync, such as the log, wait for it.
+/// Bytes written between two syncs. One sync of everything would make others that sync, such as the log, wait
+/// for it.
 const SYNC_BYTES: usize = 32 << 20;
-/// So much room is left to others on the disk, whatever a snapshot needs.
+/// Bytes of the disk that a snapshot leaves free.
 const ROOM_LEFT: u64 = 512 << 20;
 /// A file of which less than one part in so many is in use is written anew.
 const LIVE_SHARE_MIN: u64 = 2;
-/// How many manifests are kept.
+/// The number of manifests that are kept.
 const MANIFESTS: usize = 2;
 
 /// The state of one view, to be written.
@@ -36,9 +36,9 @@ pub struct ViewSnapshot {
     pub head: Head,
     pub rows: u64,
     pub failures: Vec<FailureChange>,
-    /// Of each worker the arrangements.
+    /// The arrangements of each worker.
     pub workers: Vec<WorkerArrangements>,
-    /// Those of them that other views can be filled from.
+    /// The arrangements that other views can be filled from.
     pub tables: Vec<KeptTableRows>,
 }
 
@@ -50,7 +50,7 @@ pub struct FoundView {
     pub kept: Arc<KeptView>,
 }
 
-/// What views have kept of the tables that another one reads.
+/// Rows of the tables that a view reads, as other views have kept them.
 pub struct FoundTables {
     pub head: Head,
     pub tables: Arc<FilledTables>,
@@ -77,7 +77,7 @@ pub struct WrittenSnapshot {
     file: Option<(u64, u64)>,
     /// Where runs are that were in no file before.
     places: HashMap<u64, FilePart>,
-    /// How many bytes were written.
+    /// The number of bytes written.
     pub bytes: u64,
 }
 
@@ -107,7 +107,7 @@ fn file_number(name: &str) -> Option<u64> {
 }
 
 impl SnapshotStore {
-    /// Reads the manifests of views over this log. Also tells what of them cannot be used, and why.
+    /// Reads the manifests of views over this log. Also returns the reasons why some cannot be used.
     pub fn open(files: Arc<dyn Files>, log: &str) -> io::Result<(Self, Vec<String>)> {
         let names = files.list()?;
         let mut numbers: Vec<u64> =
@@ -126,7 +126,8 @@ impl SnapshotStore {
         let next = all.max().map_or(1, |last| last + 1);
         let state = Mutex::new(SnapshotStoreState { manifests, places: HashMap::new(), next });
         let store = SnapshotStore { files, log: log.to_string(), state };
-        // What another version has written it may read again, as long as this one publishes nothing.
+        // Files that only an unusable manifest names are kept: the version that wrote it can still read them,
+        // as long as this one publishes nothing.
         if unusable.is_empty() {
             store.remove_unnamed()?;
         }
@@ -147,7 +148,7 @@ impl SnapshotStore {
         for view in self.views(identity).into_iter().filter(|view| usable(view.head())) {
             match self.read(&view) {
                 Ok(found) => return Ok(Some(found)),
-                // The one before may be whole.
+                // The snapshot before it may be whole.
                 Err(error) => damaged = damaged.or(Some(error)),
             }
         }
@@ -192,7 +193,7 @@ impl SnapshotStore {
         Ok(None)
     }
 
-    /// What the manifests have of a view, the newest first.
+    /// The states of a view that the manifests name, the newest first.
     fn views(&self, identity: &ViewIdentity) -> Vec<StoredView> {
         let state = self.lock();
         let mut views: Vec<StoredView> =
@@ -284,8 +285,8 @@ impl SnapshotStore {
         }
     }
 
-    /// Lets the manifest name what was written, for the views that are `complete`. Of other views it
-    /// names what it named before, as long as they are `wanted`.
+    /// Publishes what was written: the manifest names the new states of views that are `complete`. Other
+    /// views keep the states that it named before, as long as they are `wanted`.
     pub fn publish(
         &self,
         written: WrittenSnapshot,
@@ -295,7 +296,7 @@ impl SnapshotStore {
         let mut state = self.lock();
         let mut manifest = Manifest::new(&self.log);
         let before = state.manifests.first().map(|(_, newest)| newest.views.clone());
-        // What a view goes on from may be in the older one alone.
+        // A view that continues from the older manifest uses files that only that one names.
         let mut files: BTreeMap<u64, u64> =
             state.manifests.iter().flat_map(|(_, m)| m.files.clone()).chain(written.file).collect();
         manifest.views = written.views.into_iter().filter(|v| complete(&v.identity)).collect();
@@ -364,7 +365,7 @@ impl SnapshotStoreState {
     }
 }
 
-/// Writes views; gives what a manifest says of them, and where runs are that were in no file.
+/// Writes views. Returns their entries for the manifest, and the places of runs that were in no file before.
 fn write_views(
     snapshots: Vec<ViewSnapshot>,
     known: &HashMap<u64, FilePart>,

@@ -82,7 +82,7 @@ fn views_are_found_as_they_were_published() {
 }
 
 #[test]
-fn views_that_are_not_asked_stay_and_those_not_wanted_go() {
+fn views_outside_of_a_snapshot_stay_until_they_are_not_wanted() {
     let files = FaultyFiles::new();
     let store = open(&files);
     publish(&store, vec![view("a", 3, &[run(3, 10)]), view("b", 3, &[run(3, 10)])]).unwrap();
@@ -117,7 +117,7 @@ fn runs_are_written_once_until_too_little_of_their_file_is_in_use() {
     let mut runs = restored.kept.workers[0][0].clone();
     runs.push(run(3, 10));
     assert!(publish(&store, vec![view("a", 3, &runs)]).unwrap() < 5_000);
-    // Of the first file a sixth is left.
+    // A sixth of the first file is left in use.
     runs.remove(0);
     let bytes = publish(&store, vec![view("a", 3, &runs)]).unwrap();
     assert!((20_000..30_000).contains(&bytes), "{bytes}");
@@ -223,7 +223,7 @@ fn manifests_that_are_damaged_or_of_others_are_refused_with_the_reason() {
     files.edit(&name, |bytes| bytes[30] ^= 1);
     let (tick, why) = reason(LOG);
     assert!(tick == Some(3) && why.contains("checksum is wrong"), "{why}");
-    // What is refused is in the way of nobody.
+    // Refused manifests do not stop the next publication.
     let (store, _) = SnapshotStore::open(Arc::new(files.clone()), LOG).unwrap();
     publish(&store, vec![view("a", 6, &[run(6, 10)])]).unwrap();
     assert_eq!(reason(LOG), (Some(6), String::new()));

@@ -75,14 +75,14 @@ pub struct ReadStatus {
     pub failed_files: Vec<FileError>,
     /// Whether ClickHouse can be written to.
     pub clickhouse: ClickHouseStatus,
-    /// What is wrong, where the read side keeps alarms of its own.
+    /// The alarms of the read side, where it keeps its own.
     pub alarms: Vec<Alarm>,
     /// The memory of its process that is in RAM, in bytes; `None` where it is that of the write side.
     pub resident_bytes: Option<u64>,
 }
 
 impl ReadStatus {
-    /// Its alarms but for those that the write side has, too: both read the same log.
+    /// The alarms of the read side that the write side does not have, too: both read the same log.
     pub fn alarms_beside<'a>(&'a self, own: &'a [Alarm]) -> impl Iterator<Item = &'a Alarm> {
         let known = |alarm: &Alarm| {
             own.iter().any(|own| (own.part, &own.subject) == (alarm.part, &alarm.subject))
@@ -175,11 +175,11 @@ pub struct ViewStatus {
     pub next: Option<NextGeneration>,
     /// The types of the events that it reads; empty when it reads all.
     pub event_types: Vec<String>,
-    /// How many rows it has.
+    /// The number of its rows.
     pub rows: u64,
     /// About how many bytes its state takes, its rows included.
     pub state_bytes: u64,
-    /// How many of these are in files, and in memory only while they are looked at.
+    /// Bytes of these that are in files, and in memory only while they are looked at.
     pub state_file_bytes: u64,
     /// How it began; `None` before it has.
     pub start: Option<ViewStart>,
@@ -187,9 +187,9 @@ pub struct ViewStatus {
     pub live_after_ms: Option<u64>,
     /// The last snapshot that it is in.
     pub snapshot: Option<SnapshotStatus>,
-    /// How many rows fail now.
+    /// The number of rows that fail now.
     pub errors: u64,
-    /// How many events and rows of it wait in the dead letters.
+    /// The number of its events and rows in the dead letters.
     pub dead_letters: u64,
     /// The last event that it shows.
     pub position: Position,
@@ -200,7 +200,7 @@ pub struct ViewStatus {
     /// The age of the oldest change that ClickHouse does not show, in seconds; 0 without one,
     /// `None` for a view that is not written there.
     pub lag_clickhouse_s: Option<f64>,
-    /// How many events the dataflow has not taken in.
+    /// The number of events that the dataflow has not taken in.
     pub lag_events: u64,
     /// How the view is written to ClickHouse; `None` for a view that is not.
     pub sink: Option<SinkStatus>,
@@ -257,7 +257,7 @@ pub enum RebuildError {
     /// The disk's words: a generation that is not kept would be forgotten over a restart.
     #[error("{reason}")]
     NotWritten {
-        /// What the system said.
+        /// The operating system's error.
         reason: String,
     },
     /// The server is stopping.
@@ -274,7 +274,7 @@ pub enum DismissError {
     /// The disk's words.
     #[error("what is dismissed cannot be written down: {reason}")]
     NotWritten {
-        /// What the system said.
+        /// The operating system's error.
         reason: String,
     },
 }
@@ -406,7 +406,7 @@ pub struct WaitRequest {
     pub position: Position,
     /// The types of the request's events; only views that read one of them are waited for.
     pub event_types: Vec<String>,
-    /// What is waited for.
+    /// Where the events have to be shown.
     pub target: WaitTarget,
     /// Only these views; `None` means all that are live.
     pub views: Option<Vec<String>>,
@@ -430,7 +430,7 @@ pub struct ChangesRequest {
     pub view: String,
     /// The id that the feed before ended with; `None` begins with a snapshot.
     pub last_id: Option<String>,
-    /// How much of the last changes is kept for those who are behind.
+    /// Bytes of the last changes that are kept for feeds that are behind.
     pub bytes_max: usize,
 }
 
@@ -445,9 +445,9 @@ pub trait ChangeFeed: Send {
 pub struct ChangePart {
     /// The tick.
     pub tick: Tick,
-    /// Rows that went; of a view with a key not those that were replaced.
+    /// Rows that were removed. In a view with a key, a row that was replaced is not here.
     pub deleted: RecordBatch,
-    /// Rows that came, or took the place of those with the same key.
+    /// Rows that were added, or that replaced the one with the same key.
     pub upserted: RecordBatch,
     /// Set where these were the tick's last changes.
     pub end: Option<TickEnd>,
@@ -545,7 +545,7 @@ pub struct DeadLetterFilter {
     pub limit: usize,
     /// Where the previous answer ended.
     pub cursor: Option<String>,
-    /// Who asks: letters of views that the client may not see are left out.
+    /// The rights of the client that asks: letters of views that it may not see are left out.
     pub reader: Arc<Grant>,
 }
 
@@ -573,9 +573,9 @@ pub struct DeadLetter {
     pub positions: Vec<Position>,
     /// The expression that failed.
     pub expression: String,
-    /// What went wrong.
+    /// The reason of the failure.
     pub reason: String,
-    /// How many failed in this way.
+    /// The number of rows that failed in this way.
     pub count: u64,
     /// The first event's payload. The log has it; the read side leaves it out.
     pub sample: Option<String>,
@@ -584,8 +584,8 @@ pub struct DeadLetter {
 /// The result of a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retried {
-    /// How many were tried again.
+    /// The number of rows that were tried again.
     pub retried: u64,
-    /// How many of them fail still.
+    /// The number of them that still fail.
     pub failed: u64,
 }

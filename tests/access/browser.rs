@@ -48,7 +48,7 @@ async fn server(origins: &[String], hosts: &[&str]) -> Server {
     server
 }
 
-/// What pages could have changed.
+/// The state that pages could have changed.
 async fn state(server: &Server) -> (String, u64, u64, String) {
     let events = server.get_text("/v1/events").await;
     let letters = server.get("/v1/dead-letters").await["dead_letters"].as_array().unwrap().len();
@@ -72,13 +72,13 @@ async fn pages_of_other_origins_and_names_get_nothing_and_change_nothing() {
             let refused = ["403 ", "401 ", "415 "].iter().any(|status| outcome.starts_with(status));
             let nothing = outcome.starts_with("TypeError: Failed to fetch")
                 || ["opaque", "error", "nothing came", "true"].contains(&outcome.as_str());
-            // What comes into a frame is shown, and not read by the page's scripts where it is foreign.
+            // A foreign frame shows its content, but the page's scripts cannot read it.
             let shown = outcome
                 .strip_prefix("loaded ")
                 .is_some_and(|text| text.contains("\"status\":403") || text.contains("Code: "));
             // ClickHouse's own login may do nothing, and anybody may read that.
             let refused = refused || outcome.contains("Code: ");
-            // A question without a table is what is left to it.
+            // Its only right is a query without a table.
             let refused = refused || (attempt == "query without cors" && outcome == "200 1\n");
             assert!(refused || nothing || shown, "{page}: {attempt}: {outcome}");
         }

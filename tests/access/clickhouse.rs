@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::QUERIES;
 use crate::common::{Server, addresses, clients, text};
 
-/// What nobody but Heliostat may do in its ClickHouse. `$P` is the address of its HTTP interface.
+/// Statements that only Heliostat may run in its ClickHouse. `$P` is the address of its HTTP interface.
 const ATTEMPTS: [&str; 40] = [
     "SELECT * FROM file('/etc/passwd', 'LineAsString')",
     "SELECT * FROM file('*', 'LineAsString')",
@@ -113,7 +113,7 @@ async fn the_own_clickhouse_lets_readers_read_views_and_strangers_nothing() {
         .await;
     busy.abort();
 
-    // What sorts and groups outside of memory does not fill the disk.
+    // Sorting and grouping outside of memory does not fill the disk.
     let data = "SELECT randomString(1000) AS x FROM numbers(3000000)";
     for (rest, setting) in [("ORDER BY x", "sort"), ("GROUP BY x", "group_by")] {
         let sql = format!(
@@ -142,7 +142,7 @@ async fn the_own_clickhouse_lets_readers_read_views_and_strangers_nothing() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("ACCESS_DENIED"));
 
-    // As a prompt it asks each query up to a semicolon at a line's end, and the last one without.
+    // A prompt sends each query that ends with a semicolon at a line's end, and the last one without.
     let output = prompt(&data, "SELECT 1 AS one;\n\nSELECT ';' AS two,\n  2 AS three\n;\nSELECT 4");
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "one\n1\ntwo\tthree\n;\t2\n4\n4\n");
@@ -157,7 +157,7 @@ async fn the_own_clickhouse_lets_readers_read_views_and_strangers_nothing() {
     assert!(shown.contains("UNKNOWN_IDENTIFIER") && shown.contains("42"), "{shown}");
 }
 
-/// What `heliostat sql` says to this input.
+/// The output of `heliostat sql` for this input.
 fn prompt(data: &Path, input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_heliostat"))
         .args(["sql", "--data-dir"])
@@ -232,7 +232,7 @@ async fn memory_hogs_take_their_users_memory_and_heliostat_goes_on() {
         let refused = answers.iter().filter(|answer| answer.contains("MEMORY_LIMIT_EXCEEDED"));
         assert!(refused.count() > 0, "{user}: {answers:?}");
         assert!(asked > 0);
-        // What a thread has not told yet is no more than some megabytes.
+        // Memory that threads have not reported yet is no more than some megabytes.
         let slack = 64 << 20;
         assert!(peak > 0 && peak <= i64::try_from(bytes_max).unwrap() + slack, "{user}: {peak}");
     }
@@ -348,7 +348,7 @@ async fn readers_of_the_configuration_log_in_and_reader_has_the_configured_passw
     assert_eq!(curl(&file, &server.clickhouse_url()), "1\n");
 }
 
-/// What ClickHouse answers curl, which takes the password from this file.
+/// ClickHouse's answer to curl, which takes the password from this file.
 fn curl(netrc: &Path, url: &str) -> String {
     let mut command = Command::new("curl");
     command.arg("-s").arg("--netrc-file").arg(netrc).args([url, "-d", "SELECT 1"]);
@@ -451,7 +451,7 @@ async fn clients_of_analysts_see_the_views_and_get_nothing_else_over_either_prot
     assert_eq!(told["seventeenth"], 202);
     assert_eq!(told["noise"], 43);
     assert_eq!(server.clickhouse("SELECT count() FROM heliostat.orders").await, "1\n");
-    // None of it has ended ClickHouse.
+    // No statement has ended ClickHouse.
     let uptime = server.clickhouse("SELECT uptime() * 1000 FORMAT TSV").await;
     let uptime: u128 = uptime.trim().parse().unwrap();
     assert!(uptime + 1_000 >= tried.elapsed().as_millis(), "ClickHouse was started anew");
@@ -504,7 +504,7 @@ fn analysts(given: &Value) -> Value {
     ask_python(&clients().join("python/bin/python"), script, given)
 }
 
-/// What a script prints that is given this.
+/// The output of a script for this input.
 fn ask_python(python: &Path, script: &str, given: &Value) -> Value {
     let mut child = Command::new(python)
         .arg(script)

@@ -1,4 +1,4 @@
-//! What `docker-compose.yml` is set up with: passwords by `make env`, tokens by `deploy/tokens.sh`.
+//! The secrets of `docker-compose.yml`: passwords by `make env`, tokens by `deploy/tokens.sh`.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

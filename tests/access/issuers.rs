@@ -197,7 +197,7 @@ async fn claims_narrow_what_issuers_tokens_reach() {
     // The bearer's name, with the issuer's, is the source of its events.
     let events = get(&server, &reader, "/v1/events").await.text;
     assert!(events.contains(&format!("\"source\":\"{NAME}#ada\"")), "{events}");
-    // What a claim says cannot widen what its bearer reaches.
+    // No value of a claim can widen its bearer's rights.
     for tenant in [json!("*"), json!(""), json!([]), Value::Null] {
         let wide = token("tenant", tenant.clone()).await;
         assert_eq!(get(&server, &wide, "/v1/views").await.status, 403, "{tenant}");

@@ -1,5 +1,5 @@
-//! Who is let in: tokens, tokens of issuers, roles, what they are narrowed to, pages of other origins,
-//! TLS, the own ClickHouse.
+//! Access: tokens, tokens of issuers, roles, what they are narrowed to, pages of other origins, TLS, the own
+//! ClickHouse.
 
 mod browser;
 mod clickhouse;
@@ -166,7 +166,7 @@ const NARROWED: [(&[&str], [u16; 13]); 8] = [
     ),
 ];
 
-/// What each operation answers a writer, a reader, a follower of the log, and an administrator.
+/// The status that each operation answers a writer, a reader, a follower of the log, and an administrator.
 const EXPECTED: [[u16; 4]; 13] = [
     [200, 403, 403, 200],
     [403, 200, 200, 200],

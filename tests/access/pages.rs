@@ -94,7 +94,7 @@ async fn without_tokens_pages_of_others_and_other_names_get_nothing() {
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["access-control-allow-origin"], "https://shop.example");
 
-    // What a page may send without asking is taken as nothing.
+    // Media types that a page may send without asking are refused.
     for media_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
         for path in ["/v1/events", "/v1/dead-letters/dismiss", "/v1/views/orders/rebuild"] {
             let request = client().post(server.url(path)).header("content-type", media_type);

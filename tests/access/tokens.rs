@@ -231,13 +231,13 @@ async fn narrowed_tokens_read_no_payload_and_no_reason_of_events_that_they_do_no
             let expected = if seen.contains(&n) { vec![[true; 2]] } else { vec![] };
             assert_eq!(parts.collect::<Vec<_>>(), expected, "{secret}: {answer}");
 
-            // Nor does a search tell what is in them.
+            // A search does not tell what is in them, either.
             let path = format!("/v1/dead-letters?view=notes&reason={secret}");
             let found = get(&server, &token, &path).await.json();
             let found = found["dead_letters"].as_array().unwrap().len();
             assert_eq!(found, usize::from(seen.contains(&n)), "{secret}");
         }
-        // Page by page: what says where the next page begins tells nothing, either.
+        // Read page by page: the cursors tell nothing, either.
         let (mut told, mut cursor) = (Vec::new(), String::new());
         for _ in 0..3 {
             let path = format!("/v1/dead-letters?view=notes&limit=1{cursor}");
@@ -256,7 +256,7 @@ async fn narrowed_tokens_read_no_payload_and_no_reason_of_events_that_they_do_no
     let views = read(&["--name", "pages"]);
     server.until(400, || async { get(&server, &views, unknown).await.status.as_u16() }).await;
 
-    // Events that no view reads: only who reads all of a type has a list of them.
+    // Dead letters of events that no view reads are listed only for a token that reads all of their type.
     let unread = json!({"type": "Lone", "version": 7, "source": "a", "stream": "x-1", "data": {}});
     assert_eq!(post(&server, &admin, &unread).await.status, 200);
     for (arguments, expected) in
@@ -292,7 +292,7 @@ async fn a_narrowed_writer_that_waits_learns_of_no_view() {
         let told = answer.json()["errors"][0]["message"].as_str().unwrap().replace(view, "V");
         assert!(told.ends_with("does not reach view V"), "{told}");
     }
-    // It waits all the same, and hears no name where the time is too short.
+    // The append waits all the same, and names no view where the time is too short.
     assert_eq!(send(&narrowed, "wait=views", &order).await.status, 200);
     let waiting = async |token: &str, event: &Value| {
         for _ in 0..200 {

@@ -54,7 +54,7 @@ def driver():
     return {
         "tables": [row[0] for row in client.execute("SHOW TABLES")],
         "rows": [repr(row) for row in client.execute(ROWS)],
-        # What comes next on the same connection is read from the right place.
+        # Behind this answer the next one on the same connection is read from the right place.
         "frame": len(client.execute("SELECT * FROM orders")),
         "after": client.execute("SELECT 42")[0][0],
     }

@@ -10,7 +10,7 @@ import { launch } from "./shared.mjs";
 
 const [server, clickhouse, pagePort, login] = process.argv.slice(2);
 
-// Any name is an address of this machine, as it is for whoever has a name of their own point here.
+// Any name leads to this machine, as for an attacker who has a name of their own point here.
 const NAMES = "MAP *.example 127.0.0.1";
 const PAGE = "<!doctype html><title>page</title><iframe name=hidden></iframe>";
 
@@ -44,7 +44,7 @@ const attempts = async (server, clickhouse, login) => {
     const loaded = new Promise((done) => { document.querySelector("iframe").onload = done; });
     form.submit();
     await loaded;
-    // Of another origin the answer cannot be read, and of its own it can.
+    // A page can read an answer of its own origin, and none of another one.
     try { return `loaded ${document.querySelector("iframe").contentDocument.body.innerText.slice(0, 500)}`; } catch { return "opaque"; }
   };
 
@@ -113,7 +113,7 @@ const attempts = async (server, clickhouse, login) => {
   return outcomes;
 };
 
-// What the browser itself keeps pages from is not what is tried.
+// The browser's own protection is turned off: the server's is what is tried.
 const browser = await launch(
   `--host-resolver-rules=${NAMES}`,
   "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests,PrivateNetworkAccessSendPreflights",
@@ -123,7 +123,7 @@ try {
   const port = (url) => new URL(url).port;
   const visit = async (name, address, server, clickhouse) => {
     const page = await browser.newPage();
-    // A page comes from whoever has made it, also where its name is the server's by then.
+    // A rebound page comes from the attacker, even though its name is the server's by then.
     if (name.startsWith("rebound")) {
       await page.setRequestInterception(true);
       page.on("request", (request) => (request.url() === address

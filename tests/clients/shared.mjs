@@ -1,4 +1,4 @@
-// What programs of pages share: Chromium, and events of the type Paid for pages that follow a view.
+// Shared by programs of pages: Chromium, and events of the type Paid for pages that follow a view.
 
 import assert from "node:assert";
 import { createRequire } from "node:module";

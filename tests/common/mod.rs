@@ -89,7 +89,7 @@ pub struct Server {
     addresses: Mutex<Option<Addresses>>,
     arguments: Vec<String>,
     environment: Mutex<Vec<(String, String)>>,
-    /// What is run, and its first arguments.
+    /// The program to run, and its first arguments.
     program: Mutex<Vec<String>>,
     /// The address that it is told to listen on.
     listen: Mutex<String>,
@@ -119,7 +119,7 @@ impl Server {
         Server::over(files, false, toml)
     }
 
-    /// The same with a ClickHouse of its own.
+    /// Runs over these query files and this configuration, with a ClickHouse of its own.
     pub fn configured_with_clickhouse(files: &[(&str, &str)], toml: &str) -> Server {
         Server::over(files, true, toml)
     }
@@ -138,7 +138,7 @@ impl Server {
         Server::with(files, "", arguments, environment)
     }
 
-    /// The same with this configuration.
+    /// Runs over these query files and this configuration, with these arguments, in this environment.
     pub fn with(
         files: &[(&str, &str)],
         toml: &str,
@@ -175,7 +175,7 @@ impl Server {
         Server::prepared(files, false, toml)
     }
 
-    /// The same of a server with a ClickHouse of its own.
+    /// Writes the files of a server with a ClickHouse of its own, and starts nothing.
     pub fn laid_out_with_clickhouse(files: &[(&str, &str)], toml: &str) -> Server {
         Server::prepared(files, true, toml)
     }
@@ -420,13 +420,14 @@ impl Server {
         answer
     }
 
-    /// What ClickHouse answers, or its error.
+    /// ClickHouse's answer, or its error.
     pub async fn clickhouse(&self, sql: &str) -> String {
         let file = Logins::own_file(&self.data());
         self.clickhouse_as(&read_login(&file).unwrap(), sql).await
     }
 
-    /// The same for a user; nothing but the login of `reader` is in a file that a user is told of.
+    /// ClickHouse's answer to this user, or its error. Users are told of one file with a login only, that of
+    /// `reader`.
     pub async fn clickhouse_as(&self, login: &Login, sql: &str) -> String {
         let url = format!("{}/?database=heliostat", self.clickhouse_url());
         let client = heliostat::internals::http::client();
@@ -487,7 +488,7 @@ impl Server {
         self.until_within(PATIENCE, expected, ask)
     }
 
-    /// The same where there is more to be done.
+    /// Asks until the answer is the expected one, for at most `patience`.
     #[track_caller]
     pub fn until_within<A, F>(
         &self,

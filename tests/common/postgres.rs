@@ -85,7 +85,7 @@ impl Postgres {
         let mut input = child.stdin.take().expect("it is piped");
         let output = std::thread::scope(|scope| {
             scope.spawn(move || {
-                // It stops reading at the first error, which its status tells.
+                // psql stops reading at the first error, which its status tells.
                 let _ = input.write_all(script.as_bytes());
             });
             child.wait_with_output().expect("psql ends")
@@ -107,7 +107,7 @@ pub struct Connection {
     stream: BufReader<UnixStream>,
 }
 
-/// What a query answers.
+/// The answer to a query.
 #[derive(Debug, Default)]
 pub struct Answer {
     /// The types of the columns, as `pg_type.oid`.

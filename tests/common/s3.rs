@@ -39,7 +39,7 @@ impl S3Server {
             let line = line.unwrap();
             line.split_once("Running on ").map(|(_, url)| url.trim().to_string())
         });
-        // It ends with its output.
+        // The thread ends with the server's output.
         std::thread::spawn(move || lines.for_each(drop));
         let mut server = S3Server {
             child,

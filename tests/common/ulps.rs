@@ -1,6 +1,6 @@
-//! How far floats are apart.
+//! The distance of floats.
 
-/// How many floats apart two are: 0 where they are equal, 1 where they are neighbours.
+/// The distance of two numbers in floats: 0 where they are equal, 1 where they are neighbours.
 pub fn ulps(a: f64, b: f64) -> u64 {
     let ordered = |x: f64| {
         let bits = x.to_bits() as i64;

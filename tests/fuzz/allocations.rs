@@ -1,4 +1,4 @@
-//! How much memory a piece of code asks for at once.
+//! The memory that a piece of code asks for at once.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -43,7 +43,7 @@ unsafe impl GlobalAlloc for Watched {
     }
 }
 
-/// What `run` gives, and the largest block in bytes that it has asked for on this thread.
+/// The result of `run`, and the largest block in bytes that it has asked for on this thread.
 pub fn largest<T>(run: impl FnOnce() -> T) -> (T, usize) {
     LARGEST.set(0);
     let result = run();

@@ -21,7 +21,7 @@ use crate::{Kept, corpus, long_run, mutate};
 
 /// A server keeps its events in memory, so another one takes its place after so many cases.
 const CASES_OF_A_SERVER: u64 = 1000;
-/// What a request may be refused with.
+/// The statuses that a request may be refused with.
 const REFUSALS: [u16; 5] = [400, 409, 413, 415, 422];
 /// Stands in the corpus for what is another text in each case, so that events are new.
 const CASE: &str = "CASE";
@@ -183,7 +183,7 @@ fn compact(json: &str) -> String {
     compact
 }
 
-/// What is compared of an event that was sent and of the one that is read back; `None` is not compared.
+/// The compared parts of an event, as it was sent or as it is read back; `None` is not compared.
 #[derive(Debug, Default)]
 struct Event {
     id: Option<String>,
@@ -304,7 +304,7 @@ async fn check(server: &Server, request: &Request) -> bool {
     }
     assert_eq!(lines.len(), events.len());
     events.iter().zip(&lines).for_each(|(event, line)| event.check(line, is_new));
-    // What is read can be sent again, and is the same events.
+    // Events that were read can be sent again, and are known as the same ones.
     let again = server.post(NDJSON, lines.join("\n")).await;
     assert_eq!((again.status, &again.json()["accepted"]), (200, &0.into()), "{}", again.text);
     true

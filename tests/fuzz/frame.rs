@@ -16,9 +16,9 @@ const HEADER_TWO_BYTES: usize = 64;
 const SECTION_ENTRY_BYTES: usize = 16;
 /// An LZ4 block grows to at most 255 times its length.
 const GROWTH_MAX: usize = 256;
-/// What a reader may ask for whatever it reads: error texts, its own structures.
+/// Bytes that a reader may ask for whatever its input is: error texts, its own structures.
 const SMALL_BYTES: usize = 4 << 10;
-/// What opening and reading a log may ask for at once, whatever the segments announce.
+/// Most bytes that opening and reading a log may ask for at once, whatever the segments announce.
 const LOG_BYTES: usize = 16 << 20;
 /// Every so many cases the frames are read as a segment, too.
 const SEGMENT_EVERY: u64 = 16;

@@ -102,7 +102,7 @@ async fn another_version_is_a_conflict_that_stores_nothing() {
 async fn an_event_that_is_sent_again_is_where_it_was() {
     let server = Server::start().await;
     post(&server, json!([event("a", "s", Some(0)), event("b", "s", Some(1))])).await;
-    // As a duplicate it is recognised before its expected version is looked at.
+    // Duplicates are recognised before their expected version is looked at.
     let mixed = json!([
         event("b", "s", Some(1)),
         event("c", "s", Some(2)),
@@ -150,7 +150,7 @@ async fn an_id_with_other_content_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn of_writers_that_race_for_a_version_one_wins() {
+async fn one_of_the_writers_that_race_for_a_version_wins() {
     let server = Server::start().await;
     for round in 0..20_u64 {
         let posts = (0..16).map(|writer| {

@@ -1,5 +1,4 @@
-//! What stands behind the server in these tests: one declared event type and one view whose rows
-//! are given.
+//! The backend of the server in these tests: one declared event type and one view whose rows are given.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -63,7 +63,7 @@ async fn attributes_become_members_and_the_rest_metadata() {
     assert_eq!(events[3]["metadata"]["traceparent"], "00-2");
     assert_eq!(events[3]["data"], json!({"method": "cash"}));
     assert_eq!(events[4]["data"], json!({}));
-    // The same event in another mode is the same event.
+    // An event that is sent in another mode is known as the same one.
     let headers = [
         ("ce-specversion", "1.0"),
         ("ce-id", "b"),

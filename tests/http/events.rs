@@ -86,7 +86,7 @@ async fn following_gives_each_event_once_as_it_is_stored() {
         }
         expected += 1;
     }
-    // What is not asked for does not come, and a limit ends it.
+    // Events of other types are left out, and a limit ends the answer.
     let mut tens = Lines::open(&server, "/v1/events?after=61&follow=true&type=Ten&limit=2").await;
     server.post(NDJSON, numbered(1000..1030)).await;
     assert_eq!(tens.next().await.unwrap()["data"]["n"], 1000);

@@ -29,7 +29,7 @@ fn event_of(bytes: usize) -> String {
 }
 
 #[tokio::test]
-async fn sizes_are_limited_and_what_is_just_within_passes() {
+async fn sizes_at_the_limit_pass_and_larger_ones_are_refused() {
     let server = Server::with_limits(small()).await;
     assert_eq!(server.post(JSON, event_of(1000)).await.status, 200);
     assert_eq!(server.post(JSON, event_of(1001)).await.problem_code(413), "too_large");
@@ -142,7 +142,7 @@ async fn busy_connection(server: &Server) -> TcpStream {
     stream
 }
 
-/// What a connection says until it is closed.
+/// Everything that a connection receives until it is closed.
 async fn until_closed(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let reading = stream.read_to_end(&mut answer);
@@ -234,7 +234,7 @@ async fn bodies_that_do_not_fit_into_memory_together_are_429() {
     let answer = server.post(NDJSON, format!("{}\n", event_of(500)).repeat(3)).await;
     assert_eq!(answer.problem_code(429), "too_busy");
     assert_eq!(answer.header("retry-after"), "1");
-    // What a request held is given back, whether it succeeded or not.
+    // A request gives back the bytes that it held, whether it succeeded or not.
     for _ in 0..5 {
         assert_eq!(server.post(JSON, event_of(900)).await.status, 200);
     }

@@ -91,7 +91,7 @@ fn memory_is_bounded_when_time_stands_still() {
 }
 
 #[tokio::test]
-async fn a_server_takes_them_and_they_fit_the_sample_views() {
+async fn a_server_takes_sample_events_and_they_fit_the_sample_views() {
     let server = Server::start().await;
     // `OrderPlaced` has another schema on this server: its events are looked at one by one below.
     let set = plan::plan_files(

@@ -166,7 +166,7 @@ impl Server {
         String::from_utf8(answer).unwrap()
     }
 
-    /// That the server takes an event, as it did before whatever the test has done.
+    /// Checks that the server still takes an event.
     #[track_caller]
     pub fn still_serves(&self) -> impl Future<Output = ()> {
         let before = self.log.head().position;

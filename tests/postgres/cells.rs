@@ -1,9 +1,9 @@
 //! Cells as both sides have them, and when they are equal.
 //!
 //! * Text, booleans, integers, dates, times, bytes, UUIDs and JSON: the same text as PostgreSQL writes.
-//! * Floats: at most [`ULPS_MAX`] apart, since libraries round transcendental functions differently. Of aggregates
-//!   PostgreSQL is asked for the exact sums (`exact.rs`), since its own are rounded after each addition: at most
-//!   [`AGGREGATE_ULPS_MAX`] apart.
+//! * Floats: at most [`ULPS_MAX`] apart, since libraries round transcendental functions differently.
+//!   Aggregates are compared with exact sums (`exact.rs`), since PostgreSQL's own are rounded after each
+//!   addition: at most [`AGGREGATE_ULPS_MAX`] apart.
 //! * NUMERIC: NaN, infinities and numbers of more digits than a column here has are errors, as are
 //!   intervals with more than 292 years of time. A column here has one scale, PostgreSQL's numbers each have their own. Both are rounded to the
 //!   smaller of the two scales, half away from zero, and must then be equal.
@@ -21,7 +21,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use chrono::Datelike;
 use heliostat::internals::model::SqlType;
 
-/// How far floats may be apart, in units in the last place.
+/// Most that floats may differ, in units in the last place.
 const ULPS_MAX: u64 = 4;
 /// The same of aggregates, whose last steps take several roundings.
 const AGGREGATE_ULPS_MAX: u64 = 8;
@@ -34,7 +34,7 @@ const DIGITS_MAX: usize = 28;
 /// The hours that an interval has room for, in nanoseconds of 64 bits.
 const HOURS_MAX: u64 = 2_562_046;
 
-/// What an expression gives for a row.
+/// The result of an expression for a row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cell {
     Null,
@@ -187,7 +187,7 @@ fn day(date: chrono::NaiveDate, years: i64) -> (String, &'static str) {
 pub fn equal(ours: &Cell, theirs: &Cell, result: &str, aggregate: bool) -> bool {
     match (ours, theirs) {
         (Cell::Text(a), Cell::Text(b)) => equal_texts(a, b, result, aggregate),
-        // What no column can hold is an error here.
+        // Heliostat fails where its column cannot hold PostgreSQL's value.
         (Cell::Error, Cell::Text(b)) => match result {
             "numeric" => !is_held(b),
             "interval" => hours(b) > HOURS_MAX,

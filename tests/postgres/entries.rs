@@ -1,4 +1,5 @@
-//! What PostgreSQL has, and how each of it is tried: entries become expressions over columns of the grid.
+//! PostgreSQL's functions, operators, casts and aggregates, and how each is tried: entries become expressions
+//! over columns of the grid.
 
 use super::forms;
 use crate::common_postgres::Postgres;
@@ -7,7 +8,7 @@ use crate::common_postgres::Postgres;
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub kind: Kind,
-    /// What the lists call it.
+    /// The name in the lists.
     pub title: String,
     pub name: String,
     pub arguments: Vec<String>,
@@ -34,7 +35,7 @@ impl Kind {
 /// The types that stand for any.
 const ANY: [&str; 3] = ["integer", "text", "numeric"];
 
-/// What arguments of any number and type are tried with.
+/// Arguments for functions that take any number and type.
 const REPEATED: [&[&str]; 5] = [
     &["text"],
     &["text", "integer"],

@@ -1,5 +1,6 @@
-//! What aggregates of floats are compared with: PostgreSQL's answer from exact sums. Beside each column of floats is
-//! one of NUMERIC with the very numbers that the floats are, all of their digits; sums and products of those are exact.
+//! The reference for aggregates of floats: PostgreSQL's answer from exact sums. Beside each column of floats
+//! is one of NUMERIC with the very numbers that the floats are, all of their digits; sums and products of
+//! those are exact.
 
 use super::column;
 use super::entries::{Entry, Kind};

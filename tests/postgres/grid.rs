@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::values::{GRIDS, NULL};
 
-/// How many values a grid has.
+/// Values in a grid.
 pub const VALUES: usize = 20;
-/// How many of them are ordinary: no extremes, no infinities.
+/// Values of a grid, the first ones, that are ordinary: no extremes, no infinities.
 pub const ORDINARY: usize = 13;
 
 /// A column of values.

@@ -38,10 +38,10 @@ const ROWS: usize = grid::VALUES * grid::VALUES;
 const BAGS: usize = 24;
 /// Views that run side by side.
 const VIEWS_PER_RUN: usize = 300;
-/// How many differing cells of an expression are told.
+/// Most differing cells of an expression that are printed.
 const TOLD_MAX: usize = 6;
 
-/// What is asked, there and here.
+/// An expression, for PostgreSQL and for Heliostat.
 struct Question {
     entry: usize,
     /// The expression as a reader sees it.
@@ -287,7 +287,7 @@ BEGIN
 END $$;
 ";
 
-/// What PostgreSQL answers, by question; an error for what it does not take for SQL.
+/// PostgreSQL's answers, by question; an error for an expression that it refuses.
 fn theirs(
     postgres: &Postgres,
     needed: &Needed,
@@ -330,7 +330,7 @@ fn theirs(
     answers
 }
 
-/// What a view answers: its cells and the type of its column, or why it is refused.
+/// The answer of a view: its cells and the type of its column, or why it is refused.
 type Ours = Result<(Cells, String), String>;
 
 fn ours(needed: &Needed, questions: &[Question]) -> Vec<Ours> {
@@ -372,7 +372,7 @@ fn ours(needed: &Needed, questions: &[Question]) -> Vec<Ours> {
     answers
 }
 
-/// How an entry does: the questions of it that are refused, and those that differ.
+/// The outcome for an entry: its questions that are refused, and those that differ.
 #[derive(Default)]
 struct Verdict {
     questions: usize,
@@ -387,7 +387,7 @@ fn differences(question: &Question, entry: &Entry, theirs: &Cells, ours: &Cells)
     let mut count = 0;
     for key in keys {
         let missing = match entry.returns_set {
-            // No row is no row; one that fails has none of its rows.
+            // Here a failing row has no rows at all, and so no cell that could be the error.
             true if theirs.get(&(key.0, 0)) == Some(&Cell::Error)
                 && !ours.keys().any(|k| k.0 == key.0) =>
             {

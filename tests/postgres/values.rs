@@ -361,7 +361,7 @@ pub const GRIDS: &[Grid] = &[
         read: "CAST(# AS JSONB)",
         values: JSONS,
     },
-    // What some functions are worth trying with.
+    // Values for functions that take special ones.
     special(
         "year",
         "integer",

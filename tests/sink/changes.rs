@@ -50,7 +50,7 @@ async fn a_key_has_its_latest_row_or_none() {
     row_change(&feed, 7, row(3, "eu", 1), 1).await;
     row_change(&feed, 8, row(3, "eu", 1), -1).await;
     row_change(&feed, 8, row(2, "us", 20), -1).await;
-    // What is at a later tick is not shown yet.
+    // A change at a later tick is not shown yet.
     row_change(&feed, 9, row(4, "eu", 4), 1).await;
     feed.close(8, 5).await;
     feed.shown(8).await;
@@ -153,7 +153,7 @@ async fn a_view_with_an_empty_key_has_one_row() {
     let count = vec![field("n", SqlType::BigInt, false)];
     let feed = Feed::open(&sink, &schema("one", "0a", count, Some(vec![]))).await;
     let row = |n: i64| -> Vec<ArrayRef> { vec![Arc::new(Int64Array::from(vec![n]))] };
-    // What it says of no events at all is at tick 0.
+    // The view's row over no events is at tick 0.
     row_change(&feed, 0, row(0), 1).await;
     feed.send(ViewMessage::Mark { tick: 0, position: 0 }).await;
     feed.live(0).await;

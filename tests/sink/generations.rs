@@ -105,7 +105,7 @@ async fn replaced_and_removed_generations_are_dropped_after_retention() {
     assert!(sink.drop_due().await.unwrap().is_empty());
     assert_eq!(query(&url, "SELECT count() FROM heliostat.gone").await.unwrap(), "1000");
 
-    // One that comes back after it is built anew, whatever its progress was.
+    // A view that comes back after it was dropped is built anew, whatever its progress was.
     sink.retire_all_but(&["kept"]).await.unwrap();
     assert_eq!(sink.drop_due().await.unwrap(), ["gone__g1"]);
     let view = Arc::new(schema("gone", "g1", fields(), Some(vec![0])));
@@ -143,7 +143,7 @@ async fn tables_of_an_older_data_directory_move_and_views_go_on() {
     let feed = generation(&server.sink().await, "kept", "g1", 1).await;
     feed.shown(5).await;
     feed.end().await;
-    // As it was before: everything in one database.
+    // The layout of older versions: everything in one database.
     let tables =
         "SELECT name FROM system.tables WHERE database = 'heliostat_internal' ORDER BY name";
     let names = query(&url, tables).await.unwrap();

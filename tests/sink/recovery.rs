@@ -29,7 +29,8 @@ fn row(k: i32, v: &str) -> Vec<ArrayRef> {
     vec![Arc::new(Int32Array::from(vec![k])), Arc::new(StringArray::from(vec![v]))]
 }
 
-/// What both lives of the view are fed, of which the first one becomes live: keys 1 and 2 come with tick 5, keys 3 and 4 with tick 7.
+/// Feeds either life of the view: keys 1 and 2 come with tick 5, keys 3 and 4 with tick 7. The first life
+/// becomes live in between.
 async fn feed_until_7(feed: &Feed, is_first: bool) {
     feed.rows(5, &row(1, "a"), &[1]).await;
     feed.rows(5, &row(2, "b"), &[1]).await;
@@ -102,7 +103,7 @@ async fn a_crash_between_data_and_progress_leaves_no_trace() {
 
 #[cfg_attr(not(feature = "failpoints"), ignore = "needs the feature failpoints")]
 #[tokio::test(flavor = "multi_thread")]
-async fn nor_does_it_in_a_view_without_a_key() {
+async fn a_crash_between_data_and_progress_leaves_no_trace_in_a_view_without_a_key() {
     crash_and_recover("crashed_bag", None).await;
 }
 
@@ -120,7 +121,7 @@ async fn flush_that_clickhouse_lost_after_noting_it_is_written_again() {
                 ORDER BY max_block_number DESC LIMIT 1";
     let part = query(&own.url(), part).await.unwrap();
     own.stop().await;
-    // What a kill in that moment leaves: everything but the part.
+    // A kill in that moment leaves everything but the part.
     std::fs::remove_dir_all(&part).unwrap();
 
     let own = start_own(dir.path(), 0).await.unwrap();
@@ -397,7 +398,7 @@ async fn tables_from_before_they_had_a_database_of_their_own_are_taken_over_with
         assert_eq!(server.query(progress).await, "5\t7");
     }
 
-    // It goes on from there.
+    // The view goes on from there.
     let sink = server.sink().await;
     let feed = Feed::open(&sink, &view).await;
     feed_until_7(&feed, false).await;

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 /// Longer than anything takes on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Who logs in.
+/// The user that logs in.
 pub const USER: &str = "heliostat";
 pub const PASSWORD: &str = "of the tests";
 
@@ -164,7 +164,7 @@ impl Feed {
         Feed { schema, status, messages, reorder, shutdown, task }
     }
 
-    /// What a worker or the feeder tells.
+    /// Sends a message of a worker or of the feeder.
     pub async fn send(&self, message: ViewMessage) {
         let mut reorder = self.reorder.lock().unwrap();
         match message {

@@ -9,12 +9,13 @@ use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use heliostat::internals::model::SqlType;
 
-/// How far floats of two engines may be apart, in units in the last place of a double: their sums
-/// round after every addition, in an order of their own, and ours only once. About 1e-9.
+/// Most that floats of two engines may differ, in units in the last place of a double: about 1e-9. Their sums
+/// round after every addition, in an order of their own, and ours only once.
 pub const FLOAT_ULPS_MAX: u64 = 1 << 22;
 /// The same for REAL, in units in the last place of a single: others sum in single precision. About 1e-5.
 const REAL_ULPS_MAX: u32 = 1 << 7;
-/// What may be left of a sum whose terms cancel out, where no number of units is few.
+/// Most that a sum may leave whose terms cancel out. So close to zero even a tiny difference is many units in
+/// the last place.
 const RESIDUE_MAX: f64 = 1e-12;
 
 #[derive(Clone, Debug)]
@@ -64,14 +65,14 @@ pub trait Compared: Clone {
     /// Whether it is the other engine's value.
     fn agrees(&self, theirs: &Self) -> bool;
 
-    /// Where it stands when rows are sorted.
+    /// The order of values when rows are sorted.
     fn order(&self, other: &Self) -> Ordering;
 
     /// Whether it need only be near the other one. Such values decide only between rows that are
     /// otherwise equal.
     fn is_near(&self) -> bool;
 
-    /// As the files have it.
+    /// The value as files have it.
     fn show(&self) -> String;
 }
 
@@ -184,7 +185,7 @@ pub fn sort<T: Compared>(rows: &mut [Vec<T>]) {
     });
 }
 
-/// What is wrong with our rows, given those of another engine.
+/// Compares our rows with those of another engine; the error lists what is too many and what is missing.
 pub fn compare<T: Compared>(ours: &[Vec<T>], theirs: &[Vec<T>]) -> Result<(), String> {
     let (mut ours, mut theirs) = (ours.to_vec(), theirs.to_vec());
     sort(&mut ours);

@@ -5,9 +5,9 @@ use super::modes::{self, Mode};
 use super::rng::Rng;
 use super::script::{Asked, CLOCK_START, Engine, Script, TimedEvent, View};
 
-/// How many events there are; two partitions share them.
+/// The number of events; two partitions share them.
 const EVENTS: u64 = 1_600;
-/// How many events come at a tick, at most.
+/// Most events at a tick.
 const STEP: u64 = 80;
 
 const TABLES: &str = "CREATE TABLE u (k BIGINT, g BIGINT NOT NULL, a BIGINT, b BIGINT, s TEXT, \

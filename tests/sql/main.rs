@@ -127,7 +127,7 @@ fn refusals() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// That every reason is in the list is seen when a file is read.
+/// The other direction, that the list has every reason, is checked when a file is read.
 #[test]
 fn reasons_are_all_given() {
     let scripts = scripts();

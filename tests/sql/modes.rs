@@ -18,7 +18,7 @@ use super::oracle::{Oracle, Question};
 use super::rng::Rng;
 use super::script::{CLOCK_START, Script, TimedEvent, View};
 
-/// How many views have begun with the rows of their tables.
+/// The number of views that began with rows of their tables.
 pub static FILLED: AtomicUsize = AtomicUsize::new(0);
 
 /// A way to bring events to views. All of them end with the same rows.
@@ -109,7 +109,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// How many events an append to the log has before the crash.
+/// Steps that are appended to the log in one commit before the crash.
 const STEPS_PER_COMMIT: usize = 10;
 
 /// Events that enter at one tick.
@@ -118,7 +118,7 @@ struct Step {
     groups: Vec<Vec<NewEvent>>,
 }
 
-/// What differs when a script runs in this mode.
+/// Runs a script in this mode; returns the differences.
 pub fn run(script: &Script, mode: &Mode) -> Vec<String> {
     if script.views.is_empty() || mode.is_left_out_by(script) {
         return Vec::new();
@@ -167,7 +167,7 @@ struct Check<'a> {
     script: &'a Script,
     tables: &'a str,
     set: &'a QuerySet,
-    /// What has been fed.
+    /// The events that have been fed.
     events: Vec<NewEvent>,
     oracle: Oracle,
     wrong: Vec<String>,
@@ -227,7 +227,7 @@ impl Check<'_> {
     }
 }
 
-/// What fails in a view, as files have it.
+/// The failures of a view, as files have them.
 pub fn failure_lines(run: &LocalRun, view: usize) -> Vec<String> {
     let failures = run.failures(view).into_iter().filter(|f| f.count != 0);
     let mut lines: Vec<String> =

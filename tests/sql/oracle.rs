@@ -1,4 +1,4 @@
-//! What other engines answer over the events so far: PostgreSQL, and DuckDB or DataFusion where
+//! The answers of other engines over the events so far: PostgreSQL's, and DuckDB's or DataFusion's where
 //! PostgreSQL cannot run a view.
 
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use super::cells::{self, Cell, Rows};
 use super::script::{Engine, View};
 use super::{duckdb, postgres, typed};
 
-/// What is asked of the engines: views over the tables of `tables` with `events` in them.
+/// A question to the engines: views over the tables of `tables` with `events` in them.
 pub struct Question<'a> {
     pub tables: &'a str,
     pub set: &'a QuerySet,
     pub events: &'a [NewEvent],
-    /// What now() is.
+    /// The value of now().
     pub tick: Tick,
     /// Whether the views have the rows of their file.
     pub at_end: bool,
@@ -108,7 +108,7 @@ impl Oracle {
 }
 
 impl Question<'_> {
-    /// What DataFusion and DuckDB answer to their views.
+    /// The answers of DataFusion and DuckDB to their views.
     fn batch_engines(
         &self,
         views: &[View],
@@ -232,7 +232,7 @@ impl Question<'_> {
             context.register_batch(&source.name, source.rows.clone()).unwrap();
         }
         for sql in self.views(sources, views) {
-            // A view that it cannot plan is an error only for who reads it.
+            // A view that the engine cannot plan is an error only for queries that read it.
             let _ = context.sql(&sql).await;
         }
         let mut answers = Vec::new();

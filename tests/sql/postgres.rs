@@ -14,7 +14,7 @@ use heliostat::internals::plan::QuerySet;
 use super::common_postgres::{Answer, Connection, Postgres};
 use super::typed;
 
-/// What every schema finds beside its own: types that have another name in PostgreSQL.
+/// The schema that all others see: types that have another name in PostgreSQL.
 const COMMON: &str = "CREATE SCHEMA common; CREATE DOMAIN common.double AS double precision;";
 /// After so many schemas the catalogue is cleaned; no daemon does it.
 const SCHEMAS_PER_VACUUM: usize = 200;
@@ -69,7 +69,7 @@ pub struct Session {
 /// A table of events, as decoded.
 struct Loaded {
     table: Arc<EventTable>,
-    /// What the script reads: the declared columns, and system columns that it names.
+    /// The columns that the script reads: the declared ones, and system columns that it names.
     columns: Vec<(SourceColumn, SqlField)>,
 }
 
@@ -112,15 +112,14 @@ impl Session {
             }
             let views = views.iter().map(|(name, sql)| format!("CREATE VIEW \"{name}\" AS {sql}"));
             for sql in plain.iter().cloned().chain(views) {
-                // A view that PostgreSQL cannot have is an error only for who reads it.
+                // A view that PostgreSQL refuses is an error only for queries that read it.
                 let _ = connection.query(&at_tick(&sql));
             }
             Session { schema, tables, events: 0, kept }
         })
     }
 
-    /// What the questions answer at this tick over these events, which are those of the last call and
-    /// more.
+    /// The answers to the questions at this tick over these events: those of the last call and further ones.
     pub fn ask(
         &mut self,
         events: &[NewEvent],
@@ -184,7 +183,7 @@ fn columns(table: &Arc<EventTable>, words: &str) -> Vec<(SourceColumn, SqlField)
 }
 
 impl Loaded {
-    /// What makes the table, with types for its structs.
+    /// The statements that make the table, with types for its structs.
     fn statements(&self, kept: bool) -> Vec<String> {
         let mut types = Vec::new();
         let name = stored(&self.table);
@@ -233,7 +232,8 @@ impl Loaded {
             }
         }
         let decoded = decoder.finish();
-        // Of an event that does not fit, columns that do are there for views that read no others.
+        // Columns that fit are there even if another one of the event does not, for views that read only
+        // those.
         if decoded.rows.num_rows() > 0 {
             let lines = self.lines(&decoded.rows);
             connection

@@ -37,7 +37,7 @@ const OF_NOBODY: &[&str] = &[
     "postgres does not unnest JSON",
 ];
 
-/// What can be given for an engine.
+/// The reasons that may be given for an engine.
 pub fn of(engine: Engine) -> &'static [&'static str] {
     match engine {
         Engine::Postgres => OF_POSTGRES,

@@ -63,7 +63,7 @@ pub enum Engine {
     Differs,
     DataFusion,
     DuckDb,
-    /// Nobody but the file.
+    /// No engine: only the file has the answer.
     Nobody,
 }
 

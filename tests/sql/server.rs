@@ -17,11 +17,11 @@ use super::common::Server;
 use super::modes::{failure_line, failure_lines, numbered};
 use super::script::{Script, TimedEvent};
 
-/// How many servers run at a time.
+/// The number of servers that run at a time.
 const SERVERS: usize = 2;
 /// How long a view may take to show what was posted.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How many events a request has.
+/// Events in a request.
 const EVENTS_PER_REQUEST: usize = 20;
 
 /// Runs every file, each with a server of its own; what differs.
@@ -93,7 +93,7 @@ async fn killed(script: &Script, set: &QuerySet) -> Vec<(Rows, Vec<String>)> {
     answers
 }
 
-/// What fails in a view, as files have it.
+/// The failures of a view, as files have them.
 async fn failures(server: &Server, view: &str) -> Vec<String> {
     let answer = server.get(&format!("/v1/dead-letters?view={view}&limit=10000")).await;
     let letters = answer["dead_letters"].as_array().unwrap();

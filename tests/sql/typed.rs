@@ -40,7 +40,7 @@ pub struct Number {
     scale: usize,
 }
 
-/// What is wrong with our rows of a view, given PostgreSQL's answer.
+/// Compares our rows of a view with PostgreSQL's answer; the error says how they differ.
 pub fn compare(ours: &RecordBatch, columns: &[SqlField], theirs: &Answer) -> Result<(), String> {
     compare_types(columns, theirs)?;
     cells::compare(&values(ours, columns), &read(&theirs.rows, columns))
@@ -73,7 +73,7 @@ fn read(rows: &[Vec<Option<String>>], columns: &[SqlField]) -> Vec<Vec<Value>> {
     rows.iter().map(row).collect()
 }
 
-/// What is wrong with rows that must be all of `least`, and others of `most`.
+/// Checks rows that must contain all of `least`, and beside them only rows of `most`.
 #[allow(dead_code, reason = "the suites ask for it")]
 pub fn compare_part(
     ours: &RecordBatch,
@@ -127,7 +127,7 @@ pub fn texts(column: &ArrayRef, sql_type: &SqlType) -> Vec<Option<String>> {
         .collect()
 }
 
-/// A text that PostgreSQL writes, as a value of this type. What is none stays a text.
+/// A text that PostgreSQL writes, as a value of this type. A text that is no such value stays a text.
 fn value(text: Option<&str>, sql_type: &SqlType) -> Value {
     let Some(text) = text else { return Value::Null };
     let plain = Value::Text(text.to_string());

@@ -12,7 +12,7 @@ const ELEMENTS: usize = 1_000_000;
 const TIME_MAX: Duration = Duration::from_secs(2);
 /// How often it is tried: other work of the machine only ever adds time.
 const ATTEMPTS: usize = 3;
-/// What the process may take in all, in KiB.
+/// Most memory of the process, in KiB.
 const MEMORY_MAX: u64 = 1 << 20;
 
 const FILE: &str = "\

@@ -38,13 +38,13 @@ use heliostat::internals::model::TableMode;
 use heliostat::internals::plan::SourceFile;
 use heliostat::internals::plan::{QuerySet, explain, plan_files};
 
-/// How many events enter at a tick.
+/// Events that enter at a tick.
 const TICK_EVENTS: usize = 20_000;
 
 struct Suite {
     directory: PathBuf,
     set: QuerySet,
-    /// What is asked of the oracle, by view.
+    /// The oracle's queries, by view.
     questions: Vec<String>,
 }
 

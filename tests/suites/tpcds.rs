@@ -33,15 +33,15 @@ const SALES: [(&str, [&str; 2]); 3] = [
 ];
 /// When a view is compared.
 const WHEN: [&str; 2] = ["the load", "the changes"];
-/// Of so many sales one is changed, and one is deleted.
+/// One sale in so many is changed, and another one is deleted.
 const CHANGED_ONE_IN: usize = 20;
-/// How many events a frame has.
+/// Events in a frame.
 const FRAME_EVENTS: usize = 20_000;
 /// In `make test` one query of so many runs.
 const GATE_STEP: usize = 4;
-/// Until when a view must have its rows.
+/// How long a view may take until it has its rows.
 const LIVE_TIME_MAX: Duration = Duration::from_secs(5);
-/// How much memory a view may take.
+/// Most memory of a view, in bytes.
 const MEMORY_MAX: u64 = 1 << 30;
 
 /// Queries that do not pass, and why. It only gets shorter: a query that passes fails the test until it
@@ -159,7 +159,8 @@ fn declaration(name: &str, columns: &Value) -> String {
     format!("CREATE TABLE {name} ({}) WITH ({options});\n", declared.join(", "))
 }
 
-/// Every so many sales one gets all that another one has but its key, and another one goes.
+/// Events that change one sale in so many to the content of another one, its key apart, and delete another
+/// one.
 fn changes(table: &str, key: &[&str; 2], rows: &[&str]) -> Vec<NewEvent> {
     let row =
         |at: usize| -> Map<String, Value> { serde_json::from_str(rows[at % rows.len()]).unwrap() };
@@ -218,8 +219,8 @@ impl Oracle {
         self.session.ask(&self.events, 0, &[sql.to_string()]).remove(0)
     }
 
-    /// Compares a view's rows with the query's. Of rows that its LIMIT cuts through, equal in all that
-    /// it is ordered by, either may be there.
+    /// Compares a view's rows with the query's. If its LIMIT cuts through rows with equal sort keys, any of
+    /// those may be there.
     fn compare(&mut self, query: &str, view: &ViewPlan, ours: &RecordBatch) -> Result<(), String> {
         let columns = &view.schema.columns;
         // Without an order there are no ties to cut through.
@@ -273,7 +274,7 @@ fn processor_time() -> Duration {
     time(usage.ru_utime) + time(usage.ru_stime)
 }
 
-/// What the process of a query does: runs its view, and writes what became of it.
+/// The work of a query's process: runs its view, and returns the outcome.
 fn run_query(suite: &Suite, number: usize) -> Result<Value, String> {
     let set = suite.plan(number)?;
     let plan = &set.views[0];
@@ -347,7 +348,7 @@ fn run_apart(suite: &Suite, number: usize) -> Result<Value, String> {
     }
 }
 
-/// What is wrong with one query.
+/// Checks one query; the error says what is wrong.
 fn problem(suite: &Suite, number: usize, oracles: &mut [Oracle; 2]) -> Result<(), String> {
     let told = run_apart(suite, number)?;
     let live = Duration::from_millis(told["live_ms"].as_u64().unwrap());

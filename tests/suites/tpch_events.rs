@@ -63,8 +63,8 @@ fn event(event_type: &str, data: Value) -> NewEvent {
     }
 }
 
-/// Of every twentieth order another price, date and priority, and other quantities and dates of its
-/// items; every other twentieth is deleted with its items.
+/// Changes to one order in ten. One half of these get another price, date and priority, and their items other
+/// quantities and dates; the other half are deleted with their items.
 #[allow(dead_code, reason = "for the tests")]
 pub fn changes(events: &[NewEvent]) -> Vec<NewEvent> {
     let mut changes = Vec::new();

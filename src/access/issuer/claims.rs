@@ -9,7 +9,7 @@ use crate::access::store::TokenRefusal;
 /// The longest name of a bearer, its issuer included, in bytes.
 const NAME_BYTES_MAX: usize = 1000;
 
-/// What the first rule that fits gives.
+/// The grant of the first rule that fits the claims.
 pub fn grant(config: &IssuerConfig, claims: &Map<String, Value>) -> Result<Grant, TokenRefusal> {
     let name = name(config, claims)?;
     let Some(rule) = config.grants.iter().find(|rule| fits(rule, claims)) else {

@@ -1,4 +1,4 @@
-//! What the configuration says of an issuer: `[[issuers]]` in `heliostat.toml`.
+//! The configuration of an issuer: `[[issuers]]` in `heliostat.toml`.
 
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ pub struct IssuerConfig {
     pub keys: String,
     /// A file of certificates, in PEM, that the one of that address may be signed by.
     pub keys_ca: Option<PathBuf>,
-    /// How far clocks may differ, in seconds: 0 to 600.
+    /// Most seconds that clocks may differ: 0 to 600.
     #[serde(default = "default_leeway_s")]
     pub leeway_s: u64,
     /// How often keys are read from their address, in seconds: 10 to 86,400. A file is read when it
@@ -36,7 +36,7 @@ pub struct IssuerConfig {
     /// The claim by which a token's bearer is known in records.
     #[serde(default = "default_name_claim")]
     pub name_claim: String,
-    /// What tokens give: the first rule that fits.
+    /// The rules that give roles to tokens. The first one that fits counts.
     #[serde(default)]
     pub grants: Vec<GrantRule>,
 }
@@ -48,7 +48,8 @@ pub struct GrantRule {
     /// The claim, a path with dots where it is in an object: `realm_access.roles`. Without one the rule
     /// fits every token.
     pub claim: Option<String>,
-    /// What the claim has to be, or, where it is a list or words with spaces between, to have in it.
+    /// The claim's value. Where the claim is a list, or words with spaces between, one of them has to be
+    /// this.
     pub value: Option<String>,
     pub role: Role,
     /// Lists as for `heliostat token create`; `{tenant}` stands for the claim of that name.
@@ -87,7 +88,7 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<String>
     })
 }
 
-/// What is wrong with the configuration of an issuer.
+/// An error in the configuration of an issuer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("issuers: {issuer}: {reason}")]
 pub struct IssuerConfigError {

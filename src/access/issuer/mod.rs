@@ -100,7 +100,7 @@ impl Issuer {
         Arc::clone(&self.keys).follow()
     }
 
-    /// What the bearer of a token may do.
+    /// The rights of a token's bearer.
     pub async fn grant(&self, token: &str) -> Result<Arc<Grant>, TokenRefusal> {
         let parts = split(token).ok_or_else(|| invalid("it has not three parts"))?;
         match self.claims_of(&parts) {

@@ -205,7 +205,8 @@ async fn may_begin(settings: &Settings) -> Result<(), ClickHouseError> {
     }
 }
 
-/// Starts our own ClickHouse if that is what the settings ask for; how to reach it in any case.
+/// Starts our own ClickHouse if the settings ask for it. Returns how to reach the own ClickHouse or another
+/// one.
 async fn start_clickhouse(
     settings: &Settings,
     alarms: &Alarms,

@@ -228,7 +228,7 @@ struct RunningSide {
     heard: Instant,
     /// The alarms that it was told last.
     alarms: Vec<Alarm>,
-    /// How many bytes of memory it took when it was measured last.
+    /// Bytes of memory that it took when it was last measured.
     taken: u64,
     /// Why this parent has killed it.
     killed: Option<String>,
@@ -301,7 +301,7 @@ impl SideProcess {
             killed_over: None,
             failed: None,
         };
-        // One that ends at once is noticed by its end.
+        // An error is ignored: a side that ends at once is noticed by its end.
         let start = SideStart { memory_end: self.memory_end, ..start.clone() };
         let _ = running.tell(&FromParent::Start(Box::new(start))).await;
         self.running = Some(running);
@@ -370,7 +370,8 @@ impl SideProcess {
         .await;
         alarms.clear(self.part, self.silence);
         let memory_end = running.memory_end(status, budget);
-        // One that ended before it served may have had no time to judge the end before.
+        // A side that ended before it served may not have had the time to judge the end before, so that one
+        // is kept.
         if memory_end.is_some() || running.serving_since.is_some() {
             self.memory_end = memory_end;
         }
@@ -424,7 +425,7 @@ impl SideProcess {
         if running.killed.is_some() {
             return;
         }
-        // One that has just ended is not measured any more: what it took last stays.
+        // A side that has just ended cannot be measured: the last measurement stays.
         let now = anonymous_bytes(Some(running.child.id()));
         let taken = now.unwrap_or(running.taken);
         running.taken = taken;
@@ -442,7 +443,7 @@ impl SideProcess {
         let Some(running) = &mut self.running else { return };
         let now = alarms.list();
         if running.alarms != now {
-            // One that has ended is noticed by its end.
+            // An error is ignored: a side that has ended is noticed by its end.
             let _ = running.tell(&FromParent::Alarms(now.clone())).await;
             running.alarms = now;
         }
@@ -474,8 +475,8 @@ impl RunningSide {
         }
     }
 
-    /// What it took, if it was killed for its memory: by this parent, or, over its budget, by somebody
-    /// else, which is mostly the kernel.
+    /// The memory that it took and the limit, if it was killed for its memory: by this parent, or while over
+    /// its budget by somebody else, mostly the kernel.
     fn memory_end(&self, status: ExitStatus, budget: u64) -> Option<MemoryEnd> {
         use std::os::unix::process::ExitStatusExt;
         let by_another =

@@ -166,7 +166,7 @@ impl Parent {
         Ok((start, Parent { alarms, stop, say }))
     }
 
-    /// Says that this side does what it is for.
+    /// Says that this side serves.
     pub fn is_served(&self) {
         // Without a parent the process ends anyway.
         let _ = self.say.send(Said { message: FromSide::Serving, sent: None });

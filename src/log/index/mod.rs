@@ -37,7 +37,7 @@ use super::{LogError, LogOptions};
 use crate::model::alarm::{Alarms, Part};
 use crate::model::{Head, Position, Tick};
 
-/// So many events in memory are written to the store together.
+/// Events in memory that are written to the store together.
 const SPILL_EVENTS: usize = 1 << 18;
 /// Appends wait when this many events are in memory and a run is still being written.
 const RECENT_EVENTS_MAX: usize = 1 << 20;
@@ -92,7 +92,7 @@ struct Memory {
 
 struct IndexShared {
     memory: Mutex<Memory>,
-    /// Something has changed in `memory`.
+    /// Notified when `memory` has changed.
     changed: Condvar,
     /// `None` for a log that is in memory itself.
     store: Option<RwLock<IndexStoreState>>,
@@ -114,7 +114,7 @@ pub struct Index {
 /// The next thing that the store takes in.
 enum IndexWork {
     Run(Arc<RecentCommits>),
-    /// Frames that are elsewhere now; whoever sent them is told when that is done, or failed.
+    /// Frames whose place has changed. The sender is told when the store has them, or could not be written.
     Moved(Vec<FrameEntry>, mpsc::Sender<Result<(), IndexError>>),
 }
 
@@ -212,7 +212,7 @@ impl Index {
             return Ok(());
         }
         let mut memory = lock(&self.shared.memory);
-        // What is being written to the store would come behind these.
+        // Waits until the frozen run is in the store. Written later, it would overwrite these entries.
         while memory.frozen.is_some() {
             if let Some(failure) = &memory.failure {
                 return Err(failure.clone());
@@ -321,8 +321,8 @@ impl Index {
         self.shared.stored(0, |store| Ok(store.disk_bytes())).unwrap_or(0)
     }
 
-    /// Waits for a run that is being written, and ends the thread. What cannot be written is read
-    /// from the log the next time.
+    /// Waits for a run that is being written, and ends the thread. A run that cannot be written is read from
+    /// the log at the next start.
     pub fn close(&self) {
         let mut memory = lock(&self.shared.memory);
         while memory.wanted && memory.frozen.is_some() && memory.failure.is_none() {
@@ -454,7 +454,7 @@ fn write_run(shared: &IndexShared, run: &RecentCommits, swept: &mut Tick) -> boo
             memory.frozen = None;
             shared.alarms.clear(Part::Log, ALARM);
         }
-        // What could not be written stays in memory, where it is found.
+        // A run that could not be written stays in memory, where look-ups find it.
         Some(error) => {
             let IndexError { path, what, .. } = error;
             let path = path.display();

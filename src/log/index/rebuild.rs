@@ -20,7 +20,7 @@ use crate::log::segment::SegmentFile;
 use crate::log::{LogError, fetch};
 use crate::model::{Head, Position};
 
-/// How many events may be read between two notes of the progress.
+/// Events between two log lines about the progress.
 const NOTE_EVENTS: u64 = 5_000_000;
 
 /// Opens the store, if it is one of this very log, or makes a new one.
@@ -59,13 +59,13 @@ fn is_of(
         Ok(Some(frame)) => {
             frame.last_position() == through.position && frame.tick() == through.tick
         }
-        // What the store knows of events that cannot be read is known nowhere else.
+        // A damaged frame does not speak against the store: nothing else still knows the frame's events.
         Err(error) => error.is_damage(),
     }
 }
 
-/// Reads what the store does not have from the log. Fails where that is damaged: identities that
-/// nobody knows could be given to other events.
+/// Reads the commits from the log that the store does not have. Fails where the log is damaged: an unknown
+/// identity could be given to another event.
 pub fn apply_tail(
     index: &Index,
     files: &Arc<dyn Files>,

@@ -1,8 +1,8 @@
 //! The indexes on disk, in fjall.
 //!
-//! Only sorted runs are written, as tables: there is no journal and no memtable on the way, since
-//! the log itself is both. The mark up to which the log is in the store is written last, and what
-//! stands behind it is written again after a crash, with the same content.
+//! Only sorted runs are written, as tables: there is no journal and no memtable on the way, since the log
+//! itself is both. The mark up to which the log is in the store is written last, and entries behind it are
+//! written again after a crash, with the same content.
 
 use std::path::Path;
 

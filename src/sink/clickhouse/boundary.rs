@@ -13,7 +13,7 @@ use crate::model::{Head, Tick};
 /// already in the table. Until then, what is complete beyond waits.
 pub(super) struct Boundaries {
     waiting: VecDeque<CompleteTicks>,
-    /// The end of what was let through; `None` before anything: the tick 0 has content, too.
+    /// The end of the ticks that were let through; `None` before anything: the tick 0 has content, too.
     closed: Option<Head>,
     /// Ends of flushes that are to be repeated, in order.
     unfinished: VecDeque<Tick>,
@@ -30,11 +30,11 @@ pub(super) struct Boundaries {
     "ticks after {after:?} are complete up to {end}, and not up to {boundary}, where an earlier flush ended"
 )]
 pub struct MissedBoundary {
-    /// Where they must end.
+    /// The end of an earlier flush, where these ticks must end, too.
     boundary: Tick,
-    /// The end of those before.
+    /// The end of the complete ticks before.
     after: Option<Tick>,
-    /// Where they end.
+    /// The end of these ticks.
     end: Tick,
 }
 
@@ -60,12 +60,12 @@ impl Boundaries {
         self.unfinished.drain(..kept);
     }
 
-    /// Takes in what is complete, each after the one before.
+    /// Takes in complete ticks. Each call follows the one before.
     pub(super) fn push(&mut self, complete: CompleteTicks) {
         self.waiting.push_back(complete);
     }
 
-    /// The end of what was let through, and so of the next flush.
+    /// The end of the ticks that were let through, and so of the next flush.
     pub(super) fn closed(&self) -> Head {
         self.closed.unwrap_or_default()
     }
@@ -108,7 +108,8 @@ impl Boundaries {
             return Err(MissedBoundary { boundary: *boundary, after, end });
         }
         self.passed = Some(end);
-        // What the feeder reads again after a restart was written before.
+        // After a restart the feeder begins with ticks that were already written, so `closed` never goes
+        // back.
         self.closed = self.closed.max(Some(next.head));
         Ok(Some(next))
     }

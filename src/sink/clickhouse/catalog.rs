@@ -25,8 +25,8 @@ use super::types::{quote_name, quote_text};
 /// The table that holds the states.
 pub(super) const GENERATIONS_TABLE: &str = "_heliostat_generations";
 
-/// How many flushes are repeated up to their own ends. There is more than one only where progress was
-/// lost, and then all but the last are complete.
+/// Most flushes that are repeated up to their own ends. There is more than one only where progress was lost,
+/// and then all but the last are complete.
 const VERSIONS_MAX: usize = 100;
 
 /// How long tables stay when nothing reads from them any more.

@@ -18,7 +18,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(15);
 const INSERT_TIMEOUT: Duration = Duration::from_secs(120);
 /// hyper's messages about a peer that speaks another protocol.
 const INVALID_HTTP: &str = "invalid HTTP";
-/// How much of a statement an error shows.
+/// Characters of a statement that an error shows.
 const STATEMENT_CHARS_SHOWN: usize = 80;
 
 /// Where ClickHouse is, and how to log in.

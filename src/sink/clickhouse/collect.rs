@@ -48,7 +48,7 @@ pub(super) struct Taken {
     pub(super) intervals: Vec<Interval>,
     /// The end of the flush before.
     pub(super) from: Tick,
-    /// Where this one ends.
+    /// The end of this flush.
     pub(super) to: Head,
     /// The number of rows that the view has there.
     pub(super) rows: i64,
@@ -105,7 +105,7 @@ impl ChangeCollector {
         self.absorb()
     }
 
-    /// Makes pending what may be flushed.
+    /// Makes the changes pending that may be flushed.
     fn absorb(&mut self) -> Result<(), ClickHouseError> {
         loop {
             let writer = Arc::clone(&self.writer);
@@ -194,7 +194,7 @@ impl ChangeCollector {
 }
 
 impl Intervals {
-    /// Takes changes in; what is no news is in ClickHouse already.
+    /// Takes changes in. Changes that are no news are in ClickHouse already.
     fn changes(&mut self, tick: Tick, updates: &[Update], is_news: bool) {
         let before = self.pending.len();
         let Intervals { history, pending, bytes } = self;

@@ -14,7 +14,7 @@ pub enum ClickHouseError {
     Url {
         /// The address as it was given.
         url: String,
-        /// What is wrong with it.
+        /// The problem with it.
         reason: String,
     },
     /// Nothing answers, or the connection broke.
@@ -22,7 +22,7 @@ pub enum ClickHouseError {
     Unreachable {
         /// The address.
         url: String,
-        /// What the network said.
+        /// The network's error.
         reason: String,
     },
     /// The user or the password is not right.
@@ -35,7 +35,7 @@ pub enum ClickHouseError {
         url: String,
         /// The user.
         user: String,
-        /// What ClickHouse said.
+        /// ClickHouse's answer.
         reason: String,
     },
     /// Something else answers at this address.
@@ -46,7 +46,7 @@ pub enum ClickHouseError {
     NotClickHouse {
         /// The address.
         url: String,
-        /// What was answered, shortened.
+        /// The answer, shortened.
         reason: String,
     },
     /// It took too long.
@@ -62,7 +62,7 @@ pub enum ClickHouseError {
     Refused {
         /// The start of the statement.
         statement: String,
-        /// What ClickHouse said, its error code included.
+        /// ClickHouse's answer, its error code included.
         reason: String,
     },
     /// A column has a type that ClickHouse has no equal for.
@@ -80,7 +80,7 @@ pub enum ClickHouseError {
     Option {
         /// The view.
         view: String,
-        /// What is wrong.
+        /// The problem.
         source: InvalidOption,
     },
     /// Changes do not end where an earlier flush did, so that it cannot be repeated.
@@ -91,7 +91,7 @@ pub enum ClickHouseError {
     Boundary {
         /// The view.
         view: String,
-        /// Where they end, and where they should.
+        /// The end of the changes, and the end that they should have.
         source: MissedBoundary,
     },
     /// The directory in which the ends of flushes are kept.
@@ -99,7 +99,7 @@ pub enum ClickHouseError {
     Intent {
         /// The directory.
         path: String,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// Rows from the dataflow do not fit the view's schema.
@@ -107,14 +107,14 @@ pub enum ClickHouseError {
     Rows {
         /// The view.
         view: String,
-        /// What Arrow said.
+        /// Arrow's error.
         source: ArrowError,
     },
 }
 
-/// ClickHouse's codes for what passes by itself: time-outs, memory and load limits, lost
-/// connections, tables that are being started or are read-only for now, an insert that is still
-/// running although its answer was given up.
+/// ClickHouse's codes for problems that pass by themselves: time-outs, memory and load limits, lost
+/// connections, tables that are being started or are read-only for now, an insert that is still running
+/// although its answer was given up.
 const TRANSIENT_CODES: [&str; 11] =
     ["159", "160", "202", "209", "210", "216", "236", "241", "242", "252", "439"];
 
@@ -129,7 +129,7 @@ fn code(reason: &str) -> Option<&str> {
     reason.strip_prefix("Code: ")?.split('.').next()
 }
 
-/// How much of an answer that is none an error shows.
+/// Characters that an error shows of an answer that is not ClickHouse's.
 const ANSWER_CHARS_SHOWN: usize = 120;
 
 impl ClickHouseError {
@@ -158,7 +158,7 @@ impl ClickHouseError {
         ClickHouseError::NotClickHouse { url: url.to_string(), reason }
     }
 
-    /// Who can do something about it.
+    /// Whether somebody has to act on it.
     pub fn kind(&self) -> ErrorKind {
         match self {
             ClickHouseError::Unreachable { .. }

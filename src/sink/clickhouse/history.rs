@@ -21,7 +21,8 @@ pub(super) struct Interval {
 }
 
 impl Interval {
-    /// Of two intervals with the same beginning the one that ended is right.
+    /// The version of the row in ClickHouse. The ended interval has the higher one, so that it replaces the
+    /// open one with the same beginning.
     pub(super) fn version(&self) -> Tick {
         self.to.unwrap_or(self.from)
     }

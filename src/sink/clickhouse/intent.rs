@@ -1,9 +1,9 @@
 //! Where the next flush of a generation will end: kept in a file before the flush's data is sent.
 //!
-//! What is sent may reach a table long after the process that sent it is gone. The next process ends a
-//! flush at the same tick, so that it writes the same rows, and it does not matter whether and when
-//! the earlier ones arrive. The file is not synced: it is there after the process is killed. After a
-//! power cut the table itself tells where flushes ended.
+//! Data that was sent may reach a table long after the process that sent it is gone. The next process ends a
+//! flush at the same tick, so that it writes the same rows, and it does not matter whether and when the
+//! earlier ones arrive. The file is not synced: it is there after the process is killed. After a power cut
+//! the table itself tells where flushes ended.
 //!
 //! ```text
 //! <data directory>/flushes/<hash of the table's path>: the tick in 20 digits, a blank, the path

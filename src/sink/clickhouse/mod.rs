@@ -87,7 +87,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 
 /// How long ClickHouse may take to answer the first question, which costs it nothing.
 const GREET_TIME_MAX: Duration = Duration::from_secs(15);
-/// The same at a start that can still be refused.
+/// The same limit at a start that can still be refused.
 const PROBE_TIME_MAX: Duration = Duration::from_millis(2_500);
 
 /// Asks once whether there is a ClickHouse that lets us in; takes at most 2.5 s.
@@ -125,9 +125,9 @@ pub struct ClickHouseSink {
 }
 
 impl ClickHouseSink {
-    /// Connects, and creates the database and what the sink itself needs there. What it keeps on disk
-    /// is below `data_dir`. Asks once: whether it is worth another try says
-    /// [`ClickHouseError::kind`]. Must be called on a tokio runtime with timers and I/O.
+    /// Connects, and creates the database and the sink's own tables there. Its files are below `data_dir`.
+    /// Asks once: whether it is worth another try says [`ClickHouseError::kind`]. Must be called on a tokio
+    /// runtime with timers and I/O.
     pub async fn connect(
         config: &ClickHouseConfig,
         data_dir: &Path,
@@ -284,7 +284,8 @@ impl ViewSink for ViewTable {
     }
 
     fn resume(&mut self, at: Head, rows: u64) -> bool {
-        // Of rows that occur more than once, or that are left out, the table does not say enough.
+        // All rows are told again where the table does not say enough: it has no progress yet, its rows may
+        // occur more than once, or rows that ClickHouse cannot hold may be missing.
         let is_told =
             self.recovered.progress.is_none() || self.table.is_keyless() || self.limits.is_some();
         self.resumed = Some((at, if is_told { 0 } else { rows }));

@@ -1,4 +1,5 @@
-//! Whether the public names are there: asked when somebody waits for what they show, and every second.
+//! Whether the public names are there: looked up while somebody waits for them to show a position, and every
+//! second.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub(super) struct PublicNames {
 }
 
 impl PublicNames {
-    /// Those of these views whose names are gone, or do not read from this generation's table, as of a
+    /// The views among these whose names are gone, or do not read from this generation's table, as of a
     /// moment after the call.
     pub(super) async fn missing(
         &self,

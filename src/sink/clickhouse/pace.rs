@@ -18,11 +18,11 @@ const PARTS_COMFORTABLE: u64 = 60;
 
 /// The time from one flush to the next, whichever views they are of, while there are many.
 const FLUSH_SPACING: Duration = Duration::from_millis(8);
-/// So many flushes may start at once.
+/// Flushes that may start at once.
 const FLUSHES_AT_ONCE: u32 = 16;
 
-/// Spaces the flushes of all views: each costs ClickHouse something, however little is in it. Who asks
-/// first is first.
+/// Spaces the flushes of all views: each costs ClickHouse something, however little is in it. Slots are given
+/// in the order of the requests.
 pub(super) struct FlushSlots {
     /// When the next flush would start, if none ever started ahead of its time.
     next: Mutex<Option<Instant>>,
@@ -98,7 +98,7 @@ mod tests {
         let waits: Vec<Duration> = (0..100).map(|_| slots.take(begin) - begin).collect();
         assert!(waits[..=FLUSHES_AT_ONCE as usize].iter().all(Duration::is_zero), "{waits:?}");
         assert_eq!(waits[99], FLUSH_SPACING * (99 - FLUSHES_AT_ONCE));
-        // What was ahead of its time is made up for.
+        // Once the slots that were given ahead have passed, a flush starts at once again.
         let later = begin + FLUSH_SPACING * 200;
         assert_eq!(slots.take(later), later);
     }

@@ -105,7 +105,7 @@ fn path(clickhouse: &ClickHouse) -> String {
     format!("{}.{PROGRESS_TABLE}", quote_name(clickhouse.internal()))
 }
 
-/// Of two rows with one tick, the one inserted later counts.
+/// The statement that inserts these rows. If two rows have one tick, the one inserted later counts.
 fn insert_sql(clickhouse: &ClickHouse, rows: &[&GenerationProgress], deleted: bool) -> String {
     let values = rows.iter().map(|row| {
         format!(

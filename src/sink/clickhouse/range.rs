@@ -118,7 +118,7 @@ mod tests {
     use chrono::NaiveDate;
 
     #[test]
-    fn the_limits_are_the_days_that_they_are_said_to_be() {
+    fn limits_of_days_are_those_of_1900_and_2299() {
         let epoch = NaiveDate::from_ymd_opt(1970, 1, 1).unwrap();
         let day = |y, m, d| (NaiveDate::from_ymd_opt(y, m, d).unwrap() - epoch).num_days();
         assert_eq!(day(1900, 1, 1), i64::from(DAY_MIN));

@@ -12,13 +12,13 @@ use super::encode::OutRow;
 use super::pending::{KeyChange, Multiplicities, NetChanges};
 use super::table::Table;
 
-/// How many changes are compared at once.
+/// Changes that are compared at once.
 const COMPARE_ROWS: usize = 65_536;
 
 /// Makes rows out of net changes of one view.
 pub(super) struct RowMaker {
     view: String,
-    /// Of a view whose sorting key has columns that are not in its key.
+    /// Given where the sorting key has columns that are not in the view's key.
     sorting: Option<SortingColumns>,
 }
 

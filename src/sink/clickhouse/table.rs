@@ -49,12 +49,12 @@ pub(super) fn history_view_name(view: &str) -> String {
     format!("{view}_history")
 }
 
-/// What ClickHouse says of a view: what its query file does.
+/// The comment of a view in ClickHouse: that of its query file.
 pub(super) fn table_comment(schema: &ViewSchema) -> String {
     schema.comment.clone().unwrap_or_default()
 }
 
-/// What ClickHouse says of a column: its SQL type, and what is not seen of it there.
+/// The comment of a column in ClickHouse: its SQL type, and what ClickHouse's type does not show of it.
 fn column_comment(column: &SqlField) -> String {
     let SqlField { sql_type, nullable, .. } = column;
     let mut comment = sql_type.to_string();
@@ -161,7 +161,7 @@ impl Table {
         columns
     }
 
-    /// The same of the table of its history.
+    /// The columns that are added to the history's table.
     fn history_columns(&self) -> Vec<(&'static str, &'static str)> {
         let mut columns = self.identity_columns();
         columns.extend([
@@ -210,8 +210,8 @@ impl Table {
         )
     }
 
-    /// `CREATE TABLE` for the history, if it is not there. What `partition_by` and `ttl` say is of the
-    /// rows that are there now.
+    /// `CREATE TABLE` for the history, if it is not there. It has no `partition_by` and `ttl`: these are
+    /// meant for the rows that are there now.
     pub(super) fn create_history_sql(&self) -> String {
         let sorting: Vec<String> = [self.sorting_sql(), quote_name(VALID_FROM_COLUMN)]
             .into_iter()

@@ -25,7 +25,7 @@ const SNAPSHOT_BYTES: usize = 256 << 20;
 const IDLE_PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a view may take to write what it has when it is told to end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many messages are taken at once.
+/// Most messages that are taken at once.
 const MESSAGES_PER_TURN: usize = 256;
 
 /// Follows one view; the body of [`ViewSink::run`](crate::sink::ViewSink::run).
@@ -204,8 +204,8 @@ impl Runner {
         self.pace.ended(flushed.rows, flushed.took, flushed.parts);
     }
 
-    /// Ends the flush in flight, and writes what is left, if ClickHouse lets it: less to do again
-    /// after the next start. What cannot be written in time comes from the log then.
+    /// Ends the flush in flight, and writes what is left, if ClickHouse lets it: less to do again after the
+    /// next start. Changes that cannot be written in time come from the log then.
     async fn drain(
         mut self,
         mut messages: mpsc::UnboundedReceiver<SinkMessage>,

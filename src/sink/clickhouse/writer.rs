@@ -37,7 +37,7 @@ const FLUSHES_PER_COUNT: u64 = 10;
 /// The work of one flush.
 pub(super) struct Flush {
     pub(super) taken: Taken,
-    /// How many rows are failing in the dataflow.
+    /// The number of rows that fail in the dataflow.
     pub(super) errors: u64,
     /// Let the view's name read from this table afterwards.
     pub(super) publish: bool,

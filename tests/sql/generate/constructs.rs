@@ -166,7 +166,7 @@ impl Writer<'_> {
         (!times.is_empty()).then_some(times)
     }
 
-    /// What a difference of times has of a unit, or a time that is moved.
+    /// A time that is moved by an interval, or a unit of a difference of times.
     pub fn interval_value(&mut self, rows: &Relation) -> Option<(String, Type)> {
         let times = rows.of(Type::Time);
         let (time, other) = (self.rng.pick(self.some(&times)?), self.rng.pick(&times));

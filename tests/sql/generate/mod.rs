@@ -36,7 +36,7 @@ fn mode_of(seed: u64) -> Mode {
     }
 }
 
-/// What differs; there are no rows of a file to compare with.
+/// The differences; there are no rows of a file to compare with.
 fn problems(script: &Script, mode: &Mode) -> Vec<String> {
     catch_unwind(AssertUnwindSafe(|| modes::run(script, mode)))
         .unwrap_or_else(|_| vec!["the engine panics".to_string()])
@@ -48,7 +48,7 @@ struct Sides {
     planned: Script,
     /// Views that only Heliostat refuses.
     one_sided: Vec<String>,
-    /// How many views PostgreSQL refuses, too: they compare or call what has no operator or function.
+    /// The number of views that PostgreSQL refuses, too, since an operator or function is missing.
     refused: usize,
 }
 

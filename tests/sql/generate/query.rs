@@ -234,7 +234,7 @@ impl Writer<'_> {
         }
     }
 
-    /// What a sub-query over groups, a list or some values comes to.
+    /// A sub-query over groups, a list or some values, as an expression.
     fn collected(&mut self, rows: &Relation) -> (String, Type) {
         let inner = self.relation("i");
         let (value, key, outer) = (inner.int(self.rng), inner.int(self.rng), rows.int(self.rng));
@@ -317,7 +317,8 @@ impl Writer<'_> {
         let mut items = self.some_columns(rows);
         let (key, _) = rows.any(self.rng);
         if self.rng.one_in(3) {
-            // Of rows that are equal in all that can be compared any one may come first.
+            // The order has all columns that can be compared. Rows that still tie are equal in these, and any
+            // of them may come first.
             items.add(rows.any(self.rng));
             let order = self.rng.pick(&["", " DESC"]);
             let query = items.query(format!("{rest} ORDER BY {key}{order}, {}", rows.all()));
@@ -446,7 +447,7 @@ impl Writer<'_> {
         ))
     }
 
-    /// What can be reached from some rows.
+    /// A recursion: everything that can be reached from some rows.
     fn recursion(&mut self) -> Query {
         let base = self.relation("a");
         let step = self.relation("b");

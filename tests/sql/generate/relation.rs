@@ -1,4 +1,4 @@
-//! What queries select from.
+//! Relations that queries select from.
 
 use super::program::Type;
 use super::words::either;

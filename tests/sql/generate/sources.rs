@@ -1,4 +1,4 @@
-//! What stands after FROM: a relation, two that are joined, or one with the items of its lists.
+//! FROM clauses: a relation, two that are joined, or one with the items of its lists.
 
 use super::constructs::Construct;
 use super::program::Type;
@@ -61,8 +61,8 @@ impl Writer<'_> {
         (text, rows.and(names.iter().map(|name| (name.to_string(), Type::Int)).collect()))
     }
 
-    /// Each row with the nearest row of another relation. That has one row for a key and a place, so
-    /// that the nearest is fixed.
+    /// Each row with the nearest row of another relation, which has one row for a key and a place, so that
+    /// the nearest one is unique.
     fn as_of(&mut self, first: Relation) -> (String, Relation) {
         let second = self.relation("i");
         let shared = [Type::Time, Type::Int]

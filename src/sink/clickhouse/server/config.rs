@@ -103,7 +103,8 @@ fn fixed(settings: &[(&str, u64)]) -> String {
     format!("{values}<constraints>{fixed}</constraints>")
 }
 
-/// What `default` may use: questions without a table count for no quota, and there may be many at once.
+/// Limits of `default`. They are needed beside the quota: questions without a table do not count there, and
+/// there may be many at once.
 const BOOT_LIMITS: [(&str, u64); 4] = [
     ("max_memory_usage", 64 << 20),
     ("max_memory_usage_for_user", 128 << 20),
@@ -111,12 +112,13 @@ const BOOT_LIMITS: [(&str, u64); 4] = [
     ("os_thread_priority", 19),
 ];
 
-/// How much all queries together may write to the disk where they do not fit into memory. The settings of
+/// Bytes that all queries together may write to the disk where they do not fit into memory. The settings of
 /// one user or one query (`max_temporary_data_on_disk_size_for_user`) do not limit sorting in ClickHouse
 /// 26.7.
 const SPILL_BYTES_MAX: u64 = 1 << 30;
 
-/// What a reader may use, and not lift, on a machine with so much memory. Its threads give way to others.
+/// Limits of a reader, which the reader cannot lift, on a machine with so much memory. The reader's threads
+/// give way to others.
 fn reader_limits(machine_bytes: u64) -> [(&'static str, u64); 7] {
     // ClickHouse has half of the memory, and a reader at most half of that.
     let of_user = (3_u64 << 30).min(machine_bytes / 4);
@@ -131,7 +133,7 @@ fn reader_limits(machine_bytes: u64) -> [(&'static str, u64); 7] {
     ]
 }
 
-/// How many queries `default` may make in the life of a ClickHouse: those of the boot.
+/// Queries that `default` may make in the life of a ClickHouse: those of the boot.
 pub(super) const BOOT_QUERIES: u32 = 3;
 /// The quota's interval: half a century.
 const BOOT_QUOTA_S: u32 = 1_500_000_000;

@@ -1,6 +1,5 @@
-//! Who may log in to the own ClickHouse: Heliostat itself, and those who read the views. Passwords are
-//! random and kept in files of the data directory that are their user's alone, in the form that
-//! `curl --netrc-file` reads.
+//! Users of the own ClickHouse: Heliostat itself, and readers of the views. Passwords are random and kept in
+//! files of the data directory that are their user's alone, in the form that `curl --netrc-file` reads.
 
 use std::fmt;
 use std::fs;
@@ -18,7 +17,7 @@ use super::ServerError;
 const OWN_USER: &str = "heliostat";
 /// The user of analysts, who may read the views.
 const READER_USER: &str = "reader";
-/// How much of a password is random.
+/// Random bytes in a password.
 const RANDOM_BYTES: usize = 24;
 
 /// A user and the password.
@@ -48,7 +47,7 @@ impl Login {
 pub struct Logins {
     /// Heliostat itself.
     pub own: Login,
-    /// Those who read the views; the first one is `reader`.
+    /// Readers of the views; the first one is `reader`.
     pub readers: Vec<Login>,
 }
 

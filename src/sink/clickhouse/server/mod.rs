@@ -25,7 +25,7 @@ use supervise::{ChildCommand, ChildSupervisor};
 
 /// How long a port may be taken, or the data in use, before it is given up.
 const PORT_PATIENCE: Duration = Duration::from_secs(5);
-/// How often it is tried.
+/// How often a port is tried that is taken.
 const PORT_POLL: Duration = Duration::from_millis(100);
 
 /// Why the own ClickHouse does not run.
@@ -49,7 +49,7 @@ pub enum ServerError {
     Port {
         /// The port.
         port: u16,
-        /// What the system said.
+        /// The operating system's error.
         source: io::Error,
     },
     /// A file of the data directory cannot be used.
@@ -57,7 +57,7 @@ pub enum ServerError {
     File {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: io::Error,
     },
     /// The process cannot be started.
@@ -65,13 +65,13 @@ pub enum ServerError {
     Spawn {
         /// The program.
         program: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: io::Error,
     },
     /// It ended, or did not answer, before it was ready.
     #[error("ClickHouse {reason}; its log is {log}")]
     NotReady {
-        /// What happened.
+        /// The event, in words that follow "ClickHouse".
         reason: String,
         /// Its log.
         log: PathBuf,
@@ -87,11 +87,11 @@ pub struct ServerConfig {
     pub dir: PathBuf,
     /// The HTTP port on 127.0.0.1; 0 takes a free one.
     pub http_port: u16,
-    /// Who may log in.
+    /// The users.
     pub logins: Logins,
     /// The database of the views, which readers may read.
     pub database: String,
-    /// Where it is told that it has died, and until when.
+    /// The alarms, one of which lasts while ClickHouse is away.
     pub alarms: Alarms,
 }
 
@@ -211,7 +211,7 @@ impl Port {
                     let number = listener.local_addr().map_err(taken)?.port();
                     return Ok(Port { number, reserved: None });
                 }
-                // The one of a server that was killed a moment ago may still be ending.
+                // The port may still belong to a server that was killed a moment ago and has not ended yet.
                 Err(error)
                     if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline =>
                 {

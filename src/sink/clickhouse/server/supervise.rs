@@ -25,12 +25,12 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 const RESTART_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// After so long a life, its death counts as the first again.
 const LIFE_SOUND: Duration = Duration::from_secs(30);
-/// How long one question whether it answers may take.
+/// How long ClickHouse may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// So many questions in a row without an answer are told.
+/// After this many pings in a row without an answer an alarm is raised.
 const SILENT_QUESTIONS: u32 = 3;
-/// How often it is looked whether it listens and answers.
+/// How often it is checked that the child listens and answers.
 const LISTEN_INTERVAL: Duration = Duration::from_secs(2);
 /// More questions than its quota allows to `default`.
 const QUOTA_QUESTIONS: u32 = 2 * BOOT_QUERIES;
@@ -79,7 +79,7 @@ impl ChildSupervisor {
         pid: &watch::Sender<Option<u32>>,
         ready: &Sender<Result<(), ServerError>>,
     ) {
-        // The other side waits for exactly one answer; if it is gone, nobody needs the child.
+        // The receiver of `ready` waits for exactly one answer. If it is gone, nobody needs the child.
         let mut child = match self.start_first() {
             Ok(child) => child,
             Err(error) => {
@@ -204,7 +204,7 @@ enum Watched {
     Told(ChildCommand),
 }
 
-/// What is looked at in a running child.
+/// The checks of a running child.
 struct ChildLook<A, P, L> {
     /// It has begun to answer.
     answering: A,
@@ -225,7 +225,7 @@ fn watch_child(
     silent: impl Fn(),
 ) -> Watched {
     let mut has_answered = false;
-    // How many questions in a row were not answered.
+    // The number of pings in a row that were not answered.
     let mut unanswered = 0;
     let mut looked = Instant::now();
     loop {
