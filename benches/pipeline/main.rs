@@ -1,12 +1,13 @@
 //! The whole path, measured: stored log → view, HTTP → disk → view → ClickHouse, freshness,
 //! acknowledgements. `cargo bench --bench pipeline [-- SECTION…]` with the sections `machine`,
-//! `replay`, `ingest`, `secured`, `identities`, `fresh`, `acks`, `outage`, `restart`, `views`, `final`; all of them
-//! by default. `HELIOSTAT_BENCH_IDS` sets how many events `identities` stores, `HELIOSTAT_BENCH_KEYS` how many
-//! keys `restart` has.
+//! `replay`, `ingest`, `secured`, `identities`, `fresh`, `acks`, `outage`, `restart`, `views`, `budget`, `final`; all of
+//! them but `budget` by default. `HELIOSTAT_BENCH_IDS` sets how many events `identities` stores, `HELIOSTAT_BENCH_KEYS` how many
+//! keys `restart` has, `HELIOSTAT_BENCH_SECONDS` how long `ingest` (60), `fresh` (20) and each half of `budget` (900) run.
 //!
 //! The events are bids as in Nexmark: about 250 bytes, half of them on a few hot auctions, the rest
 //! spread, about one auction in fifteen bids.
 
+mod budget;
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod final_reads;
@@ -14,6 +15,7 @@ mod restart;
 mod views;
 
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -151,6 +153,16 @@ impl Server {
     }
 
     fn start_with(place: &Workplace, clickhouse: bool, arguments: &[String]) -> Server {
+        Server::start_in(place, clickhouse, arguments, None)
+    }
+
+    /// Starts it in the control group of this directory.
+    fn start_in(
+        place: &Workplace,
+        clickhouse: bool,
+        arguments: &[String],
+        group: Option<&Path>,
+    ) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_heliostat"));
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--clickhouse-http-port", "0"])
@@ -163,6 +175,10 @@ impl Server {
             .stdin(Stdio::null());
         if !clickhouse {
             command.arg("--no-clickhouse");
+        }
+        if let Some(processes) = group.map(|group| group.join("cgroup.procs")) {
+            // SAFETY: the child, a copy of this process, only writes a file.
+            unsafe { command.pre_exec(move || std::fs::write(&processes, "0")) };
         }
         let (mut child, data) = (command.spawn().unwrap(), place.path("data"));
         let Addresses { http, clickhouse } = addresses(&mut child, &data);
@@ -768,7 +784,13 @@ fn own_resident_bytes() -> u64 {
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
+/// The number of a variable.
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|number| number.parse().ok())
+}
+
 fn main() {
+    let seconds = setting("HELIOSTAT_BENCH_SECONDS");
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let wants = |section: &str| wanted.is_empty() || wanted.iter().any(|w| w == section);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -781,19 +803,18 @@ fn main() {
             replay(2_700_000).await;
         }
         if wants("ingest") {
-            let plain = ingest(60, false, Protection::Nothing).await;
-            let named = ingest(60, true, Protection::Nothing).await;
+            let plain = ingest(seconds.unwrap_or(60), false, Protection::Nothing).await;
+            let named = ingest(seconds.unwrap_or(60), true, Protection::Nothing).await;
             println!("ids and streams keep {:.0} % of the rate", 100.0 * named / plain);
         }
         if wants("secured") {
             secured(3, 20).await;
         }
         if wants("identities") {
-            let events = std::env::var("HELIOSTAT_BENCH_IDS").ok().and_then(|n| n.parse().ok());
-            identities(events.unwrap_or(20_000_000)).await;
+            identities(setting("HELIOSTAT_BENCH_IDS").unwrap_or(20_000_000)).await;
         }
         if wants("fresh") {
-            fresh(20).await;
+            fresh(seconds.unwrap_or(20)).await;
         }
         if wants("acks") {
             acks(5).await;
@@ -802,11 +823,14 @@ fn main() {
             outage(60).await;
         }
         if wants("restart") {
-            let keys = std::env::var("HELIOSTAT_BENCH_KEYS").ok().and_then(|n| n.parse().ok());
-            restart::restart(keys.unwrap_or(1_000_000)).await;
+            restart::restart(setting("HELIOSTAT_BENCH_KEYS").unwrap_or(1_000_000)).await;
         }
         if wants("views") {
             views::views(60).await;
+        }
+        // Half an hour.
+        if wanted.iter().any(|section| section == "budget") {
+            budget::budget(seconds.unwrap_or(900)).await;
         }
         if wants("final") {
             final_reads::final_reads().await;
