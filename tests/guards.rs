@@ -527,6 +527,29 @@ async fn view_in_which_the_process_dies_three_times_is_set_aside_until_its_sql_c
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn view_that_another_worker_is_in_is_not_blamed_for_a_fault() {
+    let views =
+        format!("{TABLES}{}{}", view("beside", "SELECT x FROM a"), view("harm", "SELECT x FROM a"));
+    let server = Server::laid_out(&[("views.sql", &views)], "single_process = true\nworkers = 2");
+    server.run();
+    post(&server, "A", &[1, 2, 3]).await;
+    for view in ["beside", "harm"] {
+        wait_for(&server, view, "live").await;
+    }
+    assert_eq!(server.terminate().wait().unwrap().code(), Some(0));
+    // One worker sleeps in the first view when the other one dies in the second.
+    server.set_environment("FAILPOINTS", "in view beside=1*sleep(5000);in view harm=return");
+    for _ in 0..3 {
+        assert_eq!(server.ends().code(), None, "it is killed by a signal");
+    }
+    server.without_environment();
+    server.run();
+    let reason = failure(&server, "harm").await;
+    assert!(reason.contains("set aside: the process died in it 3 times in a row"), "{reason}");
+    wait_for(&server, "beside", "live").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn largest_view_is_set_aside_when_memory_is_over_the_budget() {
     // Rows of recursions are in memory, whatever goes to files.
     let harm = view(

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use timely::scheduling::Activator;
 
 use super::kept::{FilledShare, KeptShare, TakenUp, Takeover};
-use super::marker::{ViewAccount, WorkerMarker};
+use super::marker::{ViewAccount, WorkMarker};
 use super::reclaim::Reclaimed;
 use super::run::PackedRun;
 use crate::model::Tick;
@@ -338,6 +338,21 @@ impl Guard {
         }
     }
 
+    /// A mark that a thread beside this worker is in the view, for that thread; none where nothing is marked.
+    pub fn mark_elsewhere(&self) -> Option<WorkMarker> {
+        WORK.with(|work| {
+            let mark = work.marker.borrow().as_ref()?.beside()?;
+            let (control, ticks) = (self.control(), self.ticks());
+            mark.begin(&control.name, &control.generation, ticks);
+            Some(mark)
+        })
+    }
+
+    /// The ticks that the view is computed for: from where it is complete up to where it was fed.
+    fn ticks(&self) -> (Tick, Tick) {
+        (self.0.complete.get(), self.control().fed.load(Ordering::Relaxed))
+    }
+
     /// A check that work on another thread makes again and again: true when the work has to end, since the
     /// view is stopped, or since the work takes longer than the view may, which stops the view.
     pub fn stop_elsewhere(&self) -> impl Fn() -> bool + Send + use<> {
@@ -523,7 +538,7 @@ struct CurrentWork {
     step: Cell<u64>,
     current: RefCell<Option<Guard>>,
     since: Cell<Option<Instant>>,
-    marker: RefCell<Option<WorkerMarker>>,
+    marker: RefCell<Option<WorkMarker>>,
 }
 
 const NO_VIEW: usize = usize::MAX;
@@ -551,8 +566,7 @@ impl CurrentWork {
         self.since.set(Some(Instant::now()));
         if let Some(marker) = &*self.marker.borrow() {
             let control = &guard.0.control;
-            let ticks = (guard.0.complete.get(), control.fed.load(Ordering::Relaxed));
-            marker.begin(&control.name, &control.generation, ticks);
+            marker.begin(&control.name, &control.generation, guard.ticks());
             // Where tests let a view hang or kill the process.
             #[cfg(feature = "failpoints")]
             fail::fail_point!(&format!("in view {}", control.name), |_| std::process::abort());
@@ -581,7 +595,8 @@ impl CurrentWork {
 }
 
 /// Notes what this thread works on in `marker` from now on.
-pub fn mark_in(marker: Option<WorkerMarker>) {
+pub fn mark_in(marker: Option<WorkMarker>) {
+    marker.iter().for_each(WorkMarker::note_faults);
     WORK.with(|work| *work.marker.borrow_mut() = marker);
 }
 

@@ -4,12 +4,12 @@
 //! The file is mapped into memory, so a mark is a few stores, and what was stored is in the file also
 //! after `kill -9`, a fault or a stack overflow. It begins with a header of [`SLOT_BYTES`]: the magic
 //! bytes, the number of workers, whether the process has ended in order, and the number of slots of
-//! views. A slot for each worker follows:
+//! views. A slot follows for each worker, and [`BESIDE`] for threads that work beside them:
 //!
 //! ```text
 //! offset  bytes
-//!      0      8  odd while the worker is in a view; each mark raises it
-//!      8      8  1: a watchdog has found the worker stuck here
+//!      0      8  odd while the thread is in a view; each mark raises it
+//!      8      8  1: a watchdog has found the worker stuck here; 2: the thread has faulted here
 //!     16      8  the view is complete below this tick
 //!     24      8  it was fed up to this tick
 //!     32      4  length of the view's name
@@ -33,17 +33,22 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::fault::{self, FAULTED};
 use crate::model::Tick;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"helimrk2");
+const MAGIC: u64 = u64::from_le_bytes(*b"helimrk3");
 /// Bytes of the header, and of a slot.
 const SLOT_BYTES: usize = 256;
+/// Stands for a worker that is stuck.
+const STUCK: u64 = 1;
 const TEXT_AT: usize = 40;
 const TEXT_BYTES: usize = SLOT_BYTES - TEXT_AT;
 /// The most workers that a file can have.
 const WORKERS_MAX: usize = 1024;
+/// The number of slots for threads beside the workers. Work of further ones is not marked.
+const BESIDE: usize = 32;
 /// Number of views that a file has slots for. Nothing is noted of further views.
 const VIEWS: usize = 1024;
 
@@ -60,6 +65,8 @@ pub struct MarkedView {
     pub to: Tick,
     /// The process was ended since the worker did not get out of the view.
     pub is_stuck: bool,
+    /// The process has ended by a fault in this thread.
+    pub has_faulted: bool,
 }
 
 /// The memory that a generation of a view held.
@@ -95,6 +102,8 @@ impl LastEnd {
 pub struct Marker {
     map: NonNull<u8>,
     workers: usize,
+    /// For each slot of a thread beside the workers whether it is in use.
+    beside: Mutex<Vec<bool>>,
     /// For each view's slot whether it is in use.
     views: Mutex<Vec<bool>>,
 }
@@ -114,7 +123,20 @@ impl Drop for Marker {
 
 /// The length of a file for so many workers.
 fn bytes(workers: usize) -> usize {
-    SLOT_BYTES * (1 + workers + VIEWS)
+    SLOT_BYTES * (1 + workers + BESIDE + VIEWS)
+}
+
+/// Takes a slot that is not in use.
+fn take_slot(slots: &Mutex<Vec<bool>>) -> Option<usize> {
+    let mut slots = slots.lock().unwrap_or_else(PoisonError::into_inner);
+    let slot = slots.iter().position(|in_use| !in_use)?;
+    slots[slot] = true;
+    Some(slot)
+}
+
+/// Gives a slot back.
+fn free_slot(slots: &Mutex<Vec<bool>>, slot: usize) {
+    slots.lock().unwrap_or_else(PoisonError::into_inner)[slot] = false;
 }
 
 /// Reads how the process before this one ended; a file that is none of ours says nothing.
@@ -141,14 +163,15 @@ fn last_end(file: &[u8]) -> LastEnd {
         let at = SLOT_BYTES * (1 + worker);
         let (view, generation) = names(at).filter(|_| word(at) % 2 == 1)?;
         let (from, to) = (word(at + 16), word(at + 24));
-        Some(MarkedView { view, generation, from, to, is_stuck: word(at + 8) == 1 })
+        let (is_stuck, has_faulted) = (word(at + 8) == STUCK, word(at + 8) == FAULTED);
+        Some(MarkedView { view, generation, from, to, is_stuck, has_faulted })
     };
     let held = |view: usize| {
-        let at = SLOT_BYTES * (1 + workers + view);
+        let at = SLOT_BYTES * (1 + workers + BESIDE + view);
         let (view, generation) = names(at).filter(|_| word(at) == 1)?;
         Some(HeldView { view, generation, bytes: word(at + 8) })
     };
-    let mut marked: Vec<MarkedView> = (0..workers).filter_map(marked).collect();
+    let mut marked: Vec<MarkedView> = (0..workers + BESIDE).filter_map(marked).collect();
     marked.dedup();
     let held = (0..views).filter_map(held).collect();
     LastEnd { in_order: word(16) == 1, views: marked, held }
@@ -183,7 +206,12 @@ impl Marker {
     }
 
     fn over(map: NonNull<u8>, workers: usize) -> io::Result<Arc<Marker>> {
-        let marker = Marker { map, workers, views: Mutex::new(vec![false; VIEWS]) };
+        let marker = Marker {
+            map,
+            workers,
+            beside: Mutex::new(vec![false; BESIDE]),
+            views: Mutex::new(vec![false; VIEWS]),
+        };
         marker.word(8).store(workers as u64, Ordering::Relaxed);
         marker.word(24).store(VIEWS as u64, Ordering::Relaxed);
         marker.word(0).store(MAGIC, Ordering::Release);
@@ -209,24 +237,18 @@ impl Marker {
     }
 
     /// The slot of a worker.
-    pub fn worker(self: &Arc<Self>, worker: usize) -> Option<WorkerMarker> {
-        (worker < self.workers).then(|| WorkerMarker { marker: Arc::clone(self), worker })
+    pub fn worker(self: &Arc<Self>, worker: usize) -> Option<WorkMarker> {
+        (worker < self.workers).then(|| WorkMarker { marker: Arc::clone(self), slot: worker })
     }
 
     /// A slot for what a generation of a view holds, if there is one left.
     pub fn account(self: &Arc<Self>, view: &str, generation: &str) -> Option<ViewAccount> {
-        let mut views = self.lock_views();
-        let slot = views.iter().position(|in_use| !in_use)?;
-        views[slot] = true;
-        let at = SLOT_BYTES * (1 + self.workers + slot);
+        let slot = take_slot(&self.views)?;
+        let at = SLOT_BYTES * (1 + self.workers + BESIDE + slot);
         self.write_names(at, view, generation);
         self.word(at + 8).store(0, Ordering::Relaxed);
         self.word(at).store(1, Ordering::Release);
         Some(ViewAccount { marker: Arc::clone(self), slot, at })
-    }
-
-    fn lock_views(&self) -> MutexGuard<'_, Vec<bool>> {
-        self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the names of a slot, which nobody else writes.
@@ -264,7 +286,7 @@ impl Marker {
 
     /// Notes that the process ends since this worker is stuck.
     pub fn set_stuck(&self, worker: usize) {
-        self.word(SLOT_BYTES * (worker + 1) + 8).store(1, Ordering::Release);
+        self.word(SLOT_BYTES * (worker + 1) + 8).store(STUCK, Ordering::Release);
     }
 }
 
@@ -288,30 +310,54 @@ fn map(file: Option<&File>, bytes: usize) -> io::Result<NonNull<u8>> {
     NonNull::new(map.cast()).ok_or_else(io::Error::last_os_error)
 }
 
-/// A worker's slot.
-pub struct WorkerMarker {
+/// The slot of a thread: a worker's, or one beside the workers, which is given back when this is dropped.
+pub struct WorkMarker {
     marker: Arc<Marker>,
-    worker: usize,
+    /// Those of the workers come first.
+    slot: usize,
 }
 
-impl WorkerMarker {
+impl WorkMarker {
     fn word(&self, at: usize) -> &AtomicU64 {
-        self.marker.word(SLOT_BYTES * (self.worker + 1) + at)
+        self.marker.word(SLOT_BYTES * (self.slot + 1) + at)
     }
 
-    /// The worker is in this view, which it computes for the ticks `from` to `to`.
+    /// A slot for a thread that works beside this worker, if there is one left.
+    pub fn beside(&self) -> Option<WorkMarker> {
+        let slot = self.marker.workers + take_slot(&self.marker.beside)?;
+        Some(WorkMarker { marker: Arc::clone(&self.marker), slot })
+    }
+
+    /// A fault of this thread is noted here, until this is dropped, which has to happen in this thread.
+    pub fn note_faults(&self) {
+        // SAFETY: the word lives as long as `self`, which ends this when it is dropped.
+        unsafe { fault::note_in(self.word(8)) };
+    }
+
+    /// The thread is in this view, which it computes for the ticks `from` to `to`.
     pub fn begin(&self, view: &str, generation: &str, (from, to): (Tick, Tick)) {
-        self.marker.write_names(SLOT_BYTES * (self.worker + 1), view, generation);
+        self.marker.write_names(SLOT_BYTES * (self.slot + 1), view, generation);
         self.word(16).store(from, Ordering::Relaxed);
         self.word(24).store(to, Ordering::Relaxed);
         let mark = self.word(0).load(Ordering::Relaxed);
         self.word(0).store((mark + 1) | 1, Ordering::Release);
     }
 
-    /// The worker is in no view.
+    /// The thread is in no view.
     pub fn end(&self) {
         let mark = self.word(0).load(Ordering::Relaxed);
         self.word(0).store((mark + 1) & !1, Ordering::Release);
+    }
+}
+
+impl Drop for WorkMarker {
+    fn drop(&mut self) {
+        fault::forget(self.word(8));
+        // A worker that panics stays where it is, for the next process to see.
+        if let Some(beside) = self.slot.checked_sub(self.marker.workers) {
+            self.end();
+            free_slot(&self.marker.beside, beside);
+        }
     }
 }
 
@@ -332,7 +378,7 @@ impl ViewAccount {
 impl Drop for ViewAccount {
     fn drop(&mut self) {
         self.marker.word(self.at).store(0, Ordering::Release);
-        self.marker.lock_views()[self.slot] = false;
+        free_slot(&self.marker.views, self.slot);
     }
 }
 
@@ -362,6 +408,7 @@ mod tests {
             from: 17,
             to: 20,
             is_stuck: true,
+            has_faulted: false,
         };
         assert_eq!(before, LastEnd { in_order: false, views: vec![view], held: Vec::new() });
     }
@@ -387,6 +434,29 @@ mod tests {
     }
 
     #[test]
+    fn threads_beside_the_workers_have_slots_of_their_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("workers.marker");
+        let marker = Marker::create(&path, 1).unwrap();
+        let worker = marker.worker(0).unwrap();
+        let threads: Vec<WorkMarker> = (0..BESIDE).map(|_| worker.beside().unwrap()).collect();
+        assert!(worker.beside().is_none());
+        worker.begin("small", "1", (1, 1));
+        threads[3].begin("large", "2", (5, 6));
+        threads[3].word(8).store(FAULTED, Ordering::Relaxed);
+        let told: Vec<(String, bool)> = Marker::read(&path)
+            .unwrap()
+            .views
+            .into_iter()
+            .map(|view| (view.view, view.has_faulted))
+            .collect();
+        assert_eq!(told, [("small".to_string(), false), ("large".to_string(), true)]);
+        drop(threads);
+        assert_eq!(Marker::read(&path).unwrap().views.len(), 1);
+        assert!(worker.beside().is_some());
+    }
+
+    #[test]
     fn views_without_a_slot_are_not_accounted() {
         let marker = Marker::in_memory(1).unwrap();
         let mut accounts: Vec<_> = (0..VIEWS).map(|_| marker.account("v", "1").unwrap()).collect();
@@ -403,7 +473,7 @@ mod tests {
         marker.worker(0).unwrap().begin("v", "1", (0, 1));
         marker.end_in_order();
         assert!(Marker::read(&path).unwrap().in_order);
-        for foreign in [&b""[..], b"helimrk2", &[0xff; 600], b"helimrk2\xff\xff\0\0\0\0\0\0"] {
+        for foreign in [&b""[..], b"helimrk3", &[0xff; 600], b"helimrk3\xff\xff\0\0\0\0\0\0"] {
             assert_eq!(last_end(foreign), LastEnd::orderly());
         }
     }

@@ -9,6 +9,7 @@ mod difference;
 mod elsewhere;
 mod eval;
 mod failure;
+mod fault;
 mod frames;
 mod groups;
 mod guard;
@@ -35,6 +36,7 @@ pub use failure::{
     Dismissal, Failure, FailureFilter, FailureMemory, Failures, Ranges, misfit, reason_hash,
     undeclared,
 };
+pub use fault::watch as watch_faults;
 pub use feed_group::FeedGroupId;
 pub use guard::ViewLimits;
 pub use kept::{

@@ -23,6 +23,7 @@ use crate::dataflow::delta::Delta;
 use crate::dataflow::elsewhere::Elsewhere;
 use crate::dataflow::failure::FailureStream;
 use crate::dataflow::guard::{Guard, Slice};
+use crate::dataflow::marker::WorkMarker;
 use crate::dataflow::partition::HeldRow;
 use crate::dataflow::partition_cache::PartitionCache;
 use crate::dataflow::partitioned::{ChangedPartition, PartitionChanges, PartitionLogic};
@@ -246,7 +247,11 @@ impl<L: PartitionLogic<INPUTS>, const INPUTS: usize> PartitionSearch<L, INPUTS> 
             return Ok(TickStep::Made(self.settle(tick, changes)));
         }
         let (logic, stop) = (Arc::clone(&self.logic), guard.stop_elsewhere());
-        let run = move || logic.change(tick, part, &stop);
+        let mark = guard.mark_elsewhere();
+        let run = move || {
+            mark.iter().for_each(WorkMarker::note_faults);
+            logic.change(tick, part, &stop)
+        };
         work.elsewhere = Some(Elsewhere::begin(operator.clone(), run)?);
         Ok(TickStep::Waits)
     }
