@@ -280,6 +280,63 @@ async fn damaged_snapshot_is_told_and_its_views_are_replayed() {
     assert_eq!(server.starts(&VIEWS).await, vec![json!("resumed"); VIEWS.len()]);
 }
 
+const NOTES: &str = "
+CREATE TABLE notes (k BIGINT NOT NULL, t TEXT NOT NULL) WITH (event_type = 'Note');
+CREATE MATERIALIZED VIEW latest AS SELECT k, max(t) AS t FROM notes GROUP BY k;
+CREATE MATERIALIZED VIEW counted AS SELECT count(*) AS n FROM notes;
+";
+
+/// Changes a letter of the notes that snapshots have.
+fn damage_notes(server: &Server) {
+    let mut changed = 0;
+    for file in std::fs::read_dir(server.data().join("snapshots")).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let places: Vec<usize> =
+            (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"needle")).collect();
+        changed += places.len();
+        places.into_iter().for_each(|at| bytes[at] = b'x');
+        std::fs::write(&path, bytes).unwrap();
+    }
+    assert!(changed > 0, "snapshots have the notes");
+}
+
+#[tokio::test]
+async fn damage_that_is_found_after_the_start_is_told_and_mended() {
+    let toml = format!("{LAST_ONLY}snapshot_checked_bytes_max = 0\n");
+    let server = Server::laid_out_with_clickhouse(&[("q.sql", NOTES)], &toml);
+    server.keep_log();
+    server.run();
+    let note = |k: u64| json!({"type": "Note", "data": {"k": k, "t": format!("needle-{k}")}});
+    server.append(&(0..20).map(note).collect()).await;
+    server.live(&["latest", "counted"]).await;
+    server.end();
+    damage_notes(&server);
+    server.run();
+    server.live(&["latest", "counted"]).await;
+    let mended = || async {
+        let started = server.starts(&["latest", "counted"]).await;
+        let rows = server.row_lines("latest", 20).await;
+        (started, rows.contains("xeedle"))
+    };
+    let expected = (vec![json!("replayed"), json!("resumed")], false);
+    server.until(expected, mended).await;
+    let log = server.log();
+    let told = log.lines().find(|line| line.contains("which it has gone on from"));
+    assert!(told.is_some_and(|line| line.contains("latest") && line.contains("runs-")), "{log}");
+    let in_clickhouse = || server.clickhouse("SELECT countIf(t LIKE 'needle%') FROM latest");
+    server.until("20\n".to_string(), in_clickhouse).await;
+    // After an end that was not in order nothing is gone on from before it is compared.
+    server.end_and_run();
+    server.live(&["latest", "counted"]).await;
+    assert_eq!(server.starts(&["latest"]).await, [json!("resumed")]);
+    server.kill();
+    damage_notes(&server);
+    server.run();
+    server.live(&["latest", "counted"]).await;
+    assert_eq!(server.starts(&["latest"]).await, [json!("replayed")]);
+}
+
 #[tokio::test]
 async fn tables_that_are_gone_are_written_from_the_snapshot() {
     let server = Server::configured_with_clickhouse(&[("q.sql", SQL)], LAST_ONLY);

@@ -16,6 +16,7 @@ mod queries;
 mod read_side;
 mod registry;
 mod set_aside;
+mod snapshot_check;
 mod snapshots;
 mod supervisor;
 mod tasks;

@@ -119,7 +119,14 @@ impl ReadSide {
             Some(_) => ClickHouseStatus::Away { reason: "not connected yet".to_string() },
         }));
         let (requests_sender, requests) = mpsc::unbounded_channel();
-        let snapshots = snapshots::open(&config.data_dir, log.history(), tasks.alarms());
+        let snapshots = {
+            // What was being written when the process died, or the power failed, is looked at first.
+            let checked_bytes_max = match set_aside.ended_in_order() {
+                true => config.limits.snapshot_checked_bytes_max,
+                false => u64::MAX,
+            };
+            snapshots::open(&config.data_dir, log.history(), checked_bytes_max, tasks.alarms())
+        };
         let dismissed = Arc::new(dismissed);
         let failure_memory = Arc::new(FailureMemory::new(config.limits.dead_letters_bytes_max));
         let letters = Letters {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files;
 use super::memory::is_held_by_views;
-use crate::dataflow::{HeldView, LastEnd, MarkedView, Marker};
+use crate::dataflow::{HeldView, LastEnd, MarkedView, Marker, watch_faults};
 use crate::model::Tick;
 use crate::model::memory::MemoryEnd;
 
@@ -55,6 +55,7 @@ type DeathRecords = BTreeMap<String, DeathRecord>;
 pub struct SetAside {
     path: PathBuf,
     marker: Arc<Marker>,
+    ended_in_order: bool,
     records: Mutex<DeathRecords>,
 }
 
@@ -91,14 +92,16 @@ fn judged(before: &DeathRecords, end: &LastEnd, memory: Option<MemoryEnd>) -> De
         after.insert(view.clone(), record);
         return after;
     }
-    // Several workers may have been in one view.
+    // Where a fault ended the process, other threads were in their views by chance. Several may have been in one.
+    let is_told = |view: &&MarkedView| view.is_stuck || view.has_faulted;
+    let told = end.views.iter().any(|view| is_told(&view));
     let mut marked: BTreeMap<&str, MarkedView> = BTreeMap::new();
-    for view in &end.views {
+    for view in end.views.iter().filter(|view| !told || is_told(view)) {
         let all = marked.entry(&view.view).or_insert_with(|| view.clone());
         (all.from, all.to) = (all.from.min(view.from), all.to.max(view.to));
         all.is_stuck |= view.is_stuck;
     }
-    for MarkedView { view, generation, from, to, is_stuck } in marked.into_values() {
+    for MarkedView { view, generation, from, to, is_stuck, .. } in marked.into_values() {
         let mut record = DeathRecord { generation, deaths: 1, from, to, reason: None };
         if let Some(earlier) = before.get(view.as_str())
             && earlier.generation == record.generation
@@ -154,11 +157,18 @@ impl SetAside {
             tracing::warn!(%error, "what workers work on is not marked on disk");
             Marker::in_memory(workers)
         })?;
-        Ok(SetAside { path, marker, records: Mutex::new(records) })
+        watch_faults()?;
+        let ended_in_order = end.in_order;
+        Ok(SetAside { path, marker, ended_in_order, records: Mutex::new(records) })
     }
 
     fn lock(&self) -> MutexGuard<'_, DeathRecords> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the process before this one ended in order, or there was none.
+    pub fn ended_in_order(&self) -> bool {
+        self.ended_in_order
     }
 
     /// Where the workers note what they work on.
@@ -239,7 +249,7 @@ mod tests {
 
     fn death(view: &str, generation: &str, (from, to): (Tick, Tick)) -> LastEnd {
         let (view, generation) = (view.to_string(), generation.to_string());
-        let marked = MarkedView { view, generation, from, to, is_stuck: false };
+        let marked = MarkedView { view, generation, from, to, is_stuck: false, has_faulted: false };
         LastEnd { in_order: false, views: vec![marked], held: Vec::new() }
     }
 
@@ -249,6 +259,19 @@ mod tests {
 
     fn reasons(records: &DeathRecords) -> Vec<&str> {
         records.iter().filter(|(_, r)| r.reason.is_some()).map(|(view, _)| &view[..]).collect()
+    }
+
+    #[test]
+    fn view_of_another_worker_is_not_blamed_for_a_fault() {
+        let mut records = DeathRecords::default();
+        for _ in 0..3 {
+            let mut end = death("harm", "g", (1, 9));
+            end.views[0].has_faulted = true;
+            end.views.extend(death("other", "g", (1, 9)).views);
+            records = judged(&records, &end, None);
+        }
+        assert_eq!(records.keys().collect::<Vec<_>>(), ["harm"]);
+        assert_eq!(reasons(&records), ["harm"]);
     }
 
     #[test]

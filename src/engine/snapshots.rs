@@ -74,11 +74,19 @@ pub struct SnapshotWriter {
 
 /// The snapshots in the data directory. Without them views are replayed from the log: slower, and right
 /// all the same.
-pub fn open(data_dir: &Path, log: &str, alarms: &Alarms) -> Option<Arc<SnapshotStore>> {
+///
+/// `checked_bytes_max`: how many bytes are compared with their checksums before views go on from them.
+pub fn open(
+    data_dir: &Path,
+    log: &str,
+    checked_bytes_max: u64,
+    alarms: &Alarms,
+) -> Option<Arc<SnapshotStore>> {
     let directory = data_dir.join(SNAPSHOTS);
     let files = DiskFiles::open(&directory).map_err(|error| error.to_string());
     let opened = files.and_then(|files| {
-        SnapshotStore::open(Arc::new(files), log).map_err(|error| error.to_string())
+        SnapshotStore::open(Arc::new(files), log, checked_bytes_max)
+            .map_err(|error| error.to_string())
     });
     match opened {
         Ok((store, unusable)) => {

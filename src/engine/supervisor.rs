@@ -24,6 +24,7 @@ use super::memory::MemoryPressure;
 use super::queries::{InUse, Queries};
 use super::registry::{Registry, View};
 use super::set_aside::SetAside;
+use super::snapshot_check;
 use super::snapshots::{self, SnapshotPace, SnapshotWriter};
 use super::tasks::{Tasks, blocking};
 use super::tracker::ViewTracker;
@@ -65,6 +66,8 @@ pub enum SupervisorRequest {
     Reload { answer: oneshot::Sender<()> },
     /// Mend what somebody else has done to the tables.
     Repair { found: Vec<Tampering>, answer: oneshot::Sender<()> },
+    /// Build a view from the log that has gone on from a snapshot that is damaged.
+    Damaged { view: ViewIdentity, what: String },
 }
 
 /// Starts, replaces and stops the views' installations.
@@ -120,6 +123,7 @@ impl Supervisor {
         let queue = match self.snapshots.clone() {
             None => None,
             Some(store) => {
+                let checked = Arc::clone(&store);
                 let (writer, queue) = SnapshotWriter::new(
                     store,
                     self.snapshot_pace,
@@ -130,6 +134,11 @@ impl Supervisor {
                 );
                 self.tasks.spawn_thread("snapshots", move || {
                     writer.run();
+                    Ok(())
+                })?;
+                let (requests, until) = (self.requests_sender.clone(), stopping.clone());
+                self.tasks.spawn_thread("snapshot check", move || {
+                    snapshot_check::run(&checked, &requests, &until);
                     Ok(())
                 })?;
                 Some(queue)
@@ -229,8 +238,10 @@ impl Supervisor {
                 SupervisorRequest::Rebuild { answer, .. } => {
                     let _ = answer.send(Err(RebuildError::NotConnected));
                 }
-                // Whoever asked goes on without.
-                SupervisorRequest::Reload { .. } | SupervisorRequest::Repair { .. } => {}
+                // Whoever asked goes on without; no view has gone on from anything yet.
+                SupervisorRequest::Reload { .. }
+                | SupervisorRequest::Repair { .. }
+                | SupervisorRequest::Damaged { .. } => {}
             }
         }
     }
@@ -299,6 +310,7 @@ impl RunningViews {
                 let _ = answer.send(());
             }
             SupervisorRequest::Reload { answer } => self.supervisor.watch.look(answer),
+            SupervisorRequest::Damaged { view, what } => self.replay(&view, &what).await,
         }
     }
 
@@ -592,8 +604,8 @@ impl RunningViews {
             return None;
         }
         let scans = plan.plan.scans_only()?;
-        let is_usable = self.is_usable(plan, recovered);
-        let found = blocking(move || store.find_tables(&scans, is_usable)).await;
+        let (identity, is_usable) = (ViewIdentity::from(plan), self.is_usable(plan, recovered));
+        let found = blocking(move || store.find_tables(&identity, &scans, is_usable)).await;
         found.unwrap_or_else(|damaged| self.is_damaged(plan, &damaged))
     }
 
@@ -616,6 +628,21 @@ impl RunningViews {
         let message = format!("its snapshot: {damaged}");
         self.supervisor.tasks.alarms().raise(Part::View, &plan.schema.name, message);
         None
+    }
+
+    /// Builds a view from the log whose snapshot is found to be damaged after it has gone on from it.
+    async fn replay(&mut self, damaged: &ViewIdentity, what: &str) {
+        let views = self.supervisor.registry.views();
+        let view = views.views.get(&damaged.name);
+        // A generation that is replaced, or gone, takes the damage with it.
+        if view.is_none_or(|view| view.wanted.schema.generation != damaged.generation) {
+            return;
+        }
+        let message = format!("its snapshot, which it has gone on from: {what}");
+        self.supervisor.tasks.alarms().raise(Part::View, &damaged.name, message);
+        if let Err(error) = self.rebuild(&damaged.name).await {
+            tracing::error!(view = damaged.name, %error, "the view cannot be built from the log");
+        }
     }
 
     /// Lets generations that are ready answer in place of those before them.

@@ -35,7 +35,7 @@ pub fn view_floors(
     }
     let files = DiskFiles::open(&data_dir.join(SNAPSHOTS))?;
     let (store, _) =
-        SnapshotStore::open(Arc::new(files), history).map_err(EngineError::Snapshots)?;
+        SnapshotStore::open(Arc::new(files), history, u64::MAX).map_err(EngineError::Snapshots)?;
     let plans = in_use.set.map(|set| set.views).unwrap_or_default();
     let floor = |plan: &crate::plan::ViewPlan| {
         if !can_hold(plan) {

@@ -67,6 +67,9 @@ pub struct Limits {
     pub snapshot_events_min: u64,
     /// How long after a snapshot the next one is taken at the earliest.
     pub snapshot_interval_ms_min: u64,
+    /// How many bytes of snapshots are compared with their checksums before views go on from them, after an
+    /// orderly end. The rest is compared while they go on; after any other end all of it is compared first.
+    pub snapshot_checked_bytes_max: u64,
 }
 
 impl Default for Limits {
@@ -102,6 +105,7 @@ impl Default for Limits {
             worker_stuck_ms_max: 10_000,
             snapshot_events_min: 200_000,
             snapshot_interval_ms_min: 30_000,
+            snapshot_checked_bytes_max: 4 << 30,
         }
     }
 }

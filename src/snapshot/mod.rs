@@ -10,7 +10,8 @@
 //! A snapshot writes one file with the runs that are in none yet, and then a manifest, which is replaced as a
 //! whole. Files that no manifest names are removed: a crash in between leaves the manifest before. Each view
 //! has a tick of its own; a view that was not asked this time keeps what it had. Everything that is read has
-//! a checksum.
+//! a checksum. Up to `snapshot_checked_bytes_max` it is compared before views go on from it, the rest
+//! while they do (`engine/snapshot_check.rs`).
 //!
 //! A view is found by its generation, which tells its SQL, all that it reads and the log, and by the
 //! fingerprint of its plan, which tells the order of its arrangements. The latest row of each key, which a

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use super::manifest::{FilePart, Manifest, StoredRun, StoredView, ViewIdentity};
 use crate::dataflow::{
@@ -27,6 +27,8 @@ const SYNC_BYTES: usize = 32 << 20;
 const ROOM_LEFT: u64 = 512 << 20;
 /// A file of which less than one part in so many is in use is written anew.
 const LIVE_SHARE_MIN: u64 = 2;
+/// Bytes that are compared with their checksum at once in the background.
+const CHECK_BYTES: usize = 4 << 20;
 /// The number of manifests that are kept.
 const MANIFESTS: usize = 2;
 
@@ -70,6 +72,28 @@ pub struct DamagedSnapshot {
     what: String,
 }
 
+/// A part of a file that a view goes on from before it is compared with its checksum.
+pub struct UncheckedPart {
+    /// The view that goes on from it.
+    pub view: ViewIdentity,
+    part: FilePart,
+    bytes: Bytes,
+}
+
+impl UncheckedPart {
+    /// Compares the part with its checksum, a few megabytes at a time; `goes_on` is asked in between.
+    pub fn check(&self, mut goes_on: impl FnMut() -> bool) -> Result<(), DamagedSnapshot> {
+        let mut hash = Xxh3Default::new();
+        for bytes in self.bytes.chunks(CHECK_BYTES) {
+            if !goes_on() {
+                return Ok(());
+            }
+            hash.update(bytes);
+        }
+        compared(&self.part, hash.digest())
+    }
+}
+
 /// Views that are in files and not in a manifest yet.
 pub struct WrittenSnapshot {
     views: Vec<StoredView>,
@@ -95,6 +119,10 @@ struct SnapshotStoreState {
     places: HashMap<u64, FilePart>,
     /// The number of the next file of any kind.
     next: u64,
+    /// How many more bytes are compared with their checksums before views go on from them.
+    checked_bytes_left: u64,
+    /// What views go on from and is still to be compared.
+    unchecked: Vec<UncheckedPart>,
 }
 
 /// The name of a file of runs.
@@ -108,7 +136,13 @@ fn file_number(name: &str) -> Option<u64> {
 
 impl SnapshotStore {
     /// Reads the manifests of views over this log. Also returns the reasons why some cannot be used.
-    pub fn open(files: Arc<dyn Files>, log: &str) -> io::Result<(Self, Vec<String>)> {
+    /// `checked_bytes_max`: how many bytes are compared with their checksums before views go on from them; the
+    /// rest is for [`SnapshotStore::take_unchecked`].
+    pub fn open(
+        files: Arc<dyn Files>,
+        log: &str,
+        checked_bytes_max: u64,
+    ) -> io::Result<(Self, Vec<String>)> {
         let names = files.list()?;
         let mut numbers: Vec<u64> =
             names.iter().filter_map(|name| Manifest::number(name)).collect();
@@ -124,7 +158,13 @@ impl SnapshotStore {
         }
         let all = names.iter().filter_map(|name| file_number(name)).chain(numbers);
         let next = all.max().map_or(1, |last| last + 1);
-        let state = Mutex::new(SnapshotStoreState { manifests, places: HashMap::new(), next });
+        let state = Mutex::new(SnapshotStoreState {
+            manifests,
+            places: HashMap::new(),
+            next,
+            checked_bytes_left: checked_bytes_max,
+            unchecked: Vec::new(),
+        });
         let store = SnapshotStore { files, log: log.to_string(), state };
         // Files that only an unusable manifest names are kept: the version that wrote it can still read them,
         // as long as this one publishes nothing.
@@ -138,7 +178,12 @@ impl SnapshotStore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The newest state of a view that is `usable` at its place in the log. Reads all of it.
+    /// The next part that a view goes on from and that was not compared with its checksum yet.
+    pub fn take_unchecked(&self) -> Option<UncheckedPart> {
+        self.lock().unchecked.pop()
+    }
+
+    /// The newest state of a view that is `usable` at its place in the log.
     pub fn find(
         &self,
         identity: &ViewIdentity,
@@ -155,9 +200,10 @@ impl SnapshotStore {
         damaged.map_or(Ok(None), Err)
     }
 
-    /// The newest rows of all these tables as of one place in the log that is `usable`. Reads all of them.
+    /// The newest rows of all these tables as of one place in the log that is `usable`, for a view.
     pub fn find_tables(
         &self,
+        identity: &ViewIdentity,
         scans: &[Scan],
         usable: impl Fn(Head) -> bool,
     ) -> Result<Option<FoundTables>, DamagedSnapshot> {
@@ -181,7 +227,7 @@ impl SnapshotStore {
                     let KeptTableRows { columns, arrangement, .. } = rows.clone();
                     let runs = |worker: &Vec<Vec<StoredRun>>| worker.get(arrangement).cloned();
                     let workers = view.workers.iter().filter_map(runs).map(|runs| vec![runs]);
-                    let read = self.read_runs(&workers.collect::<Vec<_>>(), &[])?;
+                    let read = self.read_runs(identity, &workers.collect::<Vec<_>>(), &[])?;
                     let workers = read.workers.into_iter().flatten().collect();
                     Ok(FilledTable { source: *source, columns, workers })
                 });
@@ -204,7 +250,8 @@ impl SnapshotStore {
 
     fn read(&self, view: &StoredView) -> Result<FoundView, DamagedSnapshot> {
         let others: Vec<FilePart> = view.failures.into_iter().collect();
-        let ReadRuns { workers, others } = self.read_runs(&view.workers, &others)?;
+        let ReadRuns { workers, others } =
+            self.read_runs(&view.identity, &view.workers, &others)?;
         let failures = match (&view.failures, others.first()) {
             (Some(part), Some(bytes)) => serde_json::from_slice(bytes).map_err(|error| {
                 DamagedSnapshot { file: file_name(part.file), what: error.to_string() }
@@ -215,14 +262,16 @@ impl SnapshotStore {
         Ok(FoundView { head: view.head(), rows: view.rows, failures, kept })
     }
 
-    /// Maps runs, and `others`, and compares their checksums.
+    /// Maps runs, and `others`, for a view, and compares them with their checksums: as many of the runs as are to
+    /// be compared at once.
     fn read_runs(
         &self,
+        view: &ViewIdentity,
         stored: &[Vec<Vec<StoredRun>>],
         others: &[FilePart],
     ) -> Result<ReadRuns, DamagedSnapshot> {
-        let runs = stored.iter().flatten().flatten().map(|run| run.part);
-        let parts: Vec<FilePart> = runs.chain(others.iter().copied()).collect();
+        let runs: Vec<FilePart> = stored.iter().flatten().flatten().map(|run| run.part).collect();
+        let parts: Vec<FilePart> = runs.iter().chain(others).copied().collect();
         let numbers: BTreeSet<u64> = parts.iter().map(|part| part.file).collect();
         let mut files = BTreeMap::new();
         for number in numbers {
@@ -232,8 +281,13 @@ impl SnapshotStore {
                 mapped.map_err(|error| DamagedSnapshot { file, what: error.to_string() })?;
             files.insert(number, bytes);
         }
-        verify(&files, &parts)?;
         let bytes = |part: &FilePart| part_of(&files, part);
+        let (at_once, later) = self.lock().divide(runs);
+        verify(&files, &[&at_once, others].concat())?;
+        let later = later
+            .into_iter()
+            .map(|part| Ok(UncheckedPart { view: view.clone(), part, bytes: bytes(&part)? }));
+        let later = later.collect::<Result<Vec<_>, _>>()?;
         let mut places = HashMap::new();
         let mut workers: Vec<WorkerArrangements> = Vec::new();
         for arrangements in stored {
@@ -250,7 +304,9 @@ impl SnapshotStore {
             workers.push(worker);
         }
         let others = others.iter().map(bytes).collect::<Result<_, _>>()?;
-        self.lock().places.extend(places);
+        let mut state = self.lock();
+        state.places.extend(places);
+        state.unchecked.extend(later);
         Ok(ReadRuns { workers, others })
     }
 
@@ -344,6 +400,15 @@ impl SnapshotStore {
 }
 
 impl SnapshotStoreState {
+    /// The runs that are compared with their checksums at once, and those that are compared later.
+    fn divide(&mut self, runs: Vec<FilePart>) -> (Vec<FilePart>, Vec<FilePart>) {
+        runs.into_iter().partition(|part| {
+            let left = self.checked_bytes_left.checked_sub(part.bytes);
+            self.checked_bytes_left = left.unwrap_or(self.checked_bytes_left);
+            left.is_some()
+        })
+    }
+
     /// Where the runs of these views are, but for those in files that are to be written anew, since too
     /// little of them is in use.
     fn known(&self, snapshots: &[ViewSnapshot]) -> HashMap<u64, FilePart> {
@@ -472,16 +537,18 @@ fn part_of(files: &BTreeMap<u64, Bytes>, part: &FilePart) -> Result<Bytes, Damag
     })
 }
 
-/// Compares checksums, on all processors.
+/// An error if this is not the checksum of a part.
+fn compared(part: &FilePart, checksum: u64) -> Result<(), DamagedSnapshot> {
+    let is_whole = checksum == part.checksum;
+    is_whole.then_some(()).ok_or_else(|| DamagedSnapshot {
+        file: file_name(part.file),
+        what: format!("the checksum of {} bytes at {} is wrong", part.bytes, part.at),
+    })
+}
+
+/// Compares parts with their checksums, on all processors.
 fn verify(files: &BTreeMap<u64, Bytes>, parts: &[FilePart]) -> Result<(), DamagedSnapshot> {
-    let check = |part: &FilePart| {
-        let bytes = part_of(files, part)?;
-        let is_whole = xxh3_64(&bytes) == part.checksum;
-        is_whole.then_some(()).ok_or_else(|| DamagedSnapshot {
-            file: file_name(part.file),
-            what: format!("the checksum of {} bytes at {} is wrong", part.bytes, part.at),
-        })
-    };
+    let check = |part: &FilePart| compared(part, xxh3_64(&part_of(files, part)?));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let next = std::sync::atomic::AtomicUsize::new(0);
     let work = || {

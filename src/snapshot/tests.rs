@@ -44,7 +44,7 @@ fn view(name: &str, tick: u64, runs: &[PackedRun]) -> ViewSnapshot {
 }
 
 fn open(files: &FaultyFiles) -> SnapshotStore {
-    let (store, unusable) = SnapshotStore::open(Arc::new(files.clone()), LOG).unwrap();
+    let (store, unusable) = SnapshotStore::open(Arc::new(files.clone()), LOG, u64::MAX).unwrap();
     assert_eq!(unusable, Vec::<String>::new());
     store
 }
@@ -151,7 +151,7 @@ fn failed_publication_leaves_the_old_snapshot_or_the_new_one() {
                 went_on += 1;
             }
             files.crash(kept);
-            let (store, _) = SnapshotStore::open(Arc::new(files.clone()), LOG).unwrap();
+            let (store, _) = SnapshotStore::open(Arc::new(files.clone()), LOG, u64::MAX).unwrap();
             let tick = found(&store, "a").unwrap();
             match result {
                 Ok(_) => assert_eq!(tick, Some(5), "{fault:?}"),
@@ -189,13 +189,31 @@ fn flipped_and_missing_bytes_are_found_and_named() {
 }
 
 #[test]
+fn parts_beyond_a_limit_are_compared_after_they_are_found() {
+    let files = FaultyFiles::new();
+    publish(&open(&files), vec![view("a", 3, &[run(3, 9_000), run(3, 500)])]).unwrap();
+    let names = files.list().unwrap();
+    let file = names.iter().find(|name| name.starts_with("runs-")).unwrap();
+    files.edit(file, |bytes| bytes[4_000] ^= 1);
+    let (store, _) = SnapshotStore::open(Arc::new(files.clone()), LOG, 1_000).unwrap();
+    assert_eq!(found(&store, "a").unwrap(), Some(3), "the large run is compared later");
+    let part = store.take_unchecked().unwrap();
+    assert_eq!(part.view, identity("a"));
+    assert!(part.check(|| false).is_ok(), "it was told to stop");
+    let error = part.check(|| true).unwrap_err().to_string();
+    assert!(error.contains(file) && error.contains("checksum"), "{error}");
+    assert!(store.take_unchecked().is_none(), "the small run was compared at once");
+}
+
+#[test]
 fn manifests_that_are_damaged_or_of_others_are_refused_with_the_reason() {
     let files = FaultyFiles::new();
     let store = open(&files);
     publish(&store, vec![view("a", 3, &[run(3, 10)])]).unwrap();
     publish(&store, vec![view("a", 5, &[run(5, 10)])]).unwrap();
     let reason = |log: &str| {
-        let (store, unusable) = SnapshotStore::open(Arc::new(files.clone()), log).unwrap();
+        let (store, unusable) =
+            SnapshotStore::open(Arc::new(files.clone()), log, u64::MAX).unwrap();
         (found(&store, "a").unwrap(), unusable.join("; "))
     };
     let names = files.list().unwrap();
@@ -224,7 +242,7 @@ fn manifests_that_are_damaged_or_of_others_are_refused_with_the_reason() {
     let (tick, why) = reason(LOG);
     assert!(tick == Some(3) && why.contains("checksum is wrong"), "{why}");
     // Refused manifests do not stop the next publication.
-    let (store, _) = SnapshotStore::open(Arc::new(files.clone()), LOG).unwrap();
+    let (store, _) = SnapshotStore::open(Arc::new(files.clone()), LOG, u64::MAX).unwrap();
     publish(&store, vec![view("a", 6, &[run(6, 10)])]).unwrap();
     assert_eq!(reason(LOG), (Some(6), String::new()));
 }
