@@ -86,6 +86,7 @@ fn read_from_terminal() -> io::Result<()> {
         libc::openpty(&mut master, &mut terminal, ptr::null_mut(), ptr::null_mut(), ptr::null_mut())
     };
     // The other end is never closed: it lasts as long as the process.
+    // SAFETY: `terminal` is a descriptor of ours, and nothing in this process has read standard input.
     if opened != 0 || unsafe { libc::dup2(terminal, libc::STDIN_FILENO) } < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -152,7 +152,7 @@ impl ScalarUDFImpl for Build {
                 }
                 JsonBuildKind::Value => values[0].append(&mut text, row)?,
                 JsonBuildKind::Array => {
-                    append_array(&mut text, ", ", values.iter().map(|v| (v, row)))?
+                    append_array(&mut text, ", ", values.iter().map(|v| (v, row)))?;
                 }
                 JsonBuildKind::Object => {
                     let pairs = values.chunks_exact(2).map(|pair| (&pair[0], &pair[1], row));
