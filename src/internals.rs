@@ -42,7 +42,7 @@ pub mod plan {
 
 /// Plans on workers.
 pub mod dataflow {
-    pub use crate::dataflow::{Beginning, InstallRequest, Runtime};
+    pub use crate::dataflow::{Beginning, Failure, InstallRequest, Runtime};
     pub use crate::engine::local::LocalRun;
 }
 

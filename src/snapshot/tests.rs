@@ -195,7 +195,7 @@ fn parts_beyond_a_limit_are_compared_after_they_are_found() {
     let names = files.list().unwrap();
     let file = names.iter().find(|name| name.starts_with("runs-")).unwrap();
     files.edit(file, |bytes| bytes[4_000] ^= 1);
-    let (store, _) = SnapshotStore::open(Arc::new(files.clone()), LOG, 1_000).unwrap();
+    let (store, _) = SnapshotStore::open(Arc::new(files), LOG, 1_000).unwrap();
     assert_eq!(found(&store, "a").unwrap(), Some(3), "the large run is compared later");
     let part = store.take_unchecked().unwrap();
     assert_eq!(part.view, identity("a"));

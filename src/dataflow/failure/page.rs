@@ -16,6 +16,7 @@ const SLICE: usize = 20_000;
 pub struct Failure {
     /// The expression, as SQL or near to it.
     pub expression: String,
+    /// Why the rows fail, with the values that they fail for.
     pub reason: String,
     /// The number of failing rows. While a tick is recorded it may be a number of neither tick.
     pub count: i64,
