@@ -195,6 +195,10 @@ impl Operand {
     fn of(expr: &Expr, schema: &DFSchema) -> Self {
         match expr {
             Expr::Alias(alias) => Operand::of(&alias.expr, schema),
+            // The type that it is cast to: a text of a UUID or JSON is a text.
+            Expr::Cast(cast) if cast.field.data_type().is_string() => {
+                Operand::of_field(&cast.field)
+            }
             Expr::Literal(value, _) if value.is_null() || value.data_type().is_string() => {
                 Operand { class: OperandClass::Unknown, name: "unknown".to_string() }
             }

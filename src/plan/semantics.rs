@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion_sql::sqlparser::ast::{
-    Expr, JoinConstraint, JoinOperator, Query, SetExpr, TableFactor, Visit, Visitor,
+    Distinct, Expr, JoinConstraint, JoinOperator, Query, SetExpr, TableFactor, Visit, Visitor,
 };
 
 use crate::model::schema::{EventTable, TableColumn};
@@ -50,6 +50,21 @@ pub const CHANGED: Changes<'_> = &[
     // A TIME that is NULL is not computed with.
     ("cast time", 1),
     ("cast interval", 1),
+    // A backslash that is meant as one is found.
+    ("operator ~", 1),
+    ("operator ~*", 1),
+    ("operator !~", 1),
+    ("operator !~*", 1),
+    ("similar to", 1),
+    ("regexp_like", 1),
+    // The prefix TM, and suffixes of names.
+    ("to_char", 1),
+    ("to_date", 1),
+    ("to_timestamp", 1),
+    // It is an INT.
+    ("ntile", 1),
+    // A name is a column of the result first.
+    ("distinct on", 1),
 ];
 
 /// Names of functions and constructs, each with how often it has changed.
@@ -84,6 +99,9 @@ impl Uses {
     fn joins(&mut self, body: &SetExpr) {
         match body {
             SetExpr::Select(select) => {
+                if matches!(select.distinct, Some(Distinct::On(_))) {
+                    self.add("distinct on");
+                }
                 if !select.named_window.is_empty() {
                     self.add("named window");
                 }

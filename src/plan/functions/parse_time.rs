@@ -8,7 +8,7 @@ use datafusion_expr::ScalarUDF;
 
 use super::calendar::{self, JULIAN_EPOCH, MICROS_PER_DAY, MICROS_PER_SECOND};
 use super::row::{Overload, Type, Value, function, overload};
-use super::to_char::{MONTHS, ROMAN, WORDS, has_case};
+use super::to_char::{MONTHS, Prefix, ROMAN, WORDS, has_case, is_affix};
 
 use Type::{Date, Text};
 
@@ -41,17 +41,15 @@ fn nodes(pattern: &str) -> Vec<TimePatternNode> {
     let mut nodes = Vec::new();
     let mut rest = pattern;
     while !rest.is_empty() {
-        let (fill, behind) = match rest.strip_prefix("FM").or_else(|| rest.strip_prefix("fm")) {
-            Some(behind) => (true, behind),
-            None => (false, rest),
-        };
+        let (prefix, behind) = Prefix::of(rest);
+        let fill = prefix == Prefix::Fill;
         let fits = |word: &&&'static str| {
             behind.get(..word.len()).is_some_and(|text| {
                 text == **word || (text.eq_ignore_ascii_case(word) && !has_case(word))
             })
         };
         if let Some(word) = WORDS.iter().filter(fits).max_by_key(|word| word.len())
-            && !matches!(*word, "FM" | "fm" | "TH" | "th" | "SP")
+            && !is_affix(word)
         {
             rest = &behind[word.len()..];
             let ordinal = rest.starts_with("TH") || rest.starts_with("th");

@@ -34,12 +34,15 @@ pub fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             ) =>
         {
             let pattern = literal(&right, "a regular expression")?;
-            let right = pattern.map_or(Ok(*right), |pattern| translated(&pattern).map(lit))?;
+            let right = match pattern {
+                Some(pattern) => lit(opaque(translated(&pattern)?)),
+                None => *right,
+            };
             Ok(Transformed::yes(binary_expr(*left, op, right)))
         }
         Expr::SimilarTo(Like { negated, expr, pattern, escape_char, .. }) => {
             let pattern = match literal(&pattern, "a pattern of SIMILAR TO")? {
-                Some(pattern) => lit(similar(&pattern, escape_char.unwrap_or('\\'))?),
+                Some(pattern) => lit(opaque(similar(&pattern, escape_char.unwrap_or('\\'))?)),
                 None => *pattern,
             };
             let op = if negated { Operator::RegexNotMatch } else { Operator::RegexMatch };
@@ -53,7 +56,7 @@ pub fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 };
                 if let Some(flags) = flags {
                     args.truncate(2);
-                    args[1] = lit(flagged("regexp_like", &pattern, &flags)?);
+                    args[1] = lit(opaque(flagged("regexp_like", &pattern, &flags)?));
                 }
             }
             Ok(Transformed::yes(func.call(args)))
@@ -86,6 +89,15 @@ pub fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             Ok(Transformed::yes(func.call(args)))
         }
         other => Ok(Transformed::no(other)),
+    }
+}
+
+/// A pattern that only says whether it matches, so that the planner does not make a LIKE of it: it would take a
+/// backslash that is meant as one for LIKE's escape.
+fn opaque(pattern: String) -> String {
+    match pattern.contains("\\\\") {
+        true => format!("({pattern})"),
+        false => pattern,
     }
 }
 
@@ -139,7 +151,24 @@ fn written(pattern: &str) -> Result<String> {
     let mut out = String::from("(?s)");
     let mut rest = pattern;
     let mut in_brackets = false;
+    // Whether a quantifier may come next: not behind another one, nor behind a constraint.
+    let mut quantifiable = true;
     while let Some(c) = rest.chars().next() {
+        let bound = || rest[1..].starts_with(|c: char| c.is_ascii_digit());
+        if !in_brackets && (matches!(c, '*' | '+' | '?') || c == '{' && bound()) {
+            if !quantifiable {
+                return plan_err!(
+                    "invalid regular expression: '{pattern}': a quantifier follows nothing that it can repeat"
+                );
+            }
+            let end = if c == '{' { rest.find('}').map_or(rest.len(), |at| at + 1) } else { 1 };
+            let end = if rest[end..].starts_with('?') { end + 1 } else { end };
+            out.push_str(&rest[..end]);
+            rest = &rest[end..];
+            quantifiable = false;
+            continue;
+        }
+        quantifiable = in_brackets || !matches!(c, '^' | '$');
         if in_brackets
             && let Some((class, with)) = CLASSES.iter().find(|(c, _)| rest.starts_with(c))
         {
@@ -184,6 +213,7 @@ fn written(pattern: &str) -> Result<String> {
                         );
                     }
                 }
+                quantifiable = in_brackets || !matches!(escaped, 'y' | 'Y' | 'A' | 'Z');
                 rest = &rest[1 + escaped.len_utf8()..];
                 continue;
             }

@@ -88,7 +88,12 @@ impl WindowUDFImpl for SignedWindow {
     }
 
     fn field(&self, args: WindowUDFFieldArgs) -> Result<FieldRef> {
-        Ok(signed_field(&self.inner.field(args)?))
+        let field = signed_field(&self.inner.field(args)?);
+        // PostgreSQL's only one that is no BIGINT.
+        Ok(match self.name() {
+            "ntile" => Arc::new(field.as_ref().clone().with_data_type(DataType::Int32)),
+            _ => field,
+        })
     }
 
     fn sort_options(&self) -> Option<SortOptions> {

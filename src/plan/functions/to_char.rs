@@ -181,30 +181,75 @@ fn pieces_of(pattern: &str) -> Vec<Piece> {
             rest = quote;
             continue;
         }
-        let (filled, behind) = match rest.strip_prefix("FM").or_else(|| rest.strip_prefix("fm")) {
-            Some(behind) => (false, behind),
-            None => (true, rest),
-        };
+        let (prefix, behind) = Prefix::of(rest);
         // Most words are read in any case; those of names and halves of a day tell by theirs how they are written.
         let fits = |word: &&&str| {
             behind.get(..word.len()).is_some_and(|text| {
                 text == **word || (text.eq_ignore_ascii_case(word) && !has_case(word))
             })
         };
-        let Some(word) = WORDS.iter().filter(fits).max_by_key(|word| word.len()) else {
+        let words = WORDS.iter().filter(|word| !is_affix(word));
+        let Some(word) = words.filter(fits).max_by_key(|word| word.len()) else {
+            // A prefix that nothing follows is left out, and what follows is read as it is.
+            if prefix != Prefix::None {
+                rest = behind;
+                continue;
+            }
             let Some(c) = rest.chars().next() else { break };
             text.push(c);
             rest = &rest[c.len_utf8()..];
             continue;
         };
         rest = &behind[word.len()..];
-        let ordinal = ["TH", "th"].into_iter().find(|suffix| rest.starts_with(suffix));
-        rest = &rest[ordinal.map_or(0, str::len)..];
+        let suffix = ["TH", "th", "SP"].into_iter().find(|suffix| rest.starts_with(suffix));
+        rest = &rest[suffix.map_or(0, str::len)..];
+        // Names have no ordinals, and nothing is spelled out.
+        let ordinal = suffix.filter(|suffix| *suffix != "SP" && !has_case(word));
+        let filled = match prefix {
+            Prefix::None => true,
+            Prefix::Fill => false,
+            Prefix::Translate => !is_name(word),
+        };
         pieces.extend((!text.is_empty()).then(|| Piece::Text(std::mem::take(&mut text))));
         pieces.push(Piece::Word { word, filled, ordinal });
     }
     pieces.extend((!text.is_empty()).then_some(Piece::Text(text)));
     pieces
+}
+
+/// The beginning of a part of a pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefix {
+    None,
+    /// `FM`: without zeros and spaces.
+    Fill,
+    /// `TM`: names in the session's language, which is English, and without spaces.
+    Translate,
+}
+
+impl Prefix {
+    /// The prefix of a pattern, and what is behind it.
+    pub fn of(pattern: &str) -> (Prefix, &str) {
+        let known = [
+            ("FM", Prefix::Fill),
+            ("fm", Prefix::Fill),
+            ("TM", Prefix::Translate),
+            ("tm", Prefix::Translate),
+        ];
+        let found =
+            known.iter().find_map(|(text, prefix)| Some((*prefix, pattern.strip_prefix(text)?)));
+        found.unwrap_or((Prefix::None, pattern))
+    }
+}
+
+/// Whether it stands before or behind words, and is none by itself.
+pub fn is_affix(word: &str) -> bool {
+    matches!(word, "FM" | "fm" | "TH" | "th" | "SP")
+}
+
+/// Whether it is a full name of a day or a month.
+fn is_name(word: &str) -> bool {
+    ["day", "month"].iter().any(|name| name.eq_ignore_ascii_case(word))
 }
 
 pub fn has_case(word: &str) -> bool {

@@ -218,6 +218,15 @@ impl Pattern {
                 NumberPatternNode::Character(_) => None,
             })
             .collect();
+        let is_digit = |word: &Word| matches!(word, Word::Nine | Word::Zero);
+        let is_roman = |word: &Word| matches!(word, Word::Roman | Word::RomanLower);
+        let stands_alone = |word: &Word| is_roman(word) || *word == Word::Fill;
+        if words.iter().any(is_roman) && !words.iter().all(stands_alone) {
+            return exec_err!("\"RN\" beside other formats is not supported");
+        }
+        if !words.is_empty() && !words.iter().any(|word| is_digit(word) || is_roman(word)) {
+            return exec_err!("a number format without \"9\" or \"0\" is not supported");
+        }
         for word in words {
             pattern.learn(word)?;
         }
@@ -624,7 +633,7 @@ fn nodes(pattern: &str) -> Vec<NumberPatternNode> {
                         break;
                     }
                     '\\' => {
-                        nodes.extend(chars.next().map(|(_, c)| NumberPatternNode::Character(c)))
+                        nodes.extend(chars.next().map(|(_, c)| NumberPatternNode::Character(c)));
                     }
                     c => nodes.push(NumberPatternNode::Character(c)),
                 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
-use datafusion_common::Result as DataFusionResult;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion_common::{Result as DataFusionResult, ScalarValue};
 use datafusion_expr::expr::{NullTreatment, WindowFunctionParams};
 use datafusion_expr::function::{ExpressionArgs, PartitionEvaluatorArgs, WindowUDFFieldArgs};
 use datafusion_expr::{
@@ -173,6 +173,7 @@ fn window_function(
         })
         .collect();
     check_range(call, schema, &order)?;
+    check_function(call, &args, schema)?;
     let ignore_nulls = call.params.null_treatment == Some(NullTreatment::IgnoreNulls);
     let frame = Arc::new(call.params.window_frame.clone());
     let filter = call.params.filter.as_deref().and_then(place).map(column);
@@ -234,6 +235,40 @@ fn each_frame(
     let expr = filter.as_ref().map(|filter| Arc::clone(&filter.expr));
     let sliding = SlidingAggregateWindowExpr::new(Arc::clone(&aggregate), &[], order, frame, expr);
     FrameAggregate { aggregate, frame: Arc::new(sliding), filter, exclusion }
+}
+
+/// Refuses functions over windows that have another value than in PostgreSQL.
+fn check_function(
+    call: &WindowCall,
+    args: &[Arc<dyn PhysicalExpr>],
+    schema: &SchemaRef,
+) -> Result<()> {
+    let name = call.function.name();
+    let first = args.first().map(|arg| arg.data_type(schema)).transpose()?;
+    let second = match call.params.args.get(1) {
+        Some(Expr::Literal(value, _)) => Some(value),
+        _ => None,
+    };
+    let is_positive = |value: &ScalarValue| {
+        let number = value.cast_to(&DataType::Int64);
+        matches!(number, Ok(ScalarValue::Int64(Some(number))) if number > 0)
+    };
+    match (name, first, second) {
+        ("min" | "max", Some(DataType::Interval(_)), _) => refuse(format!(
+            "{name} of intervals is not supported over a window: take seconds, extract(epoch FROM …)"
+        )),
+        ("array_agg", Some(DataType::List(_)), _) => refuse(
+            "array_agg of arrays is not supported: an array of arrays is no array of two dimensions",
+        ),
+        ("bit_xor", ..) => refuse("bit_xor is not supported over a window"),
+        ("lag" | "lead", _, Some(offset)) if offset.is_null() => {
+            refuse(format!("the offset of {name} is NULL"))
+        }
+        ("nth_value", _, Some(place)) if !is_positive(place) => {
+            refuse("argument of nth_value must be greater than zero")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Distances are measured in numbers and times alone.

@@ -20,10 +20,11 @@ use std::ops::ControlFlow;
 
 use datafusion_common::{DataFusionError, Diagnostic, Result, Span, plan_datafusion_err};
 use datafusion_sql::sqlparser::ast::{
-    AccessExpr, BinaryOperator, ExcludeSelectItem, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArguments, GroupByExpr, Ident, OneOrManyWithParens, OrderBy, OrderByKind, Query,
-    Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Spanned, TableAlias,
-    TableAliasColumnDef, TableFactor, Value, VisitMut, VisitorMut, WildcardAdditionalOptions,
+    AccessExpr, BinaryOperator, Distinct, ExcludeSelectItem, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, OneOrManyWithParens, OrderBy,
+    OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Spanned,
+    TableAlias, TableAliasColumnDef, TableFactor, Value, VisitMut, VisitorMut,
+    WildcardAdditionalOptions,
 };
 use datafusion_sql::sqlparser::tokenizer;
 
@@ -287,6 +288,15 @@ impl Resolver<'_> {
         self.top().clause = Clause::Select;
         self.walk(&mut select.having)?;
         self.walk(&mut select.qualify)?;
+        if let Some(Distinct::On(keys)) = &mut select.distinct {
+            let items = &select.projection;
+            keys.iter_mut().for_each(|key| write_out_result(key, items));
+            if let Some(OrderByKind::Expressions(sorts)) =
+                order_by.as_deref_mut().and_then(Option::as_mut).map(|order| &mut order.kind)
+            {
+                sorts.iter_mut().for_each(|sort| write_out_result(&mut sort.expr, items));
+            }
+        }
         self.walk(&mut select.distinct)?;
         self.walk(&mut select.named_window)?;
         if let Some(Some(order_by)) = order_by.as_deref_mut() {
@@ -1054,5 +1064,20 @@ impl VisitorMut for ClauseWalk<'_, '_> {
             _ => {}
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// In DISTINCT ON and its ORDER BY a name alone is a column of the result first: it becomes what that is.
+fn write_out_result(key: &mut Expr, items: &[SelectItem]) {
+    let Expr::Identifier(name) = key else { return };
+    let mut results = items.iter().filter_map(|item| match item {
+        SelectItem::ExprWithAlias { expr, alias } if fold(alias) == fold(name) => Some(expr),
+        _ => None,
+    });
+    if let (Some(expr), None) = (results.next(), results.next())
+        // A number would be a place in the list.
+        && !matches!(expr, Expr::Value(_))
+    {
+        *key = expr.clone();
     }
 }
