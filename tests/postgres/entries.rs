@@ -1,7 +1,7 @@
 //! PostgreSQL's functions, operators, casts and aggregates, and how each is tried: entries become expressions
 //! over columns of the grid.
 
-use super::forms;
+use super::{exact, forms};
 use crate::common_postgres::Postgres;
 
 /// One function, operator, cast or aggregate at given types.
@@ -24,6 +24,8 @@ pub enum Kind {
     Construct,
     Aggregate,
     OrderedSetAggregate,
+    /// A window function, or an aggregate over a window.
+    Window,
 }
 
 impl Kind {
@@ -64,6 +66,7 @@ pub fn all(postgres: &Postgres) -> Vec<Entry> {
             Some("cast") => Kind::Cast,
             Some("aggregate") => Kind::Aggregate,
             Some("ordered-set aggregate") => Kind::OrderedSetAggregate,
+            Some("window function") => Kind::Window,
             other => panic!("{other:?} is no kind"),
         };
         let types: Vec<String> = array(&types.expect("it has types"));
@@ -77,6 +80,11 @@ pub fn all(postgres: &Postgres) -> Vec<Entry> {
         };
         entries.extend(instances(entry, repeated.as_deref() == Some("any")));
     }
+    // Over a window too, but for those whose sums PostgreSQL rounds after each addition.
+    let aggregates = entries.iter().filter(|entry| entry.kind == Kind::Aggregate);
+    let exact = aggregates.filter(|entry| !entry.arguments.iter().any(|t| exact::is_float(t)));
+    let over_windows = exact.map(|entry| Entry { kind: Kind::Window, ..entry.clone() });
+    entries.extend(over_windows.collect::<Vec<_>>());
     entries.extend(forms::constructs());
     for entry in &mut entries {
         entry.title = title(entry);
@@ -133,6 +141,7 @@ fn title(entry: &Entry) -> String {
         Kind::OrderedSetAggregate => {
             format!("ordered-set aggregate {}({arguments}) → {}", entry.name, entry.result)
         }
+        Kind::Window => format!("window {}({arguments}) → {}", entry.name, entry.result),
         Kind::Cast => format!("cast {} as {}", entry.arguments[0], entry.arguments[1]),
         Kind::Construct => format!("construct {}", entry.name),
         Kind::Operator => match entry.arguments.as_slice() {

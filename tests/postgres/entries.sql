@@ -19,7 +19,7 @@ WITH scalar AS (
     (SELECT coalesce(array_agg(format_type(t, NULL) ORDER BY n), '{}') FROM unnest(p.proargtypes::oid[]) WITH ORDINALITY AS a(t, n)) AS types,
     CASE WHEN p.provariadic = '"any"'::regtype THEN 'any' WHEN p.provariadic <> 0 THEN 'one' ELSE '' END AS repeated
   FROM pg_proc p
-  WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind IN ('f', 'a') AND p.provolatile <> 'v'
+  WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind IN ('f', 'a', 'w') AND p.provolatile <> 'v'
     AND NOT EXISTS (SELECT FROM unnest(p.proargtypes::oid[]) AS a(t) WHERE t NOT IN (SELECT oid FROM known))
     AND (p.prorettype IN (SELECT oid FROM known) OR p.proname ~ '^jsonb?_each')
 ), candidate AS (
@@ -52,6 +52,9 @@ SELECT * FROM (
   UNION ALL
   SELECT CASE aggkind WHEN 'n' THEN 'aggregate' ELSE 'ordered-set aggregate' END, proname, types, format_type(prorettype, NULL), false, repeated
   FROM candidate JOIN pg_aggregate ON aggfnoid = oid WHERE prokind = 'a'
+  UNION ALL
+  SELECT 'window function', proname, types, format_type(prorettype, NULL), false, repeated
+  FROM candidate WHERE prokind = 'w'
   UNION ALL
   SELECT 'operator', oprname, CASE oprleft WHEN 0 THEN ARRAY[format_type(oprright, NULL)]
       ELSE ARRAY[format_type(oprleft, NULL), format_type(oprright, NULL)] END, format_type(oprresult, NULL), false, ''

@@ -219,6 +219,7 @@ pub fn expressions(entry: &Entry) -> Vec<String> {
     let name = &entry.name;
     vec![match entry.kind {
         Kind::Function | Kind::Aggregate => format!("{name}({list})"),
+        Kind::Window => return over_windows(&format!("{name}({list})")),
         Kind::OrderedSetAggregate => format!("{name}() WITHIN GROUP (ORDER BY {list})"),
         Kind::Cast => {
             let target = &entry.arguments[1];
@@ -261,11 +262,68 @@ fn list(templates: &[&str]) -> Vec<String> {
     templates.iter().map(|t| t.to_string()).collect()
 }
 
+/// A call over frames of rows and of peers.
+fn over_windows(call: &str) -> Vec<String> {
+    vec![
+        format!(
+            "{call} OVER (PARTITION BY bag ORDER BY n ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING)"
+        ),
+        format!("{call} OVER (PARTITION BY bag ORDER BY n DESC)"),
+        format!(
+            "{call} OVER (PARTITION BY bag ORDER BY n ROWS BETWEEN 2 FOLLOWING AND 3 FOLLOWING)"
+        ),
+    ]
+}
+
+/// Window functions that take their arguments in a way of their own.
+fn window(entry: &Entry) -> Option<Vec<String>> {
+    const PEERS: [&str; 8] = [
+        "integer",
+        "text",
+        "numeric",
+        "double precision",
+        "interval",
+        "timestamp with time zone",
+        "boolean",
+        "uuid",
+    ];
+    let name = &entry.name;
+    let t = entry.arguments.first().map_or("integer", String::as_str);
+    let ordered = |call: String| format!("{call} OVER (PARTITION BY bag ORDER BY {{{t}:2}}, n)");
+    Some(match name.as_str() {
+        "rank" | "dense_rank" | "percent_rank" | "cume_dist" => {
+            let over = |t: &&str| format!("{name}() OVER (PARTITION BY bag ORDER BY {{{t}}} DESC)");
+            PEERS.iter().map(over).collect()
+        }
+        "row_number" => {
+            let over =
+                |t: &&str| format!("row_number() OVER (PARTITION BY bag ORDER BY {{{t}}}, n)");
+            PEERS.iter().map(over).collect()
+        }
+        "ntile" => list(&["ntile(3)", "ntile(100)", "ntile(1)"]).into_iter().map(ordered).collect(),
+        "lag" | "lead" if entry.arguments.len() > 1 => {
+            let default =
+                if entry.arguments.len() > 2 { format!(", {{{t}:2}}") } else { String::new() };
+            let call = |offset: &&str| ordered(format!("{name}({{{t}}}, {offset}{default})"));
+            ["0", "2", "-1", "NULL::integer"].iter().map(call).collect()
+        }
+        "nth_value" => {
+            let call = |n: &&str| over_windows(&format!("nth_value({{{t}}}, {n})"));
+            ["1", "2", "0"].iter().flat_map(call).collect()
+        }
+        "count" if entry.arguments.is_empty() => over_windows("count(*)"),
+        _ => return None,
+    })
+}
+
 fn special(entry: &Entry) -> Option<Vec<String>> {
     let types: Vec<&str> = entry.arguments.iter().map(String::as_str).collect();
     let second = types.get(1).copied().unwrap_or_default();
     let first = types.first().copied().unwrap_or_default();
     let as_second = format!("{{{second}}}");
+    if entry.kind == Kind::Window {
+        return window(entry);
+    }
     if entry.kind == Kind::Operator {
         return match (entry.name.as_str(), types.as_slice()) {
             ("~" | "~*" | "!~" | "!~*", [left, right]) if *right == "text" => {

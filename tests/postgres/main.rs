@@ -1,11 +1,14 @@
 //! Every function, operator, cast and aggregate that PostgreSQL has over the types of views, over a grid of
 //! values, there and here: each cell is equal, or an error in both, or the entry is refused by `check`.
 //!
-//! `entries.txt` is what PostgreSQL has, `refused.txt` what is refused here, and `different.txt`, while it is
-//! not empty, what still differs. `HELIOSTAT_BLESS=1` writes them. `HELIOSTAT_ENTRIES` selects entries by a
+//! `entries.txt` is what PostgreSQL has, `refused.txt` what is refused here, `partly_refused.txt` which forms of
+//! other entries are, `different.txt`, while it is not
+//! empty, what still differs, and `errors.txt` why rows fail here, with the class of PostgreSQL's SQLSTATE for
+//! the same. `HELIOSTAT_BLESS=1` writes them. `HELIOSTAT_ENTRIES` selects entries by a
 //! part of their line, and `postgres.txt` in the target's `tmp` tells each differing cell.
 
 mod cells;
+mod corpora;
 mod entries;
 mod exact;
 mod forms;
@@ -13,6 +16,8 @@ mod grid;
 mod values;
 #[path = "../common/postgres.rs"]
 mod common_postgres;
+#[path = "../common/rng.rs"]
+mod rng;
 #[path = "../common/ulps.rs"]
 mod ulps;
 
@@ -25,8 +30,8 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use cells::Cell;
 use common_postgres::Postgres;
-use entries::Entry;
-use heliostat::internals::dataflow::LocalRun;
+use entries::{Entry, Kind};
+use heliostat::internals::dataflow::{Failure, LocalRun};
 use heliostat::internals::model::NewEvent;
 use heliostat::internals::plan::SourceFile;
 use heliostat::internals::plan::{QuerySet, plan_files};
@@ -48,6 +53,8 @@ struct Question {
     shown: String,
     theirs: String,
     ours: String,
+    /// The first and last row, or bag, that it is about.
+    range: (usize, usize),
 }
 
 /// The columns of the grid that questions need: grid, array, position.
@@ -96,7 +103,9 @@ fn questions(entries: &[Entry], needed: &mut Needed) -> Vec<Question> {
             let (expression, highest) = filled(&template, needed);
             let rows = if highest > 1 { ROWS } else { grid::VALUES };
             let value = expression.clone();
+            let is_over_bags = entry.kind.is_aggregate() || entry.kind == Kind::Window;
             let (from, v) = match (entry.kind.is_aggregate(), entry.returns_set) {
+                _ if entry.kind == Kind::Window => ("FROM bags".to_string(), "bag AS i, n AS o"),
                 (true, _) => ("FROM bags GROUP BY bag".to_string(), "bag AS i, 0 AS o"),
                 (_, true) if entry.result == "record" => (
                     format!(
@@ -119,8 +128,10 @@ fn questions(entries: &[Entry], needed: &mut Needed) -> Vec<Question> {
                 Some(exact) => exact,
                 None => value.clone(),
             };
+            let last = if is_over_bags { BAGS } else { rows } - 1;
             questions.push(Question {
                 entry: at,
+                range: (0, last),
                 shown: template.clone(),
                 theirs: format!("SELECT {v}, {asked} AS v {from}"),
                 ours: format!("SELECT {v}, {value} AS v {from}"),
@@ -264,20 +275,20 @@ type Cells = BTreeMap<(i64, i64), Cell>;
 /// Evaluates a query over ranges of rows; where one fails, row by row.
 const EVALUATE: &str = r"
 CREATE UNLOGGED TABLE cells (question integer, i bigint, o bigint, v text, error text);
-CREATE FUNCTION evaluate(question integer, query text, last integer) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION evaluate(question integer, query text, first integer, last integer) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   part text := format('INSERT INTO cells SELECT %s, i, o, v::text FROM (%s) AS q WHERE i BETWEEN $1 AND $2', question, query);
 BEGIN
   BEGIN
-    EXECUTE part USING 0, last;
+    EXECUTE part USING first, last;
     RETURN;
   EXCEPTION WHEN OTHERS THEN
-    IF SQLSTATE IN ('42883', '42703', '42725', '42704', '42P13', '42803', '42P01') OR SQLERRM LIKE 'syntax error at%' THEN
+    IF SQLSTATE IN ('42883', '42703', '42725', '42704', '42P13', '42803', '42P01', '42846') OR SQLERRM LIKE 'syntax error at%' THEN
       INSERT INTO cells VALUES (question, -1, 0, NULL, SQLSTATE || ' ' || SQLERRM);
       RETURN;
     END IF;
   END;
-  FOR at IN 0..last LOOP
+  FOR at IN first..last LOOP
     BEGIN
       EXECUTE part USING at, at;
     EXCEPTION WHEN OTHERS THEN
@@ -287,56 +298,65 @@ BEGIN
 END $$;
 ";
 
+/// An answer of PostgreSQL: its cells, and the class of the SQLSTATE of each row that fails.
+#[derive(Default)]
+struct Theirs {
+    cells: Cells,
+    classes: BTreeMap<i64, String>,
+}
+
 /// PostgreSQL's answers, by question; an error for an expression that it refuses.
 fn theirs(
     postgres: &Postgres,
-    needed: &Needed,
+    tables: &str,
     questions: &[Question],
-) -> Vec<Result<Cells, String>> {
-    let mut script = String::from(EVALUATE);
-    script.push_str("BEGIN;\n");
-    tables().iter().for_each(|table| script.push_str(&table.theirs(needed)));
-    script.push_str("COMMIT; ANALYZE;\n");
+) -> Vec<Result<Theirs, String>> {
+    let mut script = format!("{EVALUATE}BEGIN;\n{tables}COMMIT; ANALYZE;\n");
     for (at, question) in questions.iter().enumerate() {
-        let last = if question.theirs.contains("FROM bags") { BAGS - 1 } else { ROWS - 1 };
-        let last = if question.theirs.ends_with(&format!("i < {}", grid::VALUES)) {
-            grid::VALUES - 1
-        } else {
-            last
-        };
-        let _ = writeln!(script, "SELECT evaluate({at}, $q${}$q$, {last});", question.theirs);
+        let (first, last) = question.range;
+        let _ =
+            writeln!(script, "SELECT evaluate({at}, $q${}$q$, {first}, {last});", question.theirs);
     }
     postgres.run(&script);
-    let mut answers: Vec<Result<Cells, String>> =
-        questions.iter().map(|_| Ok(Cells::new())).collect();
+    let mut answers: Vec<Result<Theirs, String>> =
+        questions.iter().map(|_| Ok(Theirs::default())).collect();
     for row in postgres.rows("SELECT * FROM cells") {
         let [question, i, o, v, error]: [Option<String>; 5] = row.try_into().expect("five columns");
         let number = |text: Option<String>| text.and_then(|t| t.parse::<i64>().ok()).unwrap_or(0);
         let answer = &mut answers[number(question) as usize];
         let i = number(i);
+        if let (Some(error), true) = (&error, i < 0) {
+            *answer = Err(error.clone());
+            continue;
+        }
+        let Ok(Theirs { cells, classes }) = answer else { continue };
         let cell = match (v, error) {
-            (_, Some(error)) if i < 0 => {
-                *answer = Err(error);
-                continue;
+            (_, Some(sqlstate)) => {
+                classes.insert(i, sqlstate[..2].to_string());
+                Cell::Error
             }
-            (_, Some(_)) => Cell::Error,
             (Some(text), None) => Cell::Text(text),
             (None, None) => Cell::Null,
         };
-        if let Ok(cells) = answer {
-            cells.insert((i, number(o)), cell);
-        }
+        cells.insert((i, number(o)), cell);
     }
     answers
 }
 
-/// The answer of a view: its cells and the type of its column, or why it is refused.
-type Ours = Result<(Cells, String), String>;
+/// An answer of a view.
+struct Ours {
+    cells: Cells,
+    /// The type of its column.
+    sql_type: String,
+    failures: Vec<Failure>,
+}
 
-fn ours(needed: &Needed, questions: &[Question]) -> Vec<Ours> {
-    let tables = tables();
-    let declarations: String = tables.iter().map(|table| table.ours(needed)).collect();
-    let events: Vec<NewEvent> = tables.iter().flat_map(|table| table.events(needed)).collect();
+/// The views' answers, by question, or why a view is refused.
+fn ours(
+    declarations: String,
+    events: &[NewEvent],
+    questions: &[&Question],
+) -> Vec<Result<Ours, String>> {
     let file = |path: String, text: String| Arc::new(SourceFile { path: path.into(), text });
     let mut files = vec![file("tables.sql".to_string(), declarations)];
     for (at, question) in questions.iter().enumerate() {
@@ -344,7 +364,8 @@ fn ours(needed: &Needed, questions: &[Question]) -> Vec<Ours> {
         files.push(file(format!("q{at}.sql"), text));
     }
     let set = plan_files(&files, "matrix", heliostat::internals::sink::KINDS);
-    let mut answers: Vec<Ours> = questions.iter().map(|_| Err("no view".to_string())).collect();
+    let mut answers: Vec<Result<Ours, String>> =
+        questions.iter().map(|_| Err("no view".to_string())).collect();
     for diagnostic in &set.diagnostics {
         let path = diagnostic.file.path.to_string_lossy();
         let number = path.trim_start_matches('q').trim_end_matches(".sql");
@@ -354,7 +375,7 @@ fn ours(needed: &Needed, questions: &[Question]) -> Vec<Ours> {
     let QuerySet { views, .. } = set;
     for views in views.chunks(VIEWS_PER_RUN) {
         let mut run = LocalRun::start(views, 1).expect("the views start");
-        run.feed(1, std::slice::from_ref(&events)).expect("the events are fed");
+        run.feed(1, &[events.to_vec()]).expect("the events are fed");
         for (n, view) in views.iter().enumerate() {
             let at: usize = view.schema.name[1..].parse().expect("it is numbered");
             let rows = run.rows(n).expect("the view has rows");
@@ -366,7 +387,12 @@ fn ours(needed: &Needed, questions: &[Question]) -> Vec<Ours> {
             let (i, o) = (i.as_primitive::<Int64Type>(), o.as_primitive::<Int64Type>());
             let values = cells::texts(rows.column(2), sql_type);
             let keys = i.values().iter().zip(o.values()).map(|(i, o)| (*i, *o));
-            answers[at] = Ok((keys.zip(values).collect(), sql_type.to_string()));
+            let failures = run.failures(n).into_iter().filter(|failure| failure.count != 0);
+            answers[at] = Ok(Ours {
+                cells: keys.zip(values).collect(),
+                sql_type: sql_type.to_string(),
+                failures: failures.collect(),
+            });
         }
     }
     answers
@@ -381,11 +407,21 @@ struct Verdict {
 }
 
 /// The differing cells of a question.
-fn differences(question: &Question, entry: &Entry, theirs: &Cells, ours: &Cells) -> Option<String> {
+fn differences(
+    question: &Question,
+    entry: &Entry,
+    theirs: &Theirs,
+    ours: &Cells,
+) -> Option<String> {
+    let Theirs { cells: theirs, classes } = theirs;
     let keys: BTreeSet<&(i64, i64)> = theirs.keys().chain(ours.keys()).collect();
     let mut told = Vec::new();
     let mut count = 0;
     for key in keys {
+        // In a bag of which a row fails there, all of it fails; here, the rows that do.
+        if entry.kind == Kind::Window && classes.contains_key(&key.0) {
+            continue;
+        }
         let missing = match entry.returns_set {
             // Here a failing row has no rows at all, and so no cell that could be the error.
             true if theirs.get(&(key.0, 0)) == Some(&Cell::Error)
@@ -406,6 +442,61 @@ fn differences(question: &Question, entry: &Entry, theirs: &Cells, ours: &Cells)
         }
     }
     (count > 0).then(|| format!("    {} ({count} cells)\n{}", question.shown, told.join("\n")))
+}
+
+/// Whether the rows that a view lacks are told as failures: each row of the grid by itself, a bag and a set by
+/// one failure or more.
+fn untold(question: &Question, entry: &Entry, theirs: &Cells, ours: &Ours) -> Option<String> {
+    let rows: BTreeSet<i64> =
+        theirs.iter().filter(|(_, cell)| **cell == Cell::Error).map(|(key, _)| key.0).collect();
+    let lacking = theirs.keys().filter(|key| !ours.cells.contains_key(key)).count();
+    let told: i64 = ours.failures.iter().map(|failure| failure.count).sum();
+    let is_one_by_one =
+        !entry.kind.is_aggregate() && !entry.returns_set && entry.kind != Kind::Window;
+    let is_told = match !is_one_by_one {
+        true => rows.is_empty() || told > 0,
+        false => told == lacking as i64,
+    };
+    (!is_told).then(|| {
+        format!("    {}: {lacking} rows are missing, {told} failures are told", question.shown)
+    })
+}
+
+/// A reason without what is particular to a value.
+fn pattern(reason: &str) -> String {
+    // The value in the middle is as long as it is.
+    if reason.starts_with("cannot cast jsonb ") {
+        let target = reason.rsplit(' ').next().unwrap_or_default();
+        return format!("cannot cast jsonb … to type {target}");
+    }
+    let mut pattern = String::new();
+    for (at, part) in reason.split('"').enumerate() {
+        match at % 2 {
+            0 => pattern.push_str(part),
+            _ => pattern.push_str("\"…\""),
+        }
+    }
+    let digits = |c: char| c.is_ascii_digit();
+    let words = pattern.split(' ').map(|word| if word.contains(digits) { "…" } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The reasons that rows fail for, each with the classes of SQLSTATE that PostgreSQL has there.
+type Reasons = BTreeMap<String, BTreeSet<String>>;
+
+fn note_reasons(theirs: &Theirs, ours: &Ours, reasons: &mut Reasons) {
+    let all: BTreeSet<&String> = theirs.classes.values().collect();
+    for failure in &ours.failures {
+        // The grid's events come first. A bag fails without a position: for one of the question's errors.
+        let rows = failure.positions.iter().map(|position| *position as i64 - 1);
+        let mut classes: BTreeSet<&String> =
+            rows.filter_map(|row| theirs.classes.get(&row)).collect();
+        if failure.positions.is_empty() && all.len() == 1 {
+            classes = all.clone();
+        }
+        let noted = reasons.entry(pattern(&failure.reason)).or_default();
+        noted.extend(classes.into_iter().cloned());
+    }
 }
 
 /// Whether a column of this type holds what PostgreSQL's type is.
@@ -463,37 +554,46 @@ fn every_cell_is_as_in_postgres() {
     let mut needed = Needed::new();
     let questions = questions(&entries, &mut needed);
     let begin = std::time::Instant::now();
+    let tables = tables();
+    let script: String = tables.iter().map(|table| table.theirs(&needed)).collect();
+    let declarations: String = tables.iter().map(|table| table.ours(&needed)).collect();
+    let events: Vec<NewEvent> = tables.iter().flat_map(|table| table.events(&needed)).collect();
     let (theirs, ours) = std::thread::scope(|scope| {
         let theirs = scope.spawn(|| {
-            let answers = theirs(&postgres, &needed, &questions);
+            let answers = theirs(&postgres, &script, &questions);
             eprintln!("PostgreSQL answered after {:?}", begin.elapsed());
             answers
         });
-        let ours = ours(&needed, &questions);
+        let ours = ours(declarations, &events, &questions.iter().collect::<Vec<_>>());
         eprintln!("the views answered after {:?}", begin.elapsed());
         (theirs.join().expect("PostgreSQL answers"), ours)
     });
     let mut wrong = Vec::new();
     let mut verdicts: Vec<Verdict> = entries.iter().map(|_| Verdict::default()).collect();
-    let mut compared = 0;
+    let (mut compared, mut reasons) = (0, Reasons::new());
     for ((question, theirs), ours) in questions.iter().zip(&theirs).zip(&ours) {
         let (entry, verdict) = (&entries[question.entry], &mut verdicts[question.entry]);
         verdict.questions += 1;
         let theirs = match theirs {
-            Ok(cells) => cells,
+            Ok(theirs) => theirs,
             Err(error) => {
                 wrong.push(format!("PostgreSQL does not take {}: {error}", question.theirs));
                 continue;
             }
         };
         match ours {
-            Err(message) => verdict.refused.push(format!("    {}: {message}", question.shown)),
-            Ok((cells, sql_type)) => {
-                compared += theirs.len();
-                if !is_of_type(sql_type, &entry.result) {
-                    verdict.different.push(format!("    {} is {sql_type}", question.shown));
+            Err(message) => {
+                let message = message.lines().next().unwrap_or_default();
+                verdict.refused.push(format!("    {}: {message}", question.shown));
+            }
+            Ok(ours) => {
+                compared += theirs.cells.len();
+                if !is_of_type(&ours.sql_type, &entry.result) {
+                    verdict.different.push(format!("    {} is {}", question.shown, ours.sql_type));
                 }
-                verdict.different.extend(differences(question, entry, theirs, cells));
+                verdict.different.extend(differences(question, entry, theirs, &ours.cells));
+                verdict.different.extend(untold(question, entry, &theirs.cells, ours));
+                note_reasons(theirs, ours, &mut reasons);
             }
         }
     }
@@ -525,7 +625,154 @@ fn every_cell_is_as_in_postgres() {
     if wanted.is_empty() {
         compare_list("entries.txt", &all, &mut wrong);
         compare_list("refused.txt", &refused, &mut wrong);
+        let partly = verdicts.iter().filter(|v| v.refused.len() < v.questions);
+        let partly = partly.flat_map(|v| v.refused.iter().map(|line| line.trim().to_string()));
+        compare_list("partly_refused.txt", &partly.collect::<Vec<_>>(), &mut wrong);
         compare_list("different.txt", &different, &mut wrong);
+        let lines = reasons.iter().map(|(reason, classes)| {
+            let classes: Vec<&str> = classes.iter().map(String::as_str).collect();
+            format!("{} {reason}", classes.join(" or "))
+        });
+        compare_list("errors.txt", &lines.collect::<Vec<_>>(), &mut wrong);
     }
     assert!(wrong.is_empty(), "{} problems\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// The table of the corpora's texts, there.
+fn inputs_of_theirs(inputs: &[corpora::Input]) -> String {
+    let mut script =
+        String::from("CREATE UNLOGGED TABLE inputs (i integer, corpus text, t text);\n");
+    for (i, input) in inputs.iter().enumerate() {
+        let text = input.text.replace('\'', "''");
+        let _ = writeln!(script, "INSERT INTO inputs VALUES ({i}, '{}', '{text}');", input.corpus);
+    }
+    script
+}
+
+/// The same as events.
+fn inputs_as_events(inputs: &[corpora::Input]) -> Vec<NewEvent> {
+    let event = |(i, input): (usize, &corpora::Input)| NewEvent {
+        id: format!("{i}"),
+        source: "corpora".to_string(),
+        event_type: "inputs".to_string(),
+        version: 1,
+        stream: None,
+        time_us: 0,
+        data: serde_json::json!({"i": i, "corpus": input.corpus, "t": input.text})
+            .to_string()
+            .into_bytes(),
+        metadata: b"{}".to_vec(),
+    };
+    inputs.iter().enumerate().map(event).collect()
+}
+
+/// The texts and patterns of `corpora.rs` mean the same as in PostgreSQL; or they are refused by `check`, where the
+/// pattern is a constant (`refused_patterns.txt`); or some rows fail here for which PostgreSQL has a value
+/// (`failing_patterns.txt`). `different_patterns.txt` is what still has another value.
+#[test]
+fn every_language_of_its_own_is_as_in_postgres() {
+    let wanted = std::env::var("HELIOSTAT_ENTRIES").unwrap_or_default();
+    let postgres = Postgres::start();
+    let inputs = corpora::inputs();
+    let mut corpora = corpora::all();
+    corpora.retain(|corpus| corpus.expressions[0].contains(&wanted));
+    let mut questions = Vec::new();
+    let mut entries = Vec::new();
+    for (entry, corpus) in corpora.iter().enumerate() {
+        let of = |input: &corpora::Input| input.corpus == corpus.inputs;
+        let (first, last) =
+            (inputs.iter().position(of).unwrap(), inputs.iter().rposition(of).unwrap());
+        entries.push(Entry {
+            kind: Kind::Construct,
+            title: corpus.expressions[0].clone(),
+            name: String::new(),
+            arguments: Vec::new(),
+            result: corpus.result.to_string(),
+            returns_set: false,
+        });
+        questions.extend(corpus.expressions.iter().map(|expression| {
+            let query = format!(
+                "SELECT i, 0 AS o, {expression} AS v FROM inputs WHERE corpus = '{}'",
+                corpus.inputs
+            );
+            let (theirs, ours) = (query.clone(), query);
+            Question { entry, shown: expression.clone(), theirs, ours, range: (first, last) }
+        }));
+    }
+    let theirs = theirs(&postgres, &inputs_of_theirs(&inputs), &questions);
+    // What PostgreSQL takes for no SQL asks nothing.
+    let asked = questions
+        .iter()
+        .zip(&theirs)
+        .filter_map(|(question, theirs)| theirs.as_ref().ok().map(|theirs| (question, theirs)));
+    let asked: Vec<(&Question, &Theirs)> = asked.collect();
+    let declarations = "CREATE TABLE inputs (i INT NOT NULL, corpus TEXT NOT NULL, t TEXT NOT NULL) \
+                        WITH (event_type = 'inputs');";
+    let only: Vec<&Question> = asked.iter().map(|(question, _)| *question).collect();
+    let ours = ours(declarations.to_string(), &inputs_as_events(&inputs), &only);
+    let (mut wrong, mut refused) = (Vec::new(), Vec::new());
+    let (mut fails, mut different) = (Vec::new(), Vec::new());
+    let (mut compared, mut reasons) = (0, Reasons::new());
+    for ((question, theirs), ours) in asked.iter().zip(&ours) {
+        let entry = &entries[question.entry];
+        match ours {
+            Err(message) => refused.push(format!(
+                "{}: {}",
+                question.shown,
+                message.lines().next().unwrap_or_default()
+            )),
+            Ok(ours) => {
+                compared += theirs.cells.len();
+                if !is_of_type(&ours.sql_type, &entry.result) {
+                    wrong.push(format!("    {} is {}", question.shown, ours.sql_type));
+                }
+                let told = differences(question, entry, theirs, &ours.cells);
+                if let Some(told) = told {
+                    // A value in the place of another one is wrong; an error in the place of one is listed.
+                    let silent = theirs.cells.iter().any(|(key, cell)| {
+                        let ours = ours.cells.get(key);
+                        ours.is_some_and(|ours| !cells::equal(ours, cell, &entry.result, false))
+                    });
+                    match silent {
+                        true => {
+                            different.push(question.shown.clone());
+                            println!("{}", with_inputs(&told, &inputs));
+                        }
+                        false => fails.push(question.shown.clone()),
+                    }
+                }
+                wrong.extend(untold(question, entry, &theirs.cells, ours));
+                note_reasons(theirs, ours, &mut reasons);
+            }
+        }
+    }
+    println!(
+        "{} expressions, {} asked, {} refused, {compared} cells",
+        questions.len(),
+        asked.len(),
+        refused.len()
+    );
+    if wanted.is_empty() {
+        compare_list("refused_patterns.txt", &refused, &mut wrong);
+        compare_list("failing_patterns.txt", &fails, &mut wrong);
+        compare_list("different_patterns.txt", &different, &mut wrong);
+    }
+    for (reason, classes) in &reasons {
+        if classes.len() > 1 && !reason.contains("is not supported") {
+            wrong.push(format!("{reason}: {classes:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} problems\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Differences with the texts of their rows.
+fn with_inputs(told: &str, inputs: &[corpora::Input]) -> String {
+    let line =
+        |line: &str| match line.trim().strip_prefix("row ").and_then(|rest| rest.split_once(':')) {
+            Some((row, rest)) => {
+                format!("      {:?}:{rest}", inputs[row.parse::<usize>().unwrap()].text)
+            }
+            None => line.to_string(),
+        };
+    told.lines().map(line).collect::<Vec<_>>().join("\n")
 }
