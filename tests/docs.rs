@@ -184,8 +184,7 @@ fn commands_and_flags_that_the_documents_name_exist() {
             let words: Vec<&str> = code.split_whitespace().collect();
             let longest = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
             let first = words.first().copied().unwrap_or_default();
-            let Some((name, help)) = helps.get_key_value(&longest).or(helps.get_key_value(first))
-            else {
+            let Some(help) = helps.get(&longest).or_else(|| helps.get(first)) else {
                 continue;
             };
             unnamed.remove(first);

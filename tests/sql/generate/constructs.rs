@@ -34,14 +34,29 @@ pub enum Construct {
     Quotients,
     /// Operators and functions over columns of types that they may not be for.
     Unlike,
+    /// Rows of two values against the rows of sub-queries.
+    RowsAgainst,
+    /// `LIMIT (SELECT …)`.
+    LimitOf,
+    /// JSON, of columns and built.
+    Json,
+    /// `to_char` and `date_trunc`.
+    Formats,
+    /// LIKE, SIMILAR TO, regular expressions, functions of texts.
+    Patterns,
+    /// Rows of a sub-query as one value.
+    WholeRows,
+    /// Columns of dates, times of day, intervals, UUIDs, JSON and VARCHAR.
+    MoreTypes,
 }
 
 use Construct::{
-    DistinctFrom, Exclude, Intervals, MergedTypes, NamedWindows, Natural, OuterAggregates,
-    Quotients, SideBySide, Unlike, Using, Zones,
+    DistinctFrom, Exclude, Formats, Intervals, Json, LimitOf, MergedTypes, MoreTypes, NamedWindows,
+    Natural, OuterAggregates, Patterns, Quotients, RowsAgainst, SideBySide, Unlike, Using,
+    WholeRows, Zones,
 };
 
-const ALL: [Construct; 12] = [
+const ALL: [Construct; 19] = [
     Using,
     Natural,
     DistinctFrom,
@@ -54,6 +69,13 @@ const ALL: [Construct; 12] = [
     SideBySide,
     Unlike,
     Quotients,
+    RowsAgainst,
+    LimitOf,
+    Json,
+    Formats,
+    Patterns,
+    WholeRows,
+    MoreTypes,
 ];
 
 impl Construct {

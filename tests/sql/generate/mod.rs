@@ -8,6 +8,7 @@
 //! seed of the day, or from `HELIOSTAT_SEED`; `HELIOSTAT_PROGRAMS` says how many.
 
 mod constructs;
+mod more;
 mod program;
 mod query;
 mod relation;

@@ -1,5 +1,6 @@
 //! Random event tables, events and views, drawn together so that the views mean something.
 
+use super::constructs::Construct;
 use super::query::Query;
 use super::relation::{FIELDS, Relation};
 use super::words;
@@ -19,6 +20,14 @@ pub enum Type {
     /// A list of integers. It is selected and unnested, and never compared: engines order lists in
     /// ways of their own.
     Ints,
+    Date,
+    /// A time of day. Windows in their order are refused, so they are taken apart, and never compared.
+    Clock,
+    /// An interval. Groups of intervals are refused, so they are taken apart, and never compared.
+    Interval,
+    Uuid,
+    /// JSON. It is selected and taken apart, and never compared.
+    Json,
     /// A float that rounding may have touched. It is selected and never compared: what is near in
     /// two engines may be equal in one of them only.
     Rounded,
@@ -27,13 +36,15 @@ pub enum Type {
 /// The types that event tables have.
 const TYPES: [Type; 7] =
     [Type::Int, Type::Text, Type::Decimal, Type::Time, Type::Bool, Type::Float, Type::Ints];
+/// Further ones, of the construct `MoreTypes`.
+const MORE_TYPES: [Type; 5] = [Type::Date, Type::Clock, Type::Interval, Type::Uuid, Type::Json];
 /// Times lie in the first milliseconds of the clock, so that conditions on now() change.
 const TIMES: u64 = 60;
 
 impl Type {
     /// Whether queries may compare, group and order by values of this type.
     pub fn is_comparable(self) -> bool {
-        !matches!(self, Type::Ints | Type::Rounded)
+        !matches!(self, Type::Ints | Type::Rounded | Type::Json | Type::Clock | Type::Interval)
     }
 
     fn sql(self) -> &'static str {
@@ -45,6 +56,11 @@ impl Type {
             Type::Bool => "BOOLEAN",
             Type::Float | Type::Rounded => "DOUBLE",
             Type::Ints => "BIGINT[]",
+            Type::Date => "DATE",
+            Type::Clock => "TIME",
+            Type::Interval => "INTERVAL",
+            Type::Uuid => "UUID",
+            Type::Json => "JSON",
         }
     }
 
@@ -67,6 +83,18 @@ impl Type {
                 });
                 format!("[{}]", items.collect::<Vec<_>>().join(","))
             }
+            Type::Json => {
+                let (a, b) =
+                    (rng.below(3), rng.pick(&["[1, \"x\"]", "null", "\"a\"", "{\"a\": 1}"]));
+                match rng.below(4) {
+                    0 => rng.pick(&["[1, null]", "\"s\"", "2.50", "{}", "true"]).to_string(),
+                    1 => format!("{{\"b\": {b}}}"),
+                    _ => format!("{{\"b\": {b}, \"a\": {a}}}"),
+                }
+            }
+            Type::Date | Type::Clock | Type::Interval | Type::Uuid => {
+                format!("\"{}\"", self.written(rng))
+            }
         }
     }
 
@@ -82,7 +110,33 @@ impl Type {
                 format!("CAST({} AS DOUBLE)", rng.pick(&["0.1", "0.2", "2.5", "7"]))
             }
             Type::Ints => format!("ARRAY[{}, {}]", rng.below(6), rng.below(6)),
+            Type::Date => format!("DATE '{}'", self.written(rng)),
+            Type::Clock => format!("TIME '{}'", self.written(rng)),
+            Type::Interval => format!("INTERVAL '{}'", self.written(rng)),
+            Type::Uuid => format!("CAST('{}' AS UUID)", self.written(rng)),
+            Type::Json => format!("CAST('{{\"a\": {}}}' AS JSON)", rng.below(3)),
         }
+    }
+
+    /// A value of a type whose values are texts in events.
+    fn written(self, rng: &mut Rng) -> String {
+        let uuid = |n: u64| format!("0193a1b2-0000-7000-8000-00000000000{n}");
+        match self {
+            Type::Date => {
+                rng.pick(&["2000-02-29", "1999-12-31", "2000-01-01", "2024-03-31", "1970-01-01"])
+            }
+            Type::Clock => rng.pick(&["00:00:00", "12:30:00", "23:59:59.5", "07:05:09.000001"]),
+            Type::Interval => rng.pick(&[
+                "1 day",
+                "2 hours",
+                "-3 days",
+                "1 year 2 mons",
+                "30 minutes",
+                "5 seconds",
+            ]),
+            _ => return uuid(rng.below(4)),
+        }
+        .to_string()
     }
 }
 
@@ -125,10 +179,19 @@ pub fn program(seed: u64) -> Script {
 fn table(rng: &mut Rng, name: &str, upsert: bool) -> (Relation, String) {
     let mut columns = vec![("k".to_string(), Type::Int), ("n".to_string(), Type::Int)];
     for at in 0..1 + rng.below(4) {
-        columns.push((format!("c{at}"), TYPES[rng.below(TYPES.len() as u64) as usize]));
+        let t = match Construct::MoreTypes.comes_up(rng, 4) {
+            true => rng.pick_of(&MORE_TYPES),
+            false => rng.pick_of(&TYPES),
+        };
+        columns.push((format!("c{at}"), t));
     }
-    let mut declared: Vec<String> =
-        columns.iter().map(|(name, t)| format!("{name} {}", t.sql())).collect();
+    let mut declared: Vec<String> = columns
+        .iter()
+        .map(|(name, t)| match t {
+            Type::Text if Construct::MoreTypes.comes_up(rng, 4) => format!("{name} VARCHAR(3)"),
+            t => format!("{name} {}", t.sql()),
+        })
+        .collect();
     if rng.one_in(4) {
         declared.push("s STRUCT<x BIGINT, y BIGINT>".to_string());
         columns.extend(FIELDS.map(|name| (name.to_string(), Type::Int)));

@@ -125,6 +125,9 @@ impl Writer<'_> {
         {
             return condition;
         }
+        if let Some(condition) = self.more_condition(rows) {
+            return condition;
+        }
         match self.rng.below(12) {
             0 => format!("({} OR {})", self.comparison(rows), self.comparison(rows)),
             1 => format!("NOT ({})", self.comparison(rows)),
@@ -196,6 +199,9 @@ impl Writer<'_> {
         }
         if Construct::Quotients.comes_up(self.rng, 8) {
             return (self.quotient(rows), Type::Rounded);
+        }
+        if let Some(value) = self.more_value(rows) {
+            return value;
         }
         let (name, t) = rows.any(self.rng);
         match self.rng.below(13) {
@@ -365,9 +371,10 @@ impl Writer<'_> {
         let distinct = self.rng.pick(&["", "", "DISTINCT "]);
         let (call, t) = match (self.rng.below(8), t) {
             (0, _) => ("count(*)".to_string(), Type::Int),
-            (1, Type::Text | Type::Decimal | Type::Time | Type::Float) => {
-                (format!("count({distinct}{name})"), Type::Int)
-            }
+            (
+                1,
+                Type::Text | Type::Decimal | Type::Time | Type::Float | Type::Date | Type::Uuid,
+            ) => (format!("count({distinct}{name})"), Type::Int),
             (1, Type::Int) => (format!("avg({distinct}{name})"), Type::Rounded),
             (2 | 3, Type::Int) => (format!("CAST(sum({distinct}{name}) AS BIGINT)"), Type::Int),
             (2 | 3, Type::Decimal) => (format!("sum({distinct}{name})"), Type::Decimal),

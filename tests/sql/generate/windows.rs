@@ -99,7 +99,13 @@ impl Writer<'_> {
         let first = self.rng.below(order.len() as u64) as usize;
         order.swap(0, first);
         let offset = self.rng.pick(&["", "", " OFFSET 2"]);
-        let limit = 1 + self.rng.below(6);
+        let limit = match Construct::LimitOf.comes_up(self.rng, 4) {
+            true => {
+                let other = self.relation("m");
+                format!("(SELECT 1 + count(*) % 5 FROM {}{})", other.name, self.filter(&other))
+            }
+            false => (1 + self.rng.below(6)).to_string(),
+        };
         items.query(format!("{rest} ORDER BY {} LIMIT {limit}{offset}", order.join(", ")))
     }
 
