@@ -8,7 +8,7 @@ use datafusion_expr::ScalarUDF;
 
 use super::calendar::{self, JULIAN_EPOCH, MICROS_PER_DAY, MICROS_PER_SECOND};
 use super::row::{Overload, Type, Value, function, overload};
-use super::to_char::{MONTHS, Prefix, ROMAN, WORDS, has_case, is_affix};
+use super::to_char::{MONTHS, Prefix, ROMAN, WORDS, has_case};
 
 use Type::{Date, Text};
 
@@ -48,9 +48,7 @@ fn nodes(pattern: &str) -> Vec<TimePatternNode> {
                 text == **word || (text.eq_ignore_ascii_case(word) && !has_case(word))
             })
         };
-        if let Some(word) = WORDS.iter().filter(fits).max_by_key(|word| word.len())
-            && !is_affix(word)
-        {
+        if let Some(word) = WORDS.iter().filter(fits).max_by_key(|word| word.len()) {
             rest = &behind[word.len()..];
             let ordinal = rest.starts_with("TH") || rest.starts_with("th");
             rest = if ordinal { &rest[2..] } else { rest };

@@ -47,13 +47,13 @@ pub const ROMAN: [&str; 12] =
 const NAME_WIDTH: usize = 9;
 
 /// The words of patterns, longest first where one begins another.
-pub const WORDS: [&str; 77] = [
+pub const WORDS: [&str; 72] = [
     "A.D.", "A.M.", "AD", "AM", "B.C.", "BC", "CC", "DAY", "DDD", "DD", "DY", "Day", "Dy", "D",
     "FF1", "FF2", "FF3", "FF4", "FF5", "FF6", "FX", "HH24", "HH12", "HH", "IDDD", "ID", "IW",
     "IYYY", "IYY", "IY", "I", "J", "MI", "MM", "MONTH", "MON", "MS", "Month", "Mon", "OF", "P.M.",
     "PM", "Q", "RM", "SSSSS", "SSSS", "SS", "TZH", "TZM", "TZ", "US", "WW", "W", "Y,YYY", "YYYY",
     "YYY", "YY", "Y", "a.d.", "a.m.", "ad", "am", "b.c.", "bc", "day", "dy", "month", "mon",
-    "p.m.", "pm", "rm", "tz", "TH", "th", "FM", "fm", "SP",
+    "p.m.", "pm", "rm", "tz",
 ];
 
 /// A part of a pattern.
@@ -188,8 +188,7 @@ fn pieces_of(pattern: &str) -> Vec<Piece> {
                 text == **word || (text.eq_ignore_ascii_case(word) && !has_case(word))
             })
         };
-        let words = WORDS.iter().filter(|word| !is_affix(word));
-        let Some(word) = words.filter(fits).max_by_key(|word| word.len()) else {
+        let Some(word) = WORDS.iter().filter(fits).max_by_key(|word| word.len()) else {
             // A prefix that nothing follows is left out, and what follows is read as it is.
             if prefix != Prefix::None {
                 rest = behind;
@@ -240,11 +239,6 @@ impl Prefix {
             known.iter().find_map(|(text, prefix)| Some((*prefix, pattern.strip_prefix(text)?)));
         found.unwrap_or((Prefix::None, pattern))
     }
-}
-
-/// Whether it stands before or behind words, and is none by itself.
-pub fn is_affix(word: &str) -> bool {
-    matches!(word, "FM" | "fm" | "TH" | "th" | "SP")
 }
 
 /// Whether it is a full name of a day or a month.
