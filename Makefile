@@ -7,8 +7,11 @@ CHDB_DIR := $(HOME)/.cache/heliostat/chdb/$(CHDB_VERSION)
 CHDB_ARCH := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x64)
 CHDB_PACKAGE := @chdb/lib-linux-$(CHDB_ARCH)-gnu@$(CHDB_VERSION)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-# The tests' profile: release, with debug assertions, overflow checks and failpoints in this crate.
+# The tests' profile: release, with debug assertions, overflow checks and failpoints in this crate. Clippy
+# reads this crate as it is built.
 CHECKED := --release --locked --config .config/checked.toml --features failpoints
+LINTED := RUSTC_WORKSPACE_WRAPPER="$(CURDIR)/scripts/clippy_then_rustc.sh" cargo
+NEXTEST := $(LINTED) nextest run $(CHECKED)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 CLIENTS_DIR := $(HOME)/.cache/heliostat/clients
@@ -33,7 +36,8 @@ run: system clickhouse
 
 ## Every check and test.
 test: system clickhouse clients postgres tpcds-data nextest lint check-compose
-	cargo nextest run $(CHECKED) --no-fail-fast
+	$(LINTED) build $(CHECKED) --benches
+	$(NEXTEST) --no-fail-fast
 
 ## The passwords of docker-compose.yml, random, in .env; one that is there stays.
 env:
@@ -47,19 +51,19 @@ fresh:
 ## Writes the rows that views have into the files of tests/sql, with which the batch engines have to agree, the
 ## suites' plans, and the page of functions.
 bless: clients postgres nextest
-	HELIOSTAT_BLESS=1 cargo nextest run $(CHECKED) -E 'test(events_first) + test(plans_are) + test(page_of_functions)'
+	HELIOSTAT_BLESS=1 $(NEXTEST) -E 'test(events_first) + test(plans_are) + test(page_of_functions)'
 
 ## Writes the lists of tests/postgres: what PostgreSQL has, what is refused here, and what differs.
 bless-postgres: postgres nextest
-	HELIOSTAT_BLESS=1 cargo nextest run $(CHECKED) --test postgres
+	HELIOSTAT_BLESS=1 $(NEXTEST) --test postgres
 
 ## All 99 queries of TPC-DS against PostgreSQL; `make test` runs every fourth.
 tpcds: postgres tpcds-data nextest
-	cargo nextest run $(CHECKED) --test suites --no-capture --run-ignored only -E 'test(tpcds_all)'
+	$(NEXTEST) --test suites --no-capture --run-ignored only -E 'test(tpcds_all)'
 
 ## Superset as an analyst's client of the own ClickHouse; its installation takes 800 MB.
 superset: clickhouse superset-client nextest
-	cargo nextest run $(CHECKED) --test access --no-capture --run-ignored only -E 'test(superset)'
+	$(NEXTEST) --test access --no-capture --run-ignored only -E 'test(superset)'
 
 superset-client: clients
 	if [ "$$(cat "$(SUPERSET_DIR)/installed" 2>/dev/null)" != "$(SUPERSET_PYTHON)" ]; then \
@@ -70,23 +74,23 @@ superset-client: clients
 
 ## A server under load whose processes, disk, query files and events go wrong, for CHAOS_SECONDS (an hour).
 chaos: system clickhouse nextest
-	HELIOSTAT_CHAOS_SECONDS=$(or $(CHAOS_SECONDS),3600) cargo nextest run $(CHECKED) --test chaos --no-capture --run-ignored only
+	HELIOSTAT_CHAOS_SECONDS=$(or $(CHAOS_SECONDS),3600) $(NEXTEST) --test chaos --no-capture --run-ignored only
 
 ## Random SQL programs against PostgreSQL for FUZZ_SECONDS (an hour).
 fuzz-sql: postgres nextest
-	HELIOSTAT_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),3600) cargo nextest run $(CHECKED) --test sql --no-capture --run-ignored only generate::fuzz
+	HELIOSTAT_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),3600) $(NEXTEST) --test sql --no-capture --run-ignored only generate::fuzz
 
 ## MUTATIONS (1,000) mutated query files through a running server.
 fuzz-files: nextest
-	HELIOSTAT_MUTATIONS=$(or $(MUTATIONS),1000) cargo nextest run $(CHECKED) --test planning --no-capture -E 'test(mutated_files)'
+	HELIOSTAT_MUTATIONS=$(or $(MUTATIONS),1000) $(NEXTEST) --test planning --no-capture -E 'test(mutated_files)'
 
 ## Mutated frames and request bodies for FUZZ_SECONDS (an hour), both at once.
 fuzz-input: nextest
-	HELIOSTAT_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),3600) cargo nextest run $(CHECKED) --test fuzz --no-fail-fast --success-output final --run-ignored only
+	HELIOSTAT_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),3600) $(NEXTEST) --test fuzz --no-fail-fast --success-output final --run-ignored only
 
+## What needs no build of this crate.
 lint: deny
 	cargo fmt --check
-	cargo clippy $(CHECKED) --all-targets -- -D warnings
 	cargo fetch --locked
 	cargo deny --offline check licenses bans sources
 
@@ -154,7 +158,7 @@ tpcds-data: clients
 	  echo "$(TPCDS_PYTHON)" > "$(TPCDS_DIR)/installed"; fi
 
 deny:
-	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+	cargo deny --version >/dev/null 2>&1 || cargo install --locked --debug cargo-deny
 
 # Advisories need their database, which not every machine can fetch.
 advisories: deny
