@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::common::rng::Rng;
-use super::{Server, Workplace, get, post, setting};
+use super::numbers::setting;
+use super::server::{Server, Workplace, get, post};
 
 const QUERIES: &str = "
 CREATE TABLE s (k TEXT NOT NULL, v BIGINT NOT NULL) WITH (event_type = 'S');

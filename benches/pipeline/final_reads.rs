@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use heliostat::internals::sink::{Login, Logins, read_login};
 
 use super::common::rng::Rng;
-use super::{Protection, Server, Workplace, ask, get, ms, percentile, post};
+use super::numbers::{ms, percentile};
+use super::server::{Protection, Server, Workplace, ask, get, post};
 
 const ROWS: u64 = 2_000_000;
 /// Changes a second, in requests of `BATCH`.

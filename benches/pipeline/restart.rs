@@ -5,8 +5,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::bids::BATCH;
 use super::common::rng::Rng;
-use super::{BATCH, Server, Workplace, get, post};
+use super::server::{Server, Workplace, get, post};
 
 const QUERIES: &str = "
 CREATE TABLE l (k BIGINT, v BIGINT NOT NULL, PRIMARY KEY (k)) WITH (event_type = 'L', mode = 'upsert');

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::common::rng::Rng;
-use super::{Protection, Server, Workplace, ms, percentile, post};
+use super::numbers::{ms, percentile};
+use super::server::{Protection, Server, Workplace, ask, post};
 
 const VIEWS: u64 = 100;
 const KEYS: u64 = 100;
@@ -40,7 +41,7 @@ fn body(rng: &mut Rng) -> Vec<u8> {
 async fn shown(client: &reqwest::Client, url: &str, data: &Path, view: u64) -> u64 {
     let sql =
         format!("SELECT position FROM heliostat._heliostat_progress WHERE view = 'small_{view}'");
-    super::ask(client, url, data, &sql).await
+    ask(client, url, data, &sql).await
 }
 
 pub async fn views(seconds: u64) {

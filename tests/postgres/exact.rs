@@ -2,9 +2,9 @@
 //! is one of NUMERIC with the very numbers that the floats are, all of their digits; sums and products of
 //! those are exact.
 
-use super::column;
 use super::entries::{Entry, Kind};
 use super::grid::Grid;
+use super::matrix::column;
 
 /// The digits behind the point that the least float has.
 const DIGITS: usize = 1074;

@@ -137,7 +137,7 @@ impl Resolver<'_> {
         self.top().relations.truncate(before);
         let known = shown.iter().all(|v| !matches!(v.place, ColumnOrigin::All(..)));
         let names: KnownColumns = known.then(|| shown.iter().map(|v| v.name.clone()).collect());
-        let columns = super::renamed(names, &alias);
+        let columns = super::relations::renamed(names, &alias);
         let name = fold(&alias.name);
         if shown.iter().any(|v| matches!(v.place, ColumnOrigin::Merged(_))) {
             let items = shown.iter().map(|column| match &column.place {
@@ -148,7 +148,7 @@ impl Resolver<'_> {
                     expr: expr.as_ref().clone(),
                     alias: quoted(&column.name),
                 },
-                ColumnOrigin::All(relation, merged) => super::all_but(relation, merged),
+                ColumnOrigin::All(relation, merged) => super::items::all_but(relation, merged),
             });
             let mut query: Query = skeleton("SELECT 1")?;
             if let SetExpr::Select(select) = query.body.as_mut() {
