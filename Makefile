@@ -10,6 +10,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The tests' profile: release, with debug assertions, overflow checks and failpoints in this crate. Clippy
 # reads this crate as it is built.
 CHECKED := --release --locked --config .config/checked.toml --features failpoints
+UNIT := --release --locked --config .config/unit.toml --features failpoints --lib
 LINTED := RUSTC_WORKSPACE_WRAPPER="$(CURDIR)/scripts/clippy_then_rustc.sh" cargo
 NEXTEST := $(LINTED) nextest run $(CHECKED)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -36,8 +37,9 @@ run: system clickhouse
 
 ## Every check and test.
 test: system clickhouse clients postgres tpcds-data nextest lint check-compose
+	$(LINTED) nextest run $(UNIT) --no-fail-fast
 	$(LINTED) build $(CHECKED) --benches
-	$(NEXTEST) --no-fail-fast
+	$(NEXTEST) --test '*' --no-fail-fast
 
 ## The passwords of docker-compose.yml, random, in .env; one that is there stays.
 env:
@@ -51,7 +53,8 @@ fresh:
 ## Writes the rows that views have into the files of tests/sql, with which the batch engines have to agree, the
 ## suites' plans, and the page of functions.
 bless: clients postgres nextest
-	HELIOSTAT_BLESS=1 $(NEXTEST) -E 'test(events_first) + test(plans_are) + test(page_of_functions)'
+	HELIOSTAT_BLESS=1 $(LINTED) nextest run $(UNIT) -E 'test(page_of_functions)'
+	HELIOSTAT_BLESS=1 $(NEXTEST) --test sql --test suites -E 'test(events_first) + test(plans_are)'
 
 ## Writes the lists of tests/postgres: what PostgreSQL has, what is refused here, and what differs.
 bless-postgres: postgres nextest
