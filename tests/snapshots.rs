@@ -310,6 +310,9 @@ async fn damage_that_is_found_after_the_start_is_told_and_mended() {
     let note = |k: u64| json!({"type": "Note", "data": {"k": k, "t": format!("needle-{k}")}});
     server.append(&(0..20).map(note).collect()).await;
     server.live(&["latest", "counted"]).await;
+    let in_clickhouse = || server.clickhouse("SELECT countIf(t LIKE 'needle%') FROM latest");
+    // What ClickHouse lacks is in the snapshot, too, and compared at once.
+    server.until("20\n".to_string(), in_clickhouse).await;
     server.end();
     damage_notes(&server);
     server.run();
@@ -324,7 +327,6 @@ async fn damage_that_is_found_after_the_start_is_told_and_mended() {
     let log = server.log();
     let told = log.lines().find(|line| line.contains("which it has gone on from"));
     assert!(told.is_some_and(|line| line.contains("latest") && line.contains("runs-")), "{log}");
-    let in_clickhouse = || server.clickhouse("SELECT countIf(t LIKE 'needle%') FROM latest");
     server.until("20\n".to_string(), in_clickhouse).await;
     // After an end that was not in order nothing is gone on from before it is compared.
     server.end_and_run();
@@ -349,6 +351,43 @@ async fn tables_that_are_gone_are_written_from_the_snapshot() {
     assert_eq!(server.starts(&VIEWS).await, vec![json!("resumed"); VIEWS.len()]);
     let shown = contents(&server, 300).await;
     assert_eq!(differences(&shown, &expected(300).await), "");
+}
+
+/// ClickHouse answers nothing while snapshots are taken, of which the last has everything.
+#[tokio::test]
+async fn snapshots_go_on_while_clickhouse_is_away() {
+    let toml = |workers: u32| format!("workers = {workers}\n{EAGER}");
+    let server = Server::configured_with_clickhouse(&[("q.sql", SQL)], &toml(2));
+    server.append(&events(0, 300)).await;
+    server.saved(&VIEWS, 300).await;
+    let mut end = 300;
+    for workers in [1, 3] {
+        let pid = server.pid_of("clickhouse-child").or_else(|| server.pid_of("--config-file"));
+        // SAFETY: a signal to a child of the server that this test has started.
+        assert_eq!(unsafe { libc::kill(pid.expect("ClickHouse runs"), libc::SIGSTOP) }, 0);
+        for _ in 0..3 {
+            server.append(&events(end, end + 100)).await;
+            end += 100;
+            server.saved(&VIEWS, end).await;
+        }
+        let written = &server.get("/v1/views/totals").await["sinks"]["clickhouse"]["position"];
+        assert!(written.as_u64().unwrap() < end - 200, "ClickHouse has {written}");
+        server.configure(&toml(workers));
+        // Its ClickHouse goes with it.
+        server.restart();
+        server.live(&VIEWS).await;
+        let how = |view: &Value| (view["start"]["how"].clone(), view["start"]["position"].clone());
+        for view in VIEWS {
+            let status = server.get(&format!("/v1/views/{view}")).await;
+            assert_eq!(how(&status), (json!("resumed"), json!(end)), "{view}");
+        }
+        let shown = contents(&server, end).await;
+        assert_eq!(differences(&shown, &expected(end).await), "", "on {workers} workers");
+        server.append(&events(end, end + 100)).await;
+        end += 100;
+        let shown = contents(&server, end).await;
+        assert_eq!(differences(&shown, &expected(end).await), "", "after it, on {workers} workers");
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! When snapshots are taken, and what becomes of them.
 //!
 //! The feeder stops feeding a group for the moment that its views need to get through, and asks the
-//! workers for their runs, which costs next to nothing; then it goes on. A thread writes what is in no
-//! file yet, waits until ClickHouse has recorded all of it, so that a start finds the table at the
-//! snapshot's tick or later, and publishes it.
+//! workers for their runs, and the sinks for what is not written, which costs next to nothing; then it
+//! goes on. A thread writes what is in no file yet and publishes it. What ClickHouse lacked is beside the
+//! runs, so that a start can go on whether it has been written since or not.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use super::registry::{Registry, View};
 use super::tracker::ViewTracker;
@@ -20,7 +19,8 @@ use crate::dataflow::{KeptAnswers, Runtime};
 use crate::log::DiskFiles;
 use crate::model::alarm::{Alarms, Part};
 use crate::model::failure::FailureChange;
-use crate::model::{Head, Position};
+use crate::model::view::{Unwritten, UnwrittenSpan};
+use crate::model::{Head, Position, Tick};
 use crate::plan::ViewPlan;
 use crate::sink::Recovered;
 use crate::snapshot::{SnapshotStore, ViewIdentity, ViewSnapshot};
@@ -30,13 +30,8 @@ const FAILURES_MAX: usize = 200_000;
 /// The expression under which rows are listed that ClickHouse cannot hold. Whoever goes on from a
 /// snapshot finds them anew.
 pub const REJECTED: &str = "ClickHouse";
-/// How long workers may take to hand over their runs.
+/// How long workers may take to hand over their runs, and a sink to hand over what is not written.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long ClickHouse may take to record what a snapshot has, before it goes without that view.
-const RECORD_TIME_MAX: Duration = Duration::from_secs(10);
-/// The same limit while the server ends.
-const LAST_RECORD_TIME_MAX: Duration = Duration::from_millis(2_500);
-const RECORD_POLL: Duration = Duration::from_millis(10);
 /// The directory of snapshots in the data directory, and the subject of alarms about it.
 pub const SNAPSHOTS: &str = "snapshots";
 
@@ -50,8 +45,17 @@ pub struct SnapshotPace {
 /// The views of a feed group as of a tick, on their way into a snapshot.
 pub struct GroupSnapshot {
     head: Head,
-    views: Vec<(Arc<ViewTracker>, u64, Vec<FailureChange>)>,
+    views: Vec<AskedView>,
     answers: KeptAnswers,
+}
+
+/// A view of which a snapshot is taken, with what is known of it beside its runs.
+struct AskedView {
+    tracker: Arc<ViewTracker>,
+    rows: u64,
+    failures: Vec<FailureChange>,
+    /// `None` if it is not written anywhere.
+    unwritten: Option<Receiver<Vec<Unwritten>>>,
 }
 
 /// Where the feeder hands over what is to be written.
@@ -69,7 +73,6 @@ pub struct SnapshotWriter {
     registry: Arc<Registry>,
     alarms: Alarms,
     wake: Arc<Notify>,
-    stopping: CancellationToken,
 }
 
 /// The snapshots in the data directory. Without them views are replayed from the log: slower, and right
@@ -118,24 +121,32 @@ impl GroupSnapshot {
         let views: Vec<_> = kept
             .filter_map(|view| {
                 let failures = view.failures.changes(REJECTED, FAILURES_MAX)?;
-                Some((Arc::clone(view), view.rows(), failures))
+                let unwritten = view.ask_unwritten(head);
+                let (tracker, rows) = (Arc::clone(view), view.rows());
+                Some(AskedView { tracker, rows, failures, unwritten })
             })
             .collect();
-        let ids: Vec<usize> = views.iter().map(|(view, ..)| view.id).collect();
+        let ids: Vec<usize> = views.iter().map(|view| view.tracker.id).collect();
         GroupSnapshot { head, views, answers: runtime.keep(&ids) }
     }
 
-    /// The views whose state has come from all workers.
+    /// The views whose state has come from all workers, and from the sink.
     fn collect(self) -> Vec<(Arc<ViewTracker>, ViewSnapshot)> {
         let GroupSnapshot { head, views, answers } = self;
         // A worker that is gone ends the process.
         let states = answers.wait(ANSWER_TIME_MAX).unwrap_or_default();
         let views = views.into_iter().zip(states);
-        let views = views.filter_map(|((tracker, rows, failures), shares)| {
+        let views = views.filter_map(|(view, shares)| {
+            let AskedView { tracker, rows, failures, unwritten } = view;
             let (identity, shares) = (ViewIdentity::from(&tracker.plan), shares?);
+            let unwritten = match unwritten {
+                Some(answer) => answer.recv_timeout(ANSWER_TIME_MAX).ok()?,
+                None => Vec::new(),
+            };
             let tables = shares.tables(&tracker.plan.plan, &failures);
             let workers = shares.workers;
-            let snapshot = ViewSnapshot { identity, head, rows, failures, workers, tables };
+            let snapshot =
+                ViewSnapshot { identity, head, rows, failures, unwritten, workers, tables };
             Some((tracker, snapshot))
         });
         views.collect()
@@ -164,12 +175,11 @@ impl SnapshotWriter {
         registry: Arc<Registry>,
         alarms: Alarms,
         wake: Arc<Notify>,
-        stopping: CancellationToken,
     ) -> (Self, SnapshotQueue) {
         let (sender, groups) = channel();
         let busy = Arc::new(AtomicBool::new(false));
         let queue = SnapshotQueue { pace, groups: sender, busy: Arc::clone(&busy) };
-        (SnapshotWriter { store, groups, busy, registry, alarms, wake, stopping }, queue)
+        (SnapshotWriter { store, groups, busy, registry, alarms, wake }, queue)
     }
 
     /// Writes until the feeder is gone. Blocking: runs on a thread of its own.
@@ -199,61 +209,23 @@ impl SnapshotWriter {
         }
         let written = self.store.write(snapshots)?;
         let bytes = written.bytes;
-        let recorded = self.recorded(&trackers, head);
         let registry = self.registry.views();
         let is_wanted = |identity: &ViewIdentity| {
             registry.views.get(&identity.name).is_some_and(|view| uses(view, identity))
         };
-        let is_recorded = |identity: &ViewIdentity| {
-            recorded.iter().any(|view| view.plan.schema.generation == identity.generation)
-        };
-        self.store.publish(written, is_recorded, is_wanted)?;
+        self.store.publish(written, is_wanted)?;
         let took = started.elapsed();
-        for view in &recorded {
+        for view in &trackers {
             view.snapshot_taken(head);
         }
         tracing::debug!(
-            views = recorded.len(),
+            views = trackers.len(),
             position = head.position,
             bytes,
             ms = took.as_millis() as u64,
             "took a snapshot"
         );
         Ok(())
-    }
-
-    /// The views of which ClickHouse has recorded everything up to `head`, as far as they are written
-    /// there. Waits for those that have not, for a while.
-    fn recorded(&self, views: &[Arc<ViewTracker>], head: Head) -> Vec<Arc<ViewTracker>> {
-        let started = Instant::now();
-        let follow = |view: &Arc<ViewTracker>| {
-            let sink = view.sink.as_ref();
-            (
-                Arc::clone(view),
-                sink.map(|sink| (Arc::clone(sink), sink.watch_recorded(head.position))),
-            )
-        };
-        let mut waiting: Vec<_> = views.iter().map(follow).collect();
-        let mut recorded = Vec::new();
-        loop {
-            waiting.retain(|(view, sink)| {
-                let is_there = sink.as_ref().is_none_or(|(sink, recorded)| {
-                    // A table without a record gets everything up to this tick in its first flush.
-                    is_recorded(&view.plan, *recorded.borrow(), head)
-                        || sink.begins_after(head.tick)
-                });
-                if is_there {
-                    recorded.push(Arc::clone(view));
-                }
-                !is_there
-            });
-            let is_last = self.stopping.is_cancelled();
-            let time_max = if is_last { LAST_RECORD_TIME_MAX } else { RECORD_TIME_MAX };
-            if waiting.is_empty() || started.elapsed() >= time_max {
-                return recorded;
-            }
-            std::thread::sleep(RECORD_POLL);
-        }
     }
 }
 
@@ -263,13 +235,29 @@ fn is_recorded(plan: &ViewPlan, at: Head, head: Head) -> bool {
     at.tick >= head.tick || at.position >= head.position && !plan.plan.is_temporal()
 }
 
-/// Whether a view can go on from `head`: its table shows it as of there or later, or nothing that a first
-/// flush up to there or later would not write again.
-pub fn can_resume(plan: &ViewPlan, recovered: &Recovered, head: Head) -> bool {
-    match recovered.progress {
+/// Whether a view can go on from `head`, and if so, how many of the first of these spans its table shows
+/// already; the rest has to be written to it.
+///
+/// A table can show the view as of there or later, or nothing that a first flush up to there or later would
+/// not write again. Or it shows the beginning of a span, and flushes that were begun since have ended where
+/// spans do.
+pub fn written_spans(
+    plan: &ViewPlan,
+    table: &Recovered,
+    head: Head,
+    spans: &[UnwrittenSpan],
+) -> Option<usize> {
+    let is_there = match table.progress {
         Some(progress) => is_recorded(plan, progress, head),
-        None => recovered.unfinished.first().is_none_or(|end| head.tick <= *end),
+        None => table.unfinished.first().is_none_or(|end| head.tick <= *end),
+    };
+    if is_there {
+        return Some(spans.len());
     }
+    let shown = table.progress.map(|progress| progress.tick);
+    let written = spans.iter().position(|span| span.from == shown)?;
+    let is_end = |end: &Tick| spans[written..].iter().any(|span| span.to.tick == *end);
+    table.unfinished.iter().all(|end| *end > head.tick || is_end(end)).then_some(written)
 }
 
 /// Whether a view has this generation, or is to have it.
@@ -323,5 +311,74 @@ impl GroupPace {
     /// The pace of a group that another one joins.
     pub fn join(&mut self, other: &GroupPace) {
         self.saved = self.saved.min(other.saved);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::plan::diagnostic::SourceFile;
+    use crate::plan::plan_files;
+
+    fn plan(condition: &str) -> ViewPlan {
+        let text = format!(
+            "CREATE TABLE n (x BIGINT) WITH (event_type = 'n');
+             CREATE MATERIALIZED VIEW v AS SELECT x FROM n WHERE {condition};"
+        );
+        let file = SourceFile { path: PathBuf::from("v.sql"), text };
+        plan_files(&[Arc::new(file)], "log", crate::sink::KINDS).views.remove(0)
+    }
+
+    fn head(tick: Tick) -> Head {
+        Head { position: tick / 10, tick }
+    }
+
+    fn table(progress: Option<Tick>, unfinished: &[Tick]) -> Recovered {
+        let progress = progress.map(head);
+        Recovered { progress, unfinished: unfinished.to_vec(), published: true }
+    }
+
+    #[test]
+    fn views_go_on_where_their_table_is_at_an_end_of_what_it_lacked() {
+        let plan = plan("x > 0");
+        let span = |from, to| UnwrittenSpan { from, to: head(to) };
+        let spans = [span(Some(50), 70), span(Some(70), 90)];
+        let written = |progress, unfinished: &[Tick]| {
+            written_spans(&plan, &table(progress, unfinished), head(90), &spans)
+        };
+        for (progress, unfinished, expected) in [
+            (Some(50), &[][..], Some(0)),
+            (Some(50), &[70], Some(0)),
+            (Some(50), &[70, 90], Some(0)),
+            (Some(50), &[110], Some(0)),
+            (Some(70), &[], Some(1)),
+            (Some(70), &[90], Some(1)),
+            (Some(90), &[], Some(2)),
+            (Some(110), &[130], Some(2)),
+            // A flush has ended where the changes are not parted.
+            (Some(50), &[60], None),
+            (Some(70), &[80, 90], None),
+            // ClickHouse has lost, or somebody has changed, what it had.
+            (Some(40), &[], None),
+            (Some(60), &[70], None),
+            (None, &[70], None),
+            (None, &[], Some(2)),
+            (None, &[90], Some(2)),
+        ] {
+            assert_eq!(written(progress, unfinished), expected, "{progress:?} {unfinished:?}");
+        }
+        let first = [span(None, 70), span(Some(70), 90)];
+        let of_first =
+            |unfinished| written_spans(&plan, &table(None, unfinished), head(90), &first);
+        assert_eq!((of_first(&[70]), of_first(&[60])), (Some(0), None));
+    }
+
+    #[test]
+    fn ticks_without_events_change_only_views_that_depend_on_time() {
+        let later = |plan: &ViewPlan| written_spans(plan, &table(Some(91), &[]), head(95), &[]);
+        assert_eq!(later(&plan("x > 0")), Some(0));
+        assert_eq!(later(&plan("_recorded_at > now() - INTERVAL '1 day'")), None);
     }
 }

@@ -1,6 +1,7 @@
 //! Progress of an installation, put together from the messages of its workers, the feeder and its sink.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use super::changes::RecentChanges;
 use crate::dataflow::Failures;
 use crate::model::clock::now_ms;
 use crate::model::reorder::ReorderBuffer;
-use crate::model::view::{CompleteTicks, SinkMessage, ViewMessage};
+use crate::model::view::{CompleteTicks, SinkMessage, Unwritten, ViewMessage};
 use crate::model::{Head, Tick};
 use crate::plan::ViewPlan;
 use crate::sink::ViewSinkStatus;
@@ -180,6 +181,15 @@ impl ViewTracker {
         if self.failing_told.swap(failing, Ordering::Relaxed) != failing {
             self.tell_sink(SinkMessage::Errors { count: u64::try_from(failing).unwrap_or(0) });
         }
+    }
+
+    /// Asks the sink, if there is one, what its system lacks of the view as of `at`, up to where it is complete.
+    pub fn ask_unwritten(&self, at: Head) -> Option<Receiver<Vec<Unwritten>>> {
+        let (answer, answered) = channel();
+        self.to_sink.is_some().then(|| {
+            self.tell_sink(SinkMessage::Snapshot { at, answer });
+            answered
+        })
     }
 
     fn tell_sink(&self, message: SinkMessage) {

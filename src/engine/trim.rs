@@ -41,7 +41,7 @@ pub fn view_floors(
         if !can_hold(plan) {
             return Err("it keeps its history, which is computed from the whole log".to_string());
         }
-        match store.find(&ViewIdentity::from(plan), |_| true) {
+        match store.find(&ViewIdentity::from(plan), |_, _| true) {
             Ok(Some(found)) => Ok(found.head.position),
             Ok(None) => {
                 Err("it has no snapshot: let the server run until it is live, and end it in order"

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -133,6 +134,34 @@ pub enum SinkMessage {
         /// The tick.
         tick: Tick,
     },
+    /// A snapshot is taken as of `at`, the end of the complete ticks before this message. A sink that cannot
+    /// tell what its system lacks of them drops `answer`.
+    Snapshot {
+        /// The end of the complete ticks.
+        at: Head,
+        /// Is told what is not written. Nothing: whatever the system shows later has it, or the system shows
+        /// nothing, and the first write has all rows.
+        answer: Sender<Vec<Unwritten>>,
+    },
+}
+
+/// A part of a view's history that a sink has been told and its system may not show. The parts of a view
+/// follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnwrittenSpan {
+    /// The system shows the view as of this tick before these changes; without one, nothing.
+    pub from: Option<Tick>,
+    /// And as of here behind them.
+    pub to: Head,
+}
+
+/// Changes that are not written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unwritten {
+    /// Between which ticks.
+    pub span: UnwrittenSpan,
+    /// The net changes between them.
+    pub changes: Vec<Update>,
 }
 
 /// Whether a view's changes reach the system that its sink writes to.

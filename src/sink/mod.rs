@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::sink::SinkKinds;
-use crate::model::view::{SinkMessage, ViewRef};
+use crate::model::view::{SinkMessage, Unwritten, ViewRef};
 use crate::model::{Head, Tick};
 
 pub use error::{ErrorKind, SinkError};
@@ -84,9 +84,9 @@ pub trait ViewSink: Send {
     fn recovered(&self) -> &Recovered;
 
     /// The view goes on at `at`, where it has so many rows, and what is told first is as of there. The
-    /// table shows that already, unless it has no progress yet. Returns whether the sink has to be told
-    /// all rows as of there all the same.
-    fn resume(&mut self, at: Head, rows: u64) -> bool;
+    /// table shows that already, or does so once the changes are written that it lacks, or it has no progress
+    /// yet. Returns whether the sink has to be told all rows as of there all the same.
+    fn resume(&mut self, at: Head, rows: u64, unwritten: Vec<Unwritten>) -> bool;
 
     /// Writes what it is told, until `shutdown` is cancelled or the dataflow hangs up. While the
     /// system is away it keeps trying. Fails only if rows do not fit the view's columns.

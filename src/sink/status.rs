@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::error::{ErrorKind, SinkError};
 use crate::model::view::SinkState;
-use crate::model::{Head, Position, Tick};
+use crate::model::{Head, Position};
 
 /// With so many bytes waiting, a view is fed no more: the log keeps what memory cannot.
 const PENDING_BYTES_MAX: u64 = 768 << 20;
@@ -36,8 +36,6 @@ pub struct ViewSinkStatus {
     pub inserts: AtomicU64,
     /// True while an insert is on its way.
     pub is_inserting: AtomicBool,
-    /// As long as nothing is recorded: the first flush ends at this tick or later.
-    first_end: AtomicU64,
     /// True when a write failed since a table is not what the sink has made.
     pub is_tampered: AtomicBool,
     state: Mutex<SinkState>,
@@ -58,7 +56,6 @@ impl Default for ViewSinkStatus {
             rows: AtomicI64::new(0),
             inserts: AtomicU64::new(0),
             is_inserting: AtomicBool::new(false),
-            first_end: AtomicU64::new(0),
             is_tampered: AtomicBool::new(false),
             state: Mutex::default(),
         }
@@ -103,11 +100,6 @@ impl ViewSinkStatus {
         self.published.subscribe()
     }
 
-    /// Whether nothing is recorded yet, and the first flush has everything up to `tick`.
-    pub fn begins_after(&self, tick: Tick) -> bool {
-        self.first_end.load(Ordering::SeqCst) >= tick && *self.recorded.borrow() == Head::default()
-    }
-
     /// False when so much waits for the sink that the feeder should wait, too.
     pub fn has_room(&self) -> bool {
         self.pending_bytes.load(Ordering::Relaxed) < PENDING_BYTES_MAX
@@ -128,11 +120,6 @@ impl ViewSinkStatus {
 
     pub(super) fn set_recorded(&self, head: Head) {
         self.recorded.send_replace(head);
-    }
-
-    /// Nothing is recorded yet, and the first flush ends at `tick` or later.
-    pub(super) fn set_first_end(&self, tick: Tick) {
-        self.first_end.store(tick, Ordering::SeqCst);
     }
 
     pub(super) fn set_published(&self) {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataflow::{KeptTableRows, RunShape, STATE_FORMAT};
 use crate::model::row::encoding_fingerprint;
+use crate::model::view::UnwrittenSpan;
 use crate::model::{Head, Position, Tick, sealed};
 use crate::plan::ViewPlan;
 
@@ -61,6 +62,9 @@ pub struct StoredView {
     pub tables: Vec<KeptTableRows>,
     /// The failures; `None` if there are none.
     pub failures: Option<FilePart>,
+    /// The changes that the view's table did not surely show then.
+    #[serde(default)]
+    pub unwritten: Vec<StoredUnwritten>,
 }
 
 impl StoredView {
@@ -72,8 +76,23 @@ impl StoredView {
     /// All parts of files that it needs.
     pub fn parts(&self) -> impl Iterator<Item = FilePart> + '_ {
         let runs = self.workers.iter().flatten().flatten();
-        runs.map(|run| run.part).chain(self.failures)
+        let unwritten = self.unwritten.iter().filter_map(|changes| changes.part);
+        runs.map(|run| run.part).chain(self.failures).chain(unwritten)
     }
+
+    /// Between which ticks the changes are that its table did not surely show.
+    pub fn unwritten_spans(&self) -> Vec<UnwrittenSpan> {
+        self.unwritten.iter().map(|changes| changes.span).collect()
+    }
+}
+
+/// Changes that a view's table did not surely show.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoredUnwritten {
+    #[serde(flatten)]
+    pub span: UnwrittenSpan,
+    /// `None` if there are none.
+    pub part: Option<FilePart>,
 }
 
 /// A run in a file.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! snapshots/
-//!   runs-17        runs and lists of failures, one behind the other, each at a multiple of 4 KiB
+//!   runs-17        runs, failures, unwritten changes, one behind the other, each at a multiple of 4 KiB
 //!   manifest-23    which of them make up which view, as of which tick; two manifests are kept
 //! ```
 //!
@@ -13,6 +13,10 @@
 //! a checksum. Up to `snapshot_checked_bytes_max` it is compared before views go on from it, the rest
 //! while they do (`engine/snapshot_check.rs`).
 //!
+//! A view's table may be behind the snapshot, for as long as ClickHouse is away. What it lacks is in the file,
+//! too, in at most two parts: the changes of the flush under way, which has to be repeated as it was, and
+//! those behind it.
+//!
 //! A view is found by its generation, which tells its SQL, all that it reads and the log, and by the
 //! fingerprint of its plan, which tells the order of its arrangements. The latest row of each key, which a
 //! view keeps of a table, is found by the table's definition: a view that reads nothing but such tables is
@@ -21,6 +25,7 @@
 mod copy;
 mod manifest;
 mod store;
+mod unwritten;
 #[cfg(test)]
 mod tests;
 

@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
-use super::manifest::{FilePart, Manifest, StoredRun, StoredView, ViewIdentity};
+use super::manifest::{FilePart, Manifest, StoredRun, StoredUnwritten, StoredView, ViewIdentity};
+use super::unwritten;
 use crate::dataflow::{
     FilledTable, FilledTables, KeptTableRows, KeptView, PackedRun, WorkerArrangements,
 };
 use crate::log::{FileHandle, Files};
 use crate::model::Head;
 use crate::model::failure::FailureChange;
+use crate::model::view::{Unwritten, UnwrittenSpan};
 use crate::plan::scan::Scan;
 
 /// Parts of files begin at multiples of this many bytes.
@@ -38,6 +40,8 @@ pub struct ViewSnapshot {
     pub head: Head,
     pub rows: u64,
     pub failures: Vec<FailureChange>,
+    /// The changes that its table does not surely show.
+    pub unwritten: Vec<Unwritten>,
     /// The arrangements of each worker.
     pub workers: Vec<WorkerArrangements>,
     /// The arrangements that other views can be filled from.
@@ -49,6 +53,8 @@ pub struct FoundView {
     pub head: Head,
     pub rows: u64,
     pub failures: Vec<FailureChange>,
+    /// The changes that its table did not surely show.
+    pub unwritten: Vec<Unwritten>,
     pub kept: Arc<KeptView>,
 }
 
@@ -183,14 +189,16 @@ impl SnapshotStore {
         self.lock().unchecked.pop()
     }
 
-    /// The newest state of a view that is `usable` at its place in the log.
+    /// The newest state of a view that is `usable` at its place in the log, with changes of these spans that its
+    /// table did not surely show.
     pub fn find(
         &self,
         identity: &ViewIdentity,
-        usable: impl Fn(Head) -> bool,
+        usable: impl Fn(Head, &[UnwrittenSpan]) -> bool,
     ) -> Result<Option<FoundView>, DamagedSnapshot> {
         let mut damaged = None;
-        for view in self.views(identity).into_iter().filter(|view| usable(view.head())) {
+        let usable = |view: &StoredView| usable(view.head(), &view.unwritten_spans());
+        for view in self.views(identity).into_iter().filter(usable) {
             match self.read(&view) {
                 Ok(found) => return Ok(Some(found)),
                 // The snapshot before it may be whole.
@@ -249,17 +257,29 @@ impl SnapshotStore {
     }
 
     fn read(&self, view: &StoredView) -> Result<FoundView, DamagedSnapshot> {
-        let others: Vec<FilePart> = view.failures.into_iter().collect();
-        let ReadRuns { workers, others } =
-            self.read_runs(&view.identity, &view.workers, &others)?;
-        let failures = match (&view.failures, others.first()) {
-            (Some(part), Some(bytes)) => serde_json::from_slice(bytes).map_err(|error| {
-                DamagedSnapshot { file: file_name(part.file), what: error.to_string() }
-            })?,
-            _ => Vec::new(),
+        let unwritten = view.unwritten.iter().map(|changes| changes.part);
+        let parts: Vec<FilePart> = view.failures.into_iter().chain(unwritten.flatten()).collect();
+        let ReadRuns { workers, others } = self.read_runs(&view.identity, &view.workers, &parts)?;
+        let mut others = parts.iter().zip(others);
+        let damaged =
+            |part: &FilePart, what: String| DamagedSnapshot { file: file_name(part.file), what };
+        let failures = match view.failures.and_then(|_| others.next()) {
+            Some((part, bytes)) => {
+                serde_json::from_slice(&bytes).map_err(|error| damaged(part, error.to_string()))?
+            }
+            None => Vec::new(),
         };
+        let mut unwritten = Vec::new();
+        for StoredUnwritten { span, part } in &view.unwritten {
+            let changes = match part.and_then(|_| others.next()) {
+                Some((part, bytes)) => unwritten::decode(&bytes)
+                    .ok_or_else(|| damaged(part, "changes end too early".to_string()))?,
+                None => Vec::new(),
+            };
+            unwritten.push(Unwritten { span: *span, changes });
+        }
         let kept = Arc::new(KeptView { tick: view.tick, workers });
-        Ok(FoundView { head: view.head(), rows: view.rows, failures, kept })
+        Ok(FoundView { head: view.head(), rows: view.rows, failures, unwritten, kept })
     }
 
     /// Maps runs, and `others`, for a view, and compares them with their checksums: as many of the runs as are to
@@ -341,12 +361,11 @@ impl SnapshotStore {
         }
     }
 
-    /// Publishes what was written: the manifest names the new states of views that are `complete`. Other
-    /// views keep the states that it named before, as long as they are `wanted`.
+    /// Publishes what was written: the manifest names the new states of these views. Other views keep the
+    /// states that it named before, as long as they are `wanted`.
     pub fn publish(
         &self,
         written: WrittenSnapshot,
-        complete: impl Fn(&ViewIdentity) -> bool,
         wanted: impl Fn(&ViewIdentity) -> bool,
     ) -> io::Result<()> {
         let mut state = self.lock();
@@ -355,7 +374,7 @@ impl SnapshotStore {
         // A view that continues from the older manifest uses files that only that one names.
         let mut files: BTreeMap<u64, u64> =
             state.manifests.iter().flat_map(|(_, m)| m.files.clone()).chain(written.file).collect();
-        manifest.views = written.views.into_iter().filter(|v| complete(&v.identity)).collect();
+        manifest.views = written.views;
         for view in before.into_iter().flatten() {
             if wanted(&view.identity) && manifest.view(&view.identity).is_none() {
                 manifest.views.push(view);
@@ -462,7 +481,24 @@ fn write_views(
             true => None,
             false => Some(writer.write(&serde_json::to_vec(&snapshot.failures)?)?),
         };
-        views.push(StoredView { identity, tick, position, rows, workers, tables, failures });
+        let mut unwritten = Vec::new();
+        for Unwritten { span, changes } in &snapshot.unwritten {
+            let part = match changes.is_empty() {
+                true => None,
+                false => Some(writer.write(&unwritten::encode(changes))?),
+            };
+            unwritten.push(StoredUnwritten { span: *span, part });
+        }
+        views.push(StoredView {
+            identity,
+            tick,
+            position,
+            rows,
+            workers,
+            tables,
+            failures,
+            unwritten,
+        });
     }
     Ok((views, places))
 }

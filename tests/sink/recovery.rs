@@ -4,12 +4,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray};
-use heliostat::internals::model::Head;
-use heliostat::internals::model::SqlType;
-use heliostat::internals::model::ViewSchema;
+use heliostat::internals::model::{Head, SinkMessage, SqlType, ViewSchema};
 use heliostat::internals::sink::{ClickHouseConfig, ClickHouseError, ClickHouseSink, Retention};
 use heliostat::internals::sink::{ErrorKind, Sink};
 
@@ -32,6 +30,11 @@ fn row(k: i32, v: &str) -> Vec<ArrayRef> {
 /// Feeds either life of the view: keys 1 and 2 come with tick 5, keys 3 and 4 with tick 7. The first life
 /// becomes live in between.
 async fn feed_until_7(feed: &Feed, is_first: bool) {
+    feed_until_5(feed, is_first).await;
+    feed_from_5_to_7(feed).await;
+}
+
+async fn feed_until_5(feed: &Feed, is_first: bool) {
     feed.rows(5, &row(1, "a"), &[1]).await;
     feed.rows(5, &row(2, "b"), &[1]).await;
     feed.close(5, 2).await;
@@ -39,12 +42,23 @@ async fn feed_until_7(feed: &Feed, is_first: bool) {
         feed.live(5).await;
         feed.shown(5).await;
     }
+}
+
+async fn feed_from_5_to_7(feed: &Feed) {
     feed.rows(7, &row(1, "a"), &[-1]).await;
     feed.rows(7, &row(1, "A"), &[1]).await;
     feed.rows(7, &row(3, "c"), &[1]).await;
     feed.rows(7, &row(4, "d"), &[1]).await;
     feed.rows(7, &row(2, "b"), &[-1]).await;
     feed.close(7, 5).await;
+}
+
+/// Key 3 goes, and key 4 changes.
+async fn feed_from_7_to_9(feed: &Feed) {
+    feed.rows(9, &row(3, "c"), &[-1]).await;
+    feed.rows(9, &row(4, "d"), &[-1]).await;
+    feed.rows(9, &row(4, "D"), &[1]).await;
+    feed.close(9, 8).await;
 }
 
 /// Runs a sink that dies at a point of its flush to tick 7: before its data, or between that and its
@@ -195,15 +209,79 @@ async fn flushes_whose_progress_is_lost_are_repeated_one_by_one() {
     assert_eq!(opened.recovered().unfinished, [7, 9]);
     let feed = Feed::run(opened, view);
     feed_until_7(&feed, false).await;
-    feed.rows(9, &row(3, "c"), &[-1]).await;
-    feed.rows(9, &row(4, "d"), &[-1]).await;
-    feed.rows(9, &row(4, "D"), &[1]).await;
-    feed.close(9, 8).await;
+    feed_from_7_to_9(&feed).await;
     feed.live(9).await;
     feed.shown(9).await;
     let select = "SELECT * FROM heliostat.crashed ORDER BY k";
     assert_eq!(server.query(select).await, "1\tA\n4\tD");
     feed.end().await;
+}
+
+/// A snapshot is taken while ClickHouse answers nothing, one flush is under way and more has come since. A view
+/// goes on from it when some of that flush has arrived, late and without progress.
+async fn go_on_from_what_is_unwritten(key: Option<Vec<usize>>) {
+    let server = Server::start().await;
+    let is_keyless = key.is_none();
+    let view = Arc::new(view("behind", key));
+    let sink = server.sink().await;
+    let feed = Feed::run(sink.open_view(Arc::clone(&view)).await.unwrap(), Arc::clone(&view));
+    feed_until_5(&feed, true).await;
+    let progress = "SELECT tick FROM heliostat._heliostat_progress";
+    eventually(&server.own.url(), progress, "5").await;
+    let pid = server.own.pid().unwrap() as libc::pid_t;
+    // SAFETY: a signal to the child that the test has started.
+    let signal = |signal| assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    signal(libc::SIGSTOP);
+    feed_from_5_to_7(&feed).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !feed.status.is_inserting.load(Ordering::SeqCst) {
+        assert!(Instant::now() < deadline, "no flush");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    feed_from_7_to_9(&feed).await;
+    let (answer, answered) = std::sync::mpsc::channel();
+    let at = Head { tick: 9, position: 8 };
+    feed.tell(SinkMessage::Snapshot { at, answer });
+    let wait = move || answered.recv_timeout(Duration::from_secs(30));
+    let unwritten = tokio::task::spawn_blocking(wait).await.unwrap().unwrap();
+    let spans: Vec<_> = unwritten.iter().map(|part| (part.span.from, part.span.to.tick)).collect();
+    assert_eq!(spans, [(Some(5), 7), (Some(7), 9)]);
+    let sizes: Vec<usize> = unwritten.iter().map(|part| part.changes.len()).collect();
+    assert_eq!(sizes, [5, 3]);
+    feed.end().await;
+    signal(libc::SIGCONT);
+
+    let mut opened = server.sink().await.open_view(Arc::clone(&view)).await.unwrap();
+    assert_eq!(opened.recovered().progress, Some(Head { position: 2, tick: 5 }));
+    assert_eq!(opened.recovered().unfinished, [7]);
+    assert_eq!(opened.resume(at, 2, unwritten), is_keyless, "rows may repeat without a key");
+    let feed = Feed::run(opened, view);
+    if is_keyless {
+        feed.rows(9, &row(1, "A"), &[1]).await;
+        feed.rows(9, &row(4, "D"), &[1]).await;
+    }
+    feed.close(9, 8).await;
+    feed.rows(12, &row(1, "A"), &[-1]).await;
+    feed.close(12, 9).await;
+    feed.live(12).await;
+    feed.shown(12).await;
+    // Key 3 came with one of these flushes and went with another one.
+    assert_eq!(server.query("SELECT * FROM heliostat.behind ORDER BY k").await, "4\tD");
+    assert_eq!(feed.status.rows.load(Ordering::SeqCst), 1);
+    let versions = "SELECT DISTINCT _version FROM heliostat_internal.behind__0a ORDER BY _version";
+    let versions = server.query(versions).await;
+    assert!(versions.split('\n').all(|v| ["5", "7", "9", "12"].contains(&v)), "{versions}");
+    feed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn view_goes_on_from_a_snapshot_of_what_clickhouse_lacks() {
+    go_on_from_what_is_unwritten(Some(vec![0])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn view_without_a_key_goes_on_from_a_snapshot_of_what_clickhouse_lacks() {
+    go_on_from_what_is_unwritten(None).await;
 }
 
 /// A view is not told of everything up to where an earlier flush ended.

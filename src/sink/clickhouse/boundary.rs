@@ -60,6 +60,11 @@ impl Boundaries {
         self.unfinished.drain(..kept);
     }
 
+    /// What comes next is behind what is written, and does not repeat it.
+    pub(super) fn begin_behind_written(&mut self) {
+        self.passed = self.written;
+    }
+
     /// Takes in complete ticks. Each call follows the one before.
     pub(super) fn push(&mut self, complete: CompleteTicks) {
         self.waiting.push_back(complete);
@@ -202,6 +207,18 @@ mod tests {
         earlier.resume(head(5));
         push(&mut earlier, &[5, 7, 9]);
         assert_eq!(passed(&mut earlier), [4, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn view_that_goes_on_with_what_is_unwritten_ends_where_the_unfinished_flush_did() {
+        let mut boundaries = Boundaries::new(Some(head(3)), &[5, 12]);
+        boundaries.begin_behind_written();
+        push(&mut boundaries, &[5, 9, 9, 12]);
+        assert_eq!(passed(&mut boundaries), [4, 5]);
+        assert!(boundaries.is_held());
+        boundaries.release();
+        assert_eq!(passed(&mut boundaries), [8, 9, 8, 9, 11, 12]);
+        assert!(boundaries.is_held());
     }
 
     #[test]

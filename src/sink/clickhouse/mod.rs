@@ -51,7 +51,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::Head;
-use crate::model::view::{SinkMessage, ViewRef};
+use crate::model::view::{SinkMessage, Unwritten, ViewRef};
 use crate::sink::{
     Inspection, Recovered, RejectHandler, Sink, SinkConfig, SinkError, Tampering, ViewSink,
     ViewSinkStatus,
@@ -64,7 +64,7 @@ pub use options::{KIND, NAME};
 
 use catalog::{GENERATIONS_TABLE, TableCatalog};
 use client::ClickHouse;
-use collect::ChangeCollector;
+use collect::{ChangeCollector, Resumption};
 use encode::RowEncoder;
 use inspect::Inspector;
 use intent::FlushIntent;
@@ -272,8 +272,7 @@ struct ViewTable {
     limits: Option<ValueLimits>,
     intent: FlushIntent,
     recovered: Recovered,
-    /// Where the view goes on, and how many rows it has there that are not told.
-    resumed: Option<(Head, u64)>,
+    resumed: Option<Resumption>,
     slots: Arc<FlushSlots>,
 }
 
@@ -283,12 +282,12 @@ impl ViewSink for ViewTable {
         &self.recovered
     }
 
-    fn resume(&mut self, at: Head, rows: u64) -> bool {
+    fn resume(&mut self, at: Head, rows: u64, unwritten: Vec<Unwritten>) -> bool {
         // All rows are told again where the table does not say enough: it has no progress yet, its rows may
         // occur more than once, or rows that ClickHouse cannot hold may be missing.
-        let is_told =
-            self.recovered.progress.is_none() || self.table.is_keyless() || self.limits.is_some();
-        self.resumed = Some((at, if is_told { 0 } else { rows }));
+        let is_empty = self.recovered.progress.is_none() && unwritten.is_empty();
+        let is_told = is_empty || self.table.is_keyless() || self.limits.is_some();
+        self.resumed = Some(Resumption { at, rows, is_told, unwritten });
         is_told
     }
 
@@ -316,8 +315,8 @@ impl ViewSink for ViewTable {
         };
         let writer = Arc::new(writer);
         let mut collector = ChangeCollector::new(Arc::clone(&writer), limits, &recovered);
-        if let Some((at, rows)) = resumed {
-            collector.resume(at, rows);
+        if let Some(resumption) = resumed {
+            collector.resume(resumption)?;
         }
         Ok(Runner::new(writer, collector, &recovered).run(messages, shutdown).await?)
     }

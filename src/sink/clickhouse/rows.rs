@@ -9,7 +9,7 @@ use arrow::error::ArrowError;
 use crate::model::row::{Row, RowCodec};
 
 use super::encode::OutRow;
-use super::pending::{KeyChange, Multiplicities, NetChanges};
+use super::pending::{KeyChange, Multiplicities, Net, key_changes, row_changes};
 use super::table::Table;
 
 /// Changes that are compared at once.
@@ -52,8 +52,8 @@ impl RowMaker {
     /// The rows of a view with a key: the new row of each changed key, a tombstone where there is
     /// none, and both where the sorting key changed, because then the new row does not take the
     /// old one's place.
-    pub(super) fn keyed(&self, pending: NetChanges) -> Result<Vec<OutRow>, ArrowError> {
-        let changes: Vec<KeyChange> = pending.into_key_changes().collect();
+    pub(super) fn keyed(&self, changes: &[(Row, Net)]) -> Result<Vec<OutRow>, ArrowError> {
+        let changes: Vec<KeyChange<'_>> = key_changes(changes).collect();
         if let Some(change) = changes.iter().find(|change| change.repeated) {
             // The dataflow removes such rows before; if one comes through, the answer must at least
             // not depend on the order of arrival.
@@ -66,36 +66,39 @@ impl RowMaker {
             if let Some(old) = old
                 && (new.is_none() || moved)
             {
-                rows.push(OutRow { key: key.clone(), value: old, multiplicity: 0 });
+                rows.push(OutRow { key: key.clone(), value: old.clone(), multiplicity: 0 });
             }
             if let Some(new) = new {
-                rows.push(OutRow { key, value: new, multiplicity: 1 });
+                rows.push(OutRow { key: key.clone(), value: new.clone(), multiplicity: 1 });
             }
         }
         Ok(rows)
     }
 
     /// The rows of a view without a key, each with how often it occurs now.
-    pub(super) fn keyless(&self, pending: NetChanges, counts: &mut Multiplicities) -> Vec<OutRow> {
-        let changes = pending.into_row_changes();
-        let rows = changes.map(|(key, diff)| {
-            let count = counts.change(&key, diff);
+    pub(super) fn keyless(
+        &self,
+        changes: &[(Row, Net)],
+        counts: &mut Multiplicities,
+    ) -> Vec<OutRow> {
+        let rows = row_changes(changes).map(|(key, diff)| {
+            let count = counts.change(key, diff);
             if count < 0 {
                 tracing::error!(view = self.view, row = ?key, count, "a row was taken too often");
             }
             let multiplicity = u64::try_from(count).unwrap_or(0);
-            OutRow { key, value: Row::default(), multiplicity }
+            OutRow { key: key.clone(), value: Row::default(), multiplicity }
         });
         rows.collect()
     }
 
     /// For each change, whether its row moves to another place in the table.
-    fn moved(&self, changes: &[KeyChange]) -> Result<Vec<bool>, ArrowError> {
+    fn moved(&self, changes: &[KeyChange<'_>]) -> Result<Vec<bool>, ArrowError> {
         let mut moved = vec![false; changes.len()];
         let Some(sorting) = &self.sorting else { return Ok(moved) };
         let mut updates = Vec::new();
         for (index, change) in changes.iter().enumerate() {
-            if let (Some(old), Some(new)) = (&change.old, &change.new) {
+            if let (Some(old), Some(new)) = (change.old, change.new) {
                 updates.push((index, old, new));
             }
         }

@@ -114,17 +114,15 @@ impl Runner {
                 self.live_at = Some(tick);
                 self.collector.live(tick)?;
             }
+            SinkMessage::Snapshot { at, answer } => {
+                if let Some(unwritten) = self.collector.unwritten(at) {
+                    // Whoever has asked may have gone.
+                    tokio::task::spawn_blocking(move || answer.send(unwritten.collect()).ok());
+                }
+            }
         }
         self.tell_bytes();
-        self.tell_first_end();
         Ok(())
-    }
-
-    /// A flush that is under way ends where everything that was taken in did when it began.
-    fn tell_first_end(&self) {
-        if self.in_flight.is_none() && self.recorded.0 == Head::default() {
-            self.writer.status.set_first_end(self.collector.closed().tick);
-        }
     }
 
     fn tell_bytes(&self) {
@@ -198,6 +196,7 @@ impl Runner {
 
     fn flush_ended(&mut self, flushed: Flushed) {
         self.in_flight = None;
+        self.collector.flush_ended();
         self.written = flushed.to;
         self.recorded = (flushed.to, flushed.errors, Instant::now());
         self.published |= flushed.published;

@@ -9,6 +9,7 @@ use arrow::error::ArrowError;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::model::row::Row;
 use crate::model::{Head, Tick};
 use crate::sink::{SinkError, ViewSinkStatus};
 
@@ -21,7 +22,7 @@ use super::history::Interval;
 use super::intent::FlushIntent;
 use super::options::NAME;
 use super::pace::FlushSlots;
-use super::pending::{Multiplicities, NetChanges};
+use super::pending::{FlushChanges, Multiplicities, Net};
 use super::progress::{GenerationProgress, ProgressStore};
 use super::retry::Pauses;
 use super::rows::RowMaker;
@@ -75,6 +76,7 @@ impl ViewWriter {
     pub(super) async fn flush(self: Arc<Self>, flush: Flush) -> Result<Flushed, ClickHouseError> {
         let Flush { taken: Taken { changes, intervals, from, to, rows }, errors, publish } = flush;
         let start = Instant::now();
+        let from = from.unwrap_or_default();
         let mut written = 0;
         let mut parts = None;
         if !changes.is_empty() || !intervals.is_empty() {
@@ -82,9 +84,7 @@ impl ViewWriter {
             fail::fail_point!("before_data", |_| std::process::abort());
         }
         if !changes.is_empty() {
-            let changed = Arc::clone(&self).blocking(move |w| w.rows_of(changes)).await?;
-            written = changed.len() as u64;
-            self.write_rows(Arc::new(changed), from, to.tick).await?;
+            written = self.write_rows(&changes, from, to.tick).await?;
             fail::fail_point!("after_data", |_| std::process::abort());
             let flushes = self.status.flushes.fetch_add(1, Ordering::Relaxed);
             if flushes.is_multiple_of(FLUSHES_PER_COUNT) {
@@ -118,21 +118,29 @@ impl ViewWriter {
         noted.map_err(|source| ClickHouseError::Intent { path: path(), source })
     }
 
+    /// Writes the rows that changed; returns their number.
     async fn write_rows(
         self: &Arc<Self>,
-        rows: Arc<Vec<OutRow>>,
+        changes: &Arc<FlushChanges>,
         from: Tick,
         to: Tick,
-    ) -> Result<(), ClickHouseError> {
+    ) -> Result<u64, ClickHouseError> {
         let sql = self.table.insert_sql();
-        for (index, block) in blocks(&rows, |row| row).into_iter().enumerate() {
-            let rows = Arc::clone(&rows);
-            let encode = move |w: &Self| w.encoder.encode(&rows[block], to);
-            let stream = Arc::clone(self).blocking(encode).await?;
+        let sorting = Arc::clone(changes);
+        let sort = move |_: &Self| Ok(blocks(sorting.sorted(), change_bytes));
+        let mut written = 0;
+        for (index, block) in Arc::clone(self).blocking(sort).await?.into_iter().enumerate() {
+            let changes = Arc::clone(changes);
+            let encode = move |w: &Self| {
+                let rows = w.rows_of(&changes.sorted()[block])?;
+                Ok((rows.len() as u64, w.encoder.encode(&rows, to)?))
+            };
+            let (rows, stream) = Arc::clone(self).blocking(encode).await?;
             let name = format!("{}:{from}-{to}:{index}", self.table.path());
             self.insert(&sql, &name, stream).await;
+            written += rows;
         }
-        Ok(())
+        Ok(written)
     }
 
     async fn write_intervals(
@@ -142,7 +150,7 @@ impl ViewWriter {
         to: Tick,
     ) -> Result<(), ClickHouseError> {
         let sql = self.table.insert_history_sql();
-        for (index, block) in blocks(&intervals, |i| &i.row).into_iter().enumerate() {
+        for (index, block) in blocks(&intervals, |i| row_bytes(&i.row)).into_iter().enumerate() {
             let intervals = Arc::clone(&intervals);
             let encode = move |w: &Self| w.encoder.encode_history(&intervals[block]);
             let stream = Arc::clone(self).blocking(encode).await?;
@@ -163,7 +171,7 @@ impl ViewWriter {
         self.status.is_inserting.store(false, Ordering::SeqCst);
     }
 
-    fn rows_of(&self, changes: NetChanges) -> Result<Vec<OutRow>, ArrowError> {
+    fn rows_of(&self, changes: &[(Row, Net)]) -> Result<Vec<OutRow>, ArrowError> {
         if !self.table.is_keyless() {
             return self.maker.keyed(changes);
         }
@@ -195,12 +203,20 @@ impl ViewWriter {
     }
 }
 
+fn row_bytes(row: &OutRow) -> usize {
+    row.key.len() + row.value.len()
+}
+
+fn change_bytes((key, net): &(Row, Net)) -> usize {
+    key.len() + net.iter().map(|(value, _)| value.len()).sum::<usize>()
+}
+
 /// Cuts rows into blocks, the same rows always at the same places.
-fn blocks<T>(rows: &[T], row: impl Fn(&T) -> &OutRow) -> Vec<Range<usize>> {
+fn blocks<T>(rows: &[T], size: impl Fn(&T) -> usize) -> Vec<Range<usize>> {
     let mut blocks = Vec::new();
     let (mut start, mut bytes) = (0, 0);
-    for (index, row) in rows.iter().map(row).enumerate() {
-        bytes += row.key.len() + row.value.len();
+    for (index, size) in rows.iter().map(size).enumerate() {
+        bytes += size;
         if index + 1 - start >= BLOCK_ROWS_MAX || bytes >= BLOCK_BYTES_MAX {
             blocks.push(start..index + 1);
             (start, bytes) = (index + 1, 0);

@@ -3,10 +3,13 @@
 //! A changed view is built as another generation beside the one that answers, which is fed until the
 //! new one has caught up and ClickHouse reads from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod begin;
+mod repair;
+
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::FutureExt;
@@ -26,31 +29,23 @@ use super::registry::{Registry, View};
 use super::set_aside::SetAside;
 use super::snapshot_check;
 use super::snapshots::{self, SnapshotPace, SnapshotWriter};
-use super::tasks::{Tasks, blocking};
+use super::tasks::Tasks;
 use super::tracker::ViewTracker;
-use crate::dataflow::{Beginning, FailureMemory, Failures, FeedGroupId, InstallRequest, Runtime};
+use crate::dataflow::{FailureMemory, FeedGroupId, Runtime};
 use crate::decode::{CatalogReceiver, EventCatalog};
 use crate::log::LogFollower;
 use crate::model::alarm::Part;
 use crate::model::failure::FailureChange;
-use crate::model::view::{SinkMessage, ViewSchema};
-use crate::model::{Head, Tick};
-use crate::plan::ViewPlan;
 use crate::plan::diagnostic::Diagnostic;
-use crate::sink::{
-    ErrorKind, Recovered, RejectHandler, Sink, SinkConfig, SinkError, SinkReject, Tampering,
-    ViewSink, ViewSinkStatus,
-};
-use crate::snapshot::{DamagedSnapshot, FoundTables, FoundView, SnapshotStore, ViewIdentity};
-use crate::status::{ClickHouseStatus, FileError, RebuildError, ViewStart};
+use crate::sink::{RejectHandler, Sink, SinkConfig, SinkReject, Tampering};
+use crate::snapshot::{SnapshotStore, ViewIdentity};
+use crate::status::{ClickHouseStatus, FileError, RebuildError};
 
 /// How often a frame of time is written while nothing else is, if some view depends on time.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(200);
 /// The pauses between two attempts to reach ClickHouse at the start: the first and the longest.
 const CONNECT_PAUSE_MIN: Duration = Duration::from_millis(100);
 const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// When a view that ClickHouse has refused to make a table for is tried again.
-const BEGIN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// How often it is looked whether a view can begin that could not.
 const BEGIN_INTERVAL: Duration = Duration::from_millis(500);
 /// Subject of alarms about the connection.
@@ -130,7 +125,6 @@ impl Supervisor {
                     Arc::clone(&self.registry),
                     self.tasks.alarms().clone(),
                     Arc::clone(&wake),
-                    stopping.clone(),
                 );
                 self.tasks.spawn_thread("snapshots", move || {
                     writer.run();
@@ -264,20 +258,6 @@ struct RunningViews {
     rebuilding: BTreeSet<String>,
 }
 
-/// A view that is to begin, and whether it answers from the first moment.
-struct PlannedInstallation {
-    plan: ViewPlan,
-    answers: bool,
-}
-
-/// An installation that is about to begin.
-struct PreparedInstallation {
-    tracker: Arc<ViewTracker>,
-    beginning: Beginning,
-    /// The place in the log at which it begins.
-    from: Head,
-}
-
 impl RunningViews {
     async fn serve(&mut self) {
         self.retire().await;
@@ -371,280 +351,6 @@ impl RunningViews {
         }
     }
 
-    /// Begins the generations that are wanted and do not run. `first`: nothing runs yet, so the generations
-    /// that answered before the server was stopped answer again.
-    async fn begin_missing(&mut self, first: bool) {
-        let views = self.supervisor.registry.views();
-        let mut beginning = Vec::new();
-        for (name, view) in &views.views {
-            let wanted = &view.wanted;
-            let is_wanted = |tracker: &Arc<ViewTracker>| {
-                tracker.plan.schema.generation == wanted.schema.generation
-            };
-            let waits = view.failed.is_some()
-                && view.retry_at.is_none_or(|retry_at| Instant::now() < retry_at);
-            if waits || view.running().any(is_wanted) {
-                continue;
-            }
-            let before = if first { self.supervisor.queries.served_before(name) } else { None };
-            let set_aside = &self.supervisor.set_aside;
-            if let Some(plan) = before
-                && plan.schema.generation != wanted.schema.generation
-                && set_aside.reason(name, &plan.schema.generation).is_none()
-            {
-                beginning.push(PlannedInstallation { plan, answers: true });
-            }
-            if let Some(reason) = set_aside.reason(name, &wanted.schema.generation) {
-                self.stays_aside(name, reason);
-                continue;
-            }
-            beginning.push(PlannedInstallation { plan: wanted.clone(), answers: false });
-        }
-        if !beginning.is_empty() {
-            self.begin(beginning).await;
-        }
-    }
-
-    /// Begins these views. Views that begin at the same place of the log are fed together.
-    async fn begin(&mut self, beginning: Vec<PlannedInstallation>) {
-        // Views with a history are fed by themselves, tick by tick.
-        let (exact, others): (Vec<_>, Vec<_>) =
-            beginning.into_iter().partition(|beginning| beginning.plan.schema.history);
-        self.begin_feed_group(others, false).await;
-        self.begin_feed_group(exact, true).await;
-    }
-
-    async fn begin_feed_group(&mut self, beginning: Vec<PlannedInstallation>, exact: bool) {
-        let mut groups: BTreeMap<Tick, (BTreeSet<Tick>, Vec<PreparedInstallation>)> =
-            BTreeMap::new();
-        for PlannedInstallation { plan, answers } in beginning {
-            let name = plan.schema.name.clone();
-            let mut boundaries = BTreeSet::new();
-            let prepared = match self.prepare(plan, &mut boundaries).await {
-                Ok(prepared) => prepared,
-                Err(error) => {
-                    self.cannot_begin(&name, &error);
-                    continue;
-                }
-            };
-            self.supervisor.registry.change(|views| {
-                if let Some(view) = views.views.get_mut(&name) {
-                    let place = if answers { &mut view.serving } else { &mut view.building };
-                    *place = Some(Arc::clone(&prepared.tracker));
-                    (view.failed, view.retry_at) = (None, None);
-                }
-            });
-            let group = groups.entry(prepared.from.tick).or_default();
-            group.0.extend(boundaries);
-            group.1.push(prepared);
-        }
-        for (boundaries, views) in groups.into_values() {
-            let feed_group = self.next_feed_group;
-            self.next_feed_group += 1;
-            let from = views.first().map(|view| view.from).unwrap_or_default();
-            let installations: Vec<InstallRequest> = views.iter().map(installation).collect();
-            self.supervisor.runtime.install(feed_group, &installations, from);
-            let trackers = views.into_iter().map(|view| view.tracker).collect();
-            self.feeder.add(feed_group, from, exact, trackers, boundaries);
-        }
-        self.keep_time();
-    }
-
-    /// A view is not begun, since workers got stuck or died in it.
-    fn stays_aside(&self, name: &str, reason: String) {
-        tracing::error!(view = name, reason, "the view has failed");
-        self.supervisor.registry.change(|views| {
-            if let Some(view) = views.views.get_mut(name) {
-                (view.failed, view.retry_at) = (Some(reason), None);
-            }
-        });
-    }
-
-    /// A view cannot begin for now, or ever with this SQL.
-    fn cannot_begin(&self, name: &str, error: &SinkError) {
-        let reason = error.to_string();
-        self.supervisor.registry.change(|views| {
-            let Some(view) = views.views.get_mut(name) else { return };
-            if view.failed.as_ref() != Some(&reason) {
-                tracing::error!(view = name, "the view cannot begin: {reason}");
-            }
-            view.failed = Some(reason);
-            view.retry_at =
-                (error.kind != ErrorKind::Final).then(|| Instant::now() + BEGIN_RETRY_INTERVAL);
-        });
-    }
-
-    async fn prepare(
-        &mut self,
-        mut plan: ViewPlan,
-        boundaries: &mut BTreeSet<Tick>,
-    ) -> Result<PreparedInstallation, SinkError> {
-        let workers = self.supervisor.runtime.workers();
-        let mut opened = match self.sink.clone() {
-            Some(sink) if plan.is_written_to(sink.name()) => {
-                let mut view = sink.open_view(Arc::clone(&plan.schema)).await?;
-                // Later generations may be of then, too.
-                while self.is_ahead(view.recovered())
-                    && let Some(next) = self.beside_what_is_ahead(&plan)
-                {
-                    view = sink.open_view(Arc::clone(&next.schema)).await?;
-                    plan = next;
-                }
-                Some(view)
-            }
-            _ => None,
-        };
-        let recovered = opened.as_ref().map(|view| view.recovered().clone());
-        let found = self.snapshot(&plan, recovered.as_ref()).await;
-        let filled = match found {
-            Some(_) => None,
-            None => self.filled(&plan, recovered.as_ref()).await,
-        };
-        let channel = opened.as_ref().map(|view| {
-            let Recovered { progress, unfinished, .. } = view.recovered();
-            boundaries.extend(progress.map(|head| head.tick));
-            boundaries.extend(unfinished);
-            let (sender, receiver) = mpsc::unbounded_channel();
-            (Arc::new(ViewSinkStatus::default()), sender, receiver)
-        });
-        let (to_sink, receiver) = match channel {
-            Some((status, sender, receiver)) => (Some((status, sender)), Some(receiver)),
-            None => (None, None),
-        };
-        let dismissals = self.supervisor.dismissed.of(&plan.schema.name);
-        let memory = &self.supervisor.failure_memory;
-        let failures = Failures::new(&plan.event_types, &dismissals, memory);
-        let id = self.next_id;
-        self.next_id += 1;
-        let wake = Arc::clone(&self.feeder.wake);
-        let (start, from) = match (&found, &filled) {
-            (Some(FoundView { head, .. }), _) => {
-                (ViewStart::Resumed { position: head.position }, *head)
-            }
-            (None, Some(FoundTables { head, .. })) => {
-                (ViewStart::Filled { position: head.position }, *head)
-            }
-            (None, None) => (ViewStart::Replayed, Head::default()),
-        };
-        let tracker = ViewTracker::new(id, plan, failures, workers, to_sink, wake, start);
-        let tracker = Arc::new(tracker);
-        let beginning = match (found, filled) {
-            (Some(found), _) => {
-                found.failures.iter().for_each(|change| tracker.failures.record(change));
-                let tells_rows =
-                    opened.as_mut().is_some_and(|view| view.resume(found.head, found.rows));
-                if !tells_rows {
-                    tracker.begin_with(found.rows);
-                }
-                tracker.snapshot_taken(found.head);
-                Beginning::Kept { view: found.kept, tells_rows }
-            }
-            (None, Some(found)) => {
-                // A filled view tells all its rows anyway, so the sink's answer does not matter.
-                let _ = opened.as_mut().map(|view| view.resume(found.head, 0));
-                Beginning::Filled(found.tables)
-            }
-            (None, None) => Beginning::Empty,
-        };
-        if let (Some(view), Some(receiver)) = (opened, receiver) {
-            let writing = write(Arc::downgrade(&tracker), view, receiver, self.fed_all.clone());
-            self.supervisor.tasks.spawn("sink", writing.map(Ok));
-        }
-        Ok(PreparedInstallation { tracker, beginning, from })
-    }
-
-    /// Whether a table has more than the log: that of before a backup was restored.
-    fn is_ahead(&self, table: &Recovered) -> bool {
-        let end = self.supervisor.log.head();
-        table.progress.is_some_and(|at| at.position > end.position || at.tick > end.tick)
-            || table.unfinished.last().is_some_and(|tick| *tick > end.tick)
-    }
-
-    /// The next generation of a view whose table is ahead of the log; `None` if it cannot be written
-    /// down, or the table is of a generation that is not wanted any more.
-    fn beside_what_is_ahead(&mut self, plan: &ViewPlan) -> Option<ViewPlan> {
-        let name = &plan.schema.name;
-        let views = self.supervisor.registry.views();
-        let wanted = &views.views.get(name)?.wanted;
-        if wanted.schema.generation != plan.schema.generation {
-            return None;
-        }
-        let next = match self.supervisor.queries.rebuild(wanted) {
-            Ok(next) => next,
-            Err(error) => {
-                tracing::error!(view = name, %error, "the view cannot be written anew");
-                return None;
-            }
-        };
-        let message = "ClickHouse has more than the log, as after a backup was restored: the view is written anew from the log";
-        self.supervisor.tasks.alarms().raise(Part::View, name, message.to_string());
-        self.supervisor.registry.change(|views| {
-            if let Some(view) = views.views.get_mut(name) {
-                view.wanted = next.clone();
-            }
-        });
-        Some(next)
-    }
-
-    /// The state of a view that it can go on from, so that its table goes on, too.
-    async fn snapshot(&self, plan: &ViewPlan, recovered: Option<&Recovered>) -> Option<FoundView> {
-        let store = Arc::clone(self.supervisor.snapshots.as_ref()?);
-        if !snapshots::can_hold(plan) {
-            return None;
-        }
-        let (identity, is_usable) = (ViewIdentity::from(plan), self.is_usable(plan, recovered));
-        let found = blocking(move || store.find(&identity, is_usable)).await;
-        found.unwrap_or_else(|damaged| self.is_damaged(plan, &damaged))
-    }
-
-    /// The rows that other views have kept of the tables of this view, if it has no state of its own.
-    async fn filled(&self, plan: &ViewPlan, recovered: Option<&Recovered>) -> Option<FoundTables> {
-        let store = Arc::clone(self.supervisor.snapshots.as_ref()?);
-        if self.rebuilding.contains(&plan.schema.generation) || !snapshots::can_hold(plan) {
-            return None;
-        }
-        let scans = plan.plan.scans_only()?;
-        let (identity, is_usable) = (ViewIdentity::from(plan), self.is_usable(plan, recovered));
-        let found = blocking(move || store.find_tables(&identity, &scans, is_usable)).await;
-        found.unwrap_or_else(|damaged| self.is_damaged(plan, &damaged))
-    }
-
-    /// Tells whether a view can go on from a place in the log.
-    fn is_usable(
-        &self,
-        plan: &ViewPlan,
-        recovered: Option<&Recovered>,
-    ) -> impl Fn(Head) -> bool + Send + 'static {
-        let (of, end, recovered) = (plan.clone(), self.supervisor.log.head(), recovered.cloned());
-        move |at: Head| {
-            let is_in_log = at.position <= end.position && at.tick <= end.tick;
-            let table = recovered.as_ref();
-            is_in_log && table.is_none_or(|table| snapshots::can_resume(&of, table, at))
-        }
-    }
-
-    /// Tells that the view is replayed, since what it could have gone on from is damaged.
-    fn is_damaged<T>(&self, plan: &ViewPlan, damaged: &DamagedSnapshot) -> Option<T> {
-        let message = format!("its snapshot: {damaged}");
-        self.supervisor.tasks.alarms().raise(Part::View, &plan.schema.name, message);
-        None
-    }
-
-    /// Builds a view from the log whose snapshot is found to be damaged after it has gone on from it.
-    async fn replay(&mut self, damaged: &ViewIdentity, what: &str) {
-        let views = self.supervisor.registry.views();
-        let view = views.views.get(&damaged.name);
-        // A generation that is replaced, or gone, takes the damage with it.
-        if view.is_none_or(|view| view.wanted.schema.generation != damaged.generation) {
-            return;
-        }
-        let message = format!("its snapshot, which it has gone on from: {what}");
-        self.supervisor.tasks.alarms().raise(Part::View, &damaged.name, message);
-        if let Err(error) = self.rebuild(&damaged.name).await {
-            tracing::error!(view = damaged.name, %error, "the view cannot be built from the log");
-        }
-    }
-
     /// Lets generations that are ready answer in place of those before them.
     fn take_turns(&mut self) {
         let views = self.supervisor.registry.views();
@@ -722,79 +428,6 @@ impl RunningViews {
         }
         Ok(generation)
     }
-
-    /// Mends tables that somebody else has dropped or changed: VIEWs are made anew, and views whose
-    /// rows cannot be relied on are written anew from the log, beside what is there.
-    async fn repair(&mut self, found: Vec<Tampering>) {
-        let Some(sink) = self.sink.clone() else { return };
-        let views = self.supervisor.registry.views();
-        for tampering in found {
-            match tampering {
-                Tampering::State { what, is_derived } => {
-                    tracing::error!(
-                        "somebody else has changed ClickHouse: {what}; it is made anew"
-                    );
-                    if let Err(error) = sink.prepare().await {
-                        tracing::warn!(%error, "it cannot be made anew yet; it is repeated");
-                        return;
-                    }
-                    let written = views.views.iter().filter(|(_, view)| view.has_sink());
-                    for (name, _) in written.filter(|_| !is_derived) {
-                        self.write_anew(name, &what);
-                    }
-                }
-                Tampering::Rows { view, generation, what } => {
-                    // A generation that is about to be replaced is mended by that.
-                    let is_wanted = |view: &View| view.wanted.schema.generation == generation;
-                    if views.views.get(&view).is_some_and(is_wanted) {
-                        self.write_anew(&view, &what);
-                    }
-                }
-                Tampering::Comment { view } => {
-                    if !views.views.get(&view.name).is_some_and(|now| has_name(now, &view)) {
-                        continue;
-                    }
-                    tracing::info!(view = view.name, "the view has another comment now");
-                    if let Err(error) = sink.republish(&view).await {
-                        tracing::warn!(view = view.name, %error, "its comment cannot be changed yet; it is repeated");
-                    }
-                }
-                Tampering::Name { view, what } => {
-                    if !views.views.get(&view.name).is_some_and(|now| has_name(now, &view)) {
-                        continue;
-                    }
-                    tracing::error!(
-                        view = view.name,
-                        "somebody else has changed ClickHouse: {what}; it is made anew"
-                    );
-                    let alarms = self.supervisor.tasks.alarms();
-                    match sink.republish(&view).await {
-                        Ok(()) => alarms.clear(Part::View, &view.name),
-                        Err(error) => {
-                            let message = format!("{what}, and cannot be made anew yet: {error}");
-                            alarms.raise(Part::View, &view.name, message);
-                        }
-                    }
-                }
-            }
-        }
-        self.begin_missing(false).await;
-    }
-
-    /// Wants a view written anew since its table was changed by somebody else.
-    fn write_anew(&mut self, view: &str, what: &str) {
-        let message = format!("{what}, by somebody else: the view is written anew from the log");
-        self.supervisor.tasks.alarms().raise(Part::View, view, message);
-        if let Err(error) = self.next_generation(view) {
-            tracing::error!(view, %error, "the view cannot be written anew");
-        }
-    }
-}
-
-/// Whether a view's public names are those of this generation.
-fn has_name(now: &View, of: &ViewSchema) -> bool {
-    let serving = now.serving.as_ref().map(|tracker| &tracker.plan.schema.generation);
-    now.building.is_none() && serving == Some(&of.generation)
 }
 
 /// Takes over a set of files, or its errors if it has some. Offers its catalog to ingest. Calls `end` for
@@ -846,30 +479,4 @@ pub fn adopt(
 
 fn file_error(diagnostic: &Diagnostic) -> FileError {
     FileError { file: diagnostic.file.path.display().to_string(), message: diagnostic.to_string() }
-}
-
-async fn write(
-    tracker: std::sync::Weak<ViewTracker>,
-    sink: Box<dyn ViewSink>,
-    messages: mpsc::UnboundedReceiver<SinkMessage>,
-    stopping: CancellationToken,
-) {
-    let Some(status) = tracker.upgrade().and_then(|tracker| tracker.sink.clone()) else { return };
-    if let Err(error) = sink.run(messages, status, stopping).await
-        && let Some(tracker) = tracker.upgrade()
-    {
-        tracing::error!(view = tracker.name(), %error, "the view is not written to ClickHouse any more");
-        tracker.fail(format!("it is not written to ClickHouse any more: {error}"));
-    }
-}
-
-fn installation(prepared: &PreparedInstallation) -> InstallRequest {
-    let PreparedInstallation { tracker, beginning, .. } = prepared;
-    let listener = Arc::clone(tracker);
-    InstallRequest {
-        view: tracker.id,
-        beginning: beginning.clone(),
-        plan: tracker.plan.clone(),
-        listener: Arc::new(move |message| listener.take(message)),
-    }
 }
