@@ -4,6 +4,8 @@
 //! `HELIOSTAT_CRASH_ROUNDS` sets the number of rounds; the default suits every run of the tests.
 
 mod common;
+#[path = "common/postgres.rs"]
+mod postgres;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -12,11 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arrow::array::{BooleanArray, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema};
 use common::rng::Rng;
-use datafusion::prelude::SessionContext;
 use heliostat::internals::sink::{Login, Logins, read_login};
+use postgres::Postgres;
 
 const ROUNDS_DEFAULT: u64 = 8;
 
@@ -43,7 +43,7 @@ const ORACLE: &[(&str, &str)] = &[
     ("parts", "SELECT k % 7 AS part, v, count(*) OVER (PARTITION BY k % 7) AS n FROM latest"),
 ];
 const LATEST: &str = "CREATE VIEW latest AS SELECT k, v FROM (SELECT *, row_number() OVER \
-  (PARTITION BY k ORDER BY position DESC) AS rn FROM changes) WHERE rn = 1 AND NOT gone";
+  (PARTITION BY k ORDER BY position DESC) AS rn FROM changes) AS numbered WHERE rn = 1 AND NOT gone";
 
 struct Server {
     child: Child,
@@ -196,38 +196,23 @@ async fn read_log(
     }
 }
 
-async fn oracle(events: &BTreeMap<u64, (u64, i64, i64, bool)>) -> SessionContext {
-    let int = |name: &str| Field::new(name, DataType::Int64, false);
-    let fields =
-        vec![int("position"), int("k"), int("v"), Field::new("gone", DataType::Boolean, false)];
-    let column = |f: &dyn Fn(&(u64, i64, i64, bool)) -> i64| {
-        Arc::new(Int64Array::from_iter_values(events.values().map(f)))
+/// PostgreSQL with the events in it.
+fn oracle(events: &BTreeMap<u64, (u64, i64, i64, bool)>) -> Postgres {
+    let postgres = Postgres::start();
+    postgres.run("CREATE TABLE changes (position BIGINT, k BIGINT, v BIGINT, gone BOOLEAN)");
+    let line = |(position, (_, k, v, gone)): (&u64, &(u64, i64, i64, bool))| {
+        format!("{position}\t{k}\t{v}\t{gone}\n")
     };
-    let batch = RecordBatch::try_new(
-        Arc::new(Schema::new(fields)),
-        vec![
-            Arc::new(Int64Array::from_iter_values(events.keys().map(|p| *p as i64))),
-            column(&|e| e.1),
-            column(&|e| e.2),
-            Arc::new(events.values().map(|e| Some(e.3)).collect::<BooleanArray>()),
-        ],
-    );
-    let context = SessionContext::new();
-    context.register_batch("changes", batch.unwrap()).unwrap();
-    context.sql(LATEST).await.unwrap();
-    context
+    postgres.connect().copy("changes", &events.iter().map(line).collect::<String>()).unwrap();
+    postgres.run(LATEST);
+    postgres
 }
 
-async fn oracle_rows(context: &SessionContext, sql: &str) -> Vec<String> {
-    let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
-    let mut rows = Vec::new();
-    for batch in &batches {
-        for row in 0..batch.num_rows() {
-            let cells = batch.columns().iter();
-            let cells = cells.map(|c| arrow::util::display::array_value_to_string(c, row).unwrap());
-            rows.push(cells.collect::<Vec<_>>().join("\t"));
-        }
-    }
+fn oracle_rows(postgres: &Postgres, sql: &str) -> Vec<String> {
+    let line = |row: Vec<Option<String>>| {
+        row.into_iter().map(|cell| cell.expect("no cell is NULL")).collect::<Vec<_>>().join("\t")
+    };
+    let mut rows: Vec<String> = postgres.rows(sql).into_iter().map(line).collect();
     rows.sort();
     rows
 }
@@ -328,9 +313,9 @@ async fn killed_at_any_moment_nothing_is_lost_and_views_are_right() {
     for (id, position) in &acknowledged {
         assert_eq!(places.get(id), Some(position), "event {id} is where it was said to be");
     }
-    let context = oracle(&events).await;
+    let postgres = oracle(&events);
     for (view, sql) in ORACLE {
-        let expected = oracle_rows(&context, sql).await;
+        let expected = oracle_rows(&postgres, sql);
         let end = Instant::now() + Duration::from_secs(30);
         loop {
             let rows = clickhouse_rows(&client, &server, view).await;

@@ -1,12 +1,11 @@
-//! The answers of other engines over the events so far: PostgreSQL's, and DuckDB's or DataFusion's where
-//! PostgreSQL cannot run a view.
+//! The answers of other engines over the events so far: PostgreSQL's, and DuckDB's where PostgreSQL cannot run
+//! a view.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::prelude::{SessionConfig, SessionContext};
 use heliostat::internals::decode::TableDecoder;
 use heliostat::internals::log::Frame;
 use heliostat::internals::model::NewEvent;
@@ -70,8 +69,7 @@ impl Oracle {
                 (_, Err(problem)) => problems.push((at, problem)),
             }
         }
-        let (fusion, duck) = (of(&[Engine::DataFusion]), of(&[Engine::DuckDb]));
-        for (at, answer) in question.batch_engines(views, &fusion, &duck) {
+        for (at, answer) in question.ask_duckdb(views, &of(&[Engine::DuckDb])) {
             if let Err(problem) =
                 answer.and_then(|theirs| cells::compare(&cells::rows(&ours[at]), &theirs))
             {
@@ -108,41 +106,13 @@ impl Oracle {
 }
 
 impl Question<'_> {
-    /// The answers of DataFusion and DuckDB to their views.
-    fn batch_engines(
-        &self,
-        views: &[View],
-        fusion: &[usize],
-        duck: &[usize],
-    ) -> Vec<(usize, Result<Rows, String>)> {
-        if fusion.is_empty() && duck.is_empty() {
-            return Vec::new();
-        }
-        let sources: Vec<Source> = self.set.tables.iter().map(|table| self.source(table)).collect();
-        let mut answers = Vec::new();
-        if !fusion.is_empty() {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let rows = runtime.block_on(self.ask_datafusion(&sources, views, fusion));
-            answers.extend(fusion.iter().copied().zip(rows));
-        }
-        if !duck.is_empty() {
-            answers.extend(duck.iter().copied().zip(self.ask_duckdb(&sources, views, duck)));
-        }
-        for (at, answer) in &mut answers {
-            if let Ok(rows) = answer {
-                self.like_ours(*at, rows);
-            }
-        }
-        answers
-    }
-
     /// The script's views that are not kept.
     fn plain_views(&self) -> Vec<String> {
         let statements = self.tables.split(';').map(str::trim);
         statements.filter(|s| s.starts_with("CREATE VIEW")).map(str::to_string).collect()
     }
 
-    /// Texts of float columns as floats, so that rows of all engines sort alike.
+    /// Texts of float columns as floats, so that rows sort alike.
     fn like_ours(&self, view: usize, rows: &mut Rows) {
         let columns = self.set.views[view].schema.columns.iter().map(|c| c.sql_type.to_arrow());
         for (column, data_type) in columns.enumerate() {
@@ -218,41 +188,12 @@ impl Question<'_> {
         latest.chain(self.plain_views()).chain(kept).collect()
     }
 
-    async fn ask_datafusion(
-        &self,
-        sources: &[Source],
-        views: &[View],
-        wanted: &[usize],
-    ) -> Vec<Result<Rows, String>> {
-        let mut config = SessionConfig::new().with_target_partitions(1);
-        config.options_mut().sql_parser.map_string_types_to_utf8view = false;
-        config.options_mut().sql_parser.parse_float_as_decimal = true;
-        let context = SessionContext::new_with_config(config);
-        for source in sources {
-            context.register_batch(&source.name, source.rows.clone()).unwrap();
+    /// The answers of DuckDB to these views.
+    fn ask_duckdb(&self, views: &[View], wanted: &[usize]) -> Vec<(usize, Result<Rows, String>)> {
+        if wanted.is_empty() {
+            return Vec::new();
         }
-        for sql in self.views(sources, views) {
-            // A view that the engine cannot plan is an error only for queries that read it.
-            let _ = context.sql(&sql).await;
-        }
-        let mut answers = Vec::new();
-        for at in wanted {
-            let rows = match context.sql(&self.words(&views[*at])).await {
-                Ok(frame) => frame.collect().await,
-                Err(error) => Err(error),
-            };
-            let rows = rows.map(|batches| batches.iter().flat_map(cells::rows).collect());
-            answers.push(rows.map_err(|error| format!("DataFusion: {error}")));
-        }
-        answers
-    }
-
-    fn ask_duckdb(
-        &self,
-        sources: &[Source],
-        views: &[View],
-        wanted: &[usize],
-    ) -> Vec<Result<Rows, String>> {
+        let sources: Vec<Source> = self.set.tables.iter().map(|table| self.source(table)).collect();
         let setup: Vec<String> =
             sources.iter().flat_map(|source| create(&source.name, &source.rows)).collect();
         let queries: Vec<String> = wanted
@@ -269,7 +210,14 @@ impl Question<'_> {
                 format!("SELECT {} FROM ({words}) AS q({})", texts.join(", "), names.join(", "))
             })
             .collect();
-        duckdb::ask(&setup, &self.views(sources, views), &queries)
+        let answers = duckdb::ask(&setup, &self.views(&sources, views), &queries);
+        let mut answers: Vec<_> = wanted.iter().copied().zip(answers).collect();
+        for (at, answer) in &mut answers {
+            if let Ok(rows) = answer {
+                self.like_ours(*at, rows);
+            }
+        }
+        answers
     }
 }
 

@@ -119,6 +119,16 @@ impl Session {
         })
     }
 
+    /// Runs statements beside the tables.
+    #[allow(dead_code, reason = "the suites ask for it")]
+    pub fn execute(&self, sql: &str) {
+        with_connection(|connected| {
+            connected
+                .connection
+                .execute(&format!("SET search_path TO {}, common; {sql}", self.schema));
+        });
+    }
+
     /// The answers to the questions at this tick over these events: those of the last call and further ones.
     pub fn ask(
         &mut self,

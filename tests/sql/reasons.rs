@@ -22,11 +22,7 @@ const OF_POSTGRES: &[&str] = &[
 const DIFFERENCES: &[&str] = &[];
 
 /// DuckDB answers instead.
-const OF_DUCKDB: &[&str] =
-    &["postgres has no lambdas", "postgres has no median, and datafusion few digits"];
-
-/// DataFusion answers instead.
-const OF_DATAFUSION: &[&str] = &["postgres has no such function"];
+const OF_DUCKDB: &[&str] = &["postgres has no lambdas"];
 
 /// Only the file knows.
 const OF_NOBODY: &[&str] = &[
@@ -42,7 +38,6 @@ pub fn of(engine: Engine) -> &'static [&'static str] {
     match engine {
         Engine::Postgres => OF_POSTGRES,
         Engine::Differs => DIFFERENCES,
-        Engine::DataFusion => OF_DATAFUSION,
         Engine::DuckDb => OF_DUCKDB,
         Engine::Nobody => OF_NOBODY,
     }
@@ -50,7 +45,7 @@ pub fn of(engine: Engine) -> &'static [&'static str] {
 
 /// Reasons that are in the list, and in no file.
 pub fn unused(given: &[&str]) -> Vec<&'static str> {
-    let lists = [OF_POSTGRES, DIFFERENCES, OF_DUCKDB, OF_DATAFUSION, OF_NOBODY];
+    let lists = [OF_POSTGRES, DIFFERENCES, OF_DUCKDB, OF_NOBODY];
     let listed = lists.into_iter().flatten().copied();
     listed.filter(|reason| *reason != RANDOM && !given.contains(reason)).collect()
 }

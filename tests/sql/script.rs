@@ -7,7 +7,7 @@
 //! events                        then one event per line: its type and its data; `clock TIME` moves the clock
 //! view NAME                     then its SELECT,
 //! oracle ENGINE REASON          where PostgreSQL is not asked so: `postgres` other words, which follow; `duckdb`,
-//!                               `datafusion`, `none`, or `differs` from PostgreSQL; `reasons.rs` has the reasons
+//!                               `none`, or `differs` from PostgreSQL; `reasons.rs` has the reasons
 //! ----                          and its rows in any order; `! expression: reason` × n are failing rows
 //! refused                       then a statement,
 //! ----                          and what its refusal says
@@ -61,7 +61,6 @@ pub enum Engine {
     Postgres,
     /// PostgreSQL has another answer, which is a fault here.
     Differs,
-    DataFusion,
     DuckDb,
     /// No engine: only the file has the answer.
     Nobody,
@@ -257,10 +256,9 @@ fn asked_engine(head: &str) -> Result<(Engine, Option<&'static str>), String> {
     let engine = match engine {
         "postgres" => Engine::Postgres,
         "differs" => Engine::Differs,
-        "datafusion" => Engine::DataFusion,
         "duckdb" => Engine::DuckDb,
         "none" => Engine::Nobody,
-        _ => return Err("the engine is postgres, differs, datafusion, duckdb or none".to_string()),
+        _ => return Err("the engine is postgres, differs, duckdb or none".to_string()),
     };
     let known = reasons::of(engine).iter().find(|known| **known == reason).copied();
     if known.is_none() {
