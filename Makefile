@@ -38,7 +38,7 @@ run: system clickhouse
 ## Every check and test.
 test: system clickhouse clients postgres tpcds-data nextest lint check-compose
 	$(LINTED) nextest run $(UNIT) --no-fail-fast
-	$(LINTED) build $(CHECKED) --bench '*'
+	$(LINTED) build $(CHECKED) --bench '*' --examples
 	$(NEXTEST) --test '*' --no-fail-fast
 
 ## The passwords of docker-compose.yml, random, in .env; one that is there stays.
