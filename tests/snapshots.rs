@@ -308,11 +308,11 @@ async fn damage_that_is_found_after_the_start_is_told_and_mended() {
     server.keep_log();
     server.run();
     let note = |k: u64| json!({"type": "Note", "data": {"k": k, "t": format!("needle-{k}")}});
-    server.append(&(0..20).map(note).collect()).await;
     server.live(&["latest", "counted"]).await;
-    let in_clickhouse = || server.clickhouse("SELECT countIf(t LIKE 'needle%') FROM latest");
     // What ClickHouse lacks is in the snapshot, too, and compared at once.
-    server.until("20\n".to_string(), in_clickhouse).await;
+    let notes: Value = (0..20).map(note).collect();
+    let (status, answer) = server.post("/v1/events?wait=clickhouse&timeout=30s", &notes).await;
+    assert_eq!(status, 200, "{answer}");
     server.end();
     damage_notes(&server);
     server.run();
@@ -327,6 +327,7 @@ async fn damage_that_is_found_after_the_start_is_told_and_mended() {
     let log = server.log();
     let told = log.lines().find(|line| line.contains("which it has gone on from"));
     assert!(told.is_some_and(|line| line.contains("latest") && line.contains("runs-")), "{log}");
+    let in_clickhouse = || server.clickhouse("SELECT countIf(t LIKE 'needle%') FROM latest");
     server.until("20\n".to_string(), in_clickhouse).await;
     // After an end that was not in order nothing is gone on from before it is compared.
     server.end_and_run();
