@@ -398,6 +398,8 @@ impl Writer<'_> {
                 let theirs = format!("(array_agg({name} ORDER BY {name}, {all}))[1]");
                 return (either(&first, &theirs), t);
             }
+            // PostgreSQL has no least or greatest UUID.
+            (_, Type::Uuid) => (format!("count(DISTINCT {name})"), Type::Int),
             (6, _) => (format!("max({name})"), t),
             (7, Type::Int | Type::Text | Type::Decimal) => {
                 let share = self.rng.pick(&["0.5", "0", "0.9"]);
