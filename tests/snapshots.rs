@@ -363,9 +363,7 @@ async fn snapshots_go_on_while_clickhouse_is_away() {
     server.saved(&VIEWS, 300).await;
     let mut end = 300;
     for workers in [1, 3] {
-        let pid = server.pid_of("clickhouse-child").or_else(|| server.pid_of("--config-file"));
-        // SAFETY: a signal to a child of the server that this test has started.
-        assert_eq!(unsafe { libc::kill(pid.expect("ClickHouse runs"), libc::SIGSTOP) }, 0);
+        server.stop_clickhouse();
         for _ in 0..3 {
             server.append(&events(end, end + 100)).await;
             end += 100;

@@ -427,11 +427,7 @@ async fn sigterm_ends_a_server_whose_clickhouse_does_not_move_within_ten_seconds
     let server = Server::with_clickhouse(&[("paid.sql", PAID)]);
     server.append(&paid("a", 1)).await;
     server.until("\"a\",1\n".to_string(), || server.clickhouse(SUMS)).await;
-    // The library runs in a child of ours, the program by itself.
-    let pid = server.pid_of("clickhouse-child").or_else(|| server.pid_of("--config-file"));
-    let pid = pid.expect("ClickHouse runs");
-    // SAFETY: a signal to a child of the server that this test has started.
-    assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
+    let pid = server.stop_clickhouse();
     // The views are ahead of ClickHouse: their sinks wait for it.
     let (status, answer) = server.post("/v1/events?wait=views", &paid("a", 2)).await;
     assert_eq!(status, 200, "{answer}");

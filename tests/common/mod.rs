@@ -292,6 +292,16 @@ impl Server {
         child_of(self.pid(), command)
     }
 
+    /// Lets its ClickHouse stand still; the process.
+    pub fn stop_clickhouse(&self) -> libc::pid_t {
+        // The library runs in a child of ours, the program by itself.
+        let pid = self.pid_of("clickhouse-child").or_else(|| self.pid_of("--config-file"));
+        let pid = pid.expect("ClickHouse runs");
+        // SAFETY: a signal to a child of the server that the test has started.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
+        pid
+    }
+
     pub fn queries(&self) -> PathBuf {
         self.directory.path().join("queries")
     }
