@@ -195,10 +195,6 @@ impl Operand {
     fn of(expr: &Expr, schema: &DFSchema) -> Self {
         match expr {
             Expr::Alias(alias) => Operand::of(&alias.expr, schema),
-            // The type that it is cast to: a text of a UUID or JSON is a text.
-            Expr::Cast(cast) if cast.field.data_type().is_string() => {
-                Operand::of_field(&cast.field)
-            }
             Expr::Literal(value, _) if value.is_null() || value.data_type().is_string() => {
                 Operand { class: OperandClass::Unknown, name: "unknown".to_string() }
             }
@@ -356,11 +352,34 @@ fn check_expr(expr: &Expr, schema: &DFSchema) -> Result<()> {
                     _ => Ok(()),
                 }
             }
+            "make_array" => elements("ARRAY[…]", &call.args, schema, expr),
             name => called(name, &call.args, schema, expr),
         },
-        Expr::AggregateFunction(call) => called(call.func.name(), &call.params.args, schema, expr),
-        Expr::WindowFunction(call) => called(call.fun.name(), &call.params.args, schema, expr),
+        Expr::AggregateFunction(call) => {
+            elements(call.func.name(), &call.params.args, schema, expr)?;
+            called(call.func.name(), &call.params.args, schema, expr)
+        }
+        Expr::WindowFunction(call) => {
+            elements(call.fun.name(), &call.params.args, schema, expr)?;
+            called(call.fun.name(), &call.params.args, schema, expr)
+        }
         _ => Ok(()),
+    }
+}
+
+/// Refuses what makes an array of values that would be texts in it.
+fn elements(name: &str, values: &[Expr], schema: &DFSchema, at: &Expr) -> Result<()> {
+    if !matches!(name, "ARRAY[…]" | "array_agg") {
+        return Ok(());
+    }
+    let of_a_kind =
+        |value: &Operand| matches!(value.class, OperandClass::Uuid | OperandClass::Json);
+    match values.iter().map(|value| Operand::of(value, schema)).find(of_a_kind) {
+        Some(value) => {
+            let message = format!("{name} of {value} is not supported: CAST it to TEXT");
+            Err(refusal(at, message))
+        }
+        None => Ok(()),
     }
 }
 

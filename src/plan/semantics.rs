@@ -65,6 +65,15 @@ pub const CHANGED: Changes<'_> = &[
     ("ntile", 1),
     // A name is a column of the result first.
     ("distinct on", 1),
+    // Values of jsonb are compared as such, with literals too.
+    ("cast jsonb", 1),
+    ("operator ->", 1),
+    ("operator #>", 1),
+    ("to_jsonb", 1),
+    ("jsonb_build_object", 1),
+    ("jsonb_build_array", 1),
+    ("jsonb_agg", 1),
+    ("jsonb_object_agg", 1),
 ];
 
 /// Names of functions and constructs, each with how often it has changed.

@@ -154,7 +154,8 @@ impl TypePlanner for CastTypes {
                 Err(DataFusionError::Plan(message.to_string()))
             }
             Ok(sql_type) => {
-                let field = SqlField::new("", sql_type, true).to_arrow();
+                // A field without a name is taken for a bare Arrow type, beside which the value keeps its note.
+                let field = SqlField::new("cast", sql_type, true).to_arrow();
                 let note = match written {
                     DataType::JSONB => Some("jsonb".to_string()),
                     written => length(written).map(|n| format!("varchar({n})")),

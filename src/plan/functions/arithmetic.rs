@@ -18,8 +18,7 @@ use datafusion_expr::{
 use datafusion_sql::sqlparser::ast::BinaryOperator;
 
 use super::literals::{is_quoted, narrowed, settled};
-use super::{arrays, decimal, format, interval, jsonb_change, times};
-use crate::model::schema::{SqlField, SqlType};
+use super::{arrays, decimal, format, interval, jsonb_change, jsonb_equal, times};
 
 const MICROS: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
 
@@ -45,14 +44,22 @@ impl ExprPlanner for Operands {
         if matches!(expr.op, PGBitwiseShiftLeft | PGBitwiseShiftRight) && small(&expr.left) {
             return plan_err!("{} of a SMALLINT is not supported: CAST it to INT", expr.op);
         }
-        let json = |expr: &Expr| {
-            let field = expr.to_field(schema).map(|(_, field)| SqlField::from_arrow(&field));
-            matches!(field, Ok(Ok(field)) if field.sql_type == SqlType::Json)
-        };
+        let json = |expr: &Expr| jsonb_equal::is_json(expr, schema);
         let list = |expr: &Expr| matches!(expr.get_type(schema), Ok(DataType::List(_)));
         let (left_json, right_json) = (json(&expr.left), json(&expr.right));
+        let joined = expr.op == StringConcat;
+        if joined && (left_json && is_quoted(&expr.right) || is_quoted(&expr.left) && right_json) {
+            // JSON and JSONB are one type here: the literal would be a text beside the one, JSON beside the other.
+            return plan_err!(
+                "JSON || a literal is not supported: CAST the literal to JSONB to merge them, to TEXT to join the texts"
+            );
+        }
         let of_json = match expr.op {
-            Lt | LtEq | Gt | GtEq | StringConcat => left_json && right_json,
+            StringConcat => left_json && right_json,
+            Lt | LtEq | Gt | GtEq => {
+                let (left, right) = (is_quoted(&expr.left), is_quoted(&expr.right));
+                left_json && (right_json || right) || left && right_json
+            }
             AtArrow | ArrowAt => left_json || right_json,
             Question | QuestionPipe | QuestionAnd | Minus | HashMinus => left_json,
             _ => false,
@@ -193,6 +200,10 @@ impl ExprPlanner for Operands {
 
 /// The expression with checked arithmetic in the place of Arrow's.
 pub fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let expr = match jsonb_equal::in_expr(expr, schema)? {
+        compared if compared.transformed => return Ok(compared),
+        same => same.data,
+    };
     let expr = match interval::in_expr(expr, schema)? {
         compared if compared.transformed => return Ok(compared),
         same => same.data,
@@ -245,9 +256,8 @@ pub fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
 
 /// The operation as it was written, when the function stands for one.
 pub fn written(function: &ScalarUDF, args: &[Expr]) -> Option<Expr> {
-    if let Some(written) =
-        decimal::written(function, args).or_else(|| format::written(function, args))
-    {
+    let written = decimal::written(function, args).or_else(|| format::written(function, args));
+    if let Some(written) = written.or_else(|| jsonb_equal::written(function, args)) {
         return Some(written);
     }
     let any: &dyn Any = function.inner().as_ref();

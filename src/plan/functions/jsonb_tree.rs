@@ -29,6 +29,15 @@ pub enum Change {
     Insert { after: bool },
 }
 
+/// A number without the zeros behind its fraction; there is one zero.
+fn shortest(digits: &str) -> &str {
+    let short = match digits.contains('.') {
+        true => digits.trim_end_matches('0').trim_end_matches('.'),
+        false => digits,
+    };
+    if short == "-0" { "0" } else { short }
+}
+
 impl Tree {
     /// The value of a JSON text.
     pub fn read(text: &str) -> Result<Tree> {
@@ -54,6 +63,23 @@ impl Tree {
         let mut out = String::new();
         self.push(&mut out, None);
         out
+    }
+
+    /// The text that equal values have in common: numbers end with a digit that counts.
+    pub fn same(self) -> String {
+        self.shortened().write()
+    }
+
+    fn shortened(self) -> Tree {
+        match self {
+            Tree::Number(digits) => Tree::Number(shortest(&digits).to_string()),
+            Tree::Array(items) => Tree::Array(items.into_iter().map(Tree::shortened).collect()),
+            Tree::Object(members) => {
+                let members = members.into_iter().map(|(name, value)| (name, value.shortened()));
+                Tree::Object(members.collect())
+            }
+            other => other,
+        }
     }
 
     /// Over several lines.

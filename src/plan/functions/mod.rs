@@ -43,6 +43,7 @@ mod json;
 mod json_build;
 mod jsonb;
 mod jsonb_change;
+mod jsonb_equal;
 mod jsonb_tree;
 mod like;
 pub mod limits;

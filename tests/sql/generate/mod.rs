@@ -43,8 +43,8 @@ fn problems(script: &Script, mode: &Mode) -> Vec<String> {
         .unwrap_or_else(|_| vec!["the engine panics".to_string()])
 }
 
-/// A refusal that PostgreSQL has not: sub-queries in the ON of an outer join ask once for each of the rows around,
-/// and intervals are among their values.
+/// A refusal that PostgreSQL has not: a sub-query that refers to an interval of the row around asks once for each
+/// value of it.
 const OF_INTERVALS: &str = "DISTINCT of intervals is not supported";
 
 /// A program's views, taken apart by who refuses them.

@@ -114,10 +114,19 @@ impl Writer<'_> {
     /// A condition on JSON, of a column or built.
     pub fn json_condition(&mut self, rows: &Relation) -> String {
         let json = self.json(rows);
-        match self.rng.below(4) {
-            0 => format!("{json} @> '{{\"a\": {}}}'", self.rng.below(3)),
+        let number = self.rng.below(3);
+        match self.rng.below(7) {
+            0 => format!("{json} @> '{{\"a\": {number}}}'"),
             1 => format!("{json} ? '{}'", self.rng.pick(&["a", "b", "c"])),
-            2 => format!("{json} -> 'a' = '{}'", self.rng.below(3)),
+            2 => format!("{json} -> 'a' = '{number}.0'"),
+            3 => format!("{json} IN ('[{number},null]', '{{\"b\":null,\"a\":{number}}}')"),
+            4 => {
+                let than = self.rng.pick(&["=", "<>", "<", ">=", "IS DISTINCT FROM"]);
+                format!("{json} {than} '{{\"b\":{number}, \"a\":{number}}}'")
+            }
+            5 => {
+                format!("CASE {json} -> 'a' WHEN '{number}.00' THEN true ELSE {json} = {json} END")
+            }
             _ => format!(
                 "jsonb_typeof({json} -> 'b') = '{}'",
                 self.rng.pick(&["null", "array", "string"])
@@ -145,7 +154,7 @@ impl Writer<'_> {
             0 => (format!("{json} ->> 'b'"), Type::Text),
             1 => (format!("{json} #>> '{{b,0}}'"), Type::Text),
             2 => (format!("CAST(jsonb_strip_nulls({json}) AS TEXT)"), Type::Text),
-            3 => (format!("CAST({json} || '{{\"c\": [1]}}' AS TEXT)"), Type::Text),
+            3 => (format!("CAST({json} || CAST('{{\"c\": [1]}}' AS JSONB) AS TEXT)"), Type::Text),
             _ => (format!("CAST({json} AS TEXT)"), Type::Text),
         }
     }
