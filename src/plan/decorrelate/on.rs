@@ -91,6 +91,7 @@ impl Decorrelation {
         shown: Vec<Column>,
     ) -> Result<LogicalPlan> {
         let condition = conjunction(conditions).unwrap_or_else(|| lit(true));
+        let asked = references(&condition)?;
         let product = LogicalPlanBuilder::from(left.clone()).cross_join(right.clone())?.build()?;
         let pairs = self.filter(Filter::try_new(condition, Arc::new(product))?)?;
         // The two sides may have columns of one name.
@@ -111,13 +112,13 @@ impl Decorrelation {
                 .collect()
         };
         if join_type != JoinType::Right {
-            let alone = self.unmatched(left.clone(), &pairs)?;
+            let alone = self.unmatched(left.clone(), &pairs, &asked)?;
             let mut exprs = renamed(&shown[..width], &names[..width]);
             exprs.extend(nulls(&right, &names[width..])?);
             plan = plan.union(LogicalPlanBuilder::from(alone).project(exprs)?.build()?)?;
         }
         if join_type != JoinType::Left {
-            let alone = self.unmatched(right, &pairs)?;
+            let alone = self.unmatched(right, &pairs, &asked)?;
             let mut exprs = nulls(&left, &names[..width])?;
             exprs.extend(renamed(&shown[width..], &names[width..]));
             plan = plan.union(LogicalPlanBuilder::from(alone).project(exprs)?.build()?)?;
@@ -127,9 +128,19 @@ impl Decorrelation {
         plan.project(exprs.collect::<Vec<_>>())?.build()
     }
 
-    /// The rows of a side that are in none of the pairs. Rows that are equal are in pairs or not alike.
-    fn unmatched(&self, side: LogicalPlan, pairs: &LogicalPlan) -> Result<LogicalPlan> {
-        let columns = side.schema().columns();
+    /// The rows of a side that are in none of the pairs. Rows that are equal in the columns that the condition
+    /// asks of are in pairs or not alike.
+    fn unmatched(
+        &self,
+        side: LogicalPlan,
+        pairs: &LogicalPlan,
+        asked: &[Column],
+    ) -> Result<LogicalPlan> {
+        let mut columns = side.schema().columns();
+        let is_asked = |column: &Column| asked.iter().any(|other| other.name == column.name);
+        if columns.iter().any(is_asked) {
+            columns.retain(is_asked);
+        }
         let names: Vec<Column> = columns.iter().map(|_| self.names.column("o")).collect();
         let named = columns.iter().zip(&names);
         let exprs = named.map(|(c, name)| Expr::Column(c.clone()).alias(&name.name));
@@ -144,6 +155,12 @@ impl Decorrelation {
 
 /// Whether an expression, with what its sub-queries refer to, is over this plan's columns alone.
 fn refers_to(expr: &Expr, plan: &LogicalPlan) -> Result<bool> {
+    let all = plan.schema().columns();
+    Ok(references(expr)?.iter().all(|column| all.contains(column)))
+}
+
+/// The columns that an expression and its sub-queries refer to.
+fn references(expr: &Expr) -> Result<Vec<Column>> {
     let mut columns: Vec<Column> = expr.column_refs().into_iter().cloned().collect();
     expr.apply(|e| {
         if let Some(subquery) = subquery_of(e) {
@@ -151,6 +168,5 @@ fn refers_to(expr: &Expr, plan: &LogicalPlan) -> Result<bool> {
         }
         Ok(datafusion_common::tree_node::TreeNodeRecursion::Continue)
     })?;
-    let all = plan.schema().columns();
-    Ok(columns.iter().all(|column| all.contains(column)))
+    Ok(columns)
 }
