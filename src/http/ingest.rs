@@ -18,7 +18,9 @@ use super::body::{self, Coding, HeldMemory, ReceivedBody};
 use super::events::{unreadable, unreadable_because};
 use super::gate::{Client, check_view};
 use super::idempotency::{self, REPLAYED_HEADER};
-use super::openapi::{BodyProblems, CloudEvent, Full, NewEvents, Unavailable, Unreadable, WaitFor};
+use super::openapi::{
+    BodyProblems, CloudEvent, Full, NewEvents, Unavailable, Unreadable, WaitFor, YesOrNo,
+};
 use super::params::{Params, bad};
 use super::problem::{Document, ERRORS_MAX, ErrorItem, Errors, Problem};
 use super::views::Status;
@@ -51,7 +53,8 @@ struct AppendAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Vec<u64>)]
     positions: Option<Vec<Position>>,
-    /// The id of each event, in request order. Given where the server made some of them.
+    /// The id of each event, in request order. Given where the server made some of them, by default with up to
+    /// 100 events; see `ids`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Vec<String>)]
     ids: Option<Vec<String>>,
@@ -68,6 +71,16 @@ struct AppendAnswer {
 struct WaitingView {
     view: String,
     status: Status,
+}
+
+/// The events of a request whose answer has the ids that the server made, unless `?ids=` says so: up to these many.
+const IDS_TOLD_MAX: usize = 100;
+
+/// What the query string asks for.
+struct Asking {
+    wait: Option<Wait>,
+    /// `?ids=`.
+    ids: Option<bool>,
 }
 
 /// The value of `?wait=`.
@@ -102,6 +115,11 @@ struct Wait {
             Query,
             pattern = "^([1-5]?[0-9]s|60s|[1-5]?[0-9]{1,4}ms)$",
             description = "With `wait`: how long at most; 5s by default."
+        ),
+        (
+            "ids" = inline(Option<YesOrNo>),
+            Query,
+            description = "Whether the answer has the ids that the server made: by default with up to 100 events."
         ),
         (
             "Idempotency-Key" = Option<String>,
@@ -167,7 +185,7 @@ pub async fn post_events(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let wait = Wait::of(&uri, &state, &grant).await?;
+    let Asking { wait, ids } = Asking::of(&uri, &state, &grant).await?;
     let key = idempotency::key(&headers, &grant)?;
     let layout = Layout::of(&headers)?;
     let coding = Coding::of(&headers)?;
@@ -179,7 +197,7 @@ pub async fn post_events(
         return Err(not_fitting(&misfits, |index| batch.request_index(index)));
     }
 
-    let asked = Asked::of(&batch);
+    let asked = Asked::of(&batch, ids);
     let wait = wait.map(|wait| (wait, event_types(&batch)));
     let append = Append {
         events: batch.events,
@@ -236,13 +254,14 @@ struct Asked {
     len: usize,
     /// See [`Batch::places`].
     places: Option<Vec<usize>>,
-    /// The ids in request order, if some were made.
+    /// The ids in request order, if some were made and the answer is to have them.
     ids: Option<Vec<String>>,
 }
 
 impl Asked {
-    fn of(batch: &Batch) -> Self {
-        let ids = batch.made_ids.then(|| batch.ids());
+    fn of(batch: &Batch, ids: Option<bool>) -> Self {
+        let told = ids.unwrap_or(batch.len() <= IDS_TOLD_MAX);
+        let ids = (batch.made_ids && told).then(|| batch.ids());
         Asked { len: batch.len(), places: batch.places.clone(), ids }
     }
 
@@ -421,9 +440,21 @@ fn event_types(batch: &Batch) -> Vec<String> {
     types.into_iter().map(str::to_string).collect()
 }
 
-impl Wait {
-    async fn of(uri: &Uri, state: &AppState, grant: &Grant) -> Result<Option<Wait>, Problem> {
+impl Asking {
+    async fn of(uri: &Uri, state: &AppState, grant: &Grant) -> Result<Self, Problem> {
         let mut params = Params::of(uri)?;
+        let ids = params.choice("ids", &[("true", true), ("false", false)])?;
+        Ok(Asking { wait: Wait::of(params, state, grant).await?, ids })
+    }
+}
+
+impl Wait {
+    /// Takes the parameters that are left.
+    async fn of(
+        mut params: Params,
+        state: &AppState,
+        grant: &Grant,
+    ) -> Result<Option<Wait>, Problem> {
         let targets = [("views", WaitTarget::Views), ("clickhouse", WaitTarget::ClickHouse)];
         let target = params.choice("wait", &targets)?;
         let timeout = params.timeout(state.limits.wait_ms_max)?;

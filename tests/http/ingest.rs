@@ -105,6 +105,30 @@ async fn omitted_members_have_defaults() {
 }
 
 #[tokio::test]
+async fn ids_that_the_server_made_are_told_of_few_events_or_on_request() {
+    let server = Server::start().await;
+    let post = async |path: &str, events: usize| {
+        let body = r#"{"type":"A","data":{}}"#.to_string() + "\n";
+        let answer = server.post_to(path, &[("content-type", NDJSON)], body.repeat(events)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json()["ids"].as_array().map(Vec::len)
+    };
+    for (path, events, told) in [
+        ("/v1/events", 100, Some(100)),
+        ("/v1/events", 101, None),
+        ("/v1/events?ids=true", 101, Some(101)),
+        ("/v1/events?ids=false", 1, None),
+    ] {
+        assert_eq!(post(path, events).await, told, "{path}, {events}");
+    }
+    let mine = r#"{"type":"A","data":{},"id":"mine"}"#;
+    let answer = server.post_to("/v1/events?ids=true", &[("content-type", JSON)], mine).await;
+    assert!(answer.json().get("ids").is_none(), "{}", answer.text);
+    let wrong = server.post_to("/v1/events?ids=1", &[("content-type", JSON)], mine).await;
+    assert_eq!(wrong.problem_code(400), "bad_parameter");
+}
+
+#[tokio::test]
 async fn an_event_twice_in_a_request_is_stored_once() {
     let server = Server::start().await;
     let body = r#"{"id":"a","type":"T","stream":"s","data":{"x":1,"y":[2.0]}}
