@@ -591,3 +591,68 @@ async fn errors_of_a_store_say_what_is_wrong() {
     let output = place.back_up(empty.path(), &[]);
     assert!(text(&output).contains("is not a log"), "{}", text(&output));
 }
+
+/// The manifests of the backups in a directory, the oldest first.
+fn manifests(place: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(place.join("backups")).into_iter().flatten();
+    let mut manifests: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    manifests.sort();
+    manifests
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_backs_itself_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path();
+    // Where manifests go there is something else.
+    std::fs::write(place.join("backups"), "in the way").unwrap();
+    let toml = format!("{EAGER}\n[backup]\nto = \"{}\"\nevery_ms = 100\n", place.display());
+    let server = Server::configured(&[("q.sql", SQL)], &toml);
+    let is_told =
+        || async { server.get_text("/readyz").await.contains("there is no new backup in") };
+    server.until(true, is_told).await;
+    std::fs::remove_file(place.join("backups")).unwrap();
+    server.until(false, is_told).await;
+
+    server.append(&events(0, 50)).await;
+    server.live(&VIEWS).await;
+    server.saved(&VIEWS, 50).await;
+    let content = contents(&server, 50, false).await;
+    let has_all = || async {
+        let last = manifests(place).pop().map(|path| std::fs::read_to_string(path).unwrap());
+        last.is_some_and(|text| text.contains("\"position\":50") && text.contains("snapshots/"))
+    };
+    server.until(true, has_all).await;
+    // Nothing new comes, so no further backup does.
+    let stays = || async {
+        let before = manifests(place);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        before == manifests(place)
+    };
+    server.until(true, stays).await;
+    server.kill();
+
+    let another = Server::laid_out(&[], "");
+    Place::directory(place).restored(&another, &[]);
+    another.run();
+    another.live(&VIEWS).await;
+    assert_same(&contents(&another, 50, false).await, &content);
+    for start in another.starts(&VIEWS).await {
+        assert_eq!(start, "resumed");
+    }
+}
+
+#[test]
+fn wrong_settings_of_backups_are_refused() {
+    for (toml, expected) in [
+        ("[backup]\nto = \"ftp://x/y\"\n", "expected a directory, s3://"),
+        ("[backup]\nto = \"backups\"\nevery_ms = 0\n", "expected at least 1"),
+        ("[backup]\nevery = \"5m\"\n", "every"),
+    ] {
+        let server = Server::laid_out(&[("q.sql", SQL)], toml);
+        assert_eq!(server.ends().code(), Some(1), "{toml}");
+        let config = server.directory.path().join("heliostat.toml");
+        let output = heliostat(&["serve", "--config", config.to_str().unwrap()], &[]);
+        assert!(text(&output).contains(expected), "{toml}: {}", text(&output));
+    }
+}

@@ -19,7 +19,7 @@ const SECTIONS: [(&str, &str, &[&str]); 17] = [
     ("docs/declare-events.md", "Versions and upcasts", &["sql"]),
     ("docs/declare-events.md", "Change data capture", &["sql"]),
     ("docs/log-format.md", "List of segments", &["json"]),
-    ("docs/operate.md", "Backups", &["sh"]),
+    ("docs/operate.md", "Backups", &["sh", "toml"]),
     ("docs/operate.md", "Archive old segments", &["toml"]),
     ("docs/operate.md", "Trim the log", &["sh"]),
     ("docs/post-events.md", "The log as an event store", &["sh"]),
@@ -369,8 +369,9 @@ async fn backup_and_trim_of_the_documents_do_what_they_say() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_of_the_documents_are_taken() {
-    // Archive, issuers and readers in one file; their addresses are nobody's.
+    // Archive, backups, issuers and readers in one file; their addresses are nobody's.
     let archive = section("docs/operate.md", "Archive old segments").swap_remove(0);
+    let backup = section("docs/operate.md", "Backups").swap_remove(1);
     let issuers = section("docs/secure.md", "Tokens of an issuer").swap_remove(0);
     let commented = issuers.lines().filter_map(|line| line.strip_prefix("# "));
     let commented: Vec<&str> = commented.filter(|line| !line.starts_with("keys_ca")).collect();
@@ -381,11 +382,13 @@ async fn settings_of_the_documents_are_taken() {
     let server = Server::laid_out_with_clickhouse(&[("seats.sql", &seats(""))], "");
     let store = server.directory.path().join("store");
     let archive = archive.replace("s3://bucket/logs", store.to_str().unwrap());
+    let backups = server.directory.path().join("backups");
+    let backup = backup.replace("s3://bucket/prefix", backups.to_str().unwrap());
     let at_nobody = all.replace("https://login.example/", "http://127.0.0.1:9/");
     let password = server.directory.path().join("grafana.password");
     std::fs::write(&password, "of the documents\n").unwrap();
     let readers = readers.replace("grafana.password", password.to_str().unwrap());
-    server.configure(&format!("{archive}\n{at_nobody}\n{readers}"));
+    server.configure(&format!("{archive}\n{backup}\n{at_nobody}\n{readers}"));
     server.run();
     assert_eq!(server.try_get("/v1/views").await.0, 401);
 

@@ -27,7 +27,7 @@ use crate::log::LogError;
 use crate::objects::ObjectsError;
 use manifest::BackupManifestError;
 pub use restore::{RestoreOptions, restore, rfc3339};
-pub use send::back_up;
+pub use send::{back_up, content};
 
 /// The directory in a data directory that a restore works in, until it is done.
 const UNFINISHED: &str = "restoring";

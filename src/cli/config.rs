@@ -44,7 +44,24 @@ struct FileConfig {
     allow_origins: Option<Vec<String>>,
     issuers: Vec<IssuerConfig>,
     archive: ArchiveConfig,
+    backup: BackupConfig,
     limits: Limits,
+}
+
+/// Where the server backs itself up to, and how often.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BackupConfig {
+    /// The directory or the URL of the store; `None`: it does not.
+    pub to: Option<String>,
+    /// The pause between two backups, in milliseconds.
+    pub every_ms: u64,
+}
+
+impl Default for BackupConfig {
+    fn default() -> Self {
+        BackupConfig { to: None, every_ms: 300_000 }
+    }
 }
 
 /// A further user of the own ClickHouse, who may read the views.
@@ -121,6 +138,7 @@ pub struct Settings {
     pub issuers: Vec<IssuerConfig>,
     /// When old segments of the log are archived, and where they are moved to.
     pub archive: ArchiveConfig,
+    pub backup: BackupConfig,
     pub limits: Limits,
 }
 
@@ -189,6 +207,19 @@ fn check_archive(mut archive: ArchiveConfig) -> Result<ArchiveConfig, ConfigErro
         archive.to = Some(absolute.to_string_lossy().into_owned());
     }
     Ok(archive)
+}
+
+/// Whether the store of backups is the name of one. It may be away for now.
+fn check_backup(backup: BackupConfig) -> Result<BackupConfig, ConfigError> {
+    if backup.every_ms == 0 {
+        return Err(ConfigError::Wrong("backup.every_ms: expected at least 1, got 0".to_string()));
+    }
+    match backup.to.as_deref().map(Objects::open) {
+        Some(Err(error @ ObjectsError::Place { .. })) => {
+            Err(ConfigError::Wrong(format!("backup.to: {error}")))
+        }
+        _ => Ok(backup),
+    }
 }
 
 fn check_issuers(issuers: Vec<IssuerConfig>) -> Result<Vec<IssuerConfig>, ConfigError> {
@@ -301,6 +332,7 @@ impl Settings {
             allow_origins,
             issuers: check_issuers(file.issuers)?,
             archive: check_archive(file.archive)?,
+            backup: check_backup(file.backup)?,
             limits: file.limits,
         })
     }

@@ -1,7 +1,7 @@
 //! Both sides in one process.
 
 use super::begin::{self, Begun};
-use super::{code_of, ended};
+use super::{backups, code_of, ended};
 use crate::engine::{Tasks, serve_both};
 use crate::model::alarm::Alarms;
 
@@ -17,6 +17,7 @@ pub async fn serve(begun: Begun, alarms: Alarms) -> u8 {
     // Nobody watches how a server in one process ends.
     let read = settings.read_side(clickhouse, None);
     let address = listener.local_addr();
+    let _backups = backups::begin(&settings, alarms.clone());
     let started = || serving = begin::tell(&settings, address, addresses);
     let served = serve_both(write, read, Tasks::new(alarms), listener, started, ended());
     let code = code_of(served.await);

@@ -3,6 +3,7 @@
 //! and the read side (`read`: the views) as processes, and starts each one again when it ends. With
 //! `--single-process` both are in one (`both`).
 
+mod backups;
 mod begin;
 mod both;
 mod parent;

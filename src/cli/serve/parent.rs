@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::super::{DONE, ENVIRONMENT, report};
 use super::begin::{self, Begun};
 use super::side::{self, FromParent, FromSide, SideStart};
-use super::{ended, read, write};
+use super::{backups, ended, read, write};
 use crate::link::{LinkError, read_message, write_message};
 use crate::model::alarm::{Alarm, Alarms, Part};
 use crate::model::memory::{MemoryEnd, anonymous_bytes, total_bytes};
@@ -63,6 +63,7 @@ pub async fn serve(begun: Begun, alarms: Alarms) -> u8 {
         socket: socket.path.clone(),
         memory_end: None,
     };
+    let _backups = backups::begin(&settings, alarms.clone());
     let mut sides = SideProcesses::new(start, listener, alarms);
     let mut serving = None;
     let mut interval = tokio::time::interval(WATCH_INTERVAL);
