@@ -75,7 +75,10 @@ pub type RowTrace = TraceAgent<Spine<Rc<Run<Multiplicity>>>>;
 pub type GroupTrace = TraceAgent<Spine<Rc<Run<Accumulator>>>>;
 
 /// The runs that a trace has now.
-pub fn runs_of(trace: &RowTrace) -> Vec<Rc<Run<Multiplicity>>> {
+pub fn runs_of<D: PackedDifference>(trace: &TraceAgent<Spine<Rc<Run<D>>>>) -> Vec<Rc<Run<D>>>
+where
+    Rc<Run<D>>: SpineBatch,
+{
     let mut runs = Vec::new();
     trace.map_spans(|span| runs.extend(span.inner.clone()));
     runs

@@ -22,7 +22,7 @@ use crate::plan::scan::Scan;
 
 /// The version of what the bytes of runs and accumulators mean, and of which arrangements an operator
 /// has. It is raised by hand.
-pub const STATE_FORMAT: u32 = 3;
+pub const STATE_FORMAT: u32 = 4;
 
 /// For each arrangement of a worker its runs.
 pub type WorkerArrangements = Vec<Vec<PackedRun>>;

@@ -11,6 +11,7 @@ mod eval;
 mod failure;
 mod fault;
 mod frames;
+mod group_rows;
 mod groups;
 mod guard;
 mod kept;

@@ -1,7 +1,7 @@
 //! A timely worker: takes commands, feeds its share of the log to its views, answers reads.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -18,7 +18,7 @@ use super::feed_group::{FeedGroup, FeedGroupId, SourceInput};
 use super::guard::{Guard, ViewControl, ViewLimits, end_step};
 use super::kept::{Beginning, KeptShare, Takeover};
 use super::memory::MemoryReturn;
-use super::output::{self, EncodedRow, ViewRows};
+use super::output::{self, EncodedRow, RowsRead, ViewRows};
 use super::reclaim::ReclaimQueue;
 use super::render::Renderer;
 use crate::log::Frame;
@@ -32,6 +32,8 @@ use crate::plan::ir::NodeId;
 const PARK_MAX: Duration = Duration::from_millis(100);
 /// The same while batches wait to be freed.
 const PARK_RECLAIMING: Duration = Duration::from_millis(1);
+/// Time that a worker reads rows before it does something else.
+const READ_SLICE: Duration = Duration::from_millis(2);
 /// Interval at which it is looked whether views keep within their limits.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -127,7 +129,9 @@ pub struct WorkerState<'a> {
     commands: Receiver<WorkerCommand>,
     views: BTreeMap<usize, Installation>,
     feed_groups: BTreeMap<FeedGroupId, FeedGroup>,
+    /// Reads of ticks that are not complete, and those that have begun.
     reads: Vec<ReadRequest>,
+    reading: VecDeque<RowsRead>,
     reclaimed: ReclaimQueue,
     memory: MemoryReturn,
     checked_at: Instant,
@@ -142,6 +146,7 @@ impl<'a> WorkerState<'a> {
             views: BTreeMap::new(),
             feed_groups: BTreeMap::new(),
             reads: Vec::new(),
+            reading: VecDeque::new(),
             reclaimed: ReclaimQueue::default(),
             memory: MemoryReturn::new(),
             checked_at: Instant::now(),
@@ -165,7 +170,7 @@ impl<'a> WorkerState<'a> {
                 Err(std::sync::mpsc::TryRecvError::Empty) => {}
             }
             self.answer_reads();
-            if idle {
+            if idle && self.reading.is_empty() {
                 let reclaims = !self.reclaimed.batches().is_empty();
                 let park_max = if reclaims { PARK_RECLAIMING } else { PARK_MAX };
                 self.worker.step_or_park(Some(park_max));
@@ -332,6 +337,8 @@ impl<'a> WorkerState<'a> {
         }
     }
 
+    /// Begins the reads whose ticks are complete, and goes on with those that have begun, for a moment: a read of
+    /// many rows holds nobody up.
     fn answer_reads(&mut self) {
         let mut waiting = Vec::new();
         for read in self.reads.drain(..) {
@@ -341,13 +348,25 @@ impl<'a> WorkerState<'a> {
                 continue;
             };
             if view.rows.upper() > read.tick {
-                let rows = view.rows.read(&read);
-                (read.answer)(Some(rows));
+                self.reading.push_back(view.rows.read(read));
             } else {
                 waiting.push(read);
             }
         }
         self.reads = waiting;
+        let begun = Instant::now();
+        while let Some(mut read) = self.reading.pop_front() {
+            let view = self.views.get(&read.request.view);
+            let is_there = view.is_some_and(|view| !view.guard.control().is_stopped());
+            if is_there && !read.go_on() {
+                self.reading.push_back(read);
+            } else {
+                read.end(is_there);
+            }
+            if begun.elapsed() >= READ_SLICE {
+                break;
+            }
+        }
     }
 }
 
@@ -380,12 +399,13 @@ fn build(
                 handle,
             });
         }
-        let renderer = Renderer::new(scope, &plan.plan, failures.clone(), guard.clone());
-        let rows = renderer.render(sources)?;
+        let key = plan.schema.key_columns();
+        let renderer = Renderer::new(scope, &plan.plan, &key, failures.clone(), guard.clone());
+        let rendered = renderer.render(sources)?;
         // Where tests let a view panic that has been built in part.
         #[cfg(feature = "failpoints")]
         fail::fail_point!(&format!("rendering view {name}"));
-        let rows = output::finish(rows, layout, index, listener, failures.clone(), &guard);
+        let rows = output::finish(rendered, layout, index, listener, failures.clone(), &guard);
         guard.has_taken_up();
         Ok(Installation { feed_group, rows, inputs, plan: plan.clone(), failures, guard })
     })

@@ -2,6 +2,7 @@
 //! everything that wants to know what a view would be.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use arrow::error::ArrowError;
 use hashbrown::HashMap;
 
 use crate::dataflow::{
-    Beginning, Failure, FailureMemory, Failures, FeedGroupId, FilledTable, FilledTables,
-    InstallRequest, KeptTableRows, KeptView, Runtime, RuntimeError, RuntimeOptions,
+    Beginning, EncodedRow, Failure, FailureMemory, Failures, FeedGroupId, FilledTable,
+    FilledTables, InstallRequest, KeptTableRows, KeptView, Runtime, RuntimeError, RuntimeOptions,
+    ViewRead, read_order,
 };
 use crate::log::{Frame, FrameError, NumberedEvent};
 use crate::model::event::NewEvent;
@@ -72,8 +74,11 @@ struct LocalState {
     advanced: Condvar,
 }
 
+/// How often each row is there, by its key and value.
+type Contents = BTreeMap<(Row, Row), i64>;
+
 struct LocalContents {
-    rows: BTreeMap<(Row, Row), i64>,
+    rows: Contents,
     reorder: ReorderBuffer,
     /// The last complete tick.
     complete: Option<Tick>,
@@ -306,6 +311,44 @@ impl LocalRun {
             .collect();
         let codec = ViewCodec::new(&local.plan.schema)?;
         Ok(codec.decode(rows.iter().copied())?)
+    }
+
+    /// Compares what reads of a view give, so many rows at a time, with what its changes have come to; the error
+    /// says how they differ.
+    pub fn check_reads(&self, view: usize, page: usize) -> Result<(), String> {
+        let told = self.wait(view).rows.clone();
+        let (mut read, mut after) = (BTreeMap::new(), None);
+        loop {
+            let mut rows = self.page(view, after.take(), page);
+            rows.sort_by_cached_key(|(key, _, _)| read_order(key));
+            rows.truncate(page);
+            let Some((last, _, _)) = rows.last() else { break };
+            after = Some(last.to_vec());
+            for (key, value, count) in rows {
+                if read.insert((key.clone(), value), count).is_some() {
+                    return Err(format!("the row with key {key:?} is read twice"));
+                }
+            }
+        }
+        let differ = |a: &Contents, b: &Contents| -> Contents {
+            a.iter()
+                .filter(|row| b.get(row.0) != Some(row.1))
+                .map(|(r, n)| (r.clone(), *n))
+                .collect()
+        };
+        let (missing, more) = (differ(&told, &read), differ(&read, &told));
+        match missing.is_empty() && more.is_empty() {
+            true => Ok(()),
+            false => Err(format!("reads by {page} lack {missing:?} and have {more:?}")),
+        }
+    }
+
+    /// The first rows behind a key on each worker.
+    fn page(&self, view: usize, after: Option<Vec<u8>>, limit: usize) -> Vec<EncodedRow> {
+        let (sender, answers) = channel();
+        let read = ViewRead { view, key: None, after, with_after: false, limit };
+        self.runtime.read(&read, move |rows| drop(sender.send(rows)));
+        answers.iter().take(self.runtime.workers()).flatten().flatten().collect()
     }
 
     /// The rows of a view that fail as of the last feed.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::schema::{EventTable, SqlField, SqlType};
+use super::schema::{EventTable, SqlField, SqlType, TableMode};
 
 /// The table of all events, declared or not.
 pub const EVENTS_TABLE: &str = "events";
@@ -113,6 +113,13 @@ impl SourceTable {
                 unreachable!("the table of all events has system columns only")
             }
         }
+    }
+
+    /// Whether there are events that mean that a row is gone.
+    pub fn tells_deletion(&self) -> bool {
+        let SourceTable::Declared(table) = self else { return false };
+        let has_condition = matches!(&table.mode, TableMode::Upsert { delete_when: Some(_), .. });
+        has_condition || table.format.tells_deletion()
     }
 
     /// The name in SQL.

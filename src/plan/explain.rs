@@ -20,6 +20,13 @@ pub fn explain(view: &ViewPlan) -> String {
         }
         None => text.push_str("no key: rows may repeat\n"),
     }
+    if let Some(of) = view.plan.rows_of_groups(&view.schema.key_columns()) {
+        let _ = writeln!(
+            text,
+            "its rows are not kept: they are read from the groups of #{}",
+            of.groups
+        );
+    }
     let mut explain = Explain { plan: &view.plan, text, shown: vec![false; view.plan.nodes.len()] };
     explain.node(view.plan.root, 0);
     explain.text
@@ -115,9 +122,10 @@ impl Explain<'_> {
                     "TopK by [{key}] order [{order}] offset {offset} limit {limit} (state: the input)"
                 )
             }
-            Op::First { input, key, order, limit } => {
+            Op::First { input, key, order, limit, numbered } => {
                 let (key, order) = (self.columns(*input, key), self.order(*input, order));
-                format!("First {limit} by [{key}] order [{order}] (state: its rows)")
+                let numbered = if *numbered { " with their numbers" } else { "" };
+                format!("First {limit}{numbered} by [{key}] order [{order}] (state: its rows)")
             }
             Op::Recompute { input, key, order, aggregates } => {
                 let (key, order) = (self.columns(*input, key), self.order(*input, order));

@@ -114,8 +114,9 @@ pub enum Op {
         offset: u64,
         limit: Option<u64>,
     },
-    /// The first `limit` rows of each group, of an input that only grows: only they are kept.
-    First { input: NodeId, key: Vec<usize>, order: Vec<OrderColumn>, limit: u64 },
+    /// The first `limit` rows of each group, of an input that only grows: only they are kept. With `numbered`, each
+    /// has its number among them, from 1 on, behind its columns.
+    First { input: NodeId, key: Vec<usize>, order: Vec<OrderColumn>, limit: u64, numbered: bool },
     /// One row per key: its columns, then aggregates computed anew from all of the group's rows, in
     /// order.
     Recompute {

@@ -17,6 +17,7 @@ pub mod ir;
 pub mod functions;
 mod generation;
 mod group_keys;
+pub mod group_rows;
 mod hop;
 mod join_order;
 mod lambda;

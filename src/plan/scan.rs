@@ -57,8 +57,11 @@ impl Plan {
         is_only.then_some(scans)
     }
 
-    fn scan(&self, id: NodeId) -> Option<Scan> {
-        let Op::First { input, key, order, limit } = &self.nodes[id].op else { return None };
+    /// A node that keeps the first rows of each group of a table, as such.
+    pub fn scan(&self, id: NodeId) -> Option<Scan> {
+        let Op::First { input, key, order, limit, numbered: false } = &self.nodes[id].op else {
+            return None;
+        };
         let Op::Source { table, columns } = &self.nodes[*input].op else { return None };
         // Otherwise rows may tie, and which of them comes first depends on the columns that are read.
         let position = SourceColumn::System(SystemColumn::Position);

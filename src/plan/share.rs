@@ -79,7 +79,8 @@ fn shared(group: &[Scan], at: NodeId) -> [Node; 2] {
     let mut first_keys = keys.clone();
     first_keys.extend((*limit == 1).then(|| key.clone()));
     let source = Op::Source { table: table.clone(), columns };
-    let first = Op::First { input: at, key, order: order.collect(), limit: *limit };
+    let order = order.collect();
+    let first = Op::First { input: at, key, order, limit: *limit, numbered: false };
     [
         Node { op: source, schema: Arc::clone(&schema), keys, monotonic: true },
         Node { op: first, schema, keys: first_keys, monotonic: false },

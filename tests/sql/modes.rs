@@ -183,6 +183,11 @@ impl Check<'_> {
     fn with_oracle(&mut self, run: &LocalRun, tick: Tick, at_end: bool) {
         let views = self.in_order();
         let ours: Vec<RecordBatch> = (0..views.len()).map(|at| run.rows(at).unwrap()).collect();
+        for (at, view) in views.iter().enumerate() {
+            let page = if at_end { 7 } else { usize::MAX };
+            let read = run.check_reads(at, page);
+            self.wrong.extend(read.err().map(|problem| format!("{}: {problem}", view.name)));
+        }
         let (tables, set, events) = (self.tables, self.set, &self.events);
         let question = Question { tables, set, events, tick, at_end };
         let problems = self.oracle.problems(&question, &views, &ours);

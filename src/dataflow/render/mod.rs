@@ -35,11 +35,13 @@ use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::vec::ToStream;
 use timely::dataflow::{Scope, Stream};
 
-use super::arrange::{Placement, RowTrace};
+use super::arrange::{GroupTrace, Placement, RowTrace};
 use super::delta::Delta;
 use super::failure::FailureStream;
+use super::group_rows::{GroupFinish, GroupRows, RowStep};
 use super::guard::Guard;
 use crate::model::Tick;
+use crate::plan::group_rows::RowsOfGroups;
 use crate::plan::ir::{NodeId, Op, Plan};
 
 /// Identifies an arrangement: node, key columns, whether rows with NULL keys are left out, and placement.
@@ -58,25 +60,45 @@ pub struct Renderer<'scope, 'a> {
     /// Rows that are arranged already: by node, key, whether rows with NULL keys are left out, and
     /// where they are.
     arranged: RefCell<HashMap<Arrangement, Arranged<'scope, RowTrace>>>,
+    /// Where the view's rows are read from, if they are made of groups, and these groups.
+    rows_of: Option<RowsOfGroups>,
+    groups: RefCell<Option<(GroupTrace, GroupFinish)>>,
+}
+
+/// A view's dataflow but for its end.
+pub struct Rendered<'scope> {
+    /// The changes of the view's rows.
+    pub rows: Deltas<'scope>,
+    /// The groups that the rows are made of, if they are.
+    pub groups: Option<GroupRows>,
 }
 
 impl<'scope, 'a> Renderer<'scope, 'a> {
-    /// A renderer of `plan` into `scope`.
+    /// A renderer into `scope` of `plan`, whose rows are read by `key`.
     pub fn new(
         scope: Scope<'scope, Tick>,
         plan: &'a Plan,
+        key: &[usize],
         failures: FailureStream,
         guard: Guard,
     ) -> Self {
-        let outputs = plan.nodes.iter().map(|_| None).collect();
-        Renderer { scope, plan, failures, guard, outputs, arranged: RefCell::default() }
+        Renderer {
+            scope,
+            plan,
+            failures,
+            guard,
+            outputs: plan.nodes.iter().map(|_| None).collect(),
+            arranged: RefCell::default(),
+            rows_of: plan.rows_of_groups(key),
+            groups: RefCell::default(),
+        }
     }
 
     /// Builds all operators; `sources` are the streams of the plan's source nodes.
     pub fn render(
         mut self,
         mut sources: Vec<(NodeId, Deltas<'scope>)>,
-    ) -> Result<Deltas<'scope>, ArrowError> {
+    ) -> Result<Rendered<'scope>, ArrowError> {
         for id in 0..self.plan.nodes.len() {
             let source = sources.iter().position(|(node, _)| *node == id);
             let output = match source {
@@ -88,7 +110,28 @@ impl<'scope, 'a> Renderer<'scope, 'a> {
             };
             self.outputs[id] = Some(output);
         }
-        Ok(self.input(self.plan.root))
+        let rows = self.input(self.plan.root);
+        let groups = self.groups.take().map(|(trace, finish)| {
+            let steps = self.rows_of.iter().flat_map(|rows_of| &rows_of.steps);
+            GroupRows::new(trace, finish, steps.map(|step| self.row_step(*step)).collect())
+        });
+        Ok(Rendered { rows, groups })
+    }
+
+    /// Keeps a node's groups for the view's end, if its rows are made of them.
+    fn keep_groups(&self, id: NodeId, groups: &Arranged<'scope, GroupTrace>, finish: &GroupFinish) {
+        if self.rows_of.as_ref().is_some_and(|rows_of| rows_of.groups == id) {
+            *self.groups.borrow_mut() = Some((groups.trace.clone(), GroupFinish::clone(finish)));
+        }
+    }
+
+    /// What a node does with the rows of groups.
+    fn row_step(&self, id: NodeId) -> RowStep {
+        match &self.plan.nodes[id].op {
+            Op::Filter { conditions, .. } => RowStep::Filter(conditions.clone()),
+            Op::Project { columns, .. } => RowStep::Project(columns.clone(), self.schema(id)),
+            other => unreachable!("rows of groups are filtered and projected only: {other:?}"),
+        }
     }
 
     fn input(&self, id: NodeId) -> Deltas<'scope> {
@@ -140,7 +183,9 @@ impl<'scope, 'a> Renderer<'scope, 'a> {
             Op::TopK { input, key, order, offset, limit } => {
                 self.top_k(*input, key, order, *offset, *limit)
             }
-            Op::First { input, key, order, limit } => self.first(*input, key, order, *limit),
+            Op::First { input, key, order, limit, numbered } => {
+                self.first(id, *input, key, order, *limit, *numbered)
+            }
             Op::Recompute { input, key, order, aggregates } => {
                 self.recompute(id, *input, key, order, aggregates)
             }

@@ -19,6 +19,7 @@ use crate::dataflow::accumulator::AccumulatorLayout;
 use crate::dataflow::arrange::{GroupTrace, GroupUpdate, arrange_groups};
 use crate::dataflow::delta::{Delta, batch};
 use crate::dataflow::failure::FailureStream;
+use crate::dataflow::group_rows::{GroupChange, GroupFinish};
 use crate::dataflow::groups::Grouper;
 use crate::dataflow::guard::{Guard, Slice};
 use crate::dataflow::run::RunsCursor;
@@ -46,10 +47,25 @@ impl<'scope> Renderer<'scope, '_> {
             layout,
             texts: aggregates.iter().map(|a| Arc::clone(&a.text)).collect(),
             schema: self.schema(id),
-            failures: self.failures.clone(),
         };
         let seen = if aggregates.is_empty() { Seen::Presence } else { Seen::Sums };
-        Ok(changes(groups, seen, &self.guard, move |updates| finish.deltas(updates)))
+        Ok(self.group_changes(id, groups, seen, move |updates, failures| {
+            finish.deltas(updates, failures)
+        }))
+    }
+
+    /// The changes of the rows that `finish` makes of a node's groups, which the view's rows may be read from.
+    pub(super) fn group_changes(
+        &self,
+        id: NodeId,
+        groups: Arranged<'scope, GroupTrace>,
+        seen: Seen,
+        finish: impl Fn(Vec<GroupChange>, &FailureStream) -> Vec<Delta> + 'static,
+    ) -> Deltas<'scope> {
+        let finish: GroupFinish = Rc::new(finish);
+        self.keep_groups(id, &groups, &finish);
+        let failures = self.failures.clone();
+        changes(groups, seen, &self.guard, move |updates| finish(updates, &failures))
     }
 
     /// The distinct values of some columns of a node, as a stream of their own.
@@ -64,14 +80,11 @@ impl<'scope> Renderer<'scope, '_> {
         let groups = arrange_groups(groups, "Distinct keys", &self.guard);
         let schema = self.key_schema(input, key);
         let types: Vec<_> = schema.fields().iter().map(|f| f.data_type().clone()).collect();
-        let finish = Finish {
-            key: RowCodec::new(&types)?,
-            layout,
-            texts: Vec::new(),
-            schema,
-            failures: self.failures.clone(),
-        };
-        Ok(changes(groups, Seen::Presence, &self.guard, move |updates| finish.deltas(updates)))
+        let finish = Finish { key: RowCodec::new(&types)?, layout, texts: Vec::new(), schema };
+        let failures = self.failures.clone();
+        Ok(changes(groups, Seen::Presence, &self.guard, move |updates| {
+            finish.deltas(updates, &failures)
+        }))
     }
 
     /// The schema of some columns of a node.
@@ -106,9 +119,6 @@ pub(super) fn grouped<'scope>(
         }
     })
 }
-
-/// A group before or after a change: its key, its sum, when, and whether it comes or goes.
-pub(super) type GroupChange = (Row, Accumulator, Tick, i64);
 
 /// Which change of a group produces output: its presence, or its sums.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -206,22 +216,21 @@ struct Finish {
     layout: Rc<AccumulatorLayout>,
     texts: Vec<Arc<str>>,
     schema: SchemaRef,
-    failures: FailureStream,
 }
 
 impl Finish {
-    fn deltas(&self, mut updates: Vec<GroupChange>) -> Vec<Delta> {
+    fn deltas(&self, mut updates: Vec<GroupChange>, failures: &FailureStream) -> Vec<Delta> {
         updates.sort_by_key(|(_, _, tick, _)| *tick);
         let groups = updates.chunk_by(|a, b| a.2 == b.2);
-        groups.map(|group| self.delta(group)).filter(|delta| !delta.is_empty()).collect()
+        groups.map(|group| self.delta(group, failures)).filter(|delta| !delta.is_empty()).collect()
     }
 
-    fn delta(&self, group: &[GroupChange]) -> Delta {
+    fn delta(&self, group: &[GroupChange], failures: &FailureStream) -> Delta {
         let mut columns: Vec<ArrayRef> =
             expect_planned(self.key.decode(group.iter().map(|g| &g.0[..])));
         let accumulators: Vec<&Accumulator> = group.iter().map(|g| &g.1).collect();
         for group in &accumulators {
-            self.failures.known(group.rows);
+            failures.known(group.rows);
         }
         let (aggregates, overflows) = expect_planned(self.layout.columns(&accumulators));
         columns.extend(aggregates);
@@ -240,7 +249,7 @@ impl Finish {
             if std::mem::replace(&mut keep[overflow.row], false) {
                 let text = &self.texts[overflow.aggregate];
                 let (_, _, tick, diff) = group[overflow.row];
-                self.failures.record(text, overflow.reason, None, (tick, diff));
+                failures.record(text, overflow.reason, None, (tick, diff));
             }
         }
         expect_planned(delta.filter(&BooleanArray::from(keep)))

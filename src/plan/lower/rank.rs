@@ -23,7 +23,7 @@ impl Lowering {
         let Node { schema, keys, monotonic, .. } = self.nodes[input].clone();
         let keys = keys.into_iter().chain([key.clone()]).collect();
         let op = if monotonic {
-            Op::First { input, key, order, limit: 1 }
+            Op::First { input, key, order, limit: 1, numbered: false }
         } else {
             Op::TopK { input, key, order, offset: 0, limit: Some(1) }
         };
@@ -46,7 +46,7 @@ impl Lowering {
         let Node { schema, keys, monotonic, .. } = self.nodes[input].clone();
         let op = match limit {
             Some(limit) if monotonic && offset == 0 && (1..=FEW).contains(&limit) => {
-                Op::First { input, key, order, limit }
+                Op::First { input, key, order, limit, numbered: false }
             }
             _ => Op::TopK { input, key, order, offset, limit },
         };

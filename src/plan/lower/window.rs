@@ -118,9 +118,24 @@ impl Lowering {
             functions.push(window_function(call, &node.schema, &order, &place)?);
             fields.push(Arc::new(call.output.clone()));
         }
-        let op = Op::Window { input, key, order, functions };
+        // The numbers of rows that are the first of their partition are known where those are kept.
+        let op = match node.op {
+            Op::First { input, key: by, order: first, limit, numbered: false }
+                if (&by, &first) == (&key, &order)
+                    && matches!(together, [only] if is_row_number(&calls[*only])) =>
+            {
+                Op::First { input, key, order, limit, numbered: true }
+            }
+            _ => Op::Window { input, key, order, functions },
+        };
         Ok(self.add(op, Arc::new(Schema::new(fields)), node.keys, false))
     }
+}
+
+/// Whether a call gives the number of a row in its partition.
+fn is_row_number(call: &WindowCall) -> bool {
+    let function = matches!(call.function, WindowFunctionDefinition::WindowUDF(function) if function.name() == "row_number");
+    function && call.params.filter.is_none() && call.exclusion.is_none()
 }
 
 fn taken_apart(expr: &Expr, output: Field) -> Result<WindowCall<'_>> {
