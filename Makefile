@@ -51,10 +51,10 @@ fresh:
 	scripts/fresh.sh
 
 ## Writes the rows that views have into the files of tests/sql, with which the batch engines have to agree, the
-## suites' plans, and the page of functions.
+## suites' plans, the page of functions, and how many instructions small workloads take.
 bless: clients postgres nextest
 	HELIOSTAT_BLESS=1 $(LINTED) nextest run $(UNIT) -E 'test(page_of_functions)'
-	HELIOSTAT_BLESS=1 $(NEXTEST) --test sql --test suites -E 'test(events_first) + test(plans_are)'
+	HELIOSTAT_BLESS=1 $(NEXTEST) --test sql --test suites --test instructions -E 'test(events_first) + test(plans_are) + test(instructions)'
 
 ## Writes the lists of tests/postgres: what PostgreSQL has, what is refused here, and what differs.
 bless-postgres: postgres nextest
@@ -127,10 +127,12 @@ clickhouse: system
 	  (cd "$$work" && npm pack --silent "$(CHDB_PACKAGE)" >/dev/null && tar xzf *.tgz); \
 	  mv "$$work/package/libchdb.so" "$(CHDB_DIR)/libchdb.so"; rm -rf "$$work"; fi
 
-## Programs of others that the tests run: a browser, SDKs of CloudEvents, schemathesis, DuckDB.
+## Programs of others that the tests run: a browser, valgrind, SDKs of CloudEvents, schemathesis, DuckDB.
 clients: system
-	if ! command -v chromium >/dev/null; then \
-	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium; fi
+	missing=(); command -v chromium >/dev/null || missing+=(chromium); \
+	command -v valgrind >/dev/null || missing+=(valgrind); \
+	if [ $${#missing[@]} -gt 0 ]; then \
+	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends "$${missing[@]}"; fi
 	if [ "$$(cat "$(CLIENTS_DIR)/installed" 2>/dev/null)" != "$(CLIENTS)" ]; then \
 	  missing=(); command -v node >/dev/null || missing+=(nodejs); command -v npm >/dev/null || missing+=(npm); \
 	  python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv); \
