@@ -23,6 +23,8 @@ if [[ " ${arguments[*]} " == *" --crate-name "* && " ${arguments[*]} " != *" --p
     shift
   done
   "$clippy" "$rustc" "${lint[@]}" -D warnings
+  # What follows takes the place of this shell, and the trap with it.
+  rm -rf "$nothing"
 fi
 
 exec "$rustc" "${arguments[@]}"

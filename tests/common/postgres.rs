@@ -20,7 +20,8 @@ const NOBODY: &str = "65534";
 const KEEPER: &str = r#"
 set -eu
 programs=$1
-dir=$(mktemp -d "${TMPDIR:-/tmp}/heliostat-postgres.XXXXXX")
+# A temporary directory of root's may be closed to others.
+dir=$(mktemp -d "${TMPDIR:-/tmp}/heliostat-postgres.XXXXXX" 2>/dev/null || mktemp -d /tmp/heliostat-postgres.XXXXXX)
 trap 'rm -rf "$dir"' EXIT
 trap '' INT TERM HUP
 "$programs/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >"$dir/initdb.log" 2>&1 \
