@@ -320,16 +320,6 @@ async fn wrong_settings_of_the_archive_are_refused() {
         ("[archive]\nafter_ms = 1\nto = \"ftp://x/y\"\n", "expected a directory, s3://"),
         ("[archive]\nafter_days = 1\n", "after_days"),
     ] {
-        let server = Server::laid_out(&[("q.sql", SQL)], toml);
-        assert_eq!(server.ends().code(), Some(1), "{toml}");
-        let output = heliostat(
-            &[
-                "serve",
-                "--config",
-                server.directory.path().join("heliostat.toml").to_str().unwrap(),
-            ],
-            &[],
-        );
-        assert!(text(&output).contains(expected), "{toml}: {}", text(&output));
+        Server::assert_refused(&[("q.sql", SQL)], toml, expected);
     }
 }

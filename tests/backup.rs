@@ -649,10 +649,6 @@ fn wrong_settings_of_backups_are_refused() {
         ("[backup]\nto = \"backups\"\nevery_ms = 0\n", "expected at least 1"),
         ("[backup]\nevery = \"5m\"\n", "every"),
     ] {
-        let server = Server::laid_out(&[("q.sql", SQL)], toml);
-        assert_eq!(server.ends().code(), Some(1), "{toml}");
-        let config = server.directory.path().join("heliostat.toml");
-        let output = heliostat(&["serve", "--config", config.to_str().unwrap()], &[]);
-        assert!(text(&output).contains(expected), "{toml}: {}", text(&output));
+        Server::assert_refused(&[("q.sql", SQL)], toml, expected);
     }
 }

@@ -190,16 +190,24 @@ fn check_origin(origin: &str) -> Result<(), ConfigError> {
     }
 }
 
-/// Whether the store that segments are moved to is the name of one. It may be away for now.
+/// Whether the value of a setting is the name of a store. It may be away for now.
+fn check_place(setting: &str, place: &str) -> Result<(), ConfigError> {
+    match Objects::open(place) {
+        Err(error @ ObjectsError::Place { .. }) => {
+            Err(ConfigError::Wrong(format!("{setting}: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the store that segments are moved to is the name of one.
 fn check_archive(mut archive: ArchiveConfig) -> Result<ArchiveConfig, ConfigError> {
     let Some(to) = &archive.to else { return Ok(archive) };
     if archive.after_ms.is_none() {
         let message = "archive: `to` goes with `after_ms`, which is missing";
         return Err(ConfigError::Wrong(message.to_string()));
     }
-    if let Err(error @ ObjectsError::Place { .. }) = Objects::open(to) {
-        return Err(ConfigError::Wrong(format!("archive.to: {error}")));
-    }
+    check_place("archive.to", to)?;
     if !to.contains("://") {
         // Other commands read the log from other directories.
         let absolute = std::path::absolute(to);
@@ -209,17 +217,13 @@ fn check_archive(mut archive: ArchiveConfig) -> Result<ArchiveConfig, ConfigErro
     Ok(archive)
 }
 
-/// Whether the store of backups is the name of one. It may be away for now.
+/// Whether the server can back itself up there, and so often.
 fn check_backup(backup: BackupConfig) -> Result<BackupConfig, ConfigError> {
     if backup.every_ms == 0 {
         return Err(ConfigError::Wrong("backup.every_ms: expected at least 1, got 0".to_string()));
     }
-    match backup.to.as_deref().map(Objects::open) {
-        Some(Err(error @ ObjectsError::Place { .. })) => {
-            Err(ConfigError::Wrong(format!("backup.to: {error}")))
-        }
-        _ => Ok(backup),
-    }
+    backup.to.as_deref().map_or(Ok(()), |to| check_place("backup.to", to))?;
+    Ok(backup)
 }
 
 fn check_issuers(issuers: Vec<IssuerConfig>) -> Result<Vec<IssuerConfig>, ConfigError> {

@@ -14,6 +14,7 @@ use datafusion_sql::sqlparser::tokenizer::Location;
 use serde::{Deserialize, Serialize};
 
 use super::diagnostic::{Diagnostic, SourceFile};
+use crate::model::thread::words_of;
 
 /// The stack that planning has: it recurses over trees as deep as a query is long (a chain of 10,000
 /// additions). Only what is used of it takes memory.
@@ -113,8 +114,7 @@ impl<'a> Steps<'a> {
             (self.watch)(outer);
         }
         result.map_err(|panic| {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+            let text = words_of(&*panic);
             let what = match stage {
                 Stage::Build => "building the dataflow of this panicked",
                 Stage::Tokens | Stage::Statement | Stage::Plan => "the planner panicked on this",

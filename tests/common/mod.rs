@@ -302,6 +302,16 @@ impl Server {
         pid
     }
 
+    /// Asserts that `serve` refuses these settings, and what it says of them.
+    #[track_caller]
+    pub fn assert_refused(files: &[(&str, &str)], toml: &str, expected: &str) {
+        let server = Server::laid_out(files, toml);
+        assert_eq!(server.ends().code(), Some(1), "{toml}");
+        let config = server.directory.path().join("heliostat.toml");
+        let output = heliostat(&["serve", "--config", config.to_str().unwrap()], &[]);
+        assert!(text(&output).contains(expected), "{toml}: {}", text(&output));
+    }
+
     pub fn queries(&self) -> PathBuf {
         self.directory.path().join("queries")
     }

@@ -1,6 +1,5 @@
 //! The backups that a server takes by itself.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use super::super::config::Settings;
 use crate::backup::{self, BackupError};
 use crate::model::alarm::{Alarms, Part};
-use crate::model::thread::be_nice;
+use crate::model::thread::{be_nice, words_of};
 use crate::objects::Objects;
 
 /// The subject of the alarm that there is no backup.
@@ -44,7 +43,7 @@ pub fn begin(settings: &Settings, alarms: Alarms) -> Option<Backups> {
             let problem = match backed_up {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error.to_string()),
-                Err(panic) => Some(format!("a fault of Heliostat: {}", words(&*panic))),
+                Err(panic) => Some(format!("a fault of Heliostat: {}", words_of(&*panic))),
             };
             match problem {
                 None => alarms.clear(Part::Server, SUBJECT),
@@ -58,14 +57,8 @@ pub fn begin(settings: &Settings, alarms: Alarms) -> Option<Backups> {
     match std::thread::Builder::new().name("backups".to_string()).spawn(run) {
         Ok(_) => Some(Backups { _stop: stop }),
         Err(error) => {
-            let message = format!("there are no backups: {error}");
-            tracing::error!("{message}");
+            tracing::error!(%error, "there are no backups");
             None
         }
     }
-}
-
-fn words(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it panicked")
 }
