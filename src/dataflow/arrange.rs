@@ -23,6 +23,7 @@ use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::vec::Broadcast;
 use timely::dataflow::operators::{Capability, CapabilitySet};
 use timely::order::PartialOrder;
+use timely::progress::frontier::AntichainRef;
 use timely::progress::{Antichain, Timestamp};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -82,6 +83,20 @@ where
     let mut runs = Vec::new();
     trace.map_spans(|span| runs.extend(span.inner.clone()));
     runs
+}
+
+/// Everything below this tick is arranged.
+pub fn upper_of<T: TraceReader<Time = Tick>>(trace: &mut T) -> Tick {
+    let mut upper = Antichain::new();
+    trace.read_upper(&mut upper);
+    upper.elements().first().copied().unwrap_or(Tick::MAX)
+}
+
+/// Lets a trace's history before `tick` be forgotten: only what is read of it at `tick` and later is exact.
+pub fn forget_before<T: TraceReader<Time = Tick>>(trace: &mut T, tick: Tick) {
+    trace.set_logical_compaction(AntichainRef::new(&[tick]));
+    let upper = [upper_of(trace)];
+    trace.set_physical_compaction(AntichainRef::new(&upper));
 }
 
 /// The worker to which a hash belongs: each of them owns a range of the hashes.

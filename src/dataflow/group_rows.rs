@@ -5,11 +5,8 @@ use std::rc::Rc;
 
 use arrow::datatypes::SchemaRef;
 use differential_dataflow::difference::Semigroup;
-use differential_dataflow::trace::TraceReader;
-use timely::progress::Antichain;
-use timely::progress::frontier::AntichainRef;
 
-use super::arrange::{GroupTrace, runs_of};
+use super::arrange::{GroupTrace, forget_before, runs_of};
 use super::delta::Delta;
 use super::eval;
 use super::failure::FailureStream;
@@ -34,29 +31,55 @@ pub enum RowStep {
     Project(Vec<Scalar>, SchemaRef),
 }
 
-/// The groups that a view's rows are made of, on one worker.
-#[derive(Clone)]
-pub struct GroupRows {
-    trace: GroupTrace,
+/// What makes rows of groups.
+struct RowMaker {
     finish: GroupFinish,
-    steps: Rc<[RowStep]>,
+    steps: Vec<RowStep>,
     /// Takes what fails: it was recorded when the group changed.
     known: FailureStream,
+}
+
+impl RowMaker {
+    /// Whether there may be groups without a row.
+    fn is_filtered(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, RowStep::Filter(_)))
+    }
+
+    fn rows(&self, groups: Vec<GroupChange>) -> Vec<Delta> {
+        let known = &self.known;
+        let mut rows = (self.finish)(groups, known);
+        for step in &self.steps {
+            rows = match step {
+                RowStep::Filter(conditions) => rows
+                    .into_iter()
+                    .flat_map(|rows| eval::filter(conditions, rows, known))
+                    .collect(),
+                RowStep::Project(columns, schema) => rows
+                    .iter()
+                    .flat_map(|rows| eval::project(columns, schema, rows, known))
+                    .collect(),
+            };
+        }
+        rows
+    }
+}
+
+/// The groups that a view's rows are made of, on one worker.
+pub struct GroupRows {
+    trace: GroupTrace,
+    maker: Rc<RowMaker>,
 }
 
 impl GroupRows {
     /// The rows that `finish` and then `steps` make of the groups.
     pub fn new(trace: GroupTrace, finish: GroupFinish, steps: Vec<RowStep>) -> Self {
         let known = FailureStream::new(&[], Some(Tick::MAX));
-        GroupRows { trace, finish, steps: steps.into(), known }
+        GroupRows { trace, maker: Rc::new(RowMaker { finish, steps, known }) }
     }
 
     /// Lets history before `tick` be forgotten: only reads at `tick` and later are exact.
     pub fn compact(&mut self, tick: Tick) {
-        let mut upper = Antichain::new();
-        self.trace.read_upper(&mut upper);
-        self.trace.set_logical_compaction(AntichainRef::new(&[tick]));
-        self.trace.set_physical_compaction(upper.borrow());
+        forget_before(&mut self.trace, tick);
     }
 
     /// The rows as of a tick, from a key on.
@@ -65,8 +88,7 @@ impl GroupRows {
         if let Some(key) = from {
             groups.seek_key(key);
         }
-        let rows = self.clone();
-        GroupsRead { groups, tick, finish: rows.finish, steps: rows.steps, known: rows.known }
+        GroupsRead { groups, tick, maker: Rc::clone(&self.maker) }
     }
 }
 
@@ -74,9 +96,7 @@ impl GroupRows {
 pub struct GroupsRead {
     groups: RunsCursor<Accumulator>,
     tick: Tick,
-    finish: GroupFinish,
-    steps: Rc<[RowStep]>,
-    known: FailureStream,
+    maker: Rc<RowMaker>,
 }
 
 impl GroupsRead {
@@ -84,8 +104,7 @@ impl GroupsRead {
     /// where each has a row, `max` of them. `None` when there is none left.
     pub fn next(&mut self, max: usize, wanted: impl Fn(&[u8]) -> Wanted) -> Option<Vec<Delta>> {
         self.groups.key()?;
-        let is_filtered = self.steps.iter().any(|step| matches!(step, RowStep::Filter(_)));
-        let max = if is_filtered { usize::MAX } else { max };
+        let max = if self.maker.is_filtered() { usize::MAX } else { max };
         let mut groups = Vec::new();
         for _ in 0..GROUPS_AT_ONCE {
             let Some(key) = self.groups.key().filter(|_| groups.len() < max) else { break };
@@ -104,21 +123,7 @@ impl GroupsRead {
             }
             self.groups.next_key();
         }
-        let mut rows = (self.finish)(groups, &self.known);
-        for step in &*self.steps {
-            let known = &self.known;
-            rows = match step {
-                RowStep::Filter(conditions) => rows
-                    .into_iter()
-                    .flat_map(|rows| eval::filter(conditions, rows, known))
-                    .collect(),
-                RowStep::Project(columns, schema) => rows
-                    .iter()
-                    .flat_map(|rows| eval::project(columns, schema, rows, known))
-                    .collect(),
-            };
-        }
-        Some(rows)
+        Some(self.maker.rows(groups))
     }
 }
 

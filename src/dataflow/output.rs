@@ -8,15 +8,13 @@ use std::sync::Arc;
 
 use arrow::error::ArrowError;
 use differential_dataflow::operators::arrange::Arranged;
-use differential_dataflow::trace::TraceReader;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
-use timely::progress::Antichain;
 use timely::progress::frontier::AntichainRef;
 use timely::scheduling::Activator;
 
-use super::arrange::{HeldAs, Key, RowTrace, arrange_rows, runs_of};
+use super::arrange::{HeldAs, Key, RowTrace, arrange_rows, forget_before, runs_of, upper_of};
 use super::delta::Delta;
 use super::failure::FailureStream;
 use super::group_rows::{GroupRows, GroupsRead, Wanted};
@@ -72,17 +70,18 @@ pub fn finish(
     let told = Rc::new(Cell::new(guard.from().unwrap_or(0)));
     let teller =
         Teller { worker, listener, failures: failures.clone(), guard: guard.clone(), told };
+    // Rows that were taken up are told first, as of their tick.
+    let before = guard.from().filter(|_| guard.tells_rows());
     let held = match groups {
         None => {
             let rows = keyed(rows, layout, false, guard);
             let arranged = arrange_rows(rows, "View", guard, HeldAs::Output);
             let trace = arranged.trace.clone();
-            follow_arranged(arranged, teller);
+            follow_arranged(arranged, before, teller);
             HeldRows::Arranged(trace)
         }
         Some(groups) => {
             let (layout, told) = (Rc::new(layout), Rc::clone(&teller.told));
-            let before = guard.from().filter(|_| guard.tells_rows());
             let before = before.map(|tick| groups.read(tick, None));
             follow_rows(rows, before, Rc::clone(&layout), teller);
             HeldRows::Groups { groups, layout, told }
@@ -138,12 +137,11 @@ impl Teller {
     }
 }
 
-/// Follows rows that are arranged.
-fn follow_arranged(arranged: Arranged<'_, RowTrace>, teller: Teller) {
+/// Follows rows that are arranged. `before`: those that are there are told first, as of this tick.
+fn follow_arranged(arranged: Arranged<'_, RowTrace>, before: Option<Tick>, teller: Teller) {
     let activations = arranged.stream.scope().activations();
     let guard = teller.guard.clone();
-    // Rows that were taken up are told first, as of their tick.
-    let before = guard.from().filter(|_| guard.tells_rows()).map(|tick| FollowedBatch {
+    let before = before.map(|tick| FollowedBatch {
         rows: RunsCursor::new(runs_of(&arranged.trace)),
         as_of: Some(tick),
     });
@@ -182,7 +180,7 @@ fn follow_arranged(arranged: Arranged<'_, RowTrace>, teller: Teller) {
 }
 
 /// Follows rows that are made of groups, whose changes at a tick come one group after the other. `before`: the
-/// rows that were taken up, which are told first, as of their tick.
+/// rows that are told first.
 fn follow_rows(
     rows: Deltas<'_>,
     mut before: Option<GroupsRead>,
@@ -270,10 +268,11 @@ fn is_undone(one: &Update, other: &Update) -> bool {
     one.diff + other.diff == 0 && one.key == other.key && one.value == other.value
 }
 
+/// Adds a change to those of its tick.
 fn give(changes: &mut TickChanges, (tick, update): (Tick, Update)) {
-    match changes.last_mut() {
-        Some((last, updates)) if *last == tick => updates.push(update),
-        _ => changes.push((tick, vec![update])),
+    match changes.iter_mut().rev().find(|(at, _)| *at == tick) {
+        Some((_, updates)) => updates.push(update),
+        None => changes.push((tick, vec![update])),
     }
 }
 
@@ -312,11 +311,7 @@ fn changes(
             };
             for (tick, diff) in sum.into_iter().chain(own.into_iter().flatten()) {
                 let (value, diff) = (Row::from_slice(value), failures.known(diff));
-                let update = Update { key: key.clone(), value, diff };
-                match changes.iter_mut().rev().find(|(t, _)| *t == tick) {
-                    Some((_, updates)) => updates.push(update),
-                    None => changes.push((tick, vec![update])),
-                }
+                give(&mut changes, (tick, Update { key: key.clone(), value, diff }));
             }
             batch.next_value();
         }
@@ -330,7 +325,7 @@ impl ViewRows {
     /// Everything below this tick has arrived.
     pub fn upper(&mut self) -> Tick {
         match &mut self.held {
-            HeldRows::Arranged(trace) => upper(trace),
+            HeldRows::Arranged(trace) => upper_of(trace),
             HeldRows::Groups { told, .. } => told.get(),
         }
     }
@@ -338,11 +333,7 @@ impl ViewRows {
     /// Lets history before `tick` be forgotten: only reads at `tick` and later are exact.
     pub fn compact(&mut self, tick: Tick) {
         match &mut self.held {
-            HeldRows::Arranged(trace) => {
-                trace.set_logical_compaction(AntichainRef::new(&[tick]));
-                let upper = [upper(trace)];
-                trace.set_physical_compaction(AntichainRef::new(&upper));
-            }
+            HeldRows::Arranged(trace) => forget_before(trace, tick),
             HeldRows::Groups { groups, .. } => groups.compact(tick),
         }
     }
@@ -435,13 +426,6 @@ impl RowsRead {
     pub fn end(self, is_there: bool) {
         (self.request.answer)(is_there.then_some(self.rows));
     }
-}
-
-/// Everything below this tick is arranged.
-fn upper(trace: &mut RowTrace) -> Tick {
-    let mut upper = Antichain::new();
-    trace.read_upper(&mut upper);
-    upper.elements().first().copied().unwrap_or(Tick::MAX)
 }
 
 #[cfg(test)]

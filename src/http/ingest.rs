@@ -77,7 +77,7 @@ struct WaitingView {
 const IDS_TOLD_MAX: usize = 100;
 
 /// What the query string asks for.
-struct Asking {
+struct AppendOptions {
     wait: Option<Wait>,
     /// `?ids=`.
     ids: Option<bool>,
@@ -185,7 +185,7 @@ pub async fn post_events(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let Asking { wait, ids } = Asking::of(&uri, &state, &grant).await?;
+    let AppendOptions { wait, ids } = AppendOptions::of(&uri, &state, &grant).await?;
     let key = idempotency::key(&headers, &grant)?;
     let layout = Layout::of(&headers)?;
     let coding = Coding::of(&headers)?;
@@ -440,11 +440,11 @@ fn event_types(batch: &Batch) -> Vec<String> {
     types.into_iter().map(str::to_string).collect()
 }
 
-impl Asking {
+impl AppendOptions {
     async fn of(uri: &Uri, state: &AppState, grant: &Grant) -> Result<Self, Problem> {
         let mut params = Params::of(uri)?;
         let ids = params.choice("ids", &[("true", true), ("false", false)])?;
-        Ok(Asking { wait: Wait::of(params, state, grant).await?, ids })
+        Ok(AppendOptions { wait: Wait::of(params, state, grant).await?, ids })
     }
 }
 

@@ -352,26 +352,21 @@ fn check_expr(expr: &Expr, schema: &DFSchema) -> Result<()> {
                     _ => Ok(()),
                 }
             }
-            "make_array" => elements("ARRAY[…]", &call.args, schema, expr),
             name => called(name, &call.args, schema, expr),
         },
-        Expr::AggregateFunction(call) => {
-            elements(call.func.name(), &call.params.args, schema, expr)?;
-            called(call.func.name(), &call.params.args, schema, expr)
-        }
-        Expr::WindowFunction(call) => {
-            elements(call.fun.name(), &call.params.args, schema, expr)?;
-            called(call.fun.name(), &call.params.args, schema, expr)
-        }
+        Expr::AggregateFunction(call) => called(call.func.name(), &call.params.args, schema, expr),
+        Expr::WindowFunction(call) => called(call.fun.name(), &call.params.args, schema, expr),
         _ => Ok(()),
     }
 }
 
 /// Refuses what makes an array of values that would be texts in it.
 fn elements(name: &str, values: &[Expr], schema: &DFSchema, at: &Expr) -> Result<()> {
-    if !matches!(name, "ARRAY[…]" | "array_agg") {
-        return Ok(());
-    }
+    let name = match name {
+        "make_array" => "ARRAY[…]",
+        "array_agg" => name,
+        _ => return Ok(()),
+    };
     let of_a_kind =
         |value: &Operand| matches!(value.class, OperandClass::Uuid | OperandClass::Json);
     match values.iter().map(|value| Operand::of(value, schema)).find(of_a_kind) {
@@ -444,6 +439,7 @@ fn calculates(op: Operator, left: &OperandClass, right: &OperandClass) -> bool {
 
 /// Whether PostgreSQL has a function of this name for these arguments, if it has one at all.
 fn called(name: &str, arguments: &[Expr], schema: &DFSchema, at: &Expr) -> Result<()> {
+    elements(name, arguments, schema, at)?;
     let Some(forms) = SIGNATURES.get(name) else { return Ok(()) };
     let given: Vec<Operand> =
         arguments.iter().map(|argument| Operand::of(argument, schema)).collect();

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{DFSchema, Result, ScalarValue, plan_err};
-use datafusion_expr::expr::{InList, ScalarFunction};
+use datafusion_expr::expr::InList;
 use datafusion_expr::{BinaryExpr, Case, Cast, Expr, ExprSchemable, Operator, ScalarUDF, lit};
 
 use super::jsonb_tree::Tree;
@@ -80,19 +80,16 @@ pub fn in_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             let expr = Some(Box::new(same(*of)?));
             Transformed::yes(Expr::Case(Case { expr, when_then_expr, else_expr }))
         }
-        Expr::ScalarFunction(ScalarFunction { func, args })
-            if func.name() == "nullif" && args.len() == 2 && all(&[&args[0], &args[1]]) =>
+        Expr::ScalarFunction(call)
+            if call.func.name() == "nullif"
+                && matches!(call.args.as_slice(), [value, other] if all(&[value, other])) =>
         {
-            let field = Expr::ScalarFunction(ScalarFunction { func, args: args.clone() })
-                .to_field(schema)?
-                .1;
-            let [value, other] = <[Expr; 2]>::try_from(args).unwrap_or_default();
+            let field = Expr::ScalarFunction(call.clone()).to_field(schema)?.1;
+            let (value, other) = (call.args[0].clone(), call.args[1].clone());
+            let null = Box::new(lit(ScalarValue::Utf8(None)));
             let case = Case {
                 expr: Some(Box::new(same(value.clone())?)),
-                when_then_expr: vec![(
-                    Box::new(same(other)?),
-                    Box::new(lit(ScalarValue::Utf8(None))),
-                )],
+                when_then_expr: vec![(Box::new(same(other)?), null)],
                 else_expr: Some(Box::new(value)),
             };
             let case = Box::new(Expr::Case(case));
